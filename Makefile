@@ -1,0 +1,35 @@
+# Everything goes through .venv; the first target that needs it makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test fast-test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## make .venv and install everything
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	# torch first and by its exact version, so that a local CPU build of it can serve
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+quickstart: setup ## train BCQ on the built-in Pendulum data and compare it with the behaviour policy
+	$(BIN)/python -m bcq_exp name=quickstart
+
+test: setup lint fast-test ## lint, type-check and test
+
+fast-test: setup ## the tests alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove .venv and caches; runs in multirun/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,3 @@
+from bcq_exp.train import main
+
+main()

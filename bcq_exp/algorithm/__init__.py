@@ -1,0 +1,1 @@
+"""BCQ: equations, networks, optimizers and the algorithm; no configuration, no files."""

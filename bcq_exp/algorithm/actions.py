@@ -1,0 +1,72 @@
+"""Between the unit the networks work in and the environment's actions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from gymnasium.spaces import Box, Space
+
+BoundMethod = Literal["clip", "tanh"] | None
+_TANH_LIMIT = 1 - 1e-6  # atanh of the edge itself is infinite; this is 7.25
+
+
+class ActionMap:
+    """Maps actions between the policy's unit and a Box, as Tianshou's ``action_scaling`` names it.
+
+    ==============  ============  =======================================  ====================
+    action_scaling  bound_method  policy's unit -> environment             the unit's range
+    ==============  ============  =======================================  ====================
+    False           None          as it is                                 [low, high]
+    False           clip, tanh    clipped to [low, high]: no action in     [low, high]
+                                  the space changes
+    True            None          scaled from [-1, 1] to [low, high]       [-1, 1]
+    True            clip          clipped to [-1, 1], then scaled          [-1, 1]
+    True            tanh          tanh, then scaled                        +-atanh(1 - 1e-6)
+    ==============  ============  =======================================  ====================
+
+    Raises:
+        TypeError: if the space is no Box: BCQ is for continuous actions.
+        ValueError: if the method is unknown, or a space without bounds is to be scaled.
+    """
+
+    def __init__(
+        self, space: Space, *, action_scaling: bool = False, bound_method: BoundMethod = "clip"
+    ) -> None:
+        if not isinstance(space, Box):
+            raise TypeError(f"BCQ needs a continuous action space (Box), not {space}")
+        if bound_method not in ("clip", "tanh", None):
+            raise ValueError(f"action_bound_method is 'clip', 'tanh' or None, not {bound_method!r}")
+        if action_scaling and not space.is_bounded():
+            raise ValueError(f"action_scaling needs bounds on every action, which {space} lacks")
+        self._low, self._high = space.low, space.high
+        self._scaling, self._method = action_scaling, bound_method
+
+    @property
+    def range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest action in the policy's unit, each shaped as the space."""
+        if not self._scaling:
+            return self._low, self._high
+        limit = np.arctanh(_TANH_LIMIT) if self._method == "tanh" else 1.0
+        return np.full_like(self._low, -limit), np.full_like(self._high, limit)
+
+    def to_env(self, act: np.ndarray) -> np.ndarray:
+        """Actions (..., A) in the policy's unit -> in the environment's."""
+        if not self._scaling:
+            return act if self._method is None else np.clip(act, self._low, self._high)
+        if self._method is None:
+            return self._scale(act)
+        bounded = np.tanh(act) if self._method == "tanh" else np.clip(act, -1, 1)
+        return np.clip(self._scale(bounded), self._low, self._high)  # rounding may step outside
+
+    def from_env(self, act: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`to_env` on the space, for the actions of a data set."""
+        if not self._scaling:
+            return act
+        unit = 2 * (act - self._low) / (self._high - self._low) - 1
+        if self._method == "tanh":
+            unit = np.arctanh(np.clip(unit.astype(np.float64), -_TANH_LIMIT, _TANH_LIMIT))
+        return unit.astype(act.dtype)
+
+    def _scale(self, unit: np.ndarray) -> np.ndarray:
+        return (self._low + (self._high - self._low) * (unit + 1) / 2).astype(unit.dtype)

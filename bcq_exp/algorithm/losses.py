@@ -1,0 +1,99 @@
+"""BCQ's equations (Fujimoto et al. 2019, arXiv:1812.02900), one pure function each.
+
+Networks come in as callables, random numbers as tensors and hyperparameters as numbers, so the same
+functions serve one run, a stacked cohort of runs, or a captured graph. Shapes: B batch, n sampled
+actions, O observation, A action, L latent. Where one observation meets n actions it is passed as
+(B, 1, O) and the networks broadcast it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+
+class StateAction(Protocol):
+    """A network of an observation and an action: the critic Q(s, a) or the perturbed action."""
+
+    def __call__(self, obs: Tensor, act: Tensor, /) -> Tensor: ...
+
+
+class ConditionalVAE(Protocol):
+    """The generative model G(a | s)."""
+
+    def __call__(self, obs: Tensor, act: Tensor, eps: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction (B, A), posterior mean (B, L) and standard deviation (B, L)."""
+
+    def decode(self, obs: Tensor, latent: Tensor, /) -> Tensor:
+        """Actions for latents that share the leading dimensions of the result."""
+
+
+class VAELoss(NamedTuple):
+    """The VAE's loss and its two parts, all 0-d."""
+
+    loss: Tensor
+    recon: Tensor
+    kl: Tensor
+
+
+def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)), averaged over batch and latent dimensions (B, L) -> ()."""
+    return (-std.log() + (std.square() + mean.square() - 1) / 2).mean()
+
+
+def vae_loss(
+    vae: ConditionalVAE, obs: Tensor, act: Tensor, eps: Tensor, kl_weight: float
+) -> VAELoss:
+    """Evidence lower bound of G_omega (section 4.1; weight 1/2 as in the authors' code)."""
+    recon, mean, std = vae(obs, act, eps)
+    recon_loss, kl = mse_loss(recon, act), gaussian_kl(mean, std)
+    return VAELoss(recon_loss + kl_weight * kl, recon_loss, kl)
+
+
+def clipped_double_q(q1: Tensor, q2: Tensor, lmbda: float | Tensor) -> Tensor:
+    """Equation 13: a convex combination that weighs the minimum of two estimates by lmbda."""
+    return lmbda * q1.minimum(q2) + (1 - lmbda) * q1.maximum(q2)
+
+
+def target_value(
+    vae: ConditionalVAE,
+    perturbation_target: StateAction,
+    critic1_target: StateAction,
+    critic2_target: StateAction,
+    *,
+    rew: Tensor,
+    terminated: Tensor,
+    obs_next: Tensor,
+    latent: Tensor,
+    gamma: float | Tensor,
+    lmbda: float | Tensor,
+) -> Tensor:
+    """Equation 13's target y (B, 1), from n perturbed actions of the VAE for each next state.
+
+    ``rew`` and ``terminated`` are (B,), ``latent`` (B, n, L). Only a termination ends the return: a
+    truncated step bootstraps. Call it without gradients.
+    """
+    obs = obs_next.unsqueeze(1)  # (B, 1, O)
+    act = perturbation_target(obs, vae.decode(obs, latent))  # (B, n, A)
+    q = clipped_double_q(critic1_target(obs, act), critic2_target(obs, act), lmbda)  # (B, n, 1)
+    return (rew + gamma * (1 - terminated) * q.squeeze(-1).amax(1)).unsqueeze(-1)
+
+
+def perturbation_loss(
+    critic: StateAction, perturbation: StateAction, obs: Tensor, act: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Equation 12 as a loss: minus the mean value of the perturbed action; also that action."""
+    perturbed = perturbation(obs, act)
+    return -critic(obs, perturbed).mean(), perturbed
+
+
+def best_action(
+    vae: ConditionalVAE, perturbation: StateAction, critic: StateAction, obs: Tensor, latent: Tensor
+) -> Tensor:
+    """Equation 11, the policy: of n perturbed samples a state, the one of largest Q (B, A)."""
+    obs = obs.unsqueeze(1)  # (B, 1, O)
+    act = perturbation(obs, vae.decode(obs, latent))  # (B, n, A)
+    best = critic(obs, act).argmax(1, keepdim=True)  # (B, 1, 1)
+    return act.take_along_dim(best, 1).squeeze(1)

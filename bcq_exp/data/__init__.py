@@ -1,0 +1,1 @@
+"""Offline data: loading, checking, caching and collecting it. No deep learning in here."""

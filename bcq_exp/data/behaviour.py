@@ -1,0 +1,227 @@
+"""Behaviour policies: who collects the data, how, and where it is stored."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+
+from bcq_exp.data import minari_store
+from bcq_exp.data.environments import env_name
+from bcq_exp.data.spaces import check_action_space
+from bcq_exp.data.transitions import DataError
+
+if TYPE_CHECKING:
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""Maps an observation ``(O,)`` to an action ``(A,)`` in environment units."""
+
+
+@dataclass(frozen=True)
+class UniformRandom:
+    """Actions drawn uniformly from the whole (bounded) action space."""
+
+    action_space: Box
+
+    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        space = self.action_space
+        return rng.uniform(space.low, space.high).astype(space.dtype)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Another behaviour disturbed in the two ways of the BCQ paper's section 6.
+
+    Args:
+        behaviour: the one to disturb.
+        action_space: bounds; results are clipped to it.
+        noise_std: standard deviation of the Gaussian added to each action, in units of HALF the
+            action's range, so that the paper's N(0, 0.3) on [-1, 1] is 0.3 here on any range.
+        random_action_prob: share of steps that take a uniform action instead (paper: 0.3).
+    """
+
+    behaviour: Behaviour
+    action_space: Box
+    noise_std: float
+    random_action_prob: float
+
+    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        space = self.action_space
+        if rng.random() < self.random_action_prob:
+            return UniformRandom(space)(obs, rng)
+        half_range = (space.high - space.low) / 2
+        noise = rng.normal(0.0, self.noise_std, size=space.shape) * half_range
+        return np.clip(self.behaviour(obs, rng) + noise, space.low, space.high).astype(space.dtype)
+
+
+@dataclass(frozen=True)
+class ScriptedPendulum:
+    """Pendulum-v1 by hand: pump energy until the top is in reach, then balance there.
+
+    With the angle ``th`` from upright, Gymnasium's pendulum obeys
+    ``th'' = gravity * sin(th) + gain * torque`` for the two constants below; its energy
+    ``th'^2 / 2 + gravity * cos(th)`` equals ``gravity`` when it rests upright.
+    """
+
+    gravity: float = 15.0  # 3 g / 2 l, in 1/s^2
+    gain: float = 3.0  # 3 / m l^2, in 1/(kg m^2)
+    max_torque: float = 2.0
+    pump: float = 3.0
+    reach: float = 0.4  # rad from upright within which feedback takes over
+    stiffness: float = 10.0
+    damping: float = 2.0
+
+    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        cos, sin, speed = (float(value) for value in obs)
+        angle = np.arctan2(sin, cos)
+        if abs(angle) < self.reach:
+            torque = -self.stiffness * angle - self.damping * speed
+        else:
+            missing = self.gravity - (speed**2 / 2 + self.gravity * cos)
+            torque = self.pump * missing * (1.0 if speed >= 0 else -1.0)
+        return np.clip([torque], -self.max_torque, self.max_torque).astype(np.float32)
+
+
+_SCRIPTED: dict[str, Callable[[], Behaviour]] = {"Pendulum-v1": ScriptedPendulum}
+
+
+def scripted(env_id: str) -> Behaviour:
+    """The hand-written behaviour for an environment.
+
+    Raises:
+        DataError: there is none.
+    """
+    if env_id not in _SCRIPTED:
+        raise DataError(
+            f"environment {env_id!r} has no scripted behaviour; there are some for: "
+            f"{', '.join(_SCRIPTED)}"
+        )
+    return _SCRIPTED[env_id]()
+
+
+def collect(
+    env: gym.Env,
+    behaviour: Behaviour,
+    *,
+    num_steps: int,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> "list[EpisodeBuffer]":
+    """Run ``behaviour`` for exactly ``num_steps`` steps; the same seed gives the same steps.
+
+    Args:
+        env: an environment with flat observations ``(O,)`` and bounded actions ``(A,)``.
+        behaviour: who acts.
+        num_steps: recorded steps; an episode still running then is cut and marked truncated.
+        seed: decides every episode's start and every random choice of the behaviour.
+        on_step: called after each step with the number of steps so far.
+
+    Returns:
+        Episodes in Minari's buffers, arrays inside; ``seed`` of each is its environment's seed.
+
+    Raises:
+        DataError: an environment of another kind, or fewer than one step asked for.
+    """
+    source = f"collected in {env_name(env)}"
+    check_action_space(source, env.action_space)
+    if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
+        raise DataError(f"data set {source!r}: observations must be flat vectors")
+    if num_steps < 1:
+        raise DataError(f"data set {source!r}: num_steps is {num_steps}; at least 1 is needed")
+    starts, choices = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    episodes: list[EpisodeBuffer] = []
+    done = 0
+    while done < num_steps:
+        start = int(starts.integers(2**31))
+        tick = _offset(on_step, done)
+        episodes.append(_run_episode(env, behaviour, start, choices, num_steps - done, tick))
+        done += len(episodes[-1])
+    return episodes
+
+
+def _offset(on_step: Callable[[int], None] | None, done: int) -> Callable[[int], None]:
+    """``on_step`` fed with an episode's own step count."""
+    return (lambda step: on_step(done + step)) if on_step is not None else (lambda step: None)
+
+
+def _run_episode(
+    env: gym.Env,
+    behaviour: Behaviour,
+    seed: int,
+    rng: np.random.Generator,
+    max_steps: int,
+    on_step: Callable[[int], None],
+) -> "EpisodeBuffer":
+    """One episode of at most ``max_steps`` steps."""
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    obs, _ = env.reset(seed=seed)
+    observations: list[np.ndarray] = [obs]
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
+    terminations: list[bool] = []
+    truncations: list[bool] = []
+    ended = False
+    while not ended:
+        action = behaviour(obs, rng)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        truncated = truncated or (len(rewards) + 1 == max_steps and not terminated)
+        ended = terminated or truncated
+        observations.append(obs)
+        actions.append(action)
+        rewards.append(float(reward))
+        terminations.append(bool(terminated))
+        truncations.append(bool(truncated))
+        on_step(len(rewards))
+    return EpisodeBuffer(
+        seed=seed,
+        observations=np.stack(observations),
+        actions=np.stack(actions),
+        rewards=rewards,
+        terminations=terminations,
+        truncations=truncations,
+    )
+
+
+def save(
+    dataset_id: str,
+    episodes: "Iterable[EpisodeBuffer]",
+    env: gym.Env,
+    *,
+    algorithm_name: str,
+    description: str,
+    overwrite: bool = False,
+) -> None:
+    """Store episodes as a Minari data set, whole or not at all.
+
+    Args:
+        dataset_id: ``namespace/name-v0``, in the folder ``$MINARI_DATASETS_PATH``.
+        episodes: from :func:`collect`.
+        env: where they were collected and where policies are to be evaluated.
+        algorithm_name: who acted, for the metadata.
+        description: what it is, for the metadata.
+        overwrite: replace a data set of this id.
+
+    Raises:
+        DataError: the id is malformed or taken, or the folder cannot be written.
+    """
+
+    def write(folder: Path) -> None:
+        import minari
+        from minari.dataset.minari_storage import MinariStorage
+
+        storage = MinariStorage.new(folder, env.observation_space, env.action_space, env.spec)
+        metadata: dict[str, Any] = {
+            "dataset_id": dataset_id,
+            "minari_version": minari.__version__,
+            "algorithm_name": algorithm_name,
+            "description": description,
+        }
+        storage.update_metadata(metadata)
+        storage.update_episodes(episodes)
+
+    minari_store.publish(dataset_id, write, overwrite=overwrite)

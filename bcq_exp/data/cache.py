@@ -1,0 +1,139 @@
+"""Cache: validated transitions as .npy files, so that the second load is only a read.
+
+One folder per source file and state of it, under ``$XDG_CACHE_HOME`` (else ``~/.cache``)
+``/bcq_exp/transitions/<key>``. Delete it whenever you like. An entry that cannot be read back
+exactly is ignored and written anew; a folder that cannot be written costs time, not the run.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from bcq_exp.data.recording import Recording
+from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.transitions import Transitions, content_hash
+
+FORMAT_VERSION = 1  # raise it whenever loading turns the same file into other arrays
+
+_log = logging.getLogger(__name__)
+_ROWS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
+_EPISODES = ("episode_lengths", "episode_returns")
+
+
+def cached(
+    files: Iterable[Path], read: Callable[[], Recording], *options: str, use: bool = True
+) -> Recording:
+    """``read()``, or what an earlier call of it got from the same state of the same files.
+
+    Args:
+        files: everything the result depends on; a changed size or time of one is a new key.
+        read: the slow way.
+        options: further text the result depends on.
+        use: False neither looks into the cache nor writes it.
+    """
+    if not use:
+        return read()
+    key = cache_key(files, *options)
+    recording = load(key)
+    if recording is None:
+        recording = read()
+        store(key, recording)
+    return recording
+
+
+def cache_key(files: Iterable[Path], *options: str) -> str:
+    """Hash (hex) of resolved paths, sizes, modification times, options and our format version."""
+    digest = hashlib.sha256(repr((FORMAT_VERSION, options)).encode())
+    for path in sorted(file.resolve() for file in files):
+        stat = path.stat()
+        digest.update(repr((str(path), stat.st_size, stat.st_mtime_ns)).encode())
+    return digest.hexdigest()[:32]
+
+
+def cache_root() -> Path:
+    """Where entries live; an empty or relative ``XDG_CACHE_HOME`` counts as unset."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return root / "bcq_exp" / "transitions"
+
+
+def load(key: str) -> Recording | None:
+    """The entry, or None where there is none or it is not whole."""
+    folder = cache_root() / key
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        arrays = {name: np.load(folder / f"{name}.npy") for name in (*_ROWS, *_EPISODES)}
+        recording = _from_parts(meta, arrays)
+        if content_hash(recording.transitions) != recording.content_hash:
+            raise ValueError("the arrays are not those that were stored")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        _log.debug("ignoring broken cache entry %s: %s", folder, error)
+        return None
+    return recording
+
+
+def store(key: str, recording: Recording) -> None:
+    """Write an entry whole or not at all; any failure to write is only logged."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as new:
+            folder = Path(new) / key
+            folder.mkdir()
+            _write(folder, recording)
+            if (root / key).exists():  # broken, else it would have been used
+                shutil.move(root / key, Path(new) / "old")
+            os.rename(folder, root / key)
+    except OSError as error:
+        _log.debug("transitions are not cached in %s: %s", root, error)
+
+
+def _write(folder: Path, recording: Recording) -> None:
+    arrays = recording.transitions.arrays() | {name: getattr(recording, name) for name in _EPISODES}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    meta = {
+        "observation_space": _box_to_json(recording.observation_space),
+        "action_space": _box_to_json(recording.action_space),
+        "leaves": [[leaf.path, leaf.size] for leaf in recording.leaves],
+        "env_spec": recording.env_spec,
+        "reference_scores": recording.reference_scores,
+        "content_hash": recording.content_hash,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recording:
+    scores = meta["reference_scores"]
+    return Recording(
+        transitions=Transitions(**{name: arrays[name] for name in _ROWS}),
+        observation_space=_box_from_json(meta["observation_space"]),
+        action_space=_box_from_json(meta["action_space"]),
+        leaves=tuple(Leaf(tuple(path), size) for path, size in meta["leaves"]),
+        episode_lengths=arrays["episode_lengths"],
+        episode_returns=arrays["episode_returns"],
+        env_spec=meta["env_spec"],
+        reference_scores=(scores[0], scores[1]) if scores is not None else None,
+        content_hash=meta["content_hash"],
+    )
+
+
+def _box_to_json(box: Box) -> dict[str, Any]:
+    # Python's JSON writes and reads the infinities of unbounded observations.
+    return {"low": box.low.tolist(), "high": box.high.tolist(), "dtype": str(box.dtype)}
+
+
+def _box_from_json(stored: dict[str, Any]) -> Box:
+    dtype = np.dtype(stored["dtype"])
+    return Box(np.array(stored["low"], dtype), np.array(stored["high"], dtype), dtype=dtype.type)

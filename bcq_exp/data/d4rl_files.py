@@ -1,0 +1,171 @@
+"""Reading an old D4RL file (one flat HDF5 table of steps) into a :class:`Recording`."""
+
+from pathlib import Path
+
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from bcq_exp.data.environments import make_raw
+from bcq_exp.data.recording import Recording, episode_sums
+from bcq_exp.data.spaces import check_action_space, flat_box, observation_leaves
+from bcq_exp.data.transitions import (
+    DataError,
+    Transitions,
+    check_not_empty,
+    check_same_length,
+    check_transitions,
+    check_width,
+    content_hash,
+)
+
+_VECTORS = ("observations", "actions", "next_observations")
+_FLAGS = ("terminals", "timeouts")
+_NEEDED = ("observations", "actions", "rewards", "terminals")
+_OPTIONAL = ("timeouts", "next_observations")
+
+
+def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Recording:
+    """Everything in a D4RL file, validated against the environment ``spec``.
+
+    Returns and lengths of episodes count every recorded step, also those that are dropped because
+    their successor is unknown.
+
+    Args:
+        name: the data set's name, for messages.
+        path: the ``.hdf5`` file.
+        spec: gives the action space and, for files without ``timeouts``, the step limit.
+
+    Raises:
+        DataError: a file that cannot be read or lacks an array, edges that cannot be known, arrays
+            that do not fit the environment, or data that :func:`check_transitions` refuses.
+    """
+    env = make_raw(name, spec)
+    try:
+        leaves = observation_leaves(name, env.observation_space)
+        observation_space = flat_box(env.observation_space)
+        action_space = check_action_space(name, env.action_space)
+    finally:
+        env.close()
+    table = _read_table(name, path)
+    check_width(name, "observations", table["observations"].shape[1], observation_space.shape[0])
+    cuts = _cuts(name, table, spec.max_episode_steps)
+    lengths = _episode_lengths(table["terminals"] | cuts)
+    if "next_observations" in table:
+        transitions, kept = _all_rows(table, cuts), lengths
+    else:
+        transitions, kept = _linked_rows(table, cuts), lengths - cuts[np.cumsum(lengths) - 1]
+    check_transitions(name, transitions, action_space, kept)
+    return Recording(
+        transitions=transitions,
+        observation_space=observation_space,
+        action_space=action_space,
+        leaves=leaves,
+        episode_lengths=lengths,
+        episode_returns=episode_sums(table["rewards"], lengths),
+        env_spec=None,
+        reference_scores=None,
+        content_hash=content_hash(transitions),
+    )
+
+
+def _read_table(name: str, path: Path) -> dict[str, np.ndarray]:
+    """The file's arrays: vectors float32 ``(N, ...)``, rewards float32 and flags bool ``(N,)``."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [key for key in _NEEDED if key not in file]
+            if missing:
+                raise DataError(
+                    f"data set {name!r}: {path} has no {', '.join(missing)}; a D4RL file has "
+                    f"{', '.join(_NEEDED)} and optionally {', '.join(_OPTIONAL)}"
+                )
+            keys = [key for key in (*_NEEDED, *_OPTIONAL) if key in file]
+            table = {key: _convert(key, file[key][()]) for key in keys}
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"data set {name!r}: {path} cannot be read ({error})") from error
+    check_same_length(name, {key: len(array) for key, array in table.items()})
+    check_not_empty(name, len(table["rewards"]))
+    for key in _VECTORS:
+        if key in table and table[key].ndim != 2:
+            raise DataError(
+                f"data set {name!r}: {key} has shape {table[key].shape}; it must be (steps, size)"
+            )
+    if "next_observations" in table:
+        widths = (table[key].shape[1] for key in ("next_observations", "observations"))
+        check_width(name, "next_observations", *widths)
+    return table
+
+
+def _convert(key: str, values: np.ndarray) -> np.ndarray:
+    if key in _FLAGS:
+        return values.astype(bool).reshape(-1)
+    with np.errstate(over="ignore"):  # becomes infinite, which the finite check reports
+        floats = values.astype(np.float32, copy=False)
+    return floats if key in _VECTORS else floats.reshape(-1)
+
+
+def _cuts(name: str, table: dict[str, np.ndarray], max_episode_steps: int | None) -> np.ndarray:
+    """``(N,)`` bool: rows after which an episode goes on unrecorded. A terminal is never one.
+
+    Raises:
+        DataError: neither the file nor the environment tells where episodes are cut.
+    """
+    terminals = table["terminals"]
+    if "timeouts" in table:
+        cuts = table["timeouts"] & ~terminals
+    elif max_episode_steps is not None:
+        cuts = _steps_since_end(terminals) % max_episode_steps == max_episode_steps - 1
+        cuts &= ~terminals
+    elif "next_observations" in table:
+        cuts = np.zeros_like(terminals)
+    else:
+        raise DataError(
+            f"data set {name!r}: it has neither timeouts nor next_observations and its "
+            "environment has no step limit, so the edges of episodes are unknown; set dataset.env "
+            "to an environment with max_episode_steps"
+        )
+    cuts[-1] = not terminals[-1]
+    return cuts
+
+
+def _steps_since_end(ends: np.ndarray) -> np.ndarray:
+    """How many rows after the last marked one (or the start) each row lies: ``(N,)``, from 0."""
+    rows = np.arange(len(ends))
+    starts = np.concatenate([[True], ends[:-1]])
+    return rows - np.maximum.accumulate(np.where(starts, rows, 0))
+
+
+def _episode_lengths(ends: np.ndarray) -> np.ndarray:
+    """Lengths ``(E,)`` of the runs that the marked rows end; the last row is marked."""
+    return np.diff(np.flatnonzero(ends), prepend=-1)
+
+
+def _all_rows(table: dict[str, np.ndarray], cuts: np.ndarray) -> Transitions:
+    """Every row, its successor as recorded."""
+    return Transitions(
+        obs=table["observations"],
+        act=table["actions"],
+        rew=table["rewards"],
+        terminated=table["terminals"],
+        truncated=cuts,
+        obs_next=table["next_observations"],
+    )
+
+
+def _linked_rows(table: dict[str, np.ndarray], cuts: np.ndarray) -> Transitions:
+    """Rows whose successor is the next row's observation; cut rows have none and are dropped.
+
+    A terminal's successor is never looked at, so it gets its own observation. The row before a
+    dropped one is now its episode's last and thereby truncated.
+    """
+    terminals, rows = table["terminals"], np.flatnonzero(~cuts)
+    successors = np.where(terminals[rows], rows, rows + 1)
+    return Transitions(
+        obs=table["observations"][rows],
+        act=table["actions"][rows],
+        rew=table["rewards"][rows],
+        terminated=terminals[rows],
+        truncated=np.roll(cuts, -1)[rows] & ~terminals[rows],
+        obs_next=table["observations"][successors],
+    )

@@ -1,0 +1,185 @@
+"""Data sets: transitions together with the environment they are about, and how to load them.
+
+Three sources: Minari data sets, old D4RL files, and the built-in Pendulum data. Every loader
+raises :class:`DataError` with one line that names the data set, the place and what is allowed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
+
+from bcq_exp.data import environments, minari_store, pendulum
+from bcq_exp.data.cache import cached
+from bcq_exp.data.d4rl_files import read_d4rl
+from bcq_exp.data.minari_files import read_minari
+from bcq_exp.data.recording import Recording
+from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.transitions import DataError, Transitions
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Validated offline data and the environment a policy learned from it is evaluated in.
+
+    Args:
+        id: name for people and logs.
+        transitions: all episodes, one after the other; actions in environment units, float32.
+        observation_space: flat ``(O,)``.
+        action_space: ``(A,)``, finite bounds.
+        env_spec: the evaluation environment, None where neither data nor user names one.
+        content_hash: sha256 (hex) over the transitions.
+        episode_returns: sums of recorded rewards ``(E,)`` float64.
+        episode_lengths: recorded steps ``(E,)`` int64.
+        reference_scores: mean returns of a (random, expert) policy, where known.
+        leaves: the parts of a flat observation, in order; none says that it has no parts.
+    """
+
+    id: str
+    transitions: Transitions
+    observation_space: Box
+    action_space: Box
+    env_spec: EnvSpec | None
+    content_hash: str
+    episode_returns: np.ndarray
+    episode_lengths: np.ndarray
+    reference_scores: tuple[float, float] | None
+    leaves: tuple[Leaf, ...] = ()
+
+    @property
+    def behaviour_return(self) -> float:
+        """Mean return of the recorded episodes, cut ones included."""
+        return float(np.mean(self.episode_returns))
+
+    def normalized_score(self, ret: float) -> float | None:
+        """``ret`` on the scale random = 0, expert = 100; None where the scale is not known."""
+        if self.reference_scores is None:
+            return None
+        random, expert = self.reference_scores
+        return 100.0 * (ret - random) / (expert - random)
+
+    def make_env(self, **kwargs: Any) -> gym.Env:
+        """A new evaluation environment, with flat observations.
+
+        Args:
+            kwargs: for :func:`gymnasium.make`, such as ``render_mode``.
+
+        Raises:
+            DataError: no environment is named, it cannot be made, or does not fit the data.
+        """
+        env = environments.make_raw(self.id, self.env_spec, **kwargs)
+        leaves = self.leaves or (Leaf((), self.observation_space.shape[0]),)
+        try:
+            environments.check_fit(self.id, env, leaves, self.action_space)
+        except DataError:
+            env.close()
+            raise
+        return environments.flatten_env(env)
+
+    def environment_state(self) -> dict[str, Any]:
+        """What ``environments.from_state`` needs to make the environment without the data."""
+        return environments.to_state(
+            self.id, self.env_spec, self.observation_space, self.action_space
+        )
+
+
+def load_minari(
+    id: str, *, download: bool = True, env: str | None = None, use_cache: bool = True
+) -> Dataset:
+    """A Minari data set from the local folder, or downloaded into it.
+
+    Args:
+        id: such as ``mujoco/hopper/expert-v0``.
+        download: fetch it where it is not in ``$MINARI_DATASETS_PATH`` (``~/.minari/datasets``).
+        env: environment to evaluate in instead of the one the data set names.
+        use_cache: see :mod:`bcq_exp.data.cache`.
+
+    Raises:
+        DataError: not to be had, damaged, unusable spaces or values, or an unknown environment.
+    """
+    folder = minari_store.fetch(id, download=download)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    recording = cached(files, lambda: read_minari(id, folder), id, use=use_cache)
+    if env is not None:
+        spec = environments.find_spec(id, env)
+    elif recording.env_spec is not None:
+        spec = environments.parse_spec(id, recording.env_spec)
+    else:
+        spec = None
+    return _dataset(id, recording, spec)
+
+
+def load_pendulum(
+    level: str = "mixture",
+    *,
+    num_steps: int = pendulum.DEFAULT_STEPS,
+    seed: int = pendulum.DEFAULT_SEED,
+) -> Dataset:
+    """The built-in Pendulum-v1 data, made on first use (seconds) and then kept as a Minari set.
+
+    Args:
+        level: ``expert``, ``medium``, ``random``, or ``mixture`` (a third of each).
+        num_steps: recorded steps.
+        seed: of the collection.
+
+    Raises:
+        DataError: unknown level, or the folder of data sets cannot be written.
+    """
+    return load_minari(pendulum.ensure_pendulum(level, num_steps, seed), download=False)
+
+
+def load_d4rl_hdf5(path: str, *, env: str | None = None, use_cache: bool = True) -> Dataset:
+    """An old D4RL file: HDF5 with observations, actions, rewards, terminals, and optionally
+    timeouts and next_observations.
+
+    With next_observations every row is kept. Without, a row's successor is the next row's
+    observation; rows that have none (timeouts, an unfinished last row) are dropped. A file without
+    timeouts is cut where the environment's step limit cuts, as D4RL itself does.
+
+    The files were recorded in version 2 of the MuJoCo environments. Hopper, HalfCheetah and
+    Walker2d are evaluated in v5, which has the same observations and actions but fixes to rewards
+    and contacts, so returns compare only roughly; Ant-v5 has other observations and is refused.
+
+    Args:
+        path: the file.
+        env: environment to evaluate in; by default guessed from the file's name.
+        use_cache: see :mod:`bcq_exp.data.cache`.
+
+    Raises:
+        DataError: a file that is missing, damaged, does not fit the environment or has unusable
+            values; an environment that cannot be guessed, found or made; unknowable episode edges.
+    """
+    file = Path(path).expanduser()
+    name = file.stem
+    if not file.is_file():
+        raise DataError(f"data set {name!r}: there is no file {path!r}")
+    env = env or environments.guess_env(file.name)
+    if env is None:
+        raise DataError(
+            f"data set {name!r}: the environment cannot be told from the file name {file.name!r}; "
+            "set dataset.env to a Gymnasium id"
+        )
+    spec = environments.find_spec(name, env)
+    # The step limit decides edges, and a user's own registration may change under the same id.
+    options = (spec.id, str(spec.max_episode_steps))
+    recording = cached([file], lambda: read_d4rl(name, file, spec), *options, use=use_cache)
+    return _dataset(name, recording, spec)
+
+
+def _dataset(id: str, recording: Recording, spec: EnvSpec | None) -> Dataset:
+    return Dataset(
+        id=id,
+        transitions=recording.transitions,
+        observation_space=recording.observation_space,
+        action_space=recording.action_space,
+        leaves=recording.leaves,
+        env_spec=spec,
+        content_hash=recording.content_hash,
+        episode_returns=recording.episode_returns,
+        episode_lengths=recording.episode_lengths,
+        reference_scores=recording.reference_scores or environments.reference_scores(spec),
+    )

@@ -1,0 +1,219 @@
+"""Environments: finding, making and scoring the one a data set is evaluated in."""
+
+import importlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
+
+from bcq_exp.data.spaces import Leaf, check_action_space, observation_leaves
+from bcq_exp.data.transitions import DataError
+
+EnvMaker = Callable[..., gym.Env]
+"""Makes an environment with flat observations; keyword arguments are for ``gym.make``."""
+
+# Mean returns of a random and of an expert policy, by environment name without version.
+# MuJoCo: D4RL's published d4rl/infos.py. Pendulum: 100 episodes each of our own behaviours,
+# python -c "from bcq_exp.data.behaviour import *; import gymnasium as gym, numpy as np
+# env = gym.make('Pendulum-v1')
+# for b in (UniformRandom(env.action_space), ScriptedPendulum()):
+#     print(np.mean([sum(e.rewards) for e in collect(env, b, num_steps=20_000, seed=0)]))"
+REFERENCE_SCORES: dict[str, tuple[float, float]] = {
+    "Hopper": (-20.272305, 3234.3),
+    "HalfCheetah": (-280.178953, 12135.0),
+    "Walker2d": (1.629008, 4592.3),
+    "Ant": (-325.6, 3879.7),
+    "Pendulum": (-1196.757, -150.479),
+}
+
+# First word of a D4RL file's name -> environment. An Ant maze is another environment than Ant.
+_FILE_NAMES = {
+    r"hopper(?![a-z])": "Hopper-v5",
+    r"halfcheetah(?![a-z])": "HalfCheetah-v5",
+    r"walker2d(?![a-z])": "Walker2d-v5",
+    r"ant(?![a-z]|[-_]?maze)": "Ant-v5",
+    r"pendulum(?![a-z])": "Pendulum-v1",
+}
+
+_GONE_FIELDS = ("autoreset", "apply_api_compatibility")  # in specs written before Gymnasium 1.0
+
+
+def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
+    """(random, expert) mean returns known for an environment, else None."""
+    return REFERENCE_SCORES.get(spec.name) if spec is not None else None
+
+
+def guess_env(file_name: str) -> str | None:
+    """The environment id an old D4RL file's name points to, else None."""
+    for pattern, env in _FILE_NAMES.items():
+        if re.match(pattern, file_name.lower()):
+            return env
+    return None
+
+
+def find_spec(source: str, env: str) -> EnvSpec:
+    """The registered spec of ``env``: an id, or ``module:id`` to import the module first.
+
+    Raises:
+        DataError: Gymnasium knows no such environment.
+    """
+    module, _, name = env.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
+        raise DataError(
+            f"data set {source!r}: environment {env!r} is not registered with Gymnasium "
+            f"({_first_line(error)}); set dataset.env to an id it knows, or to 'module:id'"
+        ) from error
+
+
+def parse_spec(source: str, text: str) -> EnvSpec:
+    """An EnvSpec from the JSON in a data set's metadata.
+
+    Raises:
+        DataError: text that is no environment specification.
+    """
+    try:
+        stored = json.loads(text)
+        for field in _GONE_FIELDS:
+            stored.pop(field, None)
+        stored.setdefault("additional_wrappers", [])
+        return EnvSpec.from_json(json.dumps(stored))
+    except (ValueError, TypeError, AttributeError, gym.error.Error) as error:
+        raise DataError(
+            f"data set {source!r}: its environment specification cannot be read "
+            f"({_first_line(error)}); set dataset.env to the environment's id"
+        ) from error
+
+
+def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
+    """``gym.make`` with the observations as the environment gives them.
+
+    Raises:
+        DataError: there is no spec, or Gymnasium cannot make it (missing package, wrong kwargs).
+    """
+    if spec is None:
+        raise DataError(
+            f"data set {source!r} names no environment; set dataset.env to a Gymnasium id"
+        )
+    try:
+        return gym.make(spec, **kwargs)
+    except Exception as error:  # whatever the environment's own constructor may raise
+        raise DataError(
+            f"data set {source!r}: environment {spec.id!r} cannot be made "
+            f"({type(error).__name__}: {_first_line(error)}); install what it needs or set "
+            "dataset.env to another"
+        ) from error
+
+
+def flatten_env(env: gym.Env) -> gym.Env:
+    """``env`` with flat observation vectors; unchanged where they are flat already."""
+    space = env.observation_space
+    if isinstance(space, Box) and len(space.shape) == 1:
+        return env
+    return gym.wrappers.FlattenObservation(env)
+
+
+def to_state(
+    source: str, spec: EnvSpec | None, observation_space: Box, action_space: Box
+) -> dict[str, Any]:
+    """An environment and its flat spaces in plain values, for a checkpoint.
+
+    ``spec`` is None in it where Gymnasium cannot write the specification down (an entry point that
+    is a function of somebody's session).
+    """
+    try:
+        text = spec.to_json() if spec is not None else None
+    except ValueError:
+        text = None
+    return {
+        "source": source,
+        "spec": text,
+        "obs_dim": int(observation_space.shape[0]),
+        "act_low": action_space.low.tolist(),
+        "act_high": action_space.high.tolist(),
+    }
+
+
+def spec_of_state(state: dict[str, Any]) -> EnvSpec:
+    """The specification in :func:`to_state`'s values.
+
+    Raises:
+        DataError: none was written down.
+    """
+    if state["spec"] is None:
+        raise DataError(f"data set {state['source']!r}: its environment could not be written down")
+    return parse_spec(state["source"], state["spec"])
+
+
+def from_state(state: dict[str, Any], **kwargs: Any) -> gym.Env:
+    """The environment of :func:`to_state`, with flat observations; ``kwargs`` for ``gym.make``.
+
+    Raises:
+        DataError: no environment was written down, or it cannot be made here.
+    """
+    return flatten_env(make_raw(state["source"], spec_of_state(state), **kwargs))
+
+
+def make(env: str, **kwargs: Any) -> gym.Env:
+    """An environment by its id, with flat observations.
+
+    Raises:
+        DataError: Gymnasium knows none of this id, or cannot make it.
+    """
+    return flatten_env(make_raw(env, find_spec(env, env), **kwargs))
+
+
+def spaces_of_state(state: dict[str, Any]) -> tuple[Box, Box]:
+    """The flat observation and action spaces of :func:`to_state`."""
+    low, high = (np.asarray(state[name], dtype=np.float32) for name in ("act_low", "act_high"))
+    return Box(-np.inf, np.inf, (state["obs_dim"],), np.float32), Box(low, high)
+
+
+def check_fit(source: str, env: gym.Env, leaves: tuple[Leaf, ...], action_space: Box) -> None:
+    """Refuse an environment in which a policy learned from the data could not be run.
+
+    Args:
+        source: the data set's name, for messages.
+        env: the environment, observations not yet flattened.
+        leaves: parts and order of the data's flat observations.
+        action_space: the data's action space ``(A,)``.
+
+    Raises:
+        DataError: other observation parts, sizes or order, or another action space.
+    """
+    name = env_name(env)
+    found = observation_leaves(source, env.observation_space)
+    if found != leaves:
+        raise DataError(
+            f"data set {source!r}: observations are {_layout(leaves)}, but environment {name!r} "
+            f"gives {_layout(found)}; set dataset.env to one that fits"
+        )
+    space = check_action_space(source, env.action_space)
+    if space.shape != action_space.shape or not (
+        np.allclose(space.low, action_space.low) and np.allclose(space.high, action_space.high)
+    ):
+        raise DataError(
+            f"data set {source!r}: its actions are {action_space}, but environment {name!r} "
+            f"takes {space}; set dataset.env to one that fits"
+        )
+
+
+def env_name(env: gym.Env) -> str:
+    """The id it was made from, else the name of its class."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def _layout(leaves: tuple[Leaf, ...]) -> str:
+    return ", ".join(f"{leaf.name} ({leaf.size})" for leaf in leaves)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,171 @@
+"""Minari's folder of data sets: finding, listing, fetching and adding one, by its id."""
+
+import errno
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bcq_exp.data.transitions import DataError
+
+_log = logging.getLogger(__name__)
+_ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+_OWN = ".bcq_exp"  # hidden, so that Minari does not take it for a namespace
+_LISTED = 8
+
+
+def minari_root() -> Path:
+    """``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``, as Minari itself has it."""
+    root = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(root) if root is not None else Path.home() / ".minari" / "datasets"
+
+
+def data_folder(dataset_id: str) -> Path:
+    """Where the data set's files are or would be.
+
+    Raises:
+        DataError: text that is no data set id.
+    """
+    if not _ID.fullmatch(dataset_id):
+        raise DataError(
+            f"data set {dataset_id!r}: not a Minari id; ids look like 'name-v0' or "
+            "'namespace/name-v0'"
+        )
+    return minari_root() / dataset_id / "data"
+
+
+def local_ids() -> list[str]:
+    """Ids of the data sets in the folder, sorted."""
+    return sorted(_find_ids(minari_root(), ""))
+
+
+def _find_ids(folder: Path, prefix: str) -> Iterator[str]:
+    if not folder.is_dir():
+        return
+    for child in folder.iterdir():
+        if child.name.startswith(".") or not child.is_dir():
+            continue
+        if (child / "data").is_dir():
+            yield prefix + child.name
+        else:
+            yield from _find_ids(child, f"{prefix}{child.name}/")
+
+
+def fetch(dataset_id: str, *, download: bool) -> Path:
+    """The data set's folder, downloaded first where it is not there and ``download`` allows.
+
+    Raises:
+        DataError: not here and not to be had; says which ids are here.
+    """
+    folder = data_folder(dataset_id)
+    if folder.is_dir():
+        return folder
+    if not download:
+        raise _missing(dataset_id, "downloading is switched off (dataset.download)")
+    _log.info("downloading Minari data set %s", dataset_id)
+    try:
+        import minari
+
+        minari.download_dataset(dataset_id)
+    except ImportError as error:
+        reason = f"downloading needs a package that is missing: {error}"
+        raise _missing(dataset_id, reason) from error
+    except Exception as error:  # whatever the remote storage's client raises without a network
+        reason = f"downloading failed: {type(error).__name__}: {error}"
+        raise _missing(dataset_id, reason) from error
+    if not folder.is_dir():
+        raise _missing(dataset_id, "downloading brought no data")
+    return folder
+
+
+def _missing(dataset_id: str, reason: str) -> DataError:
+    ids = local_ids()
+    more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
+    here = ", ".join(ids[:_LISTED]) + more if ids else "none"
+    reason = " ".join(reason.split())
+    return DataError(
+        f"data set {dataset_id!r} is not in {minari_root()} and {reason}; there are: {here}"
+    )
+
+
+def work_folder() -> Path:
+    """A hidden folder beside the data sets (same file system), for locks and unfinished ones.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    folder = minari_root() / _OWN
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error) from error
+    if not os.access(folder, os.W_OK):
+        raise _unwritable(PermissionError(errno.EACCES, f"{folder} belongs to someone else"))
+    return folder
+
+
+def check_new(dataset_id: str, *, overwrite: bool = False) -> None:
+    """Refuse an id under which nothing can be published.
+
+    Raises:
+        DataError: the id is malformed, or taken and not to be overwritten.
+    """
+    if data_folder(dataset_id).parent.exists() and not overwrite:
+        raise _taken(dataset_id)
+
+
+def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
+    """Add a data set that is either whole or not there, whatever happens meanwhile.
+
+    Args:
+        dataset_id: the id under which it appears.
+        write: fills the empty folder it is given with the data set's files.
+        overwrite: replace a data set of this id instead of refusing.
+
+    Raises:
+        DataError: the id is malformed or taken, or the folder cannot be written.
+    """
+    check_new(dataset_id, overwrite=overwrite)
+    target = data_folder(dataset_id).parent
+    folder = work_folder()
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="new-") as temporary:
+            new = Path(temporary) / "new"
+            (new / "data").mkdir(parents=True)
+            write(new / "data")
+            _name_space(dataset_id)
+            if overwrite and target.exists():
+                shutil.move(target, Path(temporary) / "old")
+            os.rename(new, target)
+    except OSError as error:
+        # The rename refuses a target that another process has put there meanwhile.
+        raise (_taken(dataset_id) if target.exists() else _unwritable(error)) from error
+
+
+def _name_space(dataset_id: str) -> None:
+    """Make the folders above the data set known to Minari as its namespace."""
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    namespace = dataset_id.rpartition("/")[0]
+    if namespace and namespace not in list_local_namespaces():
+        try:
+            create_namespace(namespace)
+        except ValueError:  # another process was first
+            _log.debug("namespace %s exists", namespace)
+
+
+def _unwritable(error: OSError) -> DataError:
+    return DataError(
+        f"data sets cannot be written to {minari_root()} ({error.strerror or error}); set "
+        "MINARI_DATASETS_PATH to a folder that can"
+    )
+
+
+def _taken(dataset_id: str) -> DataError:
+    return DataError(
+        f"data set {dataset_id!r} already exists in {minari_root()}; choose another id, or "
+        "overwrite=true to replace it"
+    )

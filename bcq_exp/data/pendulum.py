@@ -1,0 +1,90 @@
+"""The built-in data: Pendulum-v1 at four levels of skill, made on this machine when first used."""
+
+import logging
+from typing import TYPE_CHECKING
+
+import gymnasium as gym
+from filelock import FileLock
+from gymnasium.spaces import Box
+
+from bcq_exp.data.behaviour import Behaviour, Noisy, UniformRandom, collect, save, scripted
+from bcq_exp.data.minari_store import data_folder, work_folder
+from bcq_exp.data.transitions import DataError
+
+if TYPE_CHECKING:
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+ENV_ID = "Pendulum-v1"
+LEVELS = ("expert", "medium", "random", "mixture")
+DEFAULT_STEPS, DEFAULT_SEED = 50_000, 0
+
+_log = logging.getLogger(__name__)
+
+
+def pendulum_id(level: str, num_steps: int = DEFAULT_STEPS, seed: int = DEFAULT_SEED) -> str:
+    """The Minari id of a request; one that is not the default carries its numbers.
+
+    Raises:
+        DataError: unknown level, or numbers that make no data set.
+    """
+    if level not in LEVELS:
+        raise DataError(f"pendulum level {level!r} is unknown; allowed are {', '.join(LEVELS)}")
+    if num_steps < len(LEVELS) - 1 or seed < 0:
+        raise DataError(
+            f"pendulum data of num_steps={num_steps}, seed={seed} cannot be made; "
+            f"num_steps must be at least {len(LEVELS) - 1} and seed at least 0"
+        )
+    default = (num_steps, seed) == (DEFAULT_STEPS, DEFAULT_SEED)
+    return f"bcq_exp/pendulum/{level}{'' if default else f'-{num_steps}steps-seed{seed}'}-v0"
+
+
+def ensure_pendulum(level: str, num_steps: int, seed: int) -> str:
+    """The id of the data set, which exists when this returns.
+
+    Processes that ask at the same time wait for the first one to make it.
+
+    Raises:
+        DataError: as :func:`pendulum_id`, or the folder of data sets cannot be written.
+    """
+    dataset_id = pendulum_id(level, num_steps, seed)
+    if data_folder(dataset_id).is_dir():
+        return dataset_id
+    with FileLock(work_folder() / f"{dataset_id.replace('/', '.')}.lock"):
+        if not data_folder(dataset_id).is_dir():
+            _make(dataset_id, level, num_steps, seed)
+    return dataset_id
+
+
+def _make(dataset_id: str, level: str, num_steps: int, seed: int) -> None:
+    _log.info("making %s: %d steps of %s", dataset_id, num_steps, ENV_ID)
+    env = gym.make(ENV_ID)
+    save(
+        dataset_id,
+        _episodes(env, level, num_steps, seed),
+        env,
+        algorithm_name=f"bcq_exp scripted ({level})",
+        description=f"{num_steps} steps of {ENV_ID} by bcq_exp's {level} behaviour, seed {seed}",
+    )
+    env.close()
+
+
+def _episodes(env: gym.Env, level: str, num_steps: int, seed: int) -> "list[EpisodeBuffer]":
+    """Episodes of one level; a mixture is thirds of the three others, one after the other."""
+    parts = LEVELS[:3] if level == "mixture" else (level,)
+    episodes: list[EpisodeBuffer] = []
+    for index, part in enumerate(parts):
+        # The shares add up to num_steps, whatever the division leaves over.
+        share = num_steps * (index + 1) // len(parts) - num_steps * index // len(parts)
+        episodes += collect(env, _behaviour(env, part), num_steps=share, seed=seed)
+    return episodes
+
+
+def _behaviour(env: gym.Env, level: str) -> Behaviour:
+    assert isinstance(env.action_space, Box)
+    expert = scripted(ENV_ID)
+    behaviours: dict[str, Behaviour] = {
+        "expert": expert,
+        "medium": Noisy(expert, env.action_space, noise_std=0.5, random_action_prob=0.5),
+        "random": UniformRandom(env.action_space),
+    }
+    return behaviours[level]

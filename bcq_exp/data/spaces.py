@@ -1,0 +1,115 @@
+"""Spaces: flat observation vectors out of nested Boxes, and actions BCQ can bound."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+
+from bcq_exp.data.transitions import DataError
+
+ALLOWED_LEAVES = "float Boxes of any shape and 1-D Boxes of any dtype, alone or in Dict and Tuple"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One Box of an observation: where it hangs in the nested space and how many numbers it has.
+
+    ``path`` holds Dict keys (str) and Tuple positions (int) from the root; empty for a plain Box.
+    """
+
+    path: tuple[str | int, ...]
+    size: int
+
+    @property
+    def name(self) -> str:
+        """``a.b.0``, or ``observation`` for a plain Box."""
+        return ".".join(str(key) for key in self.path) or "observation"
+
+    def pick(self, tree: Any) -> Any:
+        """The part of a nested observation (dicts and tuples) that belongs to this leaf."""
+        for key in self.path:
+            tree = tree[key]
+        return tree
+
+
+def observation_leaves(source: str, space: gym.Space) -> tuple[Leaf, ...]:
+    """The leaves of an observation space, in the order of :func:`gymnasium.spaces.flatten`.
+
+    Raises:
+        DataError: a leaf that is no vector of numbers (Discrete, Text, an image, ...), or none.
+    """
+    leaves = []
+    for path, leaf in _walk(space):
+        if not _is_vector(leaf):
+            name = ".".join(str(key) for key in path) or "observation"
+            raise DataError(
+                f"data set {source!r}: observation {name!r} is refused, it is {_short(leaf)}; "
+                f"allowed are {ALLOWED_LEAVES}"
+            )
+        leaves.append(Leaf(path, int(np.prod(leaf.shape or (), dtype=int))))
+    if not leaves:
+        raise DataError(
+            f"data set {source!r}: the observation space {_short(space)} is empty; "
+            f"allowed are {ALLOWED_LEAVES}"
+        )
+    return tuple(leaves)
+
+
+def flat_box(space: gym.Space) -> Box:
+    """The 1-D Box of the flattened observations; ``space`` must have passed the leaf check."""
+    flat = gym.spaces.flatten_space(space)
+    assert isinstance(flat, Box)
+    return flat
+
+
+def check_action_space(source: str, space: gym.Space | None) -> Box:
+    """``space`` itself where BCQ can act in it.
+
+    Raises:
+        DataError: anything but a 1-D float Box with finite bounds and ``low < high``.
+    """
+    if not isinstance(space, Box) or len(space.shape) != 1 or not _is_float(space):
+        raise DataError(
+            f"data set {source!r}: the action space is {_short(space)}; BCQ here is continuous "
+            "and needs a 1-D Box of floats"
+        )
+    if not (np.all(np.isfinite([space.low, space.high])) and np.all(space.low < space.high)):
+        raise DataError(
+            f"data set {source!r}: the action space is {_short(space)}; every action needs "
+            "finite bounds with low < high"
+        )
+    return space
+
+
+def _walk(
+    space: gym.Space, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], gym.Space]]:
+    """Leaves of a nested space, depth first, in the space's own order."""
+    if isinstance(space, gym.spaces.Dict):
+        for key, child in space.spaces.items():
+            yield from _walk(child, (*path, key))
+    elif isinstance(space, gym.spaces.Tuple):
+        for position, child in enumerate(space.spaces):
+            yield from _walk(child, (*path, position))
+    else:
+        yield path, space
+
+
+def _is_vector(space: gym.Space) -> bool:
+    # Integer Boxes of rank 2 and 3 are images, which this program's networks do not read.
+    return isinstance(space, Box) and (_is_float(space) or len(space.shape) == 1)
+
+
+def _is_float(space: Box) -> bool:
+    return np.issubdtype(space.dtype, np.floating)
+
+
+def _short(space: gym.Space | None) -> str:
+    """The space in one line: a Box without its long bounds, anything else as it prints itself."""
+    if isinstance(space, Box):
+        bounds = f"{space.low.min():g}..{space.high.max():g}" if space.low.size else "no bounds"
+        return f"Box({bounds}, {space.shape}, {space.dtype})"
+    return " ".join(str(space).split())[:80]

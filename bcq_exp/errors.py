@@ -1,0 +1,25 @@
+"""The exceptions that the command line turns into one line."""
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for: configuration, data set, environment or path.
+
+    The message is one line that names what is wrong, where, and what is allowed. Command-line
+    entries print that line and exit with status 2 (:mod:`bcq_exp.cli`); anything else that is
+    raised is a defect of ours and keeps its traceback.
+    """
+
+
+class RunStopped(Exception):
+    """A run that ended before its time, with everything it wrote in place.
+
+    Args:
+        status: exit status: 1 where the run failed, 128 + n where signal n stopped it.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple:  # launchers pickle what a job raised
+        return type(self), (str(self), self.status)

@@ -1,0 +1,1 @@
+"""Training: runs built from a configuration, advanced by an engine, evaluated and recorded."""

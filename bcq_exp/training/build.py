@@ -1,0 +1,222 @@
+"""From a composed configuration to the objects that train it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.algorithm.actions import ActionMap
+from bcq_exp.algorithm.bcq import BCQ, BCQPolicy
+from bcq_exp.algorithm.networks import latent_dim
+from bcq_exp.algorithm.optim import CosineSchedule, LinearSchedule, OptimizerFactory, Schedule
+from bcq_exp.config import config_hash
+from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.transitions import Transitions
+from bcq_exp.errors import UserError
+from bcq_exp.training import provenance
+from bcq_exp.training.checkpoint import Checkpoint
+from bcq_exp.training.engine import EagerEngine, Engine
+from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
+from bcq_exp.training.record import RunRecord
+from bcq_exp.training.run import Run
+from bcq_exp.training.stream import RandomStream, init_seed
+from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker
+from bcq_exp.training.trainer import Cadence, Trainer
+
+DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+SCHEDULES: dict[str, Callable[[int, float], Schedule]] = {
+    "linear": LinearSchedule,
+    "cosine": CosineSchedule,
+}
+
+
+def build_trainer(
+    cfg: DictConfig, dataset: Dataset, record: RunRecord, checkpoint: Checkpoint | None, title: str
+) -> tuple[Trainer, Run]:
+    """The trainer of one run, at the checkpoint if there is one, and that run."""
+    normalizer = build_normalizer(cfg, dataset, checkpoint)
+    engine = build_engine(cfg, dataset, normalizer)
+    if checkpoint is not None:
+        engine.load_state_dict(0, checkpoint["engine"])
+        record.rewind(checkpoint["step"])
+    run = build_run(cfg, dataset, normalizer, record, title)
+    if checkpoint is not None:
+        run.window = checkpoint["window"]
+    cadence = Cadence(
+        num_steps=cfg.trainer.num_steps,
+        log_every=cfg.trainer.log_every,
+        eval_every=cfg.trainer.eval_every,
+        checkpoint_every=cfg.trainer.checkpoint_every,
+    )
+    return Trainer(engine, [run], cadence), run
+
+
+def build_dataset(cfg: DictConfig) -> Dataset:
+    """The data set, loaded and validated.
+
+    Raises:
+        UserError: whatever is wrong with it, in one line.
+    """
+    return instantiate(cfg.dataset)
+
+
+def build_engine(cfg: DictConfig, dataset: Dataset, normalizer: ObsNormalizer | None) -> Engine:
+    """The algorithm with fresh weights over the data, ready to advance."""
+    bcq = build_bcq(cfg, dataset.observation_space, dataset.action_space)
+    transitions = for_training(dataset.transitions, bcq.policy, normalizer)
+    stream = RandomStream(
+        seed=cfg.seed,
+        num_rows=len(transitions),
+        batch_size=cfg.trainer.batch_size,
+        num_sampled_action=bcq.num_sampled_action,
+        latent_dim=latent_dim(bcq.policy.vae),
+    )
+    return EagerEngine(bcq, transitions, stream)
+
+
+def build_bcq(cfg: DictConfig, observation_space: Box, action_space: Box) -> BCQ:
+    """BCQ with initial weights that follow from ``cfg.seed`` alone, in dtype and on device."""
+    try:
+        actions = ActionMap(
+            action_space,
+            action_scaling=cfg.policy.action_scaling,
+            bound_method=cfg.policy.action_bound_method,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"policy: {error}") from error
+    low, high = actions.range
+    sizes = {"obs_dim": observation_space.shape[0], "act_dim": action_space.shape[0]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(init_seed(cfg.seed))
+        policy = BCQPolicy(
+            actor_perturbation=instantiate(cfg.actor, **sizes, low=low, high=high),
+            critic=instantiate(cfg.critic, **sizes),
+            vae=instantiate(cfg.vae, **sizes, low=low, high=high),
+            action_space=action_space,
+            observation_space=observation_space,
+            **cfg.policy,
+        )
+        # the optimizers hold references to the parameters, so these get their final type first
+        policy.to(dtype=DTYPES[cfg.trainer.precision], device=resolve_device(cfg.trainer.device))
+        num_steps = cfg.trainer.num_steps
+        return BCQ(
+            policy=policy,
+            actor_perturbation_optim=build_optimizer(cfg.actor_optim, num_steps),
+            critic_optim=build_optimizer(cfg.critic_optim, num_steps),
+            vae_optim=build_optimizer(cfg.vae_optim, num_steps),
+            **cfg.algo,
+        )
+
+
+def build_optimizer(cfg: DictConfig, num_steps: int) -> OptimizerFactory:
+    """An optimizer factory with its learning-rate schedule over ``num_steps``."""
+    options = dict(cfg)
+    kind, final = options.pop("schedule"), options.pop("final_lr_fraction")
+    schedule = SCHEDULES[kind](num_steps, final) if kind in SCHEDULES else None
+    return instantiate(options, schedule=schedule)
+
+
+def build_normalizer(
+    cfg: DictConfig, dataset: Dataset, checkpoint: Checkpoint | None
+) -> ObsNormalizer | None:
+    """The scaling of observations, from the checkpoint where there is one."""
+    if not cfg.trainer.normalize_obs:
+        return None
+    if checkpoint is not None and checkpoint["normalization"] is not None:
+        return ObsNormalizer.from_state_dict(checkpoint["normalization"])
+    return ObsNormalizer.of(dataset.transitions.obs)
+
+
+def for_training(
+    transitions: Transitions, policy: BCQPolicy, normalizer: ObsNormalizer | None
+) -> Transitions:
+    """Transitions in the networks' units: actions as the policy's, observations scaled."""
+    arrays: dict[str, np.ndarray] = {"act": policy.map_action_inverse(transitions.act)}
+    if normalizer is not None:
+        arrays |= {name: normalizer(getattr(transitions, name)) for name in ("obs", "obs_next")}
+    return transitions.replace(**arrays)
+
+
+def build_run(
+    cfg: DictConfig,
+    dataset: Dataset,
+    normalizer: ObsNormalizer | None,
+    record: RunRecord,
+    title: str,
+) -> Run:
+    """The run's own half: record, tracker, evaluator."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    facts = {
+        "seed": cfg.seed,
+        "dataset": {
+            "id": dataset.id,
+            "content_hash": dataset.content_hash,
+            "num_transitions": len(dataset.transitions),
+            "num_episodes": len(dataset.episode_returns),
+            "behaviour_return": dataset.behaviour_return,
+        },
+        "command": provenance.command(),
+        "versions": provenance.versions(),
+        "git_commit": provenance.git_commit(),
+        "config_hash": config_hash(config),
+        "config": config,
+    }
+    return Run(
+        title=title,
+        record=record,
+        tracker=build_tracker(cfg, record, facts, title),
+        evaluator=Evaluator(dataset.make_env, cfg.trainer.eval_episodes, cfg.trainer.eval_seed),
+        normalizer=normalizer,
+        normalized_score=dataset.normalized_score,
+        facts=facts,
+        environment=dataset.environment_state(),
+    )
+
+
+def build_tracker(
+    cfg: DictConfig, record: RunRecord, facts: Mapping[str, Any], title: str
+) -> Tracker:
+    """W&B with the identity that makes its grouping work without further clicks, or nothing."""
+    logger = cfg.logger
+    if logger.mode == "disabled":
+        return NoTracker()
+    before = record.summary()
+    logged = ("dataset", "versions", "git_commit", "config_hash", "command")
+    return WandbTracker(
+        mode=logger.mode,
+        folder=record.folder,
+        id=None if before is None else before["wandb_id"],
+        config={**facts["config"], "run": {name: facts[name] for name in logged}},
+        identity={
+            "project": logger.project,
+            "entity": logger.entity,
+            "group": logger.group,
+            "job_type": logger.job_type,
+            "tags": [*logger.tags, facts["dataset"]["id"]],
+            "name": title,
+        },
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of ``trainer.device``.
+
+    Raises:
+        UserError: for a CUDA device that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise UserError(
+                f"trainer.device={device}: this machine has {torch.cuda.device_count()} CUDA "
+                "devices; use cpu or auto"
+            )
+    return torch.device(device)

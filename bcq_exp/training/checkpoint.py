@@ -1,0 +1,57 @@
+"""Checkpoints: one file with all that a run needs to go on, or to be evaluated elsewhere."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from bcq_exp.errors import UserError
+from bcq_exp.training.record import atomic_path
+
+FORMAT = 1
+
+
+class Checkpoint(TypedDict):
+    """What ``checkpoint.pt`` holds, in tensors and plain containers.
+
+    ``engine`` has networks, targets, optimizers with their schedules, and the step; random numbers
+    follow from the seed in ``config`` and the step (:mod:`bcq_exp.training.stream`). ``window``
+    holds the statistics (steps, S) since the last row of ``train.csv``.
+    """
+
+    format: int
+    step: int
+    config: dict[str, Any]
+    engine: dict[str, Any]
+    window: Tensor
+    normalization: dict[str, list[float]] | None
+    environment: dict[str, Any]
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint at once: a kill leaves the old one or the new one."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(checkpoint), temporary)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        UserError: if there is none, or it is no checkpoint of this format.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no checkpoint") from None
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})"
+        ) from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
+    return checkpoint  # type: ignore[return-value]

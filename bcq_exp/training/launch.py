@@ -1,0 +1,89 @@
+"""Whether a run starts, goes on, is done already, or must not start."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.config import identity
+from bcq_exp.errors import UserError
+from bcq_exp.training.record import RunRecord
+
+log = logging.getLogger(__name__)
+
+
+def check_folder(cfg: DictConfig, folder: Path) -> None:
+    """Hold a run against what its folder already has, before anything is written there.
+
+    With ``resume=restart`` an earlier run is set aside, to a folder of the same name and a number.
+
+    Raises:
+        UserError: if an earlier run must not be continued (``resume=false``), has another
+            configuration, or is missing (``resume=true``); or the folder is a sweep's.
+    """
+    record = RunRecord(folder)
+    if (folder / "multirun.yaml").exists():
+        raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
+    summary = record.summary()
+    if summary is None:
+        if cfg.resume is True:
+            raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")
+        return
+    if cfg.resume == "restart":
+        folder.rename(_free_name(folder))
+    elif cfg.resume is False:
+        raise UserError(
+            f"resume=false: {folder} holds a run already; choose another name, resume=auto to "
+            "continue it or resume=restart to set it aside"
+        )
+    else:
+        _check_same(cfg, summary, folder)
+
+
+def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:
+    """Whether the run in the folder has all the steps that are asked for."""
+    return (
+        summary is not None
+        and summary["status"] == "completed"
+        and summary["step"] >= cfg.trainer.num_steps
+    )
+
+
+def objective(cfg: DictConfig, summary: dict[str, Any]) -> float:
+    """What a sweeper maximizes: the last evaluation's ``trainer.objective``.
+
+    Raises:
+        UserError: if the environment has no normalized score.
+    """
+    value = summary["last"][cfg.trainer.objective]
+    if value is None:
+        raise UserError(
+            f"trainer.objective={cfg.trainer.objective}: no reference scores are known for data "
+            f"set {summary['dataset']['id']}; use return_mean"
+        )
+    return float(value)
+
+
+def _check_same(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> None:
+    new = identity(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    old = identity(summary["config"])
+    changed = [
+        f"{key} ({old.get(key)} -> {new.get(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another configuration: {', '.join(changed)}; choose "
+            "another name, or resume=restart to set the old run aside"
+        )
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    return aside

@@ -1,0 +1,61 @@
+"""Where a run came from: versions, commit, command."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "bcq_exp",
+    "torch",
+    "numpy",
+    "gymnasium",
+    "mujoco",  # trajectories change between its versions
+    "minari",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+)
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages a result depends on; None for one not installed."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, ``-dirty`` where files differ; None outside a checkout."""
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None  # installed somewhere below another project's checkout
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def command() -> str:
+    """The command line that started this process, as a shell takes it."""
+    arguments = shlex.join(sys.argv[1:])
+    return f"python -m bcq_exp {arguments}".strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

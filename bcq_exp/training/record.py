@@ -1,0 +1,147 @@
+"""A run's folder: the one place that writes and reads its files.
+
+====================  =====================================================================
+``train.csv``         a row each ``trainer.log_every`` steps: losses and diagnostics
+``eval.csv``          a row an evaluation: step, return, normalized score, length
+``eval_returns.npz``  every episode: ``step`` (V,), ``returns`` (V, E), ``lengths`` (V, E)
+``timing.csv``        a row each ``trainer.log_every`` steps: seconds trained, steps a second
+``summary.json``      status, last and best evaluation, data set, versions, configuration
+``checkpoint.pt``     all that training needs to go on (:mod:`bcq_exp.training.checkpoint`)
+====================  =====================================================================
+
+``train.csv``, ``eval.csv`` and ``eval_returns.npz`` follow from configuration and seed to the bit;
+what depends on the machine's speed is kept apart in ``timing.csv`` and ``summary.json``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Table = Literal["train", "eval", "timing"]
+Row = Mapping[str, float | int | None]
+
+
+class RunRecord:
+    """Writes and reads the files of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.folder / "checkpoint.pt"
+
+    def append(self, table: Table, row: Row) -> None:
+        """Add a row to a CSV file; its first row names the columns. ``None`` is an empty cell."""
+        path = self._csv(table)
+        is_new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def rows(self, table: Table) -> list[dict[str, float | None]]:
+        """The complete rows of a CSV file; a half-written last line is left out."""
+        path = self._csv(table)
+        if not path.exists():
+            return []
+        header, *lines = path.read_text().split("\n")
+        names = next(csv.reader([header]))
+        cells = [next(csv.reader([line.strip("\r")])) for line in lines[:-1] if line]
+        return [
+            {name: _number(cell) for name, cell in zip(names, row, strict=True)}
+            for row in cells
+            if len(row) == len(names)
+        ]
+
+    def append_episodes(self, step: int, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """Add an evaluation's episodes, (E,) each, to ``eval_returns.npz``."""
+        old = self.episodes()
+        new = {"step": np.array([step]), "returns": returns[None], "lengths": lengths[None]}
+        self._write_episodes({k: np.concatenate([old[k], v]) if old else v for k, v in new.items()})
+
+    def episodes(self) -> dict[str, np.ndarray]:
+        """The arrays of ``eval_returns.npz``; empty before the first evaluation."""
+        path = self.folder / "eval_returns.npz"
+        if not path.exists():
+            return {}
+        with np.load(path) as file:
+            return dict(file)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replace ``summary.json`` at once."""
+        write_atomically(
+            self.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode()
+        )
+
+    def summary(self) -> dict[str, Any] | None:
+        """``summary.json``, or ``None`` where no run has begun."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def rewind(self, step: int) -> None:
+        """Forget every row after ``step``: a run that goes on from there writes them anew."""
+        for table in ("train", "eval", "timing"):
+            kept = [row for row in self._lines(table) if row[0] <= step]
+            if self._csv(table).exists():
+                header = self._csv(table).read_bytes().splitlines(keepends=True)[0]
+                write_atomically(self._csv(table), header + b"".join(line for _, line in kept))
+        if episodes := self.episodes():
+            kept_rows = episodes["step"] <= step
+            self._write_episodes({name: array[kept_rows] for name, array in episodes.items()})
+
+    def _lines(self, table: str) -> list[tuple[int, bytes]]:
+        """The complete lines below the header as they stand, each with its step."""
+        path = self.folder / f"{table}.csv"
+        if not path.exists():
+            return []
+        lines = path.read_bytes().splitlines(keepends=True)[1:]
+        return [(int(line.split(b",")[0]), line) for line in lines if line.endswith(b"\n")]
+
+    def _csv(self, table: str) -> Path:
+        return self.folder / f"{table}.csv"
+
+    def _write_episodes(self, arrays: dict[str, np.ndarray]) -> None:
+        path = self.folder / "eval_returns.npz"
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _number(cell: str) -> float | None:
+    if cell == "":
+        return None
+    return int(cell) if cell.lstrip("-").isdigit() else float(cell)
+
+
+class atomic_path:  # noqa: N801 - reads as a function: with atomic_path(p) as temporary
+    """A path to write to that takes the place of ``path`` when the block ends without an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        return self._temporary
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            with self._temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self._temporary, self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content such that a reader, or a kill, sees the old or the new."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)

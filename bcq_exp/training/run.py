@@ -1,0 +1,154 @@
+"""One run: what is its own, apart from the engine that may advance it together with others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcq_exp.algorithm.bcq import STATISTICS, BCQPolicy
+from bcq_exp.training import checkpoint
+from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer
+from bcq_exp.training.record import RunRecord
+from bcq_exp.training.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+NormalizedScore = Callable[[float], float | None]
+
+
+@dataclass
+class Run:
+    """Records, tracks, evaluates and saves one run; knows nothing of how it is trained.
+
+    Args:
+        title: what to call it on a terminal.
+        facts: what ``summary.json`` says of it from the start: configuration, data, versions.
+        environment: what a checkpoint needs to make the environment again.
+        window: statistics (steps, S) since the last row of ``train.csv``, of a run that goes on.
+        seconds: time trained before, of a run that goes on.
+    """
+
+    title: str
+    record: RunRecord
+    tracker: Tracker
+    evaluator: Evaluator
+    normalizer: ObsNormalizer | None
+    normalized_score: NormalizedScore
+    facts: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    window: Tensor = field(default_factory=lambda: torch.empty(0, len(STATISTICS)).double())
+    seconds: float = 0.0
+    failure: str | None = None
+    _evaluations: list[dict[str, Any]] = field(default_factory=list)
+    _last_logged: int = 0
+
+    def __post_init__(self) -> None:
+        self._evaluations = list(self.record.rows("eval"))
+        rows = self.record.rows("timing")
+        self._last_logged = int(rows[-1]["step"] or 0) if rows else 0
+        self.seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
+
+    @property
+    def command_to_go_on(self) -> str:
+        """What a person types to continue this run."""
+        return f"python -m bcq_exp ... name={self.record.folder.name}"
+
+    def log_training(self, step: int, statistics: Mapping[str, float], *, seconds: float) -> None:
+        """A row of training statistics, their means since the last; ``seconds`` they took."""
+        self.seconds += seconds
+        row = {"step": step, **statistics}
+        self.record.append("train", row)
+        rate = (step - self._last_logged) / seconds
+        self.record.append(
+            "timing", {"step": step, "wall_time": self.seconds, "steps_per_second": rate}
+        )
+        self._last_logged = step
+        self.tracker.log("train", row)
+
+    def evaluate(self, step: int, policy: BCQPolicy) -> None:
+        """A row of evaluation; an environment that raises fails this run alone."""
+        try:
+            results = self.evaluator.evaluate(Agent(policy, self.normalizer))
+        except Exception as error:
+            log.debug("evaluation failed", exc_info=True)
+            self.fail(step, f"evaluation failed at step {step}: {type(error).__name__}: {error}")
+            return
+        row = {
+            "step": step,
+            "return_mean": results.return_mean,
+            "return_std": results.return_std,
+            "normalized_score": self.normalized_score(results.return_mean),
+            "length_mean": results.length_mean,
+        }
+        self._evaluations.append(row)
+        self.record.append_episodes(step, results.returns, results.lengths)
+        self.record.append("eval", row)
+        self.tracker.log("eval", row)
+        self.write_summary("running", step)
+        score = row["normalized_score"]
+        log.info(
+            "step %d: return %.1f ± %.1f%s over %d episodes",
+            step,
+            results.return_mean,
+            results.return_std,
+            "" if score is None else f" (normalized {score:.1f})",
+            len(results.returns),
+        )
+
+    def save(self, step: int, engine_state: dict[str, Any], window: Tensor) -> None:
+        """The checkpoint after ``step``."""
+        checkpoint.save(
+            self.record.checkpoint,
+            {
+                "format": checkpoint.FORMAT,
+                "step": step,
+                "config": self.facts["config"],
+                "engine": engine_state,
+                "window": window.clone(),
+                "normalization": None if self.normalizer is None else self.normalizer.state_dict(),
+                "environment": dict(self.environment),
+            },
+        )
+
+    def fail(self, step: int, reason: str) -> None:
+        """End this run, unsuccessful, with what it has written in place."""
+        self.failure = reason
+        self.finish("failed", step)
+
+    def finish(self, status: str, step: int) -> None:
+        """End this run: completed, interrupted or failed."""
+        summary = self.write_summary(status, step)
+        ended = {f"{which}_return_mean": _return_mean(summary[which]) for which in ("best", "last")}
+        self.tracker.finish({"status": status, **ended}, 0 if status == "completed" else 1)
+        self.evaluator.close()
+
+    def write_summary(self, status: str, step: int) -> dict[str, Any]:
+        """``summary.json`` as of ``step``."""
+        summary = {
+            "status": status,
+            "failure": self.failure,
+            "step": step,
+            "last": self._evaluations[-1] if self._evaluations else None,
+            "best": max(self._evaluations, key=lambda row: row["return_mean"], default=None),
+            "wall_time": round(self.seconds, 3),
+            "steps_per_second": self._steps_per_second(),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wandb_id": self.tracker.id,
+            **self.facts,
+        }
+        self.record.write_summary(summary)
+        return summary
+
+    def _steps_per_second(self) -> float | None:
+        """Gradient steps a second of training over the whole run, evaluations not counted."""
+        return round(self._last_logged / self.seconds, 2) if self.seconds else None
+
+
+def _return_mean(row: Mapping[str, Any] | None) -> float | None:
+    return None if row is None else row["return_mean"]

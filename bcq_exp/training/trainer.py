@@ -1,0 +1,171 @@
+"""The trainer: the loop and its cadence. One engine, one or more runs that advance together."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcq_exp.algorithm.bcq import STATISTICS
+from bcq_exp.errors import RunStopped
+from bcq_exp.training.engine import Engine
+from bcq_exp.training.progress import Progress, progress
+from bcq_exp.training.run import Run
+
+log = logging.getLogger(__name__)
+
+# Steps between looks at the clock, signals and the losses: short enough for Ctrl-C and a bar.
+CHUNK_STEPS = 50
+LOSSES = STATISTICS[:4]
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How long to train and how often to do what else, in gradient steps."""
+
+    num_steps: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether something done each ``every`` steps, and at the end, is due after ``step``."""
+        return step % every == 0 or step == self.num_steps
+
+    def next_stop(self, step: int) -> int:
+        """The next step at which something is due, at most CHUNK_STEPS away."""
+        intervals = (self.log_every, self.eval_every, self.checkpoint_every)
+        stops = [(step // every + 1) * every for every in intervals]
+        return min(*stops, step + CHUNK_STEPS, self.num_steps)
+
+
+class Trainer:
+    """Advances a cohort of runs to the end, logging, evaluating and saving each.
+
+    A run that diverges leaves the cohort with its last good checkpoint; the others go on. A signal
+    (Ctrl-C, SIGTERM) ends all of them with a checkpoint at the step reached; a second one at once.
+    """
+
+    def __init__(self, engine: Engine, runs: Sequence[Run], cadence: Cadence) -> None:
+        self._engine = engine
+        self._runs = runs
+        self._cadence = cadence
+        self._signal: int | None = None
+        # (K, steps, S): statistics since the last row of train.csv; checkpoints keep them
+        self._window = torch.stack([run.window for run in runs])
+
+    def fit(self) -> None:
+        """Train until ``num_steps``; every run's outcome stands in ``run.failure`` and its summary.
+
+        Raises:
+            RunStopped: with the signal's status, after a signal.
+        """
+        title = f"{len(self._runs)} runs" if len(self._runs) > 1 else self._runs[0].title
+        with (
+            self._stop_on_signals(),
+            progress(self._engine.step, self._cadence.num_steps, title) as shown,
+        ):
+            self._loop(shown)
+        if self._signal is not None:
+            self._stop()
+        for _, run in self._alive():
+            run.finish("completed", self._engine.step)
+
+    def _loop(self, shown: Progress) -> None:
+        started, cadence = time.perf_counter(), self._cadence
+        while self._engine.step < cadence.num_steps and self._signal is None and self._alive():
+            first = self._engine.step
+            statistics = self._engine.advance(cadence.next_stop(first) - first)
+            step = self._engine.step
+            self._drop_diverged(first, statistics)
+            self._window = torch.cat([self._window, statistics], 1)
+            means = None
+            if cadence.is_due(cadence.log_every, step):
+                means = self._window.mean(1)  # (K, S)
+                seconds = time.perf_counter() - started
+                for k, run in self._alive():
+                    row = dict(zip(STATISTICS, means[k].tolist(), strict=True))
+                    run.log_training(step, row, seconds=seconds)
+                self._window = self._window[:, :0]
+            if cadence.is_due(cadence.eval_every, step):
+                for k, run in self._alive():
+                    run.evaluate(step, self._engine.policy(k))
+            if cadence.is_due(cadence.checkpoint_every, step):
+                self._save()
+            if means is not None:
+                started = time.perf_counter()
+            shown.update(step, None if means is None else _losses(means))
+
+    def _alive(self) -> list[tuple[int, Run]]:
+        return [(k, run) for k, run in enumerate(self._runs) if run.failure is None]
+
+    def _drop_diverged(self, first: int, statistics: Tensor) -> None:
+        """Fail the runs with a loss that is NaN or infinite, naming the first such step."""
+        finite = statistics[:, :, : len(LOSSES)].isfinite().all(2)  # (K, steps)
+        for k, run in self._alive():
+            if not finite[k].all():
+                step = first + 1 + int(finite[k].int().argmin())
+                run.fail(step, f"a loss is not finite at step {step}")
+
+    def _save(self) -> None:
+        for k, run in self._alive():
+            state = self._engine.state_dict(k)
+            if all_finite(state):
+                run.save(self._engine.step, state, self._window[k])
+            else:  # the losses were computed before the step that broke the weights
+                run.fail(self._engine.step, f"a weight is not finite at step {self._engine.step}")
+
+    def _stop(self) -> None:
+        assert self._signal is not None
+        self._save()
+        for _, run in self._alive():
+            run.finish("interrupted", self._engine.step)
+        name = signal.Signals(self._signal).name
+        raise RunStopped(
+            f"stopped by {name} at step {self._engine.step}, checkpoint saved; to go on: "
+            f"{self._runs[0].command_to_go_on}",
+            status=128 + self._signal,
+        )
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a request; handlers are put back afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def request(signum: int, _: Any) -> None:
+            self._signal = signum
+            signal.signal(signum, before[signal.Signals(signum)])
+
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {signum: signal.signal(signum, request) for signum in signals}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+def _losses(means: Tensor) -> dict[str, float]:
+    """The losses among statistics (K, S), averaged over the cohort."""
+    return dict(zip(LOSSES, means[:, : len(LOSSES)].mean(0).tolist(), strict=True))
+
+
+def all_finite(state: Any) -> bool:
+    """Whether every tensor in nested containers is free of NaN and infinity."""
+    if isinstance(state, Tensor):
+        return bool(state.isfinite().all())
+    if isinstance(state, dict):
+        return all(all_finite(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return all(all_finite(value) for value in state)
+    return True

@@ -1,0 +1,207 @@
+"""D4RL files, with edges worked out by hand. Row i has obs 10 i, act i / 100 and rew i."""
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+from bcq_exp.data.datasets import load_d4rl_hdf5
+from bcq_exp.data.transitions import DataError
+
+
+class LineEnv(gym.Env):
+    observation_space = Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def line_envs():
+    gym.register("BcqLine-v0", entry_point=LineEnv)
+    gym.register("BcqLine3-v0", entry_point=LineEnv, max_episode_steps=3)
+    yield
+    del gym.registry["BcqLine-v0"], gym.registry["BcqLine3-v0"]
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write a file of ``n`` rows (flags by row number) and load it."""
+
+    def load(n, *, terminals=(), timeouts=None, follow=False, env="BcqLine-v0", flags=None, **new):
+        rows = np.arange(n)
+        arrays = {
+            "observations": 10.0 * rows[:, None],
+            "actions": (rows[:, None] / 100).astype(np.float32),
+            "rewards": rows.astype(float),
+            "terminals": np.isin(rows, terminals),
+        }
+        if timeouts is not None:
+            arrays["timeouts"] = np.isin(rows, timeouts)
+        if follow:
+            arrays["next_observations"] = 10.0 * rows[:, None] + 5
+        path = tmp_path / "toy-v2.hdf5"
+        with h5py.File(path, "w") as file:
+            for name, array in (arrays | (flags or {}) | new).items():
+                if array is not None:
+                    file[name] = array
+        return load_d4rl_hdf5(str(path), env=env)
+
+    return load
+
+
+def rows_of(dataset):
+    return (dataset.transitions.obs[:, 0] / 10).astype(int).tolist()
+
+
+def test_next_observations_keep_every_row(load):
+    dataset = load(6, terminals=[1], timeouts=[3], follow=True)
+    steps = dataset.transitions
+    assert rows_of(dataset) == [0, 1, 2, 3, 4, 5]
+    assert steps.obs_next[:, 0].tolist() == [5, 15, 25, 35, 45, 55]
+    assert np.flatnonzero(steps.terminated).tolist() == [1]
+    assert np.flatnonzero(steps.truncated).tolist() == [3, 5]  # 5: the recording stops
+    assert dataset.episode_lengths.tolist() == [2, 2, 2]
+    assert dataset.episode_returns.tolist() == [1, 5, 9]
+
+
+def test_without_next_observations_unknown_successors_are_dropped(load):
+    dataset = load(8, terminals=[1], timeouts=[4])
+    steps = dataset.transitions
+    assert rows_of(dataset) == [0, 1, 2, 3, 5, 6]  # 4 timed out, 7 stopped
+    assert steps.obs_next[:, 0].tolist() == [10, 10, 30, 40, 60, 70]  # 1: terminal, its own
+    assert steps.terminated.tolist() == [False, True, False, False, False, False]
+    assert steps.truncated.tolist() == [False, False, False, True, False, True]
+    assert steps.rew.tolist() == [0, 1, 2, 3, 5, 6]
+    assert dataset.episode_lengths.tolist() == [2, 3, 3]
+    assert dataset.episode_returns.tolist() == [1, 9, 18]
+
+
+def test_a_terminal_beats_a_timeout(load):
+    dataset = load(4, terminals=[1, 3], timeouts=[1, 3])
+    assert rows_of(dataset) == [0, 1, 2, 3]
+    assert dataset.transitions.terminated.tolist() == [False, True, False, True]
+    assert not dataset.transitions.truncated.any()
+
+
+def test_a_final_terminal_is_kept(load):
+    dataset = load(3, terminals=[2], timeouts=[])
+    assert rows_of(dataset) == [0, 1, 2]
+    assert dataset.transitions.obs_next[:, 0].tolist() == [10, 20, 20]
+
+
+def test_an_episode_of_one_timed_out_row_leaves_nothing(load):
+    dataset = load(4, terminals=[3], timeouts=[0])
+    assert rows_of(dataset) == [1, 2, 3]
+    assert dataset.episode_lengths.tolist() == [1, 3]
+    assert not dataset.transitions.truncated.any()
+
+
+def test_without_timeouts_the_step_limit_cuts(load):
+    # Limit 3: rows 0-2 | 3, 4 terminal | 5-7 | 8 stops.
+    dataset = load(9, terminals=[4], env="BcqLine3-v0")
+    assert rows_of(dataset) == [0, 1, 3, 4, 5, 6]
+    assert dataset.episode_lengths.tolist() == [3, 2, 3, 1]
+    assert np.flatnonzero(dataset.transitions.truncated).tolist() == [1, 5]
+
+
+def test_a_terminal_on_the_step_limit_is_a_terminal(load):
+    dataset = load(6, terminals=[2, 5], env="BcqLine3-v0")
+    assert rows_of(dataset) == [0, 1, 2, 3, 4, 5]
+    assert dataset.episode_lengths.tolist() == [3, 3]
+
+
+def test_step_limit_with_next_observations(load):
+    dataset = load(5, follow=True, env="BcqLine3-v0")
+    assert np.flatnonzero(dataset.transitions.truncated).tolist() == [2, 4]
+
+
+def test_unknown_edges_are_refused_unless_successors_are_stored(load):
+    with pytest.raises(DataError, match="the edges of episodes are unknown; set dataset.env"):
+        load(5)
+    assert np.flatnonzero(load(5, follow=True).transitions.truncated).tolist() == [4]
+
+
+def test_flags_as_numbers_and_rewards_as_a_column(load):
+    plain = load(4, terminals=[3], timeouts=[1])
+    other = load(
+        4,
+        flags={"terminals": np.array([[0.0], [0.0], [0.0], [1.0]]), "timeouts": [0, 1, 0, 0]},
+        rewards=np.arange(4.0)[:, None],
+    )
+    assert other.content_hash == plain.content_hash
+
+
+def test_the_environment_gives_spaces_and_scores(load, tmp_path):
+    dataset = load(3, timeouts=[])
+    assert dataset.id == "toy-v2"
+    assert dataset.action_space == LineEnv.action_space
+    assert dataset.env_spec.id == "BcqLine-v0"
+    assert dataset.reference_scores is None
+    assert dataset.make_env().observation_space.shape == (1,)
+
+
+def test_the_environment_is_guessed_from_the_name(tmp_path):
+    path = tmp_path / "hopper_medium-v2.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = np.zeros((4, 11)), np.zeros((4, 3))
+        file["rewards"], file["terminals"] = np.ones(4), np.zeros(4, bool)
+    dataset = load_d4rl_hdf5(str(path))
+    assert dataset.env_spec.id == "Hopper-v5"
+    assert dataset.reference_scores == (-20.272305, 3234.3)
+    assert dataset.normalized_score(3234.3) == pytest.approx(100)
+    assert len(dataset.transitions) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": None}, "has no rewards; a D4RL file has observations, actions"),
+        ({"rewards": np.zeros(4)}, "lengths differ .*rewards 4.* must be equal"),
+        ({"observations": np.zeros(5)}, r"observations has shape \(5,\)"),
+        ({"observations": np.zeros((5, 2))}, "observations has 2 numbers a step, its space has 1"),
+        ({"next_observations": np.zeros((5, 2))}, "next_observations has 2 numbers a step"),
+        ({"actions": np.full((5, 1), 2.0)}, r"act\[0\] is 2 at episode 0, step 0"),
+        ({"actions": np.zeros((5, 2))}, "act has 2 numbers a step"),
+        ({"rewards": np.array([0, 0, 0, np.nan, 0])}, "rew is nan at episode 1, step 0"),
+    ],
+)
+def test_bad_arrays_are_named(load, changes, message):
+    with pytest.raises(DataError, match=f"'toy-v2': .*{message}"):
+        load(5, terminals=[4], timeouts=[2], **({"follow": False} | changes))
+
+
+def test_the_place_of_a_fault_counts_recorded_steps(load):
+    # Row 2 is dropped, yet row 4 is the second step of its episode.
+    with pytest.raises(DataError, match="rew is nan at episode 1, step 1"):
+        load(6, terminals=[5], timeouts=[2], rewards=np.array([0, 0, 0, 0, np.nan, 0]))
+
+
+def test_empty_files_are_refused(load):
+    with pytest.raises(DataError, match="holds no transitions"):
+        load(0, timeouts=[])
+    with pytest.raises(DataError, match="holds no transitions"):
+        load(1, timeouts=[])
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(DataError, match="there is no file"):
+        load_d4rl_hdf5(str(tmp_path / "gone.hdf5"), env="BcqLine-v0")
+    path = tmp_path / "hopper.hdf5"
+    path.write_bytes(b"no hdf5")
+    with pytest.raises(DataError, match="hopper.hdf5 cannot be read"):
+        load_d4rl_hdf5(str(path))
+
+
+def test_an_unknown_name_asks_for_the_environment(tmp_path):
+    path = tmp_path / "data.hdf5"
+    path.touch()
+    with pytest.raises(DataError, match="set dataset.env to a Gymnasium id"):
+        load_d4rl_hdf5(str(path))
+    with pytest.raises(DataError, match="'Nowhere-v0' is not registered"):
+        load_d4rl_hdf5(str(path), env="Nowhere-v0")
+
+
+def test_the_cache_knows_the_step_limit(load):
+    assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 5
+    gym.registry["BcqLine3-v0"].max_episode_steps = 2
+    assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 4

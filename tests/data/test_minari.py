@@ -1,0 +1,289 @@
+import json
+import logging
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.spaces import Box
+
+from bcq_exp.data import minari_files as reader
+from bcq_exp.data.datasets import load_minari
+from bcq_exp.data.transitions import DataError
+
+NESTED = spaces.Dict(
+    {
+        "z": Box(-np.inf, np.inf, (2,), np.float64),
+        "a": spaces.Tuple([Box(-9, 9, (2, 2), np.float32), Box(-9, 9, (1,), np.float64)]),
+    }
+)
+
+
+def nested_observations(episode, length):
+    rng = np.random.default_rng(episode)
+
+    def draw(*shape):
+        return rng.normal(size=(length + 1, *shape)).astype(np.float32)
+
+    return {"z": draw(2).astype(float), "a": (draw(2, 2), draw(1).astype(float))}
+
+
+def test_values_and_edges(minari_files):
+    dataset = load_minari(minari_files.write(lengths=(3, 2)))
+    steps = dataset.transitions
+    assert steps.obs[:, 0].tolist() == [0, 10, 20, 100, 110]
+    assert steps.obs_next[:, 0].tolist() == [10, 20, 30, 110, 120]
+    assert steps.obs_next[:, 1].tolist() == [11, 21, 31, 111, 121]
+    assert steps.act[:, 0] == pytest.approx([0, 0.1, 0.2, 0, 0.1])
+    assert steps.rew == pytest.approx([0, 0.1, 0.2, 1, 1.1])
+    assert steps.terminated.tolist() == [False, False, True, False, False]
+    assert steps.truncated.tolist() == [False, False, False, False, True]
+    assert {array.dtype for array in (steps.obs, steps.act, steps.rew)} == {np.dtype(np.float32)}
+
+
+def test_facts_about_the_data(minari_files):
+    dataset = load_minari(minari_files.write(lengths=(3, 2)))
+    assert dataset.id == "test/toy-v0"
+    assert dataset.episode_lengths.tolist() == [3, 2]
+    assert dataset.episode_returns == pytest.approx([0.3, 2.1])
+    assert dataset.behaviour_return == pytest.approx(1.2)
+    assert dataset.observation_space.shape == (2,)
+    assert dataset.action_space == Box(-1.0, 1.0, (1,), np.float32)
+    assert dataset.env_spec is None
+    assert dataset.reference_scores is None
+    assert dataset.normalized_score(1.0) is None
+
+
+def test_a_recording_that_just_stops_is_truncated(minari_files):
+    steps = load_minari(minari_files.write(ends=("neither", "terminated"))).transitions
+    assert steps.truncated.tolist() == [False, False, True, False, False]
+    assert steps.terminated.tolist() == [False, False, False, False, True]
+
+
+def test_nested_observations_are_flattened_as_gymnasium_does(minari_files):
+    dataset = load_minari(
+        minari_files.write(observation_space=NESTED, observations=nested_observations)
+    )
+    stored = nested_observations(0, 3)
+    expected = [
+        spaces.flatten(NESTED, {"z": stored["z"][t], "a": tuple(a[t] for a in stored["a"])})
+        for t in range(4)
+    ]
+    assert dataset.transitions.obs[:3] == pytest.approx(np.array(expected[:3]))
+    assert dataset.transitions.obs_next[:3] == pytest.approx(np.array(expected[1:]))
+    assert dataset.observation_space.shape == (7,)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_general_reader_agrees_with_the_fast_one(minari_files, monkeypatch, nested):
+    kinds = {"observation_space": NESTED, "observations": nested_observations} if nested else {}
+    id = minari_files.write(**kinds)
+    fast = load_minari(id, use_cache=False)
+    monkeypatch.setattr(reader, "_read_hdf5", reader._read_any)
+    assert load_minari(id, use_cache=False).content_hash == fast.content_hash
+
+
+def test_reference_scores_of_the_metadata_come_first(minari_files):
+    id = minari_files.write(env="Pendulum-v1", ref_min_score=10.0, ref_max_score=30.0)
+    dataset = load_minari(id)
+    assert dataset.reference_scores == (10.0, 30.0)
+    assert dataset.normalized_score(15.0) == pytest.approx(25.0)
+    minari_files.edit_metadata(id, ref_min_score=None)
+    assert load_minari(id).reference_scores == pytest.approx((-1196.757, -150.479))
+
+
+def test_the_evaluation_environment_comes_first(minari_files):
+    other = gym.spec("MountainCarContinuous-v0").to_json()
+    id = minari_files.write(env="Pendulum-v1", eval_env_spec=None)
+    assert load_minari(id).env_spec.id == "Pendulum-v1"
+    minari_files.edit_metadata(id, eval_env_spec=other)
+    assert load_minari(id).env_spec.id == "MountainCarContinuous-v0"
+    assert load_minari(id, env="Pendulum-v1").env_spec.id == "Pendulum-v1"
+
+
+def test_a_spec_from_before_gymnasium_1_is_read(minari_files):
+    old = json.loads(gym.spec("Pendulum-v1").to_json())
+    old |= {"autoreset": False, "apply_api_compatibility": False}
+    del old["additional_wrappers"]
+    id = minari_files.write(eval_env_spec=json.dumps(old))
+    assert load_minari(id).env_spec == gym.spec("Pendulum-v1")
+
+
+def test_spaces_missing_from_the_metadata_come_from_the_environment(minari_files):
+    id = minari_files.write(
+        env="MountainCarContinuous-v0", observation_space=None, action_space=None
+    )
+    assert load_minari(id).action_space == Box(-1.0, 1.0, (1,), np.float32)
+
+
+def test_a_missing_id_lists_what_is_there(minari_files):
+    for number in range(10):
+        minari_files.write(f"test/toy{number}-v0")
+    message = r"'test/toy-v0' is not in .* test/toy0-v0, .*test/toy7-v0 and 2 more$"
+    with pytest.raises(DataError, match=message):
+        load_minari("test/toy-v0", download=False)
+
+
+def test_a_missing_id_where_there_is_nothing():
+    with pytest.raises(DataError, match="there are: none"):
+        load_minari("toy-v0", download=False)
+
+
+def test_a_missing_download_package_is_named(monkeypatch):
+    import minari
+
+    def download(_):
+        raise ImportError('please install "minari[hf]"')
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    with pytest.raises(DataError, match=r"needs a package that is missing: .*minari\[hf\]"):
+        load_minari("toy-v0")
+
+
+def test_a_failed_download_is_one_line(monkeypatch):
+    import minari
+
+    def download(_):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    with pytest.raises(DataError, match="failed: ConnectionError: no network; there are: none"):
+        load_minari("toy-v0")
+
+
+def test_a_download_is_loaded(minari_files, monkeypatch):
+    import minari
+
+    monkeypatch.setattr(minari, "download_dataset", lambda id: minari_files.write(id))
+    assert len(load_minari("test/toy-v0").transitions) == 5
+
+
+@pytest.mark.parametrize("id", ["toy", "../toy-v0", "/abs/toy-v0", "a//toy-v0", "", "toy-v0/"])
+def test_a_malformed_id_is_refused(id):
+    with pytest.raises(DataError, match="not a Minari id"):
+        load_minari(id)
+
+
+def test_a_discrete_action_space_is_refused(minari_files):
+    id = minari_files.write(action_space=spaces.Discrete(2))
+    with pytest.raises(DataError, match=r"'test/toy-v0': the action space is Discrete"):
+        load_minari(id)
+
+
+def test_an_image_is_refused(minari_files):
+    space = Box(0, 255, (4, 4, 3), np.uint8)
+    images = lambda _, length: np.zeros((length + 1, 4, 4, 3), np.uint8)  # noqa: E731
+    id = minari_files.write(observation_space=space, observations=images)
+    with pytest.raises(DataError, match=r"observation 'observation' is refused, it is Box\(0"):
+        load_minari(id)
+
+
+def set_value(path, index, value):
+    def change(file):
+        file[path][index] = value
+
+    return change
+
+
+def remove(path):
+    def change(file):
+        del file[path]
+
+    return change
+
+
+def shorten(path):
+    def change(file):
+        file[path].resize(len(file[path]) - 1, axis=0)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_value("episode_1/observations", (0, 1), np.nan), "obs is nan at episode 1, step 0"),
+        (set_value("episode_1/observations", (2, 1), np.inf), "obs_next is inf at episode 1, step"),
+        (set_value("episode_0/observations", (0, 0), 1e300), "obs is inf at episode 0, step 0"),
+        (set_value("episode_0/rewards", 2, np.nan), "rew is nan at episode 0, step 2"),
+        (set_value("episode_1/actions", (1, 0), 1.5), r"act\[0\] is 1.5 at episode 1, step 1"),
+        (shorten("episode_1/rewards"), "episode 1: lengths differ .* must be equal"),
+        (shorten("episode_1/actions"), "episode 1: lengths differ"),
+        (shorten("episode_0/observations"), "episode 0: lengths differ"),
+        (shorten("episode_0/truncations"), "episode 0: lengths differ"),
+        (remove("episode_1"), "is missing or damaged"),
+        (remove("episode_0/actions"), "is missing or damaged"),
+    ],
+)
+def test_bad_arrays_are_named(minari_files, change, message):
+    id = minari_files.write()
+    minari_files.edit(id, change)
+    with pytest.raises(DataError, match=f"'test/toy-v0'.*{message}"):
+        load_minari(id)
+
+
+def test_observations_of_another_size_than_their_space(minari_files):
+    id = minari_files.write(
+        observations=lambda _, length: np.zeros((length + 1, 3)),
+    )
+    with pytest.raises(DataError, match="episode 0: obs has 3 numbers a step, its space has 2"):
+        load_minari(id)
+
+
+def test_a_set_without_steps_is_refused(minari_files):
+    id = minari_files.write(total_episodes=0)
+    with pytest.raises(DataError, match="holds no transitions"):
+        load_minari(id)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"total_episodes": "many"}'])
+def test_damaged_metadata(minari_files, text):
+    id = minari_files.write()
+    (minari_files.folder(id) / "metadata.json").write_text(text)
+    with pytest.raises(DataError, match=r"'test/toy-v0'.*(damaged|names no environment)") as caught:
+        load_minari(id)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["observation_space", "action_space"])
+@pytest.mark.parametrize("text", ["no json", '{"type": "Unknown"}', '{"type": "Box"}'])
+def test_damaged_spaces(minari_files, key, text):
+    id = minari_files.write()
+    minari_files.edit_metadata(id, **{key: text})
+    with pytest.raises(DataError, match="metadata.json is missing or damaged"):
+        load_minari(id)
+
+
+@pytest.mark.parametrize("text", ["no json", "{}", '{"id": "A-v0", "unknown": 1}', "[]"])
+def test_a_damaged_environment_spec_can_be_overridden(minari_files, text):
+    id = minari_files.write(eval_env_spec=text)
+    with pytest.raises(DataError, match="specification cannot be read .* set dataset.env"):
+        load_minari(id)
+    assert load_minari(id, env="Pendulum-v1").env_spec.id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+def test_unreadable_storage(minari_files, damage):
+    id = minari_files.write()
+    path = minari_files.folder(id) / "main_data.hdf5"
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    with pytest.raises(DataError, match="is missing or damaged"):
+        load_minari(id)
+
+
+def test_a_format_whose_package_is_missing(minari_files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # makes its import fail
+    id = minari_files.write(data_format="arrow")
+    with pytest.raises(DataError, match="needs a package that is missing"):
+        load_minari(id)
+
+
+def test_nothing_is_printed(minari_files, capfd, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_minari(minari_files.write())
+    assert not caplog.records
+    assert capfd.readouterr().out == ""

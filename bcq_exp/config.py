@@ -188,7 +188,7 @@ class TrainerConfig:
     objective: str = allowed(OneOf(("return_mean", "normalized_score")))
     normalize_obs: bool = False
     device: str = allowed(Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"))
-    precision: str = allowed(OneOf(("fp32", "fp64")))
+    precision: str = allowed(OneOf(("auto", "fp32", "bf16", "tf32", "fp64")))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from bcq_exp.algorithm.base import (
     Policy,
     TrainingStats,
 )
+from bcq_exp.algorithm.mlp import held
 from bcq_exp.algorithm.networks import broadcasting, latent_dim
 from bcq_exp.algorithm.optim import OptimizerFactory
 
@@ -217,6 +218,12 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         ``batch`` holds float tensors ``obs (B, O), act (B, A), rew (B,), terminated (B,), obs_next
         (B, O)``. Returns the STATISTICS, 0-d tensors by name; nothing is synchronized with a GPU.
         """
+        statistics = self.tensor_step(batch, noise)
+        self.after_step()
+        return statistics
+
+    def tensor_step(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """The tensor work of :meth:`gradient_step`, which a capture can hold."""
         vae, perturbation, critic = (
             broadcasting(net)
             for net in (self.policy.vae, self.policy.actor_perturbation, self.policy.critic)
@@ -225,7 +232,7 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
 
         kl_weight = getattr(self.policy.vae, "kl_weight", DEFAULT_KL_WEIGHT)
         vae_loss = losses.vae_loss(vae, batch.obs, batch.act, noise.vae_eps, kl_weight)
-        self._optimizers["vae"].minimize(vae_loss.loss)
+        self._optimizers["vae"].apply(vae_loss.loss)
 
         with torch.no_grad():
             target = losses.target_value(
@@ -243,13 +250,16 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         q1 = critic(batch.obs, batch.act)
         q2 = broadcasting(self.critic2)(batch.obs, batch.act)
         critic1_loss, critic2_loss = mse_loss(q1, target), mse_loss(q2, target)
-        self._optimizers["critic"].minimize(critic1_loss)
-        self._optimizers["critic2"].minimize(critic2_loss)
+        self._optimizers["critic"].apply(critic1_loss)
+        self._optimizers["critic2"].apply(critic2_loss)
 
         with torch.no_grad():
             sampled = vae.decode(batch.obs, noise.actor_latent.clamp(-clip, clip))
-        actor_loss, perturbed = losses.perturbation_loss(critic, perturbation, batch.obs, sampled)
-        self._optimizers["actor_perturbation"].minimize(actor_loss)
+        with held(self.policy.critic):
+            actor_loss, perturbed = losses.perturbation_loss(
+                critic, perturbation, batch.obs, sampled
+            )
+            self._optimizers["actor_perturbation"].apply(actor_loss)
 
         self._update_lagged_network_weights()
 
@@ -268,6 +278,32 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
             clipped.to(target.dtype).mean(),
         )
         return {name: value.detach() for name, value in zip(STATISTICS, values, strict=True)}
+
+    def after_step(self) -> None:
+        """The host's work of :meth:`gradient_step`: learning-rate schedules."""
+        for optimizer in self._optimizers.values():
+            optimizer.after_step()
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether a gradient step was taken, so that every optimizer has its state."""
+        return self._optimizers["vae"].num_steps > 0
+
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether a gradient step runs the same kernels on the same tensors every time.
+
+        So it is for this project's networks; what a user's own do in Python cannot be known.
+        """
+        networks = (self.policy.vae, self.policy.actor_perturbation, self.policy.critic)
+        return all(broadcasting(net) is net for net in (*networks, self.critic2)) and all(
+            optimizer.can_be_captured for optimizer in self._optimizers.values()
+        )
+
+    def state_tensors(self) -> list[Tensor]:
+        """Every tensor that a gradient step changes: parameters, targets, optimizers."""
+        optimizers = self._optimizers.values()
+        return [*self.parameters(), *(x for o in optimizers for x in o.state_tensors())]
 
     def _update_with_batch(self, batch: Any) -> BCQTrainingStats:
         names = ("obs", "act", "rew", "terminated", "obs_next")

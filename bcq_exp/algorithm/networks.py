@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bcq_exp.algorithm.mlp import MLP
+
 LOG_STD_RANGE = (-4.0, 15.0)  # the authors' clamp: "for numerical stability"
-
-
-def mlp(in_dim: int, hidden_sizes: Sequence[int], out_dim: int) -> nn.Sequential:
-    """Linear layers with ReLU between them; the last one is linear."""
-    sizes = [in_dim, *hidden_sizes]
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], out_dim))
 
 
 def beside(obs: Tensor, x: Tensor) -> Tensor:
@@ -64,7 +56,7 @@ class Perturbation(_ActionRange):
     ) -> None:
         super().__init__(low, high)
         self.phi = phi
-        self.net = mlp(obs_dim + act_dim, hidden_sizes, act_dim)
+        self.net = MLP(obs_dim + act_dim, hidden_sizes, act_dim)
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
         moved = act + self.phi * self.scale * self.net(beside(obs, act)).tanh()
@@ -76,7 +68,7 @@ class Critic(nn.Module):
 
     def __init__(self, *, obs_dim: int, act_dim: int, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
-        self.net = mlp(obs_dim + act_dim, hidden_sizes, 1)
+        self.net = MLP(obs_dim + act_dim, hidden_sizes, 1)
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
         return self.net(beside(obs, act))
@@ -109,11 +101,8 @@ class VAE(_ActionRange):
         self.latent_dim = 2 * act_dim if latent_dim is None else latent_dim
         self.latent_clip = latent_clip
         self.kl_weight = kl_weight
-        *body, width = hidden_sizes
-        self.encoder = nn.Sequential(mlp(obs_dim + act_dim, body, width), nn.ReLU())
-        self.mean = nn.Linear(width, self.latent_dim)
-        self.log_std = nn.Linear(width, self.latent_dim)
-        self.decoder = mlp(obs_dim + self.latent_dim, hidden_sizes, act_dim)
+        self.encoder = MLP(obs_dim + act_dim, hidden_sizes, 2 * self.latent_dim)
+        self.decoder = MLP(obs_dim + self.latent_dim, hidden_sizes, act_dim)
 
     def forward(
         self, obs: Tensor, act: Tensor, eps: Tensor | None = None
@@ -122,8 +111,8 @@ class VAE(_ActionRange):
 
         ``eps`` (B, L) is the standard normal of the reparametrization; drawn here if not given.
         """
-        hidden = self.encoder(beside(obs, act))
-        mean, std = self.mean(hidden), self.log_std(hidden).clamp(*LOG_STD_RANGE).exp()
+        mean, log_std = self.encoder(beside(obs, act)).chunk(2, -1)
+        std = log_std.clamp(*LOG_STD_RANGE).exp()
         eps = torch.randn_like(std) if eps is None else eps
         return self.decode(obs, mean + std * eps), mean, std
 

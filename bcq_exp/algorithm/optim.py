@@ -51,43 +51,73 @@ class Optimizer:
         max_grad_norm: float | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        self.params: list[nn.Parameter] = [p for g in optimizer.param_groups for p in g["params"]]
+        (group,) = optimizer.param_groups
+        self.params: list[nn.Parameter] = group["params"]
         self._optimizer = optimizer
         self._max_grad_norm = max_grad_norm
         self._schedule = schedule
         self._base_lr = float(optimizer.param_groups[0]["lr"])
-        self._num_steps = 0
-        self._follow_schedule()
+        self.num_steps = 0
 
     def minimize(self, loss: Tensor) -> None:
         """One step down the gradient of ``loss`` (0-d)."""
+        self.apply(loss)
+        self.after_step()
+
+    def apply(self, loss: Tensor) -> None:
+        """The tensor work of a step, which a capture can hold; :meth:`after_step` is the rest."""
         for param, grad in zip(self.params, torch.autograd.grad(loss, self.params), strict=True):
             param.grad = grad
         if self._max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.params, self._max_grad_norm)
         self._optimizer.step()
-        self._num_steps += 1
+
+    def after_step(self) -> None:
+        """The host's work of a step: count it and set the next one's learning rate."""
+        self.num_steps += 1
         self._follow_schedule()
+
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether all that a step changes lies in tensors (see ``training.capture``)."""
+        return self._schedule is None or isinstance(self._lr, Tensor)
+
+    def state_tensors(self) -> list[Tensor]:
+        """What a step changes besides the parameters, and what it reads: moments, learning rate."""
+        state = [
+            x for p in self.params for x in self._optimizer.state[p].values() if torch.is_tensor(x)
+        ]
+        return [*state, *([self._lr] if isinstance(self._lr, Tensor) else [])]
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        return float(self._lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and steps taken, as plain containers and tensors."""
-        return {"optimizer": self._optimizer.state_dict(), "num_steps": self._num_steps}
+        return {"optimizer": self._optimizer.state_dict(), "num_steps": self.num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`; the learning rate is the present schedule's."""
+        lr = self._lr
         self._optimizer.load_state_dict(state["optimizer"])
-        self._num_steps = state["num_steps"]
+        self._optimizer.param_groups[0]["lr"] = lr
+        self.num_steps = state["num_steps"]
         self._follow_schedule()
 
+    @property
+    def _lr(self) -> float | Tensor:
+        return self._optimizer.param_groups[0]["lr"]
+
     def _follow_schedule(self) -> None:
-        factor = 1.0 if self._schedule is None else self._schedule(self._num_steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._base_lr * factor
+        if self._schedule is None:
+            return
+        lr = self._base_lr * self._schedule(self.num_steps)
+        if isinstance(self._lr, Tensor):
+            self._lr.fill_(lr)
+        else:
+            self._optimizer.param_groups[0]["lr"] = lr
 
 
 @dataclass(frozen=True)
@@ -126,13 +156,18 @@ class AdamOptimizerFactory(OptimizerFactory):
     eps: float = 1e-8
 
     def _torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        cuda = bool(params) and params[0].is_cuda
+        # a learning rate that changes must lie in a tensor for a captured step to see it
+        dtype = torch.float32 if cuda else torch.float64
+        lr = torch.tensor(self.lr, dtype=dtype, device=params[0].device)
         return self._class(
             params,
-            lr=self.lr,
+            lr=self.lr if self.schedule is None else lr,
             betas=(self.betas[0], self.betas[1]),
             eps=self.eps,
             weight_decay=self.weight_decay,
             fused=True,
+            capturable=cuda,
         )
 
     @property

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.algorithm.actions import ActionMap
 from bcq_exp.algorithm.bcq import BCQ, BCQPolicy
+from bcq_exp.algorithm.mlp import choose_compute_dtype
 from bcq_exp.algorithm.networks import latent_dim
 from bcq_exp.algorithm.optim import CosineSchedule, LinearSchedule, OptimizerFactory, Schedule
 from bcq_exp.config import config_hash
@@ -20,16 +21,18 @@ from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.errors import UserError
 from bcq_exp.training import provenance
+from bcq_exp.training.capture import cuda_graph, eager, kernel_list
 from bcq_exp.training.checkpoint import Checkpoint
-from bcq_exp.training.engine import EagerEngine, Engine
+from bcq_exp.training.engine import Engine, SingleRunEngine
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
+from bcq_exp.training.precision import Precision, resolve_precision
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.run import Run
 from bcq_exp.training.stream import RandomStream, init_seed
 from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker
 from bcq_exp.training.trainer import Cadence, Trainer
 
-DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+CAPTURES = {"cpu": kernel_list, "cuda": cuda_graph}
 SCHEDULES: dict[str, Callable[[int, float], Schedule]] = {
     "linear": LinearSchedule,
     "cosine": CosineSchedule,
@@ -69,6 +72,7 @@ def build_dataset(cfg: DictConfig) -> Dataset:
 def build_engine(cfg: DictConfig, dataset: Dataset, normalizer: ObsNormalizer | None) -> Engine:
     """The algorithm with fresh weights over the data, ready to advance."""
     bcq = build_bcq(cfg, dataset.observation_space, dataset.action_space)
+    device = next(bcq.parameters()).device
     transitions = for_training(dataset.transitions, bcq.policy, normalizer)
     stream = RandomStream(
         seed=cfg.seed,
@@ -77,7 +81,8 @@ def build_engine(cfg: DictConfig, dataset: Dataset, normalizer: ObsNormalizer | 
         num_sampled_action=bcq.num_sampled_action,
         latent_dim=latent_dim(bcq.policy.vae),
     )
-    return EagerEngine(bcq, transitions, stream)
+    capture = CAPTURES[device.type] if bcq.can_be_captured else eager
+    return SingleRunEngine(bcq, transitions, stream, capture, build_precision(cfg).in_force)
 
 
 def build_bcq(cfg: DictConfig, observation_space: Box, action_space: Box) -> BCQ:
@@ -103,7 +108,9 @@ def build_bcq(cfg: DictConfig, observation_space: Box, action_space: Box) -> BCQ
             **cfg.policy,
         )
         # the optimizers hold references to the parameters, so these get their final type first
-        policy.to(dtype=DTYPES[cfg.trainer.precision], device=resolve_device(cfg.trainer.device))
+        precision = build_precision(cfg)
+        policy.to(dtype=precision.dtype, device=resolve_device(cfg.trainer.device))
+        choose_compute_dtype(policy, precision.compute_dtype)
         num_steps = cfg.trainer.num_steps
         return BCQ(
             policy=policy,
@@ -114,12 +121,26 @@ def build_bcq(cfg: DictConfig, observation_space: Box, action_space: Box) -> BCQ
         )
 
 
+def build_precision(cfg: DictConfig) -> Precision:
+    """The number types of ``trainer.precision`` on ``trainer.device``.
+
+    Raises:
+        UserError: for a precision or device that is not to be had here.
+    """
+    hidden_sizes = [
+        n for net in (cfg.actor, cfg.critic, cfg.vae) for n in net.get("hidden_sizes", [0])
+    ]
+    return resolve_precision(
+        cfg.trainer.precision, resolve_device(cfg.trainer.device), hidden_sizes
+    )
+
+
 def build_optimizer(cfg: DictConfig, num_steps: int) -> OptimizerFactory:
     """An optimizer factory with its learning-rate schedule over ``num_steps``."""
     options = dict(cfg)
     kind, final = options.pop("schedule"), options.pop("final_lr_fraction")
     schedule = SCHEDULES[kind](num_steps, final) if kind in SCHEDULES else None
-    return instantiate(options, schedule=schedule)
+    return instantiate(options, _partial_=True)(schedule=schedule)
 
 
 def build_normalizer(

@@ -6,7 +6,8 @@ knows nothing of files, logs or evaluation; the trainer sees only this protocol.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 from bcq_exp.algorithm.base import Batch
 from bcq_exp.algorithm.bcq import BCQ, STATISTICS, BCQPolicy, Noise
 from bcq_exp.data.transitions import Transitions
-from bcq_exp.training.stream import BLOCK_STEPS, Block, RandomStream
+from bcq_exp.training.capture import Capture, Program
+from bcq_exp.training.stream import BLOCK_STEPS, RandomStream
 
 
 class Engine(Protocol):
@@ -26,7 +28,7 @@ class Engine(Protocol):
         """Gradient steps taken by every run of the cohort."""
 
     def advance(self, num_steps: int) -> Tensor:
-        """Take ``num_steps`` steps; returns the STATISTICS of each (K, num_steps, S), on the CPU."""
+        """Take ``num_steps`` steps; returns each one's STATISTICS (K, num_steps, S), on the CPU."""
 
     def policy(self, run: int) -> BCQPolicy:
         """The policy of one run as it stands."""
@@ -43,6 +45,7 @@ class TransitionTable:
 
     Args:
         transitions: actions in the policy's unit, observations as the networks take them.
+        dtype, device: where and as what the rows are kept.
     """
 
     def __init__(self, transitions: Transitions, dtype: torch.dtype, device: torch.device) -> None:
@@ -61,7 +64,8 @@ class TransitionTable:
 
     def batch(self, indices: Tensor) -> Batch:
         """The rows ``indices`` (B,)."""
-        obs, obs_next, act, rew, terminated = self._rows[indices].split(self._sizes, 1)
+        rows = self._rows.index_select(0, indices)
+        obs, obs_next, act, rew, terminated = rows.split(self._sizes, 1)
         return Batch(
             obs=obs,
             act=act,
@@ -71,40 +75,61 @@ class TransitionTable:
         )
 
 
-@dataclass
-class _BlockOnDevice:
-    """A stream's present block as tensors."""
+class BlockBuffers:
+    """A stream's present block, and what comes of its steps, in tensors that keep their place."""
 
-    index: int
-    indices: Tensor
-    vae_eps: Tensor
-    target_latent: Tensor
-    actor_latent: Tensor
+    def __init__(self, stream: RandomStream, dtype: torch.dtype, device: torch.device) -> None:
+        self._stream = stream
+        self._index = -1
+        block = stream.block(0)
+        self.indices = torch.empty(block.indices.shape, dtype=torch.int64, device=device)
+        self.noise = [torch.empty(x.shape, dtype=dtype, device=device) for x in block.noise]
+        self.statistics = torch.zeros(BLOCK_STEPS, len(STATISTICS), dtype=dtype, device=device)
+        self.row = torch.zeros(1, dtype=torch.int64, device=device)
 
-    @classmethod
-    def of(cls, index: int, block: Block, dtype: torch.dtype, device: torch.device) -> Any:
-        noise = (
-            torch.from_numpy(x).to(device=device, dtype=dtype)
-            for x in (block.vae_eps, block.target_latent, block.actor_latent)
-        )
-        return cls(index, torch.from_numpy(block.indices).to(device), *noise)
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [self.indices, *self.noise, self.statistics, self.row]
+
+    def seek(self, step: int) -> int:
+        """Fill the buffers for ``step`` and point ``row`` at it; returns that row."""
+        index, row = divmod(step, BLOCK_STEPS)
+        if index != self._index:
+            block = self._stream.block(index)
+            self.indices.copy_(torch.from_numpy(block.indices))
+            for buffer, drawn in zip(self.noise, block.noise, strict=True):
+                buffer.copy_(torch.from_numpy(drawn))
+            self._index = index
+        self.row.fill_(row)
+        return row
 
 
-class EagerEngine:
-    """One run, one kernel at a time: the plain reference, and the engine for any network."""
+class SingleRunEngine:
+    """One run. A gradient step reads and writes tensors that stay in place, so it can be captured.
+
+    Args:
+        bcq: the algorithm, in its dtype and on its device.
+        transitions: as :class:`TransitionTable` takes them.
+        stream: the run's random numbers.
+        capture: how steps are replayed; :func:`bcq_exp.training.capture.eager` runs each anew.
+        while_advancing: a context around the steps, for settings of the matrix kernels.
+    """
 
     def __init__(
         self,
         bcq: BCQ,
         transitions: Transitions,
         stream: RandomStream,
+        capture: Capture,
+        while_advancing: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         param = next(bcq.policy.critic.parameters())
-        self._dtype, self._device = param.dtype, param.device
         self._bcq = bcq
-        self._table = TransitionTable(transitions, self._dtype, self._device)
-        self._stream = stream
-        self._block: _BlockOnDevice | None = None
+        self._table = TransitionTable(transitions, param.dtype, param.device)
+        self._block = BlockBuffers(stream, param.dtype, param.device)
+        self._capture = capture
+        self._replay: Program | None = None
+        self._while_advancing = while_advancing
         self._step = 0
 
     @property
@@ -112,14 +137,15 @@ class EagerEngine:
         return self._step
 
     def advance(self, num_steps: int) -> Tensor:
-        statistics = torch.empty(num_steps, len(STATISTICS), dtype=self._dtype, device=self._device)
-        for i in range(num_steps):
-            block, row = self._block_and_row()
-            noise = Noise(block.vae_eps[row], block.target_latent[row], block.actor_latent[row])
-            values = self._bcq.gradient_step(self._table.batch(block.indices[row]), noise)
-            torch.stack(tuple(values.values()), out=statistics[i])
-            self._step += 1
-        return statistics.unsqueeze(0).double().cpu()
+        collected, end = [], self._step + num_steps
+        with self._while_advancing():
+            while self._step < end:
+                row = self._block.seek(self._step)
+                count = min(BLOCK_STEPS - row, end - self._step)
+                for _ in range(count):
+                    self._take_step()
+                collected.append(self._block.statistics[row : row + count].to("cpu", torch.float64, copy=True))
+        return torch.cat(collected).unsqueeze(0)
 
     def policy(self, run: int) -> BCQPolicy:
         return self._bcq.policy
@@ -130,10 +156,24 @@ class EagerEngine:
     def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
         self._bcq.load_state_dict(state["bcq"])
         self._step = state["step"]
+        self._replay = None
 
-    def _block_and_row(self) -> tuple[_BlockOnDevice, int]:
-        index, row = divmod(self._step, BLOCK_STEPS)
-        if self._block is None or self._block.index != index:
-            block = self._stream.block(index)
-            self._block = _BlockOnDevice.of(index, block, self._dtype, self._device)
-        return self._block, row
+    def _take_step(self) -> None:
+        if self._replay is not None:
+            self._replay()
+        elif self._bcq.has_stepped:
+            state = [*self._bcq.state_tensors(), *self._block.tensors()]
+            self._replay = self._capture(self._program, state)
+            self._replay()
+        else:  # optimizers make their state in the first step: nothing to capture before it
+            self._program()
+        self._bcq.after_step()
+        self._step += 1
+
+    def _program(self) -> None:
+        """The present row's gradient step; the statistics go to that row, then the next is due."""
+        block = self._block
+        indices, *noise = (x.index_select(0, block.row)[0] for x in (block.indices, *block.noise))
+        values = self._bcq.tensor_step(self._table.batch(indices), Noise(*noise))
+        block.statistics.index_copy_(0, block.row, torch.stack(tuple(values.values()))[None])
+        block.row.add_(1)

@@ -31,6 +31,11 @@ class Block:
     target_latent: np.ndarray
     actor_latent: np.ndarray
 
+    @property
+    def noise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three kinds of noise, in the order of :class:`bcq_exp.algorithm.bcq.Noise`."""
+        return self.vae_eps, self.target_latent, self.actor_latent
+
 
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     """The generator of one purpose (a name) and index under a run's seed."""

@@ -18,17 +18,16 @@ from bcq_exp.algorithm.optim import AdamOptimizerFactory
 NAMES = ("small", "wide_actions")
 
 # The authors' layer names -> ours. Their critic holds both Q functions.
-_ACTOR = {"l1": "net.0", "l2": "net.2", "l3": "net.4"}
-_CRITIC1 = {"l1": "net.0", "l2": "net.2", "l3": "net.4"}
-_CRITIC2 = {"l4": "net.0", "l5": "net.2", "l6": "net.4"}
+_ACTOR = {"l1": "net.layers.0", "l2": "net.layers.1", "l3": "net.layers.2"}
+_CRITIC1 = {"l1": "net.layers.0", "l2": "net.layers.1", "l3": "net.layers.2"}
+_CRITIC2 = {"l4": "net.layers.0", "l5": "net.layers.1", "l6": "net.layers.2"}
 _VAE = {
-    "e1": "encoder.0.0",
-    "e2": "encoder.0.2",
-    "mean": "mean",
-    "log_std": "log_std",
-    "d1": "decoder.0",
-    "d2": "decoder.2",
-    "d3": "decoder.4",
+    "e1": "encoder.layers.0",
+    "e2": "encoder.layers.1",
+    "mean log_std": "encoder.layers.2",  # their two heads are the halves of one layer here
+    "d1": "decoder.layers.0",
+    "d2": "decoder.layers.1",
+    "d3": "decoder.layers.2",
 }
 
 
@@ -104,7 +103,9 @@ class Golden:
 
     def _state(self, prefix: str, layers: dict[str, str]) -> dict[str, Tensor]:
         return {
-            f"{ours}.{kind}": self.tensor(f"{prefix}{theirs}.{kind}")
+            f"{ours}.{kind}": torch.cat(
+                [self.tensor(f"{prefix}{t}.{kind}") for t in theirs.split()]
+            )
             for theirs, ours in layers.items()
             for kind in ("weight", "bias")
         }

@@ -1,0 +1,146 @@
+"""Optimizers: real steps, schedules, clipping, and going on where they were."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bcq_exp.algorithm.optim import (
+    AdamOptimizerFactory,
+    AdamWOptimizerFactory,
+    CosineSchedule,
+    LinearSchedule,
+    RMSpropOptimizerFactory,
+    SGDOptimizerFactory,
+)
+
+FACTORIES = {
+    "adam": (
+        AdamOptimizerFactory(lr=0.1, betas=(0.7, 0.9), eps=1e-3, weight_decay=0.2),
+        lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.7, 0.9), eps=1e-3, weight_decay=0.2),
+    ),
+    "adamw": (
+        AdamWOptimizerFactory(lr=0.1, betas=(0.7, 0.9), eps=1e-3, weight_decay=0.2),
+        lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.7, 0.9), eps=1e-3, weight_decay=0.2),
+    ),
+    "rmsprop": (
+        RMSpropOptimizerFactory(lr=0.1, alpha=0.8, eps=1e-3, momentum=0.5, weight_decay=0.2),
+        lambda p: torch.optim.RMSprop(
+            p, lr=0.1, alpha=0.8, eps=1e-3, momentum=0.5, weight_decay=0.2
+        ),
+    ),
+    "sgd": (
+        SGDOptimizerFactory(lr=0.1, momentum=0.5, nesterov=True, weight_decay=0.2),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, nesterov=True, weight_decay=0.2),
+    ),
+}
+
+
+def params():
+    torch.manual_seed(0)
+    return [nn.Parameter(torch.randn(3, 2).double()), nn.Parameter(torch.randn(2).double())]
+
+
+def loss(params, step=0):
+    weight, bias = params
+    x = torch.linspace(-1, 1 + step, 12, dtype=torch.float64).reshape(4, 3)
+    return (x @ weight + bias).square().mean()
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_steps_are_torchs_own_with_every_option(name):
+    factory, plain = FACTORIES[name]
+    ours, theirs = params(), params()
+    optimizer, reference = factory.create(ours), plain(theirs)
+    for step in range(5):
+        optimizer.minimize(loss(ours, step))
+        reference.zero_grad()
+        loss(theirs, step).backward()
+        reference.step()
+    for one, other, start in zip(ours, theirs, params(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+        assert not torch.equal(one, start)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_state_dict_continues_bit_for_bit(name):
+    factory = FACTORIES[name][0]
+    straight, first, second = params(), params(), params()
+    schedule = CosineSchedule(10, 0.1)
+    factory = type(factory)(**{**vars(factory), "schedule": schedule})
+    optimizer = factory.create(straight)
+    for step in range(8):
+        optimizer.minimize(loss(straight, step))
+    before = factory.create(first)
+    for step in range(4):
+        before.minimize(loss(first, step))
+    after = factory.create(second)
+    with torch.no_grad():
+        for new, old in zip(second, first, strict=True):
+            new.copy_(old)
+    after.load_state_dict(before.state_dict())
+    assert after.lr == pytest.approx(0.1 * schedule(4))
+    for step in range(4, 8):
+        after.minimize(loss(second, step))
+    assert all(torch.equal(a, b) for a, b in zip(straight, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (LinearSchedule(10), {0: 1, 3: 0.7, 5: 0.5, 10: 0, 25: 0}),
+        (LinearSchedule(4, 0.2), {0: 1, 1: 0.8, 2: 0.6, 4: 0.2, 5: 0.2}),
+        (CosineSchedule(10), {0: 1, 5: 0.5, 10: 0, 25: 0}),
+        (CosineSchedule(6, 0.2), {0: 1, 2: 0.2 + 0.8 * 0.75, 3: 0.6, 4: 0.4, 6: 0.2}),
+    ],
+)
+def test_schedule_values(schedule, expected):
+    assert {step: schedule(step) for step in expected} == pytest.approx(expected, abs=1e-15)
+
+
+def test_the_schedule_scales_each_step():
+    ours = params()
+    start = [p.detach().clone() for p in ours]
+    optimizer = SGDOptimizerFactory(lr=0.5, schedule=LinearSchedule(4)).create(ours)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.lr)
+        before = [p.detach().clone() for p in ours]
+        gradient = torch.autograd.grad(loss(ours), ours)
+        optimizer.minimize(loss(ours))
+        for old, new, grad in zip(before, ours, gradient, strict=True):
+            torch.testing.assert_close(new, old - rates[-1] * grad)
+    assert rates == pytest.approx([0.5, 0.375, 0.25, 0.125, 0.0, 0.0])
+    assert not torch.equal(start[0], ours[0])
+
+
+@pytest.mark.parametrize("limit", [0.01, 1e6, None])
+def test_gradients_are_scaled_down_to_the_limit(limit):
+    ours = params()
+    gradient = torch.autograd.grad(loss(ours), ours)
+    norm = math.sqrt(sum(g.square().sum().item() for g in gradient))
+    before = [p.detach().clone() for p in ours]
+    SGDOptimizerFactory(lr=1.0, max_grad_norm=limit).create(ours).minimize(loss(ours))
+    steps = [old - new for old, new in zip(before, ours, strict=True)]
+    length = math.sqrt(sum(s.square().sum().item() for s in steps))
+    assert length == pytest.approx(min(norm, limit or np.inf), rel=1e-4)
+    for step, grad in zip(steps, gradient, strict=True):  # the direction stays
+        torch.testing.assert_close(step * (norm / length), grad, rtol=1e-6, atol=1e-9)
+
+
+def test_other_parameters_of_the_loss_get_no_gradient():
+    ours, others = params(), params()
+    SGDOptimizerFactory(lr=0.1).create(ours).minimize(loss(ours) + loss(others) * loss(ours))
+    assert all(p.grad is None for p in others)
+    assert all(torch.equal(a, b) for a, b in zip(others, params(), strict=True))
+
+
+def test_a_rate_out_of_the_present_schedule_follows_the_present_one():
+    first, second = params(), params()
+    short = SGDOptimizerFactory(lr=1.0, schedule=LinearSchedule(4)).create(first)
+    short.minimize(loss(first))
+    longer = SGDOptimizerFactory(lr=1.0, schedule=LinearSchedule(8)).create(second)
+    longer.load_state_dict(short.state_dict())
+    assert longer.lr == pytest.approx(1 - 1 / 8)

@@ -1,0 +1,127 @@
+"""Acting: the best of the perturbed samples, each row by itself."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import nn
+
+from bcq_exp import Batch
+from bcq_exp.algorithm import losses
+from tests.algorithm.small import ACT_DIM, LATENT_DIM, OBS_DIM, SPACE, make_policy
+
+OBS = torch.randn(5, OBS_DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def seeded(seed=3):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_action_is_the_perturbed_sample_of_largest_q1():
+    policy = make_policy(forward_sampled_times=7)
+    act = policy(Batch(obs=OBS), generator=seeded()).act
+    latent = torch.randn(5, 7, LATENT_DIM, generator=seeded(), dtype=torch.float64).clamp(-0.5, 0.5)
+    assert isinstance(act, np.ndarray)
+    for i, obs in enumerate(OBS):
+        candidates = [policy.actor_perturbation(obs, policy.vae.decode(obs, z)) for z in latent[i]]
+        values = [policy.critic(obs, candidate).item() for candidate in candidates]
+        best = candidates[int(np.argmax(values))].detach().numpy()
+        np.testing.assert_allclose(act[i], best, rtol=1e-12)
+        assert max(values) > min(values)
+    assert act.shape == (5, ACT_DIM)
+
+
+def test_each_rows_action_depends_on_that_row_alone():
+    policy = make_policy()
+    latent = torch.randn(5, 9, LATENT_DIM, generator=seeded(), dtype=torch.float64)
+
+    def act(rows):
+        return losses.best_action(
+            policy.vae, policy.actor_perturbation, policy.critic, OBS[rows], latent[rows]
+        ).detach()
+
+    together = act(torch.arange(5))
+    order = torch.tensor([4, 1, 3, 0, 2])
+    torch.testing.assert_close(act(order), together[order], rtol=1e-12, atol=1e-14)
+    for i in range(5):
+        alone = act(torch.tensor([i]))[0]
+        torch.testing.assert_close(alone, together[i], rtol=1e-12, atol=1e-14)
+    assert len({tuple(row) for row in together.tolist()}) == 5
+
+
+def test_one_pass_whatever_the_number_of_rows():
+    policy = make_policy(forward_sampled_times=6)
+    calls = []
+    policy.critic.register_forward_hook(lambda *_: calls.append(1))
+    policy(Batch(obs=OBS))
+    policy(Batch(obs=OBS.repeat(20, 1)))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "form",
+    [OBS, OBS.float(), OBS.numpy(), OBS.tolist(), list(OBS.numpy())],
+    ids=["tensor", "float32", "array", "lists", "list of arrays"],
+)
+def test_observations_may_be_arrays_lists_or_tensors(form):
+    policy = make_policy()
+    expected = policy(Batch(obs=OBS), generator=seeded()).act
+    np.testing.assert_allclose(policy(Batch(obs=form), generator=seeded()).act, expected, atol=1e-6)
+
+
+def test_a_generator_decides_the_samples_and_leaves_torchs_own_alone():
+    policy = make_policy()
+    before = torch.get_rng_state()
+    first, again, other = (policy(Batch(obs=OBS), generator=seeded(s)).act for s in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_a_generator_torchs_own_decides():
+    policy = make_policy()
+    acts = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        acts.append(policy(Batch(obs=OBS)).act)
+    assert np.array_equal(acts[0], acts[1])
+    assert not np.array_equal(acts[0], acts[2])
+
+
+def test_the_state_is_handed_back():
+    state = {"hidden": 1}
+    assert make_policy()(Batch(obs=OBS), state).state is state
+
+
+class AlwaysHighest(nn.Module):
+    """A VAE of one's own that knows one action."""
+
+    def decode(self, obs, *extra):
+        return torch.as_tensor(SPACE.high).expand(len(obs), -1)
+
+
+def test_an_action_beyond_one_is_not_squeezed():
+    policy = make_policy(vae=AlwaysHighest())
+    with torch.no_grad():
+        act = policy(Batch(obs=OBS)).act
+    assert (act[:, 1] > 2.0).all()  # at most 0.3 of half the range below 3
+    assert np.array_equal(policy.map_action(act), act)
+
+
+def test_fewer_than_one_sample_is_refused():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        make_policy(forward_sampled_times=0)
+
+
+def test_a_discrete_action_space_is_refused():
+    with pytest.raises(TypeError, match=r"Box.*Discrete\(3\)"):
+        make_policy(action_space=Discrete(3))
+
+
+def test_the_policys_map_follows_its_arguments():
+    policy = make_policy(action_scaling=True, action_bound_method="tanh")
+    act = np.array([[0.3, -0.7]])
+    mapped = policy.map_action(act)
+    np.testing.assert_allclose(mapped, [[np.tanh(0.3), 0.5 + 2.5 * np.tanh(-0.7)]])
+    np.testing.assert_allclose(policy.map_action_inverse(mapped), act)
+    assert isinstance(policy.action_space, Box)

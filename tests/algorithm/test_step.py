@@ -1,0 +1,269 @@
+"""One gradient step: who moves, by what target, and that rows do not mix."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from bcq_exp.algorithm.base import Batch
+from bcq_exp.algorithm.bcq import STATISTICS, Noise
+from bcq_exp.algorithm.networks import Critic
+from bcq_exp.algorithm.optim import SGDOptimizerFactory
+from tests.algorithm.small import (
+    SIZES,
+    SOURCES,
+    TARGETS,
+    make_batch,
+    make_bcq,
+    make_noise,
+    make_policy,
+    network,
+    snapshot,
+)
+
+OPTIMIZERS = {
+    "actor_perturbation": "actor_perturbation_optim",
+    "critic": "critic_optim",
+    "critic2": "critic2_optim",
+    "vae": "vae_optim",
+}
+
+
+def step(bcq, batch=None, noise=None):
+    """The statistics, and the networks before and after."""
+    before = snapshot(bcq)
+    batch = batch or make_batch()
+    noise = noise or make_noise(bcq)
+    statistics = {k: v.item() for k, v in bcq.gradient_step(batch, noise).items()}
+    return statistics, before, snapshot(bcq)
+
+
+@pytest.mark.parametrize("moving", SOURCES)
+def test_an_optimizer_moves_its_own_network_and_no_other(moving):
+    still = {key: SGDOptimizerFactory(lr=0.0) for key in OPTIMIZERS.values()}
+    bcq = make_bcq(**{**still, OPTIMIZERS[moving]: SGDOptimizerFactory(lr=0.1)})
+    _, before, after = step(bcq)
+    assert {name for name in SOURCES if not torch.equal(before[name], after[name])} == {moving}
+
+
+def test_the_actors_loss_leaves_no_gradient_on_critic_and_vae():
+    bcq = make_bcq()
+    batch, noise = make_batch(), make_noise(bcq)
+    vae_grads = critic_grads = None
+
+    def keep_grads(loss, minimize=bcq._optimizers["actor_perturbation"].apply):
+        nonlocal vae_grads, critic_grads
+        vae_grads = [p.grad.clone() for p in bcq.policy.vae.parameters()]
+        critic_grads = [p.grad.clone() for p in bcq.policy.critic.parameters()]
+        minimize(loss)
+
+    bcq._optimizers["actor_perturbation"].apply = keep_grads
+    bcq.gradient_step(batch, noise)
+    assert all(
+        torch.equal(p.grad, g) for p, g in zip(bcq.policy.vae.parameters(), vae_grads, strict=True)
+    )
+    assert all(
+        torch.equal(p.grad, g)
+        for p, g in zip(bcq.policy.critic.parameters(), critic_grads, strict=True)
+    )
+
+
+def test_the_actors_loss_is_not_connected_to_the_vae():
+    bcq = make_bcq()
+    seen = []
+    minimize = bcq._optimizers["actor_perturbation"].apply
+
+    def watch(loss):
+        params = list(bcq.policy.vae.parameters())
+        seen.extend(torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True))
+        minimize(loss)
+
+    bcq._optimizers["actor_perturbation"].apply = watch
+    step(bcq)
+    assert seen
+    assert all(grad is None for grad in seen)
+
+
+def test_the_actor_learns_from_the_critic_and_vae_already_stepped():
+    bcq = make_bcq()
+    batch, noise = make_batch(), make_noise(bcq)
+    perturbation = make_policy().actor_perturbation  # the same initial weights
+    statistics, _, _ = step(bcq, batch, noise)
+    with torch.no_grad():
+        act = bcq.policy.vae.decode(batch.obs, noise.actor_latent.clamp(-0.5, 0.5))
+        q = bcq.policy.critic(batch.obs, perturbation(batch.obs, act))
+    assert statistics["actor_loss"] == pytest.approx(-q.mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("tau", [0.005, 0.3, 1.0])
+def test_targets_take_the_share_tau_of_their_stepped_sources(tau):
+    bcq = make_bcq(tau=tau)
+    _, before, after = step(bcq)
+    for name in TARGETS:
+        source = after[name.removesuffix("_target")]
+        expected = tau * source + (1 - tau) * before[name]
+        torch.testing.assert_close(after[name], expected, rtol=1e-12, atol=1e-15)
+        assert not torch.equal(after[name], before[name])
+
+
+def test_targets_begin_equal_to_their_sources_and_need_no_gradient():
+    bcq = make_bcq()
+    start = snapshot(bcq)
+    for name in TARGETS:
+        assert torch.equal(start[name], start[name.removesuffix("_target")])
+        assert not any(p.requires_grad for p in network(bcq, name).parameters())
+
+
+def expected_target(bcq, batch, noise):
+    """Equation 13 by loops, with the VAE as it stands."""
+    target = []
+    for i, obs in enumerate(batch.obs_next):
+        values = []
+        for latent in noise.target_latent[i].clamp(-0.5, 0.5):
+            act = bcq.actor_perturbation_target(obs, bcq.policy.vae.decode(obs, latent))
+            q1, q2 = bcq.critic_target(obs, act), bcq.critic2_target(obs, act)
+            values.append(bcq.lmbda * min(q1, q2) + (1 - bcq.lmbda) * max(q1, q2))
+        bootstrap = bcq.gamma * (1 - batch.terminated[i]) * max(values)
+        target.append(batch.rew[i] + bootstrap)
+    return torch.cat(target)
+
+
+@pytest.mark.parametrize(("lmbda", "gamma"), [(0.75, 0.99), (0.0, 0.5), (1.0, 0.0)])
+def test_the_target_is_equation_13_row_by_row(lmbda, gamma):
+    bcq = make_bcq(lmbda=lmbda, gamma=gamma, vae_optim=SGDOptimizerFactory(lr=0.0))
+    with torch.no_grad():  # a target network that differs from its source
+        for param in bcq.actor_perturbation_target.parameters():
+            param.add_(0.5)
+        batch, noise = make_batch(), make_noise(bcq)
+        target = expected_target(bcq, batch, noise)
+        q1 = bcq.policy.critic(batch.obs, batch.act).squeeze(1)
+        q2 = bcq.critic2(batch.obs, batch.act).squeeze(1)
+    statistics, _, _ = step(bcq, batch, noise)
+    assert statistics["target_q_mean"] == pytest.approx(target.mean().item(), rel=1e-12)
+    assert statistics["critic1_loss"] == pytest.approx(mse_loss(q1, target).item(), rel=1e-12)
+    assert statistics["critic2_loss"] == pytest.approx(mse_loss(q2, target).item(), rel=1e-12)
+    assert statistics["q1_mean"] == pytest.approx(q1.mean().item(), rel=1e-12)
+    assert statistics["q2_mean"] == pytest.approx(q2.mean().item(), rel=1e-12)
+
+
+def test_the_target_perturbs_with_the_target_network():
+    plain, changed, source_changed = make_bcq(), make_bcq(), make_bcq()
+    with torch.no_grad():
+        for param in changed.actor_perturbation_target.parameters():
+            param.add_(1.0)
+        for param in source_changed.policy.actor_perturbation.parameters():
+            param.add_(1.0)
+    means = [
+        step(bcq, noise=make_noise(plain))[0]["target_q_mean"]
+        for bcq in (plain, changed, source_changed)
+    ]
+    assert means[0] != means[1]
+    assert means[0] == means[2]
+
+
+@pytest.mark.parametrize("critic2", ["None", "given"])
+def test_lmbda_matters(critic2):
+    torch.manual_seed(5)
+    given = None if critic2 == "None" else Critic(**SIZES).double()
+    means = []
+    for lmbda in (0.0, 0.75, 1.0):
+        torch.manual_seed(7)
+        bcq = make_bcq(lmbda=lmbda, critic2=given)
+        means.append(step(bcq)[0]["target_q_mean"])
+    assert means[0] > means[1] > means[2]  # weight moves from the maximum to the minimum
+
+
+def test_a_missing_critic2_is_drawn_anew_in_every_layer():
+    bcq = make_bcq()
+    for one, other in zip(bcq.policy.critic.parameters(), bcq.critic2.parameters(), strict=True):
+        assert one.shape == other.shape
+        assert not torch.equal(one, other)
+
+
+def test_two_missing_critics_of_one_seed_are_the_same():
+    assert torch.equal(snapshot(make_bcq())["critic2"], snapshot(make_bcq())["critic2"])
+
+
+def test_a_critic_that_cannot_be_redrawn_is_refused():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5, 1, dtype=torch.float64))
+
+        def forward(self, obs, act):
+            return torch.cat([obs, act], -1) @ self.weight
+
+    with pytest.raises(ValueError, match="reset_parameters.*pass critic2"):
+        make_bcq(make_policy(critic=Bare()))
+    step(make_bcq(make_policy(critic=Bare()), critic2=Bare()))
+
+
+def test_a_termination_ends_the_return():
+    batch = make_batch()
+    batch.terminated = torch.ones_like(batch.rew)
+    means = [step(make_bcq(gamma=g), batch)[0]["target_q_mean"] for g in (0.0, 0.99)]
+    assert means == pytest.approx([batch.rew.mean().item()] * 2, rel=1e-12)
+
+
+def test_a_truncation_does_not_end_the_return():
+    batch = make_batch()
+    batch.terminated = torch.zeros_like(batch.rew)
+    running = step(make_bcq(), batch)
+    batch.truncated = torch.ones_like(batch.rew)
+    batch.done = torch.ones_like(batch.rew)
+    truncated = step(make_bcq(), batch)
+    assert truncated[0] == running[0]
+    assert truncated[0]["target_q_mean"] != pytest.approx(batch.rew.mean().item(), abs=1e-3)
+
+
+def test_the_order_of_rows_does_not_matter():
+    straight, shuffled = make_bcq(), make_bcq()
+    batch, noise = make_batch(), make_noise(straight)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    first = step(straight, batch, noise)
+    second = step(
+        shuffled,
+        Batch(**{name: getattr(batch, name)[order] for name in batch.keys()}),  # noqa: SIM118
+        Noise(*(x[order] for x in vars(noise).values())),
+    )
+    assert second[0] == pytest.approx(first[0], rel=1e-12)
+    for name, value in first[2].items():
+        torch.testing.assert_close(second[2][name], value, rtol=1e-11, atol=1e-14)
+
+
+def test_statistics_are_what_they_say():
+    bcq = make_bcq(lr=0.0)
+    batch, noise = make_batch(), make_noise(bcq)
+    statistics, _, _ = step(bcq, batch, noise)
+    assert tuple(statistics) == STATISTICS
+    with torch.no_grad():
+        recon, mean, std = bcq.policy.vae(batch.obs, batch.act, noise.vae_eps)
+        act = bcq.policy.vae.decode(batch.obs, noise.actor_latent.clamp(-0.5, 0.5))
+        moved = bcq.policy.actor_perturbation(batch.obs, act)
+        normal = torch.distributions.Normal
+        kl = torch.distributions.kl_divergence(normal(mean, std), normal(0.0, 1.0)).mean()
+    outside = (noise.target_latent.abs() > 0.5).double().mean()
+    assert statistics["recon_loss"] == pytest.approx(mse_loss(recon, batch.act).item())
+    assert statistics["kl_loss"] == pytest.approx(kl.item())
+    assert statistics["vae_loss"] == pytest.approx(
+        statistics["recon_loss"] + 0.5 * statistics["kl_loss"]
+    )
+    assert statistics["perturbation_abs_mean"] == pytest.approx((moved - act).abs().mean().item())
+    assert statistics["latent_clip_fraction"] == pytest.approx(outside.item())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gamma", -0.1),
+        ("gamma", 1.1),
+        ("tau", 0.0),
+        ("tau", 1.1),
+        ("lmbda", -0.1),
+        ("lmbda", 1.5),
+        ("num_sampled_action", 0),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is .*, not {value}"):
+        make_bcq(**{name: value})

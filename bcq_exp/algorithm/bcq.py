@@ -140,7 +140,7 @@ class BCQPolicy(Policy):
         """``x`` in the dtype and on the device of the critic."""
         param = next(self.critic.parameters())
         if not isinstance(x, Tensor):
-            x = np.asarray(x)  # lists of arrays too, which torch would take row by row
+            x = np.require(x, requirements="W")  # torch wants arrays it could write to
         return torch.as_tensor(x, dtype=param.dtype, device=param.device)
 
 

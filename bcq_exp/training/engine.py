@@ -144,7 +144,8 @@ class SingleRunEngine:
                 count = min(BLOCK_STEPS - row, end - self._step)
                 for _ in range(count):
                     self._take_step()
-                collected.append(self._block.statistics[row : row + count].to("cpu", torch.float64, copy=True))
+                rows = self._block.statistics[row : row + count]
+                collected.append(rows.to("cpu", torch.float64, copy=True))
         return torch.cat(collected).unsqueeze(0)
 
     def policy(self, run: int) -> BCQPolicy:

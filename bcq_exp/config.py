@@ -188,6 +188,7 @@ class TrainerConfig:
     objective: str = allowed(OneOf(("return_mean", "normalized_score")))
     normalize_obs: bool = False
     device: str = allowed(Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"))
+    num_threads: int | None = allowed(COUNT, None)
     precision: str = allowed(OneOf(("auto", "fp32", "bf16", "tf32", "fp64")))
 
 
@@ -368,9 +369,10 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any, Field | N
             yield key, value, known.get(str(name))
 
 
-# Keys that may change between the launches of one run: they choose how far and how it is watched,
-# not what is learnt.
-_NOT_IDENTITY = ("name", "resume", "logger", "trainer.num_steps", "trainer.device")
+# Keys that may change between the launches of one run: they choose how far it goes, on what, and
+# how it is watched, not what is learnt.
+_MAY_CHANGE = ("trainer.num_steps", "trainer.device", "trainer.num_threads")
+_NOT_IDENTITY = ("name", "resume", "logger", *_MAY_CHANGE)
 
 
 def identity(resolved: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
         RunStopped: if the run failed or was stopped by a signal.
         UserError: if data set, environment or device cannot be had.
     """
+    import torch
+
     from bcq_exp.training import build, checkpoint
     from bcq_exp.training.record import RunRecord
 
@@ -37,6 +39,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         log.info("%s is complete: nothing to do (trainer.num_steps=... goes on)", folder)
     else:
         saved = checkpoint.load(record.checkpoint) if record.checkpoint.exists() else None
+        torch.set_num_threads(build.num_threads(cfg))
         dataset = build.build_dataset(cfg)
         trainer, run = build.build_trainer(cfg, dataset, record, saved, title=folder.name)
         log.info(

@@ -33,6 +33,7 @@ from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker
 from bcq_exp.training.trainer import Cadence, Trainer
 
 CAPTURES = {"cpu": kernel_list, "cuda": cuda_graph}
+WIDE = 256  # hidden units
 SCHEDULES: dict[str, Callable[[int, float], Schedule]] = {
     "linear": LinearSchedule,
     "cosine": CosineSchedule,
@@ -127,12 +128,21 @@ def build_precision(cfg: DictConfig) -> Precision:
     Raises:
         UserError: for a precision or device that is not to be had here.
     """
-    hidden_sizes = [
-        n for net in (cfg.actor, cfg.critic, cfg.vae) for n in net.get("hidden_sizes", [0])
-    ]
-    return resolve_precision(
-        cfg.trainer.precision, resolve_device(cfg.trainer.device), hidden_sizes
-    )
+    device = resolve_device(cfg.trainer.device)
+    return resolve_precision(cfg.trainer.precision, device, are_wide=are_wide(cfg))
+
+
+def num_threads(cfg: DictConfig) -> int:
+    """Torch's threads for a run: small networks lose more by sharing their work than they gain."""
+    if cfg.trainer.num_threads is not None:
+        return cfg.trainer.num_threads
+    return torch.get_num_threads() if are_wide(cfg) else 1
+
+
+def are_wide(cfg: DictConfig) -> bool:
+    """Whether matrix products, not the overhead around them, take the time of a step."""
+    networks = (cfg.actor, cfg.critic, cfg.vae)
+    return max(size for net in networks for size in net.get("hidden_sizes", [0])) >= WIDE
 
 
 def build_optimizer(cfg: DictConfig, num_steps: int) -> OptimizerFactory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +11,6 @@ from typing import Literal
 import torch
 
 from bcq_exp.errors import UserError
-
-WIDE = 256  # hidden units from which matrix products, not overhead, take the time
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,14 @@ class Precision:
             torch.set_float32_matmul_precision(before)
 
 
-def resolve_precision(name: str, device: torch.device, hidden_sizes: Sequence[int]) -> Precision:
+def resolve_precision(name: str, device: torch.device, *, are_wide: bool) -> Precision:
     """The precision of a name; ``auto`` is bf16 where that is fast and the networks wide.
 
     Raises:
         UserError: tf32 without a CUDA device.
     """
     if name == "auto":
-        name = "bf16" if has_fast_bf16(device) and max(hidden_sizes) >= WIDE else "fp32"
+        name = "bf16" if has_fast_bf16(device) and are_wide else "fp32"
     if name == "fp64":
         return Precision(torch.float64)
     if name == "bf16":
@@ -56,7 +54,7 @@ def resolve_precision(name: str, device: torch.device, hidden_sizes: Sequence[in
         if device.type != "cuda":
             raise UserError(f"trainer.precision=tf32: needs a CUDA device, not {device}; use fp32")
         return Precision(float32_products="high")
-    if device.type == "cpu" and onednn_float32_is_true():
+    if device.type == "cpu" and are_wide and onednn_float32_is_true():
         return Precision(float32_products="medium")
     return Precision()
 

@@ -7,6 +7,7 @@ from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm.base import Batch
 from bcq_exp.algorithm.bcq import STATISTICS, Noise
+from bcq_exp.algorithm.losses import vae_loss
 from bcq_exp.algorithm.networks import Critic
 from bcq_exp.algorithm.optim import SGDOptimizerFactory
 from tests.algorithm.small import (
@@ -46,42 +47,43 @@ def test_an_optimizer_moves_its_own_network_and_no_other(moving):
     assert {name for name in SOURCES if not torch.equal(before[name], after[name])} == {moving}
 
 
-def test_the_actors_loss_leaves_no_gradient_on_critic_and_vae():
-    bcq = make_bcq()
+def gradients(loss, network):
+    return torch.autograd.grad(loss, list(network.parameters()))
+
+
+def test_no_gradient_but_of_its_own_loss_is_left_on_vae_and_critic():
+    still = {key: SGDOptimizerFactory(lr=0.0) for key in OPTIMIZERS.values()}
+    bcq, same = make_bcq(**still), make_bcq(**still)
     batch, noise = make_batch(), make_noise(bcq)
-    vae_grads = critic_grads = None
-
-    def keep_grads(loss, minimize=bcq._optimizers["actor_perturbation"].apply):
-        nonlocal vae_grads, critic_grads
-        vae_grads = [p.grad.clone() for p in bcq.policy.vae.parameters()]
-        critic_grads = [p.grad.clone() for p in bcq.policy.critic.parameters()]
-        minimize(loss)
-
-    bcq._optimizers["actor_perturbation"].apply = keep_grads
-    bcq.gradient_step(batch, noise)
-    assert all(
-        torch.equal(p.grad, g) for p, g in zip(bcq.policy.vae.parameters(), vae_grads, strict=True)
-    )
-    assert all(
-        torch.equal(p.grad, g)
-        for p, g in zip(bcq.policy.critic.parameters(), critic_grads, strict=True)
-    )
+    with torch.no_grad():
+        target = expected_target(same, batch, noise)
+    vae, critic = same.policy.vae, same.policy.critic
+    expected = {
+        "vae": gradients(vae_loss(vae, batch.obs, batch.act, noise.vae_eps, 0.5).loss, vae),
+        "critic": gradients(mse_loss(critic(batch.obs, batch.act).squeeze(1), target), critic),
+    }
+    step(bcq, batch, noise)
+    for name, grads in expected.items():
+        for param, grad in zip(network(bcq, name).parameters(), grads, strict=True):
+            assert grad.abs().sum() > 0
+            if param.grad is not None:
+                torch.testing.assert_close(param.grad, grad, rtol=1e-9, atol=1e-12)
+    for name in TARGETS:
+        assert all(p.grad is None for p in network(bcq, name).parameters())
 
 
-def test_the_actors_loss_is_not_connected_to_the_vae():
+def test_the_actor_takes_the_vaes_actions_without_their_gradient():
     bcq = make_bcq()
-    seen = []
-    minimize = bcq._optimizers["actor_perturbation"].apply
+    decoded = []
 
-    def watch(loss):
-        params = list(bcq.policy.vae.parameters())
-        seen.extend(torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True))
-        minimize(loss)
+    def decode(*args, decode=bcq.policy.vae.decode):
+        decoded.append(decode(*args))
+        return decoded[-1]
 
-    bcq._optimizers["actor_perturbation"].apply = watch
+    bcq.policy.vae.decode = decode
     step(bcq)
-    assert seen
-    assert all(grad is None for grad in seen)
+    assert [len(act.shape) for act in decoded] == [2, 3, 2]  # VAE's loss, target, actor
+    assert [act.requires_grad for act in decoded] == [True, False, False]
 
 
 def test_the_actor_learns_from_the_critic_and_vae_already_stepped():

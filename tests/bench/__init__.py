@@ -1,0 +1,1 @@
+"""Benchmarks (``make bench``): nothing here runs in ``make test``."""

@@ -1,0 +1,138 @@
+"""The table's rows: what is measured against what."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.bench.contest import Contestant, Row
+from tests.bench.peers.venv import PYTHON as PEERS_PYTHON
+from tests.bench.sizes import SIZES, step_flops
+
+SAMPLE_COUNTS = (1, 10, 100)
+GEMM_ROWS = (1000, 100)
+
+
+def all_rows(seconds: float) -> list[Row]:
+    """Every row; training is timed for ``seconds`` a contestant and round."""
+    return [
+        _gemm(),
+        _train("train_paper", "Training, the paper's sizes, CPU", "paper", seconds, bf16=True),
+        _train("train_small", "Training, Pendulum 64-64, CPU", "small", seconds),
+        _samples(seconds),
+        _episodes(),
+        _forward(),
+        _first_step(),
+        _help(),
+        _train_gpu(seconds),
+    ]
+
+
+def uses_peers(row: Row) -> bool:
+    """Whether a contestant lives in .venv-peers."""
+    return any(contestant.command[0] == str(PEERS_PYTHON) for contestant in row.contestants)
+
+
+def _script(name: str, *args: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"tests.bench.{name}", *args)
+
+
+def _ours(name: str, size: str, seconds: float, precision: str, *overrides: str) -> Contestant:
+    given = [o.partition("=")[2] for o in overrides if o.startswith("algo.num_sampled_action=")]
+    return Contestant(
+        name,
+        _script(
+            "ours_step",
+            *("--size", size, "--seconds", str(seconds), f"trainer.precision={precision}"),
+            *overrides,
+        ),
+        ours=True,
+        precision=precision,
+        flops=step_flops(SIZES[size], int(given[0]) if given else None),
+    )
+
+
+def _peer(name: str, size: str, seconds: float) -> Contestant:
+    script = f"tests.bench.peers.{name}_step"
+    command = (str(PEERS_PYTHON), "-m", script, "--size", size, "--seconds", str(seconds))
+    return Contestant(name, command, precision="fp32", flops=step_flops(SIZES[size]))
+
+
+def _train(name: str, title: str, size: str, seconds: float, *, bf16: bool = False) -> Row:
+    precisions = ("fp32", "bf16") if bf16 else ("fp32",)
+    ours = [_ours(f"ours {p}", size, seconds, p, "trainer.device=cpu") for p in precisions]
+    peers = [_peer(peer, size, seconds) for peer in ("tianshou", "d3rlpy")]
+    return Row(name, title, "steps/s", (*ours, *peers))
+
+
+def _samples(seconds: float) -> Row:
+    contestants = [
+        _ours(
+            f"ours, n = {n}",
+            "paper",
+            seconds,
+            "fp32",
+            "trainer.device=cpu",
+            f"algo.num_sampled_action={n}",
+        )
+        for n in SAMPLE_COUNTS
+    ]
+    title = "Training by num_sampled_action n, the paper's sizes, fp32, CPU"
+    return Row("samples", title, "steps/s", tuple(contestants))
+
+
+def _acting(name: str, title: str, mode: str, unit: str, loop: str) -> Row:
+    overrides = ("trainer.device=cpu", "trainer.precision=fp32")
+    contestants = (
+        Contestant("ours", _script("acting", mode, *overrides), ours=True),
+        Contestant(loop, _script("acting", f"{mode}-loop", *overrides)),
+    )
+    return Row(name, title, unit, contestants, higher_is_better=False)
+
+
+def _episodes() -> Row:
+    title = "Evaluation: 10 episodes of Hopper-v5, 100 sampled actions, the paper's sizes"
+    return _acting("evaluation", title, "episodes", "us/env step", "one state at a time")
+
+
+def _forward() -> Row:
+    title = "BCQPolicy.forward on 256 observations, 100 sampled actions, the paper's sizes"
+    return _acting("forward", title, "forward", "us/observation", "row by row")
+
+
+def _first_step() -> Row:
+    contestant = Contestant("ours", _script("startup", "first-step"), ours=True)
+    title = "Start-up: from the command to the first training step, cached Pendulum, W&B offline"
+    return Row("startup", title, "s", (contestant,), higher_is_better=False)
+
+
+def _help() -> Row:
+    contestant = Contestant("ours", _script("startup", "help"), ours=True)
+    return Row("help", "python -m bcq_exp --help", "s", (contestant,), higher_is_better=False)
+
+
+def _gemm() -> Row:
+    contestants = [
+        Contestant(
+            f"{kind} {rows}x750x750",
+            _script("gemm", kind, "--rows", str(rows)),
+            precision=kind.partition("-")[0],
+        )
+        for rows in GEMM_ROWS
+        for kind in ("fp32-default", "fp32-onednn", "bf16")
+    ]
+    return Row("gemm", "This machine's matrix products", "GFLOP/s", tuple(contestants))
+
+
+def _train_gpu(seconds: float) -> Row:
+    contestants = [
+        _ours(f"ours {precision}", "paper", seconds, precision, "trainer.device=cuda")
+        for precision in ("fp32", "bf16")
+    ]
+    title = "Training, the paper's sizes, GPU"
+    return Row("train_gpu", title, "steps/s", tuple(contestants), skip=_no_gpu)
+
+
+def _no_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "no GPU"

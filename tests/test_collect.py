@@ -1,0 +1,90 @@
+"""python -m bcq_exp.collect: records what was asked for, by whom it was asked for."""
+
+import re
+
+import numpy as np
+import pytest
+
+from bcq_exp.data.datasets import load_minari
+from bcq_exp.training import restore
+from tests.commands import bcq_exp
+
+
+@pytest.fixture
+def collect(tmp_path):
+    """The command, with data sets in the test's own folder."""
+    import os
+
+    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+
+    def run(*args):
+        return bcq_exp(*args, cwd=tmp_path, module="bcq_exp.collect", env=env)
+
+    return run
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    return lambda id: load_minari(id, download=False)
+
+
+def printed(done):
+    assert done.returncode == 0, done.stderr
+    return dict(re.findall(r"^(id|steps|episodes|return) +(.*)$", done.stdout, re.MULTILINE))
+
+
+def test_the_scripted_behaviour_and_an_id_that_is_taken(collect, load):
+    args = ("id=my/set-v0", "env=Pendulum-v1", "num_steps=450")
+    told = printed(collect(*args, "seed=3"))
+    data = load("my/set-v0")
+    mean, std = data.episode_returns.mean(), data.episode_returns.std()
+    assert told == {
+        "id": "my/set-v0",
+        "steps": "450",
+        "episodes": "3",
+        "return": f"{mean:.1f} ± {std:.1f}",
+    }
+    assert data.episode_lengths.tolist() == [200, 200, 50]
+    assert np.flatnonzero(data.transitions.truncated).tolist() == [199, 399, 449]
+    assert not data.transitions.terminated.any()
+    again = collect(*args)
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    assert "my/set-v0" in again.stderr
+    assert load("my/set-v0").content_hash == data.content_hash
+    printed(collect(*args, "seed=4", "overwrite=true"))
+    assert load("my/set-v0").content_hash != data.content_hash
+
+
+def test_a_trained_runs_policy_with_and_without_noise(collect, load, trained):
+    run = ("behaviour=run", f"run={trained}", "num_steps=60", "seed=5")
+    printed(collect("id=my/plain-v0", *run))
+    printed(collect("id=my/noisy-v0", *run, "noise_std=0.3", "random_action_prob=0.3"))
+    plain, noisy = load("my/plain-v0").transitions, load("my/noisy-v0").transitions
+    behave = restore.as_behaviour(restore.load_agent(trained, "cpu")[0], seed=5)
+    expected = [behave(obs, np.random.default_rng(0)) for obs in plain.obs]
+    np.testing.assert_allclose(plain.act, expected, atol=1e-5)
+    assert np.abs(noisy.act - plain.act).max() > 0.5
+    assert np.array_equal(noisy.obs[0], plain.obs[0])
+    assert load("my/plain-v0").env_spec.id == "Pendulum-v1"
+
+
+MISTAKES = [
+    (["id=my/x-v0"], "behaviour=scripted: name the environment"),
+    (["id=my/x-v0", "behaviour=run"], "behaviour=run: name the run"),
+    (["id=my/x-v0", "behaviour=run", "run=none"], "run=none: no checkpoint.pt there"),
+    (["id=my/x-v0", "env=Nope-v0", "behaviour=random"], "Nope-v0"),
+    (["id=my/x-v0", "env=Pendulum-v1", "noise_std=-1"], "noise_std=-1.0: must be a number at"),
+    (["env=Pendulum-v1"], "id: give it a value"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_line_with_status_2_and_no_data_set(args, message, collect, tmp_path):
+    done = collect(*args)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not list((tmp_path / "minari").rglob("*.hdf5"))

@@ -1,0 +1,202 @@
+"""Every choice composes, the help names them all, and a wrong value is one clear line."""
+
+import itertools
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from bcq_exp import config
+from bcq_exp.errors import UserError
+from tests.commands import CONF, compose
+
+OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim")
+NEEDED = {"minari": ["dataset.id=a/b-v0"], "d4rl_hdf5": ["dataset.path=a.hdf5"]}
+
+
+def choices():
+    """Each group of conf/ with its choices; the optimizers' three places stand for theirs."""
+    found = {}
+    for folder in sorted(p for p in CONF.iterdir() if p.is_dir() and p.name != "hydra"):
+        names = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_"))
+        for group in OPTIMIZERS if folder.name == "optimizer" else (folder.name,):
+            found[group] = names
+    return found
+
+
+CHOICES = [(group, name) for group, names in choices().items() for name in names]
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_composes_and_is_valid(group, name):
+    override = f"optimizer@{group}" if group in OPTIMIZERS else group
+    cfg = compose(f"{override}={name}", *NEEDED.get(name, []))
+    config.check(cfg)
+    if group != "experiment":
+        assert cfg[group] != {}
+        assert config.schema_of(cfg[group]), "the choice file names no schema"
+
+
+@pytest.mark.parametrize("root", ["evaluate", "collect"])
+def test_the_other_commands_compose_and_are_valid(root):
+    required = {"evaluate": "run=r", "collect": "id=i"}[root]
+    config.check(compose(required, config_name=root))
+
+
+def test_the_paper_experiment_is_the_papers_setting():
+    cfg = compose("experiment=paper", "dataset=hopper_medium")
+    assert cfg.actor.hidden_sizes == cfg.critic.hidden_sizes == [400, 300]
+    assert cfg.vae.hidden_sizes == [750, 750]
+    assert (cfg.vae.latent_dim, cfg.vae.latent_clip) == (None, 0.5)
+    assert cfg.algo == {"lmbda": 0.75, "tau": 0.005, "gamma": 0.99, "num_sampled_action": 10}
+    assert (cfg.policy.forward_sampled_times, cfg.actor.phi) == (100, 0.05)
+    assert (cfg.trainer.num_steps, cfg.trainer.batch_size) == (1_000_000, 100)
+    assert (cfg.trainer.eval_every, cfg.trainer.eval_episodes) == (5000, 10)
+    assert {cfg[optim].lr for optim in OPTIMIZERS} == {1e-3}
+
+
+def expanded(word):
+    """``{a,b}_c`` -> a_c, b_c."""
+    parts = [p.strip("{}").split(",") for p in re.findall(r"\{[^}]*\}|[^{}]+", word)]
+    return ["".join(x) for x in itertools.product(*parts)]
+
+
+def choices_in_help():
+    header = OmegaConf.load(CONF / "hydra" / "help" / "bcq.yaml").header
+    text = header.partition("Choices (group=choice):\n")[2]
+    entries = re.sub(r"\n {10,}", " ", text).splitlines()
+    found = {}
+    for entry in filter(None, map(str.strip, entries)):
+        groups, words = re.split(r"\s{3,}", entry, maxsplit=1)
+        words = re.sub(r"\(.*?\)", "", words).partition(":")[0]
+        names = [part.split()[0] for part in re.split(r"[;,](?![^{]*\})", words)]
+        for group in groups.split(", "):
+            found[group] = sorted(x for name in names for x in expanded(name))
+    return found
+
+
+def test_the_help_names_every_choice_and_no_other():
+    assert choices_in_help() == choices()
+
+
+REFUSED = [
+    ("algo.lmbda=1.5", "algo.lmbda=1.5: must be a number in [0, 1]"),
+    ("algo.lmbda=nan", "algo.lmbda=nan: must be a number in [0, 1]"),
+    ("algo.tau=0", "algo.tau=0.0: must be a number in (0, 1]"),
+    ("algo.gamma=-0.1", "algo.gamma=-0.1: must be a number in [0, 1]"),
+    ("algo.num_sampled_action=0", "an integer at least 1"),
+    ("seed=-1", "seed=-1: must be an integer at least 0"),
+    ("resume=maybe", "resume=maybe: must be one of auto, true, false, restart"),
+    ("policy.forward_sampled_times=0", "an integer at least 1"),
+    ("policy.action_bound_method=relu", "one of clip, tanh, null"),
+    ("actor.phi=-1", "a number at least 0"),
+    ("actor.hidden_sizes=[]", "a list of one or more integers, each at least 1"),
+    ("critic.hidden_sizes=[64,0]", "a list of one or more integers, each at least 1"),
+    ("vae.latent_dim=0", "an integer at least 1, or null"),
+    ("vae.latent_clip=0", "a number above 0"),
+    ("vae.kl_weight=-1", "a number at least 0"),
+    ("actor_optim.lr=0", "a number above 0"),
+    ("actor_optim.betas=[0.9]", "a list of 2 numbers, each in [0, 1)"),
+    ("actor_optim.betas=[0.9,1.0]", "a list of 2 numbers, each in [0, 1)"),
+    ("vae_optim.schedule=step", "one of constant, linear, cosine"),
+    ("critic_optim.max_grad_norm=0", "a number above 0, or null"),
+    ("critic_optim.final_lr_fraction=2", "a number in [0, 1]"),
+    ("dataset.level=best", "one of expert, medium, random, mixture"),
+    ("trainer.batch_size=0", "trainer.batch_size=0: must be an integer at least 1"),
+    ("trainer.num_steps=0", "an integer at least 1"),
+    ("trainer.objective=loss", "one of return_mean, normalized_score"),
+    ("trainer.device=tpu", "auto, cpu, cuda or cuda:N"),
+    ("trainer.precision=fp16", "one of auto, fp32, "),
+    ("logger.mode=sometimes", "one of offline, online, disabled"),
+    ("dataset=minari", "dataset.id: give it a value, dataset.id=..."),
+    ("dataset=d4rl_hdf5", "dataset.path: give it a value"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED, ids=[o for o, _ in REFUSED])
+def test_a_value_out_of_range_is_one_line_with_key_and_range(override, message):
+    with pytest.raises(UserError) as caught:
+        config.check(compose(override))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(override.partition("=")[0])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "algo.lmbda=0",
+        "algo.lmbda=1",
+        "algo.tau=1",
+        "algo.gamma=0",
+        "resume=true",
+        "resume=restart",
+        "policy.action_bound_method=null",
+        "actor.phi=0",
+        "actor.hidden_sizes=[5]",
+        "vae.latent_dim=3",
+        "actor_optim.max_grad_norm=1",
+        "trainer.device=cuda:3",
+    ],
+)
+def test_the_edges_of_the_ranges_are_allowed(override):
+    config.check(compose(override))
+
+
+@pytest.mark.xfail(strict=True, reason="Range lets infinity through")
+@pytest.mark.parametrize("key", ["actor_optim.lr", "actor.phi", "vae.kl_weight"])
+def test_infinity_is_refused(key):
+    with pytest.raises(UserError):
+        config.check(compose(f"{key}=inf"))
+
+
+IDENTITY = [
+    ("seed=1", False),
+    ("algo.lmbda=0.5", False),
+    ("actor.hidden_sizes=[8]", False),
+    ("trainer.eval_episodes=3", False),
+    ("dataset.seed=2", False),
+    ("name=other", True),
+    ("resume=true", True),
+    ("logger.tags=[a]", True),
+    ("trainer.num_steps=99", True),
+    ("trainer.device=cpu", True),
+    ("trainer.num_threads=2", True),
+]
+
+
+@pytest.mark.parametrize(("override", "same"), IDENTITY, ids=[o for o, _ in IDENTITY])
+def test_the_hash_changes_with_what_is_learnt_and_with_nothing_else(override, same):
+    one, other = (
+        config.config_hash(OmegaConf.to_container(compose(*o), resolve=True))
+        for o in ([], [override])
+    )
+    assert (one == other) is same
+
+
+@pytest.mark.parametrize("name", ["a b", "lr=0.1,seed=2", "x.1", "2026-01-01_x"])
+def test_a_name_is_the_folder(name):
+    assert config.run_name(name, "auto") == name
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", ""])
+def test_a_name_that_is_no_folder_is_refused(name):
+    with pytest.raises(UserError, match="name="):
+        config.run_name(name, "auto")
+
+
+def test_runs_without_a_name_get_names_of_their_own():
+    assert len({config.run_name(None, "auto") for _ in range(20)}) == 20
+
+
+def test_resume_without_a_name_is_the_latest_run(tmp_path, monkeypatch):
+    import os
+
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("young", "old")):
+        path = tmp_path / "multirun" / name / "checkpoint.pt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    (tmp_path / "multirun" / "unsaved").mkdir()
+    assert config.run_name(None, True) == "young"

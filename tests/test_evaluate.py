@@ -1,0 +1,70 @@
+"""python -m bcq_exp.evaluate: a trained run anew, on film, and what it refuses."""
+
+import json
+import re
+import shutil
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from bcq_exp.training import restore
+from bcq_exp.training.evaluation import Evaluator
+from tests.commands import bcq_exp, tree
+
+
+def evaluate(*args, cwd):
+    return bcq_exp(*args, cwd=cwd, module="bcq_exp.evaluate")
+
+
+def test_returns_are_printed_and_saved_and_an_episode_filmed(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "multirun" / "r")
+    before = tree(run)
+    done = evaluate("run=multirun/r", "num_episodes=3", "seed=50", "video=film/a.gif", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    agent, make_env = restore.load_agent(trained, "cpu")
+    results = Evaluator(make_env, 3, seed=50).evaluate(agent)
+    printed = [float(x) for x in re.search(r"return  (\S+) ± (\S+) over 3", done.stdout).groups()]
+    assert printed == pytest.approx([results.return_mean, results.return_std], abs=0.051)
+    assert "length  200 steps" in done.stdout
+    assert (
+        f"lowest  {results.returns.min():.1f}   highest {results.returns.max():.1f}" in done.stdout
+    )
+    saved = json.loads((run / "evaluation_3_episodes_seed_50.json").read_text())
+    np.testing.assert_allclose(saved["returns"], results.returns, rtol=1e-6)
+    assert (saved["step"], saved["seed"], saved["lengths"]) == (240, 50, [200] * 3)
+    frames = iio.imread(tmp_path / "film" / "a.gif", index=None)
+    assert f"video   film/a.gif ({200} frames of the first episode)" in done.stdout
+    assert len(frames) > 50  # a GIF joins equal neighbours
+    assert len({frame.tobytes() for frame in frames}) > 20  # and it moves
+    after = tree(run)
+    assert {name: after[name] for name in before} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["film", "multirun"]
+
+
+MISTAKES = [
+    (["run=multirun/none"], "run=multirun/none: no checkpoint.pt there"),
+    (["run=x", "num_episodes=0"], "num_episodes=0: must be an integer at least 1"),
+    (["run=x", "video=film.avi"], "video=film.avi: must be a path ending in .gif or .mp4"),
+    (["run=x", "device=tpu"], "device=tpu: must be auto, cpu"),
+    ([], "run: give it a value"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_line_with_status_2(args, message, tmp_path):
+    done = evaluate(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_key_of_a_missing_device_is_named_in_the_error(trained):
+    from bcq_exp.errors import UserError
+
+    with pytest.raises(UserError, match="device=cuda: this machine has 0 CUDA devices"):
+        restore.load_agent(trained, "cuda")

@@ -1,0 +1,95 @@
+"""The engine takes exactly the steps that BCQ takes by itself on the stream's numbers."""
+
+import pytest
+import torch
+
+from bcq_exp.algorithm.base import Batch
+from bcq_exp.algorithm.bcq import STATISTICS, Noise
+from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.training import build
+from bcq_exp.training.capture import eager
+from bcq_exp.training.stream import BLOCK_STEPS, RandomStream
+from tests.commands import TINY, compose
+from tests.same import assert_same_state
+
+OPTIONS = {
+    "adam": [],
+    "double": ["trainer.precision=fp64"],
+    "others": ["optimizer@actor_optim=rmsprop", "optimizer@critic_optim=sgd"],
+    "schedules": ["optimizer@vae_optim=adamw", "vae_optim.schedule=cosine"],
+    "clipped": ["critic_optim.max_grad_norm=0.1", "actor_optim.max_grad_norm=0.001"],
+}
+
+
+def by_hand(cfg, num_steps):
+    """The algorithm after its steps on the stream's numbers, and each step's statistics."""
+    data = load_pendulum(num_steps=2000)
+    bcq = build.build_bcq(cfg, data.observation_space, data.action_space)
+    dtype = next(bcq.policy.critic.parameters()).dtype
+    stream = RandomStream(
+        seed=cfg.seed,
+        num_rows=len(data.transitions),
+        batch_size=cfg.trainer.batch_size,
+        num_sampled_action=bcq.num_sampled_action,
+        latent_dim=bcq.policy.vae.latent_dim,
+    )
+    names = ("obs", "act", "rew", "terminated", "obs_next")
+    statistics = []
+    for step in range(num_steps):
+        index, row = divmod(step, BLOCK_STEPS)
+        block = stream.block(index)
+        rows = data.transitions[block.indices[row]]
+        batch = {name: torch.as_tensor(getattr(rows, name).copy()).to(dtype) for name in names}
+        drawn = (block.vae_eps, block.target_latent, block.actor_latent)
+        noise = Noise(*(torch.from_numpy(x[row]).to(dtype) for x in drawn))
+        values = bcq.gradient_step(Batch(**batch), noise)
+        statistics.append([values[name].item() for name in STATISTICS])
+    return bcq, torch.tensor(statistics, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_recorded_steps_are_those_of_the_plain_engine_to_the_bit(name, monkeypatch):
+    cfg, data = compose(*TINY, *OPTIONS[name]), load_pendulum(num_steps=2000)
+    recorded = build.build_engine(cfg, data, None)
+    monkeypatch.setitem(build.CAPTURES, "cpu", eager)
+    plain = build.build_engine(cfg, data, None)
+    statistics = [recorded.advance(n) for n in (1, 2, 37, 30)]  # across blocks of the stream
+    assert recorded.step == 70
+    assert torch.equal(torch.cat(statistics, 1), plain.advance(70))
+    assert_same_state(recorded.state_dict(0), plain.state_dict(0))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_steps_are_those_of_the_algorithm_by_itself(name):
+    cfg = compose(*TINY, "trainer.precision=fp64", *OPTIONS[name])
+    engine = build.build_engine(cfg, load_pendulum(num_steps=2000), None)
+    bcq, expected = by_hand(cfg, 40)
+    torch.testing.assert_close(engine.advance(40)[0], expected, rtol=1e-8, atol=1e-10)
+    state = engine.state_dict(0)["bcq"]
+    for key, value in bcq.named_parameters():
+        torch.testing.assert_close(state[key], value.detach(), rtol=1e-8, atol=1e-10)
+
+
+def test_a_loaded_engine_goes_on_to_the_bit():
+    cfg = compose(*TINY)
+    data = load_pendulum(num_steps=2000)
+    straight, first, second = (build.build_engine(cfg, data, None) for _ in range(3))
+    straight.advance(40)
+    first.advance(25)
+    second.advance(3)  # whatever it did before
+    second.load_state_dict(0, first.state_dict(0))
+    assert second.step == 25
+    second.advance(15)
+    assert_same_state(second.state_dict(0), straight.state_dict(0))
+
+
+def test_the_policy_is_the_one_that_is_trained():
+    engine = build.build_engine(compose(*TINY), load_pendulum(num_steps=2000), None)
+    before = {k: v.clone() for k, v in engine.policy(0).state_dict().items()}
+    engine.advance(3)
+    after = engine.policy(0).state_dict()
+    trained = engine.state_dict(0)["bcq"]
+    for key, value in after.items():
+        assert torch.equal(value, trained[f"policy.{key}"])
+    moved = {k.split(".")[0] for k, v in after.items() if not torch.equal(v, before[k])}
+    assert moved == {"actor_perturbation", "critic", "vae"}

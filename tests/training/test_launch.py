@@ -1,0 +1,110 @@
+"""The same name again: goes on, is done, is refused, or is set aside."""
+
+import shutil
+
+import pytest
+
+from bcq_exp.errors import UserError
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, bcq_exp, fit, tree
+from tests.same import assert_same_rows
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A finished run of one's own to spoil."""
+    return shutil.copytree(trained, tmp_path / "multirun" / "trained")
+
+
+SAME = (*TINY, "logger=wandb", "name=trained")
+
+
+def test_a_completed_run_is_done_at_once(run, tmp_path):
+    before = tree(run)
+    done = bcq_exp(*SAME, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "is complete: nothing to do" in done.stdout
+    after = tree(run)
+    for name in ("train.csv", "eval.csv", "eval_returns.npz", "summary.json", "checkpoint.pt"):
+        assert after[name] == before[name]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("algo.lmbda=0.5", r"algo.lmbda \(0.75 -> 0.5\)"),
+        ("actor.hidden_sizes=[8]", r"actor.hidden_sizes \(\[64, 64\] -> \[8\]\)"),
+        ("optimizer@vae_optim=sgd", "vae_optim._target_"),
+        ("trainer.log_every=20", r"trainer.log_every \(40 -> 20\)"),
+    ],
+)
+def test_another_configuration_is_refused_by_the_key(override, message, run):
+    before = tree(run)
+    with pytest.raises(UserError, match=message) as caught:
+        fit(run, *SAME, override)
+    assert "holds a run with another configuration" in str(caught.value)
+    assert tree(run) == before
+
+
+def test_so_it_is_on_the_command_line(run, tmp_path):
+    before = tree(tmp_path)
+    done = bcq_exp(*SAME, "algo.lmbda=0.5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "algo.lmbda (0.75 -> 0.5)" in done.stderr
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "override", ["logger=none", "trainer.device=cpu", "resume=true", "trainer.num_steps=100"]
+)
+def test_what_does_not_change_the_training_may_change(override, run):
+    before = tree(run)
+    fit(run, *SAME, override)
+    assert tree(run) == before
+
+
+def test_resume_false_is_refused(run):
+    before = tree(run)
+    with pytest.raises(UserError, match="resume=false.*holds a run already.*resume=restart"):
+        fit(run, *SAME, "resume=false")
+    assert tree(run) == before
+
+
+def test_resume_restart_sets_the_old_run_aside_and_starts_over(run, trained):
+    before = tree(run)
+    fit(run, *TINY, "resume=restart")
+    assert tree(run.with_name("trained.1")) == before
+    assert_same_rows(run, trained)
+    assert RunRecord(run).summary()["config"]["resume"] == "restart"
+    fit(run, *TINY, "resume=restart", "trainer.num_steps=40")
+    assert tree(run.with_name("trained.1")) == before
+    assert RunRecord(run.with_name("trained.2")).summary()["step"] == 240
+    assert RunRecord(run).summary()["step"] == 40
+
+
+def test_resume_true_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="resume=true.*holds no run"):
+        fit(tmp_path / "none", *TINY, "resume=true")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(
+            lambda content: b"",
+            marks=pytest.mark.xfail(strict=True, reason="EOFError has no text to quote"),
+        ),
+        lambda content: b"not a checkpoint",
+        lambda content: content[:1000],
+    ],
+    ids=["empty", "text", "cut"],
+)
+def test_a_corrupt_checkpoint_is_one_line_and_stays(spoil, run):
+    content = spoil((run / "checkpoint.pt").read_bytes())
+    (run / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint.pt: not a (readable )?checkpoint") as error:
+        fit(run, *SAME, "trainer.num_steps=280")
+    assert "\n" not in str(error.value)
+    assert (run / "checkpoint.pt").read_bytes() == content

@@ -1,0 +1,54 @@
+"""Where standard output is no terminal, progress is plain lines."""
+
+import logging
+import re
+from types import SimpleNamespace
+
+from bcq_exp.training import progress
+from tests.commands import TINY, fit
+
+LINE = re.compile(
+    r"step (\d+)/(\d+)  (\d+) steps/s  (\d+) s left  "
+    r"actor \S+  critic1 \S+  critic2 \S+  vae \S+"
+)
+
+
+def lines(caplog):
+    return [m for r in caplog.records if (m := LINE.fullmatch(r.getMessage()))]
+
+
+def test_a_line_tells_step_rate_time_left_and_losses(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    fit(tmp_path / "r", *TINY)
+    assert [int(m[1]) for m in lines(caplog)] == list(range(40, 241, 40))
+    assert {m[2] for m in lines(caplog)} == {"240"}
+    assert lines(caplog)[-1][4] == "0"
+
+
+def test_lines_keep_their_distance(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    clock = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    losses = {f"{name}_loss": 0.5 for name in ("actor", "critic1", "critic2", "vae")}
+    with progress.progress(1000, 2000, "x") as shown:
+        for seconds, step in ((4, 1040), (10.5, 1105), (13, 1130), (21, 1210)):
+            clock[0] = 100.0 + seconds
+            shown.update(step)  # without new losses there is nothing to tell
+            shown.update(step, losses)
+    # the steps before this launch took no time of this launch
+    assert [tuple(map(int, m.groups())) for m in lines(caplog)] == [
+        (1105, 2000, 10, 90),
+        (1210, 2000, 10, 79),
+    ]
+
+
+def test_a_bar_takes_steps_and_losses(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True)
+    with progress.progress(0, 10, "title") as shown:
+        shown.update(5)
+        shown.update(10, {"actor_loss": 0.25})
+    out = capsys.readouterr().out
+    assert "title" in out
+    assert "10/10" in out
+    assert "actor 0.25" in out

@@ -1,0 +1,203 @@
+"""A run that was stopped and goes on is, to the bit, the run that never stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, bcq_exp, compose, fit, spoil_engine
+from tests.same import assert_same_rows, assert_same_run, checkpoint
+
+NORMALIZED = "trainer.normalize_obs=true"
+OFF = (*TINY, "trainer.log_every=70", "trainer.checkpoint_every=110")
+SIGNALLED = """
+import os, sys
+from bcq_exp.train import main
+from bcq_exp.training import build
+
+step, signum = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+
+def build_engine(*args, build_engine=build.build_engine):
+    engine = build_engine(*args)
+    advance = engine.advance
+    def advance_and_send(num_steps):
+        statistics = advance(num_steps)
+        if engine.step == step:
+            os.kill(os.getpid(), signum)
+        return statistics
+    engine.advance = advance_and_send
+    return engine
+
+build.build_engine = build_engine
+main()
+"""
+
+
+def run_until(step, signum, *args, cwd):
+    """The command in a process that gets a signal when it has taken ``step`` steps."""
+    return subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(step), str(int(signum)), *args],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_after_a_kill(tmp_path):
+    folder = tmp_path / "multirun" / "r"
+    killed = run_until(190, signal.SIGKILL, *OFF, NORMALIZED, "name=r", cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert checkpoint(folder)["step"] == 110
+    assert RunRecord(folder).rows("train")[-1]["step"] == 140  # which going on has to forget
+    assert RunRecord(folder).summary()["status"] == "running"
+    resumed = bcq_exp(*OFF, NORMALIZED, "name=r", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    fit(tmp_path / "straight", *OFF, NORMALIZED)
+    assert_same_run(folder, tmp_path / "straight")
+    assert RunRecord(folder).summary()["status"] == "completed"
+
+
+def test_after_ctrl_c(tmp_path):
+    folder = tmp_path / "multirun" / "r"
+    stopped = run_until(190, signal.SIGINT, *OFF, "name=r", cwd=tmp_path)
+    assert stopped.returncode == 130
+    assert stopped.stderr.count("\n") == 1
+    assert "stopped by SIGINT at step 190, checkpoint saved; to go on: " in stopped.stderr
+    assert "name=r" in stopped.stderr
+    assert checkpoint(folder)["step"] == 190
+    summary = RunRecord(folder).summary()
+    assert (summary["status"], summary["step"]) == ("interrupted", 190)
+    fit(folder, *OFF, "name=r")
+    fit(tmp_path / "straight", *OFF)
+    assert_same_run(folder, tmp_path / "straight")
+
+
+def interrupt_at(monkeypatch, step, signum=signal.SIGINT):
+    """Send this process a signal when the engine has advanced to ``step``."""
+
+    def spoil(engine, advance):
+        def advance_and_send(num_steps):
+            statistics = advance(num_steps)
+            if engine.step == step:
+                os.kill(os.getpid(), signum)
+            return statistics
+
+        engine.advance = advance_and_send
+
+    spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.advance))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_off_the_cadence(signum, tmp_path, monkeypatch):
+    cadence = ("trainer.log_every=70", "trainer.num_steps=180")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 120, signum)  # an evaluation's step, between two rows of the log
+        with pytest.raises(RunStopped, match=f"by {signum.name} at step 120") as caught:
+            fit(tmp_path / "r", *TINY, *cadence)
+    assert caught.value.status == 128 + signum
+    saved = checkpoint(tmp_path / "r")
+    assert (saved["step"], len(saved["window"])) == (120, 50)  # not yet averaged
+    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("train")] == [70]
+    fit(tmp_path / "r", *TINY, *cadence)
+    fit(tmp_path / "straight", *TINY, *cadence)
+    assert_same_run(tmp_path / "r", tmp_path / "straight")
+
+
+def test_signals_are_handed_back_afterwards(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interrupt_at(monkeypatch, 40)
+    with pytest.raises(RunStopped):
+        fit(tmp_path / "r", *TINY)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_n_steps_and_then_n_more_are_2n_steps(tmp_path):
+    fit(tmp_path / "r", *TINY, NORMALIZED, "trainer.num_steps=120")
+    half = checkpoint(tmp_path / "r")
+    fit(tmp_path / "r", *TINY, NORMALIZED, "trainer.num_steps=240")
+    fit(tmp_path / "straight", *TINY, NORMALIZED)
+    assert half["step"] == 120
+    assert half["normalization"] is not None
+    assert_same_run(tmp_path / "r", tmp_path / "straight")
+
+
+def test_with_schedules(tmp_path, monkeypatch):
+    options = (
+        *TINY,
+        "actor_optim.schedule=cosine",
+        "critic_optim.schedule=linear",
+        "optimizer@vae_optim=sgd",
+        "vae_optim.schedule=cosine",
+    )
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 90)
+        with pytest.raises(RunStopped):
+            fit(tmp_path / "r", *options, "trainer.log_every=45")
+    fit(tmp_path / "r", *options, "trainer.log_every=45")
+    fit(tmp_path / "straight", *options, "trainer.log_every=45")
+    assert_same_run(tmp_path / "r", tmp_path / "straight")
+
+
+def test_rows_beyond_the_checkpoint_are_forgotten(tmp_path):
+    """What a kill leaves behind: an older checkpoint, newer rows and half a line."""
+    straight, folder = tmp_path / "straight", tmp_path / "r"
+    fit(folder, *TINY, "trainer.num_steps=120")
+    old = (folder / "checkpoint.pt").read_bytes()
+    fit(folder, *TINY)
+    shutil.copytree(folder, straight)
+    (folder / "checkpoint.pt").write_bytes(old)
+    summary = RunRecord(folder).summary() | {"status": "running"}
+    RunRecord(folder).write_summary(summary)
+    with (folder / "train.csv").open("a") as file:
+        file.write("280,0.12")
+    fit(folder, *TINY)
+    assert_same_run(folder, straight)
+
+
+@pytest.mark.xfail(strict=True, reason="rows of a run killed before its first checkpoint stay")
+def test_a_run_killed_before_its_first_checkpoint_starts_clean(tmp_path):
+    fit(tmp_path / "straight", *TINY)
+    shutil.copytree(tmp_path / "straight", tmp_path / "r")
+    (tmp_path / "r" / "checkpoint.pt").unlink()
+    summary = RunRecord(tmp_path / "r").summary() | {"status": "running"}
+    RunRecord(tmp_path / "r").write_summary(summary)
+    fit(tmp_path / "r", *TINY)
+    assert_same_rows(tmp_path / "r", tmp_path / "straight")
+
+
+@pytest.mark.xfail(strict=True, reason="the configuration is compared with the summary's only")
+def test_a_run_killed_before_its_first_evaluation_keeps_its_configuration(tmp_path):
+    fit(tmp_path / "r", *TINY, "trainer.num_steps=60")
+    (tmp_path / "r" / "summary.json").unlink()  # a checkpoint comes before the first summary
+    with pytest.raises(UserError, match="another configuration"):
+        fit(tmp_path / "r", *TINY, "algo.lmbda=0.1")
+
+
+@pytest.mark.xfail(strict=True, reason="there is no last evaluation to report")
+def test_fewer_steps_than_an_interrupted_run_has_ends_it(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 60)
+        with pytest.raises(RunStopped):
+            fit(tmp_path / "r", *TINY)
+    assert np.isfinite(fit(tmp_path / "r", *TINY, "trainer.num_steps=50"))
+
+
+def test_a_resumed_run_keeps_its_clock(tmp_path):
+    fit(tmp_path / "r", *TINY, "trainer.num_steps=120")
+    first = RunRecord(tmp_path / "r").rows("timing")
+    fit(tmp_path / "r", *TINY)
+    rows = RunRecord(tmp_path / "r").rows("timing")
+    assert rows[: len(first)] == first
+    assert [row["step"] for row in rows] == list(range(40, 241, 40))
+    times = [row["wall_time"] for row in rows]
+    assert times == sorted(times)
+    assert times[0] > 0
+    assert compose(*TINY).trainer.num_steps == rows[-1]["step"]

@@ -1,0 +1,279 @@
+"""Whole runs: seeds, precision, action units, divergence, cadence and what is recorded."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from bcq_exp.algorithm.base import Batch
+from bcq_exp.algorithm.bcq import STATISTICS
+from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.training import build, restore
+from bcq_exp.training import run as runs
+from bcq_exp.training.evaluation import Evaluator
+from bcq_exp.training.record import RunRecord
+from bcq_exp.training.trainer import CHUNK_STEPS, Cadence, all_finite
+from tests.commands import TINY, compose, fit, spoil_engine
+from tests.same import assert_same_run, checkpoint
+
+SHORT = (*TINY, "trainer.num_steps=120")
+
+
+def train_rows(folder):
+    return (folder / "train.csv").read_text()
+
+
+def test_one_seed_is_one_run_and_another_is_another(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(ord(name))  # what happened before does not matter
+        np.random.seed(ord(name))
+        fit(tmp_path / name, *SHORT, f"seed={seed}")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert train_rows(tmp_path / "a") != train_rows(tmp_path / "c")
+
+
+def test_training_leaves_global_generators_alone(tmp_path):
+    numpys, torchs = np.random.get_state()[1].copy(), torch.get_rng_state()
+    fit(tmp_path / "r", *SHORT)
+    assert np.array_equal(np.random.get_state()[1], numpys)
+    assert torch.equal(torch.get_rng_state(), torchs)
+
+
+def test_evaluating_more_often_does_not_change_the_training(tmp_path):
+    fit(tmp_path / "a", *SHORT, "trainer.eval_every=120")
+    fit(tmp_path / "b", *SHORT, "trainer.eval_every=35", "trainer.eval_episodes=1")
+    assert train_rows(tmp_path / "a") == train_rows(tmp_path / "b")
+    assert [r["step"] for r in RunRecord(tmp_path / "b").rows("eval")] == [35, 70, 105, 120]
+
+
+def test_a_row_of_training_is_the_mean_since_the_last(tmp_path):
+    fit(tmp_path / "fine", *SHORT, "trainer.log_every=1")
+    fit(tmp_path / "coarse", *SHORT, "trainer.log_every=50")
+    fine, coarse = (RunRecord(tmp_path / name).rows("train") for name in ("fine", "coarse"))
+    assert [row["step"] for row in coarse] == [50, 100, 120]
+    assert list(coarse[0]) == ["step", *STATISTICS]
+    for first, row in zip((0, 50, 100), coarse, strict=True):
+        for name in STATISTICS:
+            mean = np.mean([r[name] for r in fine[first : row["step"]]])
+            assert row[name] == pytest.approx(mean, rel=1e-9)
+
+
+BOUNDED = {"clip": lambda x: np.clip(x, -1, 1), "tanh": np.tanh, "null": lambda x: x}
+
+
+@pytest.mark.parametrize("method", BOUNDED)
+def test_scaled_actions_train_and_act_within_the_space(method, tmp_path):
+    options = ("policy.action_scaling=true", f"policy.action_bound_method={method}")
+    fit(tmp_path / "r", *SHORT, *options)
+    agent, _ = restore.load_agent(tmp_path / "r", "cpu")
+    obs = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    unit = agent.policy(Batch(obs=obs), generator=torch.Generator().manual_seed(0)).act
+    act = agent.act(obs, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(act, 2 * BOUNDED[method](unit), rtol=1e-5, atol=1e-6)
+    assert 0 < np.abs(act).max() <= 2.0
+    recon_loss = [row["recon_loss"] for row in RunRecord(tmp_path / "r").rows("train")]
+    assert recon_loss[-1] < recon_loss[0]
+
+
+def test_scaled_data_are_in_the_policys_unit():
+    data = load_pendulum(num_steps=2000)
+    policy = build.build_bcq(
+        compose(*TINY, "policy.action_scaling=true"), data.observation_space, data.action_space
+    ).policy
+    act = build.for_training(data.transitions, policy, None).act
+    np.testing.assert_allclose(act, data.transitions.act / 2, atol=1e-6)
+
+
+def test_double_precision_is_double_throughout_and_near_single(tmp_path):
+    fit(tmp_path / "single", *SHORT)
+    fit(tmp_path / "double", *SHORT, "trainer.precision=fp64")
+    state = checkpoint(tmp_path / "double")["engine"]["bcq"]
+    dtypes = {name: x.dtype for name, x in state.items() if isinstance(x, torch.Tensor)}
+    assert len(dtypes) > 20
+    assert set(dtypes.values()) == {torch.float64}
+    first, second = (RunRecord(tmp_path / n).rows("train")[0] for n in ("single", "double"))
+    assert first != second
+    assert second["vae_loss"] == pytest.approx(first["vae_loss"], rel=0.2)
+
+
+def test_a_diverging_run_fails_with_its_last_good_checkpoint(tmp_path):
+    options = (*TINY, "optimizer@critic_optim=sgd", "critic_optim.lr=1e3")
+    with pytest.raises(RunStopped, match=r"run failed: a loss is not finite at step \d+") as caught:
+        fit(tmp_path / "r", *options, "trainer.checkpoint_every=1")
+    assert caught.value.status == 1
+    summary = RunRecord(tmp_path / "r").summary()
+    assert summary["status"] == "failed"
+    step = int(str(caught.value).split("step ")[1].split(";")[0])
+    saved = checkpoint(tmp_path / "r")
+    assert 1 <= saved["step"] < step == summary["step"]
+    assert all_finite(saved["engine"])
+
+
+def break_at(monkeypatch, step, column):
+    def spoil(engine, advance):
+        def spoilt(num_steps):
+            first, statistics = engine.step, advance(num_steps)
+            if first < step <= engine.step:
+                statistics[0, step - first - 1, column] = float("nan")
+            return statistics
+
+        engine.advance = spoilt
+
+    spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.advance))
+
+
+@pytest.mark.parametrize("loss", range(4))
+def test_the_first_step_that_is_not_finite_is_named(loss, tmp_path, monkeypatch):
+    break_at(monkeypatch, 97, loss)
+    with pytest.raises(RunStopped, match="a loss is not finite at step 97; its files are in"):
+        fit(tmp_path / "r", *TINY)
+    assert checkpoint(tmp_path / "r")["step"] == 60
+    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("train")] == [40, 80]
+    assert RunRecord(tmp_path / "r").summary()["failure"] == "a loss is not finite at step 97"
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    def spoil(engine, state_dict):
+        def spoilt(run):
+            bad = torch.tensor(float("inf")) if engine.step == 120 else torch.tensor(0.0)
+            return {**state_dict(run), "deep": [bad]}
+
+        engine.state_dict = spoilt
+
+    spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.state_dict))
+    with pytest.raises(RunStopped, match="a weight is not finite at step 120"):
+        fit(tmp_path / "r", *TINY)
+    assert checkpoint(tmp_path / "r")["step"] == 60
+
+
+def test_an_environment_that_raises_fails_the_run_in_one_line(tmp_path, monkeypatch):
+    def evaluate(self, agent):
+        raise ZeroDivisionError("in the simulator")
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    with pytest.raises(
+        RunStopped, match="evaluation failed at step 120: ZeroDivisionError: in the"
+    ):
+        fit(tmp_path / "r", *TINY)
+    assert checkpoint(tmp_path / "r")["step"] == 60
+
+
+def test_the_summary_tells_the_whole_story(trained):
+    summary = RunRecord(trained).summary()
+    rows = RunRecord(trained).rows("eval")
+    assert (summary["status"], summary["failure"], summary["step"]) == ("completed", None, 240)
+    assert summary["last"] == rows[-1]
+    assert summary["best"] == max(rows, key=lambda row: row["return_mean"])
+    assert summary["seed"] == 0
+    data = load_pendulum(num_steps=2000)
+    assert summary["dataset"] == {
+        "id": data.id,
+        "content_hash": data.content_hash,
+        "num_transitions": 2000,
+        "num_episodes": len(data.episode_returns),
+        "behaviour_return": data.behaviour_return,
+    }
+    assert summary["versions"].keys() >= {"python", "torch", "numpy", "mujoco", "gymnasium"}
+    assert summary["versions"]["torch"] == torch.__version__
+    assert summary["command"].startswith("python -m bcq_exp dataset.num_steps=2000 ")
+    assert summary["config"]["trainer"]["batch_size"] == 16
+    assert len(summary["config_hash"]) == 16
+    assert summary["steps_per_second"] == pytest.approx(240 / summary["wall_time"], rel=0.01)
+
+
+def test_evaluations_are_recorded_episode_by_episode(trained):
+    record = RunRecord(trained)
+    rows, episodes = record.rows("eval"), record.episodes()
+    assert episodes["step"].tolist() == [row["step"] for row in rows] == [120, 240]
+    assert episodes["returns"].shape == episodes["lengths"].shape == (2, 2)
+    score = load_pendulum(num_steps=2000).normalized_score
+    for row, returns, lengths in zip(rows, episodes["returns"], episodes["lengths"], strict=True):
+        assert row["return_mean"] == pytest.approx(returns.mean(), rel=1e-12)
+        assert row["return_std"] == pytest.approx(returns.std(), rel=1e-12)
+        assert row["length_mean"] == lengths.mean() == 200
+        assert row["normalized_score"] == pytest.approx(score(returns.mean()))
+
+
+def test_the_objective_is_the_last_evaluations(tmp_path):
+    mean = fit(tmp_path / "r", *SHORT)
+    score = fit(tmp_path / "s", *SHORT, "trainer.objective=normalized_score")
+    last = RunRecord(tmp_path / "r").rows("eval")[-1]
+    assert (mean, score) == (last["return_mean"], last["normalized_score"])
+
+
+def test_an_objective_that_is_not_defined_is_one_line(tmp_path, monkeypatch):
+    build_run = build.build_run
+
+    def without_scores(*args):
+        run = build_run(*args)
+        run.normalized_score = lambda ret: None
+        return run
+
+    monkeypatch.setattr(build, "build_run", without_scores)
+    with pytest.raises(UserError, match="no reference scores are known.*use return_mean"):
+        fit(tmp_path / "r", *SHORT, "trainer.objective=normalized_score")
+
+
+def test_the_agent_of_a_checkpoint_is_the_one_evaluated(trained):
+    agent, make_env = restore.load_agent(trained, "cpu")
+    results = Evaluator(make_env, 2, seed=1000).evaluate(agent)
+    assert np.array_equal(results.returns, RunRecord(trained).episodes()["returns"][-1])
+
+
+def test_so_it_is_with_normalized_observations_in_double_precision(tmp_path):
+    fit(tmp_path / "r", *SHORT, "trainer.normalize_obs=true", "trainer.precision=fp64")
+    agent, make_env = restore.load_agent(tmp_path / "r", "cpu")
+    results = Evaluator(make_env, 2, seed=1000).evaluate(agent)
+    assert np.array_equal(results.returns, RunRecord(tmp_path / "r").episodes()["returns"][-1])
+    obs = load_pendulum(num_steps=2000).transitions.obs
+    np.testing.assert_allclose(agent.normalizer.mean, obs.mean(0), atol=1e-4)
+    np.testing.assert_allclose(agent.normalizer.std, obs.std(0), atol=1e-4)
+
+
+def test_an_agent_that_collects_acts_as_it_is_evaluated(trained):
+    agent, _ = restore.load_agent(trained, "cpu")
+    obs = np.array([0.1, -0.9, 2.0], np.float32)
+    behave = restore.as_behaviour(agent, seed=4)
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(3):
+        expected = agent.act(obs[None], generator)[0]
+        assert np.array_equal(behave(obs, rng), expected)
+
+
+def test_the_cadence_stops_where_something_is_due():
+    cadence = Cadence(num_steps=230, log_every=60, eval_every=90, checkpoint_every=200)
+    stops, step = [], 0
+    while step < 230:
+        step = cadence.next_stop(step)
+        stops.append(step)
+    assert {60, 90, 120, 180, 200, 230} <= set(stops)
+    assert max(np.diff([0, *stops])) <= CHUNK_STEPS
+    assert [s for s in stops if cadence.is_due(90, s)] == [90, 180, 230]
+
+
+def test_finite_means_every_tensor_at_any_depth():
+    good = {"a": [torch.ones(2), {"b": (torch.zeros(1), 3)}]}
+    assert all_finite(good)
+    assert not all_finite({**good, "c": [(torch.tensor([1.0, float("nan")]),)]})
+    assert not all_finite({**good, "c": torch.tensor(float("inf"))})
+
+
+def test_a_run_without_rows_has_no_rate(tmp_path):
+    (tmp_path / "r").mkdir()
+    run = runs.Run(
+        title="r",
+        record=RunRecord(tmp_path / "r"),
+        tracker=type("T", (), {"id": None})(),
+        evaluator=None,
+        normalizer=None,
+        normalized_score=lambda ret: None,
+        facts={"seed": 3},
+        environment={},
+    )
+    run.write_summary("running", 0)
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert (summary["steps_per_second"], summary["best"], summary["last"]) == (None, None, None)
+    assert summary["seed"] == 3

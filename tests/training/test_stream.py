@@ -1,0 +1,77 @@
+"""A run's random numbers follow from its seed and the step, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+
+from bcq_exp.training.stream import BLOCK_STEPS, RandomStream, generator, init_seed
+
+SIZES = {"num_rows": 50, "batch_size": 4, "num_sampled_action": 3, "latent_dim": 2}
+NAMES = ("indices", "vae_eps", "target_latent", "actor_latent")
+
+
+def stream(seed=0, **sizes):
+    return RandomStream(seed=seed, **{**SIZES, **sizes})
+
+
+def same(one, other, names=NAMES):
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+def test_a_block_does_not_depend_on_those_drawn_before_or_on_global_generators():
+    expected = stream().block(5)
+    used = stream()
+    for index in (9, 0, 2):
+        used.block(index)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert same(used.block(5), expected)
+    assert same(stream().block(5), expected)
+
+
+def test_drawing_leaves_global_generators_alone():
+    numpys, torchs = np.random.get_state()[1].copy(), torch.get_rng_state()
+    stream().block(0)
+    init_seed(0)
+    assert np.array_equal(np.random.get_state()[1], numpys)
+    assert torch.equal(torch.get_rng_state(), torchs)
+
+
+def test_seeds_blocks_and_purposes_all_differ():
+    blocks = [stream(seed).block(index) for seed in (0, 1) for index in (0, 1)]
+    drawn = [getattr(b, name).ravel()[:32] for b in blocks for name in NAMES]
+    assert len({tuple(x) for x in drawn}) == len(drawn)
+    assert len({init_seed(seed) for seed in range(100)}) == 100
+
+
+@pytest.mark.parametrize("n", [1, 20])
+def test_the_sampled_action_count_changes_its_own_noise_only(n):
+    expected, block = stream().block(2), stream(num_sampled_action=n).block(2)
+    assert same(block, expected, ("indices", "vae_eps", "actor_latent"))
+    assert block.target_latent.shape == (BLOCK_STEPS, 4, n, 2)
+
+
+def test_the_latents_width_leaves_the_indices_alone():
+    assert same(stream(latent_dim=7).block(2), stream().block(2), ("indices",))
+
+
+def test_indices_are_uniform_over_all_rows():
+    indices = stream(batch_size=500).block(0).indices
+    counts = np.bincount(indices.ravel(), minlength=50)
+    mean = indices.size / 50
+    assert len(counts) == 50
+    assert np.abs(counts - mean).max() < 5 * np.sqrt(mean)
+
+
+def test_noise_is_standard_normal():
+    block = stream(batch_size=500).block(0)
+    for name in NAMES[1:]:
+        noise = getattr(block, name)
+        assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
+        assert noise.std() == pytest.approx(1, abs=5 / np.sqrt(noise.size))
+
+
+def test_purposes_have_generators_of_their_own():
+    values = [generator(0, p, i).random() for p in ("rows", "init", "actor") for i in (0, 1)]
+    assert len(set(values)) == 6
+    assert generator(0, "rows").random() == generator(0, "rows", 0).random()

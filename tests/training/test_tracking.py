@@ -1,0 +1,212 @@
+"""W&B mirrors the local files value by value, and its failing never stops a run."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock
+
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, bcq_exp, fit
+from tests.same import assert_same_run
+from tests.wandb_reader import read
+
+WANDB = (*TINY, "logger=wandb")
+
+
+@pytest.fixture(scope="module")
+def offline(trained):
+    (run,) = read(trained)
+    return run
+
+
+@pytest.mark.parametrize("table", ["train", "eval"])
+def test_every_value_of_the_local_files_is_in_wandb(table, offline, trained):
+    local, mirrored = RunRecord(trained).rows(table), offline.rows(table)
+    assert len(local) == len(mirrored) == {"train": 6, "eval": 2}[table]
+    for row, mirror in zip(local, mirrored, strict=True):
+        assert mirror == pytest.approx(row, rel=1e-12)
+
+
+def test_the_configuration_is_logged_whole(offline, trained):
+    summary = RunRecord(trained).summary()
+    logged = {key: value for key, value in offline.config.items() if key != "_wandb"}
+    run = logged.pop("run")
+    assert logged == summary["config"]
+    for name in ("dataset", "versions", "git_commit", "config_hash", "command"):
+        assert run[name] == summary[name]
+
+
+def test_its_identity_is_the_loggers(offline, trained):
+    summary = RunRecord(trained).summary()
+    assert offline.identity["id"] == summary["wandb_id"]
+    assert offline.identity["name"] == "trained"
+    assert offline.identity["project"] == "bcq_exp"
+    assert (offline.identity["group"], offline.identity["job_type"]) == ("g", "j")
+    assert sorted(offline.identity["tags"]) == sorted(["t", "u", summary["dataset"]["id"]])
+
+
+def test_the_best_return_is_kept_beside_the_last(offline, trained):
+    returns = [row["return_mean"] for row in RunRecord(trained).rows("eval")]
+    assert offline.summary["eval/return_mean"] == pytest.approx(
+        {"max": max(returns), "last": returns[-1]}
+    )
+    assert offline.summary["best_return_mean"] == pytest.approx(max(returns))
+    assert offline.summary["last_return_mean"] == pytest.approx(returns[-1])
+    assert offline.summary["status"] == "completed"
+    assert offline.exit_code == 0
+
+
+def test_curves_are_drawn_over_gradient_steps(offline):
+    assert offline.metrics["train/*"][0] == "step"
+    assert offline.metrics["eval/*"][0] == "step"
+    step, summaries = offline.metrics["eval/return_mean"]
+    assert step == "step"
+    assert {"max", "last"} <= summaries
+
+
+def test_disabled_writes_nothing_of_wandb(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
+    fit(tmp_path / "r", *TINY, "logger.mode=disabled")
+    assert not (tmp_path / "r" / "wandb").exists()
+    assert RunRecord(tmp_path / "r").summary()["wandb_id"] is None
+
+
+@pytest.fixture(scope="module")
+def online(common):
+    """A run that was to go online where nobody is logged in; its output is beside it."""
+    folder = common / "multirun" / "online"
+    with FileLock(common / "online.lock"):
+        if not folder.exists():
+            done = bcq_exp(*WANDB, "logger.mode=online", "name=online", cwd=common)
+            assert done.returncode == 0, done.stderr
+            (common / "online.out").write_text(done.stdout)
+            (common / "online.err").write_text(done.stderr)
+    return folder
+
+
+def test_online_without_a_login_is_one_warning_and_recorded_offline(online, trained, common):
+    shown = (common / "online.out").read_text().splitlines()
+    assert [line for line in shown if "W&B" in line] == [
+        "W&B cannot go online (not logged in: run `wandb login`): recording offline"
+    ]
+    assert_same_run(online, trained)
+    (run,) = read(online)
+    assert len(run.rows("train")) == 6
+
+
+@pytest.mark.xfail(strict=True, reason="W&B itself warns that wandb.api is deprecated")
+def test_and_nothing_else_is_said(online, common):
+    assert (common / "online.err").read_text() == ""
+
+
+class FakeRun(SimpleNamespace):
+    """W&B's run, raising where it is told to."""
+
+    def __init__(self, failing=(), **values):
+        super().__init__(id="abc", summary={}, rows=[], failing=failing, ended=[], **values)
+
+    def _maybe_fail(self, name):
+        if name in self.failing:
+            raise RuntimeError(f"{name} is down\nand more of it")
+
+    def define_metric(self, *args, **kwargs):
+        self._maybe_fail("define_metric")
+
+    def log(self, row):
+        if "eval/return_mean" in row:  # in the middle of the run
+            self._maybe_fail("log")
+        self.rows.append(row)
+
+    def finish(self, exit_code):
+        self._maybe_fail("finish")
+        self.ended.append(exit_code)
+
+
+def warned(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [
+        ("define_metric", "W&B cannot start (define_metric is down)"),
+        ("log", "W&B failed (log is down)"),
+        ("finish", "W&B failed at the end (finish is down)"),
+    ],
+)
+def test_wandb_that_raises_is_one_warning(failing, message, trained, tmp_path, monkeypatch, caplog):
+    import wandb
+
+    run = FakeRun(failing=(failing,))
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    fit(tmp_path / "r", *WANDB)
+    assert warned(caplog) == [f"{message}: this run is in its local files only"]
+    assert_same_run(tmp_path / "r", trained)
+    assert RunRecord(tmp_path / "r").summary()["status"] == "completed"
+
+
+def test_wandb_that_cannot_start_is_one_warning(trained, tmp_path, monkeypatch, caplog):
+    import wandb
+
+    def init(**_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(wandb, "init", init)
+    fit(tmp_path / "r", *WANDB)
+    (warning,) = warned(caplog)
+    assert "W&B cannot start (no space left on device)" in warning
+    assert_same_run(tmp_path / "r", trained)
+
+
+def test_a_server_out_of_reach_is_one_warning_and_recorded_offline(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    modes, run = [], FakeRun()
+
+    def init(*, mode, **_):
+        modes.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("unreachable")
+        return run
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "api", SimpleNamespace(api_key="0" * 40))
+    fit(tmp_path / "r", *WANDB, "logger.mode=online", "trainer.num_steps=40")
+    assert modes == ["online", "offline"]
+    assert warned(caplog) == ["W&B cannot go online (unreachable): recording offline"]
+    assert [row["step"] for row in run.rows] == [40, 40]
+    assert run.ended == [0]
+
+
+def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path, monkeypatch):
+    import wandb
+
+    asked, runs = [], []
+
+    def init(*, id, resume, **_):
+        asked.append((id, resume))
+        runs.append(FakeRun())
+        return runs[-1]
+
+    monkeypatch.setattr(wandb, "init", init)
+    fit(tmp_path / "r", *WANDB, "trainer.num_steps=120")
+    fit(tmp_path / "r", *WANDB)
+    assert asked == [(None, None), ("abc", "allow")]
+    steps = [[row["step"] for row in run.rows] for run in runs]
+    assert steps == [[40, 80, 120, 120], [160, 200, 240, 240]]
+
+
+def test_a_failed_run_ends_with_a_failure_in_wandb_too(tmp_path, monkeypatch):
+    import wandb
+
+    from bcq_exp.errors import RunStopped
+
+    run = FakeRun()
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    with pytest.raises(RunStopped):
+        fit(tmp_path / "r", *WANDB, "optimizer@critic_optim=sgd", "critic_optim.lr=1e3")
+    assert run.ended == [1]
+    assert run.summary["status"] == "failed"

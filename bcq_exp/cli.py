@@ -53,10 +53,10 @@ def entry(
                 _run(config_name, task, before_run)
             except RunStopped as stopped:
                 _exit(str(stopped), stopped.status)
-            except UserError as error:
-                _exit(f"error: {error}", 2)
+            except KeyboardInterrupt:
+                _exit("stopped by SIGINT before training began", 130)
             except Exception as error:
-                if not _is_hydras(error):
+                if not _is_expected(error):
                     raise
                 _exit(f"error: {_one_line(error)}", 2)
 
@@ -77,9 +77,9 @@ def _run(config_name: str, task: Task, before_run: BeforeRun | None) -> None:
         try:
             config.check(cfg)
             return task(cfg)
-        except (UserError, RunStopped) as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the launcher's to handle
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN or not _is_expected(error):
+                raise
             ended.append(error)  # past Hydra, which would add lines of its own
             return None
 
@@ -90,26 +90,53 @@ def _run(config_name: str, task: Task, before_run: BeforeRun | None) -> None:
 
 
 def _check_before_running(conf: Path, config_name: str, before_run: BeforeRun | None) -> None:
-    """Compose and check a single run before Hydra makes its folder."""
-    from hydra import compose, initialize_config_dir
+    """Compose and check a run, or each run of a grid, before Hydra makes a folder."""
+    from hydra import initialize_config_dir
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args()
-    if args.help or args.hydra_help or args.cfg or args.info or args.multirun:
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return
-    if args.config_path or args.config_name or args.config_dir or args.shell_completion:
+    if args.config_path or args.config_name or args.config_dir:
         return  # composed from elsewhere: checked when it runs
     with initialize_config_dir(str(conf), version_base="1.3"):
-        try:
-            cfg = compose(config_name, overrides=args.overrides, return_hydra_config=True)
-            folder = Path(cfg.hydra.run.dir)
-        except Exception as error:  # composing does nothing but read what the user gave
-            raise UserError(_one_line(error)) from error
+        if args.multirun:
+            for overrides in _grid(args.overrides):
+                config.check(_compose(config_name, overrides)[0])
+            return
+        cfg, folder = _compose(config_name, args.overrides)
+        config.check(cfg)
+        if before_run is not None:
+            before_run(cfg, folder)
+
+
+def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig, Path]:
+    """The configuration of one run, and its folder."""
+    from hydra import compose
+
+    try:
+        cfg = compose(config_name, overrides=overrides, return_hydra_config=True)
+        folder = Path(cfg.hydra.run.dir)
+    except Exception as error:  # composing does nothing but read what the user gave
+        raise UserError(_one_line(error)) from error
     with open_dict(cfg):
         del cfg["hydra"]
-    config.check(cfg)
-    if before_run is not None:
-        before_run(cfg, folder)
+    return cfg, folder
+
+
+def _grid(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each run of a sweep; none where a search, not a grid, will choose them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if any(override.key_or_group == "hydra/sweeper" for override in parsed):
+            return []
+        (grid,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    except Exception as error:
+        raise UserError(_one_line(error)) from error
+    return grid
 
 
 def _exit(message: str, status: int) -> None:
@@ -117,10 +144,10 @@ def _exit(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _is_hydras(error: Exception) -> bool:
+def _is_expected(error: Exception) -> bool:
     from hydra.errors import HydraException
 
-    return isinstance(error, HydraException | OmegaConfBaseException)
+    return isinstance(error, UserError | RunStopped | HydraException | OmegaConfBaseException)
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -33,6 +34,8 @@ class Range:
     high_open: bool = False
 
     def __contains__(self, x: float) -> bool:
+        if not isfinite(x):
+            return False
         above = x > self.low if self.low_open else x >= self.low
         below = x < self.high if self.high_open else x <= self.high
         return above and below
@@ -343,7 +346,7 @@ def _is_allowed(value: Any, schema_field: Field) -> bool:
         return len(value) in ((length,) if length else range(1, 100)) and all(
             element in values for element in value
         )
-    return value in values  # NaN is in no range
+    return value in values
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,9 @@
-"""The exceptions that the command line turns into one line."""
+"""Errors that the command line turns into one line."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class UserError(Exception):

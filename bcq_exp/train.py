@@ -35,6 +35,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     record = RunRecord(folder)
     summary = record.summary()
+    if summary is not None:
+        launch.check_continues(cfg, summary, folder)
     if launch.is_completed(cfg, summary):
         log.info("%s is complete: nothing to do (trainer.num_steps=... goes on)", folder)
     else:

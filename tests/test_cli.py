@@ -49,16 +49,12 @@ def test_a_mistake_is_one_line_with_status_2_and_no_folder(args, message, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-WRAPPED = pytest.mark.xfail(
-    strict=True, reason="instantiate wraps the UserError, so Hydra's 'Error executing job' is shown"
-)
 LATE = [
     pytest.param(
         ["dataset=minari", "dataset.id=no/such-v0", "dataset.download=false"],
         "no/such-v0",
-        marks=WRAPPED,
     ),
-    pytest.param(["dataset=d4rl_hdf5", "dataset.path=none.hdf5"], "none.hdf5", marks=WRAPPED),
+    pytest.param(["dataset=d4rl_hdf5", "dataset.path=none.hdf5"], "none.hdf5"),
     pytest.param(
         ["trainer.device=cuda", "dataset.num_steps=2000"],
         "trainer.device=cuda: this machine has 0 CUDA devices",
@@ -76,7 +72,6 @@ def test_what_cannot_be_had_is_one_line_with_status_2(args, message, tmp_path):
     assert_one_error(with_that_name, "algo.tau=2.0")
 
 
-@pytest.mark.xfail(strict=True, reason="Hydra's 'Error executing job' comes before the line")
 def test_a_sweeps_mistake_is_one_line_too(tmp_path):
     assert_one_error(bcq_exp("-m", "algo.lmbda=1.5", cwd=tmp_path), "algo.lmbda=1.5: must be")
 

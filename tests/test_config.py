@@ -143,7 +143,6 @@ def test_the_edges_of_the_ranges_are_allowed(override):
     config.check(compose(override))
 
 
-@pytest.mark.xfail(strict=True, reason="Range lets infinity through")
 @pytest.mark.parametrize("key", ["actor_optim.lr", "actor.phi", "vae.kl_weight"])
 def test_infinity_is_refused(key):
     with pytest.raises(UserError):

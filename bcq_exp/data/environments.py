@@ -13,6 +13,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data.spaces import Leaf, check_action_space, observation_leaves
 from bcq_exp.data.transitions import DataError
+from bcq_exp.errors import first_line
 
 EnvMaker = Callable[..., gym.Env]
 """Makes an environment with flat observations; keyword arguments are for ``gym.make``."""
@@ -70,7 +71,7 @@ def find_spec(source: str, env: str) -> EnvSpec:
     except (gym.error.Error, ImportError) as error:
         raise DataError(
             f"data set {source!r}: environment {env!r} is not registered with Gymnasium "
-            f"({_first_line(error)}); set dataset.env to an id it knows, or to 'module:id'"
+            f"({first_line(error)}); set dataset.env to an id it knows, or to 'module:id'"
         ) from error
 
 
@@ -89,7 +90,7 @@ def parse_spec(source: str, text: str) -> EnvSpec:
     except (ValueError, TypeError, AttributeError, gym.error.Error) as error:
         raise DataError(
             f"data set {source!r}: its environment specification cannot be read "
-            f"({_first_line(error)}); set dataset.env to the environment's id"
+            f"({first_line(error)}); set dataset.env to the environment's id"
         ) from error
 
 
@@ -108,7 +109,7 @@ def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
     except Exception as error:  # whatever the environment's own constructor may raise
         raise DataError(
             f"data set {source!r}: environment {spec.id!r} cannot be made "
-            f"({type(error).__name__}: {_first_line(error)}); install what it needs or set "
+            f"({type(error).__name__}: {first_line(error)}); install what it needs or set "
             "dataset.env to another"
         ) from error
 
@@ -213,7 +214,3 @@ def env_name(env: gym.Env) -> str:
 
 def _layout(leaves: tuple[Leaf, ...]) -> str:
     return ", ".join(f"{leaf.name} ({leaf.size})" for leaf in leaves)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

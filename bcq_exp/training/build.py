@@ -48,7 +48,7 @@ def build_trainer(
     engine = build_engine(cfg, dataset, normalizer)
     if checkpoint is not None:
         engine.load_state_dict(0, checkpoint["engine"])
-        record.rewind(checkpoint["step"])
+    record.rewind(engine.step)
     run = build_run(cfg, dataset, normalizer, record, title)
     if checkpoint is not None:
         run.window = checkpoint["window"]

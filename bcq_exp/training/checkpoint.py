@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from bcq_exp.errors import UserError
+from bcq_exp.errors import UserError, first_line
 from bcq_exp.training.record import atomic_path
 
 FORMAT = 1
@@ -49,9 +49,7 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no checkpoint") from None
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})"
-        ) from error
+        raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
     return checkpoint  # type: ignore[return-value]

@@ -40,7 +40,32 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
             "continue it or resume=restart to set it aside"
         )
     else:
-        _check_same(cfg, summary, folder)
+        check_continues(cfg, summary, folder)
+
+
+def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> None:
+    """Hold a configuration against the run of the folder that it is to continue.
+
+    Raises:
+        UserError: if it would learn something else, or ends before the run's present step.
+    """
+    new = identity(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    old = identity(summary["config"])
+    changed = [
+        f"{key} ({old.get(key)} -> {new.get(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another configuration: {', '.join(changed)}; choose "
+            "another name, or resume=restart to set the old run aside"
+        )
+    if summary["status"] != "completed" and summary["step"] > cfg.trainer.num_steps:
+        raise UserError(
+            f"trainer.num_steps={cfg.trainer.num_steps}: the run in {folder} has taken "
+            f"{summary['step']} steps already; give at least as many"
+        )
 
 
 def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:
@@ -65,21 +90,6 @@ def objective(cfg: DictConfig, summary: dict[str, Any]) -> float:
             f"set {summary['dataset']['id']}; use return_mean"
         )
     return float(value)
-
-
-def _check_same(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> None:
-    new = identity(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    old = identity(summary["config"])
-    changed = [
-        f"{key} ({old.get(key)} -> {new.get(key)})"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if changed:
-        raise UserError(
-            f"{folder} holds a run with another configuration: {', '.join(changed)}; choose "
-            "another name, or resume=restart to set the old run aside"
-        )
 
 
 def _free_name(folder: Path) -> Path:

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 Table = Literal["train", "eval", "timing"]
+TABLES: tuple[Table, ...] = ("train", "eval", "timing")
 Row = Mapping[str, float | int | None]
 
 
@@ -90,22 +91,20 @@ class RunRecord:
 
     def rewind(self, step: int) -> None:
         """Forget every row after ``step``: a run that goes on from there writes them anew."""
-        for table in ("train", "eval", "timing"):
-            kept = [row for row in self._lines(table) if row[0] <= step]
-            if self._csv(table).exists():
-                header = self._csv(table).read_bytes().splitlines(keepends=True)[0]
-                write_atomically(self._csv(table), header + b"".join(line for _, line in kept))
+        for table in TABLES:
+            self._rewind_table(self._csv(table), step)
         if episodes := self.episodes():
-            kept_rows = episodes["step"] <= step
-            self._write_episodes({name: array[kept_rows] for name, array in episodes.items()})
+            kept = episodes["step"] <= step
+            self._write_episodes({name: array[kept] for name, array in episodes.items()})
 
-    def _lines(self, table: str) -> list[tuple[int, bytes]]:
-        """The complete lines below the header as they stand, each with its step."""
-        path = self.folder / f"{table}.csv"
-        if not path.exists():
-            return []
-        lines = path.read_bytes().splitlines(keepends=True)[1:]
-        return [(int(line.split(b",")[0]), line) for line in lines if line.endswith(b"\n")]
+    def _rewind_table(self, path: Path, step: int) -> None:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        header, *rows = [line for line in lines if line.endswith(b"\n")] or [b""]
+        kept = [row for row in rows if int(row.split(b",")[0]) <= step]
+        if header:
+            write_atomically(path, header + b"".join(kept))
+        else:  # a kill while the header was written
+            path.unlink(missing_ok=True)
 
     def _csv(self, table: str) -> Path:
         return self.folder / f"{table}.csv"

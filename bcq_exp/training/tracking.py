@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from bcq_exp.errors import first_line
+
 log = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 30
@@ -88,7 +90,7 @@ class WandbTracker:
         try:
             yield
         except Exception as error:  # whatever W&B raises, training goes on
-            log.warning("W&B %s (%s): this run is in its local files only", what, _brief(error))
+            log.warning("W&B %s (%s): this run is in its local files only", what, first_line(error))
             self._run = None
 
 
@@ -115,13 +117,18 @@ def _start(mode: str, **arguments: Any) -> Any:
 
     if mode == "online":
         try:
-            if wandb.api.api_key is None:  # init would ask for one at the terminal
+            if not _is_logged_in():  # init would ask for a key at the terminal
                 raise RuntimeError("not logged in: run `wandb login`")
             return init("online")
         except Exception as error:
-            log.warning("W&B cannot go online (%s): recording offline", _brief(error))
+            log.warning("W&B cannot go online (%s): recording offline", first_line(error))
     return init("offline")
 
 
-def _brief(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _is_logged_in() -> bool:
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb.setup().settings
+    key = settings.api_key or settings.identity_token_file
+    return bool(key or wbauth.read_netrc_auth(host=settings.base_url))

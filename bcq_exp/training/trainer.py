@@ -68,6 +68,8 @@ class Trainer:
         Raises:
             RunStopped: with the signal's status, after a signal.
         """
+        for _, run in self._alive():
+            run.write_summary("running", self._engine.step)
         title = f"{len(self._runs)} runs" if len(self._runs) > 1 else self._runs[0].title
         with (
             self._stop_on_signals(),

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from bcq_exp.errors import RunStopped, UserError
@@ -162,7 +161,6 @@ def test_rows_beyond_the_checkpoint_are_forgotten(tmp_path):
     assert_same_run(folder, straight)
 
 
-@pytest.mark.xfail(strict=True, reason="rows of a run killed before its first checkpoint stay")
 def test_a_run_killed_before_its_first_checkpoint_starts_clean(tmp_path):
     fit(tmp_path / "straight", *TINY)
     shutil.copytree(tmp_path / "straight", tmp_path / "r")
@@ -173,21 +171,23 @@ def test_a_run_killed_before_its_first_checkpoint_starts_clean(tmp_path):
     assert_same_rows(tmp_path / "r", tmp_path / "straight")
 
 
-@pytest.mark.xfail(strict=True, reason="the configuration is compared with the summary's only")
-def test_a_run_killed_before_its_first_evaluation_keeps_its_configuration(tmp_path):
-    fit(tmp_path / "r", *TINY, "trainer.num_steps=60")
-    (tmp_path / "r" / "summary.json").unlink()  # a checkpoint comes before the first summary
-    with pytest.raises(UserError, match="another configuration"):
-        fit(tmp_path / "r", *TINY, "algo.lmbda=0.1")
-
-
-@pytest.mark.xfail(strict=True, reason="there is no last evaluation to report")
-def test_fewer_steps_than_an_interrupted_run_has_ends_it(tmp_path, monkeypatch):
+def test_a_run_killed_before_its_first_evaluation_keeps_its_configuration(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 60)
         with pytest.raises(RunStopped):
             fit(tmp_path / "r", *TINY)
-    assert np.isfinite(fit(tmp_path / "r", *TINY, "trainer.num_steps=50"))
+    assert RunRecord(tmp_path / "r").rows("eval") == []
+    with pytest.raises(UserError, match="another configuration"):
+        fit(tmp_path / "r", *TINY, "algo.lmbda=0.1")
+
+
+def test_fewer_steps_than_an_interrupted_run_has_are_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 60)
+        with pytest.raises(RunStopped):
+            fit(tmp_path / "r", *TINY)
+    with pytest.raises(UserError, match="has taken 60 steps already"):
+        fit(tmp_path / "r", *TINY, "trainer.num_steps=50")
 
 
 def test_a_resumed_run_keeps_its_clock(tmp_path):

@@ -97,7 +97,6 @@ def test_online_without_a_login_is_one_warning_and_recorded_offline(online, trai
     assert len(run.rows("train")) == 6
 
 
-@pytest.mark.xfail(strict=True, reason="W&B itself warns that wandb.api is deprecated")
 def test_and_nothing_else_is_said(online, common):
     assert (common / "online.err").read_text() == ""
 
@@ -173,7 +172,7 @@ def test_a_server_out_of_reach_is_one_warning_and_recorded_offline(tmp_path, mon
         return run
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(wandb, "api", SimpleNamespace(api_key="0" * 40))
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     fit(tmp_path / "r", *WANDB, "logger.mode=online", "trainer.num_steps=40")
     assert modes == ["online", "offline"]
     assert warned(caplog) == ["W&B cannot go online (unreachable): recording offline"]

@@ -54,7 +54,7 @@ def vae_loss(
 
 def clipped_double_q(q1: Tensor, q2: Tensor, lmbda: float | Tensor) -> Tensor:
     """Equation 13: a convex combination that weighs the minimum of two estimates by lmbda."""
-    return lmbda * q1.minimum(q2) + (1 - lmbda) * q1.maximum(q2)
+    return q1.maximum(q2).lerp(q1.minimum(q2), lmbda)  # (1 - lmbda) max + lmbda min
 
 
 def target_value(

@@ -19,8 +19,10 @@ def beside(obs: Tensor, x: Tensor) -> Tensor:
 
 
 class _ActionRange(nn.Module):
-    """Centre and half-width of the actions the policy works in, one of each per dimension."""
+    """Bounds, centre and half-width of the actions the policy works in, (A,) each."""
 
+    low: Tensor
+    high: Tensor
     center: Tensor
     scale: Tensor
 
@@ -29,6 +31,8 @@ class _ActionRange(nn.Module):
         low, high = (torch.as_tensor(x, dtype=torch.get_default_dtype()) for x in (low, high))
         if not (torch.isfinite(low).all() and torch.isfinite(high).all() and (low < high).all()):
             raise ValueError(f"action bounds must be finite with low < high, not {low} and {high}")
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
         self.register_buffer("center", (low + high) / 2)
         self.register_buffer("scale", (high - low) / 2)
 
@@ -59,8 +63,8 @@ class Perturbation(_ActionRange):
         self.net = MLP(obs_dim + act_dim, hidden_sizes, act_dim)
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
-        moved = act + self.phi * self.scale * self.net(beside(obs, act)).tanh()
-        return moved.clamp(self.center - self.scale, self.center + self.scale)
+        xi = self.net(beside(obs, act)).tanh()
+        return act.addcmul(self.scale, xi, value=self.phi).clamp(self.low, self.high)
 
 
 class Critic(nn.Module):
@@ -114,7 +118,7 @@ class VAE(_ActionRange):
         mean, log_std = self.encoder(beside(obs, act)).chunk(2, -1)
         std = log_std.clamp(*LOG_STD_RANGE).exp()
         eps = torch.randn_like(std) if eps is None else eps
-        return self.decode(obs, mean + std * eps), mean, std
+        return self.decode(obs, mean.addcmul(std, eps)), mean, std
 
     def decode(self, obs: Tensor, latent: Tensor | None = None) -> Tensor:
         """Actions (..., A) for observations (..., O) and latents (..., L).
@@ -126,7 +130,7 @@ class VAE(_ActionRange):
                 *obs.shape[:-1], self.latent_dim, dtype=obs.dtype, device=obs.device
             )
             latent = latent.clamp(-self.latent_clip, self.latent_clip)
-        return self.center + self.scale * self.decoder(beside(obs, latent)).tanh()
+        return self.center.addcmul(self.scale, self.decoder(beside(obs, latent)).tanh())
 
 
 class _Rows:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,34 @@ class Optimizer:
             self._optimizer.param_groups[0]["lr"] = lr
 
 
+class _FusedAdam(torch.optim.Adam):
+    """Torch's fused Adam with one step counter a network, not one a parameter.
+
+    Counting a dozen counters up takes longer than the update of a small network itself. All
+    parameters step together here, so the first one's counter serves.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        (group,) = self.param_groups
+        lists: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
+        self._init_group(group, *lists)
+        *moments, counters = lists
+        counters[0].add_(1)
+        update: Any = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        update(
+            *moments,
+            counters[:1] * len(counters),
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+
 @dataclass(frozen=True)
 class OptimizerFactory(ABC):
     """Makes the optimizer of one network.
@@ -154,13 +182,14 @@ class AdamOptimizerFactory(OptimizerFactory):
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    _decoupled_weight_decay: ClassVar[bool] = False
 
     def _torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         cuda = bool(params) and params[0].is_cuda
         # a learning rate that changes must lie in a tensor for a captured step to see it
         dtype = torch.float32 if cuda else torch.float64
         lr = torch.tensor(self.lr, dtype=dtype, device=params[0].device)
-        return self._class(
+        return _FusedAdam(
             params,
             lr=self.lr if self.schedule is None else lr,
             betas=(self.betas[0], self.betas[1]),
@@ -168,20 +197,15 @@ class AdamOptimizerFactory(OptimizerFactory):
             weight_decay=self.weight_decay,
             fused=True,
             capturable=cuda,
+            decoupled_weight_decay=self._decoupled_weight_decay,
         )
-
-    @property
-    def _class(self) -> type[torch.optim.Adam]:
-        return torch.optim.Adam
 
 
 @dataclass(frozen=True)
 class AdamWOptimizerFactory(AdamOptimizerFactory):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    @property
-    def _class(self) -> type[torch.optim.Adam]:
-        return torch.optim.AdamW
+    _decoupled_weight_decay: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -144,3 +144,23 @@ def test_a_rate_out_of_the_present_schedule_follows_the_present_one():
     longer = SGDOptimizerFactory(lr=1.0, schedule=LinearSchedule(8)).create(second)
     longer.load_state_dict(short.state_dict())
     assert longer.lr == pytest.approx(1 - 1 / 8)
+
+
+@pytest.mark.parametrize(
+    ("factory", "reference"),
+    [(AdamOptimizerFactory, torch.optim.Adam), (AdamWOptimizerFactory, torch.optim.AdamW)],
+)
+def test_adam_is_torchs_to_the_bit(factory, reference):
+    torch.manual_seed(0)
+    ours, theirs = (
+        [nn.Parameter(torch.full(size, 0.5).double()) for size in ((3, 3), (3,))] for _ in range(2)
+    )
+    mine = factory(lr=1e-2, weight_decay=0.1).create(ours)
+    other = reference(theirs, lr=1e-2, weight_decay=0.1, fused=True)
+    for _ in range(20):
+        x = torch.randn(3).double()
+        mine.minimize((ours[0] @ x + ours[1]).square().sum())
+        other.zero_grad()
+        (theirs[0] @ x + theirs[1]).square().sum().backward()
+        other.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test fast-test lint clean
+.PHONY: help setup quickstart test fast-test lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup ## time training, acting and start-up beside Tianshou and d3rlpy (half an hour, idle machine)
+	$(BIN)/python -m tests.bench.run
 
 clean: ## remove .venv and caches; runs in multirun/ stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -17,12 +17,17 @@ log = logging.getLogger(__name__)
 @entry("config", before_run=launch.check_folder)
 def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    return train(cfg, Path(HydraConfig.get().runtime.output_dir))
+    hydra = HydraConfig.get()
+    title = hydra.job.override_dirname if hydra.mode == RunMode.MULTIRUN else None
+    return train(cfg, Path(hydra.runtime.output_dir), title)
 
 
-def train(cfg: DictConfig, folder: Path) -> float:
+def train(cfg: DictConfig, folder: Path, title: str | None = None) -> float:
     """Train the run of a folder to its end, from its checkpoint if it has one.
+
+    ``title`` names it on the terminal and in W&B, by default as the folder.
 
     Raises:
         RunStopped: if the run failed or was stopped by a signal.
@@ -43,7 +48,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         saved = checkpoint.load(record.checkpoint) if record.checkpoint.exists() else None
         torch.set_num_threads(build.num_threads(cfg))
         dataset = build.build_dataset(cfg)
-        trainer, run = build.build_trainer(cfg, dataset, record, saved, title=folder.name)
+        trainer, run = build.build_trainer(cfg, dataset, record, saved, title=title or folder.name)
         log.info(
             "%s: %d transitions, behaviour's return %.1f",
             dataset.id,

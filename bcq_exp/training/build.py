@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -227,12 +228,17 @@ def build_tracker(
         identity={
             "project": logger.project,
             "entity": logger.entity,
-            "group": logger.group,
+            "group": logger.group or sweep_name(record.folder) or facts["dataset"]["id"],
             "job_type": logger.job_type,
             "tags": [*logger.tags, facts["dataset"]["id"]],
             "name": title,
         },
     )
+
+
+def sweep_name(folder: Path) -> str | None:
+    """The name of the sweep that a run's folder lies in, if it lies in one."""
+    return folder.parent.name if (folder.parent / "multirun.yaml").exists() else None
 
 
 def resolve_device(device: str) -> torch.device:

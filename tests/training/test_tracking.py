@@ -209,3 +209,13 @@ def test_a_failed_run_ends_with_a_failure_in_wandb_too(tmp_path, monkeypatch):
         fit(tmp_path / "r", *WANDB, "optimizer@critic_optim=sgd", "critic_optim.lr=1e3")
     assert run.ended == [1]
     assert run.summary["status"] == "failed"
+
+
+def test_the_group_of_a_run_in_a_sweep_is_the_sweep(tmp_path):
+    sweep = ("algo.lmbda=0.5,1.0", "logger.group=null", "trainer.num_steps=40", "name=s")
+    done = bcq_exp("-m", *WANDB, *sweep, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for job, lmbda in enumerate(("0.5", "1.0")):
+        (run,) = read(tmp_path / "multirun" / "s" / str(job))
+        assert run.identity["group"] == "s"
+        assert f"algo.lmbda={lmbda}" in run.identity["name"]

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bcq_exp import config
 from bcq_exp.errors import RunStopped, UserError
 
-# beside the package in a checkout, inside it in an installed wheel
-_CONF_PLACES = (Path(__file__).parents[1] / "conf", Path(__file__).parent / "conf")
+# inside the package in an installed wheel, beside it in a checkout
+_CONF_PLACES = (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf")
 
 
 class ConsoleHandler(logging.StreamHandler):

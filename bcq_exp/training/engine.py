@@ -144,9 +144,8 @@ class SingleRunEngine:
                 count = min(BLOCK_STEPS - row, end - self._step)
                 for _ in range(count):
                     self._take_step()
-                rows = self._block.statistics[row : row + count]
-                collected.append(rows.to("cpu", torch.float64, copy=True))
-        return torch.cat(collected).unsqueeze(0)
+                collected.append(self._block.statistics[row : row + count].clone())
+        return torch.cat(collected).unsqueeze(0).to("cpu", torch.float64)  # the one synchronization
 
     def policy(self, run: int) -> BCQPolicy:
         return self._bcq.policy

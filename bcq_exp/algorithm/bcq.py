@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -127,13 +128,10 @@ class BCQPolicy(Policy):
         obs = self.as_tensor(batch.obs)
         size = (obs.shape[0], self.forward_sampled_times, latent_dim(self.vae))
         latent = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
-        act = losses.best_action(
-            broadcasting(self.vae),
-            broadcasting(self.actor_perturbation),
-            broadcasting(self.critic),
-            obs,
-            latent.to(obs.device).clamp_(-self.latent_clip, self.latent_clip),
-        )
+        latent = latent.to(obs.device).clamp_(-self.latent_clip, self.latent_clip)
+        networks = (self.vae, self.actor_perturbation, self.critic)
+        best_action = partial(losses.best_action, *map(broadcasting, networks))
+        act = losses.in_parts(best_action, latent, obs)
         return Batch(act=act.cpu().numpy(), state=state)
 
     def as_tensor(self, x: Any) -> Tensor:
@@ -235,17 +233,18 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         self._optimizers["vae"].apply(vae_loss.loss)
 
         with torch.no_grad():
-            target = losses.target_value(
+            target_value = partial(
+                losses.target_value,
                 vae,
                 broadcasting(self.actor_perturbation_target),
                 broadcasting(self.critic_target),
                 broadcasting(self.critic2_target),
-                rew=batch.rew,
-                terminated=batch.terminated,
-                obs_next=batch.obs_next,
-                latent=noise.target_latent.clamp(-clip, clip),
                 gamma=self.gamma,
                 lmbda=self.lmbda,
+            )
+            latent = noise.target_latent.clamp(-clip, clip)
+            target = losses.in_parts(
+                target_value, latent, batch.obs_next, batch.rew, batch.terminated
             )
         q1 = critic(batch.obs, batch.act)
         q2 = broadcasting(self.critic2)(batch.obs, batch.act)

@@ -8,10 +8,14 @@ actions, O observation, A action, L latent. Where one observation meets n action
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
+
+ROWS_AT_ONCE = {"cpu": 2048, "cuda": 2**20}  # sampled actions; activations of 750 units fit a cache
 
 
 class StateAction(Protocol):
@@ -62,11 +66,11 @@ def target_value(
     perturbation_target: StateAction,
     critic1_target: StateAction,
     critic2_target: StateAction,
-    *,
+    latent: Tensor,
+    obs_next: Tensor,
     rew: Tensor,
     terminated: Tensor,
-    obs_next: Tensor,
-    latent: Tensor,
+    *,
     gamma: float | Tensor,
     lmbda: float | Tensor,
 ) -> Tensor:
@@ -89,8 +93,20 @@ def perturbation_loss(
     return -critic(obs, perturbed).mean(), perturbed
 
 
+def in_parts(function: Callable[..., Tensor], latent: Tensor, *rows: Tensor) -> Tensor:
+    """``function(latent, *rows)`` over a few states at a time, joined again.
+
+    ``latent`` is (B, n, L), the others (B, ...); the function treats each state by itself. All
+    B * n sampled actions at once would leave the processor's cache, or not fit in memory at all.
+    """
+    at_once = ROWS_AT_ONCE["cuda" if latent.is_cuda else "cpu"]
+    size = max(1, at_once // latent.shape[1])
+    parts = zip(*(x.split(size) for x in (latent, *rows)), strict=True)
+    return torch.cat([function(*part) for part in parts])
+
+
 def best_action(
-    vae: ConditionalVAE, perturbation: StateAction, critic: StateAction, obs: Tensor, latent: Tensor
+    vae: ConditionalVAE, perturbation: StateAction, critic: StateAction, latent: Tensor, obs: Tensor
 ) -> Tensor:
     """Equation 11, the policy: of n perturbed samples a state, the one of largest Q (B, A)."""
     obs = obs.unsqueeze(1)  # (B, 1, O)

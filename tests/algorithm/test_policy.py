@@ -37,7 +37,7 @@ def test_each_rows_action_depends_on_that_row_alone():
 
     def act(rows):
         return losses.best_action(
-            policy.vae, policy.actor_perturbation, policy.critic, OBS[rows], latent[rows]
+            policy.vae, policy.actor_perturbation, policy.critic, latent[rows], OBS[rows]
         ).detach()
 
     together = act(torch.arange(5))
@@ -125,3 +125,14 @@ def test_the_policys_map_follows_its_arguments():
     np.testing.assert_allclose(mapped, [[np.tanh(0.3), 0.5 + 2.5 * np.tanh(-0.7)]])
     np.testing.assert_allclose(policy.map_action_inverse(mapped), act)
     assert isinstance(policy.action_space, Box)
+
+
+def test_parts_of_a_batch_give_what_the_whole_does(monkeypatch):
+    policy = make_policy(forward_sampled_times=6)
+    whole = policy(Batch(obs=OBS), generator=seeded()).act
+    monkeypatch.setitem(losses.ROWS_AT_ONCE, "cpu", 12)  # two states at a time
+    calls = []
+    policy.critic.register_forward_hook(lambda *_: calls.append(1))
+    parts = policy(Batch(obs=OBS), generator=seeded()).act
+    assert len(calls) == -(-len(OBS) // 2)
+    assert parts == pytest.approx(whole, rel=1e-12)

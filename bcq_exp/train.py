@@ -46,6 +46,7 @@ def train(cfg: DictConfig, folder: Path, title: str | None = None) -> float:
         log.info("%s is complete: nothing to do (trainer.num_steps=... goes on)", folder)
     else:
         saved = checkpoint.load(record.checkpoint) if record.checkpoint.exists() else None
+        build.build_precision(cfg)  # says what this machine lacks before the data is loaded
         torch.set_num_threads(build.num_threads(cfg))
         dataset = build.build_dataset(cfg)
         trainer, run = build.build_trainer(cfg, dataset, record, saved, title=title or folder.name)

@@ -1,6 +1,6 @@
 """Recording a function's kernels once and replaying them without Python.
 
-With small networks a gradient step is all overhead: about two hundred kernels of a few microseconds
+With small networks a gradient step is all overhead: some 350 kernels of a few microseconds
 each, and more than that spent on calling them. What is recorded here are the very kernels that the
 step runs, forward, backward and optimizers, so that a replay gives the same bits.
 """

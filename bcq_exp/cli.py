@@ -8,9 +8,9 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bcq_exp import config
@@ -31,16 +31,23 @@ class ConsoleHandler(logging.StreamHandler):
         return sys.stdout
 
 
+T = TypeVar("T")
 Task = Callable[[DictConfig], Any]
 BeforeRun = Callable[[DictConfig, Path], None]
+Compose = Callable[[list[str]], DictConfig]
+BeforeSweep = Callable[[list[str], Compose], list[str]]
 
 
 def entry(
-    config_name: str, *, before_run: BeforeRun | None = None
+    config_name: str,
+    *,
+    before_run: BeforeRun | None = None,
+    before_sweep: BeforeSweep | None = None,
 ) -> Callable[[Task], Callable[[], None]]:
     """Turns ``task(config)`` into a command: composed by Hydra, checked, its errors one line.
 
-    ``before_run(config, folder)`` may refuse a single run before Hydra writes to its folder. Exit
+    ``before_run(config, folder)`` may refuse a single run before Hydra writes to its folder;
+    ``before_sweep(overrides, compose)`` a sweep, and gives more overrides to launch it with. Exit
     status: 0 done; 2 the user's mistake; 1 a run that failed; 130 or 143 stopped by a signal.
     """
 
@@ -50,7 +57,7 @@ def entry(
             os.environ["HYDRA_FULL_ERROR"] = "1"
             config.register()
             try:
-                _run(config_name, task, before_run)
+                _run(config_name, task, before_run, before_sweep)
             except RunStopped as stopped:
                 _exit(str(stopped), stopped.status)
             except KeyboardInterrupt:
@@ -65,7 +72,12 @@ def entry(
     return decorate
 
 
-def _run(config_name: str, task: Task, before_run: BeforeRun | None) -> None:
+def _run(
+    config_name: str,
+    task: Task,
+    before_run: BeforeRun | None,
+    before_sweep: BeforeSweep | None,
+) -> None:
     from hydra import main as hydra_main
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -83,60 +95,65 @@ def _run(config_name: str, task: Task, before_run: BeforeRun | None) -> None:
             ended.append(error)  # past Hydra, which would add lines of its own
             return None
 
-    _check_before_running(conf, config_name, before_run)
+    more = _check_before_running(conf, config_name, before_run, before_sweep)
+    sys.argv += more
     hydra_main(version_base="1.3", config_path=str(conf), config_name=config_name)(checked)()
     if ended:
         raise ended[0]
 
 
-def _check_before_running(conf: Path, config_name: str, before_run: BeforeRun | None) -> None:
-    """Compose and check a run, or each run of a grid, before Hydra makes a folder."""
+def _check_before_running(
+    conf: Path,
+    config_name: str,
+    before_run: BeforeRun | None,
+    before_sweep: BeforeSweep | None,
+) -> list[str]:
+    """Compose and check a run or a sweep before Hydra makes a folder; returns more overrides."""
     from hydra import initialize_config_dir
     from hydra._internal.utils import get_args_parser
+    from hydra.types import RunMode
 
     args = get_args_parser().parse_args()
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-        return
+        return []
     if args.config_path or args.config_name or args.config_dir:
-        return  # composed from elsewhere: checked when it runs
+        return []  # composed from elsewhere: checked when it runs
+
+    def compose(overrides: list[str]) -> DictConfig:
+        return _compose(config_name, overrides)
+
     with initialize_config_dir(str(conf), version_base="1.3"):
-        if args.multirun:
-            for overrides in _grid(args.overrides):
-                config.check(_compose(config_name, overrides)[0])
-            return
-        cfg, folder = _compose(config_name, args.overrides)
+        if before_sweep is not None and (
+            args.multirun or compose(args.overrides).hydra.mode == RunMode.MULTIRUN
+        ):
+            return _in_one_line(before_sweep, args.overrides, compose)
+        cfg = compose(args.overrides)
         config.check(cfg)
         if before_run is not None:
-            before_run(cfg, folder)
+            before_run(cfg, Path(cfg.hydra.run.dir))
+    return []
 
 
-def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig, Path]:
-    """The configuration of one run, and its folder."""
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    """A configuration with its ``hydra`` node."""
     from hydra import compose
 
-    try:
+    def composed() -> DictConfig:
         cfg = compose(config_name, overrides=overrides, return_hydra_config=True)
-        folder = Path(cfg.hydra.run.dir)
-    except Exception as error:  # composing does nothing but read what the user gave
-        raise UserError(_one_line(error)) from error
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg, folder
+        str(cfg.hydra.run.dir)  # a name that is none shows when it is resolved
+        return cfg
+
+    return _in_one_line(composed)
 
 
-def _grid(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each run of a sweep; none where a search, not a grid, will choose them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
+def _in_one_line(function: Callable[..., T], *arguments: Any) -> T:
+    """What Hydra raises while it reads what the user gave, as the user's mistake."""
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        if any(override.key_or_group == "hydra/sweeper" for override in parsed):
-            return []
-        (grid,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        return function(*arguments)
     except Exception as error:
+        if isinstance(error, UserError) or not _is_expected(error):
+            raise
         raise UserError(_one_line(error)) from error
-    return grid
 
 
 def _exit(message: str, status: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from datetime import datetime
 from math import isfinite
@@ -22,6 +22,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.errors import UserError
+
+LONGEST_FOLDER_NAME = 180  # file systems allow 255
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,7 @@ def register() -> None:
     ):
         store.store(group=group, name=name, node=node, provider="bcq_exp")
     OmegaConf.register_new_resolver("bcq.run_name", run_name, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("bcq.run_folder", run_folder, replace=True)
 
 
 def run_name(name: str | None, resume: Any) -> str:
@@ -294,6 +297,24 @@ def run_name(name: str | None, resume: Any) -> str:
             raise UserError("resume=true: multirun/ holds no run with a checkpoint; give its name=")
         return checkpoints[-1].parent.name
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{token_hex(2)}"
+
+
+def run_folder(keys: str, overrides: Sequence[str]) -> str:
+    """The folder of a run in its sweep's: what is swept, as ``algo.lmbda=0.5,seed=0``.
+
+    Args:
+        keys: the swept ones, joined by commas.
+        overrides: all that the run was given.
+    """
+    swept = keys.split(",")
+    given = (override.lstrip("+").partition("=") for override in overrides)
+    values = {key: value for key, _, value in given}
+    name = ",".join(f"{key}={values[key]}" for key in swept if key in values)
+    safe = re.sub(r"[^\w=,+@.-]", "_", name)
+    if len(safe) > LONGEST_FOLDER_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        safe = f"{safe[:LONGEST_FOLDER_NAME]}-{digest}"
+    return safe
 
 
 def _modified(path: Path) -> float:
@@ -358,6 +379,8 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any, Field | N
     known = schema_of(node)
     for name in node:
         key = f"{prefix}{name!s}"
+        if key == "hydra":
+            continue
         if known and name not in known:
             raise UserError(f"{key}: no such key; there are {', '.join(sorted(known))}")
         if OmegaConf.is_missing(node, name):
@@ -382,7 +405,7 @@ def identity(resolved: dict[str, Any]) -> dict[str, Any]:
     """A resolved configuration as dotted keys, less those that do not change what is learnt."""
     return {
         key: value
-        for key, value in _flattened(resolved, "")
+        for key, value in flattened(resolved)
         if not any(key == k or key.startswith(f"{k}.") for k in _NOT_IDENTITY)
     }
 
@@ -393,9 +416,10 @@ def config_hash(resolved: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _flattened(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flattened(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a resolved configuration with its dotted key."""
     for name, value in node.items():
         if isinstance(value, dict):
-            yield from _flattened(value, f"{prefix}{name}.")
+            yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -20,7 +20,7 @@ from bcq_exp.training import build, checkpoint
 from bcq_exp.training.build import resolve_device
 from bcq_exp.training.capture import eager
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, compose, fit
+from tests.commands import TINY, compose, fit, spoil_engine
 
 OPTIMS = ("actor_optim", "critic_optim", "vae_optim")
 BASE = (
@@ -165,7 +165,7 @@ def outcome(tmp_path, monkeypatch):
 
 
 def leaves(cfg):
-    return set(dict(config._flattened(OmegaConf.to_container(cfg), "")))
+    return set(dict(config.flattened(OmegaConf.to_container(cfg))))
 
 
 def test_every_key_is_covered():
@@ -211,13 +211,12 @@ def test_the_device_is_resolved():
         resolve_device("cuda:99")
 
 
-def test_threads_are_as_many_as_asked_for(tmp_path):
-    before = torch.get_num_threads()
-    try:
-        fit(tmp_path / "r", *BASE, "logger=none", "trainer.num_threads=3")
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+def test_threads_are_as_many_as_asked_for(tmp_path, monkeypatch):
+    seen, before = set(), torch.get_num_threads()
+    spoil_engine(monkeypatch, lambda engine: seen.add(torch.get_num_threads()))
+    fit(tmp_path / "r", *BASE, "logger=none", "trainer.num_threads=3")
+    assert seen == {3}
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("choice", ["pendulum", "minari", "d4rl_hdf5"])

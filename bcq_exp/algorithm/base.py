@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from gymnasium.spaces import Space
-from torch import nn
+from torch import Tensor, nn
 
 from bcq_exp.algorithm.actions import ActionMap, BoundMethod
 from bcq_exp.algorithm.optim import Optimizer
@@ -153,9 +153,21 @@ class LaggedNetworkPolyakUpdateAlgorithmMixin:
         pairs.append((target, source))
         return target
 
-    @torch.no_grad()
     def _update_lagged_network_weights(self) -> None:
         pairs = self.__dict__["_lagged_pairs"]
         targets = [p for target, _ in pairs for p in target.parameters()]
         sources = [p for _, source in pairs for p in source.parameters()]
-        torch._foreach_lerp_(targets, sources, self.tau)
+        polyak_update(targets, sources, self.tau)
+
+
+@torch.no_grad()
+def polyak_update(targets: list[Tensor], sources: list[Tensor], tau: float | Tensor) -> None:
+    """target = tau * source + (1 - tau) * target, in place.
+
+    With K stacked networks ``tau`` may be (K,), one for each.
+    """
+    if not isinstance(tau, Tensor):
+        torch._foreach_lerp_(targets, sources, tau)
+        return
+    weights = [tau.reshape(-1, *[1] * (target.dim() - 1)).expand_as(target) for target in targets]
+    torch._foreach_lerp_(targets, sources, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import (
@@ -21,27 +21,12 @@ from bcq_exp.algorithm.base import (
     Policy,
     TrainingStats,
 )
-from bcq_exp.algorithm.mlp import held
 from bcq_exp.algorithm.networks import broadcasting, latent_dim
-from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.optim import Optimizer, OptimizerFactory
+from bcq_exp.algorithm.step import Hyperparameters, Networks, Noise, train_step
 
 DEFAULT_LATENT_CLIP = 0.5  # for a VAE that names no latent_clip of its own
 DEFAULT_KL_WEIGHT = 0.5  # and no kl_weight
-
-#: What one gradient step tells, in the order of train.csv's columns.
-STATISTICS = (
-    "actor_loss",
-    "critic1_loss",
-    "critic2_loss",
-    "vae_loss",
-    "recon_loss",
-    "kl_loss",
-    "q1_mean",
-    "q2_mean",
-    "target_q_mean",
-    "perturbation_abs_mean",
-    "latent_clip_fraction",
-)
 
 
 @dataclass(kw_only=True)
@@ -52,21 +37,6 @@ class BCQTrainingStats(TrainingStats):
     critic1_loss: float
     critic2_loss: float
     vae_loss: float
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Every random number of one gradient step: standard normals, before any clipping.
-
-    Args:
-        vae_eps: (B, L), the VAE's reparametrization.
-        target_latent: (B, n, L), the latents of the next state's sampled actions.
-        actor_latent: (B, L), the latents of the actions the actor perturbs.
-    """
-
-    vae_eps: Tensor
-    target_latent: Tensor
-    actor_latent: Tensor
 
 
 class BCQPolicy(Policy):
@@ -222,61 +192,36 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     def tensor_step(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """The tensor work of :meth:`gradient_step`, which a capture can hold."""
-        vae, perturbation, critic = (
-            broadcasting(net)
-            for net in (self.policy.vae, self.policy.actor_perturbation, self.policy.critic)
+        statistics = train_step(
+            self.networks, self._optimizers, self.hyperparameters, batch, noise, _of_one_run
         )
-        clip = self.policy.latent_clip
-
-        kl_weight = getattr(self.policy.vae, "kl_weight", DEFAULT_KL_WEIGHT)
-        vae_loss = losses.vae_loss(vae, batch.obs, batch.act, noise.vae_eps, kl_weight)
-        self._optimizers["vae"].apply(vae_loss.loss)
-
-        with torch.no_grad():
-            target_value = partial(
-                losses.target_value,
-                vae,
-                broadcasting(self.actor_perturbation_target),
-                broadcasting(self.critic_target),
-                broadcasting(self.critic2_target),
-                gamma=self.gamma,
-                lmbda=self.lmbda,
-            )
-            latent = noise.target_latent.clamp(-clip, clip)
-            target = losses.in_parts(
-                target_value, latent, batch.obs_next, batch.rew, batch.terminated
-            )
-        q1 = critic(batch.obs, batch.act)
-        q2 = broadcasting(self.critic2)(batch.obs, batch.act)
-        critic1_loss, critic2_loss = mse_loss(q1, target), mse_loss(q2, target)
-        self._optimizers["critic"].apply(critic1_loss)
-        self._optimizers["critic2"].apply(critic2_loss)
-
-        with torch.no_grad():
-            sampled = vae.decode(batch.obs, noise.actor_latent.clamp(-clip, clip))
-        with held(self.policy.critic):
-            actor_loss, perturbed = losses.perturbation_loss(
-                critic, perturbation, batch.obs, sampled
-            )
-            self._optimizers["actor_perturbation"].apply(actor_loss)
-
         self._update_lagged_network_weights()
+        return statistics
 
-        clipped = noise.target_latent.abs() > clip
-        values = (
-            actor_loss,
-            critic1_loss,
-            critic2_loss,
-            vae_loss.loss,
-            vae_loss.recon,
-            vae_loss.kl,
-            q1.mean(),
-            q2.mean(),
-            target.mean(),
-            (perturbed - sampled).abs().mean(),
-            clipped.to(target.dtype).mean(),
+    @property
+    def networks(self) -> Networks:
+        """The seven networks, as the losses call them."""
+        policy = self.policy
+        return Networks(
+            vae=broadcasting(policy.vae),
+            perturbation=broadcasting(policy.actor_perturbation),
+            critic=broadcasting(policy.critic),
+            critic2=broadcasting(self.critic2),
+            perturbation_target=broadcasting(self.actor_perturbation_target),
+            critic_target=broadcasting(self.critic_target),
+            critic2_target=broadcasting(self.critic2_target),
         )
-        return {name: value.detach() for name, value in zip(STATISTICS, values, strict=True)}
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The numbers of the equations."""
+        return Hyperparameters(
+            gamma=self.gamma,
+            lmbda=self.lmbda,
+            tau=self.tau,
+            latent_clip=self.policy.latent_clip,
+            kl_weight=float(getattr(self.policy.vae, "kl_weight", DEFAULT_KL_WEIGHT)),
+        )
 
     def after_step(self) -> None:
         """The host's work of :meth:`gradient_step`: learning-rate schedules."""
@@ -294,10 +239,19 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
 
         So it is for this project's networks; what a user's own do in Python cannot be known.
         """
-        networks = (self.policy.vae, self.policy.actor_perturbation, self.policy.critic)
-        return all(broadcasting(net) is net for net in (*networks, self.critic2)) and all(
+        return self.has_own_networks and all(
             optimizer.can_be_captured for optimizer in self._optimizers.values()
         )
+
+    @property
+    def has_own_networks(self) -> bool:
+        """Whether every network is one of this project's."""
+        return all(isinstance(net, nn.Module) for net in self.networks)
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The four optimizers, by the name of the network."""
+        return self._optimizers
 
     def state_tensors(self) -> list[Tensor]:
         """Every tensor that a gradient step changes: parameters, targets, optimizers."""
@@ -311,7 +265,7 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         tensors |= {name: tensors[name].reshape(size) for name in ("rew", "terminated")}
         noise = self.draw_noise(size)
         device = tensors["obs"].device
-        noise = Noise(*(x.to(device) for x in vars(noise).values()))
+        noise = Noise(*(x.to(device) for x in noise))
         statistics = self.gradient_step(Batch(**tensors), noise)
         return BCQTrainingStats(
             actor_loss=statistics["actor_loss"].item(),
@@ -319,6 +273,10 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
             critic2_loss=statistics["critic2_loss"].item(),
             vae_loss=statistics["vae_loss"].item(),
         )
+
+
+def _of_one_run(function: Callable) -> Callable:
+    return function
 
 
 def _redrawn(network: nn.Module) -> nn.Module:

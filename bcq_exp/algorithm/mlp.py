@@ -11,11 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+
+class HasParameters(Protocol):
+    """A network, or several stacked."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Its trainable tensors, and its frozen ones."""
 
 
 class MLP(nn.Module):
@@ -35,26 +42,39 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         params = [p for layer in self.layers for p in (layer.weight, layer.bias)]
         rows = x.reshape(-1, x.shape[-1])
-        y = _MLPFunction.apply(self.compute_dtype or x.dtype, rows, *params)
+        y, *_ = _MLPFunction.apply(self.compute_dtype or x.dtype, rows, *params)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 class _MLPFunction(torch.autograd.Function):
-    """Forward and backward of an MLP over rows (R, I), for parameters weight, bias, weight, ..."""
+    """Forward and backward of an MLP over rows (R, I), for parameters weight, bias, weight, ...
+
+    K networks of one shape, each with rows of its own (K, R, I), are one call too: that is what
+    ``torch.vmap`` makes of it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, x: Tensor, *params: Tensor) -> Tensor:
+    def forward(dtype: torch.dtype, x: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
+        """The result, and what backward needs: each layer's input and its weight."""
         weights, biases = ([p.to(dtype) for p in params[i::2]] for i in (0, 1))
         inputs: list[Tensor] = []
         y = x.to(dtype)
         for weight, bias in zip(weights, biases, strict=True):
             inputs.append(y.relu_() if inputs else y)  # in place: only what passed is needed again
-            y = linear(inputs[-1], weight, bias)
-        ctx.save_for_backward(*inputs, *weights)
-        return y.to(x.dtype)
+            y = _linear(inputs[-1], weight, bias)
+        return y.to(x.dtype), *(t.detach() for t in (*inputs, *weights))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, *needed = output
+        ctx.mark_non_differentiable(*needed)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*needed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        if grads[0] is None:  # nothing depends on the result
+            return (None,) * len(ctx.needs_input_grad)
         num_layers = len(ctx.saved_tensors) // 2
         inputs, weights = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers:]
         (_, of_x_wanted, *of_params_wanted), dtype = ctx.needs_input_grad, grads[0].dtype
@@ -62,13 +82,29 @@ class _MLPFunction(torch.autograd.Function):
         of_params: list[Tensor | None] = []
         for i in reversed(range(num_layers)):
             if of_params_wanted[2 * i]:
-                of_params += [grad.sum(0, dtype=dtype), (grad.t() @ inputs[i]).to(dtype)]
+                of_params += [grad.sum(-2, dtype=dtype), (grad.mT @ inputs[i]).to(dtype)]
             else:
                 of_params += [None, None]
             if i > 0:  # through the layer, then through the ReLU before it
                 grad = torch.ops.aten.threshold_backward(grad @ weights[i], inputs[i], 0)
         of_x = (grad @ weights[0]).to(dtype) if of_x_wanted else None
         return None, of_x, *reversed(of_params)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], dtype: torch.dtype, *tensors: Tensor) -> Any:
+        stacked = [
+            t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+            for t, dim in zip(tensors, in_dims[1:], strict=True)
+        ]
+        results = _MLPFunction.apply(dtype, *stacked)
+        return results, (0,) * len(results)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x W^T + b of one network, (R, I) -> (R, O), or of K stacked ones, (K, R, I) -> (K, R, O)."""
+    if weight.dim() == 2:
+        return linear(x, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
 def choose_compute_dtype(module: nn.Module, dtype: torch.dtype | None) -> None:
@@ -79,9 +115,9 @@ def choose_compute_dtype(module: nn.Module, dtype: torch.dtype | None) -> None:
 
 
 @contextmanager
-def held(module: nn.Module) -> Iterator[None]:
+def held(network: HasParameters) -> Iterator[None]:
     """Gradients pass through the network, none are computed for its own parameters."""
-    params = [p for p in module.parameters() if p.requires_grad]
+    params = [p for p in network.parameters() if p.requires_grad]
     for param in params:
         param.requires_grad_(False)
     try:

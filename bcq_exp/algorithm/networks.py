@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,8 @@ class Perturbation(_ActionRange):
         phi: largest perturbation as a fraction of half the range of each dimension.
     """
 
+    phi: Tensor
+
     def __init__(
         self,
         *,
@@ -59,12 +61,13 @@ class Perturbation(_ActionRange):
         phi: float = 0.05,
     ) -> None:
         super().__init__(low, high)
-        self.phi = phi
+        # a tensor, so that stacked runs may differ in it; in float64 until the module is converted
+        self.register_buffer("phi", torch.tensor(phi, dtype=torch.float64))
         self.net = MLP(obs_dim + act_dim, hidden_sizes, act_dim)
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
         xi = self.net(beside(obs, act)).tanh()
-        return act.addcmul(self.scale, xi, value=self.phi).clamp(self.low, self.high)
+        return act.addcmul(self.phi * self.scale, xi).clamp(self.low, self.high)
 
 
 class Critic(nn.Module):
@@ -142,6 +145,10 @@ class _Rows:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Those of the network."""
+        return self._module.parameters()
 
     def __call__(self, obs: Tensor, act: Tensor, *noise: Tensor) -> Any:
         out = self._module(*_as_rows(obs, act), *(x for x in noise if x.shape[-1]))

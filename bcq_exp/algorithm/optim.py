@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,22 +42,46 @@ class Optimizer:
 
     :meth:`minimize` differentiates with respect to those parameters only, so a loss that reaches
     other networks (the actor's goes through the critic) costs and changes nothing there.
+
+    Args:
+        factory: made it, and holds its settings.
+        params: of one network, or with ``num_runs`` of as many stacked networks (K, ...).
     """
 
     def __init__(
         self,
-        optimizer: torch.optim.Optimizer,
-        *,
-        max_grad_norm: float | None = None,
-        schedule: Schedule | None = None,
+        factory: OptimizerFactory,
+        params: Sequence[nn.Parameter],
+        num_runs: int | None = None,
     ) -> None:
-        (group,) = optimizer.param_groups
-        self.params: list[nn.Parameter] = group["params"]
-        self._optimizer = optimizer
-        self._max_grad_norm = max_grad_norm
-        self._schedule = schedule
-        self._base_lr = float(optimizer.param_groups[0]["lr"])
+        self.factory = factory
+        self.params = list(params)
         self.num_steps = 0
+        self._optimizer = factory.torch_optimizer(self.params)
+        self._leading_dims = 0 if num_runs is None else 1
+
+    @classmethod
+    def stacked(cls, optimizers: Sequence[Optimizer], params: Sequence[nn.Parameter]) -> Optimizer:
+        """K optimizers of the same settings and steps as one, over stacked ``params`` (K, ...).
+
+        Their moments become views of the stacked ones.
+        """
+        first = optimizers[0]
+        stack = cls(first.factory, params, num_runs=len(optimizers))
+        stack.num_steps = first.num_steps
+        stack._follow_schedule()
+        for i, param in enumerate(stack.params):
+            each = [optimizer.moments(optimizer.params[i]) for optimizer in optimizers]
+            for name, value in each[0].items():
+                if name != "step" and isinstance(value, Tensor):
+                    joined = torch.stack([moments[name] for moments in each])
+                    rows: Sequence[Any] = list(joined)
+                else:  # how many steps were taken: one counter for all
+                    joined, rows = value, [value] * len(each)
+                stack.moments(param)[name] = joined
+                for moments, row in zip(each, rows, strict=True):
+                    moments[name] = row
+        return stack
 
     def minimize(self, loss: Tensor) -> None:
         """One step down the gradient of ``loss`` (0-d)."""
@@ -66,10 +90,14 @@ class Optimizer:
 
     def apply(self, loss: Tensor) -> None:
         """The tensor work of a step, which a capture can hold; :meth:`after_step` is the rest."""
-        for param, grad in zip(self.params, torch.autograd.grad(loss, self.params), strict=True):
+        self.apply_gradients(torch.autograd.grad(loss, self.params))
+
+    def apply_gradients(self, grads: Sequence[Tensor]) -> None:
+        """The same from gradients, one a parameter."""
+        if self.factory.max_grad_norm is not None:
+            grads = _clipped(grads, self.factory.max_grad_norm, self._leading_dims)
+        for param, grad in zip(self.params, grads, strict=True):
             param.grad = grad
-        if self._max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.params, self._max_grad_norm)
         self._optimizer.step()
 
     def after_step(self) -> None:
@@ -80,14 +108,16 @@ class Optimizer:
     @property
     def can_be_captured(self) -> bool:
         """Whether all that a step changes lies in tensors (see ``training.capture``)."""
-        return self._schedule is None or isinstance(self._lr, Tensor)
+        return self.factory.schedule is None or isinstance(self._lr, Tensor)
 
     def state_tensors(self) -> list[Tensor]:
         """What a step changes besides the parameters, and what it reads: moments, learning rate."""
-        state = [
-            x for p in self.params for x in self._optimizer.state[p].values() if torch.is_tensor(x)
-        ]
+        state = [x for p in self.params for x in self.moments(p).values() if torch.is_tensor(x)]
         return [*state, *([self._lr] if isinstance(self._lr, Tensor) else [])]
+
+    def moments(self, param: nn.Parameter) -> dict[str, Any]:
+        """What the optimizer remembers of a parameter, by torch's names; empty before a step."""
+        return self._optimizer.state[param]
 
     @property
     def lr(self) -> float:
@@ -111,13 +141,25 @@ class Optimizer:
         return self._optimizer.param_groups[0]["lr"]
 
     def _follow_schedule(self) -> None:
-        if self._schedule is None:
+        if self.factory.schedule is None:
             return
-        lr = self._base_lr * self._schedule(self.num_steps)
+        lr = self.factory.lr * self.factory.schedule(self.num_steps)
         if isinstance(self._lr, Tensor):
             self._lr.fill_(lr)
         else:
             self._optimizer.param_groups[0]["lr"] = lr
+
+
+def _clipped(grads: Sequence[Tensor], max_norm: float, leading_dims: int) -> list[Tensor]:
+    """Gradients scaled down to a joint L2 norm of ``max_norm``, each run's by itself."""
+    norms = [
+        torch.linalg.vector_norm(g, dim=tuple(range(leading_dims, g.dim())), keepdim=True)
+        for g in grads
+    ]
+    shape = norms[0].shape[:leading_dims]
+    norm = torch.stack([n.reshape(shape) for n in norms]).square().sum(0).sqrt()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return [g * scale.reshape(n.shape) for g, n in zip(grads, norms, strict=True)]
 
 
 class _FusedAdam(torch.optim.Adam):
@@ -166,14 +208,11 @@ class OptimizerFactory(ABC):
 
     def create(self, params: Iterable[nn.Parameter]) -> Optimizer:
         """An optimizer over ``params``."""
-        return Optimizer(
-            self._torch_optimizer(list(params)),
-            max_grad_norm=self.max_grad_norm,
-            schedule=self.schedule,
-        )
+        return Optimizer(self, list(params))
 
     @abstractmethod
-    def _torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer: ...
+    def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Torch's own, whose update works element by element."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +223,7 @@ class AdamOptimizerFactory(OptimizerFactory):
     eps: float = 1e-8
     _decoupled_weight_decay: ClassVar[bool] = False
 
-    def _torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         cuda = bool(params) and params[0].is_cuda
         # a learning rate that changes must lie in a tensor for a captured step to see it
         dtype = torch.float32 if cuda else torch.float64
@@ -216,7 +255,7 @@ class RMSpropOptimizerFactory(OptimizerFactory):
     eps: float = 1e-8
     momentum: float = 0.0
 
-    def _torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(
             params,
             lr=self.lr,
@@ -235,7 +274,7 @@ class SGDOptimizerFactory(OptimizerFactory):
     momentum: float = 0.0
     nesterov: bool = False
 
-    def _torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             params,
             lr=self.lr,

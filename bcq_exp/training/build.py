@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,44 +24,50 @@ from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.errors import UserError
 from bcq_exp.training import provenance
-from bcq_exp.training.capture import cuda_graph, eager, kernel_list
-from bcq_exp.training.checkpoint import Checkpoint
-from bcq_exp.training.engine import Engine, SingleRunEngine
+from bcq_exp.training.capture import Capture, cuda_graph, kernel_list
+from bcq_exp.training.checkpoint import Checkpoint, load
+from bcq_exp.training.cohort import Job
+from bcq_exp.training.engine import CohortEngine, Engine, ParallelEngine, TransitionTable
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
 from bcq_exp.training.precision import Precision, resolve_precision
-from bcq_exp.training.record import RunRecord
-from bcq_exp.training.run import Run
+from bcq_exp.training.record import RunRecord, sweep_name
+from bcq_exp.training.run import Run, run_log
 from bcq_exp.training.stream import RandomStream, init_seed
 from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker
 from bcq_exp.training.trainer import Cadence, Trainer
 
-CAPTURES = {"cpu": kernel_list, "cuda": cuda_graph}
+CAPTURES: dict[str, Capture] = {"cpu": kernel_list, "cuda": cuda_graph}
 WIDE = 256  # hidden units
+STACKED_BELOW = 128
 SCHEDULES: dict[str, Callable[[int, float], Schedule]] = {
     "linear": LinearSchedule,
     "cosine": CosineSchedule,
 }
 
 
-def build_trainer(
-    cfg: DictConfig, dataset: Dataset, record: RunRecord, checkpoint: Checkpoint | None, title: str
-) -> tuple[Trainer, Run]:
-    """The trainer of one run, at the checkpoint if there is one, and that run."""
-    normalizer = build_normalizer(cfg, dataset, checkpoint)
-    engine = build_engine(cfg, dataset, normalizer)
-    if checkpoint is not None:
-        engine.load_state_dict(0, checkpoint["engine"])
-    record.rewind(engine.step)
-    run = build_run(cfg, dataset, normalizer, record, title)
-    if checkpoint is not None:
-        run.window = checkpoint["window"]
+def build_trainer(jobs: Sequence[Job], dataset: Dataset, num_threads: int = 1) -> Trainer:
+    """The trainer of a cohort's runs, each at its checkpoint if it has one."""
+    cfgs, records = [job.cfg for job in jobs], [RunRecord(job.folder) for job in jobs]
+    saved = [load(r.checkpoint) if r.checkpoint.exists() else None for r in records]
+    normalizer = build_normalizer(cfgs[0], dataset, saved[0])
+    engine = build_engine(cfgs, dataset, normalizer, num_threads)
+    for k, checkpoint in enumerate(saved):
+        if checkpoint is not None:
+            engine.load_state_dict(k, checkpoint["engine"])
+    for record in records:
+        record.rewind(engine.step)
+    runs = [build_run(job, dataset, normalizer, len(jobs) > 1) for job in jobs]
+    for run, checkpoint in zip(runs, saved, strict=True):
+        if checkpoint is not None:
+            run.window = checkpoint["window"]
+    settings = cfgs[0].trainer
     cadence = Cadence(
-        num_steps=cfg.trainer.num_steps,
-        log_every=cfg.trainer.log_every,
-        eval_every=cfg.trainer.eval_every,
-        checkpoint_every=cfg.trainer.checkpoint_every,
+        num_steps=settings.num_steps,
+        log_every=settings.log_every,
+        eval_every=settings.eval_every,
+        checkpoint_every=settings.checkpoint_every,
     )
-    return Trainer(engine, [run], cadence), run
+    return Trainer(engine, runs, cadence, num_threads)
 
 
 def build_dataset(cfg: DictConfig) -> Dataset:
@@ -71,20 +79,65 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     return instantiate(cfg.dataset)
 
 
-def build_engine(cfg: DictConfig, dataset: Dataset, normalizer: ObsNormalizer | None) -> Engine:
-    """The algorithm with fresh weights over the data, ready to advance."""
-    bcq = build_bcq(cfg, dataset.observation_space, dataset.action_space)
-    device = next(bcq.parameters()).device
-    transitions = for_training(dataset.transitions, bcq.policy, normalizer)
-    stream = RandomStream(
-        seed=cfg.seed,
-        num_rows=len(transitions),
-        batch_size=cfg.trainer.batch_size,
-        num_sampled_action=bcq.num_sampled_action,
-        latent_dim=latent_dim(bcq.policy.vae),
-    )
-    capture = CAPTURES[device.type] if bcq.can_be_captured else eager
-    return SingleRunEngine(bcq, transitions, stream, capture, build_precision(cfg).in_force)
+def build_engine(
+    cfgs: Sequence[DictConfig],
+    dataset: Dataset,
+    normalizer: ObsNormalizer | None,
+    num_threads: int = 1,
+) -> Engine:
+    """The algorithms of a cohort with fresh weights over the data, ready to advance.
+
+    On a CPU the cohort is divided over ``num_threads``.
+    """
+    runs = [build_bcq(cfg, dataset.observation_space, dataset.action_space) for cfg in cfgs]
+    param = next(runs[0].parameters())
+    transitions = for_training(dataset.transitions, runs[0].policy, normalizer)
+    table = TransitionTable(transitions, param.dtype, param.device)
+    streams = [
+        RandomStream(
+            seed=cfg.seed,
+            num_rows=len(transitions),
+            batch_size=cfg.trainer.batch_size,
+            num_sampled_action=bcq.num_sampled_action,
+            latent_dim=latent_dim(bcq.policy.vae),
+        )
+        for cfg, bcq in zip(cfgs, runs, strict=True)
+    ]
+    stacks = pays_to_stack(cfgs[0]) and all(run.has_own_networks for run in runs)
+    parts = min(num_threads, len(runs)) if stacks else len(runs)
+    bounds = [len(runs) * i // parts for i in range(parts + 1)]
+    engines = [
+        CohortEngine(runs[a:b], table, streams[a:b], CAPTURES[param.device.type])
+        for a, b in pairwise(bounds)
+    ]
+    return engines[0] if parts == 1 else ParallelEngine(engines, num_threads)
+
+
+def pays_to_stack(cfg: DictConfig) -> bool:
+    """Whether stacked runs of these sizes train faster than the same runs side by side.
+
+    On a GPU always. On a CPU up to some 100 units: above, one run's products fill a core, and the
+    activations of several leave its cache (see tests/bench/RESULTS.md).
+    """
+    return resolve_device(cfg.trainer.device).type == "cuda" or widest_layer(cfg) < STACKED_BELOW
+
+
+@contextmanager
+def threads(cfgs: Sequence[DictConfig]) -> Iterator[int]:
+    """How many threads a cohort is divided over, with torch set for each of them.
+
+    One run of wide networks divides its products instead.
+    """
+    before = torch.get_num_threads()
+    asked = cfgs[0].trainer.num_threads
+    available = before if asked is None else asked
+    alone = len(cfgs) == 1
+    # small networks lose more by sharing their work than they gain
+    torch.set_num_threads(available if alone and (asked or are_wide(cfgs[0])) else 1)
+    try:
+        yield 1 if alone else available
+    finally:
+        torch.set_num_threads(before)
 
 
 def build_bcq(cfg: DictConfig, observation_space: Box, action_space: Box) -> BCQ:
@@ -133,17 +186,15 @@ def build_precision(cfg: DictConfig) -> Precision:
     return resolve_precision(cfg.trainer.precision, device, are_wide=are_wide(cfg))
 
 
-def num_threads(cfg: DictConfig) -> int:
-    """Torch's threads for a run: small networks lose more by sharing their work than they gain."""
-    if cfg.trainer.num_threads is not None:
-        return cfg.trainer.num_threads
-    return torch.get_num_threads() if are_wide(cfg) else 1
-
-
 def are_wide(cfg: DictConfig) -> bool:
     """Whether matrix products, not the overhead around them, take the time of a step."""
+    return widest_layer(cfg) >= WIDE
+
+
+def widest_layer(cfg: DictConfig) -> int:
+    """Units of the widest hidden layer; 0 where the networks are not of the usual kind."""
     networks = (cfg.actor, cfg.critic, cfg.vae)
-    return max(size for net in networks for size in net.get("hidden_sizes", [0])) >= WIDE
+    return max(size for net in networks for size in net.get("hidden_sizes", [0]))
 
 
 def build_optimizer(cfg: DictConfig, num_steps: int) -> OptimizerFactory:
@@ -176,13 +227,10 @@ def for_training(
 
 
 def build_run(
-    cfg: DictConfig,
-    dataset: Dataset,
-    normalizer: ObsNormalizer | None,
-    record: RunRecord,
-    title: str,
+    job: Job, dataset: Dataset, normalizer: ObsNormalizer | None, is_one_of_many: bool
 ) -> Run:
-    """The run's own half: record, tracker, evaluator."""
+    """The run's own half: record, log, tracker, evaluator."""
+    cfg, record = job.cfg, RunRecord(job.folder)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     facts = {
         "seed": cfg.seed,
@@ -193,22 +241,30 @@ def build_run(
             "num_episodes": len(dataset.episode_returns),
             "behaviour_return": dataset.behaviour_return,
         },
-        "command": provenance.command(),
+        "command": job.command,
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(),
         "config_hash": config_hash(config),
         "config": config,
     }
-    return Run(
-        title=title,
+    run = Run(
+        title=job.title,
         record=record,
-        tracker=build_tracker(cfg, record, facts, title),
+        log=run_log(job.folder) if is_one_of_many else logging.getLogger("bcq_exp.run"),
+        tracker=build_tracker(cfg, record, facts, job.title),
         evaluator=Evaluator(dataset.make_env, cfg.trainer.eval_episodes, cfg.trainer.eval_seed),
         normalizer=normalizer,
         normalized_score=dataset.normalized_score,
         facts=facts,
         environment=dataset.environment_state(),
     )
+    run.log.info(
+        "%s: %d transitions, behaviour's return %.1f",
+        dataset.id,
+        len(dataset.transitions),
+        dataset.behaviour_return,
+    )
+    return run
 
 
 def build_tracker(
@@ -234,11 +290,6 @@ def build_tracker(
             "name": title,
         },
     )
-
-
-def sweep_name(folder: Path) -> str | None:
-    """The name of the sweep that a run's folder lies in, if it lies in one."""
-    return folder.parent.name if (folder.parent / "multirun.yaml").exists() else None
 
 
 def resolve_device(device: str) -> torch.device:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config import identity
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import RunRecord
+from bcq_exp.training.record import RunRecord, is_sweep
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
             configuration, or is missing (``resume=true``); or the folder is a sweep's.
     """
     record = RunRecord(folder)
-    if (folder / "multirun.yaml").exists():
+    if is_sweep(folder):
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
     summary = record.summary()
     if summary is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import subprocess
-import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -48,10 +48,9 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def command() -> str:
-    """The command line that started this process, as a shell takes it."""
-    arguments = shlex.join(sys.argv[1:])
-    return f"python -m bcq_exp {arguments}".strip()
+def command(overrides: Sequence[str]) -> str:
+    """The command line of one run with these overrides, as a shell takes it."""
+    return f"python -m bcq_exp {shlex.join(overrides)}".strip()
 
 
 def _version(package: str) -> str | None:

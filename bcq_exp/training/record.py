@@ -18,11 +18,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 
 Table = Literal["train", "eval", "timing"]
 TABLES: tuple[Table, ...] = ("train", "eval", "timing")
@@ -113,6 +115,32 @@ class RunRecord:
         path = self.folder / "eval_returns.npz"
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from any other, for ``summary.json``."""
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+
+
+def is_alive(process: Mapping[str, Any]) -> bool:
+    """Whether a process of :func:`this_process` still runs; of another machine, taken to do so."""
+    if process["host"] != socket.gethostname():
+        return True
+    try:
+        return psutil.Process(process["pid"]).create_time() == process["started"]
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds a sweep's runs rather than a run."""
+    return any((folder / name).exists() for name in ("multirun.yaml", "sweep.json"))
+
+
+def sweep_name(folder: Path) -> str | None:
+    """The name of the sweep that a run's folder lies in, if it lies in one."""
+    return folder.parent.name if is_sweep(folder.parent) else None
 
 
 def _number(cell: str) -> float | None:

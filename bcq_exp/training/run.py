@@ -6,18 +6,18 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bcq_exp.algorithm.bcq import STATISTICS, BCQPolicy
+from bcq_exp.algorithm.bcq import BCQPolicy
+from bcq_exp.algorithm.step import STATISTICS
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer
-from bcq_exp.training.record import RunRecord
+from bcq_exp.training.record import RunRecord, sweep_name, this_process
 from bcq_exp.training.tracking import Tracker
-
-log = logging.getLogger(__name__)
 
 NormalizedScore = Callable[[float], float | None]
 
@@ -28,6 +28,7 @@ class Run:
 
     Args:
         title: what to call it on a terminal.
+        log: where its messages go.
         facts: what ``summary.json`` says of it from the start: configuration, data, versions.
         environment: what a checkpoint needs to make the environment again.
         window: statistics (steps, S) since the last row of ``train.csv``, of a run that goes on.
@@ -36,6 +37,7 @@ class Run:
 
     title: str
     record: RunRecord
+    log: logging.Logger
     tracker: Tracker
     evaluator: Evaluator
     normalizer: ObsNormalizer | None
@@ -55,9 +57,17 @@ class Run:
         self.seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
 
     @property
+    def last_return(self) -> float | None:
+        """The last evaluation's mean return."""
+        return _return_mean(self._evaluations[-1]) if self._evaluations else None
+
+    @property
     def command_to_go_on(self) -> str:
-        """What a person types to continue this run."""
-        return f"python -m bcq_exp ... name={self.record.folder.name}"
+        """What a person types to continue this run, or its sweep."""
+        sweep = sweep_name(self.record.folder)
+        return (
+            f"python -m bcq_exp ... {f'name={self.title}' if sweep is None else f'name={sweep} -m'}"
+        )
 
     def log_training(self, step: int, statistics: Mapping[str, float], *, seconds: float) -> None:
         """A row of training statistics, their means since the last; ``seconds`` they took."""
@@ -76,7 +86,7 @@ class Run:
         try:
             results = self.evaluator.evaluate(Agent(policy, self.normalizer))
         except Exception as error:
-            log.debug("evaluation failed", exc_info=True)
+            self.log.debug("evaluation failed", exc_info=True)
             self.fail(step, f"evaluation failed at step {step}: {type(error).__name__}: {error}")
             return
         row = {
@@ -92,7 +102,7 @@ class Run:
         self.tracker.log("eval", row)
         self.write_summary("running", step)
         score = row["normalized_score"]
-        log.info(
+        self.log.info(
             "step %d: return %.1f ± %.1f%s over %d episodes",
             step,
             results.return_mean,
@@ -119,6 +129,7 @@ class Run:
     def fail(self, step: int, reason: str) -> None:
         """End this run, unsuccessful, with what it has written in place."""
         self.failure = reason
+        self.log.error("failed: %s", reason)
         self.finish("failed", step)
 
     def finish(self, status: str, step: int) -> None:
@@ -127,6 +138,8 @@ class Run:
         ended = {f"{which}_return_mean": _return_mean(summary[which]) for which in ("best", "last")}
         self.tracker.finish({"status": status, **ended}, 0 if status == "completed" else 1)
         self.evaluator.close()
+        if status == "completed":
+            self._report(summary)
 
     def write_summary(self, status: str, step: int) -> dict[str, Any]:
         """``summary.json`` as of ``step``."""
@@ -139,15 +152,40 @@ class Run:
             "wall_time": round(self.seconds, 3),
             "steps_per_second": self._steps_per_second(),
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "process": this_process(),
             "wandb_id": self.tracker.id,
             **self.facts,
         }
         self.record.write_summary(summary)
         return summary
 
+    def _report(self, summary: Mapping[str, Any]) -> None:
+        data = summary["dataset"]
+        lines = [
+            "",
+            f"  behaviour's return  {data['behaviour_return']:10.1f}   mean of "
+            f"{data['num_episodes']} episodes of {data['id']}",
+            *(
+                f"  BCQ, {which}           {row['return_mean']:10.1f}   step {row['step']}"
+                for which, row in (("last", summary["last"]), ("best", summary["best"]))
+            ),
+            f"  files               {self.record.folder}",
+        ]
+        for line in lines:
+            self.log.info(line)
+
     def _steps_per_second(self) -> float | None:
         """Gradient steps a second of training over the whole run, evaluations not counted."""
         return round(self._last_logged / self.seconds, 2) if self.seconds else None
+
+
+def run_log(folder: Path) -> logging.Logger:
+    """A log of one run among several: to run.log in its folder, not to the terminal."""
+    logger = logging.Logger(folder.name, logging.INFO)
+    handler = logging.FileHandler(folder / "run.log", delay=True)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
+    logger.addHandler(handler)
+    return logger
 
 
 def _return_mean(row: Mapping[str, Any] | None) -> float | None:

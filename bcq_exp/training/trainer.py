@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcq_exp.algorithm.bcq import STATISTICS
-from bcq_exp.errors import RunStopped
+from bcq_exp.algorithm.step import STATISTICS
+from bcq_exp.errors import RunStopped, first_line
 from bcq_exp.training.engine import Engine
 from bcq_exp.training.progress import Progress, progress
 from bcq_exp.training.run import Run
@@ -52,13 +53,21 @@ class Trainer:
 
     A run that diverges leaves the cohort with its last good checkpoint; the others go on. A signal
     (Ctrl-C, SIGTERM) ends all of them with a checkpoint at the step reached; a second one at once.
+
+    Args:
+        num_threads: evaluations that may run at a time.
     """
 
-    def __init__(self, engine: Engine, runs: Sequence[Run], cadence: Cadence) -> None:
+    def __init__(
+        self, engine: Engine, runs: Sequence[Run], cadence: Cadence, num_threads: int = 1
+    ) -> None:
+        self.runs = runs
         self._engine = engine
-        self._runs = runs
         self._cadence = cadence
         self._signal: int | None = None
+        self._threads = ThreadPoolExecutor(
+            num_threads, initializer=torch.set_num_threads, initargs=(1,)
+        )
         # (K, steps, S): statistics since the last row of train.csv; checkpoints keep them
         self._window = torch.stack([run.window for run in runs])
 
@@ -70,12 +79,18 @@ class Trainer:
         """
         for _, run in self._alive():
             run.write_summary("running", self._engine.step)
-        title = f"{len(self._runs)} runs" if len(self._runs) > 1 else self._runs[0].title
+        title = f"{len(self.runs)} runs" if len(self.runs) > 1 else self.runs[0].title
         with (
             self._stop_on_signals(),
             progress(self._engine.step, self._cadence.num_steps, title) as shown,
         ):
-            self._loop(shown)
+            try:
+                self._loop(shown)
+            except Exception as error:  # a defect: let the files say that the runs ended
+                for _, run in self._alive():
+                    run.fail(self._engine.step, f"{type(error).__name__}: {first_line(error)}")
+                raise
+        self._threads.shutdown()
         if self._signal is not None:
             self._stop()
         for _, run in self._alive():
@@ -98,16 +113,38 @@ class Trainer:
                     run.log_training(step, row, seconds=seconds)
                 self._window = self._window[:, :0]
             if cadence.is_due(cadence.eval_every, step):
-                for k, run in self._alive():
-                    run.evaluate(step, self._engine.policy(k))
+                self._evaluate(step)
             if cadence.is_due(cadence.checkpoint_every, step):
                 self._save()
             if means is not None:
                 started = time.perf_counter()
             shown.update(step, None if means is None else _losses(means))
 
+    def _evaluate(self, step: int) -> None:
+        """Evaluate every run, several at a time: acting leaves Python's lock, as training does."""
+        alive = self._alive()
+        if len(alive) == 1:
+            ((k, run),) = alive
+            run.evaluate(step, self._engine.policy(k))
+            return
+        list(
+            self._threads.map(
+                lambda item: item[1].evaluate(step, self._engine.policy(item[0])), alive
+            )
+        )
+        returns = [run.last_return for _, run in self._alive() if run.last_return is not None]
+        if returns:
+            log.info(
+                "step %d: returns %.1f to %.1f, mean %.1f, of %d runs",
+                step,
+                min(returns),
+                max(returns),
+                sum(returns) / len(returns),
+                len(returns),
+            )
+
     def _alive(self) -> list[tuple[int, Run]]:
-        return [(k, run) for k, run in enumerate(self._runs) if run.failure is None]
+        return [(k, run) for k, run in enumerate(self.runs) if run.failure is None]
 
     def _drop_diverged(self, first: int, statistics: Tensor) -> None:
         """Fail the runs with a loss that is NaN or infinite, naming the first such step."""
@@ -133,7 +170,7 @@ class Trainer:
         name = signal.Signals(self._signal).name
         raise RunStopped(
             f"stopped by {name} at step {self._engine.step}, checkpoint saved; to go on: "
-            f"{self._runs[0].command_to_go_on}",
+            f"{self.runs[0].command_to_go_on}",
             status=128 + self._signal,
         )
 

@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm.base import Batch
-from bcq_exp.algorithm.bcq import STATISTICS, Noise
 from bcq_exp.algorithm.losses import vae_loss
 from bcq_exp.algorithm.networks import Critic
 from bcq_exp.algorithm.optim import SGDOptimizerFactory
+from bcq_exp.algorithm.step import STATISTICS, Noise
 from tests.algorithm.small import (
     SIZES,
     SOURCES,
@@ -226,7 +226,7 @@ def test_the_order_of_rows_does_not_matter():
     second = step(
         shuffled,
         Batch(**{name: getattr(batch, name)[order] for name in batch.keys()}),  # noqa: SIM118
-        Noise(*(x[order] for x in vars(noise).values())),
+        Noise(*(x[order] for x in noise)),
     )
     assert second[0] == pytest.approx(first[0], rel=1e-12)
     for name, value in first[2].items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from bcq_exp.training import build
+from bcq_exp.training.memory import keep_freed_memory
 from tests.bench import composed, timing
 from tests.bench.arguments import parse
 
@@ -16,12 +17,15 @@ def main() -> None:
     args = parse(__doc__)
     cfg = composed.compose_config(args.sizes, args.overrides)
     dataset = composed.dataset(args.sizes)
-    engine = build.build_engine(cfg, dataset, build.build_normalizer(cfg, dataset, None))
-    before = timing.peak_mib()
-    figures = timing.steady_rate(engine.advance, args.seconds)
+    keep_freed_memory()
+    with build.threads([cfg]), build.build_precision(cfg).in_force():
+        engine = build.build_engine([cfg], dataset, build.build_normalizer(cfg, dataset, None))
+        before = timing.peak_mib()
+        figures = timing.steady_rate(engine.advance, args.seconds)
+        threads = torch.get_num_threads()
     timing.report(
         **figures,
-        threads=torch.get_num_threads(),
+        threads=threads,
         peak_mib=timing.peak_mib(),
         growth_mib=timing.peak_mib() - before,
         engine=type(engine).__name__,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bcq_exp.algorithm.base import Batch
-from bcq_exp.algorithm.bcq import STATISTICS, Noise
+from bcq_exp.algorithm.step import STATISTICS, Noise
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.training import build
 from bcq_exp.training.capture import eager
@@ -50,9 +50,9 @@ def by_hand(cfg, num_steps):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_recorded_steps_are_those_of_the_plain_engine_to_the_bit(name, monkeypatch):
     cfg, data = compose(*TINY, *OPTIONS[name]), load_pendulum(num_steps=2000)
-    recorded = build.build_engine(cfg, data, None)
+    recorded = build.build_engine([cfg], data, None)
     monkeypatch.setitem(build.CAPTURES, "cpu", eager)
-    plain = build.build_engine(cfg, data, None)
+    plain = build.build_engine([cfg], data, None)
     statistics = [recorded.advance(n) for n in (1, 2, 37, 30)]  # across blocks of the stream
     assert recorded.step == 70
     assert torch.equal(torch.cat(statistics, 1), plain.advance(70))
@@ -62,7 +62,7 @@ def test_recorded_steps_are_those_of_the_plain_engine_to_the_bit(name, monkeypat
 @pytest.mark.parametrize("name", OPTIONS)
 def test_steps_are_those_of_the_algorithm_by_itself(name):
     cfg = compose(*TINY, "trainer.precision=fp64", *OPTIONS[name])
-    engine = build.build_engine(cfg, load_pendulum(num_steps=2000), None)
+    engine = build.build_engine([cfg], load_pendulum(num_steps=2000), None)
     bcq, expected = by_hand(cfg, 40)
     torch.testing.assert_close(engine.advance(40)[0], expected, rtol=1e-8, atol=1e-10)
     state = engine.state_dict(0)["bcq"]
@@ -73,7 +73,7 @@ def test_steps_are_those_of_the_algorithm_by_itself(name):
 def test_a_loaded_engine_goes_on_to_the_bit():
     cfg = compose(*TINY)
     data = load_pendulum(num_steps=2000)
-    straight, first, second = (build.build_engine(cfg, data, None) for _ in range(3))
+    straight, first, second = (build.build_engine([cfg], data, None) for _ in range(3))
     straight.advance(40)
     first.advance(25)
     second.advance(3)  # whatever it did before
@@ -84,7 +84,7 @@ def test_a_loaded_engine_goes_on_to_the_bit():
 
 
 def test_the_policy_is_the_one_that_is_trained():
-    engine = build.build_engine(compose(*TINY), load_pendulum(num_steps=2000), None)
+    engine = build.build_engine([compose(*TINY)], load_pendulum(num_steps=2000), None)
     before = {k: v.clone() for k, v in engine.policy(0).state_dict().items()}
     engine.advance(3)
     after = engine.policy(0).state_dict()

@@ -54,12 +54,19 @@ def test_products_the_fp32_precision_allows_are_true_float32():
 
 
 def engine(dataset, *overrides, plain=False):
+    """An engine and the steps it takes under its precision, or plainly."""
     cfg = compose(*WIDE, *overrides)
-    engine = build.build_engine(cfg, dataset, None)
+    engine = build.build_engine([cfg], dataset, None)
+    precision = build.build_precision(cfg)
     if plain:
         engine._capture = capture.eager
-        engine._while_advancing = Precision().in_force
-    return engine
+        precision = Precision()
+
+    def advance(num_steps):
+        with precision.in_force():
+            return engine.advance(num_steps)
+
+    return engine, advance
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +77,18 @@ def dataset():
 def test_fp32_stays_within_1e_5_of_the_plain_path_over_100_steps(dataset):
     # Not with Adam, which makes a whole step of the rounding of a gradient that vanishes.
     sgd = [f"optimizer@{net}_optim=sgd" for net in ("actor", "critic", "vae")]
-    fast, plain = engine(dataset, *sgd), engine(dataset, *sgd, plain=True)
-    losses, expected = fast.advance(100)[0, :, :4], plain.advance(100)[0, :, :4]
+    (_, fast), (_, plain) = engine(dataset, *sgd), engine(dataset, *sgd, plain=True)
+    losses, expected = fast(100)[0, :, :4], plain(100)[0, :, :4]
     assert ((losses - expected).abs().amax(0) < 1e-5 * expected.abs().amax(0)).all()
 
 
 @pytest.mark.skipif(not has_fast_bf16(CPU), reason="bfloat16 is emulated on this processor")
 def test_bf16_stays_within_5_percent_of_fp32_over_100_steps(dataset):
-    fast, plain = engine(dataset, "trainer.precision=bf16"), engine(dataset, plain=True)
-    losses, expected = fast.advance(100)[0, :, :4], plain.advance(100)[0, :, :4]
+    (bf16, fast), (_, plain) = (
+        engine(dataset, "trainer.precision=bf16"),
+        engine(dataset, plain=True),
+    )
+    losses, expected = fast(100)[0, :, :4], plain(100)[0, :, :4]
     assert ((losses - expected).abs().mean(0) < 0.05 * expected.abs().mean(0)).all()
     assert not torch.equal(losses, expected)
-    assert {p.dtype for p in fast.policy(0).parameters()} == {torch.float32}
+    assert {p.dtype for p in bf16.policy(0).parameters()} == {torch.float32}

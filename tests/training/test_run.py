@@ -1,13 +1,14 @@
 """Whole runs: seeds, precision, action units, divergence, cadence and what is recorded."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
 import torch
 
 from bcq_exp.algorithm.base import Batch
-from bcq_exp.algorithm.bcq import STATISTICS
+from bcq_exp.algorithm.step import STATISTICS
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import build, restore
@@ -266,6 +267,7 @@ def test_a_run_without_rows_has_no_rate(tmp_path):
     run = runs.Run(
         title="r",
         record=RunRecord(tmp_path / "r"),
+        log=logging.getLogger("r"),
         tracker=type("T", (), {"id": None})(),
         evaluator=None,
         normalizer=None,

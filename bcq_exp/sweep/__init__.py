@@ -1,0 +1,1 @@
+"""Sweeps: planning a grid, launching its runs as cohorts, searching, and saying how far it is."""

@@ -1,0 +1,134 @@
+"""What a sweep is before it starts: its folder, the keys it varies, its runs and their folders."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bcq_exp import config
+from bcq_exp.errors import UserError
+from bcq_exp.sweep import state
+
+Compose = Callable[[list[str]], DictConfig]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One swept key, and an override for each of its values; of a continuous one, for its ends."""
+
+    key: str
+    overrides: tuple[str, ...]
+    is_continuous: bool
+    is_group: bool
+
+
+def plan_sweep(overrides: Sequence[str], compose: Compose) -> list[str]:
+    """Check a sweep before anything is written; returns the overrides that place its runs.
+
+    A run's folder is named by what is swept, so that a sweep launched again, or with more values,
+    finds the runs it has. ``compose`` gives a configuration, with its ``hydra`` node, of overrides.
+
+    Raises:
+        UserError: for an unknown key, a value out of range, an empty grid, two runs of one folder,
+            or a sweep of that name that must not be continued.
+    """
+    fixed, axes = _split(overrides)
+    cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
+    given = {axis.key for axis in axes} | {override.partition("=")[0] for override in fixed}
+    params = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or OmegaConf.create({}))
+    assert isinstance(params, dict)
+    of_file = _split([f"{key!s}={values}" for key, values in params.items() if key not in given])
+    fixed, axes = fixed + of_file[0], axes + of_file[1]
+    _check_values(fixed, axes, compose)
+
+    folder = Path(cfg.hydra.sweep.dir)
+    _check_folder(cfg, folder)
+    placed = [f"hydra.sweep.dir='{folder}'"]
+    if not axes or any(override.startswith("hydra.sweep.subdir=") for override in fixed):
+        return placed
+    keys = [axis.key for axis in axes]
+    if not any(axis.is_continuous for axis in axes):
+        grid = itertools.product(*(axis.overrides for axis in axes))
+        names = [config.run_folder(",".join(keys), run) for run in grid]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"two runs of the sweep map to one folder: {folder / twice}")
+        if not cfg.hydra.launcher._target_.endswith(
+            "CohortLauncher"
+        ):  # ours does, after its checks
+            state.expect(folder, names, shlex.join(overrides))
+    return [
+        *placed,
+        f"hydra.sweep.subdir='${{bcq.run_folder:\"{','.join(keys)}\",${{hydra.overrides.task}}}}'",
+    ]
+
+
+def _split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
+    """Overrides of one value, and swept ones."""
+    loader = GlobalHydra.instance().config_loader()
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+    return fixed, [_axis(o) for o in parsed if o.is_sweep_override()]
+
+
+def _axis(override: Override) -> Axis:
+    key = override.get_key_element()
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        values = [str(value.start), str(value.end)]
+    else:
+        values = list(override.sweep_string_iterator())
+    if not values:
+        raise UserError(f"{override.input_line}: an empty grid; give at least one value")
+    loader = GlobalHydra.instance().config_loader()
+    return Axis(
+        key=key.lstrip("+"),
+        overrides=tuple(f"{key}={v}" for v in values),
+        is_continuous=isinstance(value, IntervalSweep),
+        is_group=bool(loader.get_group_options(override.key_or_group)),
+    )
+
+
+def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
+    """Every value of every key, one at a time beside the others' first."""
+    first = [axis.overrides[0] for axis in axes]
+    base = compose([*fixed, *first])
+    config.check(base)
+    for i, axis in enumerate(axes):
+        for override in axis.overrides[1:]:
+            cfg = None if axis.is_group else _with_value(base, override)
+            config.check(cfg or compose([*fixed, *first[:i], override, *first[i + 1 :]]))
+
+
+def _with_value(base: DictConfig, override: str) -> DictConfig | None:
+    """The configuration with one more value; ``None`` where Hydra should have the word."""
+    key, _, _ = override.partition("=")
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    cfg = base.copy()
+    try:
+        OmegaConf.update(cfg, key, parsed.value())
+    except OmegaConfBaseException:
+        return None
+    return cfg
+
+
+def _check_folder(cfg: DictConfig, folder: Path) -> None:
+    exists = state.holds_runs(folder)
+    if (folder / "summary.json").exists():
+        raise UserError(f"name={folder.name}: {folder} holds a single run; choose another name")
+    if exists and cfg.resume is False:
+        raise UserError(
+            f"resume=false: {folder} holds a sweep already; choose another name, resume=auto to "
+            "continue it or resume=restart to set its runs aside"
+        )
+    if not exists and cfg.resume is True:
+        raise UserError(f"resume=true: {folder} holds no sweep; resume=auto starts one")

@@ -1,0 +1,199 @@
+"""The sweeper that searches: Optuna proposes, cohorts train, and a database remembers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.errors import RunStopped, UserError
+
+log = logging.getLogger(__name__)
+
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "cmaes": "CmaEsSampler",
+    "qmc": "QMCSampler",
+}
+
+
+class OptunaSweeper(Sweeper):
+    """``hydra/sweeper=optuna``. A study goes on where it was: killed trials are taken up again,
+    failed ones tried once more, and new ones proposed up to ``num_trials`` in all.
+
+    Args:
+        batch_size: trials proposed, and trained, together.
+        direction: maximize or minimize the objective.
+        storage: URL of the database; ``None`` is a file in the sweep's folder.
+        sampler: one of SAMPLERS.
+        seed: of the sampler.
+        params: swept keys, as on a command line.
+    """
+
+    def __init__(
+        self,
+        num_trials: int,
+        batch_size: int,
+        direction: str,
+        storage: str | None,
+        study_name: str,
+        sampler: str,
+        seed: int,
+        params: Mapping[str, Any] | None,
+    ) -> None:
+        for name, count in (("num_trials", num_trials), ("batch_size", batch_size)):
+            if count < 1:
+                raise UserError(f"hydra.sweeper.{name}={count}: must be at least 1")
+        for name, value, known in (
+            ("sampler", sampler, tuple(SAMPLERS)),
+            ("direction", direction, ("maximize", "minimize")),
+        ):
+            if value not in known:
+                raise UserError(f"hydra.sweeper.{name}={value}: must be one of {', '.join(known)}")
+        self._num_trials, self._batch_size = num_trials, batch_size
+        self._direction, self._storage, self._study_name = direction, storage, study_name
+        self._sampler, self._seed, self._params = sampler, seed, dict(params or {})
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.config = config
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        assert self.config is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        fixed, space = self._search_space(arguments)
+        study = self._study(folder)
+        waiting = _taken_up_again(study)
+        failures: dict[int, str] = {}
+        number = 0
+        while (left := self._num_trials - _num_complete(study) - len(failures)) > 0:
+            count = min(self._batch_size, left)
+            trials = [waiting.pop(0) if waiting else study.ask(space) for _ in range(count)]
+            overrides = [
+                [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
+                for trial in trials
+            ]
+            results = self._launcher.launch(overrides, initial_job_idx=number)
+            number += count
+            for trial, result in zip(trials, results, strict=True):
+                failure = _tell(study, trial, result)
+                if failure is not None:
+                    failures[trial.number] = failure
+        _report(study, folder)
+        if failures:
+            raise RunStopped(
+                "\n".join(
+                    [
+                        f"{len(failures)} trials failed:",
+                        *(f"  trial {number}: {reason}" for number, reason in failures.items()),
+                    ]
+                ),
+                status=1,
+            )
+
+    def _search_space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        """The overrides that stand, and Optuna's distributions by key; arguments replace params."""
+        lines = {f"{key}": f"{key}={value}" for key, value in self._params.items()}
+        lines |= {line.partition("=")[0]: line for line in arguments}
+        parsed = OverridesParser.create().parse_overrides(list(lines.values()))
+        fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+        space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
+        if not space:
+            raise UserError(
+                "hydra/sweeper=optuna: nothing to search; give keys a range, such as "
+                "'algo.lmbda=interval(0,1)'"
+            )
+        return fixed, space
+
+    def _study(self, folder: Path) -> Any:
+        optuna = _optuna()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        folder.mkdir(parents=True, exist_ok=True)
+        storage = self._storage or f"sqlite:///{(folder / 'optuna.db').absolute()}"
+        study = optuna.create_study(
+            study_name=self._study_name,
+            storage=storage,
+            direction=self._direction,
+            load_if_exists=True,
+        )
+        # the same seed again would propose the same trials again
+        seed = self._seed + len(study.trials)
+        study.sampler = getattr(optuna.samplers, SAMPLERS[self._sampler])(seed=seed)
+        if study.trials:
+            log.info("study %s: %d trials so far", storage, len(study.trials))
+        return study
+
+
+def _taken_up_again(study: Any) -> list[Any]:
+    """Trials that a kill left running; failed ones are queued anew for the study to ask."""
+    optuna = _optuna()
+    for trial in study.get_trials(states=(optuna.trial.TrialState.FAIL,)):
+        if not any(
+            other.number > trial.number and other.params == trial.params for other in study.trials
+        ):
+            study.enqueue_trial(trial.params)
+    running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    return [optuna.trial.Trial(study, trial._trial_id) for trial in running if trial.params]
+
+
+def _tell(study: Any, trial: Any, result: JobReturn) -> str | None:
+    """Give the study a trial's objective; why there is none, if it failed."""
+    if result.status == JobStatus.COMPLETED:
+        study.tell(trial, result.return_value)
+        return None
+    study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+    return str(result._return_value)
+
+
+def _report(study: Any, folder: Path) -> None:
+    if not _num_complete(study):
+        return
+    best = study.best_trial
+    content = {"name": "optuna", "best_params": best.params, "best_value": best.value}
+    OmegaConf.save(OmegaConf.create(content), folder / "optimization_results.yaml")
+    shown = " ".join(f"{key}={value}" for key, value in best.params.items())
+    log.info("best of %d trials: %.1f with %s", _num_complete(study), best.value, shown)
+
+
+def _num_complete(study: Any) -> int:
+    return len(study.get_trials(deepcopy=False, states=(_optuna().trial.TrialState.COMPLETE,)))
+
+
+def _distribution(override: Override) -> Any:
+    """Optuna's distribution of a swept override."""
+    distributions = _optuna().distributions
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        is_log = "log" in value.tags
+        if "int" in value.tags:
+            return distributions.IntDistribution(int(value.start), int(value.end), log=is_log)  # type: ignore[arg-type]
+        return distributions.FloatDistribution(value.start, value.end, log=is_log)
+    values = list(override.sweep_iterator())
+    if isinstance(value, RangeSweep):
+        kind = "IntDistribution" if isinstance(values[0], int) else "FloatDistribution"
+        return getattr(distributions, kind)(values[0], values[-1], step=value.step)
+    return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError(
+            "hydra/sweeper=optuna: optuna is not installed; pip install 'bcq_exp[optuna]'"
+        ) from None
+    return optuna

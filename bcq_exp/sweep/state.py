@@ -1,0 +1,94 @@
+"""How far a sweep is: which of its runs are done, running, failed, interrupted or missing.
+
+``sweep.json`` in the sweep's folder names the runs there should be; the rest is read from the runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bcq_exp.errors import UserError
+from bcq_exp.training.record import RunRecord, is_alive, write_atomically
+
+Status = Literal["done", "running", "failed", "interrupted", "missing"]
+FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run of a sweep.
+
+    Args:
+        step, num_steps: gradient steps taken, and to take; 0 where it has not begun.
+        seconds_left: while it runs, at its last rate.
+        last_return: mean return of its last evaluation.
+        reason: why it failed.
+    """
+
+    name: str
+    status: Status
+    step: int = 0
+    num_steps: int = 0
+    seconds_left: float | None = None
+    last_return: float | None = None
+    reason: str | None = None
+
+
+def expect(folder: Path, names: Sequence[str], overrides: str) -> None:
+    """Write down which runs there should be, beside those expected before, and what asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _read(folder)
+    runs = list(dict.fromkeys([*before["runs"], *names]))
+    commands = list(dict.fromkeys([*before["commands"], f"python -m bcq_exp -m {overrides}"]))
+    content = json.dumps({"commands": commands, "runs": runs}, indent=2) + "\n"
+    write_atomically(folder / FILE, content.encode())
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether a sweep was launched into the folder."""
+    return (folder / FILE).exists() or (folder / "multirun.yaml").exists()
+
+
+def run_states(folder: Path) -> list[RunState]:
+    """Every run of a sweep, in the order of its grid.
+
+    Raises:
+        UserError: if the folder holds no sweep.
+    """
+    if not holds_runs(folder):
+        raise UserError(f"{folder}: no sweep there; give a folder under multirun/ of a -m launch")
+    found = sorted(path.parent.name for path in folder.glob("*/summary.json"))
+    names = list(dict.fromkeys([*_read(folder)["runs"], *found]))
+    return [_run_state(folder / name) for name in names]
+
+
+def _run_state(folder: Path) -> RunState:
+    record = RunRecord(folder)
+    summary = record.summary()
+    if summary is None:
+        return RunState(folder.name, "missing")
+    rows = record.rows("timing")
+    step = max(int(rows[-1]["step"] or 0) if rows else 0, summary["step"])
+    num_steps = summary["config"]["trainer"]["num_steps"]
+    status: Status = {"completed": "done"}.get(summary["status"], summary["status"])
+    if status == "running" and not is_alive(summary["process"]):
+        status = "interrupted"
+    rate = (rows[-1]["steps_per_second"] or 0) if rows else 0
+    return RunState(
+        name=folder.name,
+        status=status,
+        step=step,
+        num_steps=num_steps,
+        seconds_left=(num_steps - step) / rate if status == "running" and rate else None,
+        last_return=None if summary["last"] is None else summary["last"]["return_mean"],
+        reason=summary["failure"],
+    )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    return json.loads(path.read_text()) if path.exists() else {"commands": [], "runs": []}

@@ -1,0 +1,136 @@
+"""Where cohorts are trained: in this process, or one each by the workers of an engine.
+
+Every engine takes a function and its arguments, one group of jobs a call, and yields
+``(index, result)`` as groups end. The function catches what its group raises; a worker that dies
+yields its exception.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from bcq_exp.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Workers(Protocol):
+    """An engine that trains groups of runs."""
+
+    count: int
+
+    def run(
+        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+    ) -> Iterator[tuple[int, R | BaseException]]:
+        """``function`` of each group; ``folder`` (the sweep's) is for the engine's own files."""
+
+
+class InProcess:
+    """One group after the other, in this process."""
+
+    count = 1
+
+    def run(
+        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+    ) -> Iterator[tuple[int, R | BaseException]]:
+        for index, group in enumerate(groups):
+            yield index, function(group)
+
+
+class Joblib:
+    """Processes of this machine, which share its cores evenly.
+
+    Args:
+        n_jobs: how many; -1 is one a core.
+    """
+
+    def __init__(self, n_jobs: int) -> None:
+        joblib = _needs("joblib", "joblib")
+        self.count = joblib.effective_n_jobs(n_jobs)
+
+    def run(
+        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+    ) -> Iterator[tuple[int, R | BaseException]]:
+        joblib = _needs("joblib", "joblib")
+        parallel = joblib.Parallel(n_jobs=self.count, return_as="generator_unordered", batch_size=1)
+        yield from parallel(
+            joblib.delayed(_numbered)(function, *item) for item in enumerate(groups)
+        )
+
+
+class Ray:
+    """Tasks of a Ray cluster: this machine's own, or one at an address.
+
+    Args:
+        count: groups at a time to divide the runs for.
+        init: what ``ray.init`` takes, such as ``address`` and ``num_cpus``.
+        remote: what a task asks for, such as ``num_cpus`` and ``num_gpus``.
+    """
+
+    def __init__(self, count: int, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:
+        _needs("ray", "ray")
+        self.count, self._init, self._remote = count, dict(init), dict(remote)
+
+    def run(
+        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+    ) -> Iterator[tuple[int, R | BaseException]]:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
+        ray = _needs("ray", "ray")
+        ray.init(**self._init)
+        try:
+            task = ray.remote(**self._remote)(function)
+            waiting = {task.remote(group): index for index, group in enumerate(groups)}
+            while waiting:
+                (done,), _ = ray.wait(list(waiting), num_returns=1)
+                try:
+                    result: Any = ray.get(done)
+                except Exception as error:  # the worker died
+                    result = error
+                yield waiting.pop(done), result
+        finally:
+            ray.shutdown()
+
+
+class Submitit:
+    """Jobs of a Slurm cluster, or processes that stand in for it.
+
+    Args:
+        cluster: slurm, or local for processes of this machine.
+        count: groups at a time to divide the runs for.
+        parameters: what ``submitit.AutoExecutor.update_parameters`` takes, such as
+            ``timeout_min``, ``cpus_per_task``, ``gpus_per_node``, ``slurm_partition``.
+    """
+
+    def __init__(self, cluster: str, count: int, parameters: Mapping[str, Any]) -> None:
+        _needs("submitit", "slurm")
+        self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
+
+    def run(
+        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+    ) -> Iterator[tuple[int, R | BaseException]]:
+        submitit = _needs("submitit", "slurm")
+        executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=self._cluster)
+        executor.update_parameters(**self._parameters)
+        jobs = executor.map_array(function, groups)
+        order = {job.job_id: index for index, job in enumerate(jobs)}
+        for job in submitit.helpers.as_completed(jobs):
+            yield order[job.job_id], job.exception() or job.result()
+
+
+def _numbered(function: Callable[[T], R], index: int, group: T) -> tuple[int, R]:
+    return index, function(group)
+
+
+def _needs(module: str, extra: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(
+            f"hydra/launcher: {module} is not installed; pip install 'bcq_exp[{extra}]'"
+        ) from None

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test fast-test lint bench clean
+.PHONY: help setup quickstart sweep test fast-test lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 quickstart: setup ## train BCQ on the built-in Pendulum data and compare it with the behaviour policy
 	$(BIN)/python -m bcq_exp name=quickstart
+
+sweep: setup ## 12 runs trained as one cohort, then their table: three minutes
+	$(BIN)/python -m bcq_exp -m name=sweep algo.lmbda=0.5,1.0 algo.tau=0.005,0.02 'seed=range(0,3)' trainer.num_steps=5000 trainer.eval_every=2500
+	$(BIN)/python -m bcq_exp.status multirun/sweep
 
 test: setup lint fast-test ## lint, type-check and test
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bcq_exp import config
@@ -55,6 +55,8 @@ def entry(
         def main() -> None:
             # Hydra prints errors its own way and exits with 1 unless told to let them through
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            # W&B's agents write Python's None where Hydra reads null
+            sys.argv = [re.sub(r"^([^\s=]+)=None$", r"\1=null", argument) for argument in sys.argv]
             config.register()
             try:
                 _run(config_name, task, before_run, before_sweep)
@@ -72,6 +74,11 @@ def entry(
     return decorate
 
 
+def conf_folder() -> Path:
+    """Where the configuration lies."""
+    return next(place for place in _CONF_PLACES if place.is_dir())
+
+
 def _run(
     config_name: str,
     task: Task,
@@ -82,7 +89,7 @@ def _run(
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    conf = next(place for place in _CONF_PLACES if place.is_dir())
+    conf = conf_folder()
     ended: list[Exception] = []
 
     def checked(cfg: DictConfig) -> Any:
@@ -128,9 +135,12 @@ def _check_before_running(
         ):
             return _in_one_line(before_sweep, args.overrides, compose)
         cfg = compose(args.overrides)
+        folder = Path(cfg.hydra.run.dir)
+        with open_dict(cfg):
+            del cfg["hydra"]
         config.check(cfg)
         if before_run is not None:
-            before_run(cfg, Path(cfg.hydra.run.dir))
+            before_run(cfg, folder)
     return []
 
 

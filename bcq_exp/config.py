@@ -309,12 +309,17 @@ def run_folder(keys: str, overrides: Sequence[str]) -> str:
     swept = keys.split(",")
     given = (override.lstrip("+").partition("=") for override in overrides)
     values = {key: value for key, _, value in given}
-    name = ",".join(f"{key}={values[key]}" for key in swept if key in values)
-    safe = re.sub(r"[^\w=,+@.-]", "_", name)
-    if len(safe) > LONGEST_FOLDER_NAME:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        safe = f"{safe[:LONGEST_FOLDER_NAME]}-{digest}"
-    return safe
+    whole = ",".join(f"{key}={values[key]}" for key in swept if key in values)
+    short = ",".join(f"{key}={_rounded(values[key])}" for key in swept if key in values)
+    name = re.sub(r"[^\w=,+@.-]", "_", short[:LONGEST_FOLDER_NAME])
+    if short == whole and len(short) <= LONGEST_FOLDER_NAME:
+        return name
+    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"  # what tells it apart
+
+
+def _rounded(value: str) -> str:
+    """A number as a search draws it, to four digits; everything else as it is."""
+    return f"{float(value):.4g}" if re.fullmatch(r"-?\d*\.\d{6,}(e-?\d+)?", value) else value
 
 
 def _modified(path: Path) -> float:

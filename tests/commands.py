@@ -50,13 +50,13 @@ def bcq_exp(
     )
 
 
-def compose(*overrides: str, config_name: str = "config") -> DictConfig:
+def compose(*overrides: str, config_name: str = "config", with_hydra: bool = False) -> DictConfig:
     """The configuration that the command line composes."""
     from hydra import compose, initialize_config_dir
 
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config_name, overrides=list(overrides))
+        return compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def fit(folder: Path, *overrides: str) -> float:

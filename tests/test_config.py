@@ -30,9 +30,9 @@ CHOICES = [(group, name) for group, names in choices().items() for name in names
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_composes_and_is_valid(group, name):
     override = f"optimizer@{group}" if group in OPTIMIZERS else group
-    cfg = compose(f"{override}={name}", *NEEDED.get(name, []))
+    cfg = compose(f"{override}={name}", *NEEDED.get(name, []), with_hydra=group == "sweep")
     config.check(cfg)
-    if group != "experiment":
+    if group not in ("experiment", "sweep"):
         assert cfg[group] != {}
         assert config.schema_of(cfg[group]), "the choice file names no schema"
 

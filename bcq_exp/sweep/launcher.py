@@ -117,7 +117,7 @@ class CohortLauncher(Launcher):
         )
         resolved = OmegaConf.create(OmegaConf.to_container(task, resolve=True))
         assert isinstance(resolved, DictConfig)
-        return Prepared(result, cfg, Job(resolved, folder, command(given)))
+        return Prepared(result, cfg, Job(resolved, folder, command(given), is_alone=False))
 
     def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """Jobs that are trained together; enough groups for every worker to have one.
@@ -140,11 +140,15 @@ class CohortLauncher(Launcher):
         for each in missing:
             callbacks.on_job_start(config=each.full, task_function=self._task)
         failures: dict[Path, str] = {}
+        ended = 0
         for index, result in self._workers.run(_train_group, groups, sweep):
             for k, job in enumerate(groups[index]):
                 reason = _reason(result) if isinstance(result, BaseException) else result[k]
                 if reason is not None:
                     failures[job.folder] = reason
+            ended += len(groups[index])
+            failed = f", {len(failures)} failed" if failures else ""
+            log.info("%d of %d runs trained%s", ended, len(missing), failed)
         return failures
 
     def _results(

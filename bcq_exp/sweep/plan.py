@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bcq_exp import config
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
+from bcq_exp.training import launch
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -53,6 +54,8 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> list[str]:
     folder = Path(cfg.hydra.sweep.dir)
     _check_folder(cfg, folder)
     placed = [f"hydra.sweep.dir='{folder}'"]
+    if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):
+        placed.append("hydra/sweeper=grid")
     if not axes or any(override.startswith("hydra.sweep.subdir=") for override in fixed):
         return placed
     keys = [axis.key for axis in axes]
@@ -62,9 +65,10 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> list[str]:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"two runs of the sweep map to one folder: {folder / twice}")
-        if not cfg.hydra.launcher._target_.endswith(
-            "CohortLauncher"
-        ):  # ours does, after its checks
+        if "CohortLauncher" not in cfg.hydra.launcher._target_:  # ours does both itself
+            for name in names:
+                if cfg.resume == "restart" and (folder / name).exists():
+                    launch.set_aside(folder / name)
             state.expect(folder, names, shlex.join(overrides))
     return [
         *placed,
@@ -75,7 +79,8 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> list[str]:
 def _split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
     """Overrides of one value, and swept ones."""
     loader = GlobalHydra.instance().config_loader()
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    every = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    parsed = {o.get_key_element(): o for o in every}.values()  # of a key given twice, the last
     fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
     return fixed, [_axis(o) for o in parsed if o.is_sweep_override()]
 

@@ -56,7 +56,7 @@ def build_trainer(jobs: Sequence[Job], dataset: Dataset, num_threads: int = 1) -
             engine.load_state_dict(k, checkpoint["engine"])
     for record in records:
         record.rewind(engine.step)
-    runs = [build_run(job, dataset, normalizer, len(jobs) > 1) for job in jobs]
+    runs = [build_run(job, dataset, normalizer) for job in jobs]
     for run, checkpoint in zip(runs, saved, strict=True):
         if checkpoint is not None:
             run.window = checkpoint["window"]
@@ -226,14 +226,13 @@ def for_training(
     return transitions.replace(**arrays)
 
 
-def build_run(
-    job: Job, dataset: Dataset, normalizer: ObsNormalizer | None, is_one_of_many: bool
-) -> Run:
+def build_run(job: Job, dataset: Dataset, normalizer: ObsNormalizer | None) -> Run:
     """The run's own half: record, log, tracker, evaluator."""
     cfg, record = job.cfg, RunRecord(job.folder)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     facts = {
         "seed": cfg.seed,
+        "perturbation_bound": perturbation_bound(cfg, dataset),
         "dataset": {
             "id": dataset.id,
             "content_hash": dataset.content_hash,
@@ -250,7 +249,7 @@ def build_run(
     run = Run(
         title=job.title,
         record=record,
-        log=run_log(job.folder) if is_one_of_many else logging.getLogger("bcq_exp.run"),
+        log=logging.getLogger("bcq_exp.run") if job.is_alone else run_log(job.folder),
         tracker=build_tracker(cfg, record, facts, job.title),
         evaluator=Evaluator(dataset.make_env, cfg.trainer.eval_episodes, cfg.trainer.eval_seed),
         normalizer=normalizer,
@@ -265,6 +264,15 @@ def build_run(
         dataset.behaviour_return,
     )
     return run
+
+
+def perturbation_bound(cfg: DictConfig, dataset: Dataset) -> float | None:
+    """The largest mean |perturbation| there can be: phi times half the actions' range."""
+    if "phi" not in cfg.actor:
+        return None
+    space = dataset.action_space
+    half = 1.0 if cfg.policy.action_scaling else float(np.mean(space.high - space.low)) / 2
+    return float(cfg.actor.phi) * half
 
 
 def build_tracker(

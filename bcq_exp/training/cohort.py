@@ -48,11 +48,13 @@ class Job:
         cfg: composed and checked; nothing in it waits to be resolved.
         folder: the run's own.
         command: what a person types for this run alone.
+        is_alone: whether it is all the process does; a sweep's run keeps its words to its own log.
     """
 
     cfg: DictConfig
     folder: Path
     command: str
+    is_alone: bool = True
 
     @property
     def title(self) -> str:

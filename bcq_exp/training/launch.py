@@ -29,11 +29,11 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
     summary = record.summary()
     if summary is None:
-        if cfg.resume is True:
+        if cfg.resume is True and not is_sweep(folder.parent):
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")
         return
     if cfg.resume == "restart":
-        folder.rename(_free_name(folder))
+        set_aside(folder)
     elif cfg.resume is False:
         raise UserError(
             f"resume=false: {folder} holds a run already; choose another name, resume=auto to "
@@ -92,8 +92,11 @@ def objective(cfg: DictConfig, summary: dict[str, Any]) -> float:
     return float(value)
 
 
-def _free_name(folder: Path) -> Path:
+def set_aside(folder: Path) -> None:
+    """Move a run out of the way: beside its folder, or into the sweep's ``.set_aside``."""
+    home = folder.parent / ".set_aside" if is_sweep(folder.parent) else folder.parent
+    home.mkdir(exist_ok=True)
     number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+    while (aside := home / f"{folder.name}.{number}").exists():
         number += 1
-    return aside
+    folder.rename(aside)

@@ -215,7 +215,7 @@ def test_the_group_of_a_run_in_a_sweep_is_the_sweep(tmp_path):
     sweep = ("algo.lmbda=0.5,1.0", "logger.group=null", "trainer.num_steps=40", "name=s")
     done = bcq_exp("-m", *WANDB, *sweep, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for job, lmbda in enumerate(("0.5", "1.0")):
-        (run,) = read(tmp_path / "multirun" / "s" / str(job))
+    for lmbda in ("0.5", "1.0"):
+        (run,) = read(tmp_path / "multirun" / "s" / f"algo.lmbda={lmbda}")
         assert run.identity["group"] == "s"
         assert f"algo.lmbda={lmbda}" in run.identity["name"]

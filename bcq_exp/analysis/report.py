@@ -1,0 +1,186 @@
+"""The comparison as one page: everything it shows as data, and the page around it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bcq_exp.algorithm.step import STATISTICS
+from bcq_exp.analysis import statistics, summary
+from bcq_exp.analysis.findings import findings
+from bcq_exp.analysis.runs import Runs, shown
+from bcq_exp.training.record import write_atomically
+
+POINTS_AT_MOST = 100  # a curve of more is shown by the means of equal parts; aggregates use all
+THRESHOLDS = 60
+EVALUATION = ("return_mean", "normalized_score", "length_mean")
+_PAGE = Path(__file__).parent / "page"
+
+
+def write_report(runs: Runs, path: Path, which: str = "last", refresh: float | None = None) -> None:
+    """Write the page to ``path``; with ``refresh`` it loads itself anew every so many seconds."""
+    data = json.dumps(page_data(runs, path.parent, which), separators=(",", ":"), allow_nan=False)
+    parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
+    reload = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
+    page = parts["page.html"]
+    for mark, content in (
+        ("<!--reload-->", reload),
+        ("/*css*/", parts["page.css"]),
+        ("/*plotly*/", _plotly()),
+        ("/*data*/", f"const DATA = {data.replace('</', '<\\/')};"),
+        ("/*js*/", parts["page.js"]),
+    ):
+        page = page.replace(mark, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page.encode())
+
+
+def page_data(runs: Runs, folder: Path, which: str = "last") -> dict[str, Any]:
+    """All that the page shows, as plain JSON values; ``folder`` is where its links start from."""
+    labels = runs.groups()
+    measure, values = summary.measure_of(runs, which)
+    found = summary.aggregates(runs, labels, which)
+    order = [aggregate.group for aggregate in found]
+    order += [str(label) for label in labels.unique() if str(label) not in order]
+    groups, pairs = summary.improvements(runs, labels, order)
+    return _plain(
+        {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "measure": measure,
+            "which": which,
+            "keys": list(runs.keys),
+            "notes": list(runs.notes) + _few_seeds(found),
+            "groups": order,
+            "runs": [
+                _run(runs, int(index), folder, str(labels[index])) for index in runs.runs.index
+            ],
+            "behaviour": _behaviour(runs, measure),
+            "aggregates": [
+                {
+                    "group": a.group,
+                    "num_runs": a.num_runs,
+                    "std": a.std,
+                    **{name: list(e) for name, e in a.estimates.items()},
+                }
+                for a in found
+            ],
+            "improvement": {
+                "groups": groups,
+                "p": [[None if e is None else list(e) for e in row] for row in pairs],
+            },
+            "profiles": _profiles(runs, values, labels, order),
+            "marginals": {key: summary.marginal(runs, key).to_dict("list") for key in runs.keys},
+            "importance": summary.importances(runs),
+            "findings": [vars(finding) for finding in findings(runs)],
+            "evaluation": _curves(runs.evaluations, runs, EVALUATION, None),
+            "training": _curves(runs.training, runs, STATISTICS, POINTS_AT_MOST),
+            "reproduction": _reproduction(runs),
+        }
+    )
+
+
+def _run(runs: Runs, index: int, folder: Path, group: str) -> dict[str, Any]:
+    row = runs.runs.loc[index]
+    names = (
+        "name", "status", "reason", "step", "num_steps", "seed", "dataset", "last_return",
+        "best_return", "last_score", "best_score", "wall_time", "steps_per_second", "command",
+    )  # fmt: skip
+    values = {key: summary.key_column(runs, key)[index] for key in runs.keys}
+    return {
+        **{name: row[name] for name in names},
+        "href": os.path.relpath(row["folder"], folder),
+        "group": group,
+        "values": values,
+    }
+
+
+def _behaviour(runs: Runs, measure: str) -> dict[str, float]:
+    """The behaviour policy's mean return by data set, in the unit of returns."""
+    first = runs.runs.groupby("dataset")["behaviour_return"].first()
+    return {str(task): float(value) for task, value in first.items()}
+
+
+def _few_seeds(found: list[summary.Aggregate]) -> list[str]:
+    alone = [a.group for a in found if a.num_runs < 2]
+    if not alone:
+        return []
+    which = "every group has" if len(alone) == len(found) else f"{len(alone)} groups have"
+    return [f"{which} one run only: no interval can be given, and no band is drawn"]
+
+
+def _profiles(runs: Runs, values: pd.Series, labels: pd.Series, order: list[str]) -> dict[str, Any]:
+    known = values.dropna()
+    if known.empty:
+        return {"thresholds": [], "groups": {}}
+    thresholds = np.linspace(known.min(), known.max(), THRESHOLDS)
+    groups = {}
+    for label in order[: summary.PAIRS_AT_MOST]:
+        scores = summary.scores_by_task(runs, values, labels.index[labels == label])
+        if scores:
+            share = statistics.performance_profile(scores, thresholds)
+            groups[label] = [part.tolist() for part in share]
+    return {"thresholds": thresholds.tolist(), "groups": groups}
+
+
+def _curves(
+    table: pd.DataFrame, runs: Runs, columns: tuple[str, ...], points: int | None
+) -> list[dict[str, list[float]]]:
+    """Each run's curves: step, wall_time and the columns, at most ``points`` long."""
+    by_run = dict(list(table.groupby("run"))) if len(table) else {}
+    curves = []
+    for index in runs.runs.index:
+        part = by_run.get(index)
+        if part is None:
+            curves.append({})
+            continue
+        chosen = part[["step", "wall_time", *(c for c in columns if c in part)]]
+        if points is not None and len(chosen) > points:
+            parts = np.arange(len(chosen)) * points // len(chosen)
+            chosen = chosen.groupby(parts).mean()
+        curves.append({str(name): column.tolist() for name, column in chosen.items()})
+    return curves
+
+
+def _reproduction(runs: Runs) -> dict[str, Any]:
+    """Versions, commits, data: each with its values and how many runs had them."""
+    table = runs.runs
+    versions: dict[str, dict[str, int]] = {}
+    for of_run in table["versions"]:
+        for name, version in of_run.items():
+            counts = versions.setdefault(name, {})
+            counts[shown(version)] = counts.get(shown(version), 0) + 1
+    data = table.groupby(["dataset", "dataset_hash"]).size()
+    return {
+        "versions": versions,
+        "commits": {
+            shown(k): int(v) for k, v in table["git_commit"].value_counts(dropna=False).items()
+        },
+        "data": [[task, digest, int(count)] for (task, digest), count in data.items()],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: NaN becomes null, numbers keep five digits, NumPy's become Python's."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()

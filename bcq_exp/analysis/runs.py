@@ -1,0 +1,230 @@
+"""Folders of runs as tables."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bcq_exp.config import flattened
+from bcq_exp.errors import UserError
+from bcq_exp.training.record import RunRecord, is_alive
+
+# Configuration that says how a run is named, watched and placed, not what it does.
+_NOT_COMPARED = ("name", "resume", "logger", "trainer.device", "trainer.num_threads")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs side by side; a run is one row of ``runs``, and its index there is ``run`` elsewhere.
+
+    Args:
+        runs: name, folder, status, reason, step, num_steps, seed, dataset, behaviour_return,
+            last_return, best_return, last_score, best_score, wall_time, steps_per_second, command
+            and more; ``config`` holds each one's whole configuration, flattened.
+        evaluations: run, step, wall_time (seconds), return_mean, return_std, normalized_score,
+            length_mean; a row an evaluation.
+        training: run, step, wall_time and the columns of ``train.csv``; a row each logged step.
+        keys: configuration keys that differ between the runs, ``seed`` left out.
+        notes: what is odd about the runs, in words: half-written lines, mixed lengths or data sets.
+    """
+
+    runs: pd.DataFrame
+    evaluations: pd.DataFrame
+    training: pd.DataFrame
+    keys: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def groups(self, keys: Iterable[str] | None = None) -> pd.Series:
+        """The label of each run's group: its values of ``keys``, by default of all that differ."""
+        chosen = self.keys if keys is None else tuple(keys)
+        if not chosen:
+            return pd.Series("all runs", index=self.runs.index)
+        return pd.Series(
+            [
+                ", ".join(f"{short(k)}={shown(row[k])}" for k in chosen)
+                for row in self.runs["config"]
+            ],
+            index=self.runs.index,
+        )
+
+
+def load_runs(*places: str | Path) -> Runs:
+    """Every run in folders, sweeps and globs.
+
+    Raises:
+        UserError: if none of them holds a run.
+    """
+    folders = list(dict.fromkeys(folder for place in places for folder in _run_folders(str(place))))
+    if not folders:
+        raise UserError(
+            f"{' '.join(map(str, places))}: no runs found; give folders of runs or sweeps, such as "
+            "multirun/NAME"
+        )
+    records = [RunRecord(folder) for folder in folders]
+    summaries, notes = _summaries(records)
+    read = [record for record in records if record.folder in summaries]
+    if not read:
+        raise UserError(f"{folders[0]}: summary.json is not readable, and no other run was found")
+    configs = [dict(_compared(summaries[record.folder]["config"])) for record in read]
+    names = _names([record.folder for record in read])
+    runs = pd.DataFrame(
+        [_row(r, summaries[r.folder], n, c) for r, n, c in zip(read, names, configs, strict=True)]
+    )
+    evaluations = _tables(read, "eval", notes)
+    training = _tables(read, "train", notes)
+    keys = tuple(key for key in _differing(configs) if key != "seed")
+    return Runs(runs, evaluations, training, keys, tuple(notes + _oddities(runs, evaluations)))
+
+
+def short(key: str) -> str:
+    """A key's last part, which says enough where keys are few."""
+    return key.rsplit(".", 1)[-1]
+
+
+def shown(value: Any) -> str:
+    """A configuration value as a person writes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "-".join(map(shown, value))
+    return str(value)
+
+
+def _run_folders(place: str) -> Iterator[Path]:
+    for match in sorted(glob.glob(place)):
+        path = Path(match)
+        if (path / "summary.json").exists():
+            yield path
+        else:
+            found = sorted(path.glob("*/summary.json"), key=_as_people_sort)
+            yield from (summary.parent for summary in found)
+
+
+def _as_people_sort(path: Path) -> tuple[Any, ...]:
+    name = path.parent.name
+    return (0, int(name), "") if name.isdigit() else (1, 0, name)
+
+
+def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+    summaries, notes = {}, []
+    for record in records:
+        try:
+            summary = record.summary()
+        except (OSError, json.JSONDecodeError):
+            summary = None
+        if summary is None:
+            notes.append(f"{record.folder}: summary.json is not readable; left out")
+        else:
+            summaries[record.folder] = summary
+    return summaries, notes
+
+
+def _compared(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in flattened(dict(config)):
+        if not any(key == k or key.startswith(f"{k}.") for k in _NOT_COMPARED):
+            yield key, value
+
+
+def _differing(configs: list[dict[str, Any]]) -> list[str]:
+    keys = list(dict.fromkeys(key for config in configs for key in config))
+    missing = object()
+    return [
+        key
+        for key in keys
+        if len({json.dumps(config.get(key, str(missing))) for config in configs}) > 1
+    ]
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """The folders' names; with their parents' where those alone are not enough."""
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{folder.resolve().parent.name}/{folder.resolve().name}" for folder in folders]
+
+
+def _row(
+    record: RunRecord, summary: Mapping[str, Any], name: str, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    data, last, best = summary["dataset"], summary["last"], summary["best"]
+    status = summary["status"]
+    if status == "running" and "process" in summary and not is_alive(summary["process"]):
+        status = "interrupted"
+    return {
+        "name": name,
+        "folder": str(record.folder),
+        "status": status,
+        "reason": summary["failure"],
+        "step": summary["step"],
+        "num_steps": summary["config"]["trainer"]["num_steps"],
+        "seed": summary["seed"],
+        "dataset": data["id"],
+        "dataset_hash": data["content_hash"],
+        "behaviour_return": data["behaviour_return"],
+        "last_return": None if last is None else last["return_mean"],
+        "best_return": None if best is None else best["return_mean"],
+        "last_score": None if last is None else last["normalized_score"],
+        "best_score": None if best is None else best["normalized_score"],
+        "best_step": None if best is None else best["step"],
+        "wall_time": summary["wall_time"],
+        "steps_per_second": summary["steps_per_second"],
+        "command": summary["command"],
+        "config_hash": summary["config_hash"],
+        "git_commit": summary["git_commit"],
+        "versions": summary["versions"],
+        "config": dict(config),
+        "perturbation_bound": summary.get("perturbation_bound"),
+    }
+
+
+def _tables(records: list[RunRecord], table: Any, notes: list[str]) -> pd.DataFrame:
+    """One table of all runs, with the wall time of each step."""
+    parts = []
+    for index, record in enumerate(records):
+        try:
+            rows = record.rows(table)
+            timing = record.rows("timing")
+        except (OSError, ValueError) as error:
+            notes.append(f"{record.folder.name}: {table}.csv is damaged ({error}); left out")
+            continue
+        path = record.folder / f"{table}.csv"
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            notes.append(
+                f"{record.folder.name}: the last line of {table}.csv is half-written; left out"
+            )
+        if not rows:
+            continue
+        part = pd.DataFrame(rows).astype(float)
+        steps = [row["step"] for row in timing]
+        walls = [row["wall_time"] for row in timing]
+        part.insert(0, "run", index)
+        wall = np.interp(part["step"], steps, walls) if steps else np.nan
+        part.insert(2, "wall_time", wall)
+        parts.append(part)
+    if not parts:
+        return pd.DataFrame({"run": [], "step": [], "wall_time": []})
+    return pd.concat(parts, ignore_index=True)
+
+
+def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
+    notes = []
+    for index in runs.index.difference(pd.Index(evaluations["run"].unique())):
+        notes.append(f"{runs['name'][index]}: no evaluation yet")
+    if runs["dataset"].nunique() > 1:
+        named = ", ".join(sorted(runs["dataset"].unique()))
+        notes.append(
+            f"several data sets ({named}): compared by normalized score where it is defined"
+        )
+    if runs["num_steps"].nunique() > 1:
+        lengths = ", ".join(map(str, sorted(runs["num_steps"].unique())))
+        notes.append(f"runs of different lengths ({lengths} steps): last evaluations are not alike")
+    return notes

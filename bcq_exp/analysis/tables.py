@@ -1,0 +1,113 @@
+"""The paper's table, in the terminal, Markdown or LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from bcq_exp.analysis import statistics, summary
+from bcq_exp.analysis.runs import Runs
+from bcq_exp.analysis.statistics import Estimate
+
+Form = Literal["md", "tex"]
+Show = Literal["mean", "iqm"]
+
+
+def digits(value: float) -> str:
+    """A number with the digits that mean something: one decimal up to 1000, none above."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+
+
+def paper_table(runs: Runs, form: Form, show: Show = "mean", which: str = "last") -> str:
+    """A row a group, a column a data set: mean ± std, or IQM [interval], and how many runs.
+
+    The best of a column is bold where its interval lies apart from every other's.
+    """
+    labels = runs.groups()
+    name, values = summary.measure_of(runs, which)
+    tasks = sorted(runs.runs["dataset"].unique())
+    cells: dict[str, dict[str, str]] = {str(label): {} for label in labels.unique()}
+    for task in tasks:
+        scores = {
+            str(label): values[(labels == label) & (runs.runs["dataset"] == task)].dropna()
+            for label in labels.unique()
+        }
+        known = {g: x.to_numpy(float) for g, x in scores.items() if len(x)}
+        statistic = statistics.mean if show == "mean" else statistics.iqm
+        found = {g: statistics.estimate({task: x}, statistic) for g, x in known.items()}
+        best = standing_apart(found)
+        for group, x in known.items():
+            cells[group][task] = _cell(x, found[group], form, show, bold=group == best)
+    count = labels.value_counts()
+    header = ["group", "runs", *(f"{task} ({name})" for task in tasks)]
+    rows = [
+        [group, str(count[group]), *(of_group.get(task, "") for task in tasks)]
+        for group, of_group in cells.items()
+    ]
+    return _markdown(header, rows) if form == "md" else _latex(header, rows)
+
+
+def standing_apart(found: Mapping[str, Estimate]) -> str | None:
+    """The group whose interval lies above every other's, if there is one."""
+    if len(found) < 2 or any(math.isnan(e.low) for e in found.values()):
+        return None
+    best = max(found, key=lambda group: found[group].value)
+    apart = all(e.high < found[best].low for group, e in found.items() if group != best)
+    return best if apart else None
+
+
+def aggregate_frame(found: list[summary.Aggregate]) -> pd.DataFrame:
+    """Aggregates as one flat table, for CSV: three columns a statistic."""
+    rows = [
+        {"group": a.group, "runs": a.num_runs, "std": a.std}
+        | {
+            f"{name}{suffix}": getattr(e, part)
+            for name, e in a.estimates.items()
+            for suffix, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+        }
+        for a in found
+    ]
+    return pd.DataFrame(rows)
+
+
+def _cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:
+    if show == "mean":
+        spread = digits(float(x.std(ddof=1))) if len(x) > 1 else "–"
+        plus = " ± " if form == "md" else r" \pm "
+        text = f"{digits(found.value)}{plus}{spread}"
+    else:
+        text = f"{digits(found.value)} [{digits(found.low)}, {digits(found.high)}]"
+    if form == "md":
+        return f"**{text}**" if bold else text
+    text = text.replace("–", r"\text{--}")
+    return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", "---:", *["---:"] * (len(header) - 2)], *rows]
+    return (
+        "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+        + "\n"
+    )
+
+
+def _latex(header: list[str], rows: list[list[str]]) -> str:
+    def escaped(text: str) -> str:
+        return "".join(f"\\{c}" if c in "_%&#" else c for c in text)
+
+    lines = [
+        rf"\begin{{tabular}}{{lr{'c' * (len(header) - 2)}}}",
+        r"\toprule",
+        " & ".join(map(escaped, header)) + r" \\",
+        r"\midrule",
+        *(" & ".join([escaped(row[0]), *row[1:]]) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"

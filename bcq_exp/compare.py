@@ -1,0 +1,108 @@
+"""``python -m bcq_exp.compare multirun/NAME``: runs beside each other, as a page and a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcq_exp.errors import UserError
+
+if TYPE_CHECKING:
+    from bcq_exp.analysis.runs import Runs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write ``report/index.html`` and print the table."""
+    parser = argparse.ArgumentParser("python -m bcq_exp.compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", help="folders of runs or sweeps, or globs")
+    parser.add_argument("--output", type=Path, default=Path("report"), help="folder (report)")
+    parser.add_argument(
+        "--which",
+        choices=("last", "best"),
+        default="last",
+        help="the evaluation that counts (last)",
+    )
+    parser.add_argument("--format", choices=("md", "tex"), help="also print the paper's table")
+    parser.add_argument(
+        "--show", choices=("mean", "iqm"), default="mean", help="mean ± std, or IQM [CI] (mean)"
+    )
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=10.0,
+        metavar="S",
+        help="write anew every S seconds (10)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        _compare(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from bcq_exp.analysis.report import write_report
+    from bcq_exp.analysis.runs import load_runs
+    from bcq_exp.analysis.tables import paper_table
+
+    page = options.output / "index.html"
+    while True:
+        runs = load_runs(*options.runs)
+        underway = options.watch is not None and (runs.runs["status"] == "running").any()
+        write_report(runs, page, options.which, options.watch if underway else None)
+        if options.format is None:
+            _print(runs, options.which)
+        else:
+            print(paper_table(runs, options.format, options.show, options.which), end="")
+        print(f"{page.resolve()}", file=sys.stderr if options.format else sys.stdout, flush=True)
+        if not underway:
+            return
+        time.sleep(options.watch)
+
+
+def _print(runs: Runs, which: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bcq_exp.analysis import summary
+    from bcq_exp.analysis.findings import findings
+    from bcq_exp.analysis.tables import digits
+
+    measure, _ = summary.measure_of(runs, which)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(title=f"{len(runs.runs)} runs: {which} {measure}", title_justify="left")
+    table.add_column("group", overflow="fold")
+    for name in ("runs", "IQM [95% CI]", "mean ± std", "median"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for a in summary.aggregates(runs, runs.groups(), which):
+        iqm = a.estimates["iqm"]
+        interval = "" if a.num_runs < 2 else f" [{digits(iqm.low)}, {digits(iqm.high)}]"
+        table.add_row(
+            escape(a.group),
+            str(a.num_runs),
+            digits(iqm.value) + escape(interval),
+            f"{digits(a.estimates['mean'].value)} ± {digits(a.std)}",
+            digits(a.estimates["median"].value),
+        )
+    console.print(table)
+    for task, value in runs.runs.groupby("dataset")["behaviour_return"].first().items():
+        console.print(f"behaviour's return on {task}: {value:.1f}", markup=False, highlight=False)
+    for note in runs.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    for finding in findings(runs):
+        name = runs.runs["name"][finding.run]
+        text = f"{finding.severity}: {name}: {finding.kind}: {finding.detail}"
+        console.print(text, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""``python -m bcq_exp.wandb_sweep``: print a W&B sweep, or create it for agents to run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bcq_exp.cli import conf_folder
+from bcq_exp.errors import UserError, first_line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the sweep's file with the agents' command in it, or create the sweep."""
+    parser = argparse.ArgumentParser("python -m bcq_exp.wandb_sweep", description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="overrides of every run, such as dataset=...")
+    parser.add_argument("--file", type=Path, help="the sweep's file (conf/wandb_sweep.yaml)")
+    parser.add_argument("--project", default="bcq_exp", help="the W&B project (bcq_exp)")
+    parser.add_argument("--entity", help="the W&B user or team")
+    parser.add_argument("--create", action="store_true", help="create it and print its id")
+    options = parser.parse_args(arguments)
+    try:
+        path = options.file or conf_folder() / "wandb_sweep.yaml"
+        spec = sweep_spec(path, [f"logger.project={options.project}", *options.overrides])
+        if options.create:
+            print(_create(spec, options.project, options.entity))
+        else:
+            print(yaml.safe_dump(spec, sort_keys=False), end="")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """A sweep as W&B takes it: the file's, run by our command with these overrides added.
+
+    Raises:
+        UserError: if there is no such file, or no sweep in it.
+    """
+    try:
+        spec = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--file {path}: {first_line(error)}") from error
+    if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
+        raise UserError(f"--file {path}: no W&B sweep; it has a method, a metric and parameters")
+    command = ["${env}", "python", "-m", "${program}", "logger.mode=online", *overrides]
+    return {"program": "bcq_exp", **spec, "command": [*command, "${args_no_hyphens}"]}
+
+
+def _create(spec: dict[str, Any], project: str, entity: str | None) -> str:
+    import wandb
+
+    try:
+        sweep_id = wandb.sweep(spec, project=project, entity=entity)
+    except Exception as error:  # not logged in, no network, no such entity
+        raise UserError(f"W&B refused the sweep: {first_line(error)}") from error
+    owner = f"{entity}/" if entity else ""
+    return f"to run its trials, here and elsewhere: wandb agent {owner}{project}/{sweep_id}"
+
+
+if __name__ == "__main__":
+    main()

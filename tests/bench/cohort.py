@@ -1,0 +1,61 @@
+"""Times a sweep's runs as one cohort, beside the same runs one by one, in turns in one process.
+
+.venv/bin/python -m tests.bench.cohort [--runs 27] [--repeats 5] [overrides of every run]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from statistics import median
+
+from omegaconf import DictConfig
+
+from bcq_exp.training import build
+from bcq_exp.training.engine import Engine
+from bcq_exp.training.memory import keep_freed_memory
+from tests.commands import compose
+
+STEPS = 100
+
+
+def run_steps_per_second(engine: Engine, num_runs: int, num_threads_of: list[DictConfig]) -> float:
+    """Gradient steps a second, over all runs of the engine."""
+    with build.threads(num_threads_of), build.build_precision(num_threads_of[0]).in_force():
+        start = time.perf_counter()
+        engine.advance(STEPS)
+        return num_runs * STEPS / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=27)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+    keep_freed_memory()
+    grid = [(k / args.runs, k % 3) for k in range(args.runs)]
+    cfgs = [compose(f"algo.lmbda={lmbda}", f"seed={s}", *args.overrides) for lmbda, s in grid]
+    dataset = build.build_dataset(cfgs[0])
+    with build.threads(cfgs) as num_threads:
+        together = build.build_engine(cfgs, dataset, None, num_threads)
+    alone = build.build_engine(cfgs[:1], dataset, None)
+    rates: list[tuple[float, float]] = []
+    for repeat in range(args.repeats + 1):
+        pair = (
+            run_steps_per_second(together, args.runs, cfgs),
+            run_steps_per_second(alone, 1, cfgs[:1]),
+        )
+        if repeat:  # the first one captures
+            rates.append(pair)
+            print(f"{repeat}: {pair[0]:.0f} together, {pair[1]:.0f} one by one", flush=True)
+    ratios = sorted(a / b for a, b in rates)
+    print(
+        f"{args.runs} runs: {median(a for a, _ in rates):.0f} run-steps/s together, "
+        f"{median(b for _, b in rates):.0f} one by one: {median(ratios):.2f}x "
+        f"({ratios[0]:.2f} - {ratios[-1]:.2f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Runs trained together are the runs trained alone, in every file."""
+
+import numpy as np
+import pytest
+import torch
+
+from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.errors import UserError
+from bcq_exp.training import build, cohort
+from bcq_exp.training.cohort import Job, cohorts, group_size, train_cohort
+from bcq_exp.training.engine import ParallelEngine
+from bcq_exp.training.memory import run_bytes
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, compose, fit
+
+DOUBLE = (*TINY, "trainer.precision=fp64")
+DIFFERENT = (
+    ("seed=0",),
+    ("seed=1", "algo.lmbda=0.25", "algo.tau=0.02"),
+    ("seed=2", "algo.gamma=0.9", "actor.phi=0.3", "critic_optim.lr=0.01"),
+    ("seed=0", "vae.latent_clip=1.0", "vae.kl_weight=0.1", "optimizer@vae_optim=rmsprop"),
+    ("seed=4", "actor_optim.schedule=cosine"),
+)
+
+
+def jobs_of(folder, *differences, base=DOUBLE):
+    jobs = []
+    for number, overrides in enumerate(differences):
+        (folder / str(number)).mkdir(parents=True, exist_ok=True)
+        jobs.append(Job(compose(*base, *overrides), folder / str(number), "", is_alone=False))
+    return jobs
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_a_cohort_is_its_runs_alone_to_1e_9_over_100_steps(num_threads):
+    data = load_pendulum(num_steps=2000)
+    cfgs = [compose(*DOUBLE, *different) for different in DIFFERENT]
+    together = build.build_engine(cfgs, data, None, num_threads)
+    assert isinstance(together, ParallelEngine) == (num_threads > 1)
+    statistics = torch.cat([together.advance(n) for n in (1, 3, 60, 36)], 1)
+    for k, cfg in enumerate(cfgs):
+        alone = build.build_engine([cfg], data, None)
+        torch.testing.assert_close(statistics[k], alone.advance(100)[0], rtol=1e-9, atol=1e-9)
+        state, expected = together.state_dict(k)["bcq"], alone.state_dict(0)["bcq"]
+        for name, value in expected.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-9)
+
+
+def test_wide_networks_are_not_stacked_but_stand_side_by_side():
+    data = load_pendulum(num_steps=2000)
+    wide = [f"{net}.hidden_sizes=[256,256]" for net in ("actor", "critic", "vae")]
+    cfgs = [compose(*TINY, *wide, f"seed={k}") for k in range(3)]
+    engine = build.build_engine(cfgs, data, None, 2)
+    assert [e.num_runs for e in engine._engines] == [1, 1, 1]
+    alone = build.build_engine(cfgs[2:], data, None)
+    assert torch.equal(engine.advance(4)[2], alone.advance(4)[0])
+
+
+def test_every_run_of_a_cohort_has_its_files_as_if_alone(tmp_path):
+    jobs = jobs_of(tmp_path / "together", *DIFFERENT[:3])
+    assert train_cohort(jobs) == [None] * 3
+    for number, overrides in enumerate(DIFFERENT[:3]):
+        fit(tmp_path / "alone" / str(number), *DOUBLE, *overrides)
+        one, other = (RunRecord(tmp_path / kind / str(number)) for kind in ("together", "alone"))
+        for table in ("train", "eval"):
+            rows, expected = one.rows(table), other.rows(table)
+            assert [list(row) for row in rows] == [list(row) for row in expected]
+            for row, values in zip(rows, expected, strict=True):
+                np.testing.assert_allclose(
+                    [x for x in row.values() if x is not None],
+                    [x for x in values.values() if x is not None],
+                    rtol=1e-6,
+                )
+        summary, expected_summary = one.summary(), other.summary()
+        assert summary["status"] == "completed"
+        assert summary["config_hash"] == expected_summary["config_hash"]
+        assert (one.folder / "run.log").read_text().count("return") >= 4
+        checkpoints = [torch.load(r.checkpoint, weights_only=True) for r in (one, other)]
+        assert [c["step"] for c in checkpoints] == [240, 240]
+        assert checkpoints[0]["engine"]["bcq"].keys() == checkpoints[1]["engine"]["bcq"].keys()
+
+
+def test_a_run_of_a_cohort_goes_on_alone_and_one_alone_in_a_cohort(tmp_path):
+    half = (*DOUBLE, "trainer.num_steps=120")
+    train_cohort(jobs_of(tmp_path / "a", *DIFFERENT[:2], base=half))
+    fit(tmp_path / "a" / "1", *DOUBLE, *DIFFERENT[1])
+    for k in range(2):
+        fit(tmp_path / "b" / str(k), *half, *DIFFERENT[k])
+    train_cohort(jobs_of(tmp_path / "b", *DIFFERENT[:2]))
+    one, other = (RunRecord(tmp_path / name / "1").rows("train") for name in "ab")
+    assert [row["step"] for row in one] == [row["step"] for row in other]
+    np.testing.assert_allclose(one[-1]["vae_loss"], other[-1]["vae_loss"], rtol=1e-9)
+
+
+def test_a_run_that_diverges_or_fails_its_evaluation_fails_alone(tmp_path, monkeypatch):
+    jobs = jobs_of(tmp_path, ("seed=0",), ("seed=1", "critic_optim.lr=1e30"), ("seed=2",))
+    build_run = build.build_run
+
+    def with_a_broken_environment(job, *args):
+        run = build_run(job, *args)
+        if job.cfg.seed == 2:
+            run.evaluator.evaluate = None  # calling it raises
+        return run
+
+    monkeypatch.setattr(build, "build_run", with_a_broken_environment)
+    fine, diverged, broken = train_cohort(jobs)
+    assert fine is None
+    assert "is not finite at step" in diverged
+    assert broken.startswith("evaluation failed at step 120: TypeError")
+    statuses = [RunRecord(job.folder).summary()["status"] for job in jobs]
+    assert statuses == ["completed", "failed", "failed"]
+    assert RunRecord(jobs[0].folder).summary()["step"] == 240
+
+
+def test_cohorts_agree_in_what_they_must(tmp_path):
+    jobs = jobs_of(
+        tmp_path,
+        ("seed=0", "critic_optim.lr=0.01"),
+        ("seed=1", "algo.lmbda=0.1", "policy.forward_sampled_times=7"),
+        ("seed=2", "critic_optim.lr=0.01"),
+        ("algo.num_sampled_action=5",),
+        ("trainer.batch_size=8",),
+        ("critic.hidden_sizes=[32]",),
+    )
+    groups = [[int(job.folder.name) for job in group] for group in cohorts(jobs)]
+    assert sorted(map(len, groups)) == [1, 1, 1, 3]
+    (three,) = [group for group in groups if len(group) == 3]
+    assert three in ([1, 0, 2], [0, 2, 1])  # equal learning rates side by side
+
+
+def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
+    jobs = jobs_of(tmp_path, *((f"seed={k}",) for k in range(40)))
+    wide = jobs_of(tmp_path, *((f"seed={k}", "actor.hidden_sizes=[400,300]") for k in range(9)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert group_size(jobs, "auto") == 2 * cohort.STACK_SIZE
+    assert group_size(wide, "auto") == 2
+    assert group_size(jobs, 7) == 7
+    one = run_bytes(jobs[0].cfg)
+    monkeypatch.setattr("bcq_exp.training.memory.free_bytes", lambda device: 5 * one)
+    assert group_size(jobs, "auto") == 5
+    with pytest.raises(UserError, match="group_size=6: 6 runs .* need about .* at most 5, or auto"):
+        group_size(jobs, 6)

@@ -1,0 +1,187 @@
+"""Sweeps as real processes: what they leave, kill -9, resume, failures, every launcher."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from bcq_exp.sweep.state import run_states
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, bcq_exp, command
+from tests.wandb_reader import read
+
+GRID = ("-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
+SWEEP = (*GRID, *TINY)
+NAMES = [f"algo.lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)]
+
+
+def summaries(folder):
+    return {
+        path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/summary.json")
+    }
+
+
+def results(folder):
+    """Everything of a sweep that must not depend on how its runs were trained."""
+    return {
+        name: [RunRecord(folder / name).rows(table) for table in ("train", "eval")]
+        for name in NAMES
+    }
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A finished sweep, and what it said."""
+    folder = tmp_path_factory.mktemp("sweep")
+    online = [arg for arg in SWEEP if arg != "logger=none"]
+    done = bcq_exp(*online, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "multirun" / "s", done
+
+
+def test_every_run_has_its_folder_and_its_wandb_run(sweep):
+    folder, done = sweep
+    assert "4 runs, 4 to train in 1 groups of 4" in done.stdout
+    assert sorted(summaries(folder)) == sorted(NAMES)
+    for name in NAMES:
+        files = {path.name for path in (folder / name).iterdir()}
+        assert files >= {".hydra", "train.csv", "eval.csv", "eval_returns.npz", "summary.json"}
+        assert files >= {"checkpoint.pt", "run.log", "wandb", "timing.csv"}
+        (run,) = read(folder / name)
+        assert run.identity["group"] == "s"
+        assert run.identity["name"] == name
+        lmbda, seed = name.replace("algo.lmbda=", "").split(",seed=")
+        assert run.config["algo"]["lmbda"] == float(lmbda)
+        command = summaries(folder)[name]["command"]
+        assert f"algo.lmbda={lmbda} seed={seed}" in command
+
+
+def test_a_complete_sweep_is_recognised(sweep):
+    folder, _ = sweep
+    before = {name: s["updated"] for name, s in summaries(folder).items()}
+    done = bcq_exp(*SWEEP, cwd=folder.parents[1])
+    assert done.returncode == 0
+    assert "4 runs, 4 complete, 0 to train" in done.stdout
+    assert {name: s["updated"] for name, s in summaries(folder).items()} == before
+
+
+def test_a_larger_grid_trains_what_is_missing_and_a_changed_one_is_refused(sweep):
+    folder, _ = sweep
+    done = bcq_exp(*SWEEP, "algo.tau=0.1", cwd=folder.parents[1])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "another configuration: algo.tau (0.005 -> 0.1)" in done.stderr
+    done = bcq_exp(*SWEEP, "seed=0,1,2", "resume=false", cwd=folder.parents[1])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = bcq_exp(*SWEEP, "algo.lmbda=0.5", "seed=1,2", cwd=folder.parents[1])
+    assert done.returncode == 0, done.stderr
+    # the last word on a key holds; one swept key only, so these runs are named by it
+    assert set(summaries(folder)) == {*NAMES, "seed=1", "seed=2"}
+
+
+def test_restarting_sets_the_old_runs_aside(tmp_path):
+    short = (*SWEEP, "trainer.num_steps=40")
+    folder = tmp_path / "multirun" / "s"
+    for launcher, tau in (("vectorized", 0.005), ("vectorized", 0.1), ("basic", 0.2)):
+        options = (f"hydra/launcher={launcher}", f"algo.tau={tau}", "resume=restart")
+        done = bcq_exp(*short, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert {s["config"]["algo"]["tau"] for s in summaries(folder).values()} == {tau}
+        assert sorted(summaries(folder)) == sorted(NAMES)
+    assert len(summaries(folder / ".set_aside")) == 8
+    assert bcq_exp(*short, "algo.tau=0.2", "resume=true", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("launcher", ["vectorized", "basic"])
+def test_a_killed_sweep_goes_on_to_the_same_results(launcher, sweep, tmp_path):
+    options = (*SWEEP, f"hydra/launcher={launcher}")
+    folder = tmp_path / "multirun" / "s"
+    process = subprocess.Popen(command(*options), cwd=tmp_path, start_new_session=True)
+    wait_until(lambda: any((folder / name / "checkpoint.pt").exists() for name in NAMES), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    states = {state.name: state.status for state in run_states(folder)}
+    assert list(states) == NAMES
+    assert set(states.values()) <= {"interrupted", "missing", "done"}
+    done = bcq_exp(*options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {state.status for state in run_states(folder)} == {"done"}
+    for name, tables in results(folder).items():
+        for table, expected in zip(tables, results(sweep[0])[name], strict=True):
+            assert [row["step"] for row in table] == [row["step"] for row in expected]
+            for row, other in zip(table, expected, strict=True):
+                # float32, and another order of summing in a stack than alone
+                assert row == pytest.approx(other, rel=0.05, abs=0.05)
+
+
+def wait_until(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it ended before its time"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_failed_runs_are_named_at_the_end_and_tried_again(tmp_path):
+    options = ("-m", "name=f", *TINY, "seed=0,1")
+    done = bcq_exp(*options, "critic_optim.lr=0.001,1e+30", cwd=tmp_path)
+    assert done.returncode == 1
+    *_, head, first, second = done.stderr.strip().splitlines()
+    assert head == "2 of 4 runs failed:"
+    assert first.startswith("  seed=0,critic_optim.lr=1e+30: a loss is not finite at step")
+    assert second.startswith("  seed=1,critic_optim.lr=1e+30: a loss is not finite at step")
+    states = {s.name: s for s in run_states(tmp_path / "multirun" / "f")}
+    assert [s.status for s in states.values()] == ["done", "failed", "done", "failed"]
+    again = bcq_exp(*options, "critic_optim.lr=0.001,1e+30", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "4 runs, 2 complete, 2 to train" in again.stdout
+    status = bcq_exp("multirun/f", module="bcq_exp.status", cwd=tmp_path)
+    assert status.returncode == 0
+    assert "4 runs: 2 done, 2 failed" in status.stdout
+    assert "a loss is not finite at step" in status.stdout
+
+
+def test_ctrl_c_saves_every_run(tmp_path):
+    options = (*SWEEP, "trainer.num_steps=100000")
+    folder = tmp_path / "multirun" / "s"
+    process = subprocess.Popen(command(*options), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: (folder / NAMES[3] / "train.csv").exists(), process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped by SIGINT at step" in said
+    assert "name=s -m" in said
+    assert {s["status"] for s in summaries(folder).values()} == {"interrupted"}
+
+
+def test_joblib_and_submitit_train_a_cohort_a_worker(sweep, tmp_path):
+    for launcher in ("joblib", "submitit_local"):
+        workers = ["hydra.launcher.workers.n_jobs=2"] if launcher == "joblib" else []
+        done = bcq_exp(
+            *SWEEP, f"name={launcher}", f"hydra/launcher={launcher}", *workers, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert "4 to train in 2 groups of 2" in done.stdout
+        folder = tmp_path / "multirun" / launcher
+        assert sorted(summaries(folder)) == sorted(NAMES)
+        processes = {s["process"]["pid"] for s in summaries(folder).values()}
+        assert len(processes) == 2
+        again = bcq_exp(
+            *SWEEP, f"name={launcher}", f"hydra/launcher={launcher}", *workers, cwd=tmp_path
+        )
+        assert "4 runs, 4 complete" in again.stdout
+
+
+def test_ray_trains_a_cohort_a_task(tmp_path):
+    pytest.importorskip("ray")
+    options = (*SWEEP, "hydra/launcher=ray")
+    done = bcq_exp(*options, "+hydra.launcher.workers.init.num_cpus=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 to train in 2 groups of 2" in done.stdout
+    folder = tmp_path / "multirun" / "s"
+    assert {s["status"] for s in summaries(folder).values()} == {"completed"}
+    assert len({s["process"]["pid"] for s in summaries(folder).values()}) == 2
+    again = bcq_exp(*options, cwd=tmp_path)
+    assert "4 runs, 4 complete, 0 to train" in again.stdout

@@ -1,0 +1,60 @@
+"""What is refused before a sweep starts, and where its runs go."""
+
+import pytest
+
+from bcq_exp.config import LONGEST_FOLDER_NAME, run_folder
+from tests.commands import TINY, bcq_exp
+
+MISTAKES = {
+    "seed=range(0,0)": "seed=range(0,0): an empty grid",
+    "algo.nope=1,2": "algo.nope: no such key; there are gamma, lmbda",
+    "algo.lmbda=0.5,2": "algo.lmbda=2.0: must be a number in [0, 1]",
+    "algo.lmbda=0.5,x": "algo.lmbda=x: must be a number in [0, 1]",
+    "critic=small,huge": "Could not find 'critic/huge'; there are paper, small, tianshou",
+    "seed=1,1": "two runs of the sweep map to one folder: multirun/s/algo.gamma=0.9,seed=1",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_one_line_before_anything_is_written(override, tmp_path):
+    done = bcq_exp("-m", "name=s", "algo.gamma=0.9,0.99", override, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert MISTAKES[override] in done.stderr
+    assert not (tmp_path / "multirun").exists()
+
+
+def test_a_group_of_no_size_and_two_runs_of_one_folder_are_refused(tmp_path):
+    for override, said in (
+        ("hydra.launcher.group_size=0", "must be auto or an integer at least 1"),
+        ("hydra.sweep.subdir=x", "two runs of the sweep map to one folder"),
+        ("hydra.launcher.group_size=2", "at most 1, or auto"),
+    ):
+        done = bcq_exp(
+            "-m", "name=s", "seed=0,1", override, "trainer.batch_size=40000000", cwd=tmp_path
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert said in done.stderr
+    assert not list(tmp_path.glob("multirun/s/*/"))
+
+
+def test_the_name_of_a_single_run_is_refused(tmp_path):
+    assert bcq_exp("name=one", *TINY, "trainer.num_steps=10", cwd=tmp_path).returncode == 0
+    done = bcq_exp("-m", "name=one", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "holds a single run; choose another name" in done.stderr
+
+
+def test_a_folder_is_named_by_what_is_swept():
+    overrides = ["name=s", "algo.lmbda=0.5", "seed=3", "actor=paper", "+dataset.x=a/b c"]
+    assert run_folder("algo.lmbda,seed", overrides) == "algo.lmbda=0.5,seed=3"
+    assert run_folder("actor,dataset.x", overrides) == "actor=paper,dataset.x=a_b_c"
+
+
+def test_drawn_numbers_are_shortened_and_told_apart():
+    names = [run_folder("algo.lmbda", [f"algo.lmbda=0.12345678901234{k}"]) for k in (1, 2)]
+    assert all(name.startswith("algo.lmbda=0.1235-") for name in names)
+    assert names[0] != names[1]
+    long = run_folder("k", [f"k={'x' * 300}"])
+    assert len(long) < LONGEST_FOLDER_NAME + 20
+    assert long != run_folder("k", [f"k={'x' * 301}"])

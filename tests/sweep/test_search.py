@@ -1,0 +1,94 @@
+"""The Optuna sweeper: a study that goes on, a killed trial, a failed one, mistakes."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from bcq_exp.sweep.state import run_states
+from tests.commands import TINY, bcq_exp
+
+optuna = pytest.importorskip("optuna")
+
+SHORT = (*TINY, "trainer.num_steps=40", "trainer.eval_every=40", "trainer.checkpoint_every=40")
+SEARCH = (
+    "-m",
+    "hydra/sweeper=optuna",
+    "name=o",
+    "hydra.sweeper.batch_size=2",
+    "algo.lmbda=interval(0,1)",
+    "critic_optim.lr=tag(log,interval(1e-4,1e-2))",
+    "algo.tau=range(0.005,0.02,0.005)",
+    "seed=choice(3,4)",
+    *SHORT,
+)
+
+
+def study(folder):
+    storage = f"sqlite:///{folder / 'multirun' / 'o' / 'optuna.db'}"
+    return optuna.load_study(study_name="bcq_exp", storage=storage)
+
+
+def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
+    done = bcq_exp(*SEARCH, "hydra.sweeper.num_trials=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "multirun" / "o"
+    trials = study(tmp_path).trials
+    assert len(trials) == 3
+    returns = {state.last_return for state in run_states(folder)}
+    assert {trial.value for trial in trials} == returns
+    for trial in trials:
+        assert 0 <= trial.params["algo.lmbda"] <= 1
+        assert 1e-4 <= trial.params["critic_optim.lr"] <= 1e-2
+        assert round(trial.params["algo.tau"], 6) in (0.005, 0.01, 0.015)
+        assert trial.params["seed"] in ("3", "4")
+    best = OmegaConf.load(folder / "optimization_results.yaml")
+    assert best.best_value == max(trial.value for trial in trials)
+
+    left = study(tmp_path).ask(trials[0].distributions)  # as a kill leaves it: running for ever
+    done = bcq_exp(*SEARCH, "hydra.sweeper.num_trials=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE"] * 4
+    assert study(tmp_path).trials[3].params == left.params
+    assert len(run_states(folder)) == 4
+
+
+def test_a_failed_trial_is_told_and_tried_again(tmp_path):
+    search = ("-m", "hydra/sweeper=optuna", "name=o", "critic_optim.lr=choice(1e30)", *SHORT)
+    options = (*search, "hydra.sweeper.num_trials=1", "trainer.num_steps=80")
+    done = bcq_exp(*options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1 trials failed" in done.stderr
+    assert "not finite" in done.stderr.splitlines()[-1]
+    bcq_exp(*options, cwd=tmp_path)
+    states = [(trial.state.name, trial.params) for trial in study(tmp_path).trials]
+    assert states == [("FAIL", {"critic_optim.lr": "1e+30"})] * 2 or len(states) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), "nothing to search"),
+        (("hydra.sweeper.sampler=x", "algo.lmbda=interval(0,1)"), "must be one of tpe"),
+        (("algo.lmbda=interval(0,3)",), "algo.lmbda=3.0: must be a number in [0, 1]"),
+    ],
+)
+def test_mistakes_are_one_line(overrides, said, tmp_path):
+    done = bcq_exp("-m", "hydra/sweeper=optuna", *SHORT, *overrides, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("name", ["seeds", "lmbda_tau_n", "phi_gamma", "optuna_full"])
+def test_a_ready_sweep_begins_with_its_command(name, tmp_path):
+    from tests.commands import CONF
+
+    first, second, third, *_ = (CONF / "sweep" / f"{name}.yaml").read_text().splitlines()
+    assert first == "# @package _global_"
+    assert second == f"# python -m bcq_exp sweep={name} name={name}"
+    assert third.startswith("# ")
+    done = bcq_exp(
+        *second.removeprefix("# python -m bcq_exp ").split(),
+        "hydra.launcher.group_size=none",
+        cwd=tmp_path,
+    )
+    # as far as the launcher, which refuses the size of its groups
+    assert "group_size=none: must be auto" in done.stderr

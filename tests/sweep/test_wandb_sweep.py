@@ -1,0 +1,72 @@
+"""The W&B sweep: its file, the agents' command rendered by W&B itself, and that command run."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from bcq_exp.cli import conf_folder
+from bcq_exp.errors import UserError
+from bcq_exp.wandb_sweep import sweep_spec
+from tests.commands import TINY, bcq_exp
+
+VALUES = {
+    "algo.lmbda": 0.25,
+    "critic_optim.lr": 1e-05,
+    "vae.latent_dim": None,
+    "actor.hidden_sizes": [16, 16],
+    "seed": 3,
+    "trainer.normalize_obs": True,
+}
+
+
+def agent_command(spec, values):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    macros = create_sweep_command_args({"args": {k: {"value": v} for k, v in values.items()}})
+    parts = []
+    for part in create_sweep_command(spec["command"]):
+        if part == "${args_no_hyphens}":
+            parts += macros["args_no_hyphens"]
+        else:
+            parts.append(part.replace("${program}", spec["program"]))
+    return [part for part in parts if part not in ("${env}", "/usr/bin/env")]
+
+
+def test_what_an_agent_runs_survives_null_lists_and_exponents(tmp_path):
+    spec = sweep_spec(conf_folder() / "wandb_sweep.yaml", ["logger.mode=disabled", *TINY])
+    command = agent_command(spec, VALUES)
+    assert command[:3] == ["python", "-m", "bcq_exp"]
+    done = subprocess.run(
+        [sys.executable, *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("multirun/*/summary.json")
+    config = json.loads(path.read_text())["config"]
+    for key, value in VALUES.items():
+        group, _, name = key.partition(".")
+        assert (config[group][name] if name else config[group]) == value
+
+
+def test_the_ready_file_has_only_keys_that_exist(tmp_path):
+    done = bcq_exp("seed=5", module="bcq_exp.wandb_sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    spec = yaml.safe_load(done.stdout)
+    assert spec["metric"] == {"name": "eval/return_mean", "goal": "maximize"}
+    assert "seed=5" in spec["command"]
+    first = {
+        key: (p["values"][0] if "values" in p else p["min"])
+        for key, p in spec["parameters"].items()
+    }
+    overrides = [f"{key}={value}" for key, value in first.items()]
+    assert bcq_exp(*overrides, "--cfg", "job", cwd=tmp_path).returncode == 0
+
+
+def test_a_file_that_is_no_sweep_is_refused(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: 1")
+    with pytest.raises(UserError, match=r"x\.yaml: no W&B sweep"):
+        sweep_spec(tmp_path / "x.yaml", [])
+    done = bcq_exp("--file", "missing.yaml", module="bcq_exp.wandb_sweep", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

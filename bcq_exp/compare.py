@@ -98,10 +98,12 @@ def _print(runs: Runs, which: str) -> None:
         console.print(f"behaviour's return on {task}: {value:.1f}", markup=False, highlight=False)
     for note in runs.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
-    for finding in findings(runs):
-        name = runs.runs["name"][finding.run]
-        text = f"{finding.severity}: {name}: {finding.kind}: {finding.detail}"
-        console.print(text, markup=False, highlight=False)
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for f in findings(runs):
+        kinds.setdefault((f.severity, f.kind), []).append(f"{runs.runs['name'][f.run]}: {f.detail}")
+    for (severity, kind), found in kinds.items():
+        more = f" (and {len(found) - 1} more runs)" if len(found) > 1 else ""
+        console.print(f"{severity}: {kind}: {found[0]}{more}", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

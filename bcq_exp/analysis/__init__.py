@@ -1,6 +1,7 @@
 """From folders of runs to conclusions: tables, statistics, findings, figures, a page.
 
-``load_runs("multirun/NAME").runs`` is a table of runs, ``.evaluations`` and ``.training`` their curves.
+``load_runs("multirun/NAME").runs`` is a table of runs, ``.evaluations`` and ``.training`` hold
+their curves.
 """
 
 from bcq_exp.analysis.runs import Runs, load_runs

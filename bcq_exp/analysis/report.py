@@ -16,7 +16,7 @@ import pandas as pd
 from bcq_exp.algorithm.step import STATISTICS
 from bcq_exp.analysis import statistics, summary
 from bcq_exp.analysis.findings import findings
-from bcq_exp.analysis.runs import Runs, shown
+from bcq_exp.analysis.runs import Runs, short_names, shown
 from bcq_exp.training.record import write_atomically
 
 POINTS_AT_MOST = 100  # a curve of more is shown by the means of equal parts; aggregates use all
@@ -28,6 +28,7 @@ _PAGE = Path(__file__).parent / "page"
 def write_report(runs: Runs, path: Path, which: str = "last", refresh: float | None = None) -> None:
     """Write the page to ``path``; with ``refresh`` it loads itself anew every so many seconds."""
     data = json.dumps(page_data(runs, path.parent, which), separators=(",", ":"), allow_nan=False)
+    data = data.replace("</", r"<\/")  # no name may end the script it stands in
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
     reload = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
     page = parts["page.html"]
@@ -35,7 +36,7 @@ def write_report(runs: Runs, path: Path, which: str = "last", refresh: float | N
         ("<!--reload-->", reload),
         ("/*css*/", parts["page.css"]),
         ("/*plotly*/", _plotly()),
-        ("/*data*/", f"const DATA = {data.replace('</', '<\\/')};"),
+        ("/*data*/", f"const DATA = {data};"),
         ("/*js*/", parts["page.js"]),
     ):
         page = page.replace(mark, content)
@@ -57,6 +58,7 @@ def page_data(runs: Runs, folder: Path, which: str = "last") -> dict[str, Any]:
             "measure": measure,
             "which": which,
             "keys": list(runs.keys),
+            "short": short_names([*runs.keys, "seed", "dataset"]),
             "notes": list(runs.notes) + _few_seeds(found),
             "groups": order,
             "runs": [
@@ -135,7 +137,7 @@ def _curves(
 ) -> list[dict[str, list[float]]]:
     """Each run's curves: step, wall_time and the columns, at most ``points`` long."""
     by_run = dict(list(table.groupby("run"))) if len(table) else {}
-    curves = []
+    curves: list[dict[str, list[float]]] = []
     for index in runs.runs.index:
         part = by_run.get(index)
         if part is None:
@@ -163,7 +165,7 @@ def _reproduction(runs: Runs) -> dict[str, Any]:
         "commits": {
             shown(k): int(v) for k, v in table["git_commit"].value_counts(dropna=False).items()
         },
-        "data": [[task, digest, int(count)] for (task, digest), count in data.items()],
+        "data": [[*key, int(count)] for key, count in zip(data.index.tolist(), data, strict=True)],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,23 @@ from bcq_exp.config import flattened
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord, is_alive
 
-# Configuration that says how a run is named, watched and placed, not what it does.
-_NOT_COMPARED = ("name", "resume", "logger", "trainer.device", "trainer.num_threads")
+# Configuration that says how a run is named, watched and placed, not what it learns; data sets are
+# told apart by their ids, as tasks.
+_NOT_COMPARED = (
+    "name",
+    "resume",
+    "logger",
+    "dataset",
+    "trainer.device",
+    "trainer.num_threads",
+    "trainer.num_steps",
+    "trainer.log_every",
+    "trainer.eval_every",
+    "trainer.eval_episodes",
+    "trainer.eval_seed",
+    "trainer.checkpoint_every",
+    "trainer.objective",
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +62,11 @@ class Runs:
         chosen = self.keys if keys is None else tuple(keys)
         if not chosen:
             return pd.Series("all runs", index=self.runs.index)
+        names = short_names(chosen)
         return pd.Series(
             [
-                ", ".join(f"{short(k)}={shown(row[k])}" for k in chosen)
-                for row in self.runs["config"]
+                ", ".join(f"{names[k]}={shown(config.get(k))}" for k in chosen)
+                for config in self.runs["config"]
             ],
             index=self.runs.index,
         )
@@ -83,9 +100,11 @@ def load_runs(*places: str | Path) -> Runs:
     return Runs(runs, evaluations, training, keys, tuple(notes + _oddities(runs, evaluations)))
 
 
-def short(key: str) -> str:
-    """A key's last part, which says enough where keys are few."""
-    return key.rsplit(".", 1)[-1]
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Each key's last part where that tells it apart, else the whole key."""
+    last = {key: key.rsplit(".", 1)[-1] for key in keys}
+    counts = Counter(last.values())
+    return {key: name if counts[name] == 1 else key for key, name in last.items()}
 
 
 def shown(value: Any) -> str:
@@ -204,10 +223,10 @@ def _tables(records: list[RunRecord], table: Any, notes: list[str]) -> pd.DataFr
         if not rows:
             continue
         part = pd.DataFrame(rows).astype(float)
-        steps = [row["step"] for row in timing]
-        walls = [row["wall_time"] for row in timing]
+        steps = np.array([row["step"] for row in timing], float)
+        walls = np.array([row["wall_time"] for row in timing], float)
         part.insert(0, "run", index)
-        wall = np.interp(part["step"], steps, walls) if steps else np.nan
+        wall = np.interp(part["step"], steps, walls) if len(steps) else np.nan
         part.insert(2, "wall_time", wall)
         parts.append(part)
     if not parts:

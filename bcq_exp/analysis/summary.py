@@ -72,7 +72,7 @@ def aggregates(runs: Runs, labels: pd.Series, which: str = "last") -> list[Aggre
 def improvements(
     runs: Runs, labels: pd.Series, order: Sequence[str]
 ) -> tuple[list[str], list[list[Estimate | None]]]:
-    """P(row beats column) for the best PAIRS_AT_MOST groups in ``order``; None for no shared task."""
+    """P(row beats column) of the first PAIRS_AT_MOST of ``order``; None where no task is shared."""
     _, values = measure_of(runs)
     groups = list(order)[:PAIRS_AT_MOST]
     scores = {g: scores_by_task(runs, values, labels.index[labels == g]) for g in groups}
@@ -108,7 +108,7 @@ def marginal(runs: Runs, key: str) -> pd.DataFrame:
 
 
 def importances(runs: Runs) -> dict[str, float]:
-    """Each key's share of the variance of scores (:func:`statistics.importance`), and the seed's."""
+    """Each key's share of the scores' variance, and the seed's (:func:`statistics.importance`)."""
     _, values = measure_of(runs)
     keys = [*runs.keys, *(["seed"] if runs.runs["seed"].nunique() > 1 else [])]
     found = {key: statistics.importance(key_column(runs, key), values) for key in keys}

@@ -1,0 +1,35 @@
+"""Takes the README's pictures: python -m tests.analysis.screenshots report/index.html"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+PICTURES = {"light": (1280, 0, 1180), "dark": (1920, 1180, 1900)}  # width, top, height
+
+
+def main() -> None:
+    report = Path(sys.argv[1]).resolve()
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for scheme, (width, top, height) in PICTURES.items():
+            page = chromium.new_page(color_scheme=scheme, viewport={"width": width, "height": 1000})
+            page.goto(report.as_uri())
+            page.wait_for_selector("body[data-ready=true]")
+            whole = Image.open(BytesIO(page.screenshot(full_page=True)))
+            shown = whole.crop((0, top, width, top + height)).convert("RGB")
+            path = Path(__file__).parent / f"report_{scheme}.png"
+            shown.quantize(128).save(path, optimize=True)
+            print(path)
+        chromium.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The page in a real browser: it draws, regroups, sorts, filters and asks no network."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from bcq_exp.analysis import load_runs
+from bcq_exp.analysis.report import write_report
+from tests.analysis.made_up import make_grid, make_run
+from tests.commands import bcq_exp
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, request):
+    """Opens a page; what it asked of the network and complained of must be nothing."""
+    troubles, contexts = [], []
+
+    def open_page(path, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        local = ("file:", "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(local) else troubles.append(r.url))
+        page.goto(path.resolve().as_uri())
+        page.wait_for_selector("body[data-ready=true]", timeout=60_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    make_grid(folder / "multirun" / "s", scored=True)
+    make_run(
+        folder / "multirun" / "s" / "broken<b>",
+        [],
+        seed=9,
+        status="failed",
+        failure="a loss is not finite at step 7 </script>",
+    )
+    done = bcq_exp("multirun/s", module="bcq_exp.compare", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "lmbda=1, tau=0.01" in done.stdout
+    assert "error: failed: broken" in done.stdout
+    return folder / "report" / "index.html"
+
+
+def legends(page, plot):
+    return page.eval_on_selector_all(
+        f"#{plot} .legendtext", "nodes => nodes.map(n => n.textContent)"
+    )
+
+
+def test_every_section_is_drawn(opened, report):
+    page = opened(report)
+    for plot in ("learning-0", "intervals", "improvement", "profiles", "importance", "heat"):
+        assert page.locator(f"#{plot} svg.main-svg").count() > 0, plot
+    assert page.locator("#training .js-plotly-plot").count() == 11
+    assert page.locator("#marginals .js-plotly-plot").count() == 2
+    assert page.locator("#parallel .parcoords").count() > 0
+    assert "13 runs (12 completed, 1 failed) in 5 groups" in page.inner_text("#headline")
+    assert "a loss is not finite at step 7" in page.inner_text("#notes")
+    assert "hash of made/up-v0" in page.inner_text("#versions")
+    assert "12.0 [11.0, 13.0]" in page.inner_text("#aggregate-table")
+
+
+def test_groups_and_axes_change(opened, report):
+    page = opened(report)
+    assert "lmbda=1, tau=0.01" in legends(page, "learning-0")
+    page.select_option("#colour", "algo.tau")
+    assert legends(page, "learning-0") == ["tau=0.001", "tau=0.01", "behaviour policy"]
+    page.select_option("#facet", "algo.lmbda")
+    assert page.locator("#learning .js-plotly-plot").count() == 2
+    page.select_option("#x", "wall_time")
+    assert "wall time (s)" in page.inner_text("#learning-0")
+    page.select_option("#y", "return_mean")
+    page.select_option("#facet", "none")
+    drawn = page.evaluate("document.getElementById('learning-0').data.filter(t => t.fill).length")
+    assert drawn == 2  # a band a group
+    page.uncheck("#single")
+    names = page.evaluate("document.getElementById('learning-0').data.map(t => t.name)")
+    assert not any("seed=" in str(name) for name in names)
+    assert "behaviour policy" in names
+
+
+def test_the_curves_are_the_means_of_their_runs(opened, report):
+    page = opened(report)
+    traces = page.evaluate(
+        "document.getElementById('learning-0').data.map(t => [t.name, t.x, t.y])"
+    )
+    last = [ys[-1] for name, xs, ys in traces if name == "lmbda=1, tau=0.01" and len(ys) == 2]
+    assert last == [pytest.approx(12.0)]
+
+
+def test_the_table_sorts_filters_and_links(opened, report):
+    page = opened(report)
+    rows = page.locator("#run-table tbody tr")
+    assert rows.count() == 13
+    header = page.locator("#run-table th", has_text="last return")
+    header.click()
+    returns = page.eval_on_selector_all(
+        "#run-table tbody tr", "trs => trs.map(t => t.cells[6].textContent)"
+    )
+    numbers = [float(x) for x in returns if x]
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 12
+    assert returns[-1] == ""  # the failed run, last whichever way
+    header.click()
+    returns = page.eval_on_selector_all(
+        "#run-table tbody tr", "trs => trs.map(t => t.cells[6].textContent)"
+    )
+    assert float(returns[0]) == max(numbers)
+    page.fill("#filter", "lmbda=0.5 seed=2")
+    assert page.locator("#run-table tbody tr:visible").count() == 2
+    assert page.inner_text("#shown") == "2 of 13 runs"
+    page.fill("#filter", "failed")
+    assert page.locator("#run-table tbody tr:visible").count() == 1
+    page.fill("#filter", "")
+    link = page.locator("#run-table a").first.get_attribute("href")
+    assert link.startswith("../multirun/s/")
+    assert page.locator("#run-table .copy").first.get_attribute("title").startswith("python -m")
+
+
+def test_figures_and_tables_are_saved(opened, report):
+    page = opened(report)
+    with page.expect_download() as table:
+        page.click("[data-csv=aggregate-table]")
+    text = Path(table.value.path()).read_text()
+    assert text.splitlines()[0].startswith("group,runs,IQM [95% CI]")
+    assert '"lmbda=1, tau=0.01",3,' in text
+    for kind, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        page.hover("#importance")
+        with page.expect_download() as figure:
+            page.locator(f"#importance button[data-title='save as {kind}']").click()
+        assert Path(figure.value.path()).read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_follows_the_scheme_and_nothing_sticks_out(scheme, opened, report):
+    for width in (1280, 1920):
+        size = {"width": width, "height": 900}
+        page = opened(report, color_scheme=scheme, viewport=size)
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.click("#theme")
+        assert page.evaluate("document.documentElement.dataset.theme") != scheme
+
+
+def test_single_runs_one_seed_and_no_evaluation_are_drawn(opened, tmp_path):
+    make_run(tmp_path / "a", [1.0, 2.0])
+    write_report(load_runs(tmp_path / "a"), tmp_path / "one" / "index.html")
+    page = opened(tmp_path / "one" / "index.html")
+    assert page.locator("#learning-0 .scatterlayer path").count() > 0
+    assert "one run only: no interval" in page.inner_text("#notes")
+    make_run(tmp_path / "b", [], num_rows=1)
+    write_report(load_runs(tmp_path / "b"), tmp_path / "none" / "index.html")
+    page = opened(tmp_path / "none" / "index.html")
+    assert "No run has an evaluation yet" in page.inner_text("#aggregates")
+
+
+def test_two_hundred_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
+    for lmbda in range(40):
+        for seed in range(5):
+            make_run(
+                tmp_path / "s" / f"{lmbda}-{seed}",
+                [float(lmbda + seed), float(lmbda + seed)],
+                seed=seed,
+                changes={"algo.lmbda": lmbda / 40},
+                num_rows=2,
+            )
+    lines = (tmp_path / "s" / "0-0" / "train.csv").read_text().splitlines()
+    timing = (tmp_path / "s" / "0-0" / "timing.csv").read_text().splitlines()
+    for folder in (tmp_path / "s").iterdir():
+        for name, (head, first, *_) in (("train", lines), ("timing", timing)):
+            rest = first.partition(",")[2]
+            rows = [f"{step},{rest}" for step in range(2, 2002, 2)]
+            (folder / f"{name}.csv").write_text("\n".join([head, *rows]) + "\n")
+    start = time.perf_counter()
+    runs = load_runs(tmp_path / "s")
+    path = tmp_path / "report" / "index.html"
+    write_report(runs, path)
+    assert time.perf_counter() - start < 20
+    assert len(runs.training) == 200_000
+    assert path.stat().st_size < 15 * 2**20
+    page = opened(path)
+    assert page.locator("#run-table tbody tr").count() == 200
+
+
+def test_watching_ends_with_the_runs(tmp_path):
+    make_run(tmp_path / "s" / "a", [1.0])
+    done = bcq_exp("s", "--watch", "0.1", module="bcq_exp.compare", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "http-equiv" not in (tmp_path / "report" / "index.html").read_text()[:2000]
+
+
+def test_the_commands_table_and_mistakes(tmp_path):
+    make_grid(tmp_path / "s")
+    done = bcq_exp("s", "--format", "md", module="bcq_exp.compare", cwd=tmp_path)
+    assert done.stdout.startswith("| group | runs | made/up-v0 (return) |")
+    done = bcq_exp("nothing", module="bcq_exp.compare", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no runs found" in done.stderr

@@ -1,0 +1,158 @@
+"""Folders as tables: which keys differ, what is odd, what is damaged."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+
+from bcq_exp.analysis import load_runs, summary
+from bcq_exp.analysis.findings import findings
+from bcq_exp.analysis.report import page_data
+from bcq_exp.analysis.tables import digits, paper_table, standing_apart
+from bcq_exp.errors import UserError
+from tests.analysis.made_up import make_grid, make_run
+
+
+def test_a_sweep_is_a_table_and_the_keys_that_vary_are_found(tmp_path):
+    runs = load_runs(make_grid(tmp_path / "s"))
+    assert len(runs.runs) == 12
+    assert runs.keys == ("algo.lmbda", "algo.tau")
+    assert set(runs.groups()) == {
+        f"lmbda={lmbda}, tau={tau}" for lmbda in ("0.5", "1") for tau in ("0.001", "0.01")
+    }
+    assert set(runs.groups(["algo.tau"])) == {"tau=0.001", "tau=0.01"}
+    assert len(runs.evaluations) == 24
+    assert list(runs.evaluations.columns[:3]) == ["run", "step", "wall_time"]
+    assert runs.evaluations["wall_time"][0] == pytest.approx(10.0)
+    assert len(runs.training) == 240
+    assert runs.notes == ()
+
+
+def test_runs_folders_and_globs_can_be_given(tmp_path):
+    make_grid(tmp_path / "s")
+    one = make_run(tmp_path / "alone", [1.0])
+    assert len(load_runs(one).runs) == 1
+    assert len(load_runs(f"{tmp_path}/s/*seed=0").runs) == 4
+    both = load_runs(tmp_path / "s", one, one)
+    assert len(both.runs) == 13
+    with pytest.raises(UserError, match="no runs found"):
+        load_runs(tmp_path / "nothing")
+
+
+def test_last_parts_of_keys_that_collide_are_written_whole(tmp_path):
+    make_run(tmp_path / "s" / "a", [1.0], changes={"actor_optim.lr": 0.1, "vae_optim.lr": 0.1})
+    make_run(tmp_path / "s" / "b", [1.0])
+    labels = load_runs(tmp_path / "s").groups()
+    assert labels[0] == "actor_optim.lr=0.1, vae_optim.lr=0.1"
+
+
+def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):
+    make_run(tmp_path / "s" / "a", [1.0, 2.0])
+    half = make_run(tmp_path / "s" / "b", [1.0, 2.0, 3.0], seed=1, dataset="other/set-v0")
+    with (half / "eval.csv").open("a") as file:
+        file.write("4000,12")
+    make_run(tmp_path / "s" / "c", [], seed=2)
+    broken = make_run(tmp_path / "s" / "d", [1.0], seed=3)
+    (broken / "summary.json").write_text('{"status": ')
+    runs = load_runs(tmp_path / "s")
+    said = "\n".join(runs.notes)
+    assert len(runs.runs) == 3
+    assert "the last line of eval.csv is half-written" in said
+    assert "c: no evaluation yet" in said
+    assert "several data sets (made/up-v0, other/set-v0)" in said
+    assert "different lengths (1000, 2000, 3000 steps)" in said
+    assert "summary.json is not readable" in said
+    assert len(runs.evaluations) == 5
+
+
+def test_aggregates_are_those_of_the_last_or_best_evaluations(tmp_path):
+    runs = load_runs(make_grid(tmp_path / "s"))
+    found = {a.group: a for a in summary.aggregates(runs, runs.groups())}
+    best = found["lmbda=1, tau=0.01"]
+    assert best.estimates["mean"].value == pytest.approx(12.0)  # 11, 12, 13
+    assert best.num_runs == 3
+    assert best.std == pytest.approx(1.0)
+    assert 11 <= best.estimates["mean"].low < 12 < best.estimates["mean"].high <= 13
+    assert "optimality_gap" not in best.estimates  # of returns there is none
+    order = [a.group for a in summary.aggregates(runs, runs.groups())]
+    assert order[0] == "lmbda=1, tau=0.01"
+    assert order[-1] == "lmbda=0.5, tau=0.001"
+
+
+def test_scores_are_compared_where_every_run_has_one(tmp_path):
+    runs = load_runs(make_grid(tmp_path / "s", scored=True))
+    (name, values) = summary.measure_of(runs)
+    assert name == "normalized score"
+    assert len(values) == 12
+    found = summary.aggregates(runs, runs.groups())
+    assert found[0].estimates["optimality_gap"].value == pytest.approx(88.0)
+
+
+def test_marginals_and_importances(tmp_path):
+    runs = load_runs(make_grid(tmp_path / "s"))
+    table = summary.marginal(runs, "algo.lmbda")
+    assert list(table["value"]) == ["0.5", "1"]
+    assert list(table["num_runs"]) == [6, 6]
+    np.testing.assert_allclose(table["mean"], [6.55, 11.55])
+    shares = summary.importances(runs)
+    assert next(iter(shares)) == "algo.lmbda"
+    assert shares["algo.lmbda"] > 0.8
+    assert shares.keys() == {"algo.lmbda", "algo.tau", "seed"}
+
+
+def test_what_is_worth_an_eye_is_found(tmp_path):
+    s = tmp_path / "s"
+    make_run(s / "0fine", [1.0])
+    make_run(s / "1failed", [1.0], seed=1, status="failed", failure="a loss is not finite")
+    make_run(s / "2grows", [1.0], seed=2, training={"q1_mean": 2.0 ** np.arange(20)})
+    make_run(s / "3dead", [1.0], seed=3, training={"kl_loss": 1e-5})
+    make_run(s / "4stuck", [1.0], seed=4, training={"perturbation_abs_mean": 0.099})
+    make_run(s / "5fast", [1.0], seed=5, status="running", step=900)
+    make_run(s / "6slow", [1.0], seed=6, status="running", step=100)
+    make_run(s / "7fast", [1.0], seed=7, status="running", step=900)
+    dead = {"host": socket.gethostname(), "pid": 1, "started": 0}
+    make_run(s / "8killed", [1.0], seed=8, status="running", process=dead)
+    runs = load_runs(s)
+    found = {(runs.runs["name"][f.run], f.kind) for f in findings(runs)}
+    assert found == {
+        ("1failed", "failed"),
+        ("2grows", "diverging Q"),
+        ("3dead", "dead VAE"),
+        ("4stuck", "perturbation at phi"),
+        ("6slow", "lags behind"),
+        ("8killed", "interrupted"),
+    }
+
+
+def test_the_papers_table_in_markdown_and_latex(tmp_path):
+    runs = load_runs(make_grid(tmp_path / "s"))
+    table = paper_table(runs, "md")
+    lines = table.splitlines()
+    assert lines[0] == "| group | runs | made/up-v0 (return) |"
+    assert "| lmbda=1, tau=0.001 | 3 | 11.1 ± 1.0 |" in lines
+    assert "**" not in table  # no interval lies apart
+    tex = paper_table(runs, "tex", show="iqm")
+    assert r"lmbda=1, tau=0.01 & 3 & $12.0 [11.0, 13.0]$ \\" in tex
+    for k in range(3):
+        make_run(tmp_path / "s" / f"far{k}", [50.0 + k], seed=k, changes={"algo.tau": 0.5})
+    assert "| **51.0 ± 1.0** |" in paper_table(load_runs(tmp_path / "s"), "md")
+    assert r"$\mathbf{51.0 \pm 1.0}$" in paper_table(load_runs(tmp_path / "s"), "tex")
+
+
+def test_bold_wants_an_interval_that_lies_apart():
+    from bcq_exp.analysis.statistics import Estimate
+
+    assert standing_apart({"a": Estimate(5, 4, 6), "b": Estimate(2, 1, 3)}) == "a"
+    assert standing_apart({"a": Estimate(5, 2, 6), "b": Estimate(2, 1, 3)}) is None
+    nan = float("nan")
+    assert standing_apart({"a": Estimate(5, nan, nan), "b": Estimate(2, 1, 3)}) is None
+    assert [digits(x) for x in (1234.56, 12.345, nan)] == ["1235", "12.3", "–"]
+
+
+def test_one_seed_is_said_and_has_no_interval(tmp_path):
+    runs = load_runs(make_grid(tmp_path / "s", num_seeds=1))
+    data = page_data(runs, tmp_path)
+    assert "one run only: no interval can be given" in data["notes"][-1]
+    assert all(a["iqm"][1:] == [None, None] for a in data["aggregates"])
+    json.dumps(data, allow_nan=False)

@@ -1,0 +1,42 @@
+"""The W&B workspace as the server would be sent it."""
+
+import json
+
+import pytest
+
+from tests.analysis.made_up import make_grid
+from tests.commands import bcq_exp
+
+pytest.importorskip("wandb_workspaces")
+
+
+def test_the_specification_has_every_panel_and_the_swept_keys(tmp_path):
+    make_grid(tmp_path / "s")
+    done = bcq_exp(
+        "project=p",
+        "entity=e",
+        "runs=s",
+        "--dry-run",
+        module="bcq_exp.wandb_workspace",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    spec = json.loads(done.stdout)
+    text = json.dumps(spec)
+    for kind in ("Run History Line Plot", "Parallel Coordinates Plot", "Parameter Importance"):
+        assert kind in text
+    assert "Run Comparer" in text
+    for metric in ("eval/return_mean", "train/kl_loss", "train/latent_clip_fraction"):
+        assert metric in text
+    for key in ("lmbda", "tau"):
+        assert key in json.dumps(spec["spec"]["section"]["runSets"])
+    assert "num_sampled_action" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["entity=e"], "project=...: give the W&B project"), (["x"], "x: give")]
+)
+def test_mistakes_are_one_line(arguments, said, tmp_path):
+    done = bcq_exp(*arguments, "--dry-run", module="bcq_exp.wandb_workspace", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr

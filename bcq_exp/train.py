@@ -42,7 +42,8 @@ def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float
         RunStopped: if the run failed or was stopped by a signal.
         UserError: if data set, environment or device cannot be had.
     """
-    from bcq_exp.training.cohort import Job, train_cohort
+    from bcq_exp.training.cohort import train_cohort
+    from bcq_exp.training.job import Job
 
     record = RunRecord(folder)
     summary = record.summary()

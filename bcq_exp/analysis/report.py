@@ -65,15 +65,10 @@ def page_data(runs: Runs, folder: Path, which: str = "last") -> dict[str, Any]:
                 _run(runs, int(index), folder, str(labels[index])) for index in runs.runs.index
             ],
             "behaviour": _behaviour(runs, measure),
-            "aggregates": [
-                {
-                    "group": a.group,
-                    "num_runs": a.num_runs,
-                    "std": a.std,
-                    **{name: list(e) for name, e in a.estimates.items()},
-                }
-                for a in found
-            ],
+            "aggregates": {
+                name: [_aggregate(a) for a in summary.aggregates(runs, labels, name)]
+                for name in ("last", "best")
+            },
             "improvement": {
                 "groups": groups,
                 "p": [[None if e is None else list(e) for e in row] for row in pairs],
@@ -102,6 +97,11 @@ def _run(runs: Runs, index: int, folder: Path, group: str) -> dict[str, Any]:
         "group": group,
         "values": values,
     }
+
+
+def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
+    estimates = {name: list(estimate) for name, estimate in found.estimates.items()}
+    return {"group": found.group, "num_runs": found.num_runs, "std": found.std, **estimates}
 
 
 def _behaviour(runs: Runs, measure: str) -> dict[str, float]:

@@ -33,7 +33,8 @@ from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.sweep import state
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import launch
-from bcq_exp.training.cohort import Job, cohorts, group_size, train_cohort
+from bcq_exp.training.cohort import cohorts, group_size, train_cohort
+from bcq_exp.training.job import Job
 from bcq_exp.training.provenance import command
 from bcq_exp.training.record import RunRecord
 

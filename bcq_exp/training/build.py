@@ -26,9 +26,9 @@ from bcq_exp.errors import UserError
 from bcq_exp.training import provenance
 from bcq_exp.training.capture import Capture, cuda_graph, kernel_list
 from bcq_exp.training.checkpoint import Checkpoint, load
-from bcq_exp.training.cohort import Job
 from bcq_exp.training.engine import CohortEngine, Engine, ParallelEngine, TransitionTable
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
+from bcq_exp.training.job import Job
 from bcq_exp.training.precision import Precision, resolve_precision
 from bcq_exp.training.record import RunRecord, sweep_name
 from bcq_exp.training.run import Run, run_log

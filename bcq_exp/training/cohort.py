@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from bcq_exp.config import flattened
 from bcq_exp.errors import UserError
 from bcq_exp.training import checkpoint
+from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord
 
 # What may differ inside a cohort; of all else there is one value. num_sampled_action is not here:
@@ -38,28 +37,6 @@ _MAY_DIFFER = (
 )
 STACK_SIZE = 16  # more are no faster: tests/bench/RESULTS.md
 _OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run to train.
-
-    Args:
-        cfg: composed and checked; nothing in it waits to be resolved.
-        folder: the run's own.
-        command: what a person types for this run alone.
-        is_alone: whether it is all the process does; a sweep's run keeps its words to its own log.
-    """
-
-    cfg: DictConfig
-    folder: Path
-    command: str
-    is_alone: bool = True
-
-    @property
-    def title(self) -> str:
-        """What to call it on the terminal and in W&B."""
-        return self.folder.name
 
 
 def cohorts(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -105,6 +105,16 @@ def test_groups_and_axes_change(opened, report):
     assert "behaviour policy" in names
 
 
+def test_last_and_best_stand_apart(opened, tmp_path):
+    for seed in range(2):
+        make_run(tmp_path / "s" / str(seed), [30.0 + seed, 20.0 + seed], seed=seed)
+    write_report(load_runs(tmp_path / "s"), tmp_path / "report" / "index.html")
+    page = opened(tmp_path / "report" / "index.html")
+    assert "20.5 [20.0, 21.0]" in page.inner_text("#aggregate-table")
+    page.select_option("#which", "best")
+    assert "30.5 [30.0, 31.0]" in page.inner_text("#aggregate-table")
+
+
 def test_the_curves_are_the_means_of_their_runs(opened, report):
     page = opened(report)
     traces = page.evaluate(

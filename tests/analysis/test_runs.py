@@ -154,5 +154,5 @@ def test_one_seed_is_said_and_has_no_interval(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s", num_seeds=1))
     data = page_data(runs, tmp_path)
     assert "one run only: no interval can be given" in data["notes"][-1]
-    assert all(a["iqm"][1:] == [None, None] for a in data["aggregates"])
+    assert all(a["iqm"][1:] == [None, None] for a in data["aggregates"]["last"])
     json.dumps(data, allow_nan=False)

@@ -7,8 +7,9 @@ import torch
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import UserError
 from bcq_exp.training import build, cohort
-from bcq_exp.training.cohort import Job, cohorts, group_size, train_cohort
+from bcq_exp.training.cohort import cohorts, group_size, train_cohort
 from bcq_exp.training.engine import ParallelEngine
+from bcq_exp.training.job import Job
 from bcq_exp.training.memory import run_bytes
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, fit

@@ -222,10 +222,11 @@ function drawTraining(s) {
 }
 
 function drawAggregates() {
-  const found = DATA.aggregates;
+  const which = $("which").value;
+  const found = DATA.aggregates[which];
   const names = ["iqm", "mean", "median", "optimality_gap"].filter((n) => found.length && found[0][n]);
   const words = { iqm: "IQM", mean: "mean", median: "median", optimality_gap: "optimality gap" };
-  $("aggregates-how").textContent = `${DATA.which === "last" ? "The last" : "The best"} evaluation's ${unit} of each run, over ${new Set(DATA.runs.map((r) => r.dataset)).size} data set(s); 95% stratified bootstrap intervals (Agarwal et al. 2021).` + (names.includes("optimality_gap") ? " Optimality gap: how far below 100, lower is better." : "");
+  $("aggregates-how").textContent = `The ${which} evaluation's ${unit} of each run${which === "best" ? " (chosen in hindsight: higher than a policy picked beforehand would reach)" : ""}, over ${new Set(DATA.runs.map((r) => r.dataset)).size} data set(s); 95% stratified bootstrap intervals (Agarwal et al. 2021).` + (names.includes("optimality_gap") ? " Optimality gap: how far below 100, lower is better." : "");
   const shownGroups = found.slice(0, 40);
   const colours = colourOf(new Map(DATA.groups.map((g) => [g, []])));
   const traces = names.map((name, i) => {
@@ -453,6 +454,8 @@ function start() {
   options($("heat-y"), keys, keys[1]);
   $("single").checked = DATA.runs.length <= 60;
   for (const id of ["colour", "facet", "x", "smoothing", "single", "y"]) $(id).addEventListener("change", redraw);
+  $("which").value = DATA.which;
+  $("which").addEventListener("change", drawAggregates);
   for (const id of ["heat-x", "heat-y"]) $(id).addEventListener("change", drawHeat);
   for (const button of document.querySelectorAll("[data-csv]")) {
     button.onclick = () => {

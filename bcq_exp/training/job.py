@@ -1,0 +1,30 @@
+"""A run that is to be trained, before any of it is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to train.
+
+    Args:
+        cfg: composed and checked; nothing in it waits to be resolved.
+        folder: the run's own.
+        command: what a person types for this run alone.
+        is_alone: whether it is all the process does; a sweep's run keeps its words to its own log.
+    """
+
+    cfg: DictConfig
+    folder: Path
+    command: str
+    is_alone: bool = True
+
+    @property
+    def title(self) -> str:
+        """What to call it on the terminal and in W&B."""
+        return self.folder.name

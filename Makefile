@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sweep test fast-test lint bench clean
+.PHONY: help setup quickstart sweep browser test fast-test lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +25,17 @@ sweep: setup ## 12 runs trained as one cohort, then their table: three minutes
 	$(BIN)/python -m bcq_exp -m name=sweep algo.lmbda=0.5,1.0 algo.tau=0.005,0.02 'seed=range(0,3)' trainer.num_steps=5000 trainer.eval_every=2500
 	$(BIN)/python -m bcq_exp.status multirun/sweep
 
-test: setup lint fast-test ## lint, type-check and test
-
-fast-test: setup ## the tests alone
+test: setup browser lint ## lint, type-check and test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+browser: # Debian's Chromium, for the tests of the report page; without it they are skipped
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+			&& timeout 240 sh -c 'apt-get update -q && apt-get install -y -q chromium' >/dev/null 2>&1; } \
+		|| echo "no Chromium here: the tests of the report page are skipped"
+
+fast-test: setup ## the tests alone, without those of clusters and of large sweeps
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ def jobs_of(folder, *differences, base=DOUBLE):
     return jobs
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("num_threads", [1, 3, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_cohort_is_its_runs_alone_to_1e_9_over_100_steps(num_threads):
     data = load_pendulum(num_steps=2000)
     cfgs = [compose(*DOUBLE, *different) for different in DIFFERENT]

@@ -81,6 +81,7 @@ def test_a_larger_grid_trains_what_is_missing_and_a_changed_one_is_refused(sweep
     assert set(summaries(folder)) == {*NAMES, "seed=1", "seed=2"}
 
 
+@pytest.mark.slow
 def test_restarting_sets_the_old_runs_aside(tmp_path):
     short = (*SWEEP, "trainer.num_steps=40")
     folder = tmp_path / "multirun" / "s"
@@ -94,7 +95,7 @@ def test_restarting_sets_the_old_runs_aside(tmp_path):
     assert bcq_exp(*short, "algo.tau=0.2", "resume=true", cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("launcher", ["vectorized", "basic"])
+@pytest.mark.parametrize("launcher", ["vectorized", pytest.param("basic", marks=pytest.mark.slow)])
 def test_a_killed_sweep_goes_on_to_the_same_results(launcher, sweep, tmp_path):
     options = (*SWEEP, f"hydra/launcher={launcher}")
     folder = tmp_path / "multirun" / "s"
@@ -156,6 +157,7 @@ def test_ctrl_c_saves_every_run(tmp_path):
     assert {s["status"] for s in summaries(folder).values()} == {"interrupted"}
 
 
+@pytest.mark.slow
 def test_joblib_and_submitit_train_a_cohort_a_worker(sweep, tmp_path):
     for launcher in ("joblib", "submitit_local"):
         workers = ["hydra.launcher.workers.n_jobs=2"] if launcher == "joblib" else []
@@ -174,6 +176,7 @@ def test_joblib_and_submitit_train_a_cohort_a_worker(sweep, tmp_path):
         assert "4 runs, 4 complete" in again.stdout
 
 
+@pytest.mark.slow
 def test_ray_trains_a_cohort_a_task(tmp_path):
     pytest.importorskip("ray")
     options = (*SWEEP, "hydra/launcher=ray")

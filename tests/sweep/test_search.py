@@ -51,6 +51,7 @@ def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
     assert len(run_states(folder)) == 4
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_told_and_tried_again(tmp_path):
     search = ("-m", "hydra/sweeper=optuna", "name=o", "critic_optim.lr=choice(1e30)", *SHORT)
     options = (*search, "hydra.sweeper.num_trials=1", "trainer.num_steps=80")

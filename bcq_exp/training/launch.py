@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config import identity
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import RunRecord, is_sweep
+from bcq_exp.training.record import RunRecord, is_sweep, is_trained_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,18 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
 
     Raises:
         UserError: if an earlier run must not be continued (``resume=false``), has another
-            configuration, or is missing (``resume=true``); or the folder is a sweep's.
+            configuration, is missing (``resume=true``) or in another process's hands; or the folder
+            is a sweep's.
     """
     record = RunRecord(folder)
     if is_sweep(folder):
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
     summary = record.summary()
+    if summary is not None and is_trained_elsewhere(summary):
+        raise UserError(
+            f"{folder}: process {summary['process']['pid']} is training this run; wait for it, or "
+            "stop it first"
+        )
     if summary is None:
         if cfg.resume is True and not is_sweep(folder.parent):
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")

@@ -117,9 +117,9 @@ class RunRecord:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def this_process() -> dict[str, Any]:
-    """What tells this process from any other, for ``summary.json``."""
-    process = psutil.Process()
+def this_process(pid: int | None = None) -> dict[str, Any]:
+    """What tells this process (or that of ``pid``) from any other, for ``summary.json``."""
+    process = psutil.Process(pid)
     return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
 
 
@@ -131,6 +131,15 @@ def is_alive(process: Mapping[str, Any]) -> bool:
         return psutil.Process(process["pid"]).create_time() == process["started"]
     except psutil.NoSuchProcess:
         return False
+
+
+def is_trained_elsewhere(summary: Mapping[str, Any]) -> bool:
+    """Whether another living process of this machine has the run in hand."""
+    if summary["status"] != "running":
+        return False
+    process = summary["process"]
+    here = process["host"] == socket.gethostname() and process["pid"] != os.getpid()
+    return here and is_alive(process)
 
 
 def is_sweep(folder: Path) -> bool:

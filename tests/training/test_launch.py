@@ -1,11 +1,12 @@
 """The same name again: goes on, is done, is refused, or is set aside."""
 
 import shutil
+import subprocess
 
 import pytest
 
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import RunRecord
+from bcq_exp.training.record import RunRecord, this_process
 from tests.commands import TINY, bcq_exp, fit, tree
 from tests.same import assert_same_rows
 
@@ -105,3 +106,19 @@ def test_a_corrupt_checkpoint_is_one_line_and_stays(spoil, run):
         fit(run, *SAME, "trainer.num_steps=280")
     assert "\n" not in str(error.value)
     assert (run / "checkpoint.pt").read_bytes() == content
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(run, tmp_path):
+    other = subprocess.Popen(["sleep", "60"])
+    record = RunRecord(run)
+    before = record.summary()
+    try:
+        record.write_summary({**before, "status": "running", "process": this_process(other.pid)})
+        done = bcq_exp(*SAME, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert f"process {other.pid} is training this run" in done.stderr
+    finally:
+        other.kill()
+        other.wait()
+        record.write_summary(before)
+    assert bcq_exp(*SAME, cwd=tmp_path).returncode == 0

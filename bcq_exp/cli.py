@@ -130,11 +130,11 @@ def _check_before_running(
         return _compose(config_name, overrides)
 
     with initialize_config_dir(str(conf), version_base="1.3"):
-        if before_sweep is not None and (
-            args.multirun or compose(args.overrides).hydra.mode == RunMode.MULTIRUN
-        ):
+        cfg = None if args.multirun else compose(args.overrides)
+        if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
+            if before_sweep is None:
+                return []
             return _in_one_line(before_sweep, args.overrides, compose)
-        cfg = compose(args.overrides)
         folder = Path(cfg.hydra.run.dir)
         with open_dict(cfg):
             del cfg["hydra"]

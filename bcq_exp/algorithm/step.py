@@ -100,10 +100,7 @@ def train_step(
 
     with torch.no_grad():
         target = over_runs(_target)(
-            nets.vae,
-            nets.perturbation_target,
-            nets.critic_target,
-            nets.critic2_target,
+            (nets.vae, nets.perturbation_target, nets.critic_target, nets.critic2_target),
             noise.target_latent,
             batch.obs_next,
             batch.rew,
@@ -134,10 +131,7 @@ def train_step(
 
 
 def _target(
-    vae: Any,
-    perturbation_target: Any,
-    critic_target: Any,
-    critic2_target: Any,
+    networks: tuple[Any, ...],
     latent: Tensor,
     obs_next: Tensor,
     rew: Tensor,
@@ -146,15 +140,7 @@ def _target(
     lmbda: float | Tensor,
     clip: Any,
 ) -> Tensor:
-    value = partial(
-        losses.target_value,
-        vae,
-        perturbation_target,
-        critic_target,
-        critic2_target,
-        gamma=gamma,
-        lmbda=lmbda,
-    )
+    value = partial(losses.target_value, *networks, gamma=gamma, lmbda=lmbda)
     return losses.in_parts(value, latent.clamp(-clip, clip), obs_next, rew, terminated)
 
 

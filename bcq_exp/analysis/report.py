@@ -48,7 +48,9 @@ def page_data(runs: Runs, folder: Path, which: str = "last") -> dict[str, Any]:
     """All that the page shows, as plain JSON values; ``folder`` is where its links start from."""
     labels = runs.groups()
     measure, values = summary.measure_of(runs, which)
-    found = summary.aggregates(runs, labels, which)
+    aggregates = {name: summary.aggregates(runs, labels, name) for name in ("last", "best")}
+    found = aggregates[which]
+    columns = {key: summary.key_column(runs, key) for key in runs.keys}
     order = [aggregate.group for aggregate in found]
     order += [str(label) for label in labels.unique() if str(label) not in order]
     groups, pairs = summary.improvements(runs, labels, order)
@@ -62,12 +64,12 @@ def page_data(runs: Runs, folder: Path, which: str = "last") -> dict[str, Any]:
             "notes": list(runs.notes) + _few_seeds(found),
             "groups": order,
             "runs": [
-                _run(runs, int(index), folder, str(labels[index])) for index in runs.runs.index
+                _run(runs, int(index), folder, str(labels[index]), columns)
+                for index in runs.runs.index
             ],
-            "behaviour": _behaviour(runs, measure),
+            "behaviour": _behaviour(runs),
             "aggregates": {
-                name: [_aggregate(a) for a in summary.aggregates(runs, labels, name)]
-                for name in ("last", "best")
+                name: [_aggregate(a) for a in of_name] for name, of_name in aggregates.items()
             },
             "improvement": {
                 "groups": groups,
@@ -84,13 +86,15 @@ def page_data(runs: Runs, folder: Path, which: str = "last") -> dict[str, Any]:
     )
 
 
-def _run(runs: Runs, index: int, folder: Path, group: str) -> dict[str, Any]:
+def _run(
+    runs: Runs, index: int, folder: Path, group: str, columns: Mapping[str, pd.Series]
+) -> dict[str, Any]:
     row = runs.runs.loc[index]
     names = (
         "name", "status", "reason", "step", "num_steps", "seed", "dataset", "last_return",
         "best_return", "last_score", "best_score", "wall_time", "steps_per_second", "command",
     )  # fmt: skip
-    values = {key: summary.key_column(runs, key)[index] for key in runs.keys}
+    values = {key: column[index] for key, column in columns.items()}
     return {
         **{name: row[name] for name in names},
         "href": os.path.relpath(row["folder"], folder),
@@ -104,7 +108,7 @@ def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
     return {"group": found.group, "num_runs": found.num_runs, "std": found.std, **estimates}
 
 
-def _behaviour(runs: Runs, measure: str) -> dict[str, float]:
+def _behaviour(runs: Runs) -> dict[str, float]:
     """The behaviour policy's mean return by data set, in the unit of returns."""
     first = runs.runs.groupby("dataset")["behaviour_return"].first()
     return {str(task): float(value) for task, value in first.items()}
@@ -170,7 +174,7 @@ def _reproduction(runs: Runs) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types: NaN becomes null, numbers keep five digits, NumPy's become Python's."""
+    """JSON's own types: NaN becomes null, numbers keep six digits, NumPy's become Python's."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

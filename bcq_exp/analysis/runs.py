@@ -15,7 +15,7 @@ import pandas as pd
 
 from bcq_exp.config import flattened
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import RunRecord, is_alive
+from bcq_exp.training.record import RunRecord, present_status
 
 # Configuration that says how a run is named, watched and placed, not what it learns; data sets are
 # told apart by their ids, as tasks.
@@ -175,13 +175,10 @@ def _row(
     record: RunRecord, summary: Mapping[str, Any], name: str, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     data, last, best = summary["dataset"], summary["last"], summary["best"]
-    status = summary["status"]
-    if status == "running" and "process" in summary and not is_alive(summary["process"]):
-        status = "interrupted"
     return {
         "name": name,
         "folder": str(record.folder),
-        "status": status,
+        "status": present_status(summary),
         "reason": summary["failure"],
         "step": summary["step"],
         "num_steps": summary["config"]["trainer"]["num_steps"],

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from bcq_exp.analysis import statistics, summary
 from bcq_exp.analysis.runs import Runs
@@ -60,20 +59,6 @@ def standing_apart(found: Mapping[str, Estimate]) -> str | None:
     best = max(found, key=lambda group: found[group].value)
     apart = all(e.high < found[best].low for group, e in found.items() if group != best)
     return best if apart else None
-
-
-def aggregate_frame(found: list[summary.Aggregate]) -> pd.DataFrame:
-    """Aggregates as one flat table, for CSV: three columns a statistic."""
-    rows = [
-        {"group": a.group, "runs": a.num_runs, "std": a.std}
-        | {
-            f"{name}{suffix}": getattr(e, part)
-            for name, e in a.estimates.items()
-            for suffix, part in (("", "value"), ("_low", "low"), ("_high", "high"))
-        }
-        for a in found
-    ]
-    return pd.DataFrame(rows)
 
 
 def _cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:

@@ -18,6 +18,7 @@ from bcq_exp import config
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
 from bcq_exp.training import launch
+from bcq_exp.training.record import is_sweep
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -127,7 +128,7 @@ def _with_value(base: DictConfig, override: str) -> DictConfig | None:
 
 
 def _check_folder(cfg: DictConfig, folder: Path) -> None:
-    exists = state.holds_runs(folder)
+    exists = is_sweep(folder)
     if (folder / "summary.json").exists():
         raise UserError(f"name={folder.name}: {folder} holds a single run; choose another name")
     if exists and cfg.resume is False:

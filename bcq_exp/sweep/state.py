@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import RunRecord, is_alive, write_atomically
+from bcq_exp.training.record import (
+    SWEEP_FILE,
+    RunRecord,
+    is_sweep,
+    present_status,
+    write_atomically,
+)
 
 Status = Literal["done", "running", "failed", "interrupted", "missing"]
-FILE = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,7 @@ def expect(folder: Path, names: Sequence[str], overrides: str) -> None:
     runs = list(dict.fromkeys([*before["runs"], *names]))
     commands = list(dict.fromkeys([*before["commands"], f"python -m bcq_exp -m {overrides}"]))
     content = json.dumps({"commands": commands, "runs": runs}, indent=2) + "\n"
-    write_atomically(folder / FILE, content.encode())
-
-
-def holds_runs(folder: Path) -> bool:
-    """Whether a sweep was launched into the folder."""
-    return (folder / FILE).exists() or (folder / "multirun.yaml").exists()
+    write_atomically(folder / SWEEP_FILE, content.encode())
 
 
 def run_states(folder: Path) -> list[RunState]:
@@ -59,7 +59,7 @@ def run_states(folder: Path) -> list[RunState]:
     Raises:
         UserError: if the folder holds no sweep.
     """
-    if not holds_runs(folder):
+    if not is_sweep(folder):
         raise UserError(f"{folder}: no sweep there; give a folder under multirun/ of a -m launch")
     found = sorted(path.parent.name for path in folder.glob("*/summary.json"))
     names = list(dict.fromkeys([*_read(folder)["runs"], *found]))
@@ -74,9 +74,8 @@ def _run_state(folder: Path) -> RunState:
     rows = record.rows("timing")
     step = max(int(rows[-1]["step"] or 0) if rows else 0, summary["step"])
     num_steps = summary["config"]["trainer"]["num_steps"]
-    status: Status = {"completed": "done"}.get(summary["status"], summary["status"])
-    if status == "running" and not is_alive(summary["process"]):
-        status = "interrupted"
+    found = present_status(summary)
+    status: Status = {"completed": "done"}.get(found, found)  # type: ignore[assignment]
     rate = (rows[-1]["steps_per_second"] or 0) if rows else 0
     return RunState(
         name=folder.name,
@@ -90,5 +89,5 @@ def _run_state(folder: Path) -> RunState:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    path = folder / FILE
+    path = folder / SWEEP_FILE
     return json.loads(path.read_text()) if path.exists() else {"commands": [], "runs": []}

@@ -128,7 +128,7 @@ class CohortEngine:
     Args:
         runs: the algorithms, in their dtype and on their device; several as
             :class:`bcq_exp.algorithm.stacked.StackedBCQ` takes them.
-        transitions: as :class:`TransitionTable` takes them.
+        table: the data, which engines side by side share.
         streams: each run's random numbers.
         capture: how steps are replayed; :func:`bcq_exp.training.capture.eager` runs each anew.
     """

@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,11 +23,13 @@ PACKAGES = (
 )
 
 
+@cache
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages a result depends on; None for one not installed."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
+@cache  # of the code as it was imported; a cohort of runs asks once
 def git_commit() -> str | None:
     """The commit of the code that runs, ``-dirty`` where files differ; None outside a checkout."""
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:

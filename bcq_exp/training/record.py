@@ -28,6 +28,7 @@ import psutil
 
 Table = Literal["train", "eval", "timing"]
 TABLES: tuple[Table, ...] = ("train", "eval", "timing")
+SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 Row = Mapping[str, float | int | None]
 
 
@@ -133,6 +134,14 @@ def is_alive(process: Mapping[str, Any]) -> bool:
         return False
 
 
+def present_status(summary: Mapping[str, Any]) -> str:
+    """A run's status: one said to be running whose process is gone was interrupted."""
+    process = summary.get("process")  # absent where another program wrote the summary
+    if summary["status"] == "running" and process is not None and not is_alive(process):
+        return "interrupted"
+    return summary["status"]
+
+
 def is_trained_elsewhere(summary: Mapping[str, Any]) -> bool:
     """Whether another living process of this machine has the run in hand."""
     if summary["status"] != "running":
@@ -144,7 +153,7 @@ def is_trained_elsewhere(summary: Mapping[str, Any]) -> bool:
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder holds a sweep's runs rather than a run."""
-    return any((folder / name).exists() for name in ("multirun.yaml", "sweep.json"))
+    return any((folder / name).exists() for name in ("multirun.yaml", SWEEP_FILE))
 
 
 def sweep_name(folder: Path) -> str | None:

@@ -33,7 +33,7 @@ class Block:
 
     @property
     def noise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The three kinds of noise, in the order of :class:`bcq_exp.algorithm.bcq.Noise`."""
+        """The three kinds of noise, in the order of :class:`bcq_exp.algorithm.step.Noise`."""
         return self.vae_eps, self.target_latent, self.actor_latent
 
 

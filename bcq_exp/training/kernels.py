@@ -1,0 +1,139 @@
+"""A traced function as a list of kernels that runs in C++, no result computed twice."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+
+# what TorchScript takes for Python's constants: the numbers of c10's enumerations
+_ENUMERATIONS = {torch.strided: 0, torch.contiguous_format: 0, torch.preserve_format: 1}
+_TENSORS = torch._C.ListType.ofTensors()
+
+
+def simplify(graph: GraphModule) -> None:
+    """Remove, in place, every node whose result another one has already.
+
+    Casts of weights, transpositions and concatenations that several equations ask for are then made
+    once. A result that is written to is never shared, and nothing is shared across a write.
+    """
+    for node in reversed(graph.graph.nodes):  # torch's optimizers leave marks for its profiler
+        if isinstance(node.target, OpOverload) and node.target.namespace == "profiler":
+            graph.graph.erase_node(node)
+    base: dict[Node, Node] = {}  # the node whose memory a node's result lies in
+    for node in graph.graph.nodes:
+        source = _viewed(node)
+        base[node] = node if source is None else base[source]
+    writes = {base[target]: 0 for node in base for target in _written(node)}
+    seen: dict[Any, Node] = {}
+    for node in base:
+        if not isinstance(node.target, OpOverload):
+            continue
+        if node.target is torch.ops.aten.detach.default:
+            _replace(node, node.all_input_nodes[0])
+        elif targets := list(_written(node)):
+            for target in targets:
+                writes[base[target]] += 1
+        elif node not in writes and torch.Tag.nondeterministic_seeded not in node.target.tags:
+            versions = tuple(writes.get(base[x], 0) for x in node.all_input_nodes)
+            computed = (node.target, repr(node.args), repr(node.kwargs), versions)
+            first = seen.setdefault(computed, node)
+            if first is not node:
+                _replace(node, first)
+    graph.recompile()
+
+
+def compile_kernels(graph: GraphModule) -> Callable[..., Any]:
+    """The graph as one TorchScript function of the same tensors, for what it writes to them.
+
+    Raises:
+        TypeError: for a node that is no kernel of torch's.
+    """
+    script, values = torch._C.Graph(), {}
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = script.addInput(node.name)
+        elif node.op == "get_attr":
+            values[node] = script.insertConstant(getattr(graph, node.target).detach())
+        elif node.target is operator.getitem:
+            source, index = node.args
+            values[node] = values[source][index]
+        elif isinstance(node.target, OpOverload):
+            values[node] = _emit(script, node, values)
+        elif node.op != "output":
+            raise TypeError(f"{node.format_node()}: no kernel")
+    for value in list(values.values())[:1]:  # a function must return something
+        script.registerOutput(value)
+    return torch._C._create_function_from_graph("kernels", script)
+
+
+def _emit(script: Any, node: Node, values: dict[Node, Any]) -> Any:
+    """Append a node's kernel; returns its result, or a list of its results."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
+    inputs = [
+        _value(script, given.get(a.name, a.default_value), a.type, values) for a in schema.arguments
+    ]
+    kernel = script.create(schema.name, inputs, len(schema.returns))
+    script.appendNode(kernel)
+    results = list(kernel.outputs())
+    for result, returned in zip(results, schema.returns, strict=True):
+        result.setType(returned.type)
+    if len(results) != 1:
+        return results
+    if schema.returns[0].type != _TENSORS:
+        return results[0]
+    unpacking = script.create("prim::ListUnpack", results, len(node.meta["val"]))
+    script.appendNode(unpacking)
+    return [_as_tensor(result) for result in unpacking.outputs()]
+
+
+def _value(script: Any, argument: Any, type: Any, values: dict[Node, Any]) -> Any:
+    """An argument of a kernel: an earlier result, a list of them, or a constant."""
+    if isinstance(argument, Node):
+        return values[argument]
+    if isinstance(argument, list | tuple):
+        if not argument or isinstance(argument[0], Node):
+            kind = type.getElementType() if isinstance(type, torch._C.OptionalType) else type
+            made = script.create("prim::ListConstruct", [values[x] for x in argument], 1)
+            made.output().setType(kind)
+            script.appendNode(made)
+            return made.output()
+        argument = list(argument)
+    if isinstance(argument, torch.layout | torch.memory_format):
+        argument = _ENUMERATIONS[argument]
+    return script.insertConstant(argument)
+
+
+def _as_tensor(value: Any) -> Any:
+    value.setType(torch._C.TensorType.get())
+    return value
+
+
+def _viewed(node: Node) -> Node | None:
+    """The node whose memory a node's result is a part of, if it is."""
+    if node.target is operator.getitem:
+        return node.all_input_nodes[0]
+    if not isinstance(node.target, OpOverload):
+        return None
+    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+        if argument.alias_info is not None and isinstance(value, Node):
+            return value
+    return None
+
+
+def _written(node: Node) -> Iterator[Node]:
+    """The nodes whose memory a node writes to."""
+    if isinstance(node.target, OpOverload):
+        for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                yield from [value] if isinstance(value, Node) else value
+
+
+def _replace(node: Node, by: Node) -> None:
+    node.replace_all_uses_with(by)
+    node.graph.erase_node(node)

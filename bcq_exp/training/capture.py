@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from bcq_exp.training.kernels import compile_kernels, simplify
+from bcq_exp.training.kernels import compile_kernels, fuse_linear, simplify
 
 Program = Callable[[], None]
 Capture = Callable[[Program, Sequence[Tensor]], Program]
@@ -40,14 +41,11 @@ def kernel_list(program: Program, state: Sequence[Tensor]) -> Program:
     with _unchanged(state):
         graph = make_fx(functional)(*state)
     simplify(graph)
+    fuse_linear(graph)
     kernels = compile_kernels(graph)
     aliases = [tensor.detach() for tensor in state]
 
-    def replay() -> None:
-        with torch.no_grad(), torch.jit.optimized_execution(False):
-            kernels(*aliases)
-
-    return replay
+    return partial(kernels, *aliases)
 
 
 def cuda_graph(program: Program, state: Sequence[Tensor]) -> Program:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
@@ -33,11 +34,11 @@ def simplify(graph: GraphModule) -> None:
     for node in base:
         if not isinstance(node.target, OpOverload):
             continue
-        if node.target is torch.ops.aten.detach.default:
-            _replace(node, node.all_input_nodes[0])
-        elif targets := list(_written(node)):
+        if targets := list(_written(node)):
             for target in targets:
                 writes[base[target]] += 1
+        elif _is_its_input(node):
+            _replace(node, node.all_input_nodes[0])
         elif node not in writes and torch.Tag.nondeterministic_seeded not in node.target.tags:
             versions = tuple(writes.get(base[x], 0) for x in node.all_input_nodes)
             computed = (node.target, repr(node.args), repr(node.kwargs), versions)
@@ -47,13 +48,38 @@ def simplify(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def compile_kernels(graph: GraphModule) -> Callable[..., Any]:
+def fuse_linear(graph: GraphModule) -> None:
+    """Make one kernel, in place, of a product that oneDNN computes, its bias and its ReLU.
+
+    The same bits as apart, without two passes over the activations.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default):
+        bias, x, transposed = node.args
+        if transposed.target is not torch.ops.aten.t.default or not _is_onednn(node.meta["val"]):
+            continue
+        first = min(node.users)  # nodes are ordered as they stand in the graph
+        with_relu = first.target is torch.ops.aten.relu_.default
+        with graph.graph.inserting_before(node):
+            fused = graph.graph.call_function(
+                torch.ops.mkldnn._linear_pointwise.default,
+                (x, transposed.args[0], bias, "relu" if with_relu else "none", [], ""),
+            )
+        if with_relu:
+            _replace(first, node)
+        _replace(node, fused)
+    graph.recompile()
+
+
+def compile_kernels(graph: GraphModule) -> Callable[..., None]:
     """The graph as one TorchScript function of the same tensors, for what it writes to them.
 
     Raises:
         TypeError: for a node that is no kernel of torch's.
     """
-    script, values = torch._C.Graph(), {}
+    script: Any = torch._C.Graph()
+    values: dict[Node, Any] = {}
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             values[node] = script.addInput(node.name)
@@ -68,7 +94,14 @@ def compile_kernels(graph: GraphModule) -> Callable[..., Any]:
             raise TypeError(f"{node.format_node()}: no kernel")
     for value in list(values.values())[:1]:  # a function must return something
         script.registerOutput(value)
-    return torch._C._create_function_from_graph("kernels", script)
+    kernels = torch._C._create_function_from_graph("kernels", script)
+
+    def run(*tensors: Tensor) -> None:
+        # TorchScript's optimizer would leave out kernels that change a list of tensors
+        with torch.no_grad(), torch.jit.optimized_execution(False):
+            kernels(*tensors)
+
+    return run
 
 
 def _emit(script: Any, node: Node, values: dict[Node, Any]) -> Any:
@@ -126,12 +159,30 @@ def _viewed(node: Node) -> Node | None:
     return None
 
 
+def _is_its_input(node: Node) -> bool:
+    """Whether a view shows all of what it views, as that is."""
+    source = _viewed(node)
+    if source is None or not all(isinstance(x.meta.get("val"), Tensor) for x in (node, source)):
+        return False
+    views = [x.meta["val"] for x in (node, source)]
+    shown, whole = ((x.dtype, x.shape, x.stride(), x.storage_offset()) for x in views)
+    return shown == whole
+
+
+def _is_onednn(product: Tensor) -> bool:
+    """Whether torch leaves a product of this type to oneDNN (see :mod:`training.precision`)."""
+    if product.dtype == torch.float32:
+        return torch.get_float32_matmul_precision() == "medium"
+    return product.dtype == torch.bfloat16
+
+
 def _written(node: Node) -> Iterator[Node]:
     """The nodes whose memory a node writes to."""
     if isinstance(node.target, OpOverload):
         for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                yield from [value] if isinstance(value, Node) else value
+                targets: Any = [value] if isinstance(value, Node) else value
+                yield from targets
 
 
 def _replace(node: Node, by: Node) -> None:

@@ -195,6 +195,7 @@ class TrainerConfig:
     device: str = allowed(Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"))
     num_threads: int | None = allowed(COUNT, None)
     precision: str = allowed(OneOf(("auto", "fp32", "bf16", "tf32", "fp64")))
+    compile: bool = False
 
 
 @dataclass
@@ -402,7 +403,7 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any, Field | N
 
 # Keys that may change between the launches of one run: they choose how far it goes, on what, and
 # how it is watched, not what is learnt.
-_MAY_CHANGE = ("trainer.num_steps", "trainer.device", "trainer.num_threads")
+_MAY_CHANGE = ("trainer.num_steps", "trainer.device", "trainer.num_threads", "trainer.compile")
 _NOT_IDENTITY = ("name", "resume", "logger", *_MAY_CHANGE)
 
 

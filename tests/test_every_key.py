@@ -1,7 +1,7 @@
 """Every key does something: another value gives another training, another record or another call.
 
 Each run is six steps long. Keys that choose no other outcome (ELSEWHERE) have tests of their own,
-here, in tests/test_cli.py and in tests/training/test_launch.py.
+here, in tests/test_cli.py and in tests/training/.
 """
 
 import inspect
@@ -90,7 +90,7 @@ OTHER = {
     "logger.tags": "[t]",
 }
 SCHEDULE_KEYS = {f"{optim}.{key}" for optim in OPTIMS for key in ("schedule", "final_lr_fraction")}
-ELSEWHERE = {"resume", "name", "trainer.device", "trainer.num_threads"}
+ELSEWHERE = {"resume", "name", "trainer.device", "trainer.num_threads", "trainer.compile"}
 OF_OTHER_OPTIMIZERS = {
     "sgd": {"momentum": "0.2", "nesterov": "true"},
     "rmsprop": {"alpha": "0.5", "eps": "0.1", "momentum": "0.5"},
@@ -142,7 +142,7 @@ def outcome(tmp_path, monkeypatch):
         save(path, content)
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setitem(build.CAPTURES, "cpu", eager)  # six steps are not worth recording
+    monkeypatch.setitem(build.CAPTURES, ("cpu", False), eager)  # six steps are not worth recording
     monkeypatch.setattr(checkpoint, "save", save)
 
     def run(name, *overrides):

@@ -187,7 +187,7 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         (B, O)``. Returns the STATISTICS, 0-d tensors by name; nothing is synchronized with a GPU.
         """
         statistics = self.tensor_step(batch, noise)
-        self.after_step()
+        self.after_steps(1)
         return statistics
 
     def tensor_step(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
@@ -223,15 +223,20 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
             kl_weight=float(getattr(self.policy.vae, "kl_weight", DEFAULT_KL_WEIGHT)),
         )
 
-    def after_step(self) -> None:
-        """The host's work of :meth:`gradient_step`: learning-rate schedules."""
+    def after_steps(self, count: int) -> None:
+        """The host's work of ``count`` steps: learning-rate schedules."""
         for optimizer in self._optimizers.values():
-            optimizer.after_step()
+            optimizer.after_steps(count)
 
     @property
     def has_stepped(self) -> bool:
         """Whether a gradient step was taken, so that every optimizer has its state."""
         return self._optimizers["vae"].num_steps > 0
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether the host has to change a learning rate after each step."""
+        return any(o.factory.schedule is not None for o in self._optimizers.values())
 
     @property
     def can_be_captured(self) -> bool:

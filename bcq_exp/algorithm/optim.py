@@ -86,10 +86,10 @@ class Optimizer:
     def minimize(self, loss: Tensor) -> None:
         """One step down the gradient of ``loss`` (0-d)."""
         self.apply(loss)
-        self.after_step()
+        self.after_steps(1)
 
     def apply(self, loss: Tensor) -> None:
-        """The tensor work of a step, which a capture can hold; :meth:`after_step` is the rest."""
+        """The tensor work of a step, which a capture can hold; :meth:`after_steps` is the rest."""
         self.apply_gradients(torch.autograd.grad(loss, self.params))
 
     def apply_gradients(self, grads: Sequence[Tensor]) -> None:
@@ -100,9 +100,9 @@ class Optimizer:
             param.grad = grad
         self._optimizer.step()
 
-    def after_step(self) -> None:
-        """The host's work of a step: count it and set the next one's learning rate."""
-        self.num_steps += 1
+    def after_steps(self, count: int) -> None:
+        """The host's work of steps: count them and set the next one's learning rate."""
+        self.num_steps += count
         self._follow_schedule()
 
     @property
@@ -188,6 +188,46 @@ class _FusedAdam(torch.optim.Adam):
             amsgrad=False,
             maximize=False,
         )
+
+
+def _adam_as_formulas(*, decoupled_weight_decay: bool) -> Callable[..., None]:
+    def step(
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        means: Sequence[Tensor],
+        squares: Sequence[Tensor],
+        _: Sequence[Tensor],
+        counters: Sequence[Tensor],
+        *,
+        lr: float | Tensor,
+        beta1: float,
+        beta2: float,
+        weight_decay: float,
+        eps: float,
+        amsgrad: bool,
+        maximize: bool,
+    ) -> None:
+        count = counters[0].double()  # 1 - 0.999^t in float32 is off by 1e-5 at first
+        correction1, correction2 = 1 - beta1**count, 1 - beta2**count
+        for param, grad, mean, square in zip(params, grads, means, squares, strict=True):
+            if decoupled_weight_decay:
+                param.mul_(1 - lr * weight_decay)
+            elif weight_decay:
+                grad = grad + weight_decay * param
+            mean.lerp_(grad, 1 - beta1)
+            square.lerp_(grad.square(), 1 - beta2)
+            param.sub_(lr * (mean / correction1) / ((square / correction2).sqrt() + eps))
+
+    return step
+
+
+#: The fused kernels as Kingma & Ba write them, for a compiler that fuses them with what is around.
+ADAM_AS_FORMULAS: dict[Any, Callable[..., None]] = {
+    torch.ops.aten._fused_adam_.default: _adam_as_formulas(decoupled_weight_decay=False),
+    torch.ops.aten._fused_adam_.tensor_lr: _adam_as_formulas(decoupled_weight_decay=False),
+    torch.ops.aten._fused_adamw_.default: _adam_as_formulas(decoupled_weight_decay=True),
+    torch.ops.aten._fused_adamw_.tensor_lr: _adam_as_formulas(decoupled_weight_decay=True),
+}
 
 
 @dataclass(frozen=True)

@@ -117,17 +117,22 @@ class StackedBCQ:
         )
         return statistics
 
-    def after_step(self) -> None:
-        """As :meth:`BCQ.after_step`."""
+    def after_steps(self, count: int) -> None:
+        """As :meth:`BCQ.after_steps`."""
         for run in self._runs:
-            run.after_step()
+            run.after_steps(count)
         for optimizer in self._stacked_optimizers():
-            optimizer.after_step()
+            optimizer.after_steps(count)
 
     @property
     def has_stepped(self) -> bool:
         """As :attr:`BCQ.has_stepped`."""
         return self._runs[0].has_stepped
+
+    @property
+    def has_schedule(self) -> bool:
+        """As :attr:`BCQ.has_schedule`."""
+        return any(run.has_schedule for run in self._runs)
 
     @property
     def can_be_captured(self) -> bool:

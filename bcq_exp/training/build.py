@@ -24,7 +24,13 @@ from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.errors import UserError
 from bcq_exp.training import provenance
-from bcq_exp.training.capture import Capture, cuda_graph, kernel_list
+from bcq_exp.training.capture import (
+    Capture,
+    cuda_graph,
+    inductor,
+    inductor_cuda_graph,
+    kernel_list,
+)
 from bcq_exp.training.checkpoint import Checkpoint, load
 from bcq_exp.training.engine import CohortEngine, Engine, ParallelEngine, TransitionTable
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
@@ -32,11 +38,16 @@ from bcq_exp.training.job import Job
 from bcq_exp.training.precision import Precision, resolve_precision
 from bcq_exp.training.record import RunRecord, sweep_name
 from bcq_exp.training.run import Run, run_log
-from bcq_exp.training.stream import RandomStream, init_seed
+from bcq_exp.training.stream import DeviceStream, HostStream, RandomStream, init_seed
 from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker
 from bcq_exp.training.trainer import Cadence, Trainer
 
-CAPTURES: dict[str, Capture] = {"cpu": kernel_list, "cuda": cuda_graph}
+CAPTURES: dict[tuple[str, bool], Capture] = {  # by device and trainer.compile
+    ("cpu", False): kernel_list,
+    ("cpu", True): inductor,
+    ("cuda", False): cuda_graph,
+    ("cuda", True): inductor_cuda_graph,
+}
 WIDE = 256  # hidden units
 STACKED_BELOW = 128
 SCHEDULES: dict[str, Callable[[int, float], Schedule]] = {
@@ -94,23 +105,27 @@ def build_engine(
     transitions = for_training(dataset.transitions, runs[0].policy, normalizer)
     table = TransitionTable(transitions, param.dtype, param.device)
     streams = [
-        RandomStream(
-            seed=cfg.seed,
-            num_rows=len(transitions),
-            batch_size=cfg.trainer.batch_size,
-            num_sampled_action=bcq.num_sampled_action,
-            latent_dim=latent_dim(bcq.policy.vae),
-        )
-        for cfg, bcq in zip(cfgs, runs, strict=True)
+        build_stream(cfg, bcq, len(transitions)) for cfg, bcq in zip(cfgs, runs, strict=True)
     ]
     stacks = pays_to_stack(cfgs[0]) and all(run.has_own_networks for run in runs)
     parts = min(num_threads, len(runs)) if stacks else len(runs)
     bounds = [len(runs) * i // parts for i in range(parts + 1)]
-    engines = [
-        CohortEngine(runs[a:b], table, streams[a:b], CAPTURES[param.device.type])
-        for a, b in pairwise(bounds)
-    ]
+    capture = CAPTURES[param.device.type, cfgs[0].trainer.compile]
+    engines = [CohortEngine(runs[a:b], table, streams[a:b], capture) for a, b in pairwise(bounds)]
     return engines[0] if parts == 1 else ParallelEngine(engines, num_threads)
+
+
+def build_stream(cfg: DictConfig, bcq: BCQ, num_rows: int) -> RandomStream:
+    """The run's random numbers, drawn where it trains."""
+    device = resolve_device(cfg.trainer.device)
+    sizes = {
+        "seed": cfg.seed,
+        "num_rows": num_rows,
+        "batch_size": cfg.trainer.batch_size,
+        "num_sampled_action": bcq.num_sampled_action,
+        "latent_dim": latent_dim(bcq.policy.vae),
+    }
+    return HostStream(**sizes) if device.type == "cpu" else DeviceStream(**sizes, device=device)
 
 
 def pays_to_stack(cfg: DictConfig) -> bool:

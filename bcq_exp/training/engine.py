@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from bcq_exp.algorithm.bcq import BCQ, BCQPolicy
 from bcq_exp.algorithm.stacked import StackedBCQ
 from bcq_exp.algorithm.step import STATISTICS, Noise
 from bcq_exp.data.transitions import Transitions
-from bcq_exp.training.capture import Capture, Program, eager
+from bcq_exp.training.capture import Capture, Replay, eager
 from bcq_exp.training.stream import BLOCK_STEPS, RandomStream
 
 
@@ -93,7 +92,7 @@ class BlockBuffers:
         block = streams[0].block(0)
         lead = (BLOCK_STEPS,) if len(streams) == 1 else (BLOCK_STEPS, len(streams))
 
-        def buffer(like: np.ndarray, dtype: torch.dtype) -> Tensor:
+        def buffer(like: Tensor, dtype: torch.dtype) -> Tensor:
             return torch.empty(*lead, *like.shape[1:], dtype=dtype, device=device)
 
         self.indices = buffer(block.indices, torch.int64)
@@ -116,7 +115,7 @@ class BlockBuffers:
                     (self.indices, *self.noise), (drawn.indices, *drawn.noise), strict=True
                 ):
                     of_run = buffer if len(self._streams) == 1 else buffer[:, k]
-                    of_run.copy_(torch.from_numpy(values))
+                    of_run.copy_(values)
             self._index = index
         self.row.fill_(row)
         return row
@@ -146,7 +145,7 @@ class CohortEngine:
         self._block = BlockBuffers(streams, param.dtype, param.device)
         self._capture = capture
         self._learner: BCQ | StackedBCQ | None = None
-        self._replay: Program | None = None
+        self._replay: Replay | None = None
         self._step = 0
 
     @property
@@ -164,8 +163,9 @@ class CohortEngine:
         while self._step < end:
             row = self._block.seek(self._step)
             count = min(BLOCK_STEPS - row, end - self._step)
-            for _ in range(count):
-                self._take_step(self._learner)
+            if not self._learner.has_stepped or self._learner.has_schedule:
+                count = 1
+            self._take_steps(self._learner, count)
             collected.append(self._block.statistics[row : row + count].clone())
         statistics = torch.cat(collected).to("cpu", torch.float64)  # the one synchronization
         return statistics.reshape(num_steps, len(self._runs), -1).transpose(0, 1)
@@ -181,18 +181,17 @@ class CohortEngine:
         self._step = state["step"]
         self._learner = self._replay = None
 
-    def _take_step(self, learner: BCQ | StackedBCQ) -> None:
-        if self._replay is not None:
-            self._replay()
-        elif learner.has_stepped:
-            state = [*learner.state_tensors(), *self._block.tensors()]
-            capture = self._capture if learner.can_be_captured else eager
-            self._replay = capture(partial(self._program, learner), state)
-            self._replay()
-        else:  # optimizers make their state in the first step: nothing to capture before it
+    def _take_steps(self, learner: BCQ | StackedBCQ, count: int) -> None:
+        if not learner.has_stepped:  # optimizers make their state then: nothing to capture before
             self._program(learner)
-        learner.after_step()
-        self._step += 1
+        else:
+            if self._replay is None:
+                state = [*learner.state_tensors(), *self._block.tensors()]
+                capture = self._capture if learner.can_be_captured else eager
+                self._replay = capture(partial(self._program, learner), state)
+            self._replay(count)
+        learner.after_steps(count)
+        self._step += count
 
     def _program(self, learner: BCQ | StackedBCQ) -> None:
         """The present row's gradient step; the statistics go to that row, then the next is due."""

@@ -72,25 +72,28 @@ def fuse_linear(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def compile_kernels(graph: GraphModule) -> Callable[..., None]:
-    """The graph as one TorchScript function of the same tensors, for what it writes to them.
+def compile_kernels(graph: GraphModule, times: int = 1) -> Callable[..., None]:
+    """The graph, so many times in a row, as one TorchScript function of the same tensors.
+
+    It returns nothing: it is called for what it writes to them.
 
     Raises:
         TypeError: for a node that is no kernel of torch's.
     """
     script: Any = torch._C.Graph()
     values: dict[Node, Any] = {}
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            values[node] = script.addInput(node.name)
-        elif node.op == "get_attr":
-            values[node] = script.insertConstant(getattr(graph, node.target).detach())
-        elif node.target is operator.getitem:
+    for node in graph.graph.find_nodes(op="placeholder"):
+        values[node] = script.addInput(node.name)
+    for node in graph.graph.find_nodes(op="get_attr"):
+        values[node] = script.insertConstant(getattr(graph, node.target).detach())
+    calls = [node for node in graph.graph.nodes if node not in values and node.op != "output"]
+    for node in calls * times:
+        if node.target is operator.getitem:
             source, index = node.args
             values[node] = values[source][index]
         elif isinstance(node.target, OpOverload):
             values[node] = _emit(script, node, values)
-        elif node.op != "output":
+        else:
             raise TypeError(f"{node.format_node()}: no kernel")
     for value in list(values.values())[:1]:  # a function must return something
         script.registerOutput(value)

@@ -8,9 +8,12 @@ streams of their own: a sweep over ``num_sampled_action`` sees the same batches 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 BLOCK_STEPS = 32
 
@@ -26,13 +29,13 @@ class Block:
         actor_latent: (T, B, L).
     """
 
-    indices: np.ndarray
-    vae_eps: np.ndarray
-    target_latent: np.ndarray
-    actor_latent: np.ndarray
+    indices: Tensor
+    vae_eps: Tensor
+    target_latent: Tensor
+    actor_latent: Tensor
 
     @property
-    def noise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def noise(self) -> tuple[Tensor, Tensor, Tensor]:
         """The three kinds of noise, in the order of :class:`bcq_exp.algorithm.step.Noise`."""
         return self.vae_eps, self.target_latent, self.actor_latent
 
@@ -50,7 +53,7 @@ def init_seed(seed: int) -> int:
 
 
 @dataclass(frozen=True)
-class RandomStream:
+class RandomStream(ABC):
     """The random numbers of a run that samples uniformly from ``num_rows`` transitions."""
 
     seed: int
@@ -61,15 +64,55 @@ class RandomStream:
 
     def block(self, index: int) -> Block:
         """Steps ``index * BLOCK_STEPS`` to the next block's first."""
-
-        def normals(purpose: str, *size: int) -> np.ndarray:
-            rng = generator(self.seed, purpose, index)
-            return rng.standard_normal((BLOCK_STEPS, *size, self.latent_dim), dtype=np.float32)
-
-        rows = generator(self.seed, "rows", index)
+        batch = (BLOCK_STEPS, self.batch_size)
         return Block(
-            indices=rows.integers(self.num_rows, size=(BLOCK_STEPS, self.batch_size)),
-            vae_eps=normals("vae_eps", self.batch_size),
-            target_latent=normals("target", self.batch_size, self.num_sampled_action),
-            actor_latent=normals("actor", self.batch_size),
+            indices=self._rows("rows", index, batch),
+            vae_eps=self._normals("vae_eps", index, (*batch, self.latent_dim)),
+            target_latent=self._normals(
+                "target", index, (*batch, self.num_sampled_action, self.latent_dim)
+            ),
+            actor_latent=self._normals("actor", index, (*batch, self.latent_dim)),
         )
+
+    @abstractmethod
+    def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
+        """Integers of [0, num_rows)."""
+
+    @abstractmethod
+    def _normals(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
+        """Standard normals in float32."""
+
+
+class HostStream(RandomStream):
+    """Drawn by NumPy, the same on every machine."""
+
+    def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
+        rng = generator(self.seed, purpose, index)
+        return torch.from_numpy(rng.integers(self.num_rows, size=size))
+
+    def _normals(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
+        rng = generator(self.seed, purpose, index)
+        return torch.from_numpy(rng.standard_normal(size, dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class DeviceStream(RandomStream):
+    """Drawn by torch where the training is, so that no number crosses to a GPU.
+
+    The same on every device of a kind, and with a version of torch; not the numbers of a
+    :class:`HostStream`.
+    """
+
+    device: torch.device
+
+    def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
+        drawn = self._generator(purpose, index)
+        return torch.randint(self.num_rows, size, generator=drawn, device=self.device)
+
+    def _normals(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
+        drawn = self._generator(purpose, index)
+        return torch.randn(size, generator=drawn, device=self.device)
+
+    def _generator(self, purpose: str, index: int) -> torch.Generator:
+        seed = int(generator(self.seed, purpose, index).integers(2**63))
+        return torch.Generator(self.device).manual_seed(seed)

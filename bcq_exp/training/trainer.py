@@ -23,8 +23,9 @@ from bcq_exp.training.run import Run
 
 log = logging.getLogger(__name__)
 
-# Steps between looks at the clock, signals and the losses: short enough for Ctrl-C and a bar.
-CHUNK_STEPS = 50
+# Seconds between looks at signals and losses: short enough for Ctrl-C and a bar, while a GPU that
+# gets from one log point to the next in less is not waited for in between.
+LOOK_EVERY = 0.5
 LOSSES = STATISTICS[:4]
 
 
@@ -42,10 +43,9 @@ class Cadence:
         return step % every == 0 or step == self.num_steps
 
     def next_stop(self, step: int) -> int:
-        """The next step at which something is due, at most CHUNK_STEPS away."""
+        """The next step at which something is due."""
         intervals = (self.log_every, self.eval_every, self.checkpoint_every)
-        stops = [(step // every + 1) * every for every in intervals]
-        return min(*stops, step + CHUNK_STEPS, self.num_steps)
+        return min(*((step // every + 1) * every for every in intervals), self.num_steps)
 
 
 class Trainer:
@@ -98,10 +98,12 @@ class Trainer:
 
     def _loop(self, shown: Progress) -> None:
         started, cadence = time.perf_counter(), self._cadence
+        at_once = 1  # steps between two looks
         while self._engine.step < cadence.num_steps and self._signal is None and self._alive():
-            first = self._engine.step
-            statistics = self._engine.advance(cadence.next_stop(first) - first)
+            first, since = self._engine.step, time.perf_counter()
+            statistics = self._engine.advance(min(cadence.next_stop(first) - first, at_once))
             step = self._engine.step
+            at_once = 1 + int((step - first) * LOOK_EVERY / (time.perf_counter() - since))
             self._drop_diverged(first, statistics)
             self._window = torch.cat([self._window, statistics], 1)
             means = None

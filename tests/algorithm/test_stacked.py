@@ -42,7 +42,7 @@ def step_both(stack, runs, step):
     names = vars(batches[0])
     batch = Batch(**{n: torch.stack([getattr(b, n) for b in batches]) for n in names})
     stacked = stack.tensor_step(batch, Noise(*map(torch.stack, zip(*noises, strict=True))))
-    stack.after_step()
+    stack.after_steps(1)
     alone = [run.gradient_step(b, n) for run, b, n in zip(runs, batches, noises, strict=True)]
     return stacked, alone
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-CHUNK_STEPS = 50  # steps asked for at once, as the trainer does
+CHUNK_STEPS = 50  # steps asked for at once; a run asks for half a second of them
 
 
 def steady_rate(

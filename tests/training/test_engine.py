@@ -8,7 +8,8 @@ from bcq_exp.algorithm.step import STATISTICS, Noise
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.training import build
 from bcq_exp.training.capture import eager
-from bcq_exp.training.stream import BLOCK_STEPS, RandomStream
+from bcq_exp.training.engine import CohortEngine, TransitionTable
+from bcq_exp.training.stream import BLOCK_STEPS, DeviceStream
 from tests.commands import TINY, compose
 from tests.same import assert_same_state
 
@@ -26,22 +27,16 @@ def by_hand(cfg, num_steps):
     data = load_pendulum(num_steps=2000)
     bcq = build.build_bcq(cfg, data.observation_space, data.action_space)
     dtype = next(bcq.policy.critic.parameters()).dtype
-    stream = RandomStream(
-        seed=cfg.seed,
-        num_rows=len(data.transitions),
-        batch_size=cfg.trainer.batch_size,
-        num_sampled_action=bcq.num_sampled_action,
-        latent_dim=bcq.policy.vae.latent_dim,
-    )
+    stream = build.build_stream(cfg, bcq, len(data.transitions))
     names = ("obs", "act", "rew", "terminated", "obs_next")
     statistics = []
     for step in range(num_steps):
         index, row = divmod(step, BLOCK_STEPS)
         block = stream.block(index)
-        rows = data.transitions[block.indices[row]]
+        rows = data.transitions[block.indices[row].numpy()]
         batch = {name: torch.as_tensor(getattr(rows, name).copy()).to(dtype) for name in names}
         drawn = (block.vae_eps, block.target_latent, block.actor_latent)
-        noise = Noise(*(torch.from_numpy(x[row]).to(dtype) for x in drawn))
+        noise = Noise(*(x[row].to(dtype) for x in drawn))
         values = bcq.gradient_step(Batch(**batch), noise)
         statistics.append([values[name].item() for name in STATISTICS])
     return bcq, torch.tensor(statistics, dtype=torch.float64)
@@ -51,7 +46,7 @@ def by_hand(cfg, num_steps):
 def test_recorded_steps_are_those_of_the_plain_engine_to_the_bit(name, monkeypatch):
     cfg, data = compose(*TINY, *OPTIONS[name]), load_pendulum(num_steps=2000)
     recorded = build.build_engine([cfg], data, None)
-    monkeypatch.setitem(build.CAPTURES, "cpu", eager)
+    monkeypatch.setitem(build.CAPTURES, ("cpu", False), eager)
     plain = build.build_engine([cfg], data, None)
     statistics = [recorded.advance(n) for n in (1, 2, 37, 30)]  # across blocks of the stream
     assert recorded.step == 70
@@ -93,3 +88,21 @@ def test_the_policy_is_the_one_that_is_trained():
         assert torch.equal(value, trained[f"policy.{key}"])
     moved = {k.split(".")[0] for k, v in after.items() if not torch.equal(v, before[k])}
     assert moved == {"actor_perturbation", "critic", "vae"}
+
+
+def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
+    cfg, data = compose(*TINY), load_pendulum(num_steps=2000)
+
+    def engine():
+        bcq = build.build_bcq(cfg, data.observation_space, data.action_space)
+        stream = build.build_stream(cfg, bcq, len(data.transitions))
+        drawn = DeviceStream(**vars(stream), device=torch.device("cpu"))
+        table = TransitionTable(data.transitions, torch.float32, torch.device("cpu"))
+        return CohortEngine([bcq], table, [drawn], eager)
+
+    straight, portions = engine(), engine()
+    expected = straight.advance(70)
+    assert torch.equal(torch.cat([portions.advance(n) for n in (31, 2, 37)], 1), expected)
+    assert_same_state(portions.state_dict(0), straight.state_dict(0))
+    plain = build.build_engine([cfg], data, None)
+    assert not torch.equal(plain.advance(70), expected)  # the host's numbers are others

@@ -7,7 +7,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from bcq_exp.training import build
-from bcq_exp.training.capture import eager, kernel_list
+from bcq_exp.training.capture import AT_ONCE, eager, kernel_list
 from bcq_exp.training.kernels import compile_kernels, fuse_linear, simplify
 from tests.bench import composed
 from tests.bench.sizes import SIZES
@@ -89,9 +89,14 @@ def test_recording_leaves_the_state_as_it_was_and_a_replay_is_a_run():
 
     replay = kernel_list(program, [state])
     assert state == 0
-    replay()
-    replay()
-    assert state == 2
+    for times, total in (
+        (1, 1),
+        (3, 4),
+        (AT_ONCE, 4 + AT_ONCE),
+        (2 * AT_ONCE + 1, 5 + 3 * AT_ONCE),
+    ):
+        replay(times)
+        assert state == total
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -105,9 +110,9 @@ def test_fused_kernels_of_wide_networks_give_the_bits_of_the_plain_engine(precis
     )
     with build.build_precision(cfg).in_force():
         recorded = build.build_engine([cfg], data, None)
-        monkeypatch.setitem(build.CAPTURES, "cpu", eager)
+        monkeypatch.setitem(build.CAPTURES, ("cpu", False), eager)
         plain = build.build_engine([cfg], data, None)
-        assert torch.equal(recorded.advance(6), plain.advance(6))
+        assert torch.equal(recorded.advance(12), plain.advance(12))
         expected = precision == "bf16" or torch.get_float32_matmul_precision() == "medium"
     assert_same_state(recorded.state_dict(0), plain.state_dict(0))
     assert fused == [expected and torch.backends.mkldnn.is_available()]

@@ -26,7 +26,7 @@ def build_engine(*args, build_engine=build.build_engine):
     engine = build_engine(*args)
     advance = engine.advance
     def advance_and_send(num_steps):
-        statistics = advance(num_steps)
+        statistics = advance(min(num_steps, step - engine.step))
         if engine.step == step:
             os.kill(os.getpid(), signum)
         return statistics
@@ -84,7 +84,8 @@ def interrupt_at(monkeypatch, step, signum=signal.SIGINT):
 
     def spoil(engine, advance):
         def advance_and_send(num_steps):
-            statistics = advance(num_steps)
+            left = step - engine.step
+            statistics = advance(min(num_steps, left) if left > 0 else num_steps)
             if engine.step == step:
                 os.kill(os.getpid(), signum)
             return statistics

@@ -4,21 +4,36 @@ import numpy as np
 import pytest
 import torch
 
-from bcq_exp.training.stream import BLOCK_STEPS, RandomStream, generator, init_seed
+from bcq_exp.training.stream import (
+    BLOCK_STEPS,
+    DeviceStream,
+    HostStream,
+    generator,
+    init_seed,
+)
 
 SIZES = {"num_rows": 50, "batch_size": 4, "num_sampled_action": 3, "latent_dim": 2}
 NAMES = ("indices", "vae_eps", "target_latent", "actor_latent")
 
 
-def stream(seed=0, **sizes):
-    return RandomStream(seed=seed, **{**SIZES, **sizes})
+@pytest.fixture(params=["host", "device"])
+def stream(request):
+    """Makes streams: where numbers are drawn, each rule holds."""
+
+    def make(seed=0, **sizes):
+        sizes = {**SIZES, **sizes}
+        if request.param == "host":
+            return HostStream(seed=seed, **sizes)
+        return DeviceStream(seed=seed, **sizes, device=torch.device("cpu"))
+
+    return make
 
 
 def same(one, other, names=NAMES):
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
-def test_a_block_does_not_depend_on_those_drawn_before_or_on_global_generators():
+def test_a_block_does_not_depend_on_those_drawn_before_or_on_global_generators(stream):
     expected = stream().block(5)
     used = stream()
     for index in (9, 0, 2):
@@ -29,7 +44,7 @@ def test_a_block_does_not_depend_on_those_drawn_before_or_on_global_generators()
     assert same(stream().block(5), expected)
 
 
-def test_drawing_leaves_global_generators_alone():
+def test_drawing_leaves_global_generators_alone(stream):
     numpys, torchs = np.random.get_state()[1].copy(), torch.get_rng_state()
     stream().block(0)
     init_seed(0)
@@ -37,36 +52,36 @@ def test_drawing_leaves_global_generators_alone():
     assert torch.equal(torch.get_rng_state(), torchs)
 
 
-def test_seeds_blocks_and_purposes_all_differ():
+def test_seeds_blocks_and_purposes_all_differ(stream):
     blocks = [stream(seed).block(index) for seed in (0, 1) for index in (0, 1)]
-    drawn = [getattr(b, name).ravel()[:32] for b in blocks for name in NAMES]
+    drawn = [getattr(b, name).ravel()[:32].tolist() for b in blocks for name in NAMES]
     assert len({tuple(x) for x in drawn}) == len(drawn)
     assert len({init_seed(seed) for seed in range(100)}) == 100
 
 
 @pytest.mark.parametrize("n", [1, 20])
-def test_the_sampled_action_count_changes_its_own_noise_only(n):
+def test_the_sampled_action_count_changes_its_own_noise_only(stream, n):
     expected, block = stream().block(2), stream(num_sampled_action=n).block(2)
     assert same(block, expected, ("indices", "vae_eps", "actor_latent"))
     assert block.target_latent.shape == (BLOCK_STEPS, 4, n, 2)
 
 
-def test_the_latents_width_leaves_the_indices_alone():
+def test_the_latents_width_leaves_the_indices_alone(stream):
     assert same(stream(latent_dim=7).block(2), stream().block(2), ("indices",))
 
 
-def test_indices_are_uniform_over_all_rows():
+def test_indices_are_uniform_over_all_rows(stream):
     indices = stream(batch_size=500).block(0).indices
     counts = np.bincount(indices.ravel(), minlength=50)
-    mean = indices.size / 50
+    mean = indices.numel() / 50
     assert len(counts) == 50
     assert np.abs(counts - mean).max() < 5 * np.sqrt(mean)
 
 
-def test_noise_is_standard_normal():
+def test_noise_is_standard_normal(stream):
     block = stream(batch_size=500).block(0)
     for name in NAMES[1:]:
-        noise = getattr(block, name)
+        noise = getattr(block, name).numpy()
         assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
         assert noise.std() == pytest.approx(1, abs=5 / np.sqrt(noise.size))
 

@@ -8,8 +8,8 @@ from typing import Any
 from tests.bench.sizes import SIZES
 
 
-def parse(doc: str | None, *, modes: tuple[str, ...] = ()) -> Any:
-    """``--size``, ``--seconds``, a mode where there are some, and overrides of our configuration.
+def parse(doc: str | None, *, modes: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> Any:
+    """``--size``, ``--seconds``, overrides of our configuration, and a script's modes and flags.
 
     ``.sizes`` holds the dimensions ``--size`` names.
     """
@@ -18,6 +18,8 @@ def parse(doc: str | None, *, modes: tuple[str, ...] = ()) -> Any:
         parser.add_argument("mode", choices=modes)
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--seconds", type=float, default=10.0, help="time to measure for")
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("overrides", nargs="*", help="of our configuration, such as seed=1")
     args = parser.parse_args()
     args.sizes = SIZES[args.size]

@@ -1,6 +1,8 @@
 """Times our training step: the engine that a run of this configuration would get.
 
-.venv/bin/python -m tests.bench.ours_step --size paper trainer.precision=fp32
+.venv/bin/python -m tests.bench.ours_step --size paper [--eager] trainer.precision=fp32
+
+``--eager`` runs every step anew in PyTorch, for what recording it gains.
 """
 
 from __future__ import annotations
@@ -8,13 +10,16 @@ from __future__ import annotations
 import torch
 
 from bcq_exp.training import build
+from bcq_exp.training.capture import eager
 from bcq_exp.training.memory import keep_freed_memory
 from tests.bench import composed, timing
 from tests.bench.arguments import parse
 
 
 def main() -> None:
-    args = parse(__doc__)
+    args = parse(__doc__, flags=("eager",))
+    if args.eager:
+        build.CAPTURES.update(dict.fromkeys(build.CAPTURES, eager))
     cfg = composed.compose_config(args.sizes, args.overrides)
     dataset = composed.dataset(args.sizes)
     keep_freed_memory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from tests.bench.contest import Contestant, Row
 from tests.bench.peers.venv import PYTHON as PEERS_PYTHON
@@ -124,12 +125,15 @@ def _gemm() -> Row:
 
 
 def _train_gpu(seconds: float) -> Row:
+    cuda, compiled = "trainer.device=cuda", "trainer.compile=true"
     contestants = [
-        _ours(f"ours {precision}", "paper", seconds, precision, "trainer.device=cuda")
-        for precision in ("fp32", "bf16")
+        _ours(f"ours {name}", "paper", seconds, name.split()[0], cuda, *options)
+        for name, *options in (("fp32",), ("tf32",), ("bf16",), ("bf16 compiled", compiled))
     ]
+    plain = _ours("the same in plain PyTorch, fp32", "paper", seconds, "fp32", cuda, "--eager")
     title = "Training, the paper's sizes, GPU"
-    return Row("train_gpu", title, "steps/s", tuple(contestants), skip=_no_gpu)
+    row = (*contestants, replace(plain, ours=False))
+    return Row("train_gpu", title, "steps/s", row, skip=_no_gpu)
 
 
 def _no_gpu() -> str | None:

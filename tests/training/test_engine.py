@@ -6,7 +6,7 @@ import torch
 from bcq_exp.algorithm.base import Batch
 from bcq_exp.algorithm.step import STATISTICS, Noise
 from bcq_exp.data.datasets import load_pendulum
-from bcq_exp.training import build
+from bcq_exp.training import build, capture
 from bcq_exp.training.capture import eager
 from bcq_exp.training.engine import CohortEngine, TransitionTable
 from bcq_exp.training.stream import BLOCK_STEPS, DeviceStream
@@ -88,6 +88,29 @@ def test_the_policy_is_the_one_that_is_trained():
         assert torch.equal(value, trained[f"policy.{key}"])
     moved = {k.split(".")[0] for k, v in after.items() if not torch.equal(v, before[k])}
     assert moved == {"actor_perturbation", "critic", "vae"}
+
+
+def recorded_alone(program, state):
+    """What a CUDA graph is made of, run on the CPU."""
+    kernels = capture._recorded(program, state)
+    aliases = [tensor.detach() for tensor in state]
+
+    def run():
+        with torch.no_grad():
+            kernels(*aliases)
+
+    return eager(run, state)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_a_gpu_would_run_gives_the_bits_of_the_plain_engine(name, monkeypatch):
+    cfg, data = compose(*TINY, *OPTIONS[name]), load_pendulum(num_steps=2000)
+    engines = []
+    for how in (recorded_alone, eager):
+        monkeypatch.setitem(build.CAPTURES, ("cpu", False), how)
+        engines.append(build.build_engine([cfg], data, None))
+    assert torch.equal(*(engine.advance(20) for engine in engines))
+    assert_same_state(*(engine.state_dict(0) for engine in engines))
 
 
 def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():

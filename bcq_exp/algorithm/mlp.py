@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+FEW_COLUMNS = 16  # of a product that BLAS computes several times faster as its transpose
+
 
 class HasParameters(Protocol):
     """A network, or several stacked."""
@@ -82,12 +84,13 @@ class _MLPFunction(torch.autograd.Function):
         of_params: list[Tensor | None] = []
         for i in reversed(range(num_layers)):
             if of_params_wanted[2 * i]:
-                of_params += [grad.sum(-2, dtype=dtype), (grad.mT @ inputs[i]).to(dtype)]
+                of_weight = _product(grad.mT, inputs[i]).to(dtype).contiguous()
+                of_params += [grad.sum(-2, dtype=dtype), of_weight]
             else:
                 of_params += [None, None]
             if i > 0:  # through the layer, then through the ReLU before it
                 grad = torch.ops.aten.threshold_backward(grad @ weights[i], inputs[i], 0)
-        of_x = (grad @ weights[0]).to(dtype) if of_x_wanted else None
+        of_x = _product(grad, weights[0]).to(dtype) if of_x_wanted else None
         return None, of_x, *reversed(of_params)
 
     @staticmethod
@@ -104,7 +107,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x W^T + b of one network, (R, I) -> (R, O), or of K stacked ones, (K, R, I) -> (K, R, O)."""
     if weight.dim() == 2:
         return linear(x, weight, bias)
+    if weight.shape[-2] < FEW_COLUMNS:
+        return torch.baddbmm(bias.unsqueeze(2), weight, x.mT).mT
     return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a b, by way of its transpose where it has few columns."""
+    return (b.mT @ a.mT).mT if b.shape[-1] < FEW_COLUMNS else a @ b
 
 
 def choose_compute_dtype(module: nn.Module, dtype: torch.dtype | None) -> None:

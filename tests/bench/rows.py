@@ -82,11 +82,13 @@ def _samples(seconds: float) -> Row:
 
 
 def _acting(name: str, title: str, mode: str, unit: str, loop: str) -> Row:
-    overrides = ("trainer.device=cpu", "trainer.precision=fp32")
-    contestants = (
-        Contestant("ours", _script("acting", mode, *overrides), ours=True),
-        Contestant(loop, _script("acting", f"{mode}-loop", *overrides)),
-    )
+    def acting(mode: str, precision: str) -> tuple[str, ...]:
+        return _script("acting", mode, "trainer.device=cpu", f"trainer.precision={precision}")
+
+    ours = [
+        Contestant(f"ours {p}", acting(mode, p), ours=True, precision=p) for p in ("fp32", "bf16")
+    ]
+    contestants = (*ours, Contestant(loop, acting(f"{mode}-loop", "fp32")))
     return Row(name, title, unit, contestants, higher_is_better=False)
 
 

@@ -97,7 +97,6 @@ def _recorded(
 def _fused(program: Program, state: Sequence[Tensor], options: dict[str, Any]) -> Program:
     """The program as torch's compiler (TorchInductor) makes it anew, with ``options`` of it."""
     from torch._dynamo.exc import BackendCompilerFailed
-    from torch._inductor.exc import InductorError
 
     graph = _recorded(program, state, ADAM_AS_FORMULAS)
     kernels = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
@@ -110,7 +109,7 @@ def _fused(program: Program, state: Sequence[Tensor], options: dict[str, Any]) -
     with _unchanged(state):
         try:
             replay()
-        except (BackendCompilerFailed, InductorError) as error:
+        except BackendCompilerFailed as error:
             raise UserError(f"trainer.compile=true: {first_line(error)}; use false") from error
     return replay
 

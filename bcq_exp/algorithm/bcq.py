@@ -288,11 +288,11 @@ def _redrawn(network: nn.Module) -> nn.Module:
     """A copy of a network with its own random weights, the same on any device, in any dtype."""
     clone = copy.deepcopy(network)
     drawn = copy.deepcopy(network).to("cpu", torch.get_default_dtype())
-    for module in drawn.modules():
-        reset = getattr(module, "reset_parameters", None)
+    for module, source in zip(clone.modules(), drawn.modules(), strict=True):
+        reset = getattr(source, "reset_parameters", None)
         if callable(reset):
             reset()
-    clone.load_state_dict(drawn.state_dict())
+            module.load_state_dict(source.state_dict())
     pairs = list(zip(clone.parameters(), network.parameters(), strict=True))
     if pairs and all(torch.equal(new, old) for new, old in pairs):
         raise ValueError(

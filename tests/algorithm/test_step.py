@@ -190,7 +190,7 @@ def test_a_critic_that_cannot_be_redrawn_is_refused():
     class Bare(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = nn.Parameter(torch.ones(5, 1, dtype=torch.float64))
+            self.weight = nn.Parameter(torch.full((5, 1), 0.1, dtype=torch.float64))
 
         def forward(self, obs, act):
             return torch.cat([obs, act], -1) @ self.weight

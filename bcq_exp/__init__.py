@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bcq_exp.algorithm.base import Batch, TrainingStats
+    from bcq_exp.algorithm.base import TrainingStats
+    from bcq_exp.algorithm.batch import Batch
     from bcq_exp.algorithm.bcq import BCQ, BCQPolicy, BCQTrainingStats
     from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
     from bcq_exp.algorithm.optim import AdamOptimizerFactory, OptimizerFactory
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {  # name -> module, imported when first asked for: the command line must not wait for torch
-    "Batch": "bcq_exp.algorithm.base",
+    "Batch": "bcq_exp.algorithm.batch",
     "TrainingStats": "bcq_exp.algorithm.base",
     "BCQ": "bcq_exp.algorithm.bcq",
     "BCQPolicy": "bcq_exp.algorithm.bcq",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli import entry
+from bcq_exp.cli.entry import entry
 from bcq_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bcq_exp.data.behaviour import Behaviour
 
 
-@entry("collect")
+@entry("collect", paths=("run",))
 def main(cfg: DictConfig) -> float:
     import numpy as np
     from rich.progress import Progress

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcq_exp.errors import UserError
+from bcq_exp.cli.command import command
 
 if TYPE_CHECKING:
-    from bcq_exp.analysis.runs import Runs
+    from bcq_exp.analysis.runs import RunTables
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write ``report/index.html`` and print the table."""
     parser = argparse.ArgumentParser("python -m bcq_exp.compare", description=__doc__)
@@ -39,13 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="write anew every S seconds (10)",
     )
     options = parser.parse_args(arguments)
-    try:
-        _compare(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    _compare(options)
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -68,7 +63,7 @@ def _compare(options: argparse.Namespace) -> None:
         time.sleep(options.watch)
 
 
-def _print(runs: Runs, which: str) -> None:
+def _print(runs: RunTables, which: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

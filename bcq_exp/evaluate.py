@@ -6,10 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli import entry
+from bcq_exp.cli.entry import entry
 
 
-@entry("evaluate")
+@entry("evaluate", paths=("run", "video"))
 def main(cfg: DictConfig) -> float:
     from bcq_exp.training import evaluation, restore, video
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcq_exp.errors import UserError
+from bcq_exp.cli.command import command
 from bcq_exp.sweep.state import RunState, run_states
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ COLOURS = {
 }
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; on a terminal, until no run is running."""
     parser = argparse.ArgumentParser("python -m bcq_exp.status", description=__doc__)
@@ -32,13 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--once", action="store_true", help="print the table and end")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between looks (2)")
     options = parser.parse_args(arguments)
-    try:
-        _show(options.folder, options.every, live=sys.stdout.isatty() and not options.once)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    _show(options.folder, options.every, live=sys.stdout.isatty() and not options.once)
 
 
 def _show(folder: Path, every: float, *, live: bool) -> None:

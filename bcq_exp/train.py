@@ -8,24 +8,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli import Compose, entry
+from bcq_exp.cli.entry import entry
 from bcq_exp.errors import RunStopped
-from bcq_exp.training import launch
+from bcq_exp.sweep.plan import plan_sweep
+from bcq_exp.training import start
 from bcq_exp.training.provenance import command
 from bcq_exp.training.record import RunRecord
 
 log = logging.getLogger(__name__)
 
 
-def plan_sweep(overrides: list[str], compose: Compose) -> list[str]:
-    """:func:`bcq_exp.sweep.plan.plan_sweep`, with our plugins known to Hydra."""
-    from bcq_exp.sweep import plan, plugins
-
-    plugins.register()
-    return plan.plan_sweep(overrides, compose)
-
-
-@entry("config", before_run=launch.check_folder, before_sweep=plan_sweep)
+@entry("config", plan_run=start.plan_run, plan_sweep=plan_sweep)
 def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
@@ -48,8 +41,8 @@ def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float
     record = RunRecord(folder)
     summary = record.summary()
     if summary is not None:
-        launch.check_continues(cfg, summary, folder)
-    if launch.is_completed(cfg, summary):
+        start.check_continues(cfg, summary, folder)
+    if start.is_completed(cfg, summary):
         log.info("%s is complete: nothing to do (trainer.num_steps=... goes on)", folder)
     else:
         (failure,) = train_cohort([Job(cfg, folder, command(overrides))])
@@ -57,7 +50,7 @@ def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float
             raise RunStopped(f"run failed: {failure}; its files are in {folder}", status=1)
     summary = record.summary()
     assert summary is not None
-    return launch.objective(cfg, summary)
+    return start.objective(cfg, summary)
 
 
 if __name__ == "__main__":

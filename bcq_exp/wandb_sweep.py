@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bcq_exp.cli import conf_folder
+from bcq_exp.cli.command import command
+from bcq_exp.cli.entry import conf_folder
 from bcq_exp.errors import UserError, first_line
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the sweep's file with the agents' command in it, or create the sweep."""
     parser = argparse.ArgumentParser("python -m bcq_exp.wandb_sweep", description=__doc__)
@@ -23,16 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--entity", help="the W&B user or team")
     parser.add_argument("--create", action="store_true", help="create it and print its id")
     options = parser.parse_args(arguments)
-    try:
-        path = options.file or conf_folder() / "wandb_sweep.yaml"
-        spec = sweep_spec(path, [f"logger.project={options.project}", *options.overrides])
-        if options.create:
-            print(_create(spec, options.project, options.entity))
-        else:
-            print(yaml.safe_dump(spec, sort_keys=False), end="")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    path = options.file or conf_folder() / "wandb_sweep.yaml"
+    spec = sweep_spec(path, [f"logger.project={options.project}", *options.overrides])
+    if options.create:
+        print(_create(spec, options.project, options.entity))
+    else:
+        print(yaml.safe_dump(spec, sort_keys=False), end="")
 
 
 def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -47,8 +44,8 @@ def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"--file {path}: {first_line(error)}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
         raise UserError(f"--file {path}: no W&B sweep; it has a method, a metric and parameters")
-    command = ["${env}", "python", "-m", "${program}", "logger.mode=online", *overrides]
-    return {"program": "bcq_exp", **spec, "command": [*command, "${args_no_hyphens}"]}
+    words = ["${env}", "python", "-m", "${program}", "logger.mode=online", *overrides]
+    return {"program": "bcq_exp", **spec, "command": [*words, "${args_no_hyphens}"]}
 
 
 def _create(spec: dict[str, Any], project: str, entity: str | None) -> str:

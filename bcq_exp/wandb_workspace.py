@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError, first_line
 
-LOSSES = ("actor_loss", "critic1_loss", "critic2_loss", "vae_loss")
-DIAGNOSTICS = (
-    "q1_mean",
-    "q2_mean",
-    "target_q_mean",
-    "recon_loss",
-    "kl_loss",
-    "perturbation_abs_mean",
-    "latent_clip_fraction",
-)
 DEFAULT_KEYS = ("algo.lmbda", "algo.tau", "algo.num_sampled_action", "actor.phi")
 SCORE = "eval/return_mean"
 OPTIONS = ("project", "entity", "name", "keys", "runs")
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Save the workspace and print its address, or with ``--dry-run`` print what it is."""
     parser = argparse.ArgumentParser(
@@ -35,25 +26,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("options", nargs="+", help=f"{', '.join(f'{o}=...' for o in OPTIONS)}")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace, save nothing")
     parsed = parser.parse_args(arguments)
-    try:
-        options = _options(parsed.options)
-        space = workspace(
-            project=options["project"],
-            entity=options.get("entity", ""),
-            name=options.get("name", "BCQ"),
-            keys=_keys(options),
-        )
-        if parsed.dry_run:
-            print(json.dumps(specification(space), indent=2))
-        else:
-            print(_save(space))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    options = _options(parsed.options)
+    keys, losses, diagnostics = _of_runs(options["runs"]) if "runs" in options else _of_bcq()
+    space = workspace(
+        project=options["project"],
+        entity=options.get("entity", ""),
+        name=options.get("name", "BCQ"),
+        keys=options["keys"].split(",") if "keys" in options else keys,
+        losses=losses,
+        diagnostics=diagnostics,
+    )
+    print(json.dumps(specification(space), indent=2) if parsed.dry_run else _save(space))
 
 
-def workspace(project: str, entity: str, name: str, keys: Sequence[str]) -> Any:
+def workspace(
+    *,
+    project: str,
+    entity: str,
+    name: str,
+    keys: Sequence[str],
+    losses: Sequence[str],
+    diagnostics: Sequence[str],
+) -> Any:
     """The workspace as an object: curves, hyperparameters, runs, losses, diagnostics.
+
+    Args:
+        keys: of the configuration, to group and compare by.
+        losses, diagnostics: columns of ``train.csv``.
 
     Raises:
         UserError: if wandb-workspaces is not installed.
@@ -92,8 +91,8 @@ def workspace(project: str, entity: str, name: str, keys: Sequence[str]) -> Any:
         spaces.Section("Evaluation", panels=evaluation, is_open=True),
         spaces.Section("Hyperparameters", panels=hyperparameters, is_open=True),
         spaces.Section("Runs compared", panels=[panels.RunComparer(diff_only=True)], is_open=True),
-        spaces.Section("Losses", panels=[curve(f"train/{n}") for n in LOSSES]),
-        spaces.Section("BCQ diagnostics", panels=[curve(f"train/{n}") for n in DIAGNOSTICS]),
+        spaces.Section("Losses", panels=[curve(f"train/{n}") for n in losses]),
+        spaces.Section("Diagnostics", panels=[curve(f"train/{n}") for n in diagnostics]),
     ]
     return spaces.Workspace(
         entity=entity,
@@ -122,14 +121,21 @@ def _options(given: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def _keys(options: dict[str, str]) -> tuple[str, ...]:
-    if "keys" in options:
-        return tuple(options["keys"].split(","))
-    if "runs" in options:
-        from bcq_exp.analysis import load_runs
+Told = tuple[Sequence[str], Sequence[str], Sequence[str]]  # keys, losses, diagnostics
 
-        return load_runs(options["runs"]).keys
-    return DEFAULT_KEYS
+
+def _of_runs(place: str) -> Told:
+    from bcq_exp.analysis import load_runs
+
+    runs = load_runs(place)
+    losses = list(dict.fromkeys(name for names in runs.runs["losses"] for name in names))
+    return runs.keys, losses, [name for name in runs.told if name not in losses]
+
+
+def _of_bcq() -> Told:
+    from bcq_exp.algorithm.bcq import BCQ
+
+    return DEFAULT_KEYS, BCQ.losses(), BCQ.diagnostics
 
 
 def _save(space: Any) -> str:

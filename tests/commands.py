@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig
 
-from bcq_exp import config
+from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.cli.entry import conf_folder
+from bcq_exp.config import schema
+from bcq_exp.config.checking import check
+from bcq_exp.data.datasets import Dataset
+from bcq_exp.engine.engine import Engine
+from bcq_exp.engine.placement import Placement, place
 from bcq_exp.train import train
-from bcq_exp.training import build, launch
-from bcq_exp.training.engine import Engine
+from bcq_exp.training import build, start
+from bcq_exp.training.evaluation import ObsNormalizer
+from bcq_exp.training.parts import build_algorithm
 
-CONF = Path(config.__file__).parents[1] / "conf"
+CONF = conf_folder()
 TINY = (
     "dataset.num_steps=2000",
     "policy.forward_sampled_times=5",
@@ -54,7 +62,7 @@ def compose(*overrides: str, config_name: str = "config", with_hydra: bool = Fal
     """The configuration that the command line composes."""
     from hydra import compose, initialize_config_dir
 
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
 
@@ -62,10 +70,32 @@ def compose(*overrides: str, config_name: str = "config", with_hydra: bool = Fal
 def fit(folder: Path, *overrides: str) -> float:
     """Train as the command line does, in this process; returns the objective."""
     cfg = compose(*overrides)
-    config.check(cfg)
-    launch.check_folder(cfg, folder)
+    check(cfg)
+    start.plan_run(cfg, folder).commit()
     folder.mkdir(parents=True, exist_ok=True)
     return train(cfg, folder)
+
+
+def placement_of(cfg: DictConfig, num_runs: int = 1, **changed: Any) -> Placement:
+    """Where a run would be trained, but for what is ``changed``."""
+    return replace(place(cfg.trainer, schema.hidden_sizes(cfg), num_runs), **changed)
+
+
+def engine_of(
+    cfgs: Sequence[DictConfig],
+    dataset: Dataset,
+    normalizer: ObsNormalizer | None = None,
+    **changed: Any,
+) -> Engine:
+    """The engine that these runs would get, their placement changed."""
+    placement = placement_of(cfgs[0], len(cfgs), **changed)
+    return build.build_engine(cfgs, dataset, normalizer, placement)
+
+
+def algorithm_of(cfg: DictConfig, dataset: Dataset) -> OfflineAlgorithm:
+    """The algorithm that a run would get."""
+    spaces = (dataset.observation_space, dataset.action_space)
+    return build_algorithm(cfg, *spaces, placement_of(cfg))
 
 
 def spoil_engine(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Engine], None]) -> None:

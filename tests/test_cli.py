@@ -3,10 +3,12 @@
 import os
 import pty
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
+import bcq_exp as bcq_exp_package
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command
 
@@ -73,6 +75,24 @@ def test_what_cannot_be_had_is_one_line_with_status_2(args, message, tmp_path):
 
 def test_a_sweeps_mistake_is_one_line_too(tmp_path):
     assert_one_error(bcq_exp("-m", "algo.lmbda=1.5", cwd=tmp_path), "algo.lmbda=1.5: must be")
+
+
+def test_options_may_stand_anywhere_among_the_overrides(tmp_path):
+    done = bcq_exp("algo.gamma=0.9", "-m", "algo.lmbda=0.5,2", cwd=tmp_path)
+    assert_one_error(done, "algo.lmbda=2.0: must be a number in [0, 1]")
+    shown = bcq_exp("algo.gamma=0.5", "--cfg", "job", "algo.lmbda=0.25", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "lmbda: 0.25" in shown.stdout and "gamma: 0.5" in shown.stdout
+
+
+def test_the_help_names_every_command(tmp_path):
+    shown = bcq_exp("--help", cwd=tmp_path).stdout
+    package = Path(bcq_exp_package.__file__).parent
+    modules = [p.stem for p in package.glob("*.py") if "def main(" in p.read_text()]
+    assert {"train", "status", "compare", "evaluate", "collect"} < set(modules)
+    for module in modules:
+        name = "bcq_exp" if module == "train" else f"bcq_exp.{module}"
+        assert f"python -m {name} " in shown
 
 
 @pytest.mark.parametrize("module", ["bcq_exp", "bcq_exp.evaluate", "bcq_exp.collect"])

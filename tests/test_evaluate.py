@@ -18,6 +18,14 @@ def evaluate(*args, cwd):
     return bcq_exp(*args, cwd=cwd, module="bcq_exp.evaluate")
 
 
+def test_a_run_of_a_sweep_is_named_as_its_folder_is(trained, tmp_path):
+    name = "multirun/s/algo.lmbda=0.5,it's,seed=0"
+    shutil.copytree(trained, tmp_path / name)
+    done = evaluate(f"run={name}", "num_episodes=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"saved   {name}/evaluation_1_episodes" in done.stdout
+
+
 def test_returns_are_printed_and_saved_and_an_episode_filmed(trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "multirun" / "r")
     before = tree(run)

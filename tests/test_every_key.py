@@ -12,13 +12,14 @@ import torch
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 
-from bcq_exp import config
+from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
+from bcq_exp.config.meaning import flattened
 from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.engine.capture import eager
+from bcq_exp.engine.placement import CAPTURES, resolve_device
 from bcq_exp.errors import UserError
-from bcq_exp.training import build, checkpoint
-from bcq_exp.training.build import resolve_device
-from bcq_exp.training.capture import eager
+from bcq_exp.training import checkpoint
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, fit, spoil_engine
 
@@ -50,6 +51,7 @@ OPTIMIZER = {
 }
 OTHER = {
     "seed": "1",
+    "algo._target_": "tests.test_every_key.OtherBCQ",
     "algo.lmbda": "0.1",
     "algo.tau": "0.5",
     "algo.gamma": "0.5",
@@ -90,7 +92,14 @@ OTHER = {
     "logger.tags": "[t]",
 }
 SCHEDULE_KEYS = {f"{optim}.{key}" for optim in OPTIMS for key in ("schedule", "final_lr_fraction")}
-ELSEWHERE = {"resume", "name", "trainer.device", "trainer.num_threads", "trainer.compile"}
+ELSEWHERE = {
+    "resume",
+    "name",
+    "trainer.device",
+    "trainer.num_threads",
+    "trainer.capture",
+    "trainer.compile",
+}
 OF_OTHER_OPTIMIZERS = {
     "sgd": {"momentum": "0.2", "nesterov": "true"},
     "rmsprop": {"alpha": "0.5", "eps": "0.1", "momentum": "0.5"},
@@ -111,6 +120,14 @@ def other_critic(**options):
 
 def other_vae(**options):
     return _without(VAE, **options)
+
+
+class OtherBCQ(BCQ):
+    """Its targets do not follow."""
+
+    @property
+    def hyperparameters(self):
+        return super().hyperparameters._replace(tau=0.9)
 
 
 def other_dataset(**options):
@@ -142,7 +159,7 @@ def outcome(tmp_path, monkeypatch):
         save(path, content)
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setitem(build.CAPTURES, ("cpu", False), eager)  # six steps are not worth recording
+    monkeypatch.setitem(CAPTURES, ("cpu", False), eager)  # six steps are not worth recording
     monkeypatch.setattr(checkpoint, "save", save)
 
     def run(name, *overrides):
@@ -165,7 +182,7 @@ def outcome(tmp_path, monkeypatch):
 
 
 def leaves(cfg):
-    return set(dict(config.flattened(OmegaConf.to_container(cfg))))
+    return set(dict(flattened(OmegaConf.to_container(cfg))))
 
 
 def test_every_key_is_covered():

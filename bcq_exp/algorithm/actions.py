@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 from gymnasium.spaces import Box, Space
 
+from bcq_exp.ranges import BOUND_METHODS, require
+
 BoundMethod = Literal["clip", "tanh"] | None
 _TANH_LIMIT = 1 - 1e-6  # atanh of the edge itself is infinite; this is 7.25
 
@@ -26,7 +28,7 @@ class ActionMap:
     ==============  ============  =======================================  ====================
 
     Raises:
-        TypeError: if the space is no Box: BCQ is for continuous actions.
+        TypeError: if the space is no Box: the algorithms here are for continuous actions.
         ValueError: if the method is unknown, or a space without bounds is to be scaled.
     """
 
@@ -34,9 +36,8 @@ class ActionMap:
         self, space: Space, *, action_scaling: bool = False, bound_method: BoundMethod = "clip"
     ) -> None:
         if not isinstance(space, Box):
-            raise TypeError(f"BCQ needs a continuous action space (Box), not {space}")
-        if bound_method not in ("clip", "tanh", None):
-            raise ValueError(f"action_bound_method is 'clip', 'tanh' or None, not {bound_method!r}")
+            raise TypeError(f"policies here want a continuous action space (Box), not {space}")
+        require("action_bound_method", bound_method, BOUND_METHODS)
         if action_scaling and not space.is_bounded():
             raise ValueError(f"action_scaling needs bounds on every action, which {space} lacks")
         self._low, self._high = space.low, space.high

@@ -1,4 +1,4 @@
-"""What every offline algorithm shares: policies, training statistics, lagged networks."""
+"""What an offline algorithm is: the contract that everything around it reads."""
 
 from __future__ import annotations
 
@@ -6,39 +6,26 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
-from gymnasium.spaces import Space
 from torch import Tensor, nn
 
-from bcq_exp.algorithm.actions import ActionMap, BoundMethod
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.networks import is_pure
 from bcq_exp.algorithm.optim import Optimizer
+from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.watch import Watch
 
-
-class Batch:
-    """Named arrays or tensors with one leading size, as attributes: ``Batch(obs=..., act=...)``."""
-
-    def __init__(self, **entries: Any) -> None:
-        self.__dict__.update(entries)
-
-    def keys(self) -> Iterator[str]:
-        """The names."""
-        return iter(self.__dict__)
-
-    def __getattr__(self, name: str) -> Any:  # only reached when the name is missing
-        raise AttributeError(f"this batch has no {name!r}, only {sorted(self.__dict__)}")
-
-    def __repr__(self) -> str:
-        return f"Batch({', '.join(f'{k}={v!r}' for k, v in self.__dict__.items())})"
+TRANSITION = ("obs", "act", "rew", "terminated", "obs_next")  # what a step is given of a batch
 
 
 @dataclass(kw_only=True)
 class TrainingStats:
-    """What one update tells.
+    """What one update tells; an algorithm's own class adds a field for each of its losses.
 
     Args:
         train_time: seconds the update took.
@@ -48,64 +35,149 @@ class TrainingStats:
     train_time: float = 0.0
     smoothed_loss: dict = field(default_factory=dict)
 
+    @classmethod
+    def loss_names(cls) -> tuple[str, ...]:
+        """The fields that are losses, in order."""
+        shared = {f.name for f in fields(TrainingStats)}
+        return tuple(f.name for f in fields(cls) if f.name not in shared)
+
     def losses(self) -> dict[str, float]:
         """The statistics that are single numbers of this update."""
-        shared = {f.name for f in fields(TrainingStats)}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
+        return {name: getattr(self, name) for name in self.loss_names()}
 
 
-class Policy(nn.Module, ABC):
-    """Maps observations to actions in its own unit, and that unit to the environment's.
+class NoNoise(NamedTuple):
+    """The noise of an algorithm that draws none."""
 
-    Raises:
-        TypeError: if the action space is no Box.
-    """
 
-    def __init__(
+class NoHyperparameters(NamedTuple):
+    """Those of an algorithm that has none."""
+
+
+class Minimizer(Protocol):
+    """An optimizer as a step needs it."""
+
+    def apply(self, loss: Tensor) -> None:
+        """Move the parameters against the gradient of a loss, () or (K,)."""
+
+
+OverRuns = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Step(Protocol):
+    """One gradient step, of one run or of K stacked ones: everything it touches is handed to it."""
+
+    def __call__(
         self,
-        *,
-        action_space: Space,
-        observation_space: Space | None = None,
-        action_scaling: bool = False,
-        action_bound_method: BoundMethod = "clip",
-    ) -> None:
-        super().__init__()
-        self.action_space = action_space
-        self.observation_space = observation_space
-        self.action_scaling = action_scaling
-        self.action_bound_method = action_bound_method
-        self._action_map = ActionMap(
-            action_space, action_scaling=action_scaling, bound_method=action_bound_method
-        )
+        networks: Any,
+        optimizers: Mapping[str, Minimizer],
+        hyperparameters: Any,
+        batch: Batch,
+        noise: Any,
+        over_runs: OverRuns,
+        /,
+    ) -> dict[str, Tensor]:
+        """Take it; returns the statistics it tells by name, () or (K,), not synchronizing a GPU.
 
-    @abstractmethod
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        """Actions ``.act`` (B, A), in the policy's unit, for ``batch.obs`` (B, *obs)."""
-
-    def map_action(self, act: np.ndarray) -> np.ndarray:
-        """Actions (..., A) of this policy -> what the environment's ``step`` takes."""
-        return self._action_map.to_env(np.asarray(act))
-
-    def map_action_inverse(self, act: np.ndarray) -> np.ndarray:
-        """Actions (..., A) of an environment or data set -> this policy's unit."""
-        return self._action_map.from_env(np.asarray(act))
+        Args:
+            networks: the algorithm's named tuple of them.
+            optimizers: by the name of the network each moves.
+            hyperparameters: the algorithm's named tuple of numbers; (K,) tensors where stacked
+                runs differ in them.
+            batch: float tensors ``obs (B, O), act (B, A), rew (B,), terminated (B,), obs_next
+                (B, O)``.
+            noise: the algorithm's named tuple of standard normals.
+            over_runs: makes of a function of one run one of all: with one run the identity, with
+                K, where everything has a leading K, ``torch.vmap``.
+        """
 
 
 TPolicy = TypeVar("TPolicy", bound=Policy)
-TStats = TypeVar("TStats", bound=TrainingStats)
 
 
 class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     """Trains a policy from recorded transitions.
 
+    An algorithm *declares*
+
+    ===================  =========================================================================
+    ``training_stats``   the :class:`TrainingStats` whose fields are its losses
+    ``diagnostics``      names of what else each step tells
+    ``watches``          which of both mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
+    ``steps``            its step functions (:class:`Step`), taken in turn: usually one, but an
+                         actor that learns every second step makes it two, of which one tells less
+    ``networks``         a named tuple of all that its steps call, target networks included
+    ``optimizers``       by the name, in ``networks``, of the one that each moves
+    ``hyperparameters``  a named tuple of the numbers in its equations; stacked runs may differ in
+                         them, and in nothing else of their algorithm
+    ``noise_shapes``     a named tuple of the shapes of one step's standard normals
+    ===================  =========================================================================
+
+    and *does*: :meth:`from_parts` puts it together from a configuration, and its policy acts. From
+    these everything else follows: engines that record, stack and resume it, files, dashboards.
+
     ``state_dict()`` is complete: policy, lagged networks and, as extra state, every optimizer.
     """
+
+    training_stats: ClassVar[type[TrainingStats]]
+    diagnostics: ClassVar[tuple[str, ...]] = ()
+    steps: ClassVar[tuple[Step, ...]]
 
     def __init__(self, *, policy: TPolicy) -> None:
         super().__init__()
         self.policy = policy
         self._optimizers: dict[str, Optimizer] = {}
         self._recent_losses: deque[dict[str, float]] = deque(maxlen=100)
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, *args: Any, **parts: Any) -> Self:
+        """Put together from a configuration, whose nodes come by name.
+
+        The keywords of an algorithm's own ``from_parts`` say which it reads; a node it does not
+        name is refused. A node with a ``_target_`` comes as a factory: of a network, to be called
+        with its sizes, or of an optimizer. Those of ``algo`` come as they are. Besides, for whom
+        wants them,
+
+        - ``sizes``: ``obs_dim`` and ``act_dim``; ``bounds``: ``low`` and ``high`` (A,) of the
+          policy's actions, to be handed to the networks;
+        - ``policy``: what a :class:`~bcq_exp.algorithm.policy.Policy` takes: the spaces and the
+          node ``policy``.
+        """
+
+    @property
+    @abstractmethod
+    def networks(self) -> Any:
+        """See above."""
+
+    @property
+    def hyperparameters(self) -> Any:
+        """See above."""
+        return NoHyperparameters()
+
+    def noise_shapes(self, batch_size: int) -> Any:
+        """See above. A name is its stream's: another name draws other numbers."""
+        return NoNoise()
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """See above."""
+        return ()
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """See above."""
+        return self._optimizers
+
+    @classmethod
+    def losses(cls) -> tuple[str, ...]:
+        """Names of the statistics that are losses."""
+        return cls.training_stats.loss_names()
+
+    @classmethod
+    def statistics(cls) -> tuple[str, ...]:
+        """Names of all that a step tells, in the order of ``train.csv``."""
+        return (*cls.losses(), *cls.diagnostics)
 
     def update(self, buffer: Any, sample_size: int) -> Any:
         """Sample ``sample_size`` transitions with ``buffer.sample`` and take one gradient step."""
@@ -116,29 +188,101 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         """One gradient step on a batch with ``obs, act, rew, terminated, obs_next``, each (B, ...).
 
         Entries may be arrays or tensors; actions are in the policy's unit (``map_action_inverse``).
+        Returns the algorithm's ``training_stats``.
         """
         start = time.perf_counter()
-        stats = self._update_with_batch(batch)
-        losses = stats.losses()
+        tensors = {name: self.policy.as_tensor(getattr(batch, name)) for name in TRANSITION}
+        size = tensors["obs"].shape[0]
+        tensors |= {name: tensors[name].reshape(size) for name in ("rew", "terminated")}
+        device = tensors["obs"].device
+        noise = self.draw_noise(size)
+        values = self.gradient_step(
+            Batch(**tensors), type(noise)._make(x.to(device) for x in noise)
+        )
+        losses = {name: values[name].item() for name in self.losses()}
         self._recent_losses.append(losses)
-        stats.smoothed_loss = {
+        smoothed = {
             name: float(np.mean([recent[name] for recent in self._recent_losses]))
             for name in losses
         }
-        stats.train_time = time.perf_counter() - start
-        return stats
+        return self.training_stats(
+            **losses, smoothed_loss=smoothed, train_time=time.perf_counter() - start
+        )
 
-    @abstractmethod
-    def _update_with_batch(self, batch: Any) -> TrainingStats: ...
+    def gradient_step(self, batch: Batch, noise: Any) -> dict[str, Tensor]:
+        """The next of ``steps`` on tensors, as :class:`Step` takes them; its statistics."""
+        statistics = self.tensor_step(batch, noise, self.num_steps % len(self.steps))
+        self.after_steps(1)
+        return statistics
+
+    def draw_noise(self, batch_size: int, generator: torch.Generator | None = None) -> Any:
+        """The random numbers of one step, from ``generator`` or torch's global one, on the CPU."""
+        dtype = next(self.parameters()).dtype
+        shapes = self.noise_shapes(batch_size)
+        return type(shapes)._make(
+            torch.randn(*shape, generator=generator, dtype=dtype) for shape in shapes
+        )
+
+    # What an engine needs of one run, or of several stacked (engine.stacked.StackedRuns)
+
+    def tensor_step(self, batch: Batch, noise: Any, turn: int = 0) -> dict[str, Tensor]:
+        """The tensor work of a step, which a recording can hold."""
+        step = self.steps[turn]
+        return step(self.networks, self.optimizers, self.hyperparameters, batch, noise, _of_one_run)
+
+    def after_steps(self, count: int) -> None:
+        """The host's work of ``count`` steps: learning-rate schedules."""
+        for optimizer in self.optimizers.values():
+            optimizer.after_steps(count)
+
+    @property
+    def num_steps(self) -> int:
+        """Gradient steps taken."""
+        return next(iter(self.optimizers.values())).num_steps
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether the host has to change a learning rate after each step."""
+        return any(o.factory.schedule is not None for o in self.optimizers.values())
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether every network declares that it may be recorded and stacked."""
+        return all(is_pure(network) for network in self.networks)
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether a gradient step runs the same kernels on the same tensors every time."""
+        return self.is_pure and all(o.can_be_recorded for o in self.optimizers.values())
+
+    def state_tensors(self) -> list[Tensor]:
+        """Every tensor that a gradient step changes: parameters, targets, optimizers."""
+        optimizers = self.optimizers.values()
+        return [*self.parameters(), *(x for o in optimizers for x in o.state_tensors())]
+
+    def all_optimizers(self) -> list[Optimizer]:
+        """Those that step."""
+        return list(self.optimizers.values())
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimizers' state, for ``state_dict``."""
-        return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take the optimizers' state back, from ``load_state_dict``."""
-        for name, optimizer in self._optimizers.items():
+        for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
+
+
+def _of_one_run(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+class HasParameters(Protocol):
+    """A network, or several stacked."""
+
+    def parameters(self) -> Iterable[Tensor]:
+        """Its trainable tensors, and its frozen ones."""
 
 
 class LaggedNetworkPolyakUpdateAlgorithmMixin:
@@ -147,27 +291,22 @@ class LaggedNetworkPolyakUpdateAlgorithmMixin:
     tau: float
 
     def _add_lagged_network(self, source: nn.Module) -> nn.Module:
-        """A copy of ``source``, without gradients, that follows it from now on."""
-        target = copy.deepcopy(source).requires_grad_(False)
-        pairs = self.__dict__.setdefault("_lagged_pairs", [])
-        pairs.append((target, source))
-        return target
-
-    def _update_lagged_network_weights(self) -> None:
-        pairs = self.__dict__["_lagged_pairs"]
-        targets = [p for target, _ in pairs for p in target.parameters()]
-        sources = [p for _, source in pairs for p in source.parameters()]
-        polyak_update(targets, sources, self.tau)
+        """A copy of ``source``, without gradients, for :func:`polyak_update` to move."""
+        return copy.deepcopy(source).requires_grad_(False)
 
 
 @torch.no_grad()
-def polyak_update(targets: list[Tensor], sources: list[Tensor], tau: float | Tensor) -> None:
-    """target = tau * source + (1 - tau) * target, in place.
+def polyak_update(
+    targets: Iterable[HasParameters], sources: Iterable[HasParameters], tau: float | Tensor
+) -> None:
+    """target = tau * source + (1 - tau) * target, in place, for every parameter.
 
     With K stacked networks ``tau`` may be (K,), one for each.
     """
+    moved = [p for network in targets for p in network.parameters()]
+    followed = [p for network in sources for p in network.parameters()]
     if not isinstance(tau, Tensor):
-        torch._foreach_lerp_(targets, sources, tau)
+        torch._foreach_lerp_(moved, followed, tau)
         return
-    weights = [tau.reshape(-1, *[1] * (target.dim() - 1)).expand_as(target) for target in targets]
-    torch._foreach_lerp_(targets, sources, weights)
+    weights = [tau.reshape(-1, *[1] * (param.dim() - 1)).expand_as(param) for param in moved]
+    torch._foreach_lerp_(moved, followed, weights)

@@ -1,32 +1,47 @@
-"""Batch-Constrained deep Q-learning: the policy, the algorithm and its statistics."""
+"""Batch-Constrained deep Q-learning (Fujimoto, Meger & Precup 2019, arXiv:1812.02900).
+
+The equations are those of :mod:`bcq_exp.algorithm.losses`; here stand their order, what is
+differentiated by which optimizer, and how the policy acts.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import (
-    Batch,
     LaggedNetworkPolyakUpdateAlgorithmMixin,
+    Minimizer,
     OfflineAlgorithm,
-    Policy,
+    OverRuns,
     TrainingStats,
+    polyak_update,
 )
-from bcq_exp.algorithm.networks import broadcasting, latent_dim
-from bcq_exp.algorithm.optim import Optimizer, OptimizerFactory
-from bcq_exp.algorithm.step import Hyperparameters, Networks, Noise, train_step
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.losses import ConditionalVAE, StateAction
+from bcq_exp.algorithm.mlp import frozen
+from bcq_exp.algorithm.networks import (
+    PAPER_KL_WEIGHT,
+    PAPER_LATENT_CLIP,
+    broadcasting,
+    latent_dim,
+    redrawn,
+)
+from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.watch import Watch
+from bcq_exp.ranges import COUNT, GAMMA, LMBDA, TAU, require
 
-DEFAULT_LATENT_CLIP = 0.5  # for a VAE that names no latent_clip of its own
-DEFAULT_KL_WEIGHT = 0.5  # and no kl_weight
+DEAD_KL = 1e-3  # nats: the posterior is the prior, and the latent says nothing
+STUCK_SHARE = 0.95  # of the largest mean |perturbation| there can be
 
 
 @dataclass(kw_only=True)
@@ -75,8 +90,7 @@ class BCQPolicy(Policy):
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
         )
-        if forward_sampled_times < 1:
-            raise ValueError(f"forward_sampled_times is at least 1, not {forward_sampled_times}")
+        require("forward_sampled_times", forward_sampled_times, COUNT)
         self.actor_perturbation = actor_perturbation
         self.critic = critic
         self.vae = vae
@@ -85,15 +99,13 @@ class BCQPolicy(Policy):
     @property
     def latent_clip(self) -> float:
         """Latents drawn from the prior are clipped to plus and minus this (0.5 in the paper)."""
-        return float(getattr(self.vae, "latent_clip", DEFAULT_LATENT_CLIP))
+        return float(getattr(self.vae, "latent_clip", PAPER_LATENT_CLIP))
 
     @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        """Actions ``.act``, an array (B, A) in the policy's unit, for ``batch.obs`` (B, *obs).
+        """As :meth:`Policy.forward`, drawing latents.
 
         One batched pass over all B * ``forward_sampled_times`` candidates (equation 11).
-        ``generator=`` (a ``torch.Generator`` on the CPU) supplies the latents; by default torch's
-        global one does. ``state`` is handed back: the policy keeps none.
         """
         obs = self.as_tensor(batch.obs)
         size = (obs.shape[0], self.forward_sampled_times, latent_dim(self.vae))
@@ -104,16 +116,129 @@ class BCQPolicy(Policy):
         act = losses.in_parts(best_action, latent, obs)
         return Batch(act=act.cpu().numpy(), state=state)
 
-    def as_tensor(self, x: Any) -> Tensor:
-        """``x`` in the dtype and on the device of the critic."""
-        param = next(self.critic.parameters())
-        if not isinstance(x, Tensor):
-            x = np.require(x, requirements="W")  # torch wants arrays it could write to
-        return torch.as_tensor(x, dtype=param.dtype, device=param.device)
+
+class Networks(NamedTuple):
+    """The networks of a run, as the losses call them, or of K runs, stacked."""
+
+    vae: ConditionalVAE
+    actor_perturbation: StateAction
+    critic: StateAction
+    critic2: StateAction
+    actor_perturbation_target: StateAction
+    critic_target: StateAction
+    critic2_target: StateAction
+
+
+class Hyperparameters(NamedTuple):
+    """The numbers of the equations: of one run, or (K,) tensors."""
+
+    gamma: float | Tensor
+    lmbda: float | Tensor
+    tau: float | Tensor
+    latent_clip: float | Tensor
+    kl_weight: float | Tensor
+
+
+class Noise(NamedTuple):
+    """Every random number of one gradient step: standard normals, before any clipping.
+
+    Args:
+        vae_eps: (B, L), the VAE's reparametrization.
+        target: (B, n, L), the latents of the next state's sampled actions.
+        actor: (B, L), the latents of the actions the actor perturbs.
+    """
+
+    vae_eps: Tensor
+    target: Tensor
+    actor: Tensor
+
+
+def train_step(
+    nets: Networks,
+    optimizers: Mapping[str, Minimizer],
+    hyper: Hyperparameters,
+    batch: Batch,
+    noise: Noise,
+    over_runs: OverRuns,
+) -> dict[str, Tensor]:
+    """Algorithm 1, a :class:`~bcq_exp.algorithm.base.Step`: VAE, critics, actor, then targets."""
+    obs, act = batch.obs, batch.act
+
+    vae_loss = over_runs(losses.vae_loss)(nets.vae, obs, act, noise.vae_eps, hyper.kl_weight)
+    optimizers["vae"].apply(vae_loss.loss)
+
+    with torch.no_grad():
+        target = over_runs(_target)(
+            (nets.vae, nets.actor_perturbation_target, nets.critic_target, nets.critic2_target),
+            noise.target,
+            batch.obs_next,
+            batch.rew,
+            batch.terminated,
+            hyper.gamma,
+            hyper.lmbda,
+            hyper.latent_clip,
+        )
+    critic1_loss, q1_mean = over_runs(_critic_loss)(nets.critic, obs, act, target)
+    critic2_loss, q2_mean = over_runs(_critic_loss)(nets.critic2, obs, act, target)
+    optimizers["critic"].apply(critic1_loss)
+    optimizers["critic2"].apply(critic2_loss)
+
+    with torch.no_grad():
+        sampled = over_runs(_sampled)(nets.vae, obs, noise.actor, hyper.latent_clip)
+    with frozen(nets.critic):
+        actor_loss, perturbed = over_runs(losses.perturbation_loss)(
+            nets.critic, nets.actor_perturbation, obs, sampled
+        )
+        optimizers["actor_perturbation"].apply(actor_loss)
+
+    with torch.no_grad():
+        diagnostics = over_runs(_diagnostics)(
+            target, sampled, perturbed, noise.target, hyper.latent_clip
+        )
+    polyak_update(
+        (nets.actor_perturbation_target, nets.critic_target, nets.critic2_target),
+        (nets.actor_perturbation, nets.critic, nets.critic2),
+        hyper.tau,
+    )
+    values = (actor_loss, critic1_loss, critic2_loss, *vae_loss, q1_mean, q2_mean, *diagnostics)
+    return {name: value.detach() for name, value in zip(BCQ.statistics(), values, strict=True)}
+
+
+def _target(
+    networks: tuple[Any, ...],
+    latent: Tensor,
+    obs_next: Tensor,
+    rew: Tensor,
+    terminated: Tensor,
+    gamma: float | Tensor,
+    lmbda: float | Tensor,
+    clip: Any,
+) -> Tensor:
+    value = partial(losses.target_value, *networks, gamma=gamma, lmbda=lmbda)
+    return losses.in_parts(value, latent.clamp(-clip, clip), obs_next, rew, terminated)
+
+
+def _critic_loss(
+    critic: StateAction, obs: Tensor, act: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    q = critic(obs, act)
+    return mse_loss(q, target), q.mean()
+
+
+def _sampled(vae: ConditionalVAE, obs: Tensor, latent: Tensor, clip: Any) -> Tensor:
+    return vae.decode(obs, latent.clamp(-clip, clip))
+
+
+def _diagnostics(
+    target: Tensor, sampled: Tensor, perturbed: Tensor, target_latent: Tensor, clip: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean target, mean |perturbation|, and the share of the target's latents that was clipped."""
+    clipped = (target_latent.abs() > clip).to(target.dtype)
+    return target.mean(), (perturbed - sampled).abs().mean(), clipped.mean()
 
 
 class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
-    """Batch-Constrained deep Q-learning (Fujimoto, Meger & Precup 2019, arXiv:1812.02900).
+    """Batch-Constrained deep Q-learning.
 
     Args:
         policy: the policy, with the perturbation, the first critic and the VAE.
@@ -132,6 +257,18 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         ValueError: if a number is out of its range, or no weight of the clone can be redrawn.
     """
 
+    training_stats = BCQTrainingStats
+    diagnostics = (
+        "recon_loss",
+        "kl_loss",
+        "q1_mean",
+        "q2_mean",
+        "target_q_mean",
+        "perturbation_abs_mean",
+        "latent_clip_fraction",
+    )
+    steps = (train_step,)
+
     def __init__(
         self,
         *,
@@ -147,17 +284,13 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         num_sampled_action: int = 10,
     ) -> None:
         super().__init__(policy=policy)
-        for name, value, valid, allowed in (
-            ("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]"),
-            ("tau", tau, 0 < tau <= 1, "in (0, 1]"),
-            ("lmbda", lmbda, 0 <= lmbda <= 1, "in [0, 1]"),
-            ("num_sampled_action", num_sampled_action, num_sampled_action >= 1, "at least 1"),
-        ):
-            if not valid:
-                raise ValueError(f"{name} is {allowed}, not {value}")
+        require("gamma", gamma, GAMMA)
+        require("tau", tau, TAU)
+        require("lmbda", lmbda, LMBDA)
+        require("num_sampled_action", num_sampled_action, COUNT)
         self.gamma, self.tau, self.lmbda = gamma, tau, lmbda
         self.num_sampled_action = num_sampled_action
-        self.critic2 = _redrawn(policy.critic) if critic2 is None else critic2
+        self.critic2 = redrawn(policy.critic) if critic2 is None else critic2
         self.actor_perturbation_target = self._add_lagged_network(policy.actor_perturbation)
         self.critic_target = self._add_lagged_network(policy.critic)
         self.critic2_target = self._add_lagged_network(self.critic2)
@@ -170,133 +303,88 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
             "vae": vae_optim.create(policy.vae.parameters()),
         }
 
-    def draw_noise(self, batch_size: int, generator: torch.Generator | None = None) -> Noise:
-        """The random numbers of one step, from ``generator`` or torch's global one, on the CPU."""
-        width = latent_dim(self.policy.vae)
-        dtype = next(self.policy.critic.parameters()).dtype
-        vae_eps, target_latent, actor_latent = (
-            torch.randn(*size, width, generator=generator, dtype=dtype)
-            for size in ((batch_size,), (batch_size, self.num_sampled_action), (batch_size,))
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        sizes: Mapping[str, int],
+        bounds: Mapping[str, Any],
+        policy: Mapping[str, Any],
+        actor: Callable[..., nn.Module],
+        critic: Callable[..., nn.Module],
+        vae: Callable[..., nn.Module],
+        actor_optim: OptimizerFactory,
+        critic_optim: OptimizerFactory,
+        vae_optim: OptimizerFactory,
+        **hyperparameters: Any,
+    ) -> BCQ:
+        return cls(
+            policy=BCQPolicy(
+                actor_perturbation=actor(**sizes, **bounds),
+                critic=critic(**sizes),
+                vae=vae(**sizes, **bounds),
+                **policy,
+            ),
+            actor_perturbation_optim=actor_optim,
+            critic_optim=critic_optim,
+            vae_optim=vae_optim,
+            **hyperparameters,
         )
-        return Noise(vae_eps, target_latent, actor_latent)
-
-    def gradient_step(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """One step of algorithm 1 on tensors: the VAE, the critics, the actor, then the targets.
-
-        ``batch`` holds float tensors ``obs (B, O), act (B, A), rew (B,), terminated (B,), obs_next
-        (B, O)``. Returns the STATISTICS, 0-d tensors by name; nothing is synchronized with a GPU.
-        """
-        statistics = self.tensor_step(batch, noise)
-        self.after_steps(1)
-        return statistics
-
-    def tensor_step(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """The tensor work of :meth:`gradient_step`, which a capture can hold."""
-        statistics = train_step(
-            self.networks, self._optimizers, self.hyperparameters, batch, noise, _of_one_run
-        )
-        self._update_lagged_network_weights()
-        return statistics
 
     @property
     def networks(self) -> Networks:
-        """The seven networks, as the losses call them."""
         policy = self.policy
         return Networks(
             vae=broadcasting(policy.vae),
-            perturbation=broadcasting(policy.actor_perturbation),
+            actor_perturbation=broadcasting(policy.actor_perturbation),
             critic=broadcasting(policy.critic),
             critic2=broadcasting(self.critic2),
-            perturbation_target=broadcasting(self.actor_perturbation_target),
+            actor_perturbation_target=broadcasting(self.actor_perturbation_target),
             critic_target=broadcasting(self.critic_target),
             critic2_target=broadcasting(self.critic2_target),
         )
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """The numbers of the equations."""
         return Hyperparameters(
             gamma=self.gamma,
             lmbda=self.lmbda,
             tau=self.tau,
             latent_clip=self.policy.latent_clip,
-            kl_weight=float(getattr(self.policy.vae, "kl_weight", DEFAULT_KL_WEIGHT)),
+            kl_weight=float(getattr(self.policy.vae, "kl_weight", PAPER_KL_WEIGHT)),
         )
 
-    def after_steps(self, count: int) -> None:
-        """The host's work of ``count`` steps: learning-rate schedules."""
-        for optimizer in self._optimizers.values():
-            optimizer.after_steps(count)
+    def noise_shapes(self, batch_size: int) -> Any:
+        width = latent_dim(self.policy.vae)
+        shapes: dict[str, Any] = {
+            "vae_eps": (batch_size, width),
+            "target": (batch_size, self.num_sampled_action, width),
+            "actor": (batch_size, width),
+        }
+        return Noise(**shapes)
 
     @property
-    def has_stepped(self) -> bool:
-        """Whether a gradient step was taken, so that every optimizer has its state."""
-        return self._optimizers["vae"].num_steps > 0
-
-    @property
-    def has_schedule(self) -> bool:
-        """Whether the host has to change a learning rate after each step."""
-        return any(o.factory.schedule is not None for o in self._optimizers.values())
-
-    @property
-    def can_be_captured(self) -> bool:
-        """Whether a gradient step runs the same kernels on the same tensors every time.
-
-        So it is for this project's networks; what a user's own do in Python cannot be known.
-        """
-        return self.has_own_networks and all(
-            optimizer.can_be_captured for optimizer in self._optimizers.values()
-        )
-
-    @property
-    def has_own_networks(self) -> bool:
-        """Whether every network is one of this project's."""
-        return all(isinstance(net, nn.Module) for net in self.networks)
-
-    @property
-    def optimizers(self) -> dict[str, Optimizer]:
-        """The four optimizers, by the name of the network."""
-        return self._optimizers
-
-    def state_tensors(self) -> list[Tensor]:
-        """Every tensor that a gradient step changes: parameters, targets, optimizers."""
-        optimizers = self._optimizers.values()
-        return [*self.parameters(), *(x for o in optimizers for x in o.state_tensors())]
-
-    def _update_with_batch(self, batch: Any) -> BCQTrainingStats:
-        names = ("obs", "act", "rew", "terminated", "obs_next")
-        tensors = {name: self.policy.as_tensor(getattr(batch, name)) for name in names}
-        size = tensors["obs"].shape[0]
-        tensors |= {name: tensors[name].reshape(size) for name in ("rew", "terminated")}
-        noise = self.draw_noise(size)
-        device = tensors["obs"].device
-        noise = Noise(*(x.to(device) for x in noise))
-        statistics = self.gradient_step(Batch(**tensors), noise)
-        return BCQTrainingStats(
-            actor_loss=statistics["actor_loss"].item(),
-            critic1_loss=statistics["critic1_loss"].item(),
-            critic2_loss=statistics["critic2_loss"].item(),
-            vae_loss=statistics["vae_loss"].item(),
-        )
+    def watches(self) -> tuple[Watch, ...]:
+        moved = self.policy.actor_perturbation
+        phi, scale = (getattr(moved, name, None) for name in ("phi", "scale"))
+        if isinstance(phi, Tensor) and isinstance(scale, Tensor):
+            return watches(float(phi * scale.mean()))
+        return watches(None)
 
 
-def _of_one_run(function: Callable) -> Callable:
-    return function
+def watches(largest_perturbation: float | None) -> tuple[Watch, ...]:
+    """What means trouble in BCQ's statistics.
 
-
-def _redrawn(network: nn.Module) -> nn.Module:
-    """A copy of a network with its own random weights, the same on any device, in any dtype."""
-    clone = copy.deepcopy(network)
-    drawn = copy.deepcopy(network).to("cpu", torch.get_default_dtype())
-    for module, source in zip(clone.modules(), drawn.modules(), strict=True):
-        reset = getattr(source, "reset_parameters", None)
-        if callable(reset):
-            reset()
-            module.load_state_dict(source.state_dict())
-    pairs = list(zip(clone.parameters(), network.parameters(), strict=True))
-    if pairs and all(torch.equal(new, old) for new, old in pairs):
-        raise ValueError(
-            "no layer of the critic has reset_parameters(), so its clone would equal it for ever "
-            "and lmbda would do nothing: pass critic2"
-        )
-    return clone
+    ``largest_perturbation`` is the largest mean |perturbation| there can be, phi times half the
+    actions' range; ``None`` where the network sets no such bound.
+    """
+    found = (
+        Watch("diverging Q", ("q1_mean", "q2_mean"), diverging=True),
+        Watch("dead VAE", ("kl_loss",), below=DEAD_KL),
+    )
+    if not largest_perturbation:
+        return found
+    stuck = Watch(
+        "perturbation at phi", ("perturbation_abs_mean",), above=STUCK_SHARE * largest_perturbation
+    )
+    return (*found, stuck)

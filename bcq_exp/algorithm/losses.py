@@ -8,7 +8,7 @@ actions, O observation, A action, L latent. Where one observation meets n action
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,14 +18,29 @@ from torch.nn.functional import mse_loss
 ROWS_AT_ONCE = {"cpu": 2048, "cuda": 2**20}  # sampled actions; activations of 750 units fit a cache
 
 
+class StateToAction(Protocol):
+    """A deterministic policy mu(s), (B, O) -> (B, A)."""
+
+    def __call__(self, obs: Tensor, /) -> Tensor: ...
+
+    def parameters(self) -> Iterable[Tensor]:
+        """Its trainable tensors; of K stacked networks (K, ...)."""
+
+
 class StateAction(Protocol):
     """A network of an observation and an action: the critic Q(s, a) or the perturbed action."""
 
     def __call__(self, obs: Tensor, act: Tensor, /) -> Tensor: ...
 
+    def parameters(self) -> Iterable[Tensor]:
+        """Its trainable tensors; of K stacked networks (K, ...)."""
+
 
 class ConditionalVAE(Protocol):
     """The generative model G(a | s)."""
+
+    def parameters(self) -> Iterable[Tensor]:
+        """Its trainable tensors; of K stacked networks (K, ...)."""
 
     def __call__(self, obs: Tensor, act: Tensor, eps: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction (B, A), posterior mean (B, L) and standard deviation (B, L)."""

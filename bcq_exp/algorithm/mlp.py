@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,21 +20,20 @@ from torch.nn.functional import linear
 FEW_COLUMNS = 16  # of a product that BLAS computes several times faster as its transpose
 
 
-class HasParameters(Protocol):
-    """A network, or several stacked."""
+class HasComputeDtype:
+    """A module whose matrix products are computed in ``compute_dtype``.
 
-    def parameters(self) -> Iterator[Tensor]:
-        """Its trainable tensors, and its frozen ones."""
-
-
-class MLP(nn.Module):
-    """Linear layers with ReLU between them; the last one is linear.
-
-    ``forward`` takes (..., in_dim) and returns (..., out_dim) in the input's type.
-    ``compute_dtype`` is the type of the matrix products, ``None`` that of the parameters.
+    ``None`` is the type of the parameters. What it returns has the type of its input.
     """
 
     compute_dtype: torch.dtype | None = None
+
+
+class MLP(HasComputeDtype, nn.Module):
+    """Linear layers with ReLU between them; the last one is linear.
+
+    ``forward`` takes (..., in_dim) and returns (..., out_dim) in the input's type.
+    """
 
     def __init__(self, in_dim: int, hidden_sizes: Sequence[int], out_dim: int) -> None:
         super().__init__()
@@ -117,15 +116,17 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return (b.mT @ a.mT).mT if b.shape[-1] < FEW_COLUMNS else a @ b
 
 
-def choose_compute_dtype(module: nn.Module, dtype: torch.dtype | None) -> None:
-    """Compute the products of every MLP inside ``module`` in ``dtype`` from now on."""
-    for part in module.modules():
-        if isinstance(part, MLP):
-            part.compute_dtype = dtype
+class Linear(HasComputeDtype, nn.Linear):
+    """Torch's linear layer, its product in ``compute_dtype``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = self.compute_dtype or x.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return linear(x.to(dtype), self.weight.to(dtype), bias).to(x.dtype)
 
 
 @contextmanager
-def held(network: HasParameters) -> Iterator[None]:
+def frozen(network: Any) -> Iterator[None]:
     """Gradients pass through the network, none are computed for its own parameters."""
     params = [p for p in network.parameters() if p.requires_grad]
     for param in params:

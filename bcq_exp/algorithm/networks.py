@@ -1,19 +1,34 @@
-"""The three networks of BCQ, and what lets a network of one's own take their place."""
+"""The networks of the algorithms, and what lets a network of one's own take their place.
+
+A network that sets ``pure = True`` declares that
+
+- its ``forward`` (and a VAE's ``decode``) runs the same torch kernels on the same tensors each
+  time: no branch on values, no ``.item()``, no random numbers, no state outside of parameters and
+  buffers;
+- observations broadcast beside actions, (B, 1, O) beside (B, n, A), as :func:`concatenated` does.
+
+Then its steps are recorded and, with other runs', stacked, and its linear layers take part in
+``trainer.precision``. Any other network is called with plain rows, (R, O) and (R, A), as it is.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bcq_exp.algorithm.mlp import MLP
+from bcq_exp.algorithm.mlp import MLP, HasComputeDtype, Linear
+from bcq_exp.ranges import COUNT, KL_WEIGHT, LATENT_CLIP, PHI, require
 
 LOG_STD_RANGE = (-4.0, 15.0)  # the authors' clamp: "for numerical stability"
+PAPER_LATENT_CLIP = 0.5  # section 4.1's sampled latents
+PAPER_KL_WEIGHT = 0.5  # of the authors' code
 
 
-def beside(obs: Tensor, x: Tensor) -> Tensor:
+def concatenated(obs: Tensor, x: Tensor) -> Tensor:
     """``[obs, x]`` along the last dimension, with (B, 1, O) broadcast beside (B, n, X)."""
     return torch.cat([obs.expand(*x.shape[:-1], obs.shape[-1]), x], -1)
 
@@ -21,6 +36,7 @@ def beside(obs: Tensor, x: Tensor) -> Tensor:
 class _ActionRange(nn.Module):
     """Bounds, centre and half-width of the actions the policy works in, (A,) each."""
 
+    pure = True
     low: Tensor
     high: Tensor
     center: Tensor
@@ -37,6 +53,34 @@ class _ActionRange(nn.Module):
         self.register_buffer("scale", (high - low) / 2)
 
 
+class Actor(_ActionRange):
+    """mu(s), a deterministic policy: ``forward(obs)`` (..., O) -> (..., A), a tanh of the range.
+
+    Args:
+        obs_dim, act_dim: O and A.
+        hidden_sizes: units of each hidden layer.
+        low, high: bounds of the action, (A,) or numbers, in the policy's unit.
+
+    Raises:
+        ValueError: if a bound is not finite, or ``low`` not below ``high``.
+    """
+
+    def __init__(
+        self,
+        *,
+        obs_dim: int,
+        act_dim: int,
+        hidden_sizes: Sequence[int],
+        low: Any = -1.0,
+        high: Any = 1.0,
+    ) -> None:
+        super().__init__(low, high)
+        self.net = MLP(obs_dim, hidden_sizes, act_dim)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.center.addcmul(self.scale, self.net(obs).tanh())
+
+
 class Perturbation(_ActionRange):
     """xi_phi(s, a, Phi): the action moved by at most ``phi`` of half its range, kept in range.
 
@@ -44,8 +88,13 @@ class Perturbation(_ActionRange):
     and returns the perturbed action (..., A). Equation 11; max perturbation Phi of section 5.
 
     Args:
-        low, high: bounds of the action, (A,), in the policy's unit.
-        phi: largest perturbation as a fraction of half the range of each dimension.
+        obs_dim, act_dim: O and A.
+        hidden_sizes: units of each hidden layer.
+        low, high: bounds of the action, (A,) or numbers, in the policy's unit.
+        phi: largest perturbation as a fraction of half the range of each dimension, at least 0.
+
+    Raises:
+        ValueError: if ``phi`` is negative, a bound not finite, or ``low`` not below ``high``.
     """
 
     phi: Tensor
@@ -61,35 +110,49 @@ class Perturbation(_ActionRange):
         phi: float = 0.05,
     ) -> None:
         super().__init__(low, high)
+        require("phi", phi, PHI)
         # a tensor, so that stacked runs may differ in it; in float64 until the module is converted
         self.register_buffer("phi", torch.tensor(phi, dtype=torch.float64))
         self.net = MLP(obs_dim + act_dim, hidden_sizes, act_dim)
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
-        xi = self.net(beside(obs, act)).tanh()
+        xi = self.net(concatenated(obs, act)).tanh()
         return act.addcmul(self.phi * self.scale, xi).clamp(self.low, self.high)
 
 
 class Critic(nn.Module):
-    """Q_theta(s, a): ``forward(obs, act)`` takes (..., O) and (..., A) and returns (..., 1)."""
+    """Q_theta(s, a): ``forward(obs, act)`` takes (..., O) and (..., A) and returns (..., 1).
+
+    Args:
+        obs_dim, act_dim: O and A.
+        hidden_sizes: units of each hidden layer.
+    """
+
+    pure = True
 
     def __init__(self, *, obs_dim: int, act_dim: int, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
         self.net = MLP(obs_dim + act_dim, hidden_sizes, 1)
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
-        return self.net(beside(obs, act))
+        return self.net(concatenated(obs, act))
 
 
 class VAE(_ActionRange):
     """G_omega(a | s): a conditional VAE over actions (section 4.1 and the authors' code).
 
     Args:
-        latent_dim: size of the latent; ``None`` is the paper's 2 * ``act_dim``.
-        low, high: bounds of the action, (A,), in the policy's unit; the decoder ends in a tanh of
-            that range.
-        latent_clip: latents drawn from the prior are clipped to plus and minus this.
-        kl_weight: weight of the KL term beside the reconstruction error.
+        obs_dim, act_dim: O and A.
+        hidden_sizes: units of each hidden layer, of the encoder and of the decoder.
+        latent_dim: size L of the latent, at least 1; ``None`` is the paper's 2 * ``act_dim``.
+        low, high: bounds of the action, (A,) or numbers, in the policy's unit; the decoder ends in
+            a tanh of that range.
+        latent_clip: latents drawn from the prior are clipped to plus and minus this, above 0.
+        kl_weight: weight of the KL term beside the reconstruction error, at least 0.
+
+    Raises:
+        ValueError: if a number is out of its range, a bound not finite, or ``low`` not below
+            ``high``.
     """
 
     def __init__(
@@ -101,11 +164,14 @@ class VAE(_ActionRange):
         latent_dim: int | None = None,
         low: Any = -1.0,
         high: Any = 1.0,
-        latent_clip: float = 0.5,
-        kl_weight: float = 0.5,
+        latent_clip: float = PAPER_LATENT_CLIP,
+        kl_weight: float = PAPER_KL_WEIGHT,
     ) -> None:
         super().__init__(low, high)
         self.latent_dim = 2 * act_dim if latent_dim is None else latent_dim
+        require("latent_dim", self.latent_dim, COUNT)
+        require("latent_clip", latent_clip, LATENT_CLIP)
+        require("kl_weight", kl_weight, KL_WEIGHT)
         self.latent_clip = latent_clip
         self.kl_weight = kl_weight
         self.encoder = MLP(obs_dim + act_dim, hidden_sizes, 2 * self.latent_dim)
@@ -118,7 +184,7 @@ class VAE(_ActionRange):
 
         ``eps`` (B, L) is the standard normal of the reparametrization; drawn here if not given.
         """
-        mean, log_std = self.encoder(beside(obs, act)).chunk(2, -1)
+        mean, log_std = self.encoder(concatenated(obs, act)).chunk(2, -1)
         std = log_std.clamp(*LOG_STD_RANGE).exp()
         eps = torch.randn_like(std) if eps is None else eps
         return self.decode(obs, mean.addcmul(std, eps)), mean, std
@@ -133,11 +199,11 @@ class VAE(_ActionRange):
                 *obs.shape[:-1], self.latent_dim, dtype=obs.dtype, device=obs.device
             )
             latent = latent.clamp(-self.latent_clip, self.latent_clip)
-        return self.center.addcmul(self.scale, self.decoder(beside(obs, latent)).tanh())
+        return self.center.addcmul(self.scale, self.decoder(concatenated(obs, latent)).tanh())
 
 
 class _Rows:
-    """Gives a network that takes plain rows, (R, O) with (R, X), the broadcasting of ours.
+    """Gives a network that takes plain rows, (R, O) with (R, X), the broadcasting of pure ones.
 
     The observation is repeated row by row (``repeat_interleave``). A noise or latent of width zero
     stands for a VAE that draws its own (see :func:`latent_dim`): it is not passed on.
@@ -150,7 +216,10 @@ class _Rows:
         """Those of the network."""
         return self._module.parameters()
 
-    def __call__(self, obs: Tensor, act: Tensor, *noise: Tensor) -> Any:
+    def __call__(self, obs: Tensor, *inputs: Tensor) -> Any:
+        if not inputs:  # an actor: observations alone
+            return self._module(obs)
+        act, *noise = inputs
         out = self._module(*_as_rows(obs, act), *(x for x in noise if x.shape[-1]))
         if isinstance(out, tuple):  # the VAE, which sees one action an observation
             return out
@@ -169,11 +238,47 @@ def _as_rows(obs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return obs.flatten(0, lead - 1), x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
+def is_pure(network: Any) -> bool:
+    """Whether a network declares that it may be recorded and stacked (see above)."""
+    return getattr(network, "pure", False) is True
+
+
+def choose_compute_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Compute the products of a network's MLPs, and of a pure one's linear layers, in ``dtype``."""
+    for part in network.modules():
+        if dtype is not None and is_pure(network) and type(part) is nn.Linear:
+            part.__class__ = Linear
+        if isinstance(part, HasComputeDtype):
+            part.compute_dtype = dtype
+
+
 def broadcasting(module: nn.Module) -> Any:
-    """The network as the losses call it: ours as it is, a user's own through :class:`_Rows`."""
-    return module if isinstance(module, Critic | Perturbation | VAE) else _Rows(module)
+    """The network as the losses call it: a pure one as it is, any other through :class:`_Rows`."""
+    return module if is_pure(module) else _Rows(module)
 
 
 def latent_dim(vae: nn.Module) -> int:
-    """Width of the latent BCQ draws; 0 for a VAE that names none and so draws its own."""
+    """Width of the latent that is drawn for it; 0 for a VAE that names none and draws its own."""
     return int(getattr(vae, "latent_dim", 0))
+
+
+def redrawn(network: nn.Module) -> nn.Module:
+    """A copy of a network with its own random weights, the same on any device, in any dtype.
+
+    Raises:
+        ValueError: if no layer of it has ``reset_parameters()``: the copy would be its equal.
+    """
+    clone = copy.deepcopy(network)
+    drawn = copy.deepcopy(network).to("cpu", torch.get_default_dtype())
+    for module, source in zip(clone.modules(), drawn.modules(), strict=True):
+        reset = getattr(source, "reset_parameters", None)
+        if callable(reset):
+            reset()
+            module.load_state_dict(source.state_dict())
+    pairs = list(zip(clone.parameters(), network.parameters(), strict=True))
+    if pairs and all(torch.equal(new, old) for new, old in pairs):
+        raise ValueError(
+            "no layer of the critic has reset_parameters(), so its clone would equal it for ever "
+            "and lmbda would do nothing: pass critic2"
+        )
+    return clone

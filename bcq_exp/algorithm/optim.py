@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bcq_exp.ranges import COSINE, LINEAR
+
 Schedule = Callable[[int], float]  # gradient steps taken -> factor of the learning rate
 
 
@@ -35,6 +37,15 @@ class CosineSchedule:
     def __call__(self, step: int) -> float:
         progress = min(step / self.num_steps, 1.0)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def schedule_named(name: str, num_steps: int, final: float) -> Schedule | None:
+    """The schedule of one of ``ranges.SCHEDULES``; ``None`` is constant."""
+    kinds: dict[str, Callable[[int, float], Schedule]] = {
+        LINEAR: LinearSchedule,
+        COSINE: CosineSchedule,
+    }
+    return kinds[name](num_steps, final) if name in kinds else None
 
 
 class Optimizer:
@@ -97,7 +108,7 @@ class Optimizer:
         if self.factory.max_grad_norm is not None:
             grads = _clipped(grads, self.factory.max_grad_norm, self._leading_dims)
         for param, grad in zip(self.params, grads, strict=True):
-            param.grad = grad
+            param.grad = grad.contiguous()  # fused kernels go by memory, whatever the strides
         self._optimizer.step()
 
     def after_steps(self, count: int) -> None:
@@ -106,14 +117,23 @@ class Optimizer:
         self._follow_schedule()
 
     @property
-    def can_be_captured(self) -> bool:
-        """Whether all that a step changes lies in tensors (see ``training.capture``)."""
+    def can_be_recorded(self) -> bool:
+        """Whether all that a step changes lies in tensors (see ``engine.capture``)."""
         return self.factory.schedule is None or isinstance(self._lr, Tensor)
 
     def state_tensors(self) -> list[Tensor]:
         """What a step changes besides the parameters, and what it reads: moments, learning rate."""
         state = [x for p in self.params for x in self.moments(p).values() if torch.is_tensor(x)]
         return [*state, *([self._lr] if isinstance(self._lr, Tensor) else [])]
+
+    def references(self) -> list[dict[str, Any]]:
+        """What it remembers of each parameter, tensors not copied: for :meth:`refer_to`."""
+        return [dict(self.moments(param)) for param in self.params]
+
+    def refer_to(self, references: Sequence[dict[str, Any]]) -> None:
+        """Remember again what it did when these were taken, the tensors as they are now."""
+        for param, moments in zip(self.params, references, strict=True):
+            self.moments(param).update(moments)
 
     def moments(self, param: nn.Parameter) -> dict[str, Any]:
         """What the optimizer remembers of a parameter, by torch's names; empty before a step."""

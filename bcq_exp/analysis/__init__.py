@@ -4,6 +4,6 @@
 their curves.
 """
 
-from bcq_exp.analysis.runs import Runs, load_runs
+from bcq_exp.analysis.runs import RunTables, load_runs
 
-__all__ = ["Runs", "load_runs"]
+__all__ = ["RunTables", "load_runs"]

@@ -9,11 +9,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from bcq_exp.analysis.runs import Runs
+from bcq_exp.algorithm.watch import Watch
+from bcq_exp.analysis.runs import RunTables
 
-DEAD_KL = 1e-3  # nats: the posterior is the prior, and the latent says nothing
-STUCK_SHARE = 0.95  # of the largest mean |perturbation| there can be
-DIVERGING_FACTOR = 3.0  # growth of |Q| from one quarter of training to the next, twice
+DIVERGING_FACTOR = 3.0  # growth from one quarter of training to the next, twice
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Finding:
     detail: str
 
 
-def findings(runs: Runs) -> list[Finding]:
+def findings(runs: RunTables) -> list[Finding]:
     """All warnings, the gravest first."""
     found = [
         finding
@@ -53,38 +52,51 @@ def _of_run(index: int, run: pd.Series, training: pd.DataFrame) -> Iterator[Find
         )
     if training.empty:
         return
+    for entry in run["watches"]:
+        watch = Watch(**entry)
+        columns = [name for name in watch.statistics if name in training]
+        if watch.diverging:
+            yield from _diverging(index, watch, training[columns])
+        else:
+            yield from _out_of_bounds(index, watch, training, columns)
+
+
+def _out_of_bounds(
+    index: int, watch: Watch, training: pd.DataFrame, columns: list[str]
+) -> Iterator[Finding]:
+    """The last row's values below or above what the algorithm says is sound."""
     last = training.iloc[-1]
-    yield from _diverging(index, training)
-    if last["kl_loss"] < DEAD_KL:
-        yield Finding(
-            index, "warning", "dead VAE", f"KL {last['kl_loss']:.2g} at step {last['step']:.0f}"
-        )
-    bound = run["perturbation_bound"]  # phi times half the action's range, averaged
-    if bound and last["perturbation_abs_mean"] > STUCK_SHARE * bound:
-        detail = f"mean |perturbation| {last['perturbation_abs_mean']:.3g} of at most {bound:.3g}"
-        yield Finding(index, "warning", "perturbation at phi", detail)
+    for name in columns:
+        value = last[name]
+        at = f"{name} {value:.3g} at step {last['step']:.0f}"
+        if watch.below is not None and value < watch.below:
+            yield Finding(index, "warning", watch.kind, f"{at}, below {watch.below:.3g}")
+        if watch.above is not None and value > watch.above:
+            yield Finding(index, "warning", watch.kind, f"{at}, above {watch.above:.3g}")
 
 
-def _diverging(index: int, training: pd.DataFrame) -> Iterator[Finding]:
-    """Q that is not finite, or has grown by DIVERGING_FACTOR over the last half and still grows."""
-    q = training[["q1_mean", "q2_mean"]].abs().max(axis=1).to_numpy()
-    if not np.isfinite(q).all():
-        yield Finding(index, "error", "diverging Q", "not finite")
+def _diverging(index: int, watch: Watch, training: pd.DataFrame) -> Iterator[Finding]:
+    """Not finite, or grown by DIVERGING_FACTOR over the last half and still growing."""
+    told = training.dropna(how="all")
+    size = told.abs().max(axis=1).to_numpy()
+    if not np.isfinite(told.to_numpy()).all():
+        yield Finding(index, "error", watch.kind, "not finite")
         return
-    if len(q) < 8:
+    if len(size) < 8:
         return
-    quarter = len(q) // 4
+    quarter = len(size) // 4
     early, middle, late = (
         float(np.median(part))
-        for part in (q[quarter : 2 * quarter], q[-2 * quarter : -quarter], q[-quarter:])
+        for part in (size[quarter : 2 * quarter], size[-2 * quarter : -quarter], size[-quarter:])
     )
     if late > DIVERGING_FACTOR * middle > DIVERGING_FACTOR**2 * max(early, 1e-9):
-        detail = f"|Q| {early:.3g}, {middle:.3g}, {late:.3g} over the last three quarters"
-        yield Finding(index, "warning", "diverging Q", detail)
+        names = ", ".join(training.columns)
+        detail = f"{names}: {early:.3g}, {middle:.3g}, {late:.3g} over the last three quarters"
+        yield Finding(index, "warning", watch.kind, detail)
 
 
 def _lagging(runs: pd.DataFrame) -> Iterator[Finding]:
-    """Runs that are underway, far behind the others that are."""
+    """RunTables that are underway, far behind the others that are."""
     running = runs[runs["status"] == "running"]
     if len(running) < 2:
         return

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bcq_exp.algorithm.step import STATISTICS
 from bcq_exp.analysis import statistics, summary
 from bcq_exp.analysis.findings import findings
-from bcq_exp.analysis.runs import Runs, short_names, shown
+from bcq_exp.analysis.runs import RunTables, short_names, shown
 from bcq_exp.training.record import write_atomically
 
 POINTS_AT_MOST = 100  # a curve of more is shown by the means of equal parts; aggregates use all
@@ -25,7 +24,9 @@ EVALUATION = ("return_mean", "normalized_score", "length_mean")
 _PAGE = Path(__file__).parent / "page"
 
 
-def write_report(runs: Runs, path: Path, which: str = "last", refresh: float | None = None) -> None:
+def write_report(
+    runs: RunTables, path: Path, which: str = "last", refresh: float | None = None
+) -> None:
     """Write the page to ``path``; with ``refresh`` it loads itself anew every so many seconds."""
     data = json.dumps(page_data(runs, path.parent, which), separators=(",", ":"), allow_nan=False)
     data = data.replace("</", r"<\/")  # no name may end the script it stands in
@@ -44,7 +45,7 @@ def write_report(runs: Runs, path: Path, which: str = "last", refresh: float | N
     write_atomically(path, page.encode())
 
 
-def page_data(runs: Runs, folder: Path, which: str = "last") -> dict[str, Any]:
+def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, Any]:
     """All that the page shows, as plain JSON values; ``folder`` is where its links start from."""
     labels = runs.groups()
     measure, values = summary.measure_of(runs, which)
@@ -80,14 +81,14 @@ def page_data(runs: Runs, folder: Path, which: str = "last") -> dict[str, Any]:
             "importance": summary.importances(runs),
             "findings": [vars(finding) for finding in findings(runs)],
             "evaluation": _curves(runs.evaluations, runs, EVALUATION, None),
-            "training": _curves(runs.training, runs, STATISTICS, POINTS_AT_MOST),
+            "training": _curves(runs.training, runs, runs.told, POINTS_AT_MOST),
             "reproduction": _reproduction(runs),
         }
     )
 
 
 def _run(
-    runs: Runs, index: int, folder: Path, group: str, columns: Mapping[str, pd.Series]
+    runs: RunTables, index: int, folder: Path, group: str, columns: Mapping[str, pd.Series]
 ) -> dict[str, Any]:
     row = runs.runs.loc[index]
     names = (
@@ -108,7 +109,7 @@ def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
     return {"group": found.group, "num_runs": found.num_runs, "std": found.std, **estimates}
 
 
-def _behaviour(runs: Runs) -> dict[str, float]:
+def _behaviour(runs: RunTables) -> dict[str, float]:
     """The behaviour policy's mean return by data set, in the unit of returns."""
     first = runs.runs.groupby("dataset")["behaviour_return"].first()
     return {str(task): float(value) for task, value in first.items()}
@@ -122,7 +123,9 @@ def _few_seeds(found: list[summary.Aggregate]) -> list[str]:
     return [f"{which} one run only: no interval can be given, and no band is drawn"]
 
 
-def _profiles(runs: Runs, values: pd.Series, labels: pd.Series, order: list[str]) -> dict[str, Any]:
+def _profiles(
+    runs: RunTables, values: pd.Series, labels: pd.Series, order: list[str]
+) -> dict[str, Any]:
     known = values.dropna()
     if known.empty:
         return {"thresholds": [], "groups": {}}
@@ -137,7 +140,7 @@ def _profiles(runs: Runs, values: pd.Series, labels: pd.Series, order: list[str]
 
 
 def _curves(
-    table: pd.DataFrame, runs: Runs, columns: tuple[str, ...], points: int | None
+    table: pd.DataFrame, runs: RunTables, columns: tuple[str, ...], points: int | None
 ) -> list[dict[str, list[float]]]:
     """Each run's curves: step, wall_time and the columns, at most ``points`` long."""
     by_run = dict(list(table.groupby("run"))) if len(table) else {}
@@ -147,7 +150,8 @@ def _curves(
         if part is None:
             curves.append({})
             continue
-        chosen = part[["step", "wall_time", *(c for c in columns if c in part)]]
+        told = [c for c in columns if c in part and part[c].notna().any()]  # by its algorithm
+        chosen = part[["step", "wall_time", *told]]
         if points is not None and len(chosen) > points:
             parts = np.arange(len(chosen)) * points // len(chosen)
             chosen = chosen.groupby(parts).mean()
@@ -155,7 +159,7 @@ def _curves(
     return curves
 
 
-def _reproduction(runs: Runs) -> dict[str, Any]:
+def _reproduction(runs: RunTables) -> dict[str, Any]:
     """Versions, commits, data: each with its values and how many runs had them."""
     table = runs.runs
     versions: dict[str, dict[str, int]] = {}

@@ -13,31 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bcq_exp.config import flattened
+from bcq_exp.config.meaning import compared
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord, present_status
 
-# Configuration that says how a run is named, watched and placed, not what it learns; data sets are
-# told apart by their ids, as tasks.
-_NOT_COMPARED = (
-    "name",
-    "resume",
-    "logger",
-    "dataset",
-    "trainer.device",
-    "trainer.num_threads",
-    "trainer.num_steps",
-    "trainer.log_every",
-    "trainer.eval_every",
-    "trainer.eval_episodes",
-    "trainer.eval_seed",
-    "trainer.checkpoint_every",
-    "trainer.objective",
-)
+ALGORITHM = "algo"
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunTables:
     """Runs side by side; a run is one row of ``runs``, and its index there is ``run`` elsewhere.
 
     Args:
@@ -47,7 +31,8 @@ class Runs:
         evaluations: run, step, wall_time (seconds), return_mean, return_std, normalized_score,
             length_mean; a row an evaluation.
         training: run, step, wall_time and the columns of ``train.csv``; a row each logged step.
-        keys: configuration keys that differ between the runs, ``seed`` left out.
+        keys: configuration keys that differ between the runs, ``seed`` left out; ``algo`` is the
+            algorithm, and a key that only some algorithms have counts among those alone.
         notes: what is odd about the runs, in words: half-written lines, mixed lengths or data sets.
     """
 
@@ -57,6 +42,13 @@ class Runs:
     keys: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The columns of training: every algorithm's losses first, then what else they tell."""
+        losses = (name for names in self.runs["losses"] for name in names)
+        columns = [str(c) for c in self.training if c not in ("run", "step", "wall_time")]
+        return tuple(dict.fromkeys([*(name for name in losses if name in columns), *columns]))
+
     def groups(self, keys: Iterable[str] | None = None) -> pd.Series:
         """The label of each run's group: its values of ``keys``, by default of all that differ."""
         chosen = self.keys if keys is None else tuple(keys)
@@ -65,14 +57,14 @@ class Runs:
         names = short_names(chosen)
         return pd.Series(
             [
-                ", ".join(f"{names[k]}={shown(config.get(k))}" for k in chosen)
+                ", ".join(f"{names[k]}={shown(config[k])}" for k in chosen if k in config)
                 for config in self.runs["config"]
             ],
             index=self.runs.index,
         )
 
 
-def load_runs(*places: str | Path) -> Runs:
+def load_runs(*places: str | Path) -> RunTables:
     """Every run in folders, sweeps and globs.
 
     Raises:
@@ -89,7 +81,7 @@ def load_runs(*places: str | Path) -> Runs:
     read = [record for record in records if record.folder in summaries]
     if not read:
         raise UserError(f"{folders[0]}: summary.json is not readable, and no other run was found")
-    configs = [dict(_compared(summaries[record.folder]["config"])) for record in read]
+    configs = [_compared(summaries[record.folder]["config"]) for record in read]
     names = _names([record.folder for record in read])
     runs = pd.DataFrame(
         [_row(r, summaries[r.folder], n, c) for r, n, c in zip(read, names, configs, strict=True)]
@@ -97,7 +89,7 @@ def load_runs(*places: str | Path) -> Runs:
     evaluations = _tables(read, "eval", notes)
     training = _tables(read, "train", notes)
     keys = tuple(key for key in _differing(configs) if key != "seed")
-    return Runs(runs, evaluations, training, keys, tuple(notes + _oddities(runs, evaluations)))
+    return RunTables(runs, evaluations, training, keys, tuple(notes + _oddities(runs, evaluations)))
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -147,13 +139,22 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
     return summaries, notes
 
 
-def _compared(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in flattened(dict(config)):
-        if not any(key == k or key.startswith(f"{k}.") for k in _NOT_COMPARED):
-            yield key, value
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs are told apart by; the algorithm by its name."""
+    found = compared(config)
+    return {ALGORITHM: str(found.pop("algo._target_")).rpartition(".")[2], **found}
 
 
 def _differing(configs: list[dict[str, Any]]) -> list[str]:
+    """Keys that differ, the algorithm first; others than that among runs of one algorithm."""
+    algorithms = list(dict.fromkeys(config[ALGORITHM] for config in configs))
+    found = [ALGORITHM] if len(algorithms) > 1 else []
+    for algorithm in algorithms:
+        found += _differing_within([c for c in configs if c[ALGORITHM] == algorithm])
+    return list(dict.fromkeys(found))
+
+
+def _differing_within(configs: list[dict[str, Any]]) -> list[str]:
     keys = list(dict.fromkeys(key for config in configs for key in config))
     missing = object()
     return [
@@ -198,7 +199,9 @@ def _row(
         "git_commit": summary["git_commit"],
         "versions": summary["versions"],
         "config": dict(config),
-        "perturbation_bound": summary.get("perturbation_bound"),
+        "algorithm": summary["algorithm"],
+        "losses": summary["losses"],
+        "watches": summary["watches"],
     }
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.analysis import statistics
-from bcq_exp.analysis.runs import Runs, shown
+from bcq_exp.analysis.runs import RunTables, shown
 from bcq_exp.analysis.statistics import Estimate, Scores
 
 PAIRS_AT_MOST = 12  # groups of which every pair is compared
-STATISTICS: dict[str, statistics.Statistic] = {
+ESTIMATED: dict[str, statistics.Statistic] = {
     "iqm": statistics.iqm,
     "mean": statistics.mean,
     "median": statistics.median,
@@ -23,7 +23,7 @@ STATISTICS: dict[str, statistics.Statistic] = {
 
 @dataclass(frozen=True)
 class Aggregate:
-    """A group of runs in numbers; ``estimates`` by name of STATISTICS."""
+    """A group of runs in numbers; ``estimates`` by name of ESTIMATED."""
 
     group: str
     num_runs: int
@@ -31,7 +31,7 @@ class Aggregate:
     estimates: dict[str, Estimate]
 
 
-def measure_of(runs: Runs, which: str = "last") -> tuple[str, pd.Series]:
+def measure_of(runs: RunTables, which: str = "last") -> tuple[str, pd.Series]:
     """What runs are compared by: normalized score where all have one, else mean return (N,)."""
     scores = pd.to_numeric(runs.runs[f"{which}_score"])
     returns = pd.to_numeric(runs.runs[f"{which}_return"])
@@ -40,14 +40,14 @@ def measure_of(runs: Runs, which: str = "last") -> tuple[str, pd.Series]:
     return "return", returns
 
 
-def scores_by_task(runs: Runs, values: pd.Series, members: pd.Index) -> Scores:
+def scores_by_task(runs: RunTables, values: pd.Series, members: pd.Index) -> Scores:
     """The members' values by data set; those without an evaluation are left out."""
     known = values.loc[members].dropna()
     tasks = runs.runs.loc[known.index, "dataset"]
     return {str(task): known[tasks == task].to_numpy(float) for task in sorted(tasks.unique())}
 
 
-def aggregates(runs: Runs, labels: pd.Series, which: str = "last") -> list[Aggregate]:
+def aggregates(runs: RunTables, labels: pd.Series, which: str = "last") -> list[Aggregate]:
     """Every group in numbers, the best interquartile mean first.
 
     The optimality gap is of normalized scores only: a return has no mark to fall short of.
@@ -61,7 +61,7 @@ def aggregates(runs: Runs, labels: pd.Series, which: str = "last") -> list[Aggre
         joined = np.concatenate(list(scores.values()))
         estimates = {
             key: statistics.estimate(scores, statistic)
-            for key, statistic in STATISTICS.items()
+            for key, statistic in ESTIMATED.items()
             if key != "optimality_gap" or name == "normalized score"
         }
         std = float(joined.std(ddof=1)) if len(joined) > 1 else float("nan")
@@ -70,7 +70,7 @@ def aggregates(runs: Runs, labels: pd.Series, which: str = "last") -> list[Aggre
 
 
 def improvements(
-    runs: Runs, labels: pd.Series, order: Sequence[str]
+    runs: RunTables, labels: pd.Series, order: Sequence[str]
 ) -> tuple[list[str], list[list[Estimate | None]]]:
     """P(row beats column) of the first PAIRS_AT_MOST of ``order``; None where no task is shared."""
     _, values = measure_of(runs)
@@ -85,7 +85,7 @@ def improvements(
     return groups, [[pair(x, y) for y in groups] for x in groups]
 
 
-def marginal(runs: Runs, key: str) -> pd.DataFrame:
+def marginal(runs: RunTables, key: str) -> pd.DataFrame:
     """Mean and interval of the runs at each value of one key, the others as they come.
 
     Columns value (a string), num_runs, mean, low, high; numeric values in order, and those of more
@@ -107,7 +107,7 @@ def marginal(runs: Runs, key: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["value", "num_runs", "mean", "low", "high"])
 
 
-def importances(runs: Runs) -> dict[str, float]:
+def importances(runs: RunTables) -> dict[str, float]:
     """Each key's share of the scores' variance, and the seed's (:func:`statistics.importance`)."""
     _, values = measure_of(runs)
     keys = [*runs.keys, *(["seed"] if runs.runs["seed"].nunique() > 1 else [])]
@@ -115,7 +115,7 @@ def importances(runs: Runs) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def key_column(runs: Runs, key: str) -> pd.Series:
+def key_column(runs: RunTables, key: str) -> pd.Series:
     """One key's value in every run: numbers where all are, else as written."""
     column = pd.Series(
         [c.get(key) for c in runs.runs["config"]], index=runs.runs.index, dtype=object

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from bcq_exp.analysis import statistics, summary
-from bcq_exp.analysis.runs import Runs
+from bcq_exp.analysis.runs import RunTables
 from bcq_exp.analysis.statistics import Estimate
 
 Form = Literal["md", "tex"]
@@ -23,7 +23,7 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
-def paper_table(runs: Runs, form: Form, show: Show = "mean", which: str = "last") -> str:
+def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "last") -> str:
     """A row a group, a column a data set: mean ± std, or IQM [interval], and how many runs.
 
     The best of a column is bold where its interval lies apart from every other's.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
-from bcq_exp.data.recording import Recording
+from bcq_exp.data.contents import Contents
 from bcq_exp.data.spaces import Leaf
 from bcq_exp.data.transitions import Transitions, content_hash
 
@@ -30,8 +30,8 @@ _EPISODES = ("episode_lengths", "episode_returns")
 
 
 def cached(
-    files: Iterable[Path], read: Callable[[], Recording], *options: str, use: bool = True
-) -> Recording:
+    files: Iterable[Path], read: Callable[[], Contents], *options: str, use: bool = True
+) -> Contents:
     """``read()``, or what an earlier call of it got from the same state of the same files.
 
     Args:
@@ -43,11 +43,11 @@ def cached(
     if not use:
         return read()
     key = cache_key(files, *options)
-    recording = load(key)
-    if recording is None:
-        recording = read()
-        store(key, recording)
-    return recording
+    contents = load(key)
+    if contents is None:
+        contents = read()
+        store(key, contents)
+    return contents
 
 
 def cache_key(files: Iterable[Path], *options: str) -> str:
@@ -66,24 +66,24 @@ def cache_root() -> Path:
     return root / "bcq_exp" / "transitions"
 
 
-def load(key: str) -> Recording | None:
+def load(key: str) -> Contents | None:
     """The entry, or None where there is none or it is not whole."""
     folder = cache_root() / key
     try:
         meta = json.loads((folder / "meta.json").read_text())
         arrays = {name: np.load(folder / f"{name}.npy") for name in (*_ROWS, *_EPISODES)}
-        recording = _from_parts(meta, arrays)
-        if content_hash(recording.transitions) != recording.content_hash:
+        contents = _from_parts(meta, arrays)
+        if content_hash(contents.transitions) != contents.content_hash:
             raise ValueError("the arrays are not those that were stored")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
         _log.debug("ignoring broken cache entry %s: %s", folder, error)
         return None
-    return recording
+    return contents
 
 
-def store(key: str, recording: Recording) -> None:
+def store(key: str, contents: Contents) -> None:
     """Write an entry whole or not at all; any failure to write is only logged."""
     root = cache_root()
     try:
@@ -91,7 +91,7 @@ def store(key: str, recording: Recording) -> None:
         with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as new:
             folder = Path(new) / key
             folder.mkdir()
-            _write(folder, recording)
+            _write(folder, contents)
             if (root / key).exists():  # broken, else it would have been used
                 shutil.move(root / key, Path(new) / "old")
             os.rename(folder, root / key)
@@ -99,24 +99,24 @@ def store(key: str, recording: Recording) -> None:
         _log.debug("transitions are not cached in %s: %s", root, error)
 
 
-def _write(folder: Path, recording: Recording) -> None:
-    arrays = recording.transitions.arrays() | {name: getattr(recording, name) for name in _EPISODES}
+def _write(folder: Path, contents: Contents) -> None:
+    arrays = contents.transitions.arrays() | {name: getattr(contents, name) for name in _EPISODES}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     meta = {
-        "observation_space": _box_to_json(recording.observation_space),
-        "action_space": _box_to_json(recording.action_space),
-        "leaves": [[leaf.path, leaf.size] for leaf in recording.leaves],
-        "env_spec": recording.env_spec,
-        "reference_scores": recording.reference_scores,
-        "content_hash": recording.content_hash,
+        "observation_space": _box_to_json(contents.observation_space),
+        "action_space": _box_to_json(contents.action_space),
+        "leaves": [[leaf.path, leaf.size] for leaf in contents.leaves],
+        "env_spec": contents.env_spec,
+        "reference_scores": contents.reference_scores,
+        "content_hash": contents.content_hash,
     }
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recording:
+def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents:
     scores = meta["reference_scores"]
-    return Recording(
+    return Contents(
         transitions=Transitions(**{name: arrays[name] for name in _ROWS}),
         observation_space=_box_from_json(meta["observation_space"]),
         action_space=_box_from_json(meta["action_space"]),

@@ -1,12 +1,12 @@
-"""Reading an old D4RL file (one flat HDF5 table of steps) into a :class:`Recording`."""
+"""Reading an old D4RL file (one flat HDF5 table of steps) into a :class:`Contents`."""
 
 from pathlib import Path
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from bcq_exp.data.contents import Contents, episode_sums
 from bcq_exp.data.environments import make_raw
-from bcq_exp.data.recording import Recording, episode_sums
 from bcq_exp.data.spaces import check_action_space, flat_box, observation_leaves
 from bcq_exp.data.transitions import (
     DataError,
@@ -24,7 +24,7 @@ _NEEDED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
 
 
-def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Recording:
+def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Contents:
     """Everything in a D4RL file, validated against the environment ``spec``.
 
     Returns and lengths of episodes count every recorded step, also those that are dropped because
@@ -55,7 +55,7 @@ def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Recording:
     else:
         transitions, kept = _linked_rows(table, cuts), lengths - cuts[np.cumsum(lengths) - 1]
     check_transitions(name, transitions, action_space, kept)
-    return Recording(
+    return Contents(
         transitions=transitions,
         observation_space=observation_space,
         action_space=action_space,

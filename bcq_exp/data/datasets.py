@@ -15,9 +15,9 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data import environments, minari_store, pendulum
 from bcq_exp.data.cache import cached
+from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
 from bcq_exp.data.minari_files import read_minari
-from bcq_exp.data.recording import Recording
 from bcq_exp.data.spaces import Leaf
 from bcq_exp.data.transitions import DataError, Transitions
 
@@ -103,14 +103,14 @@ def load_minari(
     """
     folder = minari_store.fetch(id, download=download)
     files = [path for path in folder.rglob("*") if path.is_file()]
-    recording = cached(files, lambda: read_minari(id, folder), id, use=use_cache)
+    contents = cached(files, lambda: read_minari(id, folder), id, use=use_cache)
     if env is not None:
         spec = environments.find_spec(id, env)
-    elif recording.env_spec is not None:
-        spec = environments.parse_spec(id, recording.env_spec)
+    elif contents.env_spec is not None:
+        spec = environments.parse_spec(id, contents.env_spec)
     else:
         spec = None
-    return _dataset(id, recording, spec)
+    return _dataset(id, contents, spec)
 
 
 def load_pendulum(
@@ -166,20 +166,20 @@ def load_d4rl_hdf5(path: str, *, env: str | None = None, use_cache: bool = True)
     spec = environments.find_spec(name, env)
     # The step limit decides edges, and a user's own registration may change under the same id.
     options = (spec.id, str(spec.max_episode_steps))
-    recording = cached([file], lambda: read_d4rl(name, file, spec), *options, use=use_cache)
-    return _dataset(name, recording, spec)
+    contents = cached([file], lambda: read_d4rl(name, file, spec), *options, use=use_cache)
+    return _dataset(name, contents, spec)
 
 
-def _dataset(id: str, recording: Recording, spec: EnvSpec | None) -> Dataset:
+def _dataset(id: str, contents: Contents, spec: EnvSpec | None) -> Dataset:
     return Dataset(
         id=id,
-        transitions=recording.transitions,
-        observation_space=recording.observation_space,
-        action_space=recording.action_space,
-        leaves=recording.leaves,
+        transitions=contents.transitions,
+        observation_space=contents.observation_space,
+        action_space=contents.action_space,
+        leaves=contents.leaves,
         env_spec=spec,
-        content_hash=recording.content_hash,
-        episode_returns=recording.episode_returns,
-        episode_lengths=recording.episode_lengths,
-        reference_scores=recording.reference_scores or environments.reference_scores(spec),
+        content_hash=contents.content_hash,
+        episode_returns=contents.episode_returns,
+        episode_lengths=contents.episode_lengths,
+        reference_scores=contents.reference_scores or environments.reference_scores(spec),
     )

@@ -1,4 +1,4 @@
-"""Reading a Minari data set's folder into a :class:`Recording`."""
+"""Reading a Minari data set's folder into a :class:`Contents`."""
 
 import json
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
+from bcq_exp.data.contents import Contents, Episode, assemble, episode_sums
 from bcq_exp.data.environments import make_raw, parse_spec
-from bcq_exp.data.recording import Episode, Recording, assemble, episode_sums
 from bcq_exp.data.spaces import Leaf, check_action_space, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError, Transitions, check_transitions, content_hash
 
@@ -40,7 +40,7 @@ class _Source:
     action_space: Box
 
 
-def read_minari(name: str, folder: Path) -> Recording:
+def read_minari(name: str, folder: Path) -> Contents:
     """Everything in the ``data`` folder of a Minari data set, validated.
 
     HDF5 is read directly, episode by episode, into arrays of the final size; other storage
@@ -72,7 +72,7 @@ def read_minari(name: str, folder: Path) -> Recording:
         transitions, lengths = read(source)
     check_transitions(name, transitions, source.action_space, lengths)
     lengths = lengths[lengths > 0]
-    return Recording(
+    return Contents(
         transitions=transitions,
         observation_space=source.observation_space,
         action_space=source.action_space,

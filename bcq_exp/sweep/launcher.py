@@ -28,12 +28,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bcq_exp import config
+from bcq_exp.config.checking import check
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.sweep import state
 from bcq_exp.sweep.workers import InProcess, Workers
-from bcq_exp.training import launch
-from bcq_exp.training.cohort import cohorts, group_size, train_cohort
+from bcq_exp.training import start
+from bcq_exp.training.cohort import cohorts, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.provenance import command
 from bcq_exp.training.record import RunRecord
@@ -87,6 +87,7 @@ class CohortLauncher(Launcher):
             asked = shlex.join(self._config.hydra.overrides.task)
             state.expect(sweep, [each.job.folder.name for each in prepared], asked)
             for each in missing:
+                start.RunPlan(each.job.cfg, each.job.folder).commit()
                 _write_hydra_files(each)
             configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
             self._say_what_comes(prepared, missing, groups)
@@ -107,7 +108,8 @@ class CohortLauncher(Launcher):
         task = copy.deepcopy(cfg)
         with read_write(task), open_dict(task):
             del task["hydra"]
-        config.check(task)
+        check(task)
+        OmegaConf.resolve(task)
         given = [str(override) for override in cfg.hydra.overrides.task]
         result = JobReturn(
             overrides=given,
@@ -116,20 +118,22 @@ class CohortLauncher(Launcher):
             working_dir=os.getcwd(),
             task_name=JobRuntime.instance().get("name"),
         )
-        resolved = OmegaConf.create(OmegaConf.to_container(task, resolve=True))
-        assert isinstance(resolved, DictConfig)
-        return Prepared(result, cfg, Job(resolved, folder, command(given), is_alone=False))
+        return Prepared(result, cfg, Job(task, folder, command(given), is_alone=False))
 
     def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """Jobs that are trained together; enough groups for every worker to have one.
 
         Raises:
-            UserError: if a group would not fit in memory.
+            UserError: if a group would not fit in memory, or its algorithm does not read what its
+                configuration has.
         """
+        from bcq_exp.training.parts import algorithm_class
+
         groups = []
         for cohort in cohorts(jobs):
+            algorithm_class(cohort[0].cfg)
             fair = -(-len(cohort) // self._workers.count)
-            size = min(group_size(cohort, self._group_size), fair)
+            size = min(placement_of(cohort, self._group_size).group_size, fair)
             groups += [cohort[i : i + size] for i in range(0, len(cohort), size)]
         return groups
 
@@ -196,11 +200,11 @@ def _missing(prepared: Sequence[Prepared]) -> list[Prepared]:
             raise UserError(f"two runs of the sweep map to one folder: {each.job.folder}")
         folders.add(each.job.folder)
     for each in prepared:
-        launch.check_folder(each.job.cfg, each.job.folder)
+        start.check_folder(each.job.cfg, each.job.folder)
     missing = []
     for each in prepared:
         summary = RunRecord(each.job.folder).summary()
-        if launch.is_completed(each.job.cfg, summary):
+        if each.job.cfg.resume != "restart" and start.is_completed(each.job.cfg, summary):
             _complete(each)
         else:
             missing.append(each)
@@ -227,7 +231,7 @@ def _reason(error: BaseException) -> str:
 def _complete(prepared: Prepared) -> None:
     summary = RunRecord(prepared.job.folder).summary()
     assert summary is not None
-    prepared.result.return_value = launch.objective(prepared.job.cfg, summary)
+    prepared.result.return_value = start.objective(prepared.job.cfg, summary)
     prepared.result.status = JobStatus.COMPLETED
 
 

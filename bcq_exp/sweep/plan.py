@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bcq_exp import config
+from bcq_exp.config.checking import check
+from bcq_exp.config.naming import run_folder
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
-from bcq_exp.training import launch
+from bcq_exp.training import start
 from bcq_exp.training.record import is_sweep
 
 Compose = Callable[[list[str]], DictConfig]
@@ -33,8 +35,34 @@ class Axis:
     is_group: bool
 
 
-def plan_sweep(overrides: Sequence[str], compose: Compose) -> list[str]:
-    """Check a sweep before anything is written; returns the overrides that place its runs.
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep before it starts; nothing is written yet.
+
+    Args:
+        folder: the sweep's.
+        overrides: what places its runs there, besides the user's own.
+        expected: the runs' folders, where the launcher does not write them down itself.
+        set_aside: those among them that earlier runs have to leave.
+        command: what the user asked for.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...]
+    expected: tuple[str, ...] = ()
+    set_aside: tuple[Path, ...] = ()
+    command: str = ""
+
+    def commit(self) -> None:
+        """Set earlier runs aside and write down which there should be."""
+        for folder in self.set_aside:
+            start.set_aside(folder)
+        if self.expected:
+            state.expect(self.folder, self.expected, self.command)
+
+
+def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
+    """Check a sweep and place its runs.
 
     A run's folder is named by what is swept, so that a sweep launched again, or with more values,
     finds the runs it has. ``compose`` gives a configuration, with its ``hydra`` node, of overrides.
@@ -58,23 +86,31 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> list[str]:
     if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):
         placed.append("hydra/sweeper=grid")
     if not axes or any(override.startswith("hydra.sweep.subdir=") for override in fixed):
-        return placed
-    keys = [axis.key for axis in axes]
-    if not any(axis.is_continuous for axis in axes):
-        grid = itertools.product(*(axis.overrides for axis in axes))
-        names = [config.run_folder(",".join(keys), run) for run in grid]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"two runs of the sweep map to one folder: {folder / twice}")
-        if "CohortLauncher" not in cfg.hydra.launcher._target_:  # ours does both itself
-            for name in names:
-                if cfg.resume == "restart" and (folder / name).exists():
-                    launch.set_aside(folder / name)
-            state.expect(folder, names, shlex.join(overrides))
-    return [
-        *placed,
-        f"hydra.sweep.subdir='${{bcq.run_folder:\"{','.join(keys)}\",${{hydra.overrides.task}}}}'",
-    ]
+        return SweepPlan(folder, tuple(placed))
+    keys = ",".join(axis.key for axis in axes)
+    placed.append(f"hydra.sweep.subdir='${{bcq.run_folder:\"{keys}\",${{hydra.overrides.task}}}}'")
+    if any(axis.is_continuous for axis in axes):
+        return SweepPlan(folder, tuple(placed))
+    names = _folder_names(folder, keys, axes)
+    if "CohortLauncher" in cfg.hydra.launcher._target_:  # ours does the rest itself
+        return SweepPlan(folder, tuple(placed))
+    there = tuple(folder / name for name in names if (folder / name).exists())
+    return SweepPlan(
+        folder,
+        tuple(placed),
+        expected=tuple(names),
+        set_aside=there if cfg.resume == "restart" else (),
+        command=shlex.join(overrides),
+    )
+
+
+def _folder_names(folder: Path, keys: str, axes: Sequence[Axis]) -> list[str]:
+    grid = itertools.product(*(axis.overrides for axis in axes))
+    names = [run_folder(keys, run) for run in grid]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise UserError(f"two runs of the sweep map to one folder: {folder / twice}")
+    return names
 
 
 def _split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
@@ -108,11 +144,11 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
     """Every value of every key, one at a time beside the others' first."""
     first = [axis.overrides[0] for axis in axes]
     base = compose([*fixed, *first])
-    config.check(base)
+    check(base)
     for i, axis in enumerate(axes):
         for override in axis.overrides[1:]:
             cfg = None if axis.is_group else _with_value(base, override)
-            config.check(cfg or compose([*fixed, *first[:i], override, *first[i + 1 :]]))
+            check(cfg or compose([*fixed, *first[:i], override, *first[i + 1 :]]))
 
 
 def _with_value(base: DictConfig, override: str) -> DictConfig | None:

@@ -8,15 +8,16 @@ from types import ModuleType
 
 from hydra.core.plugins import Plugins
 
-from bcq_exp.sweep.grid import GridSweeper
-from bcq_exp.sweep.launcher import CohortLauncher
-from bcq_exp.sweep.search import OptunaSweeper
-
 NAMESPACE, HOME = "hydra_plugins", "hydra_plugins.bcq_exp"
 
 
 def register() -> None:
     """Let Hydra instantiate the plugins as ``hydra_plugins.bcq_exp.*``: no other home may be."""
+    plugins = Plugins.instance()  # loads Hydra's own anew, so ours have to be imported after it
+    from bcq_exp.sweep.grid import GridSweeper
+    from bcq_exp.sweep.launcher import CohortLauncher
+    from bcq_exp.sweep.search import OptunaSweeper
+
     try:
         namespace = importlib.import_module(NAMESPACE)
     except ImportError:  # no other plugin is installed
@@ -26,4 +27,4 @@ def register() -> None:
     for plugin in (CohortLauncher, GridSweeper, OptunaSweeper):
         plugin.__module__ = HOME
         vars(home)[plugin.__name__] = plugin
-        Plugins.instance().register(plugin)
+        plugins.register(plugin)

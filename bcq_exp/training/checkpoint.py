@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from bcq_exp.errors import UserError, first_line
+from bcq_exp.training.older import checkpoint_of_today
 from bcq_exp.training.record import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoint(TypedDict):
     """What ``checkpoint.pt`` holds, in tensors and plain containers.
 
     ``engine`` has networks, targets, optimizers with their schedules, and the step; random numbers
-    follow from the seed in ``config`` and the step (:mod:`bcq_exp.training.stream`). ``window``
+    follow from the seed in ``config`` and the step (:mod:`bcq_exp.engine.stream`). ``window``
     holds the statistics (steps, S) since the last row of ``train.csv``.
     """
 
@@ -50,6 +51,7 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: there is no checkpoint") from None
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from error
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
-    return checkpoint  # type: ignore[return-value]
+    found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
+    if found not in (1, FORMAT):
+        raise UserError(f"{path}: not a checkpoint of format {FORMAT}, nor of format 1")
+    return checkpoint if found == FORMAT else checkpoint_of_today(checkpoint)  # type: ignore[return-value]

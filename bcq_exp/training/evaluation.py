@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from bcq_exp.algorithm.base import Batch
-from bcq_exp.algorithm.bcq import BCQPolicy
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ObsNormalizer:
 class Agent:
     """A policy with what lies between it and the environment: observation scaling, action units."""
 
-    policy: BCQPolicy
+    policy: Policy
     normalizer: ObsNormalizer | None = None
 
     def act(self, obs: np.ndarray, generator: torch.Generator) -> np.ndarray:

@@ -26,6 +26,8 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
+from bcq_exp.training.older import summary_of_today
+
 Table = Literal["train", "eval", "timing"]
 TABLES: tuple[Table, ...] = ("train", "eval", "timing")
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
@@ -90,7 +92,7 @@ class RunRecord:
     def summary(self) -> dict[str, Any] | None:
         """``summary.json``, or ``None`` where no run has begun."""
         path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return summary_of_today(json.loads(path.read_text())) if path.exists() else None
 
     def rewind(self, step: int) -> None:
         """Forget every row after ``step``: a run that goes on from there writes them anew."""

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
+from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
-from bcq_exp.training import build, checkpoint
+from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
+from bcq_exp.training.parts import build_algorithm
 from bcq_exp.training.record import RunRecord, write_atomically
 
 
@@ -29,12 +32,14 @@ def load_agent(folder: str | Path, device: str = "auto") -> tuple[Agent, EnvMake
     saved = _checkpoint(folder)
     cfg: Any = OmegaConf.create(saved["config"])
     cfg.trainer.device = device
-    bcq = build.build_bcq(cfg, *environments.spaces_of_state(saved["environment"]))
-    bcq.load_state_dict(saved["engine"]["bcq"])
+    placement = place(cfg.trainer, hidden_sizes(cfg))
+    spaces = environments.spaces_of_state(saved["environment"])
+    algorithm = build_algorithm(cfg, *spaces, placement)
+    algorithm.load_state_dict(saved["engine"]["algorithm"])
     scaling = saved["normalization"]
     normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
     make_env = partial(environments.from_state, saved["environment"])
-    return Agent(bcq.policy, normalizer), make_env
+    return Agent(algorithm.policy, normalizer), make_env
 
 
 def as_behaviour(agent: Agent, seed: int) -> Behaviour:

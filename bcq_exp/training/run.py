@@ -9,11 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bcq_exp.algorithm.bcq import BCQPolicy
-from bcq_exp.algorithm.step import STATISTICS
+from bcq_exp.algorithm.policy import Policy
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer
 from bcq_exp.training.record import RunRecord, sweep_name, this_process
@@ -31,7 +29,6 @@ class Run:
         log: where its messages go.
         facts: what ``summary.json`` says of it from the start: configuration, data, versions.
         environment: what a checkpoint needs to make the environment again.
-        window: statistics (steps, S) since the last row of ``train.csv``, of a run that goes on.
         seconds: time trained before, of a run that goes on.
     """
 
@@ -44,7 +41,6 @@ class Run:
     normalized_score: NormalizedScore
     facts: Mapping[str, Any]
     environment: Mapping[str, Any]
-    window: Tensor = field(default_factory=lambda: torch.empty(0, len(STATISTICS)).double())
     seconds: float = 0.0
     failure: str | None = None
     _evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -69,7 +65,9 @@ class Run:
             f"python -m bcq_exp ... {f'name={self.title}' if sweep is None else f'name={sweep} -m'}"
         )
 
-    def log_training(self, step: int, statistics: Mapping[str, float], *, seconds: float) -> None:
+    def log_training(
+        self, step: int, statistics: Mapping[str, float | None], *, seconds: float
+    ) -> None:
         """A row of training statistics, their means since the last; ``seconds`` they took."""
         self.seconds += seconds
         row = {"step": step, **statistics}
@@ -81,7 +79,7 @@ class Run:
         self._last_logged = step
         self.tracker.log("train", row)
 
-    def evaluate(self, step: int, policy: BCQPolicy) -> None:
+    def evaluate(self, step: int, policy: Policy) -> None:
         """A row of evaluation; an environment that raises fails this run alone."""
         try:
             results = self.evaluator.evaluate(Agent(policy, self.normalizer))
@@ -112,7 +110,7 @@ class Run:
         )
 
     def save(self, step: int, engine_state: dict[str, Any], window: Tensor) -> None:
-        """The checkpoint after ``step``."""
+        """The checkpoint after ``step``; ``window`` as :class:`checkpoint.Checkpoint` has it."""
         checkpoint.save(
             self.record.checkpoint,
             {
@@ -160,14 +158,15 @@ class Run:
         return summary
 
     def _report(self, summary: Mapping[str, Any]) -> None:
-        data = summary["dataset"]
+        data, rows = summary["dataset"], (("last", summary["last"]), ("best", summary["best"]))
         lines = [
             "",
             f"  behaviour's return  {data['behaviour_return']:10.1f}   mean of "
             f"{data['num_episodes']} episodes of {data['id']}",
             *(
-                f"  BCQ, {which}           {row['return_mean']:10.1f}   step {row['step']}"
-                for which, row in (("last", summary["last"]), ("best", summary["best"]))
+                f"  {summary['algorithm'] + ', ' + which:18}  {row['return_mean']:10.1f}   "
+                f"step {row['step']}"
+                for which, row in rows
             ),
             f"  files               {self.record.folder}",
         ]

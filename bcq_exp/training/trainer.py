@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bcq_exp.algorithm.step import STATISTICS
+from bcq_exp.engine.engine import Engine
 from bcq_exp.errors import RunStopped, first_line
-from bcq_exp.training.engine import Engine
 from bcq_exp.training.progress import Progress, progress
 from bcq_exp.training.run import Run
 
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 # Seconds between looks at signals and losses: short enough for Ctrl-C and a bar, while a GPU that
 # gets from one log point to the next in less is not waited for in between.
 LOOK_EVERY = 0.5
-LOSSES = STATISTICS[:4]
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,17 @@ class Trainer:
     (Ctrl-C, SIGTERM) ends all of them with a checkpoint at the step reached; a second one at once.
 
     Args:
+        window: statistics (K, steps, S) since the last row of ``train.csv``, of runs that go on.
         num_threads: evaluations that may run at a time.
     """
 
     def __init__(
-        self, engine: Engine, runs: Sequence[Run], cadence: Cadence, num_threads: int = 1
+        self,
+        engine: Engine,
+        runs: Sequence[Run],
+        cadence: Cadence,
+        window: Tensor | None = None,
+        num_threads: int = 1,
     ) -> None:
         self.runs = runs
         self._engine = engine
@@ -68,8 +73,8 @@ class Trainer:
         self._threads = ThreadPoolExecutor(
             num_threads, initializer=torch.set_num_threads, initargs=(1,)
         )
-        # (K, steps, S): statistics since the last row of train.csv; checkpoints keep them
-        self._window = torch.stack([run.window for run in runs])
+        nothing = torch.empty(len(runs), 0, len(engine.statistics), dtype=torch.float64)
+        self._window = nothing if window is None else window
 
     def fit(self) -> None:
         """Train until ``num_steps``; every run's outcome stands in ``run.failure`` and its summary.
@@ -108,11 +113,10 @@ class Trainer:
             self._window = torch.cat([self._window, statistics], 1)
             means = None
             if cadence.is_due(cadence.log_every, step):
-                means = self._window.mean(1)  # (K, S)
+                means = _means(self._window)
                 seconds = time.perf_counter() - started
                 for k, run in self._alive():
-                    row = dict(zip(STATISTICS, means[k].tolist(), strict=True))
-                    run.log_training(step, row, seconds=seconds)
+                    run.log_training(step, self._named(means[k]), seconds=seconds)
                 self._window = self._window[:, :0]
             if cadence.is_due(cadence.eval_every, step):
                 self._evaluate(step)
@@ -120,18 +124,18 @@ class Trainer:
                 self._save()
             if means is not None:
                 started = time.perf_counter()
-            shown.update(step, None if means is None else _losses(means))
+            shown.update(step, None if means is None else self._losses(means))
 
     def _evaluate(self, step: int) -> None:
         """Evaluate every run, several at a time: acting leaves Python's lock, as training does."""
         alive = self._alive()
         if len(alive) == 1:
             ((k, run),) = alive
-            run.evaluate(step, self._engine.policy(k))
+            run.evaluate(step, self._engine.algorithm(k).policy)
             return
         list(
             self._threads.map(
-                lambda item: item[1].evaluate(step, self._engine.policy(item[0])), alive
+                lambda item: item[1].evaluate(step, self._engine.algorithm(item[0]).policy), alive
             )
         )
         returns = [run.last_return for _, run in self._alive() if run.last_return is not None]
@@ -145,12 +149,22 @@ class Trainer:
                 len(returns),
             )
 
+    def _named(self, means: Tensor) -> dict[str, float | None]:
+        """Statistics (S,) by name, ``None`` where no step told them."""
+        values = zip(self._engine.statistics, means.tolist(), strict=True)
+        return {name: None if isnan(value) else value for name, value in values}
+
+    def _losses(self, means: Tensor) -> dict[str, float]:
+        """The losses among statistics (K, S), averaged over the cohort."""
+        names = self._engine.losses
+        return dict(zip(names, means[:, : len(names)].mean(0).tolist(), strict=True))
+
     def _alive(self) -> list[tuple[int, Run]]:
         return [(k, run) for k, run in enumerate(self.runs) if run.failure is None]
 
     def _drop_diverged(self, first: int, statistics: Tensor) -> None:
-        """Fail the runs with a loss that is NaN or infinite, naming the first such step."""
-        finite = statistics[:, :, : len(LOSSES)].isfinite().all(2)  # (K, steps)
+        """Fail the runs with a loss that is no number, naming the first such step."""
+        finite = ~statistics[:, :, : len(self._engine.losses)].isinf().any(2)  # (K, steps)
         for k, run in self._alive():
             if not finite[k].all():
                 step = first + 1 + int(finite[k].int().argmin())
@@ -196,9 +210,9 @@ class Trainer:
                 signal.signal(signum, handler)
 
 
-def _losses(means: Tensor) -> dict[str, float]:
-    """The losses among statistics (K, S), averaged over the cohort."""
-    return dict(zip(LOSSES, means[:, : len(LOSSES)].mean(0).tolist(), strict=True))
+def _means(window: Tensor) -> Tensor:
+    """Statistics (K, steps, S) averaged over the steps that tell them; NaN where none does."""
+    return window.nanmean(1) if window.isnan().any() else window.mean(1)
 
 
 def all_finite(state: Any) -> bool:

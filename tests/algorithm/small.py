@@ -9,11 +9,10 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from bcq_exp.algorithm.base import Batch
-from bcq_exp.algorithm.bcq import BCQ, BCQPolicy
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.bcq import BCQ, BCQPolicy, Noise
 from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
 from bcq_exp.algorithm.optim import SGDOptimizerFactory
-from bcq_exp.algorithm.step import Noise
 
 OBS_DIM, ACT_DIM, LATENT_DIM, HIDDEN = 3, 2, 4, (8, 8)
 SPACE = Box(np.array([-1.0, -2.0]), np.array([1.0, 3.0]), dtype=np.float64)

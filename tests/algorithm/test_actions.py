@@ -82,7 +82,7 @@ def test_another_space_is_a_type_error(space):
 
 
 def test_an_unknown_method_is_a_value_error():
-    with pytest.raises(ValueError, match="'clip', 'tanh' or None, not 'relu'"):
+    with pytest.raises(ValueError, match="one of clip, tanh, null, not relu"):
         ActionMap(BOXES["symmetric"], bound_method="relu")
 
 

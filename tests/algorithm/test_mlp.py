@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bcq_exp.algorithm.mlp import MLP, choose_compute_dtype, held
+from bcq_exp.algorithm.mlp import MLP, frozen
+from bcq_exp.algorithm.networks import choose_compute_dtype
 
 
 def twins(dtype=torch.float64):
@@ -37,10 +38,10 @@ def test_the_input_is_left_as_it_is():
     assert torch.equal(x, before)
 
 
-def test_a_held_network_passes_gradients_on_and_has_none():
+def test_a_frozen_network_passes_gradients_on_and_has_none():
     ours, _ = twins()
     x = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
-    with held(ours):
+    with frozen(ours):
         loss = ours(x).sum()
     assert all(p.requires_grad for p in ours.parameters())
     (through, *own) = torch.autograd.grad(loss, [x, *ours.parameters()], allow_unused=True)

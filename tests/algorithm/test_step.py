@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from bcq_exp.algorithm.base import Batch
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.bcq import BCQ, Noise
 from bcq_exp.algorithm.losses import vae_loss
 from bcq_exp.algorithm.networks import Critic
 from bcq_exp.algorithm.optim import SGDOptimizerFactory
-from bcq_exp.algorithm.step import STATISTICS, Noise
 from tests.algorithm.small import (
     SIZES,
     SOURCES,
@@ -92,7 +92,7 @@ def test_the_actor_learns_from_the_critic_and_vae_already_stepped():
     perturbation = make_policy().actor_perturbation  # the same initial weights
     statistics, _, _ = step(bcq, batch, noise)
     with torch.no_grad():
-        act = bcq.policy.vae.decode(batch.obs, noise.actor_latent.clamp(-0.5, 0.5))
+        act = bcq.policy.vae.decode(batch.obs, noise.actor.clamp(-0.5, 0.5))
         q = bcq.policy.critic(batch.obs, perturbation(batch.obs, act))
     assert statistics["actor_loss"] == pytest.approx(-q.mean().item(), rel=1e-12)
 
@@ -121,7 +121,7 @@ def expected_target(bcq, batch, noise):
     target = []
     for i, obs in enumerate(batch.obs_next):
         values = []
-        for latent in noise.target_latent[i].clamp(-0.5, 0.5):
+        for latent in noise.target[i].clamp(-0.5, 0.5):
             act = bcq.actor_perturbation_target(obs, bcq.policy.vae.decode(obs, latent))
             q1, q2 = bcq.critic_target(obs, act), bcq.critic2_target(obs, act)
             values.append(bcq.lmbda * min(q1, q2) + (1 - bcq.lmbda) * max(q1, q2))
@@ -237,14 +237,14 @@ def test_statistics_are_what_they_say():
     bcq = make_bcq(lr=0.0)
     batch, noise = make_batch(), make_noise(bcq)
     statistics, _, _ = step(bcq, batch, noise)
-    assert tuple(statistics) == STATISTICS
+    assert tuple(statistics) == BCQ.statistics()
     with torch.no_grad():
         recon, mean, std = bcq.policy.vae(batch.obs, batch.act, noise.vae_eps)
-        act = bcq.policy.vae.decode(batch.obs, noise.actor_latent.clamp(-0.5, 0.5))
+        act = bcq.policy.vae.decode(batch.obs, noise.actor.clamp(-0.5, 0.5))
         moved = bcq.policy.actor_perturbation(batch.obs, act)
         normal = torch.distributions.Normal
         kl = torch.distributions.kl_divergence(normal(mean, std), normal(0.0, 1.0)).mean()
-    outside = (noise.target_latent.abs() > 0.5).double().mean()
+    outside = (noise.target.abs() > 0.5).double().mean()
     assert statistics["recon_loss"] == pytest.approx(mse_loss(recon, batch.act).item())
     assert statistics["kl_loss"] == pytest.approx(kl.item())
     assert statistics["vae_loss"] == pytest.approx(

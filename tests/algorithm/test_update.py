@@ -141,7 +141,7 @@ def test_modules_of_ones_own_give_the_authors_parameters(name):
     for step in range(golden.first_step, golden.first_step + golden.steps):
         noise = golden.noise(step)
         networks["vae"].eps = [noise.vae_eps]
-        networks["vae"].latents = [noise.target_latent.flatten(0, 1), noise.actor_latent]
+        networks["vae"].latents = [noise.target.flatten(0, 1), noise.actor]
         stats = bcq.update_with_batch(golden.batch(step))
         assert stats.losses() == pytest.approx(
             {k: v for k, v in golden.losses(step).items() if k in stats.losses()}, rel=1e-9

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
-from bcq_exp.algorithm.step import STATISTICS
+from bcq_exp.algorithm.bcq import BCQ, watches
 from bcq_exp.training.record import RunRecord, this_process
 from tests.commands import compose
 
@@ -47,7 +48,7 @@ def make_run(
     rng = np.random.default_rng(seed)
     for row in range(1, num_rows + 1):
         step = row * max(steps, 1000) // num_rows
-        values = {name: float(rng.normal(1, 0.1)) for name in STATISTICS}
+        values = {name: float(rng.normal(1, 0.1)) for name in BCQ.statistics()}
         values["perturbation_abs_mean"] = 0.05
         for name, column in (training or {}).items():
             values[name] = float(column[row - 1] if np.ndim(column) else column)
@@ -76,7 +77,9 @@ def make_run(
             "steps_per_second": 100.0,
             "process": this_process(),
             "seed": seed,
-            "perturbation_bound": 0.1,
+            "algorithm": "BCQ",
+            "losses": list(BCQ.losses()),
+            "watches": [asdict(watch) for watch in watches(0.1)],
             "dataset": {
                 "id": dataset,
                 "content_hash": f"hash of {dataset}",

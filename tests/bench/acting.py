@@ -15,11 +15,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from bcq_exp.algorithm.base import Batch
+from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQPolicy
-from bcq_exp.training import build
+from bcq_exp.config.schema import hidden_sizes
+from bcq_exp.engine.placement import place
 from bcq_exp.training.evaluation import Agent, Evaluator
-from bcq_exp.training.memory import keep_freed_memory
+from bcq_exp.training.parts import build_algorithm
 from tests.bench import composed, timing
 from tests.bench.arguments import parse
 
@@ -94,14 +95,15 @@ def main() -> None:
     args = parse(__doc__, modes=tuple(MODES))
     cfg = composed.compose_config(args.sizes, args.overrides)
     env = make_env()
-    policy = build.build_bcq(cfg, env.observation_space, env.action_space).policy
+    placement = place(cfg.trainer, hidden_sizes(cfg))
+    spaces = (env.observation_space, env.action_space)
+    policy = build_algorithm(cfg, *spaces, placement).policy
     torch.manual_seed(0)
     act_for_one(policy, env.observation_space.sample())
     if args.mode.endswith("loop"):
         seconds = MODES[args.mode](policy)
     else:  # as a run acts
-        keep_freed_memory()
-        with build.build_precision(cfg).in_force():
+        with placement.in_force():
             seconds = MODES[args.mode](policy)
     timing.report(value=1e6 * seconds, peak_mib=timing.peak_mib())
 

@@ -9,19 +9,18 @@ import argparse
 import time
 from statistics import median
 
-from omegaconf import DictConfig
-
+from bcq_exp.config.schema import hidden_sizes
+from bcq_exp.engine.engine import Engine
+from bcq_exp.engine.placement import Placement, place
 from bcq_exp.training import build
-from bcq_exp.training.engine import Engine
-from bcq_exp.training.memory import keep_freed_memory
 from tests.commands import compose
 
 STEPS = 100
 
 
-def run_steps_per_second(engine: Engine, num_runs: int, num_threads_of: list[DictConfig]) -> float:
+def run_steps_per_second(engine: Engine, num_runs: int, placement: Placement) -> float:
     """Gradient steps a second, over all runs of the engine."""
-    with build.threads(num_threads_of), build.build_precision(num_threads_of[0]).in_force():
+    with placement.in_force():
         start = time.perf_counter()
         engine.advance(STEPS)
         return num_runs * STEPS / (time.perf_counter() - start)
@@ -33,18 +32,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    keep_freed_memory()
     grid = [(k / args.runs, k % 3) for k in range(args.runs)]
     cfgs = [compose(f"algo.lmbda={lmbda}", f"seed={s}", *args.overrides) for lmbda, s in grid]
     dataset = build.build_dataset(cfgs[0])
-    with build.threads(cfgs) as num_threads:
-        together = build.build_engine(cfgs, dataset, None, num_threads)
-    alone = build.build_engine(cfgs[:1], dataset, None)
+    of_all, of_one = (place(cfgs[0].trainer, hidden_sizes(cfgs[0]), n) for n in (args.runs, 1))
+    together = build.build_engine(cfgs, dataset, None, of_all)
+    alone = build.build_engine(cfgs[:1], dataset, None, of_one)
     rates: list[tuple[float, float]] = []
     for repeat in range(args.repeats + 1):
         pair = (
-            run_steps_per_second(together, args.runs, cfgs),
-            run_steps_per_second(alone, 1, cfgs[:1]),
+            run_steps_per_second(together, args.runs, of_all),
+            run_steps_per_second(alone, 1, of_one),
         )
         if repeat:  # the first one captures
             rates.append(pair)

@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import bcq_exp
-from bcq_exp import config
+from bcq_exp.config import schema
+from bcq_exp.config.checking import check
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from tests.bench import synthetic
@@ -20,7 +21,7 @@ from tests.bench.sizes import EPISODE_STEPS, Sizes
 
 def compose_config(sizes: Sizes, overrides: Sequence[str]) -> DictConfig:
     """The checked configuration at these sizes; later overrides win."""
-    config.register()
+    schema.register()
     conf = Path(bcq_exp.__file__).parents[1] / "conf"
     given = [
         *sizes.overrides,
@@ -32,7 +33,7 @@ def compose_config(sizes: Sizes, overrides: Sequence[str]) -> DictConfig:
     last = [text for i, text in enumerate(given) if names[i] not in names[i + 1 :]]
     with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose("config", overrides=last)
-    config.check(cfg)
+    check(cfg)
     return cfg
 
 

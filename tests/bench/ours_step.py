@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import torch
 
+from bcq_exp.config.schema import hidden_sizes
+from bcq_exp.engine.placement import place
 from bcq_exp.training import build
-from bcq_exp.training.capture import eager
-from bcq_exp.training.memory import keep_freed_memory
 from tests.bench import composed, timing
 from tests.bench.arguments import parse
 
 
 def main() -> None:
     args = parse(__doc__, flags=("eager",))
-    if args.eager:
-        build.CAPTURES.update(dict.fromkeys(build.CAPTURES, eager))
-    cfg = composed.compose_config(args.sizes, args.overrides)
+    capture = ["trainer.capture=eager"] if args.eager else []
+    cfg = composed.compose_config(args.sizes, [*args.overrides, *capture])
     dataset = composed.dataset(args.sizes)
-    keep_freed_memory()
-    with build.threads([cfg]), build.build_precision(cfg).in_force():
-        engine = build.build_engine([cfg], dataset, build.build_normalizer(cfg, dataset, None))
+    placement = place(cfg.trainer, hidden_sizes(cfg))
+    with placement.in_force():
+        normalizer = build.build_normalizer(cfg, dataset, None)
+        engine = build.build_engine([cfg], dataset, normalizer, placement)
         before = timing.peak_mib()
         figures = timing.steady_rate(engine.advance, args.seconds)
         threads = torch.get_num_threads()

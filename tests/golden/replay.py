@@ -10,11 +10,10 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from bcq_exp.algorithm.base import Batch
-from bcq_exp.algorithm.bcq import BCQ, BCQPolicy
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.bcq import BCQ, BCQPolicy, Noise
 from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
-from bcq_exp.algorithm.step import Noise
 
 NAMES = ("small", "wide_actions")
 

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.engine import placement
+from bcq_exp.engine.engine import ParallelEngine
+from bcq_exp.engine.memory import run_bytes
 from bcq_exp.errors import UserError
-from bcq_exp.training import build, cohort
-from bcq_exp.training.cohort import cohorts, group_size, train_cohort
-from bcq_exp.training.engine import ParallelEngine
+from bcq_exp.training import build
+from bcq_exp.training.cohort import cohorts, placement_of, train_cohort
 from bcq_exp.training.job import Job
-from bcq_exp.training.memory import run_bytes
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, compose, fit
+from tests.commands import TINY, compose, engine_of, fit
 
 DOUBLE = (*TINY, "trainer.precision=fp64")
 DIFFERENT = (
@@ -36,13 +38,13 @@ def jobs_of(folder, *differences, base=DOUBLE):
 def test_a_cohort_is_its_runs_alone_to_1e_9_over_100_steps(num_threads):
     data = load_pendulum(num_steps=2000)
     cfgs = [compose(*DOUBLE, *different) for different in DIFFERENT]
-    together = build.build_engine(cfgs, data, None, num_threads)
+    together = engine_of(cfgs, data, num_threads=num_threads)
     assert isinstance(together, ParallelEngine) == (num_threads > 1)
     statistics = torch.cat([together.advance(n) for n in (1, 3, 60, 36)], 1)
     for k, cfg in enumerate(cfgs):
-        alone = build.build_engine([cfg], data, None)
+        alone = engine_of([cfg], data)
         torch.testing.assert_close(statistics[k], alone.advance(100)[0], rtol=1e-9, atol=1e-9)
-        state, expected = together.state_dict(k)["bcq"], alone.state_dict(0)["bcq"]
+        state, expected = together.state_dict(k)["algorithm"], alone.state_dict(0)["algorithm"]
         for name, value in expected.items():
             if isinstance(value, torch.Tensor):
                 torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-9)
@@ -52,9 +54,9 @@ def test_wide_networks_are_not_stacked_but_stand_side_by_side():
     data = load_pendulum(num_steps=2000)
     wide = [f"{net}.hidden_sizes=[256,256]" for net in ("actor", "critic", "vae")]
     cfgs = [compose(*TINY, *wide, f"seed={k}") for k in range(3)]
-    engine = build.build_engine(cfgs, data, None, 2)
+    engine = engine_of(cfgs, data, num_threads=2)
     assert [e.num_runs for e in engine._engines] == [1, 1, 1]
-    alone = build.build_engine(cfgs[2:], data, None)
+    alone = engine_of(cfgs[2:], data)
     assert torch.equal(engine.advance(4)[2], alone.advance(4)[0])
 
 
@@ -79,7 +81,8 @@ def test_every_run_of_a_cohort_has_its_files_as_if_alone(tmp_path):
         assert (one.folder / "run.log").read_text().count("return") >= 4
         checkpoints = [torch.load(r.checkpoint, weights_only=True) for r in (one, other)]
         assert [c["step"] for c in checkpoints] == [240, 240]
-        assert checkpoints[0]["engine"]["bcq"].keys() == checkpoints[1]["engine"]["bcq"].keys()
+        states = [c["engine"]["algorithm"] for c in checkpoints]
+        assert states[0].keys() == states[1].keys()
 
 
 def test_a_run_of_a_cohort_goes_on_alone_and_one_alone_in_a_cohort(tmp_path):
@@ -131,14 +134,18 @@ def test_cohorts_agree_in_what_they_must(tmp_path):
 
 
 def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
+    def group_size(jobs, wanted):
+        return placement_of(jobs, wanted).group_size
+
     jobs = jobs_of(tmp_path, *((f"seed={k}",) for k in range(40)))
     wide = jobs_of(tmp_path, *((f"seed={k}", "actor.hidden_sizes=[400,300]") for k in range(9)))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert group_size(jobs, "auto") == 2 * cohort.STACK_SIZE
+    assert group_size(jobs, "auto") == 2 * placement.STACK_SIZE
     assert group_size(wide, "auto") == 2
     assert group_size(jobs, 7) == 7
-    one = run_bytes(jobs[0].cfg)
-    monkeypatch.setattr("bcq_exp.training.memory.free_bytes", lambda device: 5 * one)
+    cfg = jobs[0].cfg
+    one = run_bytes(hidden_sizes(cfg), cfg.trainer.batch_size, double=True)
+    monkeypatch.setattr(placement, "free_bytes", lambda device: 5 * one)
     assert group_size(jobs, "auto") == 5
     with pytest.raises(UserError, match="group_size=6: 6 runs .* need about .* at most 5, or auto"):
         group_size(jobs, 6)

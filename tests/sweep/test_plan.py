@@ -2,7 +2,7 @@
 
 import pytest
 
-from bcq_exp.config import LONGEST_FOLDER_NAME, run_folder
+from bcq_exp.config.naming import LONGEST_FOLDER_NAME, run_folder
 from tests.commands import TINY, bcq_exp
 
 MISTAKES = {

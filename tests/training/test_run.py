@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bcq_exp.algorithm.base import Batch
-from bcq_exp.algorithm.step import STATISTICS
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import build, restore
@@ -16,7 +16,7 @@ from bcq_exp.training import run as runs
 from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.trainer import Cadence, all_finite
-from tests.commands import TINY, compose, fit, spoil_engine
+from tests.commands import TINY, algorithm_of, compose, fit, spoil_engine
 from tests.same import assert_same_run, checkpoint
 
 SHORT = (*TINY, "trainer.num_steps=120")
@@ -54,9 +54,9 @@ def test_a_row_of_training_is_the_mean_since_the_last(tmp_path):
     fit(tmp_path / "coarse", *SHORT, "trainer.log_every=50")
     fine, coarse = (RunRecord(tmp_path / name).rows("train") for name in ("fine", "coarse"))
     assert [row["step"] for row in coarse] == [50, 100, 120]
-    assert list(coarse[0]) == ["step", *STATISTICS]
+    assert list(coarse[0]) == ["step", *BCQ.statistics()]
     for first, row in zip((0, 50, 100), coarse, strict=True):
-        for name in STATISTICS:
+        for name in BCQ.statistics():
             mean = np.mean([r[name] for r in fine[first : row["step"]]])
             assert row[name] == pytest.approx(mean, rel=1e-9)
 
@@ -80,9 +80,7 @@ def test_scaled_actions_train_and_act_within_the_space(method, tmp_path):
 
 def test_scaled_data_are_in_the_policys_unit():
     data = load_pendulum(num_steps=2000)
-    policy = build.build_bcq(
-        compose(*TINY, "policy.action_scaling=true"), data.observation_space, data.action_space
-    ).policy
+    policy = algorithm_of(compose(*TINY, "policy.action_scaling=true"), data).policy
     act = build.for_training(data.transitions, policy, None).act
     np.testing.assert_allclose(act, data.transitions.act / 2, atol=1e-6)
 
@@ -90,7 +88,7 @@ def test_scaled_data_are_in_the_policys_unit():
 def test_double_precision_is_double_throughout_and_near_single(tmp_path):
     fit(tmp_path / "single", *SHORT)
     fit(tmp_path / "double", *SHORT, "trainer.precision=fp64")
-    state = checkpoint(tmp_path / "double")["engine"]["bcq"]
+    state = checkpoint(tmp_path / "double")["engine"]["algorithm"]
     dtypes = {name: x.dtype for name, x in state.items() if isinstance(x, torch.Tensor)}
     assert len(dtypes) > 20
     assert set(dtypes.values()) == {torch.float64}
@@ -117,7 +115,7 @@ def break_at(monkeypatch, step, column):
         def spoilt(num_steps):
             first, statistics = engine.step, advance(num_steps)
             if first < step <= engine.step:
-                statistics[0, step - first - 1, column] = float("nan")
+                statistics[0, step - first - 1, column] = float("inf")
             return statistics
 
         engine.advance = spoilt

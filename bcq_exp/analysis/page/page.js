@@ -210,7 +210,7 @@ function drawTraining(s) {
   const groups = groupsBy(s.colour);
   const colours = colourOf(groups);
   const everything = new Set(DATA.runs.keys());
-  const columns = Object.keys(DATA.training.find((c) => c.step) || {}).filter((c) => c !== "step" && c !== "wall_time");
+  const columns = [...new Set(DATA.training.flatMap((c) => Object.keys(c).filter((k) => k !== "step" && k !== "wall_time")))];
   columns.forEach((column, index) => {
     const traces = curveTraces("training", column, groups, colours, everything, s);
     plot(panel($("training"), `training-${column}`), traces, {

@@ -1,0 +1,82 @@
+"""Behaviour cloning: supervised learning of the data's actions (the paper's BC, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from bcq_exp.algorithm.base import Minimizer, OfflineAlgorithm, OverRuns, TrainingStats
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.losses import StateToAction
+from bcq_exp.algorithm.networks import broadcasting
+from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.policy import DeterministicPolicy
+
+
+@dataclass(kw_only=True)
+class BCTrainingStats(TrainingStats):
+    """The mean squared error of one batch's actions."""
+
+    actor_loss: float
+
+
+class Networks(NamedTuple):
+    """The one network, of a run or of K stacked ones."""
+
+    actor: StateToAction
+
+
+def imitation_loss(actor: StateToAction, obs: Tensor, act: Tensor) -> Tensor:
+    """Mean over the batch (B, O), (B, A) and the action's dimensions of (mu(s) - a)^2."""
+    return mse_loss(actor(obs), act)
+
+
+def train_step(
+    nets: Networks,
+    optimizers: Mapping[str, Minimizer],
+    hyper: Any,
+    batch: Batch,
+    noise: Any,
+    over_runs: OverRuns,
+) -> dict[str, Tensor]:
+    """A :class:`~bcq_exp.algorithm.base.Step`."""
+    loss = over_runs(imitation_loss)(nets.actor, batch.obs, batch.act)
+    optimizers["actor"].apply(loss)
+    return {"actor_loss": loss.detach()}
+
+
+class BC(OfflineAlgorithm[DeterministicPolicy]):
+    """Behaviour cloning of a deterministic policy.
+
+    Args:
+        policy: with the actor that learns.
+        actor_optim: its optimizer.
+    """
+
+    training_stats = BCTrainingStats
+    steps = (train_step,)
+
+    def __init__(self, *, policy: DeterministicPolicy, actor_optim: OptimizerFactory) -> None:
+        super().__init__(policy=policy)
+        self._optimizers["actor"] = actor_optim.create(policy.actor.parameters())
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        sizes: Mapping[str, int],
+        bounds: Mapping[str, Any],
+        policy: Mapping[str, Any],
+        actor: Callable[..., nn.Module],
+        actor_optim: OptimizerFactory,
+    ) -> BC:
+        imitator = DeterministicPolicy(actor=actor(**sizes, **bounds), **policy)
+        return cls(policy=imitator, actor_optim=actor_optim)
+
+    @property
+    def networks(self) -> Networks:
+        return Networks(broadcasting(self.policy.actor))

@@ -1,0 +1,87 @@
+"""Policies: from observations to actions in a unit of their own, and on to the environment's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Space
+from torch import Tensor, nn
+
+from bcq_exp.algorithm.actions import ActionMap, BoundMethod
+from bcq_exp.algorithm.batch import Batch
+
+
+class Policy(nn.Module, ABC):
+    """Maps observations to actions in its own unit, and that unit to the environment's.
+
+    Args:
+        action_space: a Box.
+        observation_space: kept for whoever asks.
+        action_scaling: networks work in [-1, 1], scaled to the space's bounds when acting.
+        action_bound_method: how actions are kept in range (:class:`ActionMap` has the table).
+
+    Raises:
+        TypeError: if the action space is no Box.
+        ValueError: for an unknown bound method, or scaling without bounds.
+    """
+
+    def __init__(
+        self,
+        *,
+        action_space: Space,
+        observation_space: Space | None = None,
+        action_scaling: bool = False,
+        action_bound_method: BoundMethod = "clip",
+    ) -> None:
+        super().__init__()
+        self.action_space = action_space
+        self.observation_space = observation_space
+        self.action_scaling = action_scaling
+        self.action_bound_method = action_bound_method
+        self._action_map = ActionMap(
+            action_space, action_scaling=action_scaling, bound_method=action_bound_method
+        )
+
+    @abstractmethod
+    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
+        """Actions ``.act``, an array (B, A) in the policy's unit, for ``batch.obs`` (B, *obs).
+
+        ``generator=`` (a ``torch.Generator`` on the CPU) supplies what the policy draws, if it
+        draws; by default torch's global one does. ``state`` is handed back: it keeps none.
+        """
+
+    def map_action(self, act: np.ndarray) -> np.ndarray:
+        """Actions (..., A) of this policy -> what the environment's ``step`` takes."""
+        return self._action_map.to_env(np.asarray(act))
+
+    def map_action_inverse(self, act: np.ndarray) -> np.ndarray:
+        """Actions (..., A) of an environment or data set -> this policy's unit."""
+        return self._action_map.from_env(np.asarray(act))
+
+    def as_tensor(self, x: Any) -> Tensor:
+        """``x`` in the dtype and on the device of the networks."""
+        param = next(self.parameters())
+        if not isinstance(x, Tensor):
+            x = np.require(x, requirements="W")  # torch wants arrays it could write to
+        return torch.as_tensor(x, dtype=param.dtype, device=param.device)
+
+
+class DeterministicPolicy(Policy):
+    """Takes the one action of its actor.
+
+    Args:
+        actor: ``(obs,) -> act``, (B, O) -> (B, A).
+        options: as of :class:`Policy`.
+    """
+
+    def __init__(self, *, actor: nn.Module, **options: Any) -> None:
+        super().__init__(**options)
+        self.actor = actor
+
+    @torch.no_grad()
+    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
+        act = self.actor(self.as_tensor(batch.obs))
+        return Batch(act=act.cpu().numpy(), state=state)

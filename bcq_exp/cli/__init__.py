@@ -1,0 +1,1 @@
+"""What the commands share: mistakes in one line, Hydra with our configuration, plans first."""

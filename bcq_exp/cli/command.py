@@ -1,0 +1,39 @@
+"""A function as a command: what goes wrong is one line and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from bcq_exp.cli.explain import is_mistake, one_line
+from bcq_exp.errors import RunStopped
+
+
+def command(function: Callable[..., Any]) -> Callable[..., None]:
+    """Turns ``function`` into a command.
+
+    Exit status: 0 done; 2 the user's mistake, said in one line; 1 a run that failed; 130 or 143
+    stopped by a signal. Anything else that is raised is a defect of ours and keeps its traceback.
+    """
+
+    @wraps(function)
+    def run(*arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except RunStopped as stopped:
+            _exit(str(stopped), stopped.status)
+        except KeyboardInterrupt:
+            _exit("stopped by SIGINT", 130)
+        except Exception as error:
+            if not is_mistake(error):
+                raise
+            _exit(f"error: {one_line(error)}", 2)
+
+    return run
+
+
+def _exit(message: str, status: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,207 @@
+"""Commands whose arguments Hydra composes into a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from omegaconf import DictConfig, open_dict
+
+import bcq_exp
+from bcq_exp.cli.command import command
+from bcq_exp.cli.explain import explained, is_mistake
+from bcq_exp.config import schema
+from bcq_exp.config.checking import check
+from bcq_exp.errors import RunStopped, UserError
+
+# inside the package in an installed wheel, beside it in a checkout
+_PACKAGE = Path(bcq_exp.__file__).parent
+_CONF_PLACES = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
+
+
+class Plan(Protocol):
+    """What a run or a sweep will be; nothing is written yet."""
+
+    @property
+    def overrides(self) -> Sequence[str]:
+        """To launch it with, besides the user's."""
+
+    def commit(self) -> None:
+        """Write what has to be there before it is launched."""
+
+
+Task = Callable[[DictConfig], Any]
+Compose = Callable[[list[str]], DictConfig]
+PlanRun = Callable[[DictConfig, Path], Plan]
+PlanSweep = Callable[[list[str], Compose], Plan]
+
+
+def entry(
+    config_name: str,
+    *,
+    plan_run: PlanRun | None = None,
+    plan_sweep: PlanSweep | None = None,
+    paths: Sequence[str] = (),
+) -> Callable[[Task], Callable[[], None]]:
+    """Turns ``task(config)`` into a command: composed by Hydra, checked, its errors one line.
+
+    ``plan_run(config, folder)`` may refuse a single run before Hydra writes to its folder,
+    ``plan_sweep(overrides, compose)`` a sweep. ``paths`` are keys whose values are taken as they
+    are, not by Hydra's grammar: a run's folder has commas and equals signs in it.
+    """
+
+    def decorate(task: Task) -> Callable[[], None]:
+        @command
+        def main() -> None:
+            from hydra._internal.utils import get_args_parser
+
+            # Hydra prints errors its own way and exits with 1 unless told to let them through
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            given = [_as_hydra_reads(word, paths) for word in sys.argv[1:]]
+            _register()
+            args = get_args_parser().parse_intermixed_args(given)
+            options = [word for word in given if word not in args.overrides]
+            plan = _plan(args, config_name, plan_run, plan_sweep)
+            if plan is not None:
+                plan.commit()
+                args.overrides += plan.overrides
+            _launch([*args.overrides, *options], config_name, task)
+
+        return main
+
+    return decorate
+
+
+def _as_hydra_reads(word: str, paths: Sequence[str]) -> str:
+    key, _, value = word.partition("=")
+    if value == "None":  # so W&B's agents write it
+        return f"{key}=null"
+    if key in paths and value and value[0] not in "'\"" and value != "null":
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"{key}='{escaped}'"
+    return word
+
+
+def conf_folder() -> Path:
+    """Where the configuration lies."""
+    return next(place for place in _CONF_PLACES if place.is_dir())
+
+
+def _register() -> None:
+    """Make our schemas, launchers and sweepers known to Hydra."""
+    from bcq_exp.sweep import plugins
+
+    schema.register()
+    plugins.register()
+
+
+def _launch(given: list[str], config_name: str, task: Task) -> None:
+    """Hand over to Hydra, which reads the command line itself."""
+    from hydra import main as hydra_main
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    ended: list[Exception] = []
+
+    def checked(cfg: DictConfig) -> Any:
+        try:
+            check(cfg)
+            return task(cfg)
+        except Exception as error:
+            expected = is_mistake(error) or isinstance(error, RunStopped)
+            if HydraConfig.get().mode == RunMode.MULTIRUN or not expected:
+                raise
+            ended.append(error)  # past Hydra, which would add lines of its own
+            return None
+
+    sys.argv[1:] = given
+    hydra_main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(
+        checked
+    )()
+    if ended:
+        raise ended[0]
+
+
+def _plan(
+    args: argparse.Namespace,
+    config_name: str,
+    plan_run: PlanRun | None,
+    plan_sweep: PlanSweep | None,
+) -> Plan | None:
+    """Compose and check a run or a sweep before Hydra makes a folder."""
+    from hydra.types import RunMode
+
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        return None
+    if args.config_path:  # another root, which Hydra finds its own way: checked when it runs
+        return None
+
+    def compose(overrides: list[str]) -> DictConfig:
+        return _compose(args.config_name or config_name, overrides)
+
+    with _search_path(args):
+        cfg = None if args.multirun else compose(args.overrides)
+        if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
+            return plan_sweep and explained(plan_sweep, args.overrides, compose)
+        folder = Path(cfg.hydra.run.dir)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        check(cfg)
+        return plan_run and plan_run(cfg, folder)
+
+
+@contextmanager
+def _search_path(args: argparse.Namespace) -> Iterator[None]:
+    """Hydra as the command line sets it up, with the folder of ``--config-dir``.
+
+    Raises:
+        UserError: if that is no folder.
+    """
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.initialize import get_gh_backup, restore_gh_from_backup
+
+    search_path = create_config_search_path(str(conf_folder()))
+    if args.config_dir is not None:
+        own = Path(args.config_dir)
+        if not own.is_dir():
+            raise UserError(f"--config-dir {own}: there is no such folder")
+        before_schema = SearchPathQuery(provider="schema")
+        search_path.prepend("command-line", f"file://{own.resolve()}", before_schema)
+    backup = get_gh_backup()
+    Hydra.create_main_hydra2(task_name="app", config_search_path=search_path)
+    try:
+        yield
+    finally:
+        restore_gh_from_backup(backup)
+
+
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    """A configuration with its ``hydra`` node."""
+    from hydra import compose
+
+    def composed(given: list[str]) -> DictConfig:
+        cfg = compose(config_name, overrides=given, return_hydra_config=True)
+        str(cfg.hydra.run.dir)  # a name that is none shows when it is resolved
+        return cfg
+
+    try:
+        return explained(composed, overrides)
+    except UserError as error:
+        unknown = re.search(r"Could not override '(.*)'. No match in the defaults list", str(error))
+        if unknown is None:
+            raise
+        algorithm = [override for override in overrides if override.startswith("algo=")]
+        choices = explained(composed, algorithm).hydra.runtime.choices
+        groups = sorted(str(group) for group in choices if "hydra/" not in str(group))
+        of_algorithm = f" with {algorithm[0]}" if algorithm else ""
+        raise UserError(
+            f"{unknown[1]}: no such group{of_algorithm}; there are {', '.join(groups)}"
+        ) from error

@@ -1,0 +1,92 @@
+"""Holding a composed configuration against its schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import Field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.config.keys import schema_of
+from bcq_exp.config.schema import RunConfig
+from bcq_exp.errors import UserError
+from bcq_exp.ranges import Range
+
+
+def check(config: DictConfig) -> None:
+    """Hold every key and value of a composed configuration against its schema.
+
+    Raises:
+        UserError: one line naming the first key that is unknown, still wants a value, or has one
+            out of its range, and what is allowed.
+    """
+    root = schema_of(config) or schema_of(RunConfig)
+    for key, value, schema_field in _leaves(config, "", root):
+        if value == "???":
+            raise UserError(f"{key}: give it a value, {key}=...")
+        if schema_field is not None and not _is_allowed(value, schema_field):
+            raise UserError(f"{key}={_shown(value)}: must be {describe(schema_field)}")
+
+
+def describe(schema_field: Field) -> str:
+    """What a key may be, in words: its type and range."""
+    kind = str(getattr(schema_field.type, "__name__", schema_field.type))
+    optional = "None" in kind or schema_field.type is Any
+    kind = kind.replace(" | None", "")
+    values = schema_field.metadata.get("allowed")
+    nouns = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
+    if kind.startswith("list"):
+        length = schema_field.metadata.get("length") or "one or more"
+        words = f"a list of {length} {'integers' if 'int' in kind else 'numbers'}"
+        words = "a list of strings" if "str" in kind else words
+        return words if values is None else f"{words}, each {values}"
+    if values is None:
+        return nouns.get(kind, kind)
+    words = f"{nouns[kind]} {values}" if isinstance(values, Range) else str(values)
+    return f"{words}, or null" if optional and isinstance(values, Range) else words
+
+
+def _is_allowed(value: Any, schema_field: Field) -> bool:
+    values, length = schema_field.metadata.get("allowed"), schema_field.metadata.get("length")
+    kind = str(schema_field.type)
+    if kind == "int" and type(value) is not int:  # the root is not typed by Hydra
+        return False
+    if values is None or (value is None and "None" in kind):
+        return True
+    if isinstance(value, list):
+        return len(value) in ((length,) if length else range(1, 100)) and all(
+            element in values for element in value
+        )
+    return value in values
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list | bool | None) else str(value)
+
+
+def _leaves(
+    node: DictConfig, prefix: str, known: dict[str, Field]
+) -> Iterator[tuple[str, Any, Field | None]]:
+    """Every leaf below a node: dotted key, value, and its field of the schema where it has one."""
+    for name in node:
+        key = f"{prefix}{name!s}"
+        if key == "hydra":
+            continue
+        is_missing = OmegaConf.is_missing(node, name)
+        is_node = not is_missing and OmegaConf.is_dict(node[name])
+        if (
+            known and name not in known and not (is_node and not prefix)
+        ):  # those are the algorithm's
+            raise UserError(f"{key}: no such key; there are {', '.join(sorted(known))}")
+        if is_missing:
+            yield key, "???", None
+        elif is_node:
+            yield from _leaves(node[name], f"{key}.", schema_of(node[name]))
+        else:
+            value = node[name]
+            value = (
+                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
+            )
+            yield key, value, known.get(str(name))

@@ -1,0 +1,63 @@
+"""What the keys of a run's configuration mean: read off its schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.config.keys import LEARNING, Meaning, schema_of
+from bcq_exp.config.schema import RunConfig
+
+
+def flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a resolved configuration with its dotted key."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration by dotted keys, those alone that say what is learnt."""
+    return {key: value for key, value, meaning in _meanings(resolved) if meaning.identity}
+
+
+def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration by dotted keys, those alone that reports tell runs apart by."""
+    return {key: value for key, value, meaning in _meanings(resolved) if meaning.compared}
+
+
+def shared_by_stack(cfg: DictConfig) -> str:
+    """What a composed run has to agree in with those it is stacked with, as text."""
+    shared = {key: value for key, value, meaning in _meanings(cfg) if not meaning.may_differ}
+    return json.dumps(shared, sort_keys=True)
+
+
+def config_hash(resolved: Mapping[str, Any]) -> str:
+    """A short digest of :func:`identity`: equal for runs that learn the same."""
+    canonical = json.dumps(identity(resolved), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _meanings(
+    node: Any, schema: Any = RunConfig, above: Meaning = LEARNING, prefix: str = ""
+) -> Iterator[tuple[str, Any, Meaning]]:
+    """Every leaf of a node, composed or stored: its dotted key, its value, what it means."""
+    typed = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
+    schema = typed if is_dataclass(typed) else schema
+    known, above = schema_of(schema), getattr(schema, "meaning", above)
+    for name, value in node.items():
+        metadata = known[name].metadata if name in known else {}
+        meaning = metadata.get("meaning") or above
+        if OmegaConf.is_dict(value) or isinstance(value, dict):
+            yield from _meanings(value, metadata.get("schema"), meaning, f"{prefix}{name}.")
+        else:
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True)
+            yield f"{prefix}{name}", value, meaning

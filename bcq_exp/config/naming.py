@@ -1,0 +1,62 @@
+"""What runs are called: the folders under ``multirun/``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from bcq_exp.errors import UserError
+
+LONGEST_FOLDER_NAME = 180  # file systems allow 255
+
+
+def run_name(name: str | None, resume: Any) -> str:
+    """The folder of a run under ``multirun/``: its name, the latest run's, or a new one of its own.
+
+    Raises:
+        UserError: if the name is no folder name, or there is no run to resume.
+    """
+    if name is not None:
+        if not re.fullmatch(r"[\w=,+@-][\w=,+@. -]*", str(name)):
+            raise UserError(
+                f"name={name}: letters, digits and any of _ - . = , + @ (it names a folder)"
+            )
+        return str(name)
+    if resume is True:
+        checkpoints = sorted(Path("multirun").glob("*/checkpoint.pt"), key=_modified)
+        if not checkpoints:
+            raise UserError("resume=true: multirun/ holds no run with a checkpoint; give its name=")
+        return checkpoints[-1].parent.name
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{token_hex(2)}"
+
+
+def run_folder(keys: str, overrides: Sequence[str]) -> str:
+    """The folder of a run in its sweep's: what is swept, as ``algo.lmbda=0.5,seed=0``.
+
+    Args:
+        keys: the swept ones, joined by commas.
+        overrides: all that the run was given.
+    """
+    swept = keys.split(",")
+    given = (override.lstrip("+").partition("=") for override in overrides)
+    values = {key: value for key, _, value in given}
+    whole = ",".join(f"{key}={values[key]}" for key in swept if key in values)
+    short = ",".join(f"{key}={_rounded(values[key])}" for key in swept if key in values)
+    name = re.sub(r"[^\w=,+@.-]", "_", short[:LONGEST_FOLDER_NAME])
+    if short == whole and len(short) <= LONGEST_FOLDER_NAME:
+        return name
+    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"  # what tells it apart
+
+
+def _rounded(value: str) -> str:
+    """A number as a search draws it, to four digits; everything else as it is."""
+    return f"{float(value):.4g}" if re.fullmatch(r"-?\d*\.\d{6,}(e-?\d+)?", value) else value
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

@@ -1,0 +1,260 @@
+"""The schema: every key's type, range and meaning.
+
+Each choice file in ``conf/`` names its schema in its defaults list, so Hydra types it as it
+composes. A choice file of one's own may leave the schema out and hold whatever its ``_target_``
+takes: its keys are then checked by that constructor, and all of them mean what is learnt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.config.keys import (
+    EVALUATING,
+    MEASURING,
+    PLACING,
+    STACKING,
+    WATCHING,
+    Meaning,
+    key,
+    schema_of,
+)
+from bcq_exp.config.naming import run_folder, run_name
+from bcq_exp.ranges import (
+    BOUND_METHODS,
+    COUNT,
+    DECAY_RATE,
+    FRACTION,
+    GAMMA,
+    KL_WEIGHT,
+    LATENT_CLIP,
+    LMBDA,
+    NATURAL,
+    PHI,
+    POSITIVE,
+    SCHEDULES,
+    TAU,
+    Matching,
+    OneOf,
+)
+
+DEVICE = Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
+
+
+@dataclass
+class AlgoConfig:
+    """An algorithm, with whatever numbers it has."""
+
+    _target_: str = "???"
+
+
+@dataclass
+class BCQConfig(AlgoConfig):
+    lmbda: float = key(LMBDA, meaning=STACKING)
+    tau: float = key(TAU, meaning=STACKING)
+    gamma: float = key(GAMMA, meaning=STACKING)
+    # runs of few samples would pay for those of many
+    num_sampled_action: int = key(COUNT)
+
+
+@dataclass
+class PolicyConfig:
+    action_scaling: bool = False
+    action_bound_method: str | None = key(BOUND_METHODS)
+
+
+@dataclass
+class BCQPolicyConfig(PolicyConfig):
+    forward_sampled_times: int = key(COUNT, meaning=STACKING)
+
+
+@dataclass
+class NetworkConfig:
+    _target_: str = "???"
+    hidden_sizes: list[int] = key(COUNT)
+
+
+@dataclass
+class PerturbationConfig(NetworkConfig):
+    phi: float = key(PHI, meaning=STACKING)
+
+
+@dataclass
+class VAEConfig(NetworkConfig):
+    latent_dim: int | None = key(COUNT, None)
+    latent_clip: float = key(LATENT_CLIP, meaning=STACKING)
+    kl_weight: float = key(KL_WEIGHT, meaning=STACKING)
+
+
+@dataclass
+class OptimizerConfig:
+    meaning: ClassVar[Meaning] = STACKING
+
+    _target_: str = "???"
+    lr: float = key(POSITIVE)
+    weight_decay: float = key(NATURAL)
+    max_grad_norm: float | None = key(POSITIVE)
+    schedule: str = key(SCHEDULES)
+    final_lr_fraction: float = key(FRACTION)
+
+
+@dataclass
+class AdamConfig(OptimizerConfig):
+    betas: list[float] = key(DECAY_RATE, length=2)
+    eps: float = key(POSITIVE)
+
+
+@dataclass
+class RMSpropConfig(OptimizerConfig):
+    alpha: float = key(DECAY_RATE)
+    eps: float = key(POSITIVE)
+    momentum: float = key(DECAY_RATE)
+
+
+@dataclass
+class SGDConfig(OptimizerConfig):
+    momentum: float = key(DECAY_RATE)
+    nesterov: bool = False
+
+
+@dataclass
+class PendulumConfig:
+    _target_: str = "???"
+    level: str = key(OneOf(("expert", "medium", "random", "mixture")))
+    num_steps: int = key(COUNT)
+    seed: int = key(NATURAL)
+
+
+@dataclass
+class MinariConfig:
+    _target_: str = "???"
+    id: str = "???"
+    env: str | None = None
+    download: bool = True
+    use_cache: bool = True
+
+
+@dataclass
+class D4RLConfig:
+    _target_: str = "???"
+    path: str = "???"
+    env: str | None = None
+    use_cache: bool = True
+
+
+@dataclass
+class TrainerConfig:
+    num_steps: int = key(COUNT, meaning=PLACING)
+    batch_size: int = key(COUNT)
+    log_every: int = key(COUNT, meaning=MEASURING)
+    eval_every: int = key(COUNT, meaning=MEASURING)
+    eval_episodes: int = key(COUNT, meaning=EVALUATING)
+    eval_seed: int = key(NATURAL, meaning=EVALUATING)
+    checkpoint_every: int = key(COUNT, meaning=MEASURING)
+    objective: str = key(OneOf(("return_mean", "normalized_score")), meaning=EVALUATING)
+    normalize_obs: bool = False
+    device: str = key(DEVICE, meaning=PLACING)
+    num_threads: int | None = key(COUNT, None, PLACING)
+    precision: str = key(OneOf(("auto", "fp32", "bf16", "tf32", "fp64")))
+    capture: str = key(OneOf(("auto", "eager")), meaning=PLACING)
+    compile: bool = key(default=False, meaning=Meaning(identity=False))
+
+
+@dataclass
+class LoggerConfig:
+    meaning: ClassVar[Meaning] = WATCHING
+
+    mode: str = key(OneOf(("offline", "online", "disabled")))
+    project: str = "???"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str = "???"
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConfig:
+    """The root of ``python -m bcq_exp``, less the nodes that ``algo`` composes for itself.
+
+    Because of those it types no node as it is composed; :func:`bcq_exp.config.checking.check` does.
+    """
+
+    seed: int = key(NATURAL, meaning=STACKING)
+    name: str | None = key(default=None, meaning=WATCHING)
+    resume: Any = key(OneOf(("auto", True, False, "restart")), meaning=WATCHING)
+    algo: Any = "???"
+    dataset: Any = key(meaning=MEASURING)  # told apart by their ids, as tasks
+    trainer: Any = key(schema=TrainerConfig)
+    logger: Any = key(schema=LoggerConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    """The root of ``python -m bcq_exp.evaluate``."""
+
+    run: str = "???"
+    num_episodes: int = key(COUNT)
+    seed: int = key(NATURAL)
+    device: str = key(DEVICE)
+    video: str | None = key(Matching(r".+\.(gif|mp4)", "a path ending in .gif or .mp4"), None)
+
+
+@dataclass
+class CollectConfig:
+    """The root of ``python -m bcq_exp.collect``."""
+
+    id: str = "???"
+    env: str | None = None
+    behaviour: str = key(OneOf(("scripted", "random", "run")))
+    run: str | None = None
+    num_steps: int = key(COUNT)
+    noise_std: float = key(NATURAL)
+    random_action_prob: float = key(FRACTION)
+    seed: int = key(NATURAL)
+    overwrite: bool = False
+
+
+SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
+    "evaluate": EvaluateConfig,
+    "collect": CollectConfig,
+    "algo": AlgoConfig,
+    "bcq": BCQConfig,
+    "policy": PolicyConfig,
+    "bcq_policy": BCQPolicyConfig,
+    "network": NetworkConfig,
+    "perturbation": PerturbationConfig,
+    "vae": VAEConfig,
+    "adam": AdamConfig,
+    "rmsprop": RMSpropConfig,
+    "sgd": SGDConfig,
+    "pendulum": PendulumConfig,
+    "minari": MinariConfig,
+    "d4rl_hdf5": D4RLConfig,
+    "trainer": TrainerConfig,
+    "logger": LoggerConfig,
+}
+
+
+def algorithm_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The nodes of a run's configuration that ``algo`` composes: networks, optimizers, policy."""
+    ours = schema_of(RunConfig)
+    return {str(k): cfg[k] for k in cfg if k not in ours and OmegaConf.is_dict(cfg[k])}
+
+
+def hidden_sizes(cfg: DictConfig) -> list[list[int]]:
+    """The hidden layers of each network of a run, as far as its configuration tells them."""
+    nodes = algorithm_nodes(cfg).values()
+    return [list(node.hidden_sizes) for node in nodes if "hidden_sizes" in node]
+
+
+def register() -> None:
+    """Make the schemas and resolvers known to Hydra; call before composing."""
+    store = ConfigStore.instance()
+    for name, node in SCHEMAS.items():
+        store.store(group="schema", name=name, node=node, provider="bcq_exp")
+    OmegaConf.register_new_resolver("bcq.run_name", run_name, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("bcq.run_folder", run_folder, replace=True)

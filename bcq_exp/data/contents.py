@@ -1,0 +1,110 @@
+"""What a source file holds, before anyone asks in which environment to evaluate."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.transitions import Transitions, check_same_length, check_width
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contents:
+    """Validated transitions and what their file says about them.
+
+    Args:
+        transitions: all episodes, one after the other; actions in environment units.
+        observation_space: flat ``(O,)``.
+        action_space: ``(A,)``, finite bounds.
+        leaves: how a flat observation is put together.
+        episode_lengths: recorded steps ``(E,)`` int64.
+        episode_returns: sums of recorded rewards ``(E,)`` float64.
+        env_spec: the environment as :meth:`EnvSpec.to_json` text, where the file names one.
+        reference_scores: (random, expert) returns, where the file names them.
+        content_hash: sha256 (hex) over the transitions.
+    """
+
+    transitions: Transitions
+    observation_space: Box
+    action_space: Box
+    leaves: tuple[Leaf, ...]
+    episode_lengths: np.ndarray
+    episode_returns: np.ndarray
+    env_spec: str | None
+    reference_scores: tuple[float, float] | None
+    content_hash: str
+
+
+class Episode(NamedTuple):
+    """One recorded episode of ``T`` steps: ``obs`` holds ``T + 1`` vectors, the rest ``T``."""
+
+    obs: np.ndarray
+    act: np.ndarray
+    rew: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+def assemble(
+    source: str, lengths: np.ndarray, episodes: Iterable[Episode], obs_size: int, act_size: int
+) -> Transitions:
+    """Write episodes one by one into float32 arrays of the final size.
+
+    The full set exists once, and the source's own (often float64) numbers only an episode at a
+    time, so that memory stays near the size of the result.
+
+    Args:
+        source: the data set's name, for messages.
+        lengths: steps of each episode ``(E,)``.
+        episodes: the ``E`` episodes, in the same order.
+        obs_size: ``O``, numbers in a flat observation.
+        act_size: ``A``, numbers in an action.
+
+    Raises:
+        DataError: an episode whose arrays do not fit each other, its length or the sizes.
+    """
+    rows = int(lengths.sum())
+    obs, obs_next = (np.empty((rows, obs_size), np.float32) for _ in range(2))
+    act, rew = np.empty((rows, act_size), np.float32), np.empty(rows, np.float32)
+    terminated, truncated = np.empty(rows, bool), np.empty(rows, bool)
+    start = 0
+    # A float64 too large for float32 becomes infinity here and is reported by the finite check.
+    with np.errstate(over="ignore"):
+        for index, (length, episode) in enumerate(zip(lengths, episodes, strict=True)):
+            _check_episode(source, index, int(length), episode, obs_size, act_size)
+            part = slice(start, start + int(length))
+            obs[part], obs_next[part] = episode.obs[:-1], episode.obs[1:]
+            act[part], rew[part] = episode.act, episode.rew
+            terminated[part], truncated[part] = episode.terminated, episode.truncated
+            start = part.stop
+            if length and not terminated[start - 1]:
+                truncated[start - 1] = True  # also where the recording just stopped
+    return Transitions(
+        obs=obs, act=act, rew=rew, terminated=terminated, truncated=truncated, obs_next=obs_next
+    )
+
+
+def _check_episode(
+    source: str, index: int, length: int, episode: Episode, obs_size: int, act_size: int
+) -> None:
+    found = {
+        "rewards": len(episode.rew),
+        "observations - 1": len(episode.obs) - 1,
+        "actions": len(episode.act),
+        "terminations": len(episode.terminated),
+        "truncations": len(episode.truncated),
+    }
+    where = f", episode {index}"
+    check_same_length(source, {"recorded steps": length, **found}, where)
+    check_width(source, "obs", episode.obs.shape[1], obs_size, where)
+    check_width(source, "act", episode.act.shape[1], act_size, where)
+
+
+def episode_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Sum ``values (N,)`` over each of the neighbouring runs of ``lengths (E,)``, in float64."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    ends = np.cumsum(lengths)
+    return sums[ends] - sums[ends - lengths]

@@ -1,0 +1,61 @@
+"""Memory: what a run takes, what there is, and how the C library keeps what a step frees."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+
+import psutil
+import torch
+
+from bcq_exp.algorithm.losses import ROWS_AT_ONCE
+
+# malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_THRESHOLD = 32 * 2**20  # glibc takes no larger one
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next tensor of that size; says whether it could be set.
+
+    By default it returns blocks of megabytes to the system at once, and the next gradient step
+    takes a page fault for every 4 KiB of its activations: a third of the step's time.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a device can still give."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def run_bytes(hidden_sizes: Sequence[Sequence[int]], batch_size: int, *, double: bool) -> int:
+    """At most about what one run takes: weights, targets, moments and the activations of a step.
+
+    Args:
+        hidden_sizes: of each of its networks.
+        double: whether it computes in float64.
+    """
+    layers = [[_THIN, *sizes, _THIN] for sizes in hidden_sizes]
+    weights = sum(a * b for sizes in layers for a, b in pairwise(sizes))
+    rows = max(batch_size, ROWS_AT_ONCE["cpu"])
+    widest = max((max(sizes) for sizes in layers), default=_THIN)
+    units = sum(sum(sizes) for sizes in layers)
+    numbers = _COPIES * weights + 4 * rows * widest + 3 * batch_size * units
+    return numbers * (8 if double else 4) + _ENVIRONMENTS
+
+
+_THIN = 64  # more than the inputs and outputs of most tasks
+_COPIES = 10  # two of a network, each with its gradient, two moments and a target
+_ENVIRONMENTS = 8 * 2**20  # a run's evaluation environments and records

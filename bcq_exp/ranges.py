@@ -1,0 +1,86 @@
+"""What values a parameter may take: the constructors that check it and the configuration's schema
+say it with the same object."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval of numbers, open where ``low_open`` or ``high_open`` says so."""
+
+    low: float = -float("inf")
+    high: float = float("inf")
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, x: float) -> bool:
+        if not isfinite(x):
+            return False
+        above = x > self.low if self.low_open else x >= self.low
+        below = x < self.high if self.high_open else x <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f"{'above' if self.low_open else 'at least'} {self.low:g}"
+        left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A choice among a few values."""
+
+    values: tuple[Any, ...]
+
+    def __contains__(self, x: Any) -> bool:
+        return any(x is v or (x == v and type(x) is type(v)) for v in self.values)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join("null" if v is None else str(v).lower() for v in self.values)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A string of a certain form."""
+
+    pattern: str
+    words: str
+
+    def __contains__(self, x: Any) -> bool:
+        return isinstance(x, str) and re.fullmatch(self.pattern, x) is not None
+
+    def __str__(self) -> str:
+        return self.words
+
+
+Allowed = Range | OneOf | Matching
+COUNT = Range(low=1)
+NATURAL = Range(low=0)
+FRACTION = Range(low=0, high=1)
+POSITIVE = Range(low=0, low_open=True)
+
+# by the paper's symbol, or the parameter's name
+GAMMA = LMBDA = FRACTION
+TAU = Range(0, 1, low_open=True)
+PHI = KL_WEIGHT = NATURAL
+LATENT_CLIP = POSITIVE
+DECAY_RATE = Range(0, 1, high_open=True)  # of an optimizer's running means
+BOUND_METHODS = OneOf(("clip", "tanh", None))
+CONSTANT, LINEAR, COSINE = "constant", "linear", "cosine"
+SCHEDULES = OneOf((CONSTANT, LINEAR, COSINE))  # of a learning rate
+
+
+def require(name: str, value: Any, allowed: Allowed) -> None:
+    """Hold a constructor's argument against what it may be.
+
+    Raises:
+        ValueError: one line with the name, what is allowed, and the value.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} is {allowed}, not {value}")

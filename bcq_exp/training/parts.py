@@ -1,0 +1,128 @@
+"""From the nodes that ``algo`` composes to the algorithm they make."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from bcq_exp.algorithm.actions import ActionMap
+from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.networks import choose_compute_dtype
+from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
+from bcq_exp.config.schema import algorithm_nodes
+from bcq_exp.engine.placement import Placement
+from bcq_exp.engine.stream import init_seed
+from bcq_exp.errors import UserError, first_line
+from bcq_exp.ranges import CONSTANT
+
+
+def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
+    """The class that ``algo._target_`` names.
+
+    Raises:
+        UserError: if it names none, or there are nodes that the class does not read.
+    """
+    found = _named("algo", cfg.algo._target_)
+    if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
+        raise UserError(f"algo._target_={cfg.algo._target_}: must be an OfflineAlgorithm")
+    if unread := algorithm_nodes(cfg).keys() - _keywords(found):
+        read = _keywords(found) - {"sizes", "bounds"}
+        raise UserError(
+            f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
+            f"{', '.join(sorted(read))}"
+        )
+    return found
+
+
+def build_algorithm(
+    cfg: DictConfig, observation_space: Box, action_space: Box, placement: Placement
+) -> OfflineAlgorithm:
+    """The algorithm with initial weights that follow from ``cfg.seed`` alone, placed.
+
+    Raises:
+        UserError: if a part is unknown to the algorithm or refused by its constructor.
+    """
+    kind = algorithm_class(cfg)
+    nodes = algorithm_nodes(cfg)
+    policy = dict(nodes.pop("policy", {}))
+    try:
+        low, high = ActionMap(
+            action_space,
+            action_scaling=policy.get("action_scaling", False),
+            bound_method=policy.get("action_bound_method", "clip"),
+        ).range
+    except (TypeError, ValueError) as error:
+        raise UserError(f"policy: {error}") from error
+    parts: dict[str, Any] = {
+        "sizes": {"obs_dim": observation_space.shape[0], "act_dim": action_space.shape[0]},
+        "bounds": {"low": low, "high": high},
+        "policy": {
+            **policy,
+            "action_space": action_space,
+            "observation_space": observation_space,
+        },
+        **{k: _factory(k, node, cfg.trainer.num_steps, placement) for k, node in nodes.items()},
+    }
+    wanted = {name: part for name, part in parts.items() if name in _keywords(kind)}
+    numbers = {name: value for name, value in cfg.algo.items() if name != "_target_"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(init_seed(cfg.seed))
+        try:
+            return kind.from_parts(**wanted, **numbers)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"algo={kind.__name__}: {error}") from error
+
+
+def _keywords(kind: type[OfflineAlgorithm]) -> set[str]:
+    """The parts that an algorithm names; ``**hyperparameters`` are the numbers of ``algo``."""
+    parameters = inspect.signature(kind.from_parts).parameters.values()
+    return {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD}
+
+
+def _named(node: str, path: str) -> Any:
+    """What a ``_target_`` names.
+
+    Raises:
+        UserError: if it names nothing.
+    """
+    try:
+        return resolve_name(path)
+    except Exception as error:  # whatever importing somebody's module raises
+        raise UserError(f"{node}._target_={path}: {first_line(error)}") from error
+
+
+def _factory(name: str, node: DictConfig, num_steps: int, placement: Placement) -> Any:
+    """What makes a network once its sizes are known, or an optimizer once its parameters are."""
+    if "_target_" not in node:
+        return node
+    target = _named(name, node._target_)
+    if isinstance(target, type) and issubclass(target, OptimizerFactory):
+        return _optimizer(node, num_steps)
+    return _network(node, placement)
+
+
+def _optimizer(node: DictConfig, num_steps: int) -> OptimizerFactory:
+    options = dict(node)
+    name, final = options.pop("schedule", CONSTANT), options.pop("final_lr_fraction", 0.0)
+    schedule = schedule_named(name, num_steps, final)
+    return instantiate(options, _partial_=True)(schedule=schedule)
+
+
+def _network(node: DictConfig, placement: Placement) -> Callable[..., nn.Module]:
+    """Its type and place are final before an optimizer refers to its parameters."""
+
+    def make(**sizes: Any) -> nn.Module:
+        network = instantiate(node, **sizes)
+        network.to(dtype=placement.precision.dtype, device=placement.device)
+        choose_compute_dtype(network, placement.precision.compute_dtype)
+        return network
+
+    return make

@@ -1,0 +1,133 @@
+"""Whether a run starts, goes on, is done already, or must not start."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.config.meaning import identity
+from bcq_exp.errors import UserError
+from bcq_exp.training.record import RunRecord, is_sweep, is_trained_elsewhere
+
+log = logging.getLogger(__name__)
+
+
+def check_folder(cfg: DictConfig, folder: Path) -> None:
+    """Hold a run against what its folder already has; nothing is written.
+
+    Raises:
+        UserError: if an earlier run must not be continued (``resume=false``), has another
+            configuration, is missing (``resume=true``) or in another process's hands; or the folder
+            is a sweep's.
+    """
+    record = RunRecord(folder)
+    if is_sweep(folder):
+        raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
+    summary = record.summary()
+    if summary is not None and is_trained_elsewhere(summary):
+        raise UserError(
+            f"{folder}: process {summary['process']['pid']} is training this run; wait for it, or "
+            "stop it first"
+        )
+    if summary is None:
+        if cfg.resume is True and not is_sweep(folder.parent):
+            raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")
+        return
+    if cfg.resume is False:
+        raise UserError(
+            f"resume=false: {folder} holds a run already; choose another name, resume=auto to "
+            "continue it or resume=restart to set it aside"
+        )
+    if cfg.resume != "restart":
+        check_continues(cfg, summary, folder)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that may start, or go on, in a folder."""
+
+    cfg: DictConfig
+    folder: Path
+    overrides: tuple[str, ...] = ()
+
+    def commit(self) -> None:
+        """With ``resume=restart`` set an earlier run of the folder aside."""
+        if self.cfg.resume == "restart" and RunRecord(self.folder).summary() is not None:
+            set_aside(self.folder)
+
+
+def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
+    """What is then to do, of a run that :func:`check_folder` lets start.
+
+    Raises:
+        UserError: as that does, or if the algorithm does not read what the configuration has.
+    """
+    check_folder(cfg, folder)
+    if cfg.resume == "restart" or not is_completed(cfg, RunRecord(folder).summary()):
+        from bcq_exp.training.parts import algorithm_class
+
+        algorithm_class(cfg)
+    return RunPlan(cfg, folder)
+
+
+def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> None:
+    """Hold a configuration against the run of the folder that it is to continue.
+
+    Raises:
+        UserError: if it would learn something else, or ends before the run's present step.
+    """
+    new = identity(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    old = identity(summary["config"])
+    changed = [
+        f"{key} ({old.get(key)} -> {new.get(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another configuration: {', '.join(changed)}; choose "
+            "another name, or resume=restart to set the old run aside"
+        )
+    if summary["status"] != "completed" and summary["step"] > cfg.trainer.num_steps:
+        raise UserError(
+            f"trainer.num_steps={cfg.trainer.num_steps}: the run in {folder} has taken "
+            f"{summary['step']} steps already; give at least as many"
+        )
+
+
+def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:
+    """Whether the run in the folder has all the steps that are asked for."""
+    return (
+        summary is not None
+        and summary["status"] == "completed"
+        and summary["step"] >= cfg.trainer.num_steps
+    )
+
+
+def objective(cfg: DictConfig, summary: dict[str, Any]) -> float:
+    """What a sweeper maximizes: the last evaluation's ``trainer.objective``.
+
+    Raises:
+        UserError: if the environment has no normalized score.
+    """
+    value = summary["last"][cfg.trainer.objective]
+    if value is None:
+        raise UserError(
+            f"trainer.objective={cfg.trainer.objective}: no reference scores are known for data "
+            f"set {summary['dataset']['id']}; use return_mean"
+        )
+    return float(value)
+
+
+def set_aside(folder: Path) -> None:
+    """Move a run out of the way: beside its folder, or into the sweep's ``.set_aside``."""
+    home = folder.parent / ".set_aside" if is_sweep(folder.parent) else folder.parent
+    home.mkdir(exist_ok=True)
+    number = 1
+    while (aside := home / f"{folder.name}.{number}").exists():
+        number += 1
+    folder.rename(aside)

@@ -1,0 +1,102 @@
+"""Behaviour cloning: its step against the equation, alone, stacked and from the command line."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.bc import BC
+from bcq_exp.algorithm.networks import Actor
+from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from bcq_exp.algorithm.policy import DeterministicPolicy
+from bcq_exp.engine.stacked import StackedRuns
+from tests.algorithm.small import BOUNDS, SIZES, SPACE, make_batch
+
+
+def make_bc(seed=0, lr=1e-2):
+    torch.manual_seed(seed)
+    sizes = {key: value for key, value in SIZES.items()}
+    policy = DeterministicPolicy(actor=Actor(**sizes, **BOUNDS).double(), action_space=SPACE)
+    return BC(policy=policy, actor_optim=AdamOptimizerFactory(lr=lr))
+
+
+def reference_step(actor, adam, batch):
+    """The mean over every row and dimension of (mu(s) - a)^2, by loops; then Adam by torch."""
+    total = 0.0
+    for obs, act in zip(batch.obs, batch.act, strict=True):
+        for predicted, recorded in zip(actor(obs), act, strict=True):
+            total = total + (predicted - recorded) ** 2
+    loss = total / batch.act.numel()
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+    return loss.item()
+
+
+def test_a_step_is_the_equations():
+    bc = make_bc()
+    actor = copy.deepcopy(bc.policy.actor)
+    adam = torch.optim.Adam(actor.parameters(), lr=1e-2)
+    for step in range(5):
+        batch = make_batch(seed=step)
+        stats = bc.update_with_batch(batch)
+        assert stats.actor_loss == pytest.approx(reference_step(actor, adam, batch), rel=1e-12)
+    for ours, theirs in zip(bc.policy.actor.parameters(), actor.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_stack_steps_as_its_runs_do_alone():
+    in_stack, alone = ([make_bc(k, lr=1e-2 * (1 + k)) for k in range(3)] for _ in range(2))
+    stack = StackedRuns(in_stack)
+    for step in range(10):
+        batches = [make_batch(seed=10 * step + k) for k in range(3)]
+        names = vars(batches[0])
+        batch = Batch(**{n: torch.stack([getattr(b, n) for b in batches]) for n in names})
+        noise = in_stack[0].draw_noise(6)
+        stacked = stack.tensor_step(batch, noise)
+        stack.after_steps(1)
+        each = [run.gradient_step(b, noise) for run, b in zip(alone, batches, strict=True)]
+        expected = torch.stack([values["actor_loss"] for values in each])
+        torch.testing.assert_close(stacked["actor_loss"], expected, rtol=1e-10, atol=1e-12)
+    for one, other in zip(in_stack, alone, strict=True):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_the_actor_stays_within_the_bounds_and_acts_by_itself():
+    policy = make_bc().policy
+    with torch.no_grad():
+        for param in policy.actor.parameters():
+            param.mul_(100)
+    obs = np.random.default_rng(0).normal(size=(50, 3))
+    act = policy(Batch(obs=obs)).act
+    assert (act >= SPACE.low).all() and (act <= SPACE.high).all()
+    np.testing.assert_array_equal(act, policy(Batch(obs=obs)).act)  # nothing is drawn
+
+
+def test_it_learns_a_linear_behaviour():
+    bc, weights = make_bc(lr=3e-3), torch.tensor([[0.2, -0.1, 0.3], [0.4, 0.1, -0.2]])
+    for step in range(400):
+        obs = make_batch(64, seed=step).obs
+        loss = bc.update_with_batch(
+            Batch(
+                obs=obs,
+                act=obs @ weights.double().T,
+                rew=obs[:, 0],
+                terminated=obs[:, 0] * 0,
+                obs_next=obs,
+            )
+        ).actor_loss
+    assert loss < 0.01
+
+
+def test_a_module_of_ones_own_is_cloned_too():
+    policy = DeterministicPolicy(actor=nn.Linear(3, 2).double(), action_space=SPACE)
+    bc = BC(policy=policy, actor_optim=AdamOptimizerFactory())
+    assert not bc.is_pure
+    before = policy.actor.weight.clone()
+    bc.update_with_batch(make_batch())
+    assert not torch.equal(policy.actor.weight, before)

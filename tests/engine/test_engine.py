@@ -1,0 +1,127 @@
+"""The engine takes exactly the steps that BCQ takes by itself on the stream's numbers."""
+
+import pytest
+import torch
+
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.bcq import BCQ, Noise
+from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.engine import capture
+from bcq_exp.engine.buffers import TransitionTable
+from bcq_exp.engine.capture import eager
+from bcq_exp.engine.engine import CohortEngine
+from bcq_exp.engine.stream import BLOCK_STEPS, DeviceStream
+from bcq_exp.training import build
+from tests.commands import TINY, algorithm_of, compose, engine_of
+from tests.same import assert_same_state
+
+OPTIONS = {
+    "adam": [],
+    "double": ["trainer.precision=fp64"],
+    "others": ["optimizer@actor_optim=rmsprop", "optimizer@critic_optim=sgd"],
+    "schedules": ["optimizer@vae_optim=adamw", "vae_optim.schedule=cosine"],
+    "clipped": ["critic_optim.max_grad_norm=0.1", "actor_optim.max_grad_norm=0.001"],
+}
+
+
+def by_hand(cfg, num_steps):
+    """The algorithm after its steps on the stream's numbers, and each step's statistics."""
+    data = load_pendulum(num_steps=2000)
+    bcq = algorithm_of(cfg, data)
+    dtype = next(bcq.policy.critic.parameters()).dtype
+    stream = build.build_stream(cfg, bcq, len(data.transitions), torch.device("cpu"))
+    names = ("obs", "act", "rew", "terminated", "obs_next")
+    statistics = []
+    for step in range(num_steps):
+        index, row = divmod(step, BLOCK_STEPS)
+        block = stream.block(index)
+        rows = data.transitions[block.indices[row].numpy()]
+        batch = {name: torch.as_tensor(getattr(rows, name).copy()).to(dtype) for name in names}
+        noise = Noise(*(x[row].to(dtype) for x in block.noise))
+        values = bcq.gradient_step(Batch(**batch), noise)
+        statistics.append([values[name].item() for name in BCQ.statistics()])
+    return bcq, torch.tensor(statistics, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_recorded_steps_are_those_of_the_plain_engine_to_the_bit(name):
+    cfg, data = compose(*TINY, *OPTIONS[name]), load_pendulum(num_steps=2000)
+    recorded, plain = engine_of([cfg], data), engine_of([cfg], data, capture=eager)
+    statistics = [recorded.advance(n) for n in (1, 2, 37, 30)]  # across blocks of the stream
+    assert recorded.step == 70
+    assert torch.equal(torch.cat(statistics, 1), plain.advance(70))
+    assert_same_state(recorded.state_dict(0), plain.state_dict(0))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_steps_are_those_of_the_algorithm_by_itself(name):
+    cfg = compose(*TINY, "trainer.precision=fp64", *OPTIONS[name])
+    engine = engine_of([cfg], load_pendulum(num_steps=2000))
+    bcq, expected = by_hand(cfg, 40)
+    torch.testing.assert_close(engine.advance(40)[0], expected, rtol=1e-8, atol=1e-10)
+    state = engine.state_dict(0)["algorithm"]
+    for key, value in bcq.named_parameters():
+        torch.testing.assert_close(state[key], value.detach(), rtol=1e-8, atol=1e-10)
+
+
+def test_a_loaded_engine_goes_on_to_the_bit():
+    cfg = compose(*TINY)
+    data = load_pendulum(num_steps=2000)
+    straight, first, second = (engine_of([cfg], data) for _ in range(3))
+    straight.advance(40)
+    first.advance(25)
+    second.advance(3)  # whatever it did before
+    second.load_state_dict(0, first.state_dict(0))
+    assert second.step == 25
+    second.advance(15)
+    assert_same_state(second.state_dict(0), straight.state_dict(0))
+
+
+def test_the_policy_is_the_one_that_is_trained():
+    engine = engine_of([compose(*TINY)], load_pendulum(num_steps=2000))
+    before = {k: v.clone() for k, v in engine.algorithm(0).policy.state_dict().items()}
+    engine.advance(3)
+    after = engine.algorithm(0).policy.state_dict()
+    trained = engine.state_dict(0)["algorithm"]
+    for key, value in after.items():
+        assert torch.equal(value, trained[f"policy.{key}"])
+    moved = {k.split(".")[0] for k, v in after.items() if not torch.equal(v, before[k])}
+    assert moved == {"actor_perturbation", "critic", "vae"}
+
+
+def recorded_alone(program, state):
+    """What a CUDA graph is made of, run on the CPU."""
+    kernels = capture._recorded(program, state)
+    aliases = [tensor.detach() for tensor in state]
+
+    def run():
+        with torch.no_grad():
+            kernels(*aliases)
+
+    return eager(run, state)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_a_gpu_would_run_gives_the_bits_of_the_plain_engine(name):
+    cfg, data = compose(*TINY, *OPTIONS[name]), load_pendulum(num_steps=2000)
+    engines = [engine_of([cfg], data, capture=how) for how in (recorded_alone, eager)]
+    assert torch.equal(*(engine.advance(20) for engine in engines))
+    assert_same_state(*(engine.state_dict(0) for engine in engines))
+
+
+def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
+    cfg, data = compose(*TINY), load_pendulum(num_steps=2000)
+
+    def engine():
+        bcq = algorithm_of(cfg, data)
+        stream = build.build_stream(cfg, bcq, len(data.transitions), torch.device("cpu"))
+        drawn = DeviceStream(**vars(stream), device=torch.device("cpu"))
+        table = TransitionTable(data.transitions, torch.float32, torch.device("cpu"))
+        return CohortEngine([bcq], table, [drawn], eager)
+
+    straight, portions = engine(), engine()
+    expected = straight.advance(70)
+    assert torch.equal(torch.cat([portions.advance(n) for n in (31, 2, 37)], 1), expected)
+    assert_same_state(portions.state_dict(0), straight.state_dict(0))
+    plain = engine_of([cfg], data)
+    assert not torch.equal(plain.advance(70), expected)  # the host's numbers are others

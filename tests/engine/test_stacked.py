@@ -1,0 +1,102 @@
+"""K stacked runs are the K runs, whatever they differ in."""
+
+import copy
+
+import pytest
+import torch
+
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.bcq import BCQ, Noise
+from bcq_exp.algorithm.networks import VAE, Perturbation
+from bcq_exp.algorithm.optim import AdamOptimizerFactory, CosineSchedule
+from bcq_exp.engine.stacked import StackedRuns
+from tests.algorithm.small import BOUNDS, SIZES, make_batch, make_bcq, make_noise, make_policy
+
+SIZE = 6
+
+
+def make_run(k, **adam):
+    """A run of its own seed, lmbda, tau, gamma, phi, latent clip, KL weight and learning rate."""
+    torch.manual_seed(k)
+    policy = make_policy(
+        seed=k,
+        actor_perturbation=Perturbation(**SIZES, **BOUNDS, phi=0.1 * k).double(),
+        vae=VAE(**SIZES, **BOUNDS, latent_clip=0.5 + k, kl_weight=0.1 + k).double(),
+    )
+    optim = AdamOptimizerFactory(lr=1e-3 * (1 + k // 2), **adam)
+    return make_bcq(
+        policy,
+        actor_perturbation_optim=optim,
+        critic_optim=optim,
+        vae_optim=optim,
+        gamma=0.9 + 0.02 * k,
+        lmbda=0.25 * k,
+        tau=0.01 * (1 + k),
+    )
+
+
+def step_both(stack, runs, step):
+    """One step of the stack and of each run by itself; their statistics."""
+    batches = [make_batch(SIZE, seed=100 * step + k) for k in range(len(runs))]
+    noises = [make_noise(run, SIZE, seed=1000 * step + k) for k, run in enumerate(runs)]
+    names = vars(batches[0])
+    batch = Batch(**{n: torch.stack([getattr(b, n) for b in batches]) for n in names})
+    stacked = stack.tensor_step(batch, Noise(*map(torch.stack, zip(*noises, strict=True))))
+    stack.after_steps(1)
+    alone = [run.gradient_step(b, n) for run, b, n in zip(runs, batches, noises, strict=True)]
+    return stacked, alone
+
+
+@pytest.mark.parametrize(
+    "adam",
+    [{}, {"max_grad_norm": 0.05}, {"schedule": CosineSchedule(10)}, {"weight_decay": 0.1}],
+    ids=["plain", "clipped", "scheduled", "decayed"],
+)
+def test_a_stack_steps_as_its_runs_do_alone(adam):
+    in_stack, alone = ([make_run(k, **adam) for k in range(4)] for _ in range(2))
+    stack = StackedRuns(in_stack)
+    for step in range(20):
+        stacked, values = step_both(stack, alone, step)
+        for k, of_run in enumerate(values):
+            for name in BCQ.statistics():
+                torch.testing.assert_close(stacked[name][k], of_run[name], rtol=1e-10, atol=1e-12)
+    for one, other in zip(in_stack, alone, strict=True):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_run_of_a_stack_can_be_saved_and_go_on_alone():
+    in_stack = [make_run(k) for k in range(2)]
+    stack = StackedRuns(in_stack)
+    for step in range(3):
+        step_both(stack, [make_run(k) for k in range(2)], step)
+    freed = make_run(1)
+    freed.load_state_dict(copy.deepcopy(in_stack[1].state_dict()))
+    others = [make_run(0), freed]
+    others[0].load_state_dict(copy.deepcopy(in_stack[0].state_dict()))
+    for step in range(3, 6):
+        stacked, alone = step_both(stack, others, step)
+        torch.testing.assert_close(stacked["vae_loss"][1], alone[1]["vae_loss"])
+    for a, b in zip(in_stack[1].parameters(), freed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_runs_of_one_learning_rate_step_as_one_and_others_by_themselves():
+    stack = StackedRuns([make_run(k) for k in range(4)])
+    step_both(stack, [make_run(k) for k in range(4)], 0)
+    parts = stack._optimizers["vae"].parts
+    assert [(part.start, part.stop) for part, _ in parts] == [(0, 2), (2, 4)]
+
+
+def test_a_run_that_is_not_a_number_leaves_the_others_alone():
+    in_stack, alone = ([make_run(k) for k in range(3)] for _ in range(2))
+    stack = StackedRuns(in_stack)
+    step_both(stack, alone, 0)
+    with torch.no_grad():
+        for param in in_stack[1].policy.vae.parameters():
+            param.fill_(float("nan"))
+    stacked, values = step_both(stack, alone, 1)
+    assert stacked["vae_loss"][1].isnan()
+    for k in (0, 2):
+        torch.testing.assert_close(stacked["vae_loss"][k], values[k]["vae_loss"])
+        assert all(p.isfinite().all() for p in in_stack[k].parameters())

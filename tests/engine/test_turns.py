@@ -1,0 +1,202 @@
+"""An algorithm whose steps take turns: an actor that learns every second step."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+from bcq_exp.algorithm.base import OfflineAlgorithm, TrainingStats
+from bcq_exp.algorithm.mlp import frozen
+from bcq_exp.algorithm.networks import Actor, Critic
+from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from bcq_exp.algorithm.policy import DeterministicPolicy
+from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.engine.buffers import TransitionTable
+from bcq_exp.engine.capture import eager, kernel_list
+from bcq_exp.engine.engine import CohortEngine, ParallelEngine
+from bcq_exp.engine.stream import HostStream
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, compose, fit
+from tests.same import assert_same_run, assert_same_state
+
+COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
+
+
+@dataclass(kw_only=True)
+class Stats(TrainingStats):
+    critic_loss: float
+    actor_loss: float
+
+
+class Networks(NamedTuple):
+    critic: Any
+    actor: Any
+
+
+def _critic_loss(critic, obs, act, rew):
+    return mse_loss(critic(obs, act).squeeze(-1), rew)
+
+
+def _actor_loss(critic, actor, obs):
+    return -critic(obs, actor(obs)).mean()
+
+
+def critic_step(nets, optimizers, hyper, batch, noise, over_runs):
+    loss = over_runs(_critic_loss)(nets.critic, batch.obs, batch.act, batch.rew)
+    optimizers["critic"].apply(loss)
+    return {"critic_loss": loss.detach()}
+
+
+def critic_and_actor_step(nets, optimizers, hyper, batch, noise, over_runs):
+    told = critic_step(nets, optimizers, hyper, batch, noise, over_runs)
+    with frozen(nets.critic):
+        loss = over_runs(_actor_loss)(nets.critic, nets.actor, batch.obs)
+        optimizers["actor"].apply(loss)
+    return {**told, "actor_loss": loss.detach()}
+
+
+class Delayed(OfflineAlgorithm):
+    training_stats = Stats
+    steps = (critic_step, critic_and_actor_step)
+
+    def __init__(self, policy, critic, optim):
+        super().__init__(policy=policy)
+        self.critic = critic
+        self._optimizers = {
+            "critic": optim.create(critic.parameters()),
+            "actor": optim.create(policy.actor.parameters()),
+        }
+
+    @classmethod
+    def from_parts(cls, *, sizes, bounds, policy, actor, actor_optim):
+        acting = DeterministicPolicy(actor=actor(**sizes, **bounds), **policy)
+        critic = Critic(**sizes, hidden_sizes=(8,)).to(next(acting.parameters()).dtype)
+        return cls(acting, critic, actor_optim)
+
+    @property
+    def networks(self):
+        return Networks(self.critic, self.policy.actor)
+
+
+def make(seed, lr=1e-3):
+    data = load_pendulum(num_steps=2000)
+    torch.manual_seed(seed)
+    sizes = {"obs_dim": 3, "act_dim": 1, "hidden_sizes": (8, 8)}
+    actor = Actor(**sizes, low=-2.0, high=2.0)
+    policy = DeterministicPolicy(actor=actor.double(), action_space=data.action_space)
+    return Delayed(policy, Critic(**sizes).double(), AdamOptimizerFactory(lr=lr))
+
+
+def engine(*seeds, capture=kernel_list):
+    data = load_pendulum(num_steps=2000)
+    table = TransitionTable(data.transitions, torch.float64, torch.device("cpu"))
+    runs = [make(seed, lr=1e-3 * (1 + seed)) for seed in seeds]
+    streams = [
+        HostStream(seed, len(data.transitions), 8, run.noise_shapes(8))
+        for seed, run in zip(seeds, runs, strict=True)
+    ]
+    return CohortEngine(runs, table, streams, capture)
+
+
+def test_a_number_is_told_by_the_steps_that_have_it():
+    statistics = engine(0).advance(7)[0]
+    critic, actor = statistics.unbind(-1)
+    assert critic.isfinite().all()
+    assert actor.isnan().tolist() == [True, False] * 3 + [True]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["alone", "stacked"])
+def test_recorded_steps_are_the_plain_ones_to_the_bit_in_any_portions(seeds):
+    recorded, plain = engine(*seeds), engine(*seeds, capture=eager)
+    told = torch.cat([recorded.advance(n) for n in (1, 2, 4, 33)], 1)
+    torch.testing.assert_close(told, plain.advance(40), rtol=0, atol=0, equal_nan=True)
+    for k in range(len(seeds)):
+        assert_same_state(recorded.state_dict(k), plain.state_dict(k))
+
+
+def test_a_stack_is_its_runs_alone():
+    together = engine(0, 1, 2).advance(40)
+    for k in range(3):
+        alone = engine(k).advance(40)[0]
+        torch.testing.assert_close(together[k], alone, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+def test_engines_side_by_side_record_before_their_threads_begin():
+    parallel = ParallelEngine([engine(0), engine(1)], num_threads=2)
+    told = torch.cat([parallel.advance(n) for n in (1, 2, 17)], 1)
+    for k in range(2):
+        expected = engine(k).advance(20)[0]
+        torch.testing.assert_close(told[k], expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("step", [1, 5, 6])
+def test_it_goes_on_to_the_bit_from_any_turn(step):
+    straight, first, second = engine(0), engine(0), engine(0)
+    expected = straight.advance(20)[0, step:]
+    first.advance(step)
+    second.load_state_dict(0, first.state_dict(0))
+    told = second.advance(20 - step)[0]
+    torch.testing.assert_close(told, expected, rtol=0, atol=0, equal_nan=True)
+    assert_same_state(second.state_dict(0), straight.state_dict(0))
+
+
+def test_a_loss_that_is_no_number_is_told_as_infinite():
+    broken = engine(0)
+    broken.advance(5)
+    with torch.no_grad():
+        next(broken.algorithm(0).critic.parameters()).fill_(float("nan"))
+    critic, actor = broken.advance(2)[0].unbind(-1)
+    assert critic.isinf().all()
+    assert actor[0].isinf() and actor[1].isnan()
+
+
+def test_a_run_of_it_has_cells_for_what_was_told(tmp_path):
+    cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *COMMON)
+    assert compose(*cfg).algo._target_.endswith("Delayed")
+    fit(tmp_path / "one", *cfg, "trainer.log_every=1", "trainer.num_steps=6")
+    rows = RunRecord(tmp_path / "one").rows("train")
+    assert [row["actor_loss"] is None for row in rows] == [True, False] * 3
+    fit(tmp_path / "two", *cfg, "trainer.log_every=2", "trainer.num_steps=6")
+    pairs = RunRecord(tmp_path / "two").rows("train")
+    assert [row["actor_loss"] for row in pairs] == [row["actor_loss"] for row in rows[1::2]]
+    fit(tmp_path / "three", *cfg, "trainer.num_steps=51", "trainer.log_every=7")
+    fit(tmp_path / "three", *cfg, "trainer.num_steps=120", "trainer.log_every=7")
+    fit(tmp_path / "straight", *cfg, "trainer.num_steps=120", "trainer.log_every=7")
+    three, straight = (RunRecord(tmp_path / n).rows("train") for n in ("three", "straight"))
+    assert [r for r in three if r["step"] != 51][-3:] == straight[-3:]
+
+
+def test_a_run_stopped_within_a_turn_goes_on_to_the_bit(tmp_path):
+    cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *COMMON)
+    cfg = (*cfg, "trainer.log_every=7", "trainer.checkpoint_every=51", "trainer.num_steps=120")
+    fit(tmp_path / "straight", *cfg)
+    stopped = fit_until(tmp_path / "stopped", 51, cfg)
+    assert stopped == 51
+    fit(tmp_path / "stopped", *cfg)
+    assert_same_run(tmp_path / "stopped", tmp_path / "straight")
+
+
+def fit_until(folder, step, cfg):
+    """Train to the checkpoint of ``step`` and lose what came after, as a kill does."""
+    from bcq_exp.training import run
+
+    save = run.Run.save
+
+    class Killed(BaseException):
+        pass
+
+    def save_and_die(self, at, *args):
+        save(self, at, *args)
+        if at == step:
+            raise Killed
+
+    run.Run.save = save_and_die
+    try:
+        fit(folder, *cfg)
+    except Killed:
+        return step
+    finally:
+        run.Run.save = save
+    return None

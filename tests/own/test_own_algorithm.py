@@ -1,0 +1,82 @@
+"""An algorithm of a user's own package: one class, one choice file, --config-dir."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bcq_exp.analysis import load_runs
+from bcq_exp.analysis.findings import findings
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, bcq_exp
+
+HERE = Path(__file__).parent
+COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+
+
+def run(*overrides, cwd):
+    return bcq_exp(*overrides, "--config-dir", str(HERE / "conf"), cwd=cwd, env=ENVIRONMENT)
+
+
+def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
+    swept = ("algo=denoising,bc", "seed=0,1", "actor_optim.lr=0.01")
+    grid = ("-m", *COMMON, *swept, "name=s")
+    half = run(*grid, "trainer.num_steps=120", cwd=tmp_path)
+    assert half.returncode == 0, half.stderr
+    assert "4 runs, 4 to train in 2 groups of 2" in half.stdout
+    done = run(*grid, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "multirun" / "s"
+    record = RunRecord(sweep / "algo=denoising,seed=1")
+    rows = record.rows("train")
+    assert list(rows[0]) == ["step", "actor_loss", "noise_abs_mean"]
+    assert [row["step"] for row in rows] == [40, 80, 120, 160, 200, 240]
+    assert rows[-1]["actor_loss"] < rows[0]["actor_loss"]
+    assert 0.7 < rows[0]["noise_abs_mean"] < 0.9  # E|N(0, 1)| = 0.80
+    runs = load_runs(sweep)
+    assert set(runs.groups()) == {"algo=DenoisingBC", "algo=BC"}
+    assert {f.kind for f in findings(runs)} == {"too noisy"}
+    evaluated = bcq_exp(
+        f"run={record.folder}",
+        "num_episodes=2",
+        cwd=tmp_path,
+        module="bcq_exp.evaluate",
+        env=ENVIRONMENT,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["algo.sigma=-1"], "algo=DenoisingBC: sigma is at least 0, not -1"),
+        (["algo.sigma=0.1", "+algo.tau=1"], "unexpected keyword argument 'tau'"),
+        (["vae.latent_dim=1"], "vae.latent_dim: no such key of DenoisingBC; there are actor, "),
+        (["vae=small"], "vae: no such group with algo=denoising; there are algo, "),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_its_mistakes_are_one_line(overrides, said, tmp_path):
+    done = run(*COMMON, "algo=denoising", *overrides, "name=x", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert said in done.stderr
+
+
+def test_the_folder_is_checked_with_a_config_dir_too(tmp_path):
+    short = (*COMMON, "algo=denoising", "trainer.num_steps=40", "name=x")
+    assert run(*short, cwd=tmp_path).returncode == 0
+    for overrides, said in (
+        (["resume=false"], "resume=false: multirun/x holds a run already"),
+        (["algo.sigma=0.3"], "algo.sigma (0.1 -> 0.3)"),
+    ):
+        done = run(*short, *overrides, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert said in done.stderr
+
+
+def test_a_config_dir_that_is_none_is_one_line(tmp_path):
+    done = bcq_exp("--config-dir", "nowhere", "name=x", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "--config-dir nowhere: there is no such folder" in done.stderr
+    assert not list(tmp_path.iterdir())

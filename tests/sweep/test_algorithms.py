@@ -1,0 +1,68 @@
+"""Several algorithms in one sweep; groups that one of them does not read are refused."""
+
+import pytest
+
+from bcq_exp.analysis import load_runs
+from bcq_exp.analysis.report import page_data
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, bcq_exp
+
+COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    home = tmp_path_factory.mktemp("algorithms")
+    done = bcq_exp("-m", *COMMON, "algo=bcq,bc", "seed=0,1,2", "name=s", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "6 runs, 6 to train in 2 groups of 3" in done.stdout
+    return home / "multirun" / "s"
+
+
+def test_each_is_trained_as_what_it_is(swept):
+    columns = {}
+    for algo in ("bcq", "bc"):
+        record = RunRecord(swept / f"algo={algo},seed=0")
+        assert record.summary()["algorithm"] == algo.upper()
+        columns[algo] = list(record.rows("train")[0])
+        assert len(record.rows("eval")) == 2
+    assert columns["bc"] == ["step", "actor_loss"]
+    assert columns["bcq"][:5] == ["step", "actor_loss", "critic1_loss", "critic2_loss", "vae_loss"]
+
+
+def test_one_report_compares_them(swept):
+    runs = load_runs(swept)
+    assert runs.keys == ("algo",)
+    assert set(runs.groups()) == {"algo=BCQ", "algo=BC"}
+    data = page_data(runs, swept)
+    of = {run["name"]: curves for run, curves in zip(data["runs"], data["training"], strict=True)}
+    assert set(of["algo=bc,seed=0"]) == {"step", "wall_time", "actor_loss"}
+    assert {"critic1_loss", "kl_loss"} <= set(of["algo=bcq,seed=0"])
+
+
+def test_the_same_command_again_is_done_at_once(swept):
+    home = swept.parents[1]
+    done = bcq_exp("-m", *COMMON, "algo=bcq,bc", "seed=0,1,2", "name=s", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "6 complete, 0 to train" in done.stdout
+
+
+REFUSED = {
+    ("algo=bc", "vae.latent_dim=3"): "vae.latent_dim: no such key of BC; there are actor, ",
+    ("algo=bc", "algo.lmbda=0.5"): "algo.lmbda: no such key; there are none",
+    ("algo=bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
+    ("algo=bc", "+vae=paper"): "vae: not read by BC, which reads actor, actor_optim, policy",
+    ("-m", "algo=bcq,bc", "vae.latent_dim=3"): "vae.latent_dim: no such key of BC; there are ",
+    ("-m", "algo=bcq,bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
+    ("algo=sac",): "Could not find 'algo/sac'; there are bc, bcq",
+    ("algo._target_=no.such.Thing",): "algo._target_=no.such.Thing: ",
+    ("algo._target_=torch.nn.Linear",): "must be an OfflineAlgorithm",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
+def test_what_an_algorithm_does_not_read_is_refused(arguments, tmp_path):
+    done = bcq_exp(*arguments, "name=x", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert REFUSED[arguments] in done.stderr
+    assert not list(tmp_path.iterdir())

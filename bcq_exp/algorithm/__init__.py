@@ -1,1 +1,1 @@
-"""BCQ: equations, networks, optimizers and the algorithm; no configuration, no files."""
+"""Algorithms: equations, networks, optimizers, and the contract; no configuration, no files."""

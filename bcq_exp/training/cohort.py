@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from bcq_exp.config.meaning import shared_by_stack
 from bcq_exp.config.schema import algorithm_nodes, hidden_sizes
-from bcq_exp.training import checkpoint
 from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord
 
@@ -59,6 +58,8 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
 
 
 def _step(job: Job) -> int:
+    from bcq_exp.training import checkpoint
+
     path = RunRecord(job.folder).checkpoint
     goes_on = path.exists() and job.cfg.resume != "restart"
     return checkpoint.load(path)["step"] if goes_on else 0

@@ -1,0 +1,1 @@
+"""How gradient steps are taken fast: engines, recording, stacking, random streams, placement."""

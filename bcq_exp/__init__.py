@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bcq_exp.algorithm.optim import AdamOptimizerFactory, OptimizerFactory
     from bcq_exp.data.transitions import Transitions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {  # name -> module, imported when first asked for: the command line must not wait for torch
     "Batch": "bcq_exp.algorithm.batch",

@@ -9,6 +9,7 @@ from typing import Any
 
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError, first_line
+from bcq_exp.training.record import COMPARED
 
 DEFAULT_KEYS = ("algo.lmbda", "algo.tau", "algo.num_sampled_action", "actor.phi")
 SCORE = "eval/return_mean"
@@ -86,7 +87,7 @@ def workspace(
             for key in keys
         ),
     ]
-    evaluation = [curve(f"eval/{n}") for n in ("return_mean", "normalized_score", "length_mean")]
+    evaluation = [curve(f"eval/{name}") for name in COMPARED]
     sections = [
         spaces.Section("Evaluation", panels=evaluation, is_open=True),
         spaces.Section("Hyperparameters", panels=hyperparameters, is_open=True),

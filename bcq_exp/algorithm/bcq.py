@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import (
@@ -29,18 +28,17 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import ConditionalVAE, StateAction
 from bcq_exp.algorithm.mlp import frozen
 from bcq_exp.algorithm.networks import (
-    PAPER_KL_WEIGHT,
-    PAPER_LATENT_CLIP,
     broadcasting,
+    kl_weight,
+    latent_clip,
     latent_dim,
     redrawn,
 )
 from bcq_exp.algorithm.optim import OptimizerFactory
 from bcq_exp.algorithm.policy import Policy
-from bcq_exp.algorithm.watch import Watch
+from bcq_exp.algorithm.watch import DEAD_VAE, Watch
 from bcq_exp.ranges import COUNT, GAMMA, LMBDA, TAU, require
 
-DEAD_KL = 1e-3  # nats: the posterior is the prior, and the latent says nothing
 STUCK_SHARE = 0.95  # of the largest mean |perturbation| there can be
 
 
@@ -99,7 +97,7 @@ class BCQPolicy(Policy):
     @property
     def latent_clip(self) -> float:
         """Latents drawn from the prior are clipped to plus and minus this (0.5 in the paper)."""
-        return float(getattr(self.vae, "latent_clip", PAPER_LATENT_CLIP))
+        return latent_clip(self.vae)
 
     @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
@@ -178,8 +176,8 @@ def train_step(
             hyper.lmbda,
             hyper.latent_clip,
         )
-    critic1_loss, q1_mean = over_runs(_critic_loss)(nets.critic, obs, act, target)
-    critic2_loss, q2_mean = over_runs(_critic_loss)(nets.critic2, obs, act, target)
+    critic1_loss, q1_mean = over_runs(losses.critic_loss)(nets.critic, obs, act, target)
+    critic2_loss, q2_mean = over_runs(losses.critic_loss)(nets.critic2, obs, act, target)
     optimizers["critic"].apply(critic1_loss)
     optimizers["critic2"].apply(critic2_loss)
 
@@ -216,13 +214,6 @@ def _target(
 ) -> Tensor:
     value = partial(losses.target_value, *networks, gamma=gamma, lmbda=lmbda)
     return losses.in_parts(value, latent.clamp(-clip, clip), obs_next, rew, terminated)
-
-
-def _critic_loss(
-    critic: StateAction, obs: Tensor, act: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor]:
-    q = critic(obs, act)
-    return mse_loss(q, target), q.mean()
 
 
 def _sampled(vae: ConditionalVAE, obs: Tensor, latent: Tensor, clip: Any) -> Tensor:
@@ -351,7 +342,7 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
             lmbda=self.lmbda,
             tau=self.tau,
             latent_clip=self.policy.latent_clip,
-            kl_weight=float(getattr(self.policy.vae, "kl_weight", PAPER_KL_WEIGHT)),
+            kl_weight=kl_weight(self.policy.vae),
         )
 
     def noise_shapes(self, batch_size: int) -> Any:
@@ -380,7 +371,7 @@ def watches(largest_perturbation: float | None) -> tuple[Watch, ...]:
     """
     found = (
         Watch("diverging Q", ("q1_mean", "q2_mean"), diverging=True),
-        Watch("dead VAE", ("kl_loss",), below=DEAD_KL),
+        DEAD_VAE,
     )
     if not largest_perturbation:
         return found

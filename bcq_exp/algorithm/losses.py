@@ -100,6 +100,14 @@ def target_value(
     return (rew + gamma * (1 - terminated) * q.squeeze(-1).amax(1)).unsqueeze(-1)
 
 
+def critic_loss(
+    critic: StateAction, obs: Tensor, act: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error to a target (B, 1), equation 13; also the mean of Q itself."""
+    q = critic(obs, act)
+    return mse_loss(q, target), q.mean()
+
+
 def perturbation_loss(
     critic: StateAction, perturbation: StateAction, obs: Tensor, act: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -262,6 +262,16 @@ def latent_dim(vae: nn.Module) -> int:
     return int(getattr(vae, "latent_dim", 0))
 
 
+def latent_clip(vae: nn.Module) -> float:
+    """Latents of the prior are clipped to plus and minus this; the paper's for a VAE without."""
+    return float(getattr(vae, "latent_clip", PAPER_LATENT_CLIP))
+
+
+def kl_weight(vae: nn.Module) -> float:
+    """Weight of the KL term in its loss; the authors' for a VAE without."""
+    return float(getattr(vae, "kl_weight", PAPER_KL_WEIGHT))
+
+
 def redrawn(network: nn.Module) -> nn.Module:
     """A copy of a network with its own random weights, the same on any device, in any dtype.
 

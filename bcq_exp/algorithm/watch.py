@@ -22,3 +22,7 @@ class Watch:
     below: float | None = None
     above: float | None = None
     diverging: bool = False
+
+
+# in nats: the posterior is the prior, and the latent says nothing
+DEAD_VAE = Watch("dead VAE", ("kl_loss",), below=1e-3)

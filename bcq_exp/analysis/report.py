@@ -16,11 +16,10 @@ import pandas as pd
 from bcq_exp.analysis import statistics, summary
 from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.runs import RunTables, short_names, shown
-from bcq_exp.training.record import write_atomically
+from bcq_exp.training.record import COMPARED, write_atomically
 
 POINTS_AT_MOST = 100  # a curve of more is shown by the means of equal parts; aggregates use all
 THRESHOLDS = 60
-EVALUATION = ("return_mean", "normalized_score", "length_mean")
 _PAGE = Path(__file__).parent / "page"
 
 
@@ -80,7 +79,7 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
             "marginals": {key: summary.marginal(runs, key).to_dict("list") for key in runs.keys},
             "importance": summary.importances(runs),
             "findings": [vars(finding) for finding in findings(runs)],
-            "evaluation": _curves(runs.evaluations, runs, EVALUATION, None),
+            "evaluation": _curves(runs.evaluations, runs, COMPARED, None),
             "training": _curves(runs.training, runs, runs.told, POINTS_AT_MOST),
             "reproduction": _reproduction(runs),
         }

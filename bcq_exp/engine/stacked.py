@@ -92,7 +92,7 @@ class StackedRuns:
         self._networks = type(first.networks)._make(StackedNetwork.of(same) for same in by_network)
         param = next(first.parameters())
         values = zip(*(run.hyperparameters for run in runs), strict=True)
-        self._over_runs = OverRuns(len(runs), param)
+        self._over_runs = OverRuns(param)
         self._hyperparameters = type(first.hyperparameters)._make(
             map(self._over_runs.joined, values)
         )
@@ -170,28 +170,35 @@ class StackedRuns:
 class OverRuns:
     """Makes of a function of one run one of K (``over_runs`` of a step): ``torch.vmap``.
 
-    A number that all runs share is a (K,) tensor to vmap, and to everything else the number.
+    A hyperparameter that all runs share is a (K,) tensor to vmap, to all else the number.
+
+    Args:
+        like: of the dtype and on the device that hyperparameters become tensors in.
     """
 
-    def __init__(self, num_runs: int, like: Tensor) -> None:
-        self._num_runs, self._like = num_runs, like
-        self._expanded: dict[float, Tensor] = {}
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._one_each: dict[float, Tensor] = {}
 
     def joined(self, values: Sequence[float]) -> float | Tensor:
         """The runs' values of one number: that number, or (K,) where they differ."""
         stacked = self._like.new_tensor(values)
         if len(set(values)) > 1:
             return stacked
-        self._expanded[values[0]] = stacked
+        self._one_each[values[0]] = stacked
         return values[0]
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def of_all(*arguments: Any) -> Any:
-            return torch.vmap(function)(
-                *(self._expanded.get(x, x) if isinstance(x, float | int) else x for x in arguments)
-            )
+            given = [self._one_each.get(x, x) if _is_number(x) else x for x in arguments]
+            dims = tuple(None if _is_number(x) else 0 for x in given)
+            return torch.vmap(function, dims)(*given)
 
         return of_all
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, float | int)
 
 
 def _share(tensors: Sequence[Tensor]) -> Tensor:

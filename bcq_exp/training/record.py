@@ -30,6 +30,7 @@ from bcq_exp.training.older import summary_of_today
 
 Table = Literal["train", "eval", "timing"]
 TABLES: tuple[Table, ...] = ("train", "eval", "timing")
+COMPARED = ("return_mean", "normalized_score", "length_mean")  # columns of eval.csv
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 Row = Mapping[str, float | int | None]
 

@@ -87,8 +87,8 @@ class Step(Protocol):
             batch: float tensors ``obs (B, O), act (B, A), rew (B,), terminated (B,), obs_next
                 (B, O)``.
             noise: the algorithm's named tuple of standard normals.
-            over_runs: makes of a function of one run one of all: with one run the identity, with
-                K, where everything has a leading K, ``torch.vmap``.
+            over_runs: makes of a function of one run one of all: with one run the identity; with
+                K, where every tensor and network given to it has a leading K, ``torch.vmap``.
         """
 
 
@@ -106,9 +106,11 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     ``watches``          which of both mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
     ``steps``            its step functions (:class:`Step`), taken in turn: usually one, but an
                          actor that learns every second step makes it two, of which one tells less
-    ``networks``         a named tuple of all that its steps call, target networks included
+    ``networks``         a named tuple of all that its steps call, target networks included;
+                         what else the equations need of a run, such as the actions' bounds, is
+                         a buffer of a module among them
     ``optimizers``       by the name, in ``networks``, of the one that each moves
-    ``hyperparameters``  a named tuple of the numbers in its equations; stacked runs may differ in
+    ``hyperparameters``  a named tuple of the floats in its equations; stacked runs may differ in
                          them, and in nothing else of their algorithm
     ``noise_shapes``     a named tuple of the shapes of one step's standard normals
     ===================  =========================================================================
@@ -141,6 +143,8 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
         - ``sizes``: ``obs_dim`` and ``act_dim``; ``bounds``: ``low`` and ``high`` (A,) of the
           policy's actions, to be handed to the networks;
+        - ``place``: puts a module that is made otherwise where the networks that the factories make
+          are already, in the run's dtype and on its device;
         - ``policy``: what a :class:`~bcq_exp.algorithm.policy.Policy` takes: the spaces and the
           node ``policy``.
         """
@@ -188,7 +192,8 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         """One gradient step on a batch with ``obs, act, rew, terminated, obs_next``, each (B, ...).
 
         Entries may be arrays or tensors; actions are in the policy's unit (``map_action_inverse``).
-        Returns the algorithm's ``training_stats``.
+        Returns the algorithm's ``training_stats``, whose fields have a default where not every step
+        tells them.
         """
         start = time.perf_counter()
         tensors = {name: self.policy.as_tensor(getattr(batch, name)) for name in TRANSITION}
@@ -199,12 +204,10 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         values = self.gradient_step(
             Batch(**tensors), type(noise)._make(x.to(device) for x in noise)
         )
-        losses = {name: values[name].item() for name in self.losses()}
+        losses = {name: values[name].item() for name in self.losses() if name in values}
         self._recent_losses.append(losses)
-        smoothed = {
-            name: float(np.mean([recent[name] for recent in self._recent_losses]))
-            for name in losses
-        }
+        recent = {n: [x[n] for x in self._recent_losses if n in x] for n in self.losses()}
+        smoothed = {name: float(np.mean(told)) for name, told in recent.items() if told}
         return self.training_stats(
             **losses, smoothed_loss=smoothed, train_time=time.perf_counter() - start
         )

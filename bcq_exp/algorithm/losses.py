@@ -1,4 +1,5 @@
-"""BCQ's equations (Fujimoto et al. 2019, arXiv:1812.02900), one pure function each.
+"""Equations, one pure function each: BCQ's (Fujimoto et al. 2019, arXiv:1812.02900), of which other
+algorithms take some.
 
 Networks come in as callables, random numbers as tensors and hyperparameters as numbers, so the same
 functions serve one run, a stacked cohort of runs, or a captured graph. Shapes: B batch, n sampled

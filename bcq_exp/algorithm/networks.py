@@ -14,6 +14,7 @@ Then its steps are recorded and, with other runs', stacked, and its linear layer
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm.mlp import MLP, HasComputeDtype, Linear
+from bcq_exp.errors import first_line
 from bcq_exp.ranges import COUNT, KL_WEIGHT, LATENT_CLIP, PHI, require
 
 LOG_STD_RANGE = (-4.0, 15.0)  # the authors' clamp: "for numerical stability"
@@ -33,8 +35,15 @@ def concatenated(obs: Tensor, x: Tensor) -> Tensor:
     return torch.cat([obs.expand(*x.shape[:-1], obs.shape[-1]), x], -1)
 
 
-class _ActionRange(nn.Module):
-    """Bounds, centre and half-width of the actions the policy works in, (A,) each."""
+class ActionRange(nn.Module):
+    """Buffers of the actions the policy works in: bounds, centre and half-width, (A,) each.
+
+    Args:
+        low, high: (A,) or numbers.
+
+    Raises:
+        ValueError: if a bound is not finite, or ``low`` not below ``high``.
+    """
 
     pure = True
     low: Tensor
@@ -53,7 +62,7 @@ class _ActionRange(nn.Module):
         self.register_buffer("scale", (high - low) / 2)
 
 
-class Actor(_ActionRange):
+class Actor(ActionRange):
     """mu(s), a deterministic policy: ``forward(obs)`` (..., O) -> (..., A), a tanh of the range.
 
     Args:
@@ -81,7 +90,7 @@ class Actor(_ActionRange):
         return self.center.addcmul(self.scale, self.net(obs).tanh())
 
 
-class Perturbation(_ActionRange):
+class Perturbation(ActionRange):
     """xi_phi(s, a, Phi): the action moved by at most ``phi`` of half its range, kept in range.
 
     ``forward(obs, act)`` takes (..., O) and (..., A), broadcasts the former's leading dimensions,
@@ -138,7 +147,7 @@ class Critic(nn.Module):
         return self.net(concatenated(obs, act))
 
 
-class VAE(_ActionRange):
+class VAE(ActionRange):
     """G_omega(a | s): a conditional VAE over actions (section 4.1 and the authors' code).
 
     Args:
@@ -252,6 +261,33 @@ def choose_compute_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
             part.compute_dtype = dtype
 
 
+@torch.no_grad()
+def check_broadcasts(network: nn.Module, obs_dim: int, act_dim: int) -> None:
+    """Hold a network that declares itself pure against what that says of shapes.
+
+    Raises:
+        ValueError: if it does not take (B, 1, O) beside (B, n, A), or returns another shape.
+    """
+    param = next(network.parameters())
+    obs, act = param.new_zeros(2, 1, obs_dim), param.new_zeros(2, 3, act_dim)
+    try:
+        if hasattr(network, "decode"):
+            found = network.decode(obs, param.new_zeros(2, 3, latent_dim(network)))  # type: ignore[operator]
+        elif _takes_observations_alone(network):
+            found = network(obs.expand(2, 3, obs_dim))
+        else:
+            found = network(obs, act)
+    except RuntimeError as error:  # of shapes
+        raise ValueError(first_line(error)) from error
+    if found.shape[:2] != (2, 3):
+        raise ValueError(f"of (2, 1, O) and (2, 3, A) it makes {tuple(found.shape)}")
+
+
+def _takes_observations_alone(network: nn.Module) -> bool:
+    parameters = inspect.signature(network.forward).parameters.values()
+    return sum(p.default is p.empty and p.kind != p.VAR_KEYWORD for p in parameters) == 1
+
+
 def broadcasting(module: nn.Module) -> Any:
     """The network as the losses call it: a pure one as it is, any other through :class:`_Rows`."""
     return module if is_pure(module) else _Rows(module)
@@ -288,7 +324,7 @@ def redrawn(network: nn.Module) -> nn.Module:
     pairs = list(zip(clone.parameters(), network.parameters(), strict=True))
     if pairs and all(torch.equal(new, old) for new, old in pairs):
         raise ValueError(
-            "no layer of the critic has reset_parameters(), so its clone would equal it for ever "
-            "and lmbda would do nothing: pass critic2"
+            f"no layer of {type(network).__name__} has reset_parameters(), so a second one drawn "
+            "from it would equal it for ever: pass critic2"
         )
     return clone

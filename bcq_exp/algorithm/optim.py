@@ -288,7 +288,7 @@ class AdamOptimizerFactory(OptimizerFactory):
         # a learning rate that changes must lie in a tensor for a captured step to see it
         dtype = torch.float32 if cuda else torch.float64
         lr = torch.tensor(self.lr, dtype=dtype, device=params[0].device)
-        return _FusedAdam(
+        adam = _FusedAdam(
             params,
             lr=self.lr if self.schedule is None else lr,
             betas=(self.betas[0], self.betas[1]),
@@ -296,8 +296,9 @@ class AdamOptimizerFactory(OptimizerFactory):
             weight_decay=self.weight_decay,
             fused=True,
             capturable=cuda,
-            decoupled_weight_decay=self._decoupled_weight_decay,
         )
+        adam.param_groups[0]["decoupled_weight_decay"] = self._decoupled_weight_decay
+        return adam
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import (
     EVALUATING,
+    LEARNING,
     MEASURING,
     PLACING,
     STACKING,
@@ -25,6 +26,7 @@ from bcq_exp.config.keys import (
 )
 from bcq_exp.config.naming import run_folder, run_name
 from bcq_exp.ranges import (
+    ALPHA,
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
@@ -34,7 +36,9 @@ from bcq_exp.ranges import (
     LATENT_CLIP,
     LMBDA,
     NATURAL,
+    NOISE_CLIP,
     PHI,
+    POLICY_NOISE,
     POSITIVE,
     SCHEDULES,
     TAU,
@@ -49,7 +53,7 @@ DEVICE = Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
 class AlgoConfig:
     """An algorithm, with whatever numbers it has."""
 
-    _target_: str = "???"
+    _target_: str = key(meaning=LEARNING)
 
 
 @dataclass
@@ -59,6 +63,21 @@ class BCQConfig(AlgoConfig):
     gamma: float = key(GAMMA, meaning=STACKING)
     # runs of few samples would pay for those of many
     num_sampled_action: int = key(COUNT)
+
+
+@dataclass
+class TD3BCConfig(AlgoConfig):
+    alpha: float = key(ALPHA, meaning=STACKING)
+    policy_noise: float = key(POLICY_NOISE, meaning=STACKING)
+    noise_clip: float = key(NOISE_CLIP, meaning=STACKING)
+    tau: float = key(TAU, meaning=STACKING)
+    gamma: float = key(GAMMA, meaning=STACKING)
+
+
+@dataclass
+class DDPGConfig(AlgoConfig):
+    tau: float = key(TAU, meaning=STACKING)
+    gamma: float = key(GAMMA, meaning=STACKING)
 
 
 @dataclass
@@ -223,6 +242,8 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "collect": CollectConfig,
     "algo": AlgoConfig,
     "bcq": BCQConfig,
+    "ddpg": DDPGConfig,
+    "td3_bc": TD3BCConfig,
     "policy": PolicyConfig,
     "bcq_policy": BCQPolicyConfig,
     "network": NetworkConfig,
@@ -247,8 +268,8 @@ def algorithm_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
 
 def hidden_sizes(cfg: DictConfig) -> list[list[int]]:
     """The hidden layers of each network of a run, as far as its configuration tells them."""
-    nodes = algorithm_nodes(cfg).values()
-    return [list(node.hidden_sizes) for node in nodes if "hidden_sizes" in node]
+    found = (node.get("hidden_sizes") for node in algorithm_nodes(cfg).values())
+    return [list(sizes) for sizes in found if OmegaConf.is_list(sizes)]
 
 
 def register() -> None:

@@ -189,16 +189,19 @@ class OverRuns:
         return values[0]
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def of_all(*arguments: Any) -> Any:
-            given = [self._one_each.get(x, x) if _is_number(x) else x for x in arguments]
-            dims = tuple(None if _is_number(x) else 0 for x in given)
-            return torch.vmap(function, dims)(*given)
+        def of_all(*arguments: Any, **keywords: Any) -> Any:
+            leaves, structure = pytree.tree_flatten((arguments, keywords))
+            leaves = [self._one_each.get(x, x) if isinstance(x, float) else x for x in leaves]
+            mapped = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+            def of_one(*tensors: Tensor) -> Any:  # what is no tensor is the same for every run
+                filled = dict(enumerate(leaves)) | dict(zip(mapped, tensors, strict=True))
+                given, named = pytree.tree_unflatten(filled.values(), structure)
+                return function(*given, **named)
+
+            return torch.vmap(of_one)(*(leaves[i] for i in mapped))
 
         return of_all
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, float | int)
 
 
 def _share(tensors: Sequence[Tensor]) -> Tensor:

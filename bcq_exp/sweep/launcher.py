@@ -153,7 +153,7 @@ class CohortLauncher(Launcher):
                     failures[job.folder] = reason
             ended += len(groups[index])
             failed = f", {len(failures)} failed" if failures else ""
-            log.info("%d of %d runs trained%s", ended, len(missing), failed)
+            log.info("%d of %d runs ended%s", ended, len(missing), failed)
         return failures
 
     def _results(

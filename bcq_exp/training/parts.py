@@ -15,13 +15,15 @@ from torch import nn
 
 from bcq_exp.algorithm.actions import ActionMap
 from bcq_exp.algorithm.base import OfflineAlgorithm
-from bcq_exp.algorithm.networks import choose_compute_dtype
+from bcq_exp.algorithm.networks import check_broadcasts, choose_compute_dtype, is_pure
 from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
 from bcq_exp.config.schema import algorithm_nodes
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import init_seed
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.ranges import CONSTANT
+
+Place = Callable[[nn.Module], nn.Module]
 
 
 def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
@@ -34,7 +36,7 @@ def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
     if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
         raise UserError(f"algo._target_={cfg.algo._target_}: must be an OfflineAlgorithm")
     if unread := algorithm_nodes(cfg).keys() - _keywords(found):
-        read = _keywords(found) - {"sizes", "bounds"}
+        read = _keywords(found) - {"sizes", "bounds", "place"}
         raise UserError(
             f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
             f"{', '.join(sorted(read))}"
@@ -61,6 +63,7 @@ def build_algorithm(
         ).range
     except (TypeError, ValueError) as error:
         raise UserError(f"policy: {error}") from error
+    place = _placing(placement)
     parts: dict[str, Any] = {
         "sizes": {"obs_dim": observation_space.shape[0], "act_dim": action_space.shape[0]},
         "bounds": {"low": low, "high": high},
@@ -69,7 +72,8 @@ def build_algorithm(
             "action_space": action_space,
             "observation_space": observation_space,
         },
-        **{k: _factory(k, node, cfg.trainer.num_steps, placement) for k, node in nodes.items()},
+        "place": place,
+        **{k: _factory(k, node, cfg.trainer.num_steps, place) for k, node in nodes.items()},
     }
     wanted = {name: part for name, part in parts.items() if name in _keywords(kind)}
     numbers = {name: value for name, value in cfg.algo.items() if name != "_target_"}
@@ -99,14 +103,14 @@ def _named(node: str, path: str) -> Any:
         raise UserError(f"{node}._target_={path}: {first_line(error)}") from error
 
 
-def _factory(name: str, node: DictConfig, num_steps: int, placement: Placement) -> Any:
+def _factory(name: str, node: DictConfig, num_steps: int, place: Place) -> Any:
     """What makes a network once its sizes are known, or an optimizer once its parameters are."""
     if "_target_" not in node:
         return node
     target = _named(name, node._target_)
     if isinstance(target, type) and issubclass(target, OptimizerFactory):
         return _optimizer(node, num_steps)
-    return _network(node, placement)
+    return _network(name, node, place)
 
 
 def _optimizer(node: DictConfig, num_steps: int) -> OptimizerFactory:
@@ -116,13 +120,31 @@ def _optimizer(node: DictConfig, num_steps: int) -> OptimizerFactory:
     return instantiate(options, _partial_=True)(schedule=schedule)
 
 
-def _network(node: DictConfig, placement: Placement) -> Callable[..., nn.Module]:
-    """Its type and place are final before an optimizer refers to its parameters."""
+def _network(name: str, node: DictConfig, place: Place) -> Callable[..., nn.Module]:
+    """Its type and place are final before an optimizer refers to its parameters.
 
-    def make(**sizes: Any) -> nn.Module:
-        network = instantiate(node, **sizes)
+    What it makes raises a UserError for a network that is not what it declares to be.
+    """
+
+    def make(*, obs_dim: int, act_dim: int, **bounds: Any) -> nn.Module:
+        network = place(instantiate(node, obs_dim=obs_dim, act_dim=act_dim, **bounds))
+        if is_pure(network):
+            try:
+                check_broadcasts(network, obs_dim, act_dim)
+            except ValueError as error:
+                raise UserError(
+                    f"{name}: {type(network).__name__} declares pure = True, but does not "
+                    f"broadcast (B, 1, O) beside (B, n, A): {error}"
+                ) from error
+        return network
+
+    return make
+
+
+def _placing(placement: Placement) -> Place:
+    def place(network: nn.Module) -> nn.Module:
         network.to(dtype=placement.precision.dtype, device=placement.device)
         choose_compute_dtype(network, placement.precision.compute_dtype)
         return network
 
-    return make
+    return place

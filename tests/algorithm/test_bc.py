@@ -12,14 +12,13 @@ from bcq_exp.algorithm.bc import BC
 from bcq_exp.algorithm.networks import Actor
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import DeterministicPolicy
-from bcq_exp.engine.stacked import StackedRuns
 from tests.algorithm.small import BOUNDS, SIZES, SPACE, make_batch
+from tests.algorithm.stacking import assert_a_stack_is_its_runs
 
 
 def make_bc(seed=0, lr=1e-2):
     torch.manual_seed(seed)
-    sizes = {key: value for key, value in SIZES.items()}
-    policy = DeterministicPolicy(actor=Actor(**sizes, **BOUNDS).double(), action_space=SPACE)
+    policy = DeterministicPolicy(actor=Actor(**SIZES, **BOUNDS).double(), action_space=SPACE)
     return BC(policy=policy, actor_optim=AdamOptimizerFactory(lr=lr))
 
 
@@ -49,21 +48,7 @@ def test_a_step_is_the_equations():
 
 
 def test_a_stack_steps_as_its_runs_do_alone():
-    in_stack, alone = ([make_bc(k, lr=1e-2 * (1 + k)) for k in range(3)] for _ in range(2))
-    stack = StackedRuns(in_stack)
-    for step in range(10):
-        batches = [make_batch(seed=10 * step + k) for k in range(3)]
-        names = vars(batches[0])
-        batch = Batch(**{n: torch.stack([getattr(b, n) for b in batches]) for n in names})
-        noise = in_stack[0].draw_noise(6)
-        stacked = stack.tensor_step(batch, noise)
-        stack.after_steps(1)
-        each = [run.gradient_step(b, noise) for run, b in zip(alone, batches, strict=True)]
-        expected = torch.stack([values["actor_loss"] for values in each])
-        torch.testing.assert_close(stacked["actor_loss"], expected, rtol=1e-10, atol=1e-12)
-    for one, other in zip(in_stack, alone, strict=True):
-        for a, b in zip(one.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert_a_stack_is_its_runs(lambda k: make_bc(k, lr=1e-2 * (1 + k)), 3)
 
 
 def test_the_actor_stays_within_the_bounds_and_acts_by_itself():

@@ -1,6 +1,7 @@
 """K stacked runs are the K runs, whatever they differ in."""
 
 import copy
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ, Noise
 from bcq_exp.algorithm.networks import VAE, Perturbation
 from bcq_exp.algorithm.optim import AdamOptimizerFactory, CosineSchedule
-from bcq_exp.engine.stacked import StackedRuns
+from bcq_exp.engine.stacked import OverRuns, StackedRuns
 from tests.algorithm.small import BOUNDS, SIZES, make_batch, make_bcq, make_noise, make_policy
 
 SIZE = 6
@@ -63,6 +64,24 @@ def test_a_stack_steps_as_its_runs_do_alone(adam):
     for one, other in zip(in_stack, alone, strict=True):
         for a, b in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_over_runs_takes_what_a_function_of_one_run_takes():
+    class Numbers(NamedTuple):
+        shared: float
+        own: Any
+
+    over_runs = OverRuns(torch.zeros(0, dtype=torch.float64))
+    hyper = Numbers(over_runs.joined([0.5, 0.5]), over_runs.joined([1.0, 2.0]))
+
+    def function(x, hyper, power, offset=None, *, scale):
+        assert offset is None
+        return scale * (x.sum() * hyper.own + hyper.shared) ** power
+
+    x = torch.arange(6.0, dtype=torch.float64).reshape(2, 3)
+    found = over_runs(function)(x, hyper, 2, scale=3.0)
+    expected = [3 * (x[k].sum() * (1 + k) + 0.5) ** 2 for k in range(2)]
+    torch.testing.assert_close(found, torch.stack(expected))
 
 
 def test_a_run_of_a_stack_can_be_saved_and_go_on_alone():

@@ -54,7 +54,7 @@ REFUSED = {
     ("algo=bc", "+vae=paper"): "vae: not read by BC, which reads actor, actor_optim, policy",
     ("-m", "algo=bcq,bc", "vae.latent_dim=3"): "vae.latent_dim: no such key of BC; there are ",
     ("-m", "algo=bcq,bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
-    ("algo=sac",): "Could not find 'algo/sac'; there are bc, bcq",
+    ("algo=sac",): "Could not find 'algo/sac'; there are bc, bcq, ddpg, td3_bc, vae_bc",
     ("algo._target_=no.such.Thing",): "algo._target_=no.such.Thing: ",
     ("algo._target_=torch.nn.Linear",): "must be an OfflineAlgorithm",
 }

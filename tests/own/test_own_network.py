@@ -1,0 +1,40 @@
+"""A network of a user's own package: one class, one choice file, --config-dir."""
+
+import pytest
+
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY
+from tests.own.test_own_algorithm import run
+
+
+def rows(folder):
+    return RunRecord(folder).rows("train")
+
+
+def test_declared_pure_or_not_it_trains_the_same_and_a_sweep_of_it_is_stacked(tmp_path):
+    done = run("-m", *TINY, "critic=layernorm", "seed=0,1", "name=s", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs, 2 to train in 1 groups of 2" in done.stdout
+    undeclared = "critic._target_=tests.own.critics.UndeclaredCritic"
+    for name, overrides in (("pure", ()), ("undeclared", (undeclared,))):
+        done = run(*TINY, "critic=layernorm", *overrides, f"name={name}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "not recorded" not in done.stdout
+    folders = [tmp_path / "multirun" / name for name in ("pure", "undeclared", "s/seed=0")]
+    one, other, stacked = map(rows, folders)
+    for row, values, of_stack in zip(one, other, stacked, strict=True):
+        assert row == pytest.approx(values, rel=1e-4)
+        assert row == pytest.approx(of_stack, rel=1e-2, abs=1e-3)
+
+
+def test_one_that_lies_is_one_line(tmp_path):
+    lying = "critic._target_=tests.own.critics.LyingCritic"
+    done = run(*TINY, "critic=layernorm", lying, "name=x", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "critic: LyingCritic declares pure = True, but does not broadcast" in done.stderr
+
+
+def test_a_size_of_another_kind_is_the_constructors_matter(tmp_path):
+    done = run(*TINY, "critic=layernorm", "critic.hidden_sizes=32", "name=x", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "must be an iterable" in done.stderr

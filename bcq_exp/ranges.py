@@ -68,6 +68,7 @@ POSITIVE = Range(low=0, low_open=True)
 # by the paper's symbol, or the parameter's name
 GAMMA = LMBDA = FRACTION
 TAU = Range(0, 1, low_open=True)
+BINS = Range(low=2)
 PHI = KL_WEIGHT = ALPHA = POLICY_NOISE = NOISE_CLIP = NATURAL
 LATENT_CLIP = POSITIVE
 DECAY_RATE = Range(0, 1, high_open=True)  # of an optimizer's running means

@@ -1,6 +1,7 @@
 """Every choice composes, the help names them all, and a wrong value is one clear line."""
 
 import itertools
+import json
 import re
 
 import pytest
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 
 from bcq_exp.config.checking import check
 from bcq_exp.config.keys import schema_of
-from bcq_exp.config.meaning import config_hash
+from bcq_exp.config.meaning import compared, config_hash, flattened, shared_by_stack
 from bcq_exp.config.naming import run_name
 from bcq_exp.errors import UserError
 from tests.commands import CONF, compose
@@ -18,9 +19,16 @@ NEEDED = {
     "minari": ["dataset.id=a/b-v0"],
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
     "deterministic_actor": ["algo=bc"],
+    "state_critic": ["algo=dqn"],
     "default": ["algo=bc"],
 }
-NODES = {"deterministic_actor": "actor", "networks": None, "experiment": None, "sweep": None}
+NODES = {
+    "deterministic_actor": "actor",
+    "state_critic": "critic",
+    "networks": None,
+    "experiment": None,
+    "sweep": None,
+}
 
 
 def choices():
@@ -183,6 +191,41 @@ def test_the_hash_changes_with_what_is_learnt_and_with_nothing_else(override, sa
         config_hash(OmegaConf.to_container(compose(*o), resolve=True)) for o in ([], [override])
     )
     assert (one == other) is same
+
+
+def meanings(which):
+    """Keys of BCQ's configuration with that meaning, and those without."""
+    cfg = compose("trainer.device=cpu")
+    every = dict(flattened(OmegaConf.to_container(cfg, resolve=True)))
+    if which == "shared":
+        return every.keys(), set(json.loads(shared_by_stack(cfg)))
+    return every.keys(), compared(OmegaConf.to_container(cfg, resolve=True)).keys()
+
+
+def test_stacked_runs_may_differ_in_the_numbers_of_the_equations_and_in_what_is_their_own():
+    every, shared = meanings("shared")
+    free = {k for k in every - shared if not k.startswith(("logger.", *OPTIMIZERS))}
+    assert free == {
+        "seed", "name", "resume", "algo.lmbda", "algo.tau", "algo.gamma", "actor.phi",
+        "vae.latent_clip", "vae.kl_weight", "policy.forward_sampled_times",
+        "trainer.eval_episodes", "trainer.eval_seed", "trainer.objective",
+    }  # fmt: skip
+    assert {"algo._target_", "algo.num_sampled_action", "trainer.num_steps"} <= shared
+
+
+def test_reports_tell_runs_apart_by_what_they_learn():
+    every, told = meanings("compared")
+    left = {k for k in every - told if not k.startswith(("logger.", "dataset."))}
+    assert left == {
+        "name", "resume", "trainer.device", "trainer.num_threads", "trainer.num_steps",
+        "trainer.log_every", "trainer.eval_every", "trainer.eval_episodes", "trainer.eval_seed",
+        "trainer.checkpoint_every", "trainer.objective", "trainer.capture",
+    }  # fmt: skip
+
+
+def test_an_algorithm_is_its_class_whatever_its_schema_says_of_the_rest():
+    one, other = (compose(*o) for o in ([], ["algo._target_=tests.test_every_key.OtherBCQ"]))
+    assert shared_by_stack(one) != shared_by_stack(other)
 
 
 @pytest.mark.parametrize("name", ["a b", "lr=0.1,seed=2", "x.1", "2026-01-01_x"])

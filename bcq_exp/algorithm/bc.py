@@ -50,12 +50,7 @@ def train_step(
 
 
 class BC(OfflineAlgorithm[DeterministicPolicy]):
-    """Behaviour cloning of a deterministic policy.
-
-    Args:
-        policy: with the actor that learns.
-        actor_optim: its optimizer.
-    """
+    """Behaviour cloning of a deterministic policy, whose actor ``actor_optim`` moves."""
 
     training_stats = BCTrainingStats
     steps = (train_step,)

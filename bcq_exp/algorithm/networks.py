@@ -147,6 +147,25 @@ class Critic(nn.Module):
         return self.net(concatenated(obs, act))
 
 
+class StateCritic(nn.Module):
+    """Values of a state's discrete actions: ``forward(obs)`` (..., O) -> (..., ``act_dim``).
+
+    Args:
+        obs_dim: O.
+        act_dim: how many values.
+        hidden_sizes: units of each hidden layer.
+    """
+
+    pure = True
+
+    def __init__(self, *, obs_dim: int, act_dim: int, hidden_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.net = MLP(obs_dim, hidden_sizes, act_dim)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.net(obs)
+
+
 class VAE(ActionRange):
     """G_omega(a | s): a conditional VAE over actions (section 4.1 and the authors' code).
 

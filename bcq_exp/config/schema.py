@@ -27,6 +27,7 @@ from bcq_exp.config.keys import (
 from bcq_exp.config.naming import run_folder, run_name
 from bcq_exp.ranges import (
     ALPHA,
+    BINS,
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
@@ -70,6 +71,13 @@ class TD3BCConfig(AlgoConfig):
     alpha: float = key(ALPHA, meaning=STACKING)
     policy_noise: float = key(POLICY_NOISE, meaning=STACKING)
     noise_clip: float = key(NOISE_CLIP, meaning=STACKING)
+    tau: float = key(TAU, meaning=STACKING)
+    gamma: float = key(GAMMA, meaning=STACKING)
+
+
+@dataclass
+class DQNConfig(AlgoConfig):
+    num_bins: int = key(BINS)
     tau: float = key(TAU, meaning=STACKING)
     gamma: float = key(GAMMA, meaning=STACKING)
 
@@ -243,6 +251,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "algo": AlgoConfig,
     "bcq": BCQConfig,
     "ddpg": DDPGConfig,
+    "dqn": DQNConfig,
     "td3_bc": TD3BCConfig,
     "policy": PolicyConfig,
     "bcq_policy": BCQPolicyConfig,

@@ -8,32 +8,43 @@ from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp
 
 COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
+NAMES = {
+    "bcq": "BCQ",
+    "bc": "BC",
+    "vae_bc": "VAEBC",
+    "ddpg": "DDPG",
+    "dqn": "DQN",
+    "td3_bc": "TD3BC",
+}
+EVERY = f"algo={','.join(NAMES)}"
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     home = tmp_path_factory.mktemp("algorithms")
-    done = bcq_exp("-m", *COMMON, "algo=bcq,bc", "seed=0,1,2", "name=s", cwd=home)
+    done = bcq_exp("-m", *COMMON, EVERY, "seed=0,1,2", "name=s", cwd=home)
     assert done.returncode == 0, done.stderr
-    assert "6 runs, 6 to train in 2 groups of 3" in done.stdout
+    assert "18 runs, 18 to train in 6 groups of 3" in done.stdout
     return home / "multirun" / "s"
 
 
 def test_each_is_trained_as_what_it_is(swept):
     columns = {}
-    for algo in ("bcq", "bc"):
+    for algo, name in NAMES.items():
         record = RunRecord(swept / f"algo={algo},seed=0")
-        assert record.summary()["algorithm"] == algo.upper()
+        assert record.summary()["algorithm"] == name
         columns[algo] = list(record.rows("train")[0])
         assert len(record.rows("eval")) == 2
     assert columns["bc"] == ["step", "actor_loss"]
     assert columns["bcq"][:5] == ["step", "actor_loss", "critic1_loss", "critic2_loss", "vae_loss"]
+    assert columns["td3_bc"][:4] == ["step", "actor_loss", "critic1_loss", "critic2_loss"]
+    assert columns["ddpg"] == ["step", "actor_loss", "critic_loss", "q_mean", "target_q_mean"]
 
 
 def test_one_report_compares_them(swept):
     runs = load_runs(swept)
     assert runs.keys == ("algo",)
-    assert set(runs.groups()) == {"algo=BCQ", "algo=BC"}
+    assert set(runs.groups()) == {f"algo={name}" for name in NAMES.values()}
     data = page_data(runs, swept)
     of = {run["name"]: curves for run, curves in zip(data["runs"], data["training"], strict=True)}
     assert set(of["algo=bc,seed=0"]) == {"step", "wall_time", "actor_loss"}
@@ -42,9 +53,9 @@ def test_one_report_compares_them(swept):
 
 def test_the_same_command_again_is_done_at_once(swept):
     home = swept.parents[1]
-    done = bcq_exp("-m", *COMMON, "algo=bcq,bc", "seed=0,1,2", "name=s", cwd=home)
+    done = bcq_exp("-m", *COMMON, EVERY, "seed=0,1,2", "name=s", cwd=home)
     assert done.returncode == 0, done.stderr
-    assert "6 complete, 0 to train" in done.stdout
+    assert "18 complete, 0 to train" in done.stdout
 
 
 REFUSED = {
@@ -54,7 +65,7 @@ REFUSED = {
     ("algo=bc", "+vae=paper"): "vae: not read by BC, which reads actor, actor_optim, policy",
     ("-m", "algo=bcq,bc", "vae.latent_dim=3"): "vae.latent_dim: no such key of BC; there are ",
     ("-m", "algo=bcq,bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
-    ("algo=sac",): "Could not find 'algo/sac'; there are bc, bcq, ddpg, td3_bc, vae_bc",
+    ("algo=sac",): "Could not find 'algo/sac'; there are bc, bcq, ddpg, dqn, td3_bc, vae_bc",
     ("algo._target_=no.such.Thing",): "algo._target_=no.such.Thing: ",
     ("algo._target_=torch.nn.Linear",): "must be an OfflineAlgorithm",
 }

@@ -1,0 +1,224 @@
+"""Deep Q-learning (Mnih et al. 2015) over independently discretized action dimensions.
+
+The discrete baseline of the BCQ paper's section 6. "Independently" is taken to mean that each
+dimension d has ``num_bins`` evenly spaced actions and a value Q_d(s, bin) of its own, learnt by its
+own Bellman equation as if the other dimensions were part of the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from bcq_exp.algorithm.base import (
+    LaggedNetworkPolyakUpdateAlgorithmMixin,
+    Minimizer,
+    OfflineAlgorithm,
+    OverRuns,
+    TrainingStats,
+    polyak_update,
+)
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.losses import StateToAction
+from bcq_exp.algorithm.networks import ActionRange, broadcasting
+from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.watch import Watch
+from bcq_exp.ranges import BINS, GAMMA, TAU, require
+
+
+@dataclass(kw_only=True)
+class DQNTrainingStats(TrainingStats):
+    """The squared Bellman error, averaged over the batch and the dimensions."""
+
+    critic_loss: float
+
+
+class Bins(ActionRange):
+    """``num_bins`` actions in each dimension, evenly from its lowest to its highest.
+
+    Args:
+        low, high: bounds of the action, (A,) or numbers.
+        num_bins: at least 2.
+
+    Raises:
+        ValueError: for fewer, or bounds as of :class:`ActionRange`.
+    """
+
+    def __init__(self, *, low: Any, high: Any, num_bins: int) -> None:
+        super().__init__(low, high)
+        require("num_bins", num_bins, BINS)
+        self.num_bins = num_bins
+
+    def forward(self, act: Tensor) -> Tensor:
+        """The nearest bin of each dimension, int64 (..., A)."""
+        share = (act - self.low) / (self.high - self.low)
+        return (share * (self.num_bins - 1)).round().clamp(0, self.num_bins - 1).long()
+
+    def decode(self, index: Tensor) -> Tensor:
+        """The actions of bins (..., A)."""
+        return self.low + (self.high - self.low) * (index / (self.num_bins - 1))
+
+
+class NearestBin(Protocol):
+    """:class:`Bins` as it is called, of a run or of K stacked ones."""
+
+    def __call__(self, act: Tensor, /) -> Tensor: ...
+
+
+class GreedyPolicy(Policy):
+    """Takes in each dimension the bin of largest value.
+
+    Args:
+        critic: ``(obs,) -> q``, (B, O) -> (B, A * num_bins), dimension by dimension.
+        bins: the actions they stand for.
+        options: as of :class:`Policy`.
+    """
+
+    def __init__(self, *, critic: nn.Module, bins: Bins, **options: Any) -> None:
+        super().__init__(**options)
+        self.critic = critic
+        self.bins = bins
+
+    @torch.no_grad()
+    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
+        q = self.critic(self.as_tensor(batch.obs)).unflatten(-1, (-1, self.bins.num_bins))
+        return Batch(act=self.bins.decode(q.argmax(-1)).cpu().numpy(), state=state)
+
+
+class Networks(NamedTuple):
+    """The networks of a run, or of K stacked ones."""
+
+    critic: StateToAction
+    critic_target: StateToAction
+    bins: NearestBin
+
+
+class Hyperparameters(NamedTuple):
+    """The numbers of the equations: of one run, or (K,) tensors."""
+
+    gamma: float | Tensor
+    tau: float | Tensor
+
+
+def target_value(
+    critic_target: StateToAction,
+    act_dim: int,
+    obs_next: Tensor,
+    rew: Tensor,
+    terminated: Tensor,
+    gamma: float | Tensor,
+) -> Tensor:
+    """y_d = r + gamma (1 - terminated) max_j Q'_d(s', j), (B, A)."""
+    q = critic_target(obs_next).unflatten(-1, (act_dim, -1)).amax(-1)
+    return rew.unsqueeze(-1) + gamma * (1 - terminated).unsqueeze(-1) * q
+
+
+def bellman_error(
+    critic: StateToAction, bins: NearestBin, obs: Tensor, act: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error of the recorded bins' values to the targets (B, A); also their mean."""
+    index = bins(act)  # (B, A)
+    q = critic(obs).unflatten(-1, (act.shape[-1], -1))  # (B, A, bins)
+    taken = q.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    return mse_loss(taken, target), taken.mean()
+
+
+def train_step(
+    nets: Networks,
+    optimizers: Mapping[str, Minimizer],
+    hyper: Hyperparameters,
+    batch: Batch,
+    noise: Any,
+    over_runs: OverRuns,
+) -> dict[str, Tensor]:
+    """A :class:`~bcq_exp.algorithm.base.Step`."""
+    with torch.no_grad():
+        target = over_runs(target_value)(
+            nets.critic_target,
+            batch.act.shape[-1],
+            batch.obs_next,
+            batch.rew,
+            batch.terminated,
+            hyper.gamma,
+        )
+    loss, q_mean = over_runs(bellman_error)(nets.critic, nets.bins, batch.obs, batch.act, target)
+    optimizers["critic"].apply(loss)
+    polyak_update((nets.critic_target,), (nets.critic,), hyper.tau)
+    return {
+        "critic_loss": loss.detach(),
+        "q_mean": q_mean.detach(),
+        "target_q_mean": target.mean((-2, -1)),
+    }
+
+
+class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
+    """DQN of discretized actions, its target network moved by polyak averaging.
+
+    Args:
+        policy: with the critic that learns and the bins of its actions.
+        critic_optim: the critic's optimizer.
+        gamma: discount factor, in [0, 1].
+        tau: share of the critic that its target takes each step, in (0, 1].
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    training_stats = DQNTrainingStats
+    diagnostics = ("q_mean", "target_q_mean")
+    steps = (train_step,)
+
+    def __init__(
+        self,
+        *,
+        policy: GreedyPolicy,
+        critic_optim: OptimizerFactory,
+        gamma: float = 0.99,
+        tau: float = 0.005,
+    ) -> None:
+        super().__init__(policy=policy)
+        require("gamma", gamma, GAMMA)
+        require("tau", tau, TAU)
+        self.gamma, self.tau = gamma, tau
+        self.critic_target = self._add_lagged_network(policy.critic)
+        self._optimizers["critic"] = critic_optim.create(policy.critic.parameters())
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        sizes: Mapping[str, int],
+        bounds: Mapping[str, Any],
+        place: Callable[[Bins], Bins],
+        policy: Mapping[str, Any],
+        critic: Callable[..., nn.Module],
+        critic_optim: OptimizerFactory,
+        num_bins: int,
+        **hyperparameters: Any,
+    ) -> DQN:
+        bins = place(Bins(**bounds, num_bins=num_bins))
+        values = critic(obs_dim=sizes["obs_dim"], act_dim=sizes["act_dim"] * num_bins)
+        acting = GreedyPolicy(critic=values, bins=bins, **policy)
+        return cls(policy=acting, critic_optim=critic_optim, **hyperparameters)
+
+    @property
+    def networks(self) -> Networks:
+        return Networks(
+            critic=broadcasting(self.policy.critic),
+            critic_target=broadcasting(self.critic_target),
+            bins=self.policy.bins,
+        )
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        return Hyperparameters(gamma=self.gamma, tau=self.tau)
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        return (Watch("diverging Q", ("q_mean",), diverging=True),)

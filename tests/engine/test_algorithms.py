@@ -1,0 +1,75 @@
+"""Every algorithm is recorded, stacked and resumed alike: the engines know none of them."""
+
+import pytest
+import torch
+
+from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.engine.capture import eager
+from tests.commands import CONF, compose, engine_of
+from tests.same import assert_same_state
+
+ALGORITHMS = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
+SMALL = ("dataset.num_steps=2000", "trainer.batch_size=16")
+# what the runs of a stack differ in, where the algorithm has it
+NUMBERS = {
+    "algo.gamma": (0.9, 0.95, 0.99),
+    "algo.tau": (0.005, 0.02, 0.1),
+    "algo.lmbda": (0.0, 0.5, 1.0),
+    "algo.alpha": (0.5, 1.0, 2.5),
+    "vae.kl_weight": (0.1, 0.5, 1.0),
+    "critic_optim.lr": (1e-3, 1e-3, 3e-3),
+}
+
+
+def cfgs_of(algo, *overrides):
+    def has(key):
+        node, _, name = key.partition(".")
+        cfg = compose(f"algo={algo}")
+        return node in cfg and name in cfg[node]
+
+    own = [key for key in NUMBERS if has(key)]
+    return [
+        compose(*SMALL, f"algo={algo}", f"seed={k}", *overrides,
+                *(f"{key}={NUMBERS[key][k]}" for key in own))
+        for k in range(3)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_pendulum(num_steps=2000)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_recorded_steps_are_the_plain_ones_to_the_bit(algo, precision, data, caplog):
+    cfg = compose(*SMALL, f"algo={algo}", f"trainer.precision={precision}")
+    recorded, plain = engine_of([cfg], data), engine_of([cfg], data, capture=eager)
+    assert recorded.algorithm(0).can_be_recorded
+    told = torch.cat([recorded.advance(n) for n in (1, 2, 37)], 1)
+    torch.testing.assert_close(told, plain.advance(40), rtol=0, atol=0, equal_nan=True)
+    assert_same_state(recorded.state_dict(0), plain.state_dict(0))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_cohort_of_different_numbers_is_its_runs_alone(algo, data):
+    cfgs = cfgs_of(algo, "trainer.precision=fp64")
+    together = engine_of(cfgs, data, num_threads=1)
+    told = together.advance(60)
+    for k, cfg in enumerate(cfgs):
+        alone = engine_of([cfg], data)
+        expected = alone.advance(60)[0]
+        torch.testing.assert_close(told[k], expected, rtol=1e-8, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_loaded_engine_goes_on_to_the_bit(algo, data):
+    cfg = compose(*SMALL, f"algo={algo}")
+    straight, first, second = (engine_of([cfg], data) for _ in range(3))
+    expected = straight.advance(40)[:, 25:]
+    first.advance(25)
+    second.load_state_dict(0, first.state_dict(0))
+    told = second.advance(15)
+    torch.testing.assert_close(told, expected, rtol=0, atol=0, equal_nan=True)
+    assert_same_state(second.state_dict(0), straight.state_dict(0))

@@ -11,6 +11,7 @@ from bcq_exp.errors import UserError
 
 if TYPE_CHECKING:
     from gymnasium import Env
+    from minari.data_collector.episode_buffer import EpisodeBuffer
 
     from bcq_exp.data.behaviour import Behaviour
 
@@ -24,19 +25,22 @@ def main(cfg: DictConfig) -> float:
     from bcq_exp.data.spaces import check_action_space
 
     minari_store.check_new(cfg.id, overwrite=cfg.overwrite)
-    env, policy = _who_and_where(cfg)
-    if cfg.noise_std or cfg.random_action_prob:
-        space = check_action_space(cfg.id, env.action_space)
-        policy = behaviour.Noisy(policy, space, cfg.noise_std, cfg.random_action_prob)
-    with Progress() as progress:
-        task = progress.add_task(cfg.id, total=cfg.num_steps)
-        episodes = behaviour.collect(
-            env,
-            policy,
-            num_steps=cfg.num_steps,
-            seed=cfg.seed,
-            on_step=lambda done: progress.update(task, completed=done),
-        )
+    if cfg.behaviour == "buffer":
+        env, episodes = _buffer_of_run(cfg)
+    else:
+        env, policy = _who_and_where(cfg)
+        if cfg.noise_std or cfg.random_action_prob:
+            space = check_action_space(cfg.id, env.action_space)
+            policy = behaviour.Noisy(policy, space, cfg.noise_std, cfg.random_action_prob)
+        with Progress() as progress:
+            task = progress.add_task(cfg.id, total=cfg.num_steps)
+            episodes = behaviour.collect(
+                env,
+                policy,
+                num_steps=cfg.num_steps,
+                seed=cfg.seed,
+                on_step=lambda done: progress.update(task, completed=done),
+            )
     behaviour.save(
         cfg.id,
         episodes,
@@ -52,6 +56,26 @@ def main(cfg: DictConfig) -> float:
     print(f"episodes  {len(episodes)}")
     print(f"return    {np.mean(returns):.1f} ± {np.std(returns):.1f}")
     return float(np.mean(returns))
+
+
+def _buffer_of_run(cfg: DictConfig) -> tuple[Env, list[EpisodeBuffer]]:
+    """The environment of a run that explored, and all its steps: the paper's final buffer.
+
+    Raises:
+        UserError: if no run is named, it collected nothing, or what it did is asked for otherwise.
+    """
+    from bcq_exp.data import behaviour
+    from bcq_exp.training import restore
+
+    if cfg.run is None:
+        raise UserError("behaviour=buffer: name the run, run=multirun/NAME")
+    if cfg.noise_std or cfg.random_action_prob or cfg.env is not None:
+        raise UserError(
+            "behaviour=buffer: env, noise_std and random_action_prob are what the run had; leave "
+            "them out"
+        )
+    steps, make_env = restore.load_collected(cfg.run)
+    return make_env(), behaviour.as_episodes(steps)
 
 
 def _who_and_where(cfg: DictConfig) -> tuple[Env, Behaviour]:

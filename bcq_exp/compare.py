@@ -89,7 +89,7 @@ def _print(runs: RunTables, which: str) -> None:
             digits(a.estimates["median"].value),
         )
     console.print(table)
-    for task, value in runs.runs.groupby("dataset")["behaviour_return"].first().items():
+    for task, value in runs.runs.groupby("dataset")["behaviour_return"].first().dropna().items():
         console.print(f"behaviour's return on {task}: {value:.1f}", markup=False, highlight=False)
     for note in runs.notes:
         console.print(f"note: {note}", markup=False, highlight=False)

@@ -1,5 +1,6 @@
 """python -m bcq_exp.collect: records what was asked for, by whom it was asked for."""
 
+import os
 import re
 
 import numpy as np
@@ -13,8 +14,6 @@ from tests.commands import bcq_exp
 @pytest.fixture
 def collect(tmp_path):
     """The command, with data sets in the test's own folder."""
-    import os
-
     env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
 
     def run(*args):
@@ -68,6 +67,51 @@ def test_a_trained_runs_policy_with_and_without_noise(collect, load, trained):
     assert np.abs(noisy.act - plain.act).max() > 0.5
     assert np.array_equal(noisy.obs[0], plain.obs[0])
     assert load("my/plain-v0").env_spec.id == "Pendulum-v1"
+
+
+ONLINE = (
+    *("algo=ddpg", "dataset=online", "dataset.env=Pendulum-v1", "dataset.start_steps=100"),
+    *("trainer.num_steps=450", "trainer.batch_size=8", "trainer.eval_every=450"),
+    *("trainer.eval_episodes=1", "logger=none", "name=agent"),
+)
+
+
+def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
+    collect, load, tmp_path
+):
+    done = bcq_exp(*ONLINE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "DDPG, last" in done.stdout and "behaviour's return" not in done.stdout
+    told = printed(collect("id=my/buffer-v0", "behaviour=buffer", "run=multirun/agent"))
+    assert (told["steps"], told["episodes"]) == ("450", "3")
+    steps, _ = restore.load_collected(tmp_path / "multirun" / "agent")
+    data = load("my/buffer-v0")
+    for name in ("obs", "act", "rew", "terminated", "obs_next"):
+        np.testing.assert_array_equal(getattr(data.transitions, name), steps[name])
+    assert np.flatnonzero(data.transitions.truncated).tolist() == [199, 399, 449]
+    assert data.env_spec.id == "Pendulum-v1"
+    expert = ("id=my/expert-v0", "behaviour=run", "run=multirun/agent", "num_steps=200")
+    printed(collect(*expert))
+    trained = bcq_exp(
+        "dataset=minari", "dataset.id=my/buffer-v0", "trainer.num_steps=20", "logger=none",
+        "trainer.eval_every=20", "trainer.eval_episodes=1", "name=offline", cwd=tmp_path,
+        env={**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")},
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    compared = bcq_exp("multirun/agent", cwd=tmp_path, module="bcq_exp.compare")
+    assert compared.returncode == 0, compared.stderr
+    assert "behaviour's return" not in compared.stdout
+
+
+def test_a_run_that_collected_nothing_has_no_buffer(collect, trained):
+    for args, said in (
+        ((f"run={trained}",), "it collected nothing; give a run with dataset=online"),
+        ((), "behaviour=buffer: name the run"),
+        ((f"run={trained}", "noise_std=0.3"), "are what the run had; leave them out"),
+    ):
+        done = collect("id=my/x-v0", "behaviour=buffer", *args)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert said in done.stderr
 
 
 MISTAKES = [

@@ -83,6 +83,7 @@ OTHER = {
     "trainer.checkpoint_every": "2",
     "trainer.objective": "normalized_score",
     "trainer.normalize_obs": "true",
+    "trainer.concurrent_from": "10",
     "trainer.precision": "fp64",
     "logger.mode": "disabled",
     "logger.project": "p",

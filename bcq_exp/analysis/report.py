@@ -110,7 +110,7 @@ def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
 
 def _behaviour(runs: RunTables) -> dict[str, float]:
     """The behaviour policy's mean return by data set, in the unit of returns."""
-    first = runs.runs.groupby("dataset")["behaviour_return"].first()
+    first = runs.runs.groupby("dataset")["behaviour_return"].first().dropna()
     return {str(task): float(value) for task, value in first.items()}
 
 

@@ -174,6 +174,14 @@ class D4RLConfig:
 
 
 @dataclass
+class OnlineConfig:
+    _target_: str = "???"
+    env: str = "???"
+    start_steps: int = key(NATURAL)
+    noise_std: float = key(NATURAL)
+
+
+@dataclass
 class TrainerConfig:
     num_steps: int = key(COUNT, meaning=PLACING)
     batch_size: int = key(COUNT)
@@ -184,6 +192,7 @@ class TrainerConfig:
     checkpoint_every: int = key(COUNT, meaning=MEASURING)
     objective: str = key(OneOf(("return_mean", "normalized_score")), meaning=EVALUATING)
     normalize_obs: bool = False
+    concurrent_from: int | None = key(COUNT, None)
     device: str = key(DEVICE, meaning=PLACING)
     num_threads: int | None = key(COUNT, None, PLACING)
     precision: str = key(OneOf(("auto", "fp32", "bf16", "tf32", "fp64")))
@@ -236,7 +245,7 @@ class CollectConfig:
 
     id: str = "???"
     env: str | None = None
-    behaviour: str = key(OneOf(("scripted", "random", "run")))
+    behaviour: str = key(OneOf(("scripted", "random", "run", "buffer")))
     run: str | None = None
     num_steps: int = key(COUNT)
     noise_std: float = key(NATURAL)
@@ -264,6 +273,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "pendulum": PendulumConfig,
     "minari": MinariConfig,
     "d4rl_hdf5": D4RLConfig,
+    "online": OnlineConfig,
     "trainer": TrainerConfig,
     "logger": LoggerConfig,
 }

@@ -1,7 +1,8 @@
 """Behaviour policies: who collects the data, how, and where it is stored."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +186,34 @@ def _run_episode(
         terminations=terminations,
         truncations=truncations,
     )
+
+
+def as_episodes(steps: Mapping[str, np.ndarray]) -> "list[EpisodeBuffer]":
+    """Steps one after the other as episodes in Minari's buffers; the last one may be cut.
+
+    Args:
+        steps: ``obs``, ``obs_next`` (N, O), ``act`` (N, A), ``rew``, ``terminated``, ``truncated``
+            (N,), as a run with ``dataset=online`` collects them.
+    """
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    ends = np.flatnonzero(steps["terminated"] | steps["truncated"]) + 1
+    edges = np.unique([0, *ends, len(steps["rew"])])
+    episodes = []
+    for first, last in pairwise(edges):
+        part = {name: array[first:last] for name, array in steps.items()}
+        truncated = part["truncated"].copy()
+        truncated[-1] |= not part["terminated"][-1]
+        episodes.append(
+            EpisodeBuffer(
+                observations=np.concatenate([part["obs"], part["obs_next"][-1:]]),
+                actions=part["act"],
+                rewards=part["rew"].tolist(),
+                terminations=part["terminated"].tolist(),
+                truncations=truncated.tolist(),
+            )
+        )
+    return episodes
 
 
 def save(

@@ -8,83 +8,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box
 
 from bcq_exp.data import environments, minari_store, pendulum
 from bcq_exp.data.cache import cached
 from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
 from bcq_exp.data.minari_files import read_minari
-from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import DataError, Transitions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
+class Dataset(Task):
     """Validated offline data and the environment a policy learned from it is evaluated in.
 
     Args:
-        id: name for people and logs.
         transitions: all episodes, one after the other; actions in environment units, float32.
-        observation_space: flat ``(O,)``.
-        action_space: ``(A,)``, finite bounds.
-        env_spec: the evaluation environment, None where neither data nor user names one.
         content_hash: sha256 (hex) over the transitions.
         episode_returns: sums of recorded rewards ``(E,)`` float64.
         episode_lengths: recorded steps ``(E,)`` int64.
-        reference_scores: mean returns of a (random, expert) policy, where known.
-        leaves: the parts of a flat observation, in order; none says that it has no parts.
     """
 
-    id: str
     transitions: Transitions
-    observation_space: Box
-    action_space: Box
-    env_spec: EnvSpec | None
     content_hash: str
     episode_returns: np.ndarray
     episode_lengths: np.ndarray
-    reference_scores: tuple[float, float] | None
-    leaves: tuple[Leaf, ...] = ()
 
     @property
     def behaviour_return(self) -> float:
         """Mean return of the recorded episodes, cut ones included."""
         return float(np.mean(self.episode_returns))
 
-    def normalized_score(self, ret: float) -> float | None:
-        """``ret`` on the scale random = 0, expert = 100; None where the scale is not known."""
-        if self.reference_scores is None:
-            return None
-        random, expert = self.reference_scores
-        return 100.0 * (ret - random) / (expert - random)
-
-    def make_env(self, **kwargs: Any) -> gym.Env:
-        """A new evaluation environment, with flat observations.
-
-        Args:
-            kwargs: for :func:`gymnasium.make`, such as ``render_mode``.
-
-        Raises:
-            DataError: no environment is named, it cannot be made, or does not fit the data.
-        """
-        env = environments.make_raw(self.id, self.env_spec, **kwargs)
-        leaves = self.leaves or (Leaf((), self.observation_space.shape[0]),)
-        try:
-            environments.check_fit(self.id, env, leaves, self.action_space)
-        except DataError:
-            env.close()
-            raise
-        return environments.flatten_env(env)
-
-    def environment_state(self) -> dict[str, Any]:
-        """What ``environments.from_state`` needs to make the environment without the data."""
-        return environments.to_state(
-            self.id, self.env_spec, self.observation_space, self.action_space
-        )
+    def facts(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "content_hash": self.content_hash,
+            "num_transitions": len(self.transitions),
+            "num_episodes": len(self.episode_returns),
+            "behaviour_return": self.behaviour_return,
+        }
 
 
 def load_minari(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,28 +13,49 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.stream import BLOCK_STEPS, RandomStream
 
+_ROWS_AT_ONCE = 65536  # copied, so that the data are never held twice
+
 
 class TransitionTable:
-    """All transitions as rows of one tensor, so that a batch is one gather.
+    """Transitions as rows of one tensor, so that a batch is one gather.
+
+    Actions are in the policy's unit, observations as the networks take them.
 
     Args:
-        transitions: actions in the policy's unit, observations as the networks take them.
-        dtype, device: where and as what the rows are kept.
+        rows: (N, O + O + A + 2): obs, obs_next, act, rew, terminated.
+        obs_dim, act_dim: O and A.
     """
 
-    def __init__(self, transitions: Transitions, dtype: torch.dtype, device: torch.device) -> None:
-        parts = [
-            torch.as_tensor(part.copy()).to(device=device, dtype=dtype).reshape(len(part), -1)
-            for part in (
-                transitions.obs,
-                transitions.obs_next,
-                transitions.act,
-                transitions.rew,
-                transitions.terminated,
-            )
-        ]
-        self._sizes = [part.shape[1] for part in parts]
-        self._rows = torch.cat(parts, 1)
+    def __init__(self, rows: Tensor, obs_dim: int, act_dim: int) -> None:
+        self._rows = rows
+        self._sizes = [obs_dim, obs_dim, act_dim, 1, 1]
+
+    @classmethod
+    def of(
+        cls, transitions: Transitions, dtype: torch.dtype, device: torch.device
+    ) -> TransitionTable:
+        """All transitions, in that dtype and on that device."""
+        t = transitions
+        table = cls.empty(len(t), t.obs.shape[1], t.act.shape[1], dtype, device)
+        for first in range(0, len(t), _ROWS_AT_ONCE):
+            part = slice(first, first + _ROWS_AT_ONCE)
+            columns = (t.obs, t.obs_next, t.act, t.rew, t.terminated)
+            table.put(first, *(column[part] for column in columns))
+        return table
+
+    @classmethod
+    def empty(
+        cls, size: int, obs_dim: int, act_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> TransitionTable:
+        """Room for ``size`` transitions."""
+        rows = torch.zeros(size, 2 * obs_dim + act_dim + 2, dtype=dtype, device=device)
+        return cls(rows, obs_dim, act_dim)
+
+    def put(self, row: int, *columns: np.ndarray) -> None:
+        """Write obs, obs_next, act, rew and terminated, (n, ...) each, from ``row`` on."""
+        size = len(columns[0])
+        rows = np.concatenate([c.reshape(size, -1) for c in columns], 1, dtype=np.float32)
+        self._rows[row : row + size].copy_(torch.from_numpy(rows))
 
     def batch(self, indices: Tensor) -> Batch:
         """The rows ``indices`` (..., B)."""

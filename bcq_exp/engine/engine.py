@@ -54,6 +54,18 @@ class Engine(Protocol):
         """Put one run back where :meth:`state_dict` was taken; the cohort must share its step."""
 
 
+class PartialEngine(Engine, Protocol):
+    """An engine that can stand beside others."""
+
+    @property
+    def num_runs(self) -> int:
+        """Runs it advances."""
+
+    @property
+    def steps_to_record(self) -> int:
+        """Its first steps, after which all that it replays is recorded."""
+
+
 class CohortEngine:
     """One run, or several stacked. A step reads and writes tensors in place: it can be recorded.
 
@@ -167,11 +179,11 @@ class ParallelEngine:
     Python's lock, so as many cohorts as there are cores advance at once.
 
     Args:
-        engines: on the CPU, all at the same step.
+        engines: on the CPU, all at the same step, each of one run or more.
         num_threads: at most so many advance at a time.
     """
 
-    def __init__(self, engines: Sequence[CohortEngine], num_threads: int) -> None:
+    def __init__(self, engines: Sequence[PartialEngine], num_threads: int) -> None:
         self._engines = engines
         self._owner = [(e, k) for e in engines for k in range(e.num_runs)]
         self._threads = ThreadPoolExecutor(

@@ -104,6 +104,23 @@ class HostStream(RandomStream):
 
 
 @dataclass(frozen=True)
+class GrowingStream(HostStream):
+    """Of a run whose transitions come while it learns: one more is there at each gradient step.
+
+    Args:
+        first_rows: transitions there at the first step; ``num_rows`` are all there will be.
+    """
+
+    first_rows: int
+
+    def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
+        rng = generator(self.seed, purpose, index)
+        steps = index * BLOCK_STEPS + np.arange(BLOCK_STEPS)
+        there = np.minimum(self.first_rows + steps, self.num_rows)
+        return torch.from_numpy((rng.random(size) * there[:, None]).astype(np.int64))
+
+
+@dataclass(frozen=True)
 class DeviceStream(RandomStream):
     """Drawn by torch where the training is, so that no number crosses to a GPU.
 

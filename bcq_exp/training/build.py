@@ -17,11 +17,16 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.config.meaning import config_hash
 from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.online import Exploration
+from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine, Engine, ParallelEngine
+from bcq_exp.engine.explorer import Explorer
+from bcq_exp.engine.online import OnlineEngine
 from bcq_exp.engine.placement import Placement
-from bcq_exp.engine.stream import DeviceStream, HostStream, RandomStream
+from bcq_exp.engine.stream import DeviceStream, GrowingStream, HostStream, RandomStream
+from bcq_exp.errors import UserError
 from bcq_exp.training import provenance
 from bcq_exp.training.checkpoint import Checkpoint, load
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
@@ -33,12 +38,12 @@ from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker
 from bcq_exp.training.trainer import Cadence, Trainer
 
 
-def build_trainer(jobs: Sequence[Job], dataset: Dataset, placement: Placement) -> Trainer:
+def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trainer:
     """The trainer of a cohort's runs, each at its checkpoint if it has one."""
     cfgs, records = [job.cfg for job in jobs], [RunRecord(job.folder) for job in jobs]
     saved = [load(r.checkpoint) if r.checkpoint.exists() else None for r in records]
-    normalizer = build_normalizer(cfgs[0], dataset, saved[0])
-    engine = build_engine(cfgs, dataset, normalizer, placement)
+    normalizer = build_normalizer(cfgs[0], task, saved[0])
+    engine = build_engine(cfgs, task, normalizer, placement)
     windows = []
     for k, checkpoint in enumerate(saved):
         if checkpoint is not None:
@@ -46,7 +51,7 @@ def build_trainer(jobs: Sequence[Job], dataset: Dataset, placement: Placement) -
             windows.append(checkpoint["window"])
     for record in records:
         record.rewind(engine.step)
-    runs = [build_run(job, dataset, normalizer, engine.algorithm(k)) for k, job in enumerate(jobs)]
+    runs = [build_run(job, task, normalizer, engine.algorithm(k)) for k, job in enumerate(jobs)]
     settings = cfgs[0].trainer
     cadence = Cadence(
         num_steps=settings.num_steps,
@@ -58,8 +63,8 @@ def build_trainer(jobs: Sequence[Job], dataset: Dataset, placement: Placement) -
     return Trainer(engine, runs, cadence, window, placement.num_threads)
 
 
-def build_dataset(cfg: DictConfig) -> Dataset:
-    """The data set, loaded and validated.
+def build_dataset(cfg: DictConfig) -> Task:
+    """The data set, loaded and validated, or the environment it will be collected in.
 
     Raises:
         UserError: whatever is wrong with it, in one line.
@@ -69,15 +74,33 @@ def build_dataset(cfg: DictConfig) -> Dataset:
 
 def build_engine(
     cfgs: Sequence[DictConfig],
-    dataset: Dataset,
+    task: Task,
     normalizer: ObsNormalizer | None,
     placement: Placement,
 ) -> Engine:
     """The algorithms of a cohort with fresh weights over the data, ready to advance."""
-    spaces = (dataset.observation_space, dataset.action_space)
+    spaces = (task.observation_space, task.action_space)
     runs = [build_algorithm(cfg, *spaces, placement) for cfg in cfgs]
+    if isinstance(task, Exploration):
+        engines: Sequence[CohortEngine | OnlineEngine] = [
+            build_online(cfg, run, task, placement) for cfg, run in zip(cfgs, runs, strict=True)
+        ]
+    else:
+        assert isinstance(task, Dataset)
+        engines = _offline(cfgs, runs, task, normalizer, placement)
+    return engines[0] if len(engines) == 1 else ParallelEngine(engines, placement.num_threads)
+
+
+def _offline(
+    cfgs: Sequence[DictConfig],
+    runs: Sequence[OfflineAlgorithm],
+    dataset: Dataset,
+    normalizer: ObsNormalizer | None,
+    placement: Placement,
+) -> list[CohortEngine]:
+    """The runs in stacks, or each by itself, over one table of the data."""
     transitions = for_training(dataset.transitions, runs[0].policy, normalizer)
-    table = TransitionTable(transitions, placement.precision.dtype, placement.device)
+    table = TransitionTable.of(transitions, placement.precision.dtype, placement.device)
     streams = [
         build_stream(cfg, run, len(transitions), placement.device)
         for cfg, run in zip(cfgs, runs, strict=True)
@@ -85,16 +108,41 @@ def build_engine(
     stacks = placement.stacks and all(run.is_pure for run in runs)
     parts = min(placement.num_threads, len(runs)) if stacks else len(runs)
     bounds = [len(runs) * i // parts for i in range(parts + 1)]
-    engines = [
+    return [
         CohortEngine(runs[a:b], table, streams[a:b], placement.capture) for a, b in pairwise(bounds)
     ]
-    return engines[0] if parts == 1 else ParallelEngine(engines, placement.num_threads)
+
+
+def build_online(
+    cfg: DictConfig, run: OfflineAlgorithm, task: Exploration, placement: Placement
+) -> OnlineEngine:
+    """A run that explores the environment of ``dataset=online``."""
+    batch_size = cfg.trainer.batch_size
+    stream = GrowingStream(
+        seed=cfg.seed,
+        num_rows=cfg.trainer.num_steps,
+        batch_size=batch_size,
+        noise=run.noise_shapes(batch_size),
+        first_rows=task.start_steps + 1,
+    )
+    return OnlineEngine(
+        run,
+        Explorer(task.make_env(), cfg.seed, task.start_steps, task.noise_std),
+        capacity=cfg.trainer.num_steps,
+        start_steps=task.start_steps,
+        stream=stream,
+        capture=placement.capture,
+    )
 
 
 def build_stream(
     cfg: DictConfig, algorithm: OfflineAlgorithm, num_rows: int, device: torch.device
 ) -> RandomStream:
-    """The run's random numbers, drawn where it trains."""
+    """The run's random numbers, drawn where it trains.
+
+    Raises:
+        UserError: if ``trainer.concurrent_from`` is more than there is.
+    """
     batch_size = cfg.trainer.batch_size
     needs = {
         "seed": cfg.seed,
@@ -102,18 +150,32 @@ def build_stream(
         "batch_size": batch_size,
         "noise": algorithm.noise_shapes(batch_size),
     }
+    first_rows = cfg.trainer.concurrent_from
+    if first_rows is not None:
+        if first_rows > num_rows:
+            raise UserError(
+                f"trainer.concurrent_from={first_rows}: the data set has {num_rows} transitions; "
+                "give at most as many, or null"
+            )
+        return GrowingStream(**needs, first_rows=first_rows)
     return HostStream(**needs) if device.type == "cpu" else DeviceStream(**needs, device=device)
 
 
 def build_normalizer(
-    cfg: DictConfig, dataset: Dataset, checkpoint: Checkpoint | None
+    cfg: DictConfig, task: Task, checkpoint: Checkpoint | None
 ) -> ObsNormalizer | None:
-    """The scaling of observations, from the checkpoint where there is one."""
+    """The scaling of observations, from the checkpoint where there is one.
+
+    Raises:
+        UserError: where there is no data to scale by.
+    """
     if not cfg.trainer.normalize_obs:
         return None
+    if not isinstance(task, Dataset):
+        raise UserError("trainer.normalize_obs=true: there is no data yet with dataset=online")
     if checkpoint is not None and checkpoint["normalization"] is not None:
         return ObsNormalizer.from_state_dict(checkpoint["normalization"])
-    return ObsNormalizer.of(dataset.transitions.obs)
+    return ObsNormalizer.of(task.transitions.obs)
 
 
 def for_training(
@@ -127,7 +189,7 @@ def for_training(
 
 
 def build_run(
-    job: Job, dataset: Dataset, normalizer: ObsNormalizer | None, algorithm: OfflineAlgorithm
+    job: Job, task: Task, normalizer: ObsNormalizer | None, algorithm: OfflineAlgorithm
 ) -> Run:
     """The run's own half: record, log, tracker, evaluator."""
     cfg, record = job.cfg, RunRecord(job.folder)
@@ -137,13 +199,7 @@ def build_run(
         "algorithm": type(algorithm).__name__,
         "losses": list(algorithm.losses()),
         "watches": [asdict(watch) for watch in algorithm.watches],
-        "dataset": {
-            "id": dataset.id,
-            "content_hash": dataset.content_hash,
-            "num_transitions": len(dataset.transitions),
-            "num_episodes": len(dataset.episode_returns),
-            "behaviour_return": dataset.behaviour_return,
-        },
+        "dataset": task.facts(),
         "command": job.command,
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(),
@@ -155,18 +211,16 @@ def build_run(
         record=record,
         log=logging.getLogger("bcq_exp.run") if job.is_alone else run_log(job.folder),
         tracker=build_tracker(cfg, record, facts, job.title),
-        evaluator=Evaluator(dataset.make_env, cfg.trainer.eval_episodes, cfg.trainer.eval_seed),
+        evaluator=Evaluator(task.make_env, cfg.trainer.eval_episodes, cfg.trainer.eval_seed),
         normalizer=normalizer,
-        normalized_score=dataset.normalized_score,
+        normalized_score=task.normalized_score,
         facts=facts,
-        environment=dataset.environment_state(),
+        environment=task.environment_state(),
     )
-    run.log.info(
-        "%s: %d transitions, behaviour's return %.1f",
-        dataset.id,
-        len(dataset.transitions),
-        dataset.behaviour_return,
-    )
+    data = facts["dataset"]
+    if data["num_transitions"]:
+        words = "%s: %d transitions, behaviour's return %.1f"
+        run.log.info(words, data["id"], data["num_transitions"], data["behaviour_return"])
     return run
 
 

@@ -42,6 +42,19 @@ def load_agent(folder: str | Path, device: str = "auto") -> tuple[Agent, EnvMake
     return Agent(algorithm.policy, normalizer), make_env
 
 
+def load_collected(folder: str | Path) -> tuple[dict[str, np.ndarray], EnvMaker]:
+    """Every step that a run with ``dataset=online`` has taken, and what makes its environment.
+
+    Raises:
+        UserError: if there is no readable checkpoint, or its run collected nothing.
+    """
+    saved = _checkpoint(folder)
+    if "collected" not in saved["engine"]:
+        raise UserError(f"run={folder}: it collected nothing; give a run with dataset=online")
+    steps = {name: values.numpy() for name, values in saved["engine"]["collected"].items()}
+    return steps, partial(environments.from_state, saved["environment"])
+
+
 def as_behaviour(agent: Agent, seed: int) -> Behaviour:
     """The agent as a policy that collects: one observation (O,) in, one action (A,) out."""
     generator = torch.Generator().manual_seed(seed)

@@ -161,8 +161,7 @@ class Run:
         data, rows = summary["dataset"], (("last", summary["last"]), ("best", summary["best"]))
         lines = [
             "",
-            f"  behaviour's return  {data['behaviour_return']:10.1f}   mean of "
-            f"{data['num_episodes']} episodes of {data['id']}",
+            *_behaviour(data),
             *(
                 f"  {summary['algorithm'] + ', ' + which:18}  {row['return_mean']:10.1f}   "
                 f"step {row['step']}"
@@ -176,6 +175,16 @@ class Run:
     def _steps_per_second(self) -> float | None:
         """Gradient steps a second of training over the whole run, evaluations not counted."""
         return round(self._last_logged / self.seconds, 2) if self.seconds else None
+
+
+def _behaviour(data: Mapping[str, Any]) -> list[str]:
+    """The behaviour policy's line, where there is a recorded one."""
+    if data["behaviour_return"] is None:
+        return []
+    return [
+        f"  behaviour's return  {data['behaviour_return']:10.1f}   mean of "
+        f"{data['num_episodes']} episodes of {data['id']}"
+    ]
 
 
 def run_log(folder: Path) -> logging.Logger:

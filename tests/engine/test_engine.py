@@ -116,7 +116,7 @@ def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
         bcq = algorithm_of(cfg, data)
         stream = build.build_stream(cfg, bcq, len(data.transitions), torch.device("cpu"))
         drawn = DeviceStream(**vars(stream), device=torch.device("cpu"))
-        table = TransitionTable(data.transitions, torch.float32, torch.device("cpu"))
+        table = TransitionTable.of(data.transitions, torch.float32, torch.device("cpu"))
         return CohortEngine([bcq], table, [drawn], eager)
 
     straight, portions = engine(), engine()

@@ -91,7 +91,7 @@ def make(seed, lr=1e-3):
 
 def engine(*seeds, capture=kernel_list):
     data = load_pendulum(num_steps=2000)
-    table = TransitionTable(data.transitions, torch.float64, torch.device("cpu"))
+    table = TransitionTable.of(data.transitions, torch.float64, torch.device("cpu"))
     runs = [make(seed, lr=1e-3 * (1 + seed)) for seed in seeds]
     streams = [
         HostStream(seed, len(data.transitions), 8, run.noise_shapes(8))

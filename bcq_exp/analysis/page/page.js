@@ -193,6 +193,7 @@ function drawLearning(s) {
       const ends = traces.flatMap((t) => [t.x[0], t.x[t.x.length - 1]]);
       for (const task of tasks) {
         const value = DATA.behaviour[task];
+        if (value === undefined) continue; // the run collects its own data
         traces.push({ x: [Math.min(...ends), Math.max(...ends)], y: [value, value], mode: "lines", type: "scatter", name: tasks.size > 1 ? `behaviour, ${task}` : "behaviour policy", line: { color: "#8a94a0", dash: "dash", width: 1.6 }, hovertemplate: `${digits(value)}<extra>behaviour on ${escaped(task)}</extra>` });
       }
     }

@@ -1,0 +1,54 @@
+"""Data that is collected while it is learnt from (``dataset=online``)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bcq_exp.data import environments
+from bcq_exp.data.spaces import check_action_space, flat_box, observation_leaves
+from bcq_exp.data.task import Task
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exploration(Task):
+    """An environment to learn in, and how it is explored: as the BCQ paper's behaviour agents do.
+
+    Args:
+        start_steps: uniformly random actions at first, before anything is learnt.
+        noise_std: standard deviation of the Gaussian added to the policy's actions from then on, in
+            units of half the action's range.
+    """
+
+    start_steps: int
+    noise_std: float
+
+    def facts(self) -> dict[str, Any]:
+        nothing_yet = dict.fromkeys(("content_hash", "behaviour_return"))
+        return {"id": self.id, "num_transitions": 0, "num_episodes": 0, **nothing_yet}
+
+
+def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
+    """An environment to learn in.
+
+    Args:
+        env: Gymnasium's id, or ``module:id``.
+        start_steps, noise_std: see :class:`Exploration`.
+
+    Raises:
+        DataError: Gymnasium knows none of this id, cannot make it, or its spaces are unusable.
+    """
+    spec = environments.find_spec(env, env)
+    made = environments.make_raw(env, spec)
+    try:
+        leaves = observation_leaves(env, made.observation_space)
+        return Exploration(
+            id=f"online/{spec.id}",
+            observation_space=flat_box(made.observation_space),
+            action_space=check_action_space(env, made.action_space),
+            env_spec=spec,
+            reference_scores=environments.reference_scores(spec),
+            leaves=leaves,
+            start_steps=start_steps,
+            noise_std=noise_std,
+        )
+    finally:
+        made.close()

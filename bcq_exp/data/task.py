@@ -1,0 +1,70 @@
+"""What a policy is for: spaces, the environment it is evaluated in, the scale of its returns."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
+
+from bcq_exp.data import environments
+from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.transitions import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task(ABC):
+    """An environment's spaces and scale, under a name.
+
+    Args:
+        id: name for people and logs.
+        observation_space: flat ``(O,)``.
+        action_space: ``(A,)``, finite bounds.
+        env_spec: the evaluation environment, None where neither data nor user names one.
+        reference_scores: mean returns of a (random, expert) policy, where known.
+        leaves: the parts of a flat observation, in order; none says that it has no parts.
+    """
+
+    id: str
+    observation_space: Box
+    action_space: Box
+    env_spec: EnvSpec | None
+    reference_scores: tuple[float, float] | None
+    leaves: tuple[Leaf, ...] = ()
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What a run's summary says of its data: id, content_hash, num_transitions, num_episodes,
+        behaviour_return."""
+
+    def normalized_score(self, ret: float) -> float | None:
+        """``ret`` on the scale random = 0, expert = 100; None where the scale is not known."""
+        if self.reference_scores is None:
+            return None
+        random, expert = self.reference_scores
+        return 100.0 * (ret - random) / (expert - random)
+
+    def make_env(self, **kwargs: Any) -> gym.Env:
+        """A new evaluation environment, with flat observations.
+
+        Args:
+            kwargs: for :func:`gymnasium.make`, such as ``render_mode``.
+
+        Raises:
+            DataError: no environment is named, it cannot be made, or does not fit the data.
+        """
+        env = environments.make_raw(self.id, self.env_spec, **kwargs)
+        leaves = self.leaves or (Leaf((), self.observation_space.shape[0]),)
+        try:
+            environments.check_fit(self.id, env, leaves, self.action_space)
+        except DataError:
+            env.close()
+            raise
+        return environments.flatten_env(env)
+
+    def environment_state(self) -> dict[str, Any]:
+        """What ``environments.from_state`` needs to make the environment without the data."""
+        return environments.to_state(
+            self.id, self.env_spec, self.observation_space, self.action_space
+        )

@@ -1,0 +1,94 @@
+"""Exploring an environment: everything that happens follows from the seed and the actions taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from bcq_exp.engine.stream import BLOCK_STEPS, generator
+
+EPISODE, RANDOM, NOISE = "episode", "random", "explore"  # the purposes of its random numbers
+
+
+class Moment(NamedTuple):
+    """One step of an environment: ``obs``, ``obs_next`` (O,), ``act`` (A,) in its unit."""
+
+    obs: np.ndarray
+    act: np.ndarray
+    rew: float
+    terminated: bool
+    truncated: bool
+    obs_next: np.ndarray
+
+
+class Explorer:
+    """An environment under exploration: uniformly random steps, then a policy's with noise.
+
+    Each episode's start, each step's random action and each step's noise follow from the seed and
+    the step, so a state is reached again by replaying the actions of its episode.
+
+    Args:
+        env: flat observations, a bounded Box of actions.
+        seed: the run's.
+        start_steps: steps that are random.
+        noise_std: of the Gaussian added to a policy's actions, in units of half their range.
+    """
+
+    def __init__(self, env: gym.Env, seed: int, start_steps: int, noise_std: float) -> None:
+        self._env = env
+        self._seed = seed
+        self._start_steps = start_steps
+        self._low, self._high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+        self._noise = noise_std * (self._high - self._low) / 2
+        self.episode = -1
+        self.episode_start = 0  # the step at which it began
+        self._obs = np.empty(0)
+        self._block = -1  # of random numbers at hand
+        self._uniform = self._normal = np.empty(0)
+
+    def step(self, step: int, behave: Callable[[np.ndarray], np.ndarray]) -> Moment:
+        """The environment's step ``step``, counted from 0; ``behave`` maps (O,) to (A,)."""
+        if self.episode < 0:
+            self._begin(0, step)
+        moment = self._take(self._action(step, behave))
+        if moment.terminated or moment.truncated:
+            self._begin(self.episode + 1, step + 1)
+        return moment
+
+    def resume(self, episode: int, episode_start: int, actions: Iterable[np.ndarray]) -> None:
+        """Stand where these actions of an episode, which began at that step, lead."""
+        if episode < 0:
+            return
+        self._begin(episode, episode_start)
+        for action in actions:
+            self._take(action)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+    def _begin(self, episode: int, step: int) -> None:
+        self.episode, self.episode_start = episode, step
+        start = int(generator(self._seed, EPISODE, episode).integers(2**31))
+        self._obs, _ = self._env.reset(seed=start)
+
+    def _action(self, step: int, behave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        block, row = divmod(step, BLOCK_STEPS)
+        if block != self._block:
+            self._block = block
+            shape = (BLOCK_STEPS, *self._low.shape)
+            self._uniform = generator(self._seed, RANDOM, block).uniform(size=shape)
+            self._normal = generator(self._seed, NOISE, block).standard_normal(shape)
+        if step < self._start_steps:
+            action = self._low + (self._high - self._low) * self._uniform[row]
+        else:
+            action = behave(self._obs) + self._normal[row] * self._noise
+        return action.clip(self._low, self._high).astype(self._low.dtype)
+
+    def _take(self, action: np.ndarray) -> Moment:
+        obs = self._obs
+        self._obs, rew, terminated, truncated, _ = self._env.step(action)
+        return Moment(obs, action, float(rew), bool(terminated), bool(truncated), self._obs)

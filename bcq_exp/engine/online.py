@@ -1,0 +1,139 @@
+"""Learning online: each step of the environment is followed by a gradient step on what there is."""
+
+from __future__ import annotations
+
+from math import nan
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.engine.buffers import TransitionTable
+from bcq_exp.engine.capture import Capture
+from bcq_exp.engine.engine import CohortEngine
+from bcq_exp.engine.explorer import Explorer, Moment
+from bcq_exp.engine.stream import GrowingStream
+
+
+class OnlineEngine:
+    """One run that collects what it learns from (an :class:`~bcq_exp.engine.engine.Engine`).
+
+    Its steps are the environment's; the first ``start_steps`` only collect, and tell no statistics.
+    A checkpoint holds all that was collected.
+
+    Args:
+        run: the algorithm, in its dtype and on its device.
+        explorer: the environment.
+        capacity: steps there will be.
+        start_steps: as the explorer has them.
+        stream: the random numbers of its gradient steps.
+        capture: as of :class:`CohortEngine`.
+    """
+
+    num_runs = 1
+
+    def __init__(
+        self,
+        run: OfflineAlgorithm,
+        explorer: Explorer,
+        capacity: int,
+        start_steps: int,
+        stream: GrowingStream,
+        capture: Capture,
+    ) -> None:
+        param = next(run.parameters())
+        self._run = run
+        self._explorer = explorer
+        self._start_steps = start_steps
+        self._generator = torch.Generator()  # of a policy that draws: set anew at every step
+        obs_dim, act_dim = run.policy.observation_space.shape[0], run.policy.action_space.shape[0]
+        self._collected = _Collected(capacity, obs_dim, act_dim)
+        self._table = TransitionTable.empty(capacity, obs_dim, act_dim, param.dtype, param.device)
+        self._learner = CohortEngine([run], self._table, [stream], capture)
+        self.statistics, self.losses = self._learner.statistics, self._learner.losses
+        self._untold = torch.full((1, 1, len(self.statistics)), nan, dtype=torch.float64)
+        self._step = 0
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    @property
+    def steps_to_record(self) -> int:
+        return self._start_steps + self._learner.steps_to_record
+
+    def advance(self, num_steps: int) -> Tensor:
+        told = []
+        for _ in range(num_steps):
+            self._collect(self._explorer.step(self._step, self._behave))
+            learns = self._step >= self._start_steps
+            told.append(self._learner.advance(1) if learns else self._untold)
+            self._step += 1
+        return torch.cat(told, 1)
+
+    def algorithm(self, run: int) -> OfflineAlgorithm:
+        return self._run
+
+    def state_dict(self, run: int) -> dict[str, Any]:
+        learner = self._learner.state_dict(0)
+        return {
+            "step": self._step,
+            "algorithm": learner["algorithm"],
+            "gradient_steps": learner["step"],
+            "collected": self._collected.state_dict(self._step),
+            "episode": [self._explorer.episode, self._explorer.episode_start],
+        }
+
+    def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
+        self._step = state["step"]
+        self._learner.load_state_dict(
+            0, {"algorithm": state["algorithm"], "step": state["gradient_steps"]}
+        )
+        self._collected.load_state_dict(state["collected"])
+        self._put(0, *self._collected.rows(0, self._step))
+        episode, start = state["episode"]
+        self._explorer.resume(episode, start, self._collected.act[start : self._step])
+
+    def _behave(self, obs: np.ndarray) -> np.ndarray:
+        self._generator.manual_seed(self._step)
+        acting = self._run.policy(Batch(obs=obs[None]), generator=self._generator)
+        return self._run.policy.map_action(acting.act)[0]
+
+    def _collect(self, moment: Moment) -> None:
+        self._collected.put(self._step, moment)
+        self._put(self._step, *self._collected.rows(self._step, self._step + 1))
+
+    def _put(
+        self, row: int, obs: np.ndarray, act: np.ndarray, rew: np.ndarray,
+        terminated: np.ndarray, truncated: np.ndarray, obs_next: np.ndarray,
+    ) -> None:  # fmt: skip
+        unit = self._run.policy.map_action_inverse(act)
+        self._table.put(row, obs, obs_next, unit, rew, terminated)
+
+
+class _Collected:
+    """Every step so far, in the environment's units: arrays (N, ...) as a data set has them."""
+
+    def __init__(self, capacity: int, obs_dim: int, act_dim: int) -> None:
+        self.obs, self.obs_next = (np.zeros((capacity, obs_dim), np.float32) for _ in range(2))
+        self.act = np.zeros((capacity, act_dim), np.float32)
+        self.rew = np.zeros(capacity, np.float32)
+        self.terminated, self.truncated = (np.zeros(capacity, bool) for _ in range(2))
+
+    def put(self, row: int, moment: Moment) -> None:
+        for name, value in moment._asdict().items():
+            getattr(self, name)[row] = value
+
+    def rows(self, first: int, last: int) -> tuple[np.ndarray, ...]:
+        """The steps from ``first`` up to ``last``, in the order of :class:`Moment`."""
+        return tuple(getattr(self, name)[first:last] for name in Moment._fields)
+
+    def state_dict(self, size: int) -> dict[str, Tensor]:
+        return {n: torch.from_numpy(getattr(self, n)[:size].copy()) for n in Moment._fields}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, values in state.items():
+            getattr(self, name)[: len(values)] = values.numpy()

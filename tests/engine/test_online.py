@@ -1,0 +1,187 @@
+"""Learning online: what is collected, what is learnt from it, and going on to the bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from bcq_exp.algorithm.base import NoNoise
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.data.online import explore
+from bcq_exp.engine.capture import eager
+from bcq_exp.engine.stream import BLOCK_STEPS, GrowingStream
+from bcq_exp.errors import UserError
+from bcq_exp.training.record import RunRecord
+from tests.commands import compose, engine_of, fit
+from tests.same import assert_same_run, assert_same_state, checkpoint
+
+ONLINE = (
+    "algo=ddpg",
+    "dataset=online",
+    "dataset.env=Pendulum-v1",
+    "dataset.start_steps=60",
+    "dataset.noise_std=0.3",
+    "trainer.num_steps=480",
+    "trainer.batch_size=8",
+    "trainer.log_every=40",
+    "trainer.eval_every=240",
+    "trainer.eval_episodes=2",
+    "trainer.checkpoint_every=120",
+    "actor.hidden_sizes=[8]",
+    "critic.hidden_sizes=[8]",
+    "logger=none",
+)
+
+
+def engine(*overrides, **changed):
+    cfg = compose(*ONLINE, *overrides)
+    task = explore(
+        "Pendulum-v1", start_steps=cfg.dataset.start_steps, noise_std=cfg.dataset.noise_std
+    )
+    return engine_of([cfg], task, **changed)
+
+
+def collected(online):
+    state = online.state_dict(0)
+    return {name: value.numpy() for name, value in state["collected"].items()}, state
+
+
+def test_what_is_collected_is_what_the_environment_does():
+    online = engine()
+    online.advance(450)
+    rows, _ = collected(online)
+    assert rows["obs"].shape == (450, 3)
+    ends = np.flatnonzero(rows["truncated"])
+    assert ends.tolist() == [199, 399]  # Pendulum's limit; nothing crosses it
+    assert not rows["terminated"].any()
+    follows = np.ones(450, bool)
+    follows[ends] = False
+    after, before = rows["obs_next"][:-1], rows["obs"][1:]
+    np.testing.assert_array_equal(after[follows[:-1]], before[follows[:-1]])
+    env = explore("Pendulum-v1", start_steps=0, noise_std=0.0).make_env()
+    env.reset()
+    cos, sin, speed = rows["obs"][0]
+    env.unwrapped.state = np.array([np.arctan2(sin, cos), speed], np.float64)
+    for t in range(5):  # the recorded actions lead where was recorded
+        obs, reward, *_ = env.step(rows["act"][t])
+        np.testing.assert_allclose(obs, rows["obs_next"][t], atol=1e-4)
+        assert reward == pytest.approx(rows["rew"][t], abs=1e-4)
+
+
+def test_it_explores_at_random_first_and_by_the_policy_with_noise_then():
+    quiet, noisy = engine("dataset.noise_std=0"), engine()
+    for online in (quiet, noisy):
+        online.advance(61)
+    first, second = (collected(online)[0]["act"] for online in (quiet, noisy))
+    np.testing.assert_array_equal(first[:60], second[:60])
+    assert np.abs(first[:60]).max() > 1.5 and abs(first[:60].mean()) < 0.5  # uniform on [-2, 2]
+    fresh = engine("dataset.noise_std=0")
+    obs = collected(quiet)[0]["obs"][60:61]
+    policy = fresh.algorithm(0).policy
+    expected = policy.map_action(policy(Batch(obs=obs)).act)
+    np.testing.assert_allclose(first[60:61], expected, atol=1e-5)
+    assert abs(second[60] - first[60]) > 1e-3
+
+
+def test_a_gradient_step_is_the_algorithms_own_on_what_there_is():
+    online, alone = engine(capture=eager), engine().algorithm(0)
+    told = online.advance(100)[0]
+    assert told[:60].isnan().all() and told[60:].isfinite().all()
+    rows, state = collected(online)
+    assert state["gradient_steps"] == 40
+    stream = GrowingStream(0, 480, 8, alone.noise_shapes(8), first_rows=61)
+    for k in range(40):
+        index, row = divmod(k, BLOCK_STEPS)
+        chosen = stream.block(index).indices[row].numpy()
+        assert chosen.max() <= 60 + k
+        names = ("obs", "act", "rew", "terminated", "obs_next")
+        batch = {n: torch.as_tensor(rows[n][chosen]).float() for n in names}
+        values = alone.gradient_step(Batch(**batch), alone.draw_noise(8))
+        assert told[60 + k, 0].item() == pytest.approx(values["actor_loss"].item(), rel=1e-5)
+        assert told[60 + k, 1].item() == pytest.approx(values["critic_loss"].item(), rel=1e-5)
+    for a, b in zip(alone.parameters(), online.algorithm(0).parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_indices_are_uniform_over_what_is_there():
+    stream = GrowingStream(3, 40, 400, NoNoise(), first_rows=1)
+    indices = stream.block(0).indices
+    for k in range(BLOCK_STEPS):
+        assert set(indices[k].tolist()) == set(range(k + 1))
+    counts = np.bincount(indices[31].numpy(), minlength=32)
+    assert np.abs(counts - 12.5).max() < 5 * np.sqrt(12.5)
+    assert set(stream.block(1).indices[20].tolist()) == set(range(40))  # all there will be
+
+
+@pytest.mark.parametrize("step", [30, 60, 61, 250])
+def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(step):
+    straight, first, second = engine(), engine(), engine()
+    expected = straight.advance(300)[:, step:]
+    first.advance(step)
+    second.load_state_dict(0, first.state_dict(0))
+    told = second.advance(300 - step)
+    torch.testing.assert_close(told, expected, rtol=0, atol=0, equal_nan=True)
+    assert_same_state(second.state_dict(0), straight.state_dict(0))
+
+
+@pytest.mark.parametrize("algo", ["ddpg", "td3_bc", "bcq"])
+def test_a_run_has_the_files_of_any_other_and_resumes_to_the_bit(algo, tmp_path):
+    sizes = {"bcq": ["vae.hidden_sizes=[8]", "policy.forward_sampled_times=5"]}.get(algo, [])
+    options = (*ONLINE, f"algo={algo}", *sizes)
+    fit(tmp_path / "straight", *options)
+    fit(tmp_path / "two", *options, "trainer.num_steps=240")
+    fit(tmp_path / "two", *options)
+    assert_same_run(tmp_path / "two", tmp_path / "straight")
+    record = RunRecord(tmp_path / "two")
+    rows = record.rows("train")
+    assert [row["step"] for row in rows] == list(range(40, 481, 40))
+    assert rows[0][list(rows[0])[1]] is None and rows[-1][list(rows[0])[1]] is not None
+    assert [row["step"] for row in record.rows("eval")] == [240, 480]
+    summary = record.summary()
+    assert summary["dataset"]["id"] == "online/Pendulum-v1"
+    assert summary["dataset"]["behaviour_return"] is None
+    assert len(checkpoint(tmp_path / "two")["engine"]["collected"]["rew"]) == 480
+
+
+def test_runs_of_a_sweep_explore_side_by_side_as_they_do_alone():
+    cfgs = [compose(*ONLINE, f"seed={k}") for k in range(2)]
+    task = explore("Pendulum-v1", start_steps=60, noise_std=0.3)
+    together = engine_of(cfgs, task, num_threads=2)
+    told = torch.cat([together.advance(n) for n in (1, 70, 49)], 1)
+    for k, cfg in enumerate(cfgs):
+        alone = engine_of([cfg], task).advance(120)[0]
+        torch.testing.assert_close(told[k], alone, rtol=0, atol=0, equal_nan=True)
+
+
+def test_there_is_nothing_to_normalize_by(tmp_path):
+    with pytest.raises(UserError, match="normalize_obs=true: there is no data yet"):
+        fit(tmp_path / "r", *ONLINE, "trainer.normalize_obs=true")
+
+
+def test_a_buffer_that_grows_is_the_agents_own_at_every_step(tmp_path, monkeypatch):
+    """The paper's concurrent setting: the learner never sees what is not there yet."""
+    cfg = compose("dataset.num_steps=2000", "trainer.batch_size=8", "trainer.concurrent_from=50",
+                  "algo=ddpg")  # fmt: skip
+    data = load_pendulum(num_steps=2000)
+    engine = engine_of([cfg], data)
+    seen = []
+    index_select = torch.Tensor.index_select
+
+    def spy(self, dim, index):
+        if self.shape[0] == 2000:
+            seen.append(int(index.max()))
+        return index_select(self, dim, index)
+
+    monkeypatch.setattr(torch.Tensor, "index_select", spy)
+    plain = engine_of([cfg], data, capture=eager)
+    told = plain.advance(60)
+    assert len(seen) == 60
+    assert all(largest < 50 + step for step, largest in enumerate(seen))
+    assert max(seen) >= 50
+    monkeypatch.undo()
+    assert torch.equal(engine.advance(60), told)
+
+
+def test_more_than_there_is_is_refused(tmp_path):
+    with pytest.raises(UserError, match="concurrent_from=3000: the data set has 2000 transitions"):
+        fit(tmp_path / "r", "dataset.num_steps=2000", "trainer.concurrent_from=3000")

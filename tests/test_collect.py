@@ -76,6 +76,7 @@ ONLINE = (
 )
 
 
+@pytest.mark.slow
 def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     collect, load, tmp_path
 ):

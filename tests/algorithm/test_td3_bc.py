@@ -196,6 +196,7 @@ def test_the_choice_is_the_papers():
     assert (built.smoothing.low, built.smoothing.high) == (-1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_bit(tmp_path):
     cfg = ("algo=td3_bc", *COMMON)
     fit(tmp_path / "straight", *cfg)

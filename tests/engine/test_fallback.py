@@ -178,6 +178,7 @@ def test_one_that_declares_nothing_trains_the_same_by_plain_steps_side_by_side()
     assert type(bf16.algorithm(0).policy.critic.out) is torch.nn.Linear
 
 
+@pytest.mark.slow
 def test_on_the_command_line_there_is_one_warning_and_training_goes_on(tmp_path):
     done = bcq_exp(
         *(*TINY, "optimizer@critic_optim=sgd", "trainer.num_steps=40", "name=r"),

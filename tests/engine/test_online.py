@@ -124,7 +124,9 @@ def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(step):
     assert_same_state(second.state_dict(0), straight.state_dict(0))
 
 
-@pytest.mark.parametrize("algo", ["ddpg", "td3_bc", "bcq"])
+@pytest.mark.parametrize(
+    "algo", ["ddpg", *(pytest.param(a, marks=pytest.mark.slow) for a in ("td3_bc", "bcq"))]
+)
 def test_a_run_has_the_files_of_any_other_and_resumes_to_the_bit(algo, tmp_path):
     sizes = {"bcq": ["vae.hidden_sizes=[8]", "policy.forward_sampled_times=5"]}.get(algo, [])
     options = (*ONLINE, f"algo={algo}", *sizes)

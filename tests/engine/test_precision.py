@@ -72,6 +72,7 @@ def dataset():
     return build.build_dataset(compose(*WIDE))
 
 
+@pytest.mark.slow
 def test_fp32_stays_within_1e_5_of_the_plain_path_over_100_steps(dataset):
     # Not with Adam, which makes a whole step of the rounding of a gradient that vanishes, nor so
     # fast that a ReLU which rounding switched is seen: plain float32 is then 4e-5 from float64.
@@ -82,6 +83,7 @@ def test_fp32_stays_within_1e_5_of_the_plain_path_over_100_steps(dataset):
     assert ((losses - expected).abs().amax(0) < 1e-5 * expected.abs().amax(0)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_fast_bf16(CPU), reason="bfloat16 is emulated on this processor")
 def test_bf16_stays_within_5_percent_of_fp32_over_100_steps(dataset):
     (bf16, fast), (_, plain) = (

@@ -152,6 +152,7 @@ def test_a_loss_that_is_no_number_is_told_as_infinite():
     assert actor[0].isinf() and actor[1].isnan()
 
 
+@pytest.mark.slow
 def test_a_run_of_it_has_cells_for_what_was_told(tmp_path):
     cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *COMMON)
     assert compose(*cfg).algo._target_.endswith("Delayed")

@@ -19,6 +19,7 @@ def run(*overrides, cwd):
     return bcq_exp(*overrides, "--config-dir", str(HERE / "conf"), cwd=cwd, env=ENVIRONMENT)
 
 
+@pytest.mark.slow
 def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
     swept = ("algo=denoising,bc", "seed=0,1", "actor_optim.lr=0.01")
     grid = ("-m", *COMMON, *swept, "name=s")

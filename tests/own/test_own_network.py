@@ -11,6 +11,7 @@ def rows(folder):
     return RunRecord(folder).rows("train")
 
 
+@pytest.mark.slow
 def test_declared_pure_or_not_it_trains_the_same_and_a_sweep_of_it_is_stacked(tmp_path):
     done = run("-m", *TINY, "critic=layernorm", "seed=0,1", "name=s", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -51,6 +51,7 @@ def test_one_report_compares_them(swept):
     assert {"critic1_loss", "kl_loss"} <= set(of["algo=bcq,seed=0"])
 
 
+@pytest.mark.slow
 def test_the_same_command_again_is_done_at_once(swept):
     home = swept.parents[1]
     done = bcq_exp("-m", *COMMON, EVERY, "seed=0,1,2", "name=s", cwd=home)

@@ -34,7 +34,9 @@ def jobs_of(folder, *differences, base=DOUBLE):
     return jobs
 
 
-@pytest.mark.parametrize("num_threads", [1, 3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_threads", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))]
+)
 def test_a_cohort_is_its_runs_alone_to_1e_9_over_100_steps(num_threads):
     data = load_pendulum(num_steps=2000)
     cfgs = [compose(*DOUBLE, *different) for different in DIFFERENT]
@@ -60,6 +62,7 @@ def test_wide_networks_are_not_stacked_but_stand_side_by_side():
     assert torch.equal(engine.advance(4)[2], alone.advance(4)[0])
 
 
+@pytest.mark.slow
 def test_every_run_of_a_cohort_has_its_files_as_if_alone(tmp_path):
     jobs = jobs_of(tmp_path / "together", *DIFFERENT[:3])
     assert train_cohort(jobs) == [None] * 3
@@ -85,6 +88,7 @@ def test_every_run_of_a_cohort_has_its_files_as_if_alone(tmp_path):
         assert states[0].keys() == states[1].keys()
 
 
+@pytest.mark.slow
 def test_a_run_of_a_cohort_goes_on_alone_and_one_alone_in_a_cohort(tmp_path):
     half = (*DOUBLE, "trainer.num_steps=120")
     train_cohort(jobs_of(tmp_path / "a", *DIFFERENT[:2], base=half))

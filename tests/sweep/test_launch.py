@@ -68,6 +68,7 @@ def test_a_complete_sweep_is_recognised(sweep):
     assert {name: s["updated"] for name, s in summaries(folder).items()} == before
 
 
+@pytest.mark.slow
 def test_a_larger_grid_trains_what_is_missing_and_a_changed_one_is_refused(sweep):
     folder, _ = sweep
     done = bcq_exp(*SWEEP, "algo.tau=0.1", cwd=folder.parents[1])
@@ -125,6 +126,7 @@ def wait_until(condition, process, seconds=60):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_failed_runs_are_named_at_the_end_and_tried_again(tmp_path):
     options = ("-m", "name=f", *TINY, "seed=0,1")
     done = bcq_exp(*options, "critic_optim.lr=0.001,1e+30", cwd=tmp_path)

@@ -24,6 +24,7 @@ def test_a_mistake_is_one_line_before_anything_is_written(override, tmp_path):
     assert not (tmp_path / "multirun").exists()
 
 
+@pytest.mark.slow
 def test_a_group_of_no_size_and_two_runs_of_one_folder_are_refused(tmp_path):
     for override, said in (
         ("hydra.launcher.group_size=0", "must be auto or an integer at least 1"),
@@ -38,6 +39,7 @@ def test_a_group_of_no_size_and_two_runs_of_one_folder_are_refused(tmp_path):
     assert not list(tmp_path.glob("multirun/s/*/"))
 
 
+@pytest.mark.slow
 def test_the_name_of_a_single_run_is_refused(tmp_path):
     assert bcq_exp("name=one", *TINY, "trainer.num_steps=10", cwd=tmp_path).returncode == 0
     done = bcq_exp("-m", "name=one", "seed=0,1", cwd=tmp_path)

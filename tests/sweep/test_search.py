@@ -27,6 +27,7 @@ def study(folder):
     return optuna.load_study(study_name="bcq_exp", storage=storage)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
     done = bcq_exp(*SEARCH, "hydra.sweeper.num_trials=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -64,6 +64,7 @@ def test_after_a_kill(tmp_path):
     assert RunRecord(folder).summary()["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_after_ctrl_c(tmp_path):
     folder = tmp_path / "multirun" / "r"
     stopped = run_until(190, signal.SIGINT, *OFF, "name=r", cwd=tmp_path)

@@ -211,6 +211,7 @@ def test_a_failed_run_ends_with_a_failure_in_wandb_too(tmp_path, monkeypatch):
     assert run.summary["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_the_group_of_a_run_in_a_sweep_is_the_sweep(tmp_path):
     sweep = ("algo.lmbda=0.5,1.0", "logger.group=null", "trainer.num_steps=40", "name=s")
     done = bcq_exp("-m", *WANDB, *sweep, cwd=tmp_path)

@@ -22,6 +22,7 @@ def all_rows(seconds: float) -> list[Row]:
         _samples(seconds),
         _episodes(),
         _forward(),
+        _online(seconds),
         _first_step(),
         _help(),
         _train_gpu(seconds),
@@ -100,6 +101,20 @@ def _episodes() -> Row:
 def _forward() -> Row:
     title = "BCQPolicy.forward on 256 observations, 100 sampled actions, the paper's sizes"
     return _acting("forward", title, "forward", "us/observation", "row by row")
+
+
+def _online(seconds: float) -> Row:
+    contestants = [
+        Contestant(
+            f"ours {p}",
+            _script("online", "--seconds", str(seconds), f"trainer.precision={p}"),
+            ours=True,
+            precision=p,
+        )
+        for p in ("fp32", "bf16")
+    ]
+    title = "An agent learning online: DDPG of the paper's sizes in Hopper-v5"
+    return Row("online", title, "env steps/s", tuple(contestants))
 
 
 def _first_step() -> Row:

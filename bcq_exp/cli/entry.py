@@ -63,7 +63,8 @@ def entry(
 
             # Hydra prints errors its own way and exits with 1 unless told to let them through
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            given = [_as_hydra_reads(word, paths) for word in sys.argv[1:]]
+            several = {"-m", "--multirun"} & set(sys.argv)  # then commas part values
+            given = [_as_hydra_reads(w, () if several else paths) for w in sys.argv[1:]]
             _register()
             args = get_args_parser().parse_intermixed_args(given)
             options = [word for word in given if word not in args.overrides]

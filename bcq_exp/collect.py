@@ -19,35 +19,17 @@ if TYPE_CHECKING:
 @entry("collect", paths=("run",))
 def main(cfg: DictConfig) -> float:
     import numpy as np
-    from rich.progress import Progress
 
     from bcq_exp.data import behaviour, minari_store
-    from bcq_exp.data.spaces import check_action_space
 
     minari_store.check_new(cfg.id, overwrite=cfg.overwrite)
-    if cfg.behaviour == "buffer":
-        env, episodes = _buffer_of_run(cfg)
-    else:
-        env, policy = _who_and_where(cfg)
-        if cfg.noise_std or cfg.random_action_prob:
-            space = check_action_space(cfg.id, env.action_space)
-            policy = behaviour.Noisy(policy, space, cfg.noise_std, cfg.random_action_prob)
-        with Progress() as progress:
-            task = progress.add_task(cfg.id, total=cfg.num_steps)
-            episodes = behaviour.collect(
-                env,
-                policy,
-                num_steps=cfg.num_steps,
-                seed=cfg.seed,
-                on_step=lambda done: progress.update(task, completed=done),
-            )
+    env, episodes, how = (_collected_by_run if cfg.behaviour == "buffer" else _collected)(cfg)
     behaviour.save(
         cfg.id,
         episodes,
         env,
         algorithm_name=f"{cfg.behaviour} {cfg.run or ''}".strip(),
-        description=f"noise_std {cfg.noise_std}, random_action_prob {cfg.random_action_prob}, "
-        f"seed {cfg.seed}, recorded by bcq_exp.collect",
+        description=f"{how}, recorded by bcq_exp.collect",
         overwrite=cfg.overwrite,
     )
     returns = [float(np.sum(episode.rewards)) for episode in episodes]
@@ -58,8 +40,32 @@ def main(cfg: DictConfig) -> float:
     return float(np.mean(returns))
 
 
-def _buffer_of_run(cfg: DictConfig) -> tuple[Env, list[EpisodeBuffer]]:
-    """The environment of a run that explored, and all its steps: the paper's final buffer.
+def _collected(cfg: DictConfig) -> tuple[Env, list[EpisodeBuffer], str]:
+    """The environment, a behaviour's episodes in it, and how they came about."""
+    from rich.progress import Progress
+
+    from bcq_exp.data import behaviour
+    from bcq_exp.data.spaces import check_action_space
+
+    env, policy = _who_and_where(cfg)
+    if cfg.noise_std or cfg.random_action_prob:
+        space = check_action_space(cfg.id, env.action_space)
+        policy = behaviour.Noisy(policy, space, cfg.noise_std, cfg.random_action_prob)
+    with Progress() as progress:
+        task = progress.add_task(cfg.id, total=cfg.num_steps)
+        episodes = behaviour.collect(
+            env,
+            policy,
+            num_steps=cfg.num_steps,
+            seed=cfg.seed,
+            on_step=lambda done: progress.update(task, completed=done),
+        )
+    noise = f"noise_std {cfg.noise_std}, random_action_prob {cfg.random_action_prob}"
+    return env, episodes, f"{noise}, seed {cfg.seed}"
+
+
+def _collected_by_run(cfg: DictConfig) -> tuple[Env, list[EpisodeBuffer], str]:
+    """The same of a run that explored, all its steps: the paper's final buffer.
 
     Raises:
         UserError: if no run is named, it collected nothing, or what it did is asked for otherwise.
@@ -74,8 +80,8 @@ def _buffer_of_run(cfg: DictConfig) -> tuple[Env, list[EpisodeBuffer]]:
             "behaviour=buffer: env, noise_std and random_action_prob are what the run had; leave "
             "them out"
         )
-    steps, make_env = restore.load_collected(cfg.run)
-    return make_env(), behaviour.as_episodes(steps)
+    steps, make_env, how = restore.load_collected(cfg.run)
+    return make_env(), behaviour.as_episodes(steps), how
 
 
 def _who_and_where(cfg: DictConfig) -> tuple[Env, Behaviour]:

@@ -1,5 +1,6 @@
 """python -m bcq_exp.collect: records what was asked for, by whom it was asked for."""
 
+import json
 import os
 import re
 
@@ -85,7 +86,9 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     assert "DDPG, last" in done.stdout and "behaviour's return" not in done.stdout
     told = printed(collect("id=my/buffer-v0", "behaviour=buffer", "run=multirun/agent"))
     assert (told["steps"], told["episodes"]) == ("450", "3")
-    steps, _ = restore.load_collected(tmp_path / "multirun" / "agent")
+    steps, _, _ = restore.load_collected(tmp_path / "multirun" / "agent")
+    metadata = json.loads(next(tmp_path.glob("minari/my/buffer-v0/data/metadata.json")).read_text())
+    assert "100 random steps, then noise_std 0.1, seed 0" in metadata["description"]
     data = load("my/buffer-v0")
     for name in ("obs", "act", "rew", "terminated", "obs_next"):
         np.testing.assert_array_equal(getattr(data.transitions, name), steps[name])

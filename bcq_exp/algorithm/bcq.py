@@ -36,7 +36,7 @@ from bcq_exp.algorithm.networks import (
 )
 from bcq_exp.algorithm.optim import OptimizerFactory
 from bcq_exp.algorithm.policy import Policy
-from bcq_exp.algorithm.watch import DEAD_VAE, Watch
+from bcq_exp.algorithm.watch import DEAD_VAE, Watch, diverging_q
 from bcq_exp.ranges import COUNT, GAMMA, LMBDA, TAU, require
 
 STUCK_SHARE = 0.95  # of the largest mean |perturbation| there can be
@@ -370,7 +370,7 @@ def watches(largest_perturbation: float | None) -> tuple[Watch, ...]:
     actions' range; ``None`` where the network sets no such bound.
     """
     found = (
-        Watch("diverging Q", ("q1_mean", "q2_mean"), diverging=True),
+        diverging_q("q1_mean", "q2_mean"),
         DEAD_VAE,
     )
     if not largest_perturbation:

@@ -28,7 +28,7 @@ from bcq_exp.algorithm.mlp import frozen
 from bcq_exp.algorithm.networks import broadcasting
 from bcq_exp.algorithm.optim import OptimizerFactory
 from bcq_exp.algorithm.policy import DeterministicPolicy
-from bcq_exp.algorithm.watch import Watch
+from bcq_exp.algorithm.watch import Watch, diverging_q
 from bcq_exp.ranges import GAMMA, TAU, require
 
 
@@ -182,4 +182,4 @@ class DDPG(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgor
 
     @property
     def watches(self) -> tuple[Watch, ...]:
-        return (Watch("diverging Q", ("q_mean",), diverging=True),)
+        return (diverging_q("q_mean"),)

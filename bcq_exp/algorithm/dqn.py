@@ -28,7 +28,7 @@ from bcq_exp.algorithm.losses import StateToAction
 from bcq_exp.algorithm.networks import ActionRange, broadcasting
 from bcq_exp.algorithm.optim import OptimizerFactory
 from bcq_exp.algorithm.policy import Policy
-from bcq_exp.algorithm.watch import Watch
+from bcq_exp.algorithm.watch import Watch, diverging_q
 from bcq_exp.ranges import BINS, GAMMA, TAU, require
 
 
@@ -221,4 +221,4 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
 
     @property
     def watches(self) -> tuple[Watch, ...]:
-        return (Watch("diverging Q", ("q_mean",), diverging=True),)
+        return (diverging_q("q_mean"),)

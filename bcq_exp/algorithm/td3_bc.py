@@ -29,7 +29,7 @@ from bcq_exp.algorithm.mlp import frozen
 from bcq_exp.algorithm.networks import ActionRange, broadcasting, redrawn
 from bcq_exp.algorithm.optim import OptimizerFactory
 from bcq_exp.algorithm.policy import DeterministicPolicy
-from bcq_exp.algorithm.watch import Watch
+from bcq_exp.algorithm.watch import Watch, diverging_q
 from bcq_exp.ranges import ALPHA, GAMMA, NOISE_CLIP, POLICY_NOISE, TAU, require
 
 
@@ -292,4 +292,4 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
 
     @property
     def watches(self) -> tuple[Watch, ...]:
-        return (Watch("diverging Q", ("q1_mean", "q2_mean"), diverging=True),)
+        return (diverging_q("q1_mean", "q2_mean"),)

@@ -24,5 +24,10 @@ class Watch:
     diverging: bool = False
 
 
+def diverging_q(*statistics: str) -> Watch:
+    """The mean values that an algorithm tells, watched for growing without end."""
+    return Watch("diverging Q", statistics, diverging=True)
+
+
 # in nats: the posterior is the prior, and the latent says nothing
 DEAD_VAE = Watch("dead VAE", ("kl_loss",), below=1e-3)

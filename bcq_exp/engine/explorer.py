@@ -66,10 +66,6 @@ class Explorer:
         for action in actions:
             self._take(action)
 
-    def close(self) -> None:
-        """Close the environment."""
-        self._env.close()
-
     def _begin(self, episode: int, step: int) -> None:
         self.episode, self.episode_start = episode, step
         start = int(generator(self._seed, EPISODE, episode).integers(2**31))

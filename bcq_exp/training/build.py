@@ -116,7 +116,16 @@ def _offline(
 def build_online(
     cfg: DictConfig, run: OfflineAlgorithm, task: Exploration, placement: Placement
 ) -> OnlineEngine:
-    """A run that explores the environment of ``dataset=online``."""
+    """A run that explores the environment of ``dataset=online``.
+
+    Raises:
+        UserError: if it is to have its data by another schedule.
+    """
+    if cfg.trainer.concurrent_from is not None:
+        raise UserError(
+            f"trainer.concurrent_from={cfg.trainer.concurrent_from}: with dataset=online the data "
+            "come with each step already; use null, and dataset.start_steps"
+        )
     batch_size = cfg.trainer.batch_size
     stream = GrowingStream(
         seed=cfg.seed,

@@ -42,8 +42,9 @@ def load_agent(folder: str | Path, device: str = "auto") -> tuple[Agent, EnvMake
     return Agent(algorithm.policy, normalizer), make_env
 
 
-def load_collected(folder: str | Path) -> tuple[dict[str, np.ndarray], EnvMaker]:
-    """Every step that a run with ``dataset=online`` has taken, and what makes its environment.
+def load_collected(folder: str | Path) -> tuple[dict[str, np.ndarray], EnvMaker, str]:
+    """Every step that a run with ``dataset=online`` has taken, what makes its environment, and how
+    it explored, in words.
 
     Raises:
         UserError: if there is no readable checkpoint, or its run collected nothing.
@@ -52,7 +53,12 @@ def load_collected(folder: str | Path) -> tuple[dict[str, np.ndarray], EnvMaker]
     if "collected" not in saved["engine"]:
         raise UserError(f"run={folder}: it collected nothing; give a run with dataset=online")
     steps = {name: values.numpy() for name, values in saved["engine"]["collected"].items()}
-    return steps, partial(environments.from_state, saved["environment"])
+    config = saved["config"]
+    how = (
+        f"{config['dataset']['start_steps']} random steps, then noise_std "
+        f"{config['dataset']['noise_std']}, seed {config['seed']}"
+    )
+    return steps, partial(environments.from_state, saved["environment"]), how
 
 
 def as_behaviour(agent: Agent, seed: int) -> Behaviour:

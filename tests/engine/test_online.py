@@ -187,3 +187,8 @@ def test_a_buffer_that_grows_is_the_agents_own_at_every_step(tmp_path, monkeypat
 def test_more_than_there_is_is_refused(tmp_path):
     with pytest.raises(UserError, match="concurrent_from=3000: the data set has 2000 transitions"):
         fit(tmp_path / "r", "dataset.num_steps=2000", "trainer.concurrent_from=3000")
+
+
+def test_a_schedule_for_recorded_data_is_refused(tmp_path):
+    with pytest.raises(UserError, match="concurrent_from=5: with dataset=online the data come"):
+        fit(tmp_path / "r", *ONLINE, "trainer.concurrent_from=5")

@@ -173,6 +173,14 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         """See above."""
         return self._optimizers
 
+    def value(self, obs: Tensor, act: Tensor) -> Tensor | None:
+        """What it takes Q(s, a) to be, (B,), of tensors (B, O) and (B, A) in the policy's unit.
+
+        None where it learns no values. The return it estimates is discounted by the ``gamma`` of
+        its hyperparameters.
+        """
+        return None
+
     @classmethod
     def losses(cls) -> tuple[str, ...]:
         """Names of the statistics that are losses."""

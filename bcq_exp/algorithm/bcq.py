@@ -354,6 +354,9 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         }
         return Noise(**shapes)
 
+    def value(self, obs: Tensor, act: Tensor) -> Tensor:
+        return self.policy.critic(obs, act).squeeze(-1)
+
     @property
     def watches(self) -> tuple[Watch, ...]:
         moved = self.policy.actor_perturbation

@@ -180,6 +180,9 @@ class DDPG(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgor
     def hyperparameters(self) -> Hyperparameters:
         return Hyperparameters(gamma=self.gamma, tau=self.tau)
 
+    def value(self, obs: Tensor, act: Tensor) -> Tensor:
+        return self.critic(obs, act).squeeze(-1)
+
     @property
     def watches(self) -> tuple[Watch, ...]:
         return (diverging_q("q_mean"),)

@@ -219,6 +219,11 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
     def hyperparameters(self) -> Hyperparameters:
         return Hyperparameters(gamma=self.gamma, tau=self.tau)
 
+    def value(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Each dimension estimates the same return; their mean."""
+        q = self.policy.critic(obs).unflatten(-1, (act.shape[-1], -1))
+        return q.gather(-1, self.policy.bins(act).unsqueeze(-1)).mean((-2, -1))
+
     @property
     def watches(self) -> tuple[Watch, ...]:
         return (diverging_q("q_mean"),)

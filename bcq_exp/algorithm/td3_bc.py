@@ -290,6 +290,9 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
         shapes: dict[str, Any] = {"smoothing": (batch_size, *self.smoothing.low.shape)}
         return Noise(**shapes)
 
+    def value(self, obs: Tensor, act: Tensor) -> Tensor:
+        return self.critic(obs, act).squeeze(-1)
+
     @property
     def watches(self) -> tuple[Watch, ...]:
         return (diverging_q("q1_mean", "q2_mean"),)

@@ -9,7 +9,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
 
+from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.policy import Policy
 
@@ -42,25 +44,60 @@ class ObsNormalizer:
 
 @dataclass(frozen=True)
 class Agent:
-    """A policy with what lies between it and the environment: observation scaling, action units."""
+    """A policy with what lies between it and the environment: observation scaling, action units.
+
+    Args:
+        action_value: its algorithm's estimate of Q, in the networks' units
+            (:meth:`~bcq_exp.algorithm.base.OfflineAlgorithm.value`).
+        gamma: the discount of the return that is estimated; None where nothing is.
+    """
 
     policy: Policy
     normalizer: ObsNormalizer | None = None
+    action_value: Callable[[Tensor, Tensor], Tensor | None] | None = None
+    gamma: float | None = None
+
+    @classmethod
+    def of(cls, algorithm: OfflineAlgorithm, normalizer: ObsNormalizer | None) -> Agent:
+        """What a run has learnt, acting."""
+        gamma = getattr(algorithm.hyperparameters, "gamma", None)
+        return cls(algorithm.policy, normalizer, algorithm.value, gamma)
 
     def act(self, obs: np.ndarray, generator: torch.Generator) -> np.ndarray:
         """Environment actions (B, A) for environment observations (B, O)."""
-        if self.normalizer is not None:
-            obs = self.normalizer(obs)
-        unit = self.policy(Batch(obs=obs), generator=generator).act
+        unit = self.policy(Batch(obs=self._scaled(obs)), generator=generator).act
         return self.policy.map_action(unit)
+
+    @torch.no_grad()
+    def value(self, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
+        """The estimated Q(s, a), (B,), of the environment's (B, O) and (B, A); None without one."""
+        if self.action_value is None:
+            return None
+        unit = self.policy.map_action_inverse(act)
+        found = self.action_value(
+            self.policy.as_tensor(self._scaled(obs)), self.policy.as_tensor(unit)
+        )
+        return None if found is None else found.to("cpu", torch.float64).numpy()
+
+    def _scaled(self, obs: np.ndarray) -> np.ndarray:
+        return obs if self.normalizer is None else self.normalizer(obs)
 
 
 @dataclass(frozen=True)
 class EpisodeResults:
-    """Undiscounted returns (E,) and lengths in steps (E,) of E episodes."""
+    """E episodes.
+
+    Args:
+        returns: undiscounted (E,).
+        lengths: in steps (E,).
+        discounted_returns: by the agent's gamma (E,).
+        values: what the agent took those to be, Q(s_0, a_0) (E,).
+    """
 
     returns: np.ndarray
     lengths: np.ndarray
+    discounted_returns: np.ndarray | None = None
+    values: np.ndarray | None = None
 
     @property
     def return_mean(self) -> float:
@@ -74,6 +111,19 @@ class EpisodeResults:
     @property
     def length_mean(self) -> float:
         return float(self.lengths.mean())
+
+    @property
+    def discounted_return_mean(self) -> float | None:
+        return _mean(self.discounted_returns)
+
+    @property
+    def value_mean(self) -> float | None:
+        """The estimate of :attr:`discounted_return_mean`: far above it is extrapolation error."""
+        return _mean(self.values)
+
+
+def _mean(values: np.ndarray | None) -> float | None:
+    return None if values is None else float(values.mean())
 
 
 class Evaluator:
@@ -97,7 +147,8 @@ class Evaluator:
         """One whole episode in each environment."""
         generator = torch.Generator().manual_seed(self._seed)
         obs, _ = self._envs.reset(seed=[self._seed + i for i in range(self._num_episodes)])
-        returns = np.zeros(self._num_episodes)
+        returns, discounted = np.zeros((2, self._num_episodes))
+        discount, values = 1.0, None
         lengths = np.zeros(self._num_episodes, dtype=np.int64)
         running = np.ones(self._num_episodes, dtype=bool)
         act = np.zeros(self._envs.action_space.shape or (), dtype=self._envs.action_space.dtype)
@@ -105,11 +156,16 @@ class Evaluator:
             # A finished environment resets itself and idles on: it is stepped, but its policy is
             # not asked and its rewards do not count.
             act[running] = agent.act(obs[running], generator)
+            if not lengths.any():
+                values = agent.value(obs, act)
             obs, rewards, terminated, truncated, _ = self._envs.step(act)
             returns[running] += rewards[running]
+            if agent.gamma is not None:
+                discounted[running] += discount * rewards[running]
+                discount *= agent.gamma
             lengths[running] += 1
             running &= ~(terminated | truncated)
-        return EpisodeResults(returns, lengths)
+        return EpisodeResults(returns, lengths, None if agent.gamma is None else discounted, values)
 
     def close(self) -> None:
         """Close the environments."""

@@ -2,7 +2,8 @@
 
 ====================  =====================================================================
 ``train.csv``         a row each ``trainer.log_every`` steps: losses and diagnostics
-``eval.csv``          a row an evaluation: step, return, normalized score, length
+``eval.csv``          a row an evaluation: step, return, normalized score, length, discounted
+                      return and what the critic took it to be
 ``eval_returns.npz``  every episode: ``step`` (V,), ``returns`` (V, E), ``lengths`` (V, E)
 ``timing.csv``        a row each ``trainer.log_every`` steps: seconds trained, steps a second
 ``summary.json``      status, last and best evaluation, data set, versions, configuration
@@ -30,7 +31,9 @@ from bcq_exp.training.older import summary_of_today
 
 Table = Literal["train", "eval", "timing"]
 TABLES: tuple[Table, ...] = ("train", "eval", "timing")
-COMPARED = ("return_mean", "normalized_score", "length_mean")  # columns of eval.csv
+COMPARED = (  # columns of eval.csv
+    "return_mean", "normalized_score", "length_mean", "discounted_return_mean", "value_mean",
+)  # fmt: skip
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 Row = Mapping[str, float | int | None]
 
@@ -47,12 +50,17 @@ class RunRecord:
         return self.folder / "checkpoint.pt"
 
     def append(self, table: Table, row: Row) -> None:
-        """Add a row to a CSV file; its first row names the columns. ``None`` is an empty cell."""
+        """Add a row to a CSV file; its first row names the columns. ``None`` is an empty cell.
+
+        A file begun by an earlier version keeps the columns it has.
+        """
         path = self._csv(table)
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if is_new:
+        with path.open("a+", newline="") as file:
+            file.seek(0)
+            first = file.readline()
+            columns = next(csv.reader([first])) if first else list(row)
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            if not first:
                 writer.writeheader()
             writer.writerow(row)
 

@@ -39,26 +39,38 @@ def load_agent(folder: str | Path, device: str = "auto") -> tuple[Agent, EnvMake
     scaling = saved["normalization"]
     normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
     make_env = partial(environments.from_state, saved["environment"])
-    return Agent(algorithm.policy, normalizer), make_env
+    return Agent.of(algorithm, normalizer), make_env
 
 
-def load_collected(folder: str | Path) -> tuple[dict[str, np.ndarray], EnvMaker, str]:
-    """Every step that a run with ``dataset=online`` has taken, what makes its environment, and how
-    it explored, in words.
+def load_collected(
+    folder: str | Path, num_steps: int | None = None
+) -> tuple[dict[str, np.ndarray], EnvMaker]:
+    """The first steps, or all, that a run with ``dataset=online`` took; its environment's maker.
 
     Raises:
-        UserError: if there is no readable checkpoint, or its run collected nothing.
+        UserError: if there is no readable checkpoint, or its run did not collect as many.
     """
     saved = _checkpoint(folder)
     if "collected" not in saved["engine"]:
         raise UserError(f"run={folder}: it collected nothing; give a run with dataset=online")
-    steps = {name: values.numpy() for name, values in saved["engine"]["collected"].items()}
-    config = saved["config"]
-    how = (
-        f"{config['dataset']['start_steps']} random steps, then noise_std "
-        f"{config['dataset']['noise_std']}, seed {config['seed']}"
-    )
-    return steps, partial(environments.from_state, saved["environment"]), how
+    if saved["step"] < (num_steps or 0):
+        raise UserError(f"num_steps={num_steps}: the run in {folder} has taken {saved['step']}")
+    collected = saved["engine"]["collected"].items()
+    steps = {name: values[:num_steps].numpy() for name, values in collected}
+    return steps, partial(environments.from_state, saved["environment"])
+
+
+def origin(folder: str | Path) -> dict[str, Any]:
+    """Where a run's agent came from: command, configuration, seed, step, versions, commit.
+
+    Raises:
+        UserError: if no run is there.
+    """
+    summary = RunRecord(Path(folder)).summary()
+    if summary is None:
+        raise UserError(f"run={folder}: no summary.json there; give the folder of a trained run")
+    names = ("algorithm", "command", "seed", "step", "config_hash", "versions", "git_commit")
+    return {name: summary[name] for name in (*names, "config")}
 
 
 def as_behaviour(agent: Agent, seed: int) -> Behaviour:

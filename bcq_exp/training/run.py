@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer
 from bcq_exp.training.record import RunRecord, sweep_name, this_process
@@ -79,10 +79,10 @@ class Run:
         self._last_logged = step
         self.tracker.log("train", row)
 
-    def evaluate(self, step: int, policy: Policy) -> None:
+    def evaluate(self, step: int, algorithm: OfflineAlgorithm) -> None:
         """A row of evaluation; an environment that raises fails this run alone."""
         try:
-            results = self.evaluator.evaluate(Agent(policy, self.normalizer))
+            results = self.evaluator.evaluate(Agent.of(algorithm, self.normalizer))
         except Exception as error:
             self.log.debug("evaluation failed", exc_info=True)
             self.fail(step, f"evaluation failed at step {step}: {type(error).__name__}: {error}")
@@ -93,6 +93,8 @@ class Run:
             "return_std": results.return_std,
             "normalized_score": self.normalized_score(results.return_mean),
             "length_mean": results.length_mean,
+            "discounted_return_mean": results.discounted_return_mean,
+            "value_mean": results.value_mean,
         }
         self._evaluations.append(row)
         self.record.append_episodes(step, results.returns, results.lengths)

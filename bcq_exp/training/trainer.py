@@ -131,12 +131,11 @@ class Trainer:
         alive = self._alive()
         if len(alive) == 1:
             ((k, run),) = alive
-            run.evaluate(step, self._engine.algorithm(k).policy)
+            run.evaluate(step, self._engine.algorithm(k))
             return
+        engine = self._engine
         list(
-            self._threads.map(
-                lambda item: item[1].evaluate(step, self._engine.algorithm(item[0]).policy), alive
-            )
+            self._threads.map(lambda each: each[1].evaluate(step, engine.algorithm(each[0])), alive)
         )
         returns = [run.last_return for _, run in self._alive() if run.last_return is not None]
         if returns:

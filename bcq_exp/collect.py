@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from bcq_exp.cli.child import Command, run
 from bcq_exp.cli.entry import entry
+from bcq_exp.config.overrides import online_agent
 from bcq_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     from bcq_exp.data.behaviour import Behaviour
+
+DEFAULT_STEPS = 100_000
 
 
 @entry("collect", paths=("run",))
@@ -23,90 +28,141 @@ def main(cfg: DictConfig) -> float:
     from bcq_exp.data import behaviour, minari_store
 
     minari_store.check_new(cfg.id, overwrite=cfg.overwrite)
-    env, episodes, how = (_collected_by_run if cfg.behaviour == "buffer" else _collected)(cfg)
+    _check(cfg)
+    agent = _trained(cfg) if cfg.behaviour == "ddpg" else cfg.run
+    env, episodes = (_collected_by_run if cfg.record == "buffer" else _collected)(cfg, agent)
+    num_steps = sum(len(episode) for episode in episodes)
+    how = _how(cfg, agent, num_steps)
     behaviour.save(
         cfg.id,
         episodes,
         env,
-        algorithm_name=f"{cfg.behaviour} {cfg.run or ''}".strip(),
-        description=f"{how}, recorded by bcq_exp.collect",
+        algorithm_name=f"{cfg.behaviour} {agent or ''}".strip(),
+        description=f"{_in_words(how)}, recorded by bcq_exp.collect",
+        provenance=how,
         overwrite=cfg.overwrite,
     )
     returns = [float(np.sum(episode.rewards)) for episode in episodes]
     print(f"id        {cfg.id}")
-    print(f"steps     {sum(len(episode) for episode in episodes)}")
+    print(f"steps     {num_steps}")
     print(f"episodes  {len(episodes)}")
     print(f"return    {np.mean(returns):.1f} ± {np.std(returns):.1f}")
     return float(np.mean(returns))
 
 
-def _collected(cfg: DictConfig) -> tuple[Env, list[EpisodeBuffer], str]:
-    """The environment, a behaviour's episodes in it, and how they came about."""
+def _check(cfg: DictConfig) -> None:
+    """Refuse keys that do not fit together, before anything is trained.
+
+    Raises:
+        UserError: naming them.
+    """
+    from bcq_exp.data import environments
+
+    if cfg.behaviour == "run" and cfg.run is None:
+        raise UserError("behaviour=run: name the run, run=multirun/NAME")
+    if cfg.behaviour != "run" and cfg.run is not None:
+        raise UserError(f"run={cfg.run}: read with behaviour=run only, not {cfg.behaviour}")
+    if cfg.behaviour != "run" and cfg.env is None:
+        raise UserError(f"behaviour={cfg.behaviour}: name the environment, env=Pendulum-v1 say")
+    if cfg.env is not None:
+        environments.find_spec(cfg.env, cfg.env)
+    if cfg.record == "policy":
+        return
+    if cfg.behaviour not in ("run", "ddpg"):
+        raise UserError(f"record=buffer: of a run, behaviour=run or ddpg, not {cfg.behaviour}")
+    if cfg.noise_std or cfg.random_action_prob or (cfg.behaviour == "run" and cfg.env is not None):
+        raise UserError(
+            "record=buffer: env, noise_std and random_action_prob are what the run had; leave them "
+            "out (agent.noise_std is a new agent's)"
+        )
+
+
+def _trained(cfg: DictConfig) -> str:
+    """The folder of the agent's run, trained to its end: by a command of its own."""
+    agent = dict(cfg.agent)
+    name = agent.pop("name") or f"ddpg_{cfg.env}_noise{agent['noise_std']}_seed{cfg.seed}"
+    run(Command("bcq_exp", (f"name={name}", *online_agent(**agent, env=cfg.env, seed=cfg.seed))))
+    return str(Path("multirun", name))
+
+
+def _collected(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuffer]]:
+    """The environment, and a behaviour's episodes in it."""
     from rich.progress import Progress
 
     from bcq_exp.data import behaviour
     from bcq_exp.data.spaces import check_action_space
 
-    env, policy = _who_and_where(cfg)
+    env, policy = _who_and_where(cfg, agent)
     if cfg.noise_std or cfg.random_action_prob:
         space = check_action_space(cfg.id, env.action_space)
         policy = behaviour.Noisy(policy, space, cfg.noise_std, cfg.random_action_prob)
+    num_steps = DEFAULT_STEPS if cfg.num_steps is None else cfg.num_steps
     with Progress() as progress:
-        task = progress.add_task(cfg.id, total=cfg.num_steps)
+        task = progress.add_task(cfg.id, total=num_steps)
         episodes = behaviour.collect(
             env,
             policy,
-            num_steps=cfg.num_steps,
+            num_steps=num_steps,
             seed=cfg.seed,
             on_step=lambda done: progress.update(task, completed=done),
         )
-    noise = f"noise_std {cfg.noise_std}, random_action_prob {cfg.random_action_prob}"
-    return env, episodes, f"{noise}, seed {cfg.seed}"
+    return env, episodes
 
 
-def _collected_by_run(cfg: DictConfig) -> tuple[Env, list[EpisodeBuffer], str]:
-    """The same of a run that explored, all its steps: the paper's final buffer.
-
-    Raises:
-        UserError: if no run is named, it collected nothing, or what it did is asked for otherwise.
-    """
+def _collected_by_run(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuffer]]:
+    """The same of a run that explored: its steps from the first on."""
     from bcq_exp.data import behaviour
     from bcq_exp.training import restore
 
-    if cfg.run is None:
-        raise UserError("behaviour=buffer: name the run, run=multirun/NAME")
-    if cfg.noise_std or cfg.random_action_prob or cfg.env is not None:
-        raise UserError(
-            "behaviour=buffer: env, noise_std and random_action_prob are what the run had; leave "
-            "them out"
-        )
-    steps, make_env, how = restore.load_collected(cfg.run)
-    return make_env(), behaviour.as_episodes(steps), how
+    assert agent is not None
+    steps, make_env = restore.load_collected(agent, cfg.num_steps)
+    return make_env(), behaviour.as_episodes(steps)
 
 
-def _who_and_where(cfg: DictConfig) -> tuple[Env, Behaviour]:
-    """The environment and the behaviour policy, before noise.
-
-    Raises:
-        UserError: if the two keys that name them do not fit together.
-    """
+def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
+    """The environment and the behaviour policy, before noise."""
     from bcq_exp.data import behaviour, environments
     from bcq_exp.data.spaces import check_action_space
 
-    if cfg.behaviour == "run":
-        if cfg.run is None:
-            raise UserError("behaviour=run: name the run, run=multirun/NAME")
+    if agent is not None:
         from bcq_exp.training import restore
 
-        agent, make_env = restore.load_agent(cfg.run)
+        acting, make_env = restore.load_agent(agent)
         env = make_env() if cfg.env is None else environments.make(cfg.env)
-        return env, restore.as_behaviour(agent, cfg.seed)
-    if cfg.env is None:
-        raise UserError(f"behaviour={cfg.behaviour}: name the environment, env=Pendulum-v1 say")
+        return env, restore.as_behaviour(acting, cfg.seed)
     env = environments.make(cfg.env)
     if cfg.behaviour == "random":
         return env, behaviour.UniformRandom(check_action_space(cfg.id, env.action_space))
     return env, behaviour.scripted(cfg.env)
+
+
+def _how(cfg: DictConfig, agent: str | None, num_steps: int) -> dict[str, Any]:
+    """How the data came about, for their metadata: who acted, noise, seeds, versions, commit."""
+    from bcq_exp.training import provenance, restore
+
+    return {
+        "behaviour": cfg.behaviour,
+        "record": cfg.record,
+        "num_steps": num_steps,
+        "noise_std": cfg.noise_std,
+        "random_action_prob": cfg.random_action_prob,
+        "seed": cfg.seed,
+        "agent": None if agent is None else restore.origin(agent),
+        "versions": provenance.versions(),
+        "git_commit": provenance.git_commit(),
+    }
+
+
+def _in_words(how: dict[str, Any]) -> str:
+    agent = how["agent"]
+    if how["record"] == "policy":
+        noise = f"noise_std {how['noise_std']}, random_action_prob {how['random_action_prob']}"
+        return f"{noise}, seed {how['seed']}"
+    exploring = agent["config"]["dataset"]
+    return (
+        f"{exploring['start_steps']} random steps, then noise_std {exploring['noise_std']}, seed "
+        f"{agent['seed']}"
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from bcq_exp.data import minari_store
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.training import restore
 from tests.commands import bcq_exp
@@ -84,9 +85,10 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     done = bcq_exp(*ONLINE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "DDPG, last" in done.stdout and "behaviour's return" not in done.stdout
-    told = printed(collect("id=my/buffer-v0", "behaviour=buffer", "run=multirun/agent"))
+    buffer = ("behaviour=run", "record=buffer", "run=multirun/agent")
+    told = printed(collect("id=my/buffer-v0", *buffer))
     assert (told["steps"], told["episodes"]) == ("450", "3")
-    steps, _, _ = restore.load_collected(tmp_path / "multirun" / "agent")
+    steps, _ = restore.load_collected(tmp_path / "multirun" / "agent")
     metadata = json.loads(next(tmp_path.glob("minari/my/buffer-v0/data/metadata.json")).read_text())
     assert "100 random steps, then noise_std 0.1, seed 0" in metadata["description"]
     data = load("my/buffer-v0")
@@ -94,6 +96,12 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
         np.testing.assert_array_equal(getattr(data.transitions, name), steps[name])
     assert np.flatnonzero(data.transitions.truncated).tolist() == [199, 399, 449]
     assert data.env_spec.id == "Pendulum-v1"
+    told = printed(collect("id=my/part-v0", *buffer, "num_steps=250"))
+    assert (told["steps"], told["episodes"]) == ("250", "2")
+    np.testing.assert_array_equal(load("my/part-v0").transitions.obs, steps["obs"][:250])
+    more = collect("id=my/more-v0", *buffer, "num_steps=451")
+    assert (more.returncode, more.stderr.count("\n")) == (2, 1), more.stderr
+    assert "num_steps=451: the run in multirun/agent has taken 450" in more.stderr
     expert = ("id=my/expert-v0", "behaviour=run", "run=multirun/agent", "num_steps=200")
     printed(collect(*expert))
     trained = bcq_exp(
@@ -110,15 +118,58 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
 def test_a_run_that_collected_nothing_has_no_buffer(collect, trained):
     for args, said in (
         ((f"run={trained}",), "it collected nothing; give a run with dataset=online"),
-        ((), "behaviour=buffer: name the run"),
+        ((), "behaviour=run: name the run"),
         ((f"run={trained}", "noise_std=0.3"), "are what the run had; leave them out"),
+        ((f"run={trained}", "behaviour=random"), "read with behaviour=run only, not random"),
+        (("behaviour=scripted", "env=Pendulum-v1"), "record=buffer: of a run"),
     ):
-        done = collect("id=my/x-v0", "behaviour=buffer", *args)
+        done = collect("id=my/x-v0", "behaviour=run", "record=buffer", *args)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert said in done.stderr
 
 
+AGENT = (
+    *("env=Pendulum-v1", "seed=3", "agent.num_steps=300", "agent.start_steps=100"),
+    *("agent.networks=small", "agent.eval_every=300", "agent.logger=none"),
+)
+
+
+@pytest.mark.slow
+def test_the_papers_settings_each_in_one_command_over_one_agent(collect, load, tmp_path):
+    printed(collect("id=my/imperfect-v0", "setting=imperfect", "num_steps=150", *AGENT))
+    (run,) = (tmp_path / "multirun").iterdir()
+    assert run.name == "ddpg_Pendulum-v1_noise0.1_seed3"
+    trained = (run / "checkpoint.pt").read_bytes()
+    printed(collect("id=my/concurrent-v0", "setting=concurrent", *AGENT))
+    printed(collect("id=my/imitation-v0", "setting=imitation", "num_steps=200", *AGENT))
+    assert (run / "checkpoint.pt").read_bytes() == trained, "one agent for all three"
+    printed(collect("id=my/final-v0", "setting=final_buffer", *AGENT))
+    assert {path.name for path in run.parent.iterdir()} == {
+        run.name,
+        "ddpg_Pendulum-v1_noise0.5_seed3",
+    }
+    steps, _ = restore.load_collected(run)
+    np.testing.assert_array_equal(load("my/concurrent-v0").transitions.obs, steps["obs"])
+    how = {
+        name: minari_store.provenance(f"my/{name}-v0")
+        for name in ("imperfect", "concurrent", "imitation", "final")
+    }
+    noises = {name: (h["noise_std"], h["random_action_prob"]) for name, h in how.items()}
+    assert noises["imperfect"] == (0.3, 0.3) and noises["imitation"] == (0.0, 0.0)
+    explored = {n: h["agent"]["config"]["dataset"]["noise_std"] for n, h in how.items()}
+    assert explored == {"imperfect": 0.1, "concurrent": 0.1, "imitation": 0.1, "final": 0.5}
+    assert how["imperfect"]["seed"] == how["imperfect"]["agent"]["seed"] == 3
+    assert how["imperfect"]["agent"]["step"] == 300
+    assert how["imperfect"]["versions"]["gymnasium"]
+    again = collect("id=my/other-v0", "setting=imitation", *AGENT, "agent.start_steps=50")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
+    assert "holds a run with another configuration: dataset.start_steps" in again.stderr
+
+
 MISTAKES = [
+    (["id=my/x-v0", "env=Pendulum-v1", "setting=nope"], "there are concurrent, final_buffer, imi"),
+    (["id=my/x-v0", "behaviour=ddpg"], "behaviour=ddpg: name the environment"),
+    (["id=my/x-v0", "env=Nope-v0", "setting=imitation"], "Nope-v0"),
     (["id=my/x-v0"], "behaviour=scripted: name the environment"),
     (["id=my/x-v0", "behaviour=run"], "behaviour=run: name the run"),
     (["id=my/x-v0", "behaviour=run", "run=none"], "run=none: no checkpoint.pt there"),

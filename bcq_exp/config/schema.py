@@ -47,6 +47,7 @@ from bcq_exp.ranges import (
     OneOf,
 )
 
+PRECISIONS = OneOf(("auto", "fp32", "bf16", "tf32", "fp64"))
 DEVICE = Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
 
 
@@ -195,7 +196,7 @@ class TrainerConfig:
     concurrent_from: int | None = key(COUNT, None)
     device: str = key(DEVICE, meaning=PLACING)
     num_threads: int | None = key(COUNT, None, PLACING)
-    precision: str = key(OneOf(("auto", "fp32", "bf16", "tf32", "fp64")))
+    precision: str = key(PRECISIONS)
     capture: str = key(OneOf(("auto", "eager")), meaning=PLACING)
     compile: bool = key(default=False, meaning=Meaning(identity=False))
 
@@ -240,23 +241,83 @@ class EvaluateConfig:
 
 
 @dataclass
+class AgentConfig:
+    """A behaviour agent, which learns online."""
+
+    num_steps: int = key(COUNT)
+    start_steps: int = key(NATURAL)
+    networks: str = "???"
+    precision: str = key(PRECISIONS)
+    eval_every: int = key(COUNT)
+    logger: str = "???"
+
+
+@dataclass
+class CollectingAgentConfig(AgentConfig):
+    name: str | None = None
+    noise_std: float = key(NATURAL)
+
+
+@dataclass
 class CollectConfig:
     """The root of ``python -m bcq_exp.collect``."""
 
     id: str = "???"
     env: str | None = None
-    behaviour: str = key(OneOf(("scripted", "random", "run", "buffer")))
+    behaviour: str = key(OneOf(("scripted", "random", "run", "ddpg")))
     run: str | None = None
-    num_steps: int = key(COUNT)
+    record: str = key(OneOf(("policy", "buffer")))
+    agent: CollectingAgentConfig = field(default_factory=CollectingAgentConfig)
+    num_steps: int | None = key(COUNT, None)
     noise_std: float = key(NATURAL)
     random_action_prob: float = key(FRACTION)
     seed: int = key(NATURAL)
     overwrite: bool = False
 
 
+@dataclass
+class TransitionsConfig:
+    """How many are recorded in each setting."""
+
+    final_buffer: int = key(COUNT)
+    concurrent: int = key(COUNT)
+    imitation: int = key(COUNT)
+    imperfect: int = key(COUNT)
+
+
+@dataclass
+class LearnerConfig:
+    """What the paper's learners have in common."""
+
+    num_steps: int = key(COUNT)
+    networks: str = "???"
+    precision: str = key(PRECISIONS)
+    eval_every: int = key(COUNT)
+    eval_episodes: int = key(COUNT)
+    logger: str = "???"
+
+
+@dataclass
+class PaperConfig:
+    """The root of ``python -m bcq_exp.paper``."""
+
+    name: str = key(Matching(r"[\w-]+", "letters, digits, _ and -"))
+    envs: list[str] = key()
+    settings: list[str] = key(OneOf(tuple(schema_of(TransitionsConfig))))
+    algorithms: list[str] = key(OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc")))
+    num_seeds: int = key(COUNT)
+    own_agents: bool = key()
+    at_once: int = key(COUNT)
+    plan_only: bool = key()
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    transitions: TransitionsConfig = field(default_factory=TransitionsConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+
+
 SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "evaluate": EvaluateConfig,
     "collect": CollectConfig,
+    "paper": PaperConfig,
     "algo": AlgoConfig,
     "bcq": BCQConfig,
     "ddpg": DDPGConfig,

@@ -223,6 +223,7 @@ def save(
     *,
     algorithm_name: str,
     description: str,
+    provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Store episodes as a Minari data set, whole or not at all.
@@ -233,6 +234,7 @@ def save(
         env: where they were collected and where policies are to be evaluated.
         algorithm_name: who acted, for the metadata.
         description: what it is, for the metadata.
+        provenance: how it came about, in plain values, for :func:`minari_store.provenance`.
         overwrite: replace a data set of this id.
 
     Raises:
@@ -249,6 +251,7 @@ def save(
             "minari_version": minari.__version__,
             "algorithm_name": algorithm_name,
             "description": description,
+            minari_store.PROVENANCE: provenance,
         }
         storage.update_metadata(metadata)
         storage.update_episodes(episodes)

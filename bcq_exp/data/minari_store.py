@@ -1,6 +1,7 @@
 """Minari's folder of data sets: finding, listing, fetching and adding one, by its id."""
 
 import errno
+import json
 import logging
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bcq_exp.data.transitions import DataError
 
@@ -15,6 +17,7 @@ _log = logging.getLogger(__name__)
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
 _OWN = ".bcq_exp"  # hidden, so that Minari does not take it for a namespace
 _LISTED = 8
+PROVENANCE = "bcq_exp"  # its key in a data set's metadata
 
 
 def minari_root() -> Path:
@@ -79,6 +82,21 @@ def fetch(dataset_id: str, *, download: bool) -> Path:
     if not folder.is_dir():
         raise _missing(dataset_id, "downloading brought no data")
     return folder
+
+
+def provenance(dataset_id: str) -> dict[str, Any] | None:
+    """How a data set of ours that is here came about; None of any other.
+
+    Raises:
+        DataError: the id is malformed, or the metadata damaged.
+    """
+    path = data_folder(dataset_id) / "metadata.json"
+    try:
+        return json.loads(path.read_text()).get(PROVENANCE)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"data set {dataset_id!r}: {path} is damaged ({error})") from error
 
 
 def _missing(dataset_id: str, reason: str) -> DataError:

@@ -1,0 +1,42 @@
+"""Overrides that commands write for other commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def online_agent(
+    *,
+    num_steps: int,
+    start_steps: int,
+    noise_std: str | float,
+    networks: str,
+    precision: str,
+    eval_every: int,
+    logger: str,
+    env: str,
+    seed: str | int,
+) -> tuple[str, ...]:
+    """What makes ``python -m bcq_exp`` train a behaviour agent of the paper: DDPG that explores.
+
+    Several environments, noises or seeds (:func:`one_of`) are a sweep's.
+    """
+    return (
+        "algo=ddpg",
+        "dataset=online",
+        f"networks={networks}",
+        "trainer=paper",
+        f"trainer.num_steps={num_steps}",
+        f"trainer.eval_every={eval_every}",
+        f"trainer.precision={precision}",
+        f"logger={logger}",
+        f"dataset.start_steps={start_steps}",
+        f"dataset.env={env}",
+        f"dataset.noise_std={noise_std}",
+        f"seed={seed}",
+    )
+
+
+def one_of(values: Iterable[object]) -> str:
+    """A swept key's values, be it only one."""
+    return f"choice({','.join(map(str, values))})"

@@ -24,9 +24,19 @@ _PAGE = Path(__file__).parent / "page"
 
 
 def write_report(
-    runs: RunTables, path: Path, which: str = "last", refresh: float | None = None
+    runs: RunTables,
+    path: Path,
+    which: str = "last",
+    refresh: float | None = None,
+    lead: str = "",
 ) -> None:
-    """Write the page to ``path``; with ``refresh`` it loads itself anew every so many seconds."""
+    """Write the page to ``path``.
+
+    Args:
+        which: the evaluation that counts, last or best.
+        refresh: the page loads itself anew every so many seconds.
+        lead: HTML to stand before all else.
+    """
     data = json.dumps(page_data(runs, path.parent, which), separators=(",", ":"), allow_nan=False)
     data = data.replace("</", r"<\/")  # no name may end the script it stands in
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
@@ -34,6 +44,7 @@ def write_report(
     page = parts["page.html"]
     for mark, content in (
         ("<!--reload-->", reload),
+        ("<!--lead-->", lead),
         ("/*css*/", parts["page.css"]),
         ("/*plotly*/", _plotly()),
         ("/*data*/", f"const DATA = {data};"),
@@ -110,8 +121,8 @@ def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
 
 def _behaviour(runs: RunTables) -> dict[str, float]:
     """The behaviour policy's mean return by data set, in the unit of returns."""
-    first = runs.runs.groupby("dataset")["behaviour_return"].first().dropna()
-    return {str(task): float(value) for task, value in first.items()}
+    found = runs.runs.groupby("dataset")["behaviour_return"].mean().dropna()
+    return {str(task): float(value) for task, value in found.items()}
 
 
 def _few_seeds(found: list[summary.Aggregate]) -> list[str]:

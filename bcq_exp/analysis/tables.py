@@ -42,14 +42,14 @@ def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "
         found = {g: statistics.estimate({task: x}, statistic) for g, x in known.items()}
         best = standing_apart(found)
         for group, x in known.items():
-            cells[group][task] = _cell(x, found[group], form, show, bold=group == best)
+            cells[group][task] = cell(x, found[group], form, show, bold=group == best)
     count = labels.value_counts()
     header = ["group", "runs", *(f"{task} ({name})" for task in tasks)]
     rows = [
         [group, str(count[group]), *(of_group.get(task, "") for task in tasks)]
         for group, of_group in cells.items()
     ]
-    return _markdown(header, rows) if form == "md" else _latex(header, rows)
+    return markdown(header, rows) if form == "md" else latex(header, rows)
 
 
 def standing_apart(found: Mapping[str, Estimate]) -> str | None:
@@ -61,7 +61,8 @@ def standing_apart(found: Mapping[str, Estimate]) -> str | None:
     return best if apart else None
 
 
-def _cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:
+def cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:
+    """A group's runs (N,) in a few words."""
     if show == "mean":
         spread = digits(float(x.std(ddof=1))) if len(x) > 1 else "–"
         plus = " ± " if form == "md" else r" \pm "
@@ -74,7 +75,8 @@ def _cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool)
     return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table whose columns after the first are numbers."""
     lines = [header, ["---", "---:", *["---:"] * (len(header) - 2)], *rows]
     return (
         "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
@@ -82,7 +84,9 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def _latex(header: list[str], rows: list[list[str]]) -> str:
+def latex(header: list[str], rows: list[list[str]]) -> str:
+    """The same, for booktabs."""
+
     def escaped(text: str) -> str:
         return "".join(f"\\{c}" if c in "_%&#" else c for c in text)
 

@@ -118,7 +118,8 @@ class CohortLauncher(Launcher):
             working_dir=os.getcwd(),
             task_name=JobRuntime.instance().get("name"),
         )
-        return Prepared(result, cfg, Job(task, folder, command(given), is_alone=False))
+        alone = [override for override in given if not override.startswith("name=")]  # the sweep's
+        return Prepared(result, cfg, Job(task, folder, command(alone), is_alone=False))
 
     def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """Jobs that are trained together; enough groups for every worker to have one.

@@ -1,0 +1,194 @@
+"""How long it will take on this machine: every kind of run, tried for a moment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hydra import compose
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from bcq_exp.config.schema import hidden_sizes
+from bcq_exp.data import environments
+from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.online import explore
+from bcq_exp.data.task import Task
+from bcq_exp.data.transitions import Transitions
+from bcq_exp.engine.placement import place
+from bcq_exp.paper import checks
+from bcq_exp.paper.plan import PaperPlan
+from bcq_exp.sweep.workers import InProcess
+from bcq_exp.training import build
+from bcq_exp.training.evaluation import Agent
+from bcq_exp.training.record import RunRecord
+
+log = logging.getLogger(__name__)
+
+TRY_FOR = 0.7  # seconds, once everything is recorded
+ACTS = 20  # of an evaluation's actions that are timed
+ROWS = 1000  # of random data to try on
+
+
+@dataclass(frozen=True)
+class Share:
+    """One kind of work: how many of how many are left, and for how long."""
+
+    name: str
+    num_left: int
+    num: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one run: steps a second, and seconds an evaluation at most takes."""
+
+    rate: float
+    evaluation: float
+
+    def seconds(self, num_steps: int, eval_every: int) -> float:
+        return num_steps / self.rate + num_steps / eval_every * self.evaluation
+
+
+def say_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
+    """Log what there is to do, and how long that takes where nothing else runs."""
+    shares = list(_shares(cfg, plan))
+    for share in shares:
+        left = f"{share.num_left} of {share.num}" if share.num_left < share.num else str(share.num)
+        log.info("%-14s %10s   about %s", share.name, left, _duration(share.seconds))
+    log.info("%-14s %10s   about %s", "in all", "", _duration(sum(s.seconds for s in shares)))
+
+
+def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
+    env = cfg.envs[0]  # those of one budget are much alike
+    workers = _num_workers()
+    agents = list(plan.agents.folders.values())
+    speed = _tried(_agent_config(plan, env), explore(env, start_steps=0, noise_std=0.1), workers)
+    yield _share("agents", agents, cfg.agent.num_steps, cfg.agent.eval_every, speed, workers)
+
+    missing, act = checks.missing_data(plan), speed.evaluation / 1000
+    steps = sum(dataset.num_steps for dataset in missing if dataset.record == "policy")
+    yield Share("data sets", len(missing), len(plan.datasets), steps * act / workers)
+
+    task = _random_data(env)
+    stacked = 1 if cfg.own_agents else cfg.num_seeds
+    for algo in cfg.algorithms:
+        sweeps = [s for s in plan.sweeps if (algo, 0) in s.folders]
+        runs = [folder for s in sweeps for (a, _), folder in s.folders.items() if a == algo]
+        configs = [_config(sweeps[0].overrides, algo, seed) for seed in range(stacked)]
+        speed = _tried(configs, task, workers)
+        yield _share(algo, runs, cfg.learner.num_steps, cfg.learner.eval_every, speed, workers)
+
+
+def _share(
+    name: str, folders: Sequence[Any], num_steps: int, eval_every: int, speed: Speed, workers: int
+) -> Share:
+    done = [_steps_done(RunRecord(folder)) for folder in folders]
+    left = sum(max(0, num_steps - steps) for steps in done)
+    missing = sum(steps < num_steps for steps in done)
+    return Share(name, missing, len(folders), speed.seconds(left, eval_every) / workers)
+
+
+def _steps_done(record: RunRecord) -> int:
+    summary = record.summary()
+    return 0 if summary is None else summary["step"]
+
+
+def _num_workers() -> int:
+    """Groups that the launcher trains at a time, if they are on this machine."""
+    from hydra.core.hydra_config import HydraConfig
+
+    workers = HydraConfig.get().launcher.get("workers")
+    return (InProcess() if workers is None else instantiate(workers)).count
+
+
+def _config(overrides: Sequence[str], algo: str, seed: int) -> DictConfig:
+    return compose("config", [*overrides, f"algo={algo}", f"seed={seed}"])
+
+
+def _agent_config(plan: PaperPlan, env: str) -> list[DictConfig]:
+    given = [a for a in plan.agents.command.arguments if not a.startswith(("-m", "hydra"))]
+    single = [a for a in given if "=choice(" not in a]
+    return [compose("config", [*single, f"dataset.env={env}", "dataset.start_steps=0"])]
+
+
+def _tried(cfgs: Sequence[DictConfig], task: Task, workers: int) -> Speed:
+    """The speed of runs that train together, each's share of it."""
+    for cfg in cfgs:
+        if workers > 1:
+            cfg.trainer.num_threads = 1
+        cfg.trainer.concurrent_from = None
+    placement = place(cfgs[0].trainer, hidden_sizes(cfgs[0]), len(cfgs))
+    with placement.in_force():
+        normalizer = build.build_normalizer(cfgs[0], task, None)
+        engine = build.build_engine(cfgs, task, normalizer, placement)
+        engine.advance(20)
+        rate = _rate(lambda: engine.advance(10)) * 10 * len(cfgs)
+        agent = Agent.of(engine.algorithm(0), normalizer)
+        return Speed(rate, _evaluation_seconds(task, agent, cfgs[0].trainer.eval_episodes))
+
+
+def _rate(work: Callable[[], object]) -> float:
+    first, count = time.perf_counter(), 0
+    while (passed := time.perf_counter() - first) < TRY_FOR or count < 2:
+        work()
+        count += 1
+    return count / passed
+
+
+def _evaluation_seconds(task: Task, agent: Agent, num_episodes: int) -> float:
+    """Of episodes side by side that all last as long as they may."""
+    import torch
+
+    env = task.make_env()
+    obs, _ = env.reset(seed=0)
+    many, generator = np.tile(obs, (num_episodes, 1)), torch.Generator()
+    act = agent.act(many, generator)
+    first = time.perf_counter()
+    for _ in range(ACTS):
+        agent.act(many, generator)
+        for _ in range(num_episodes):
+            _, _, terminated, truncated, _ = env.step(act[0])
+            if terminated or truncated:
+                env.reset()
+    seconds = (time.perf_counter() - first) / ACTS
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    env.close()
+    return seconds * (limit or 1000)
+
+
+def _random_data(env_id: str) -> Dataset:
+    """Something to step on, of an environment's sizes."""
+    made = environments.make(env_id)
+    rng = np.random.default_rng(0)
+    obs = rng.standard_normal((2, ROWS, *(made.observation_space.shape or ())), np.float32)
+    act = np.stack([made.action_space.sample() for _ in range(ROWS)])
+    flags = np.zeros(ROWS, bool)
+    task = explore(env_id, start_steps=0, noise_std=0.0)
+    made.close()
+    return Dataset(
+        id="random",
+        observation_space=task.observation_space,
+        action_space=task.action_space,
+        env_spec=task.env_spec,
+        reference_scores=task.reference_scores,
+        leaves=task.leaves,
+        transitions=Transitions(
+            obs=obs[0], act=act, rew=rng.standard_normal(ROWS), terminated=flags, truncated=flags,
+            obs_next=obs[1],
+        ),
+        content_hash="",
+        episode_returns=np.zeros(1),
+        episode_lengths=np.array([ROWS]),
+    )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

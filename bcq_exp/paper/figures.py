@@ -1,0 +1,115 @@
+"""The paper's figures, drawn anew as SVG: learning curves, and value estimates beside the truth."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from bcq_exp.paper.results import Results, shown
+
+COLOURS = {  # Okabe and Ito's, told apart by everyone
+    "bcq": "#0072b2", "ddpg": "#d55e00", "bc": "#009e73", "vae_bc": "#cc79a7", "td3_bc": "#e69f00",
+    "dqn": "#56b4e9",
+}  # fmt: skip
+BEHAVIOUR_COLOUR = "#444444"
+Panel = Callable[[Any, pd.DataFrame, pd.DataFrame], None]
+
+
+def curves(results: Results) -> str:
+    """Return over gradient steps: mean and standard deviation over seeds; behaviour as a line."""
+
+    def panel(axes: Any, runs: pd.DataFrame, evaluations: pd.DataFrame) -> None:
+        axes.axhline(
+            runs["behaviour_return"].mean(),
+            color=BEHAVIOUR_COLOUR,
+            ls="--",
+            lw=1,
+            label="behaviour",
+        )
+        for algo in results.algorithms:
+            mine = evaluations[evaluations["run"].isin(runs.index[runs["algo"] == algo])]
+            _draw(axes, mine, "return_mean", COLOURS[algo], shown(algo))
+
+    return _grid(results, panel, "return")
+
+
+def values(results: Results) -> str:
+    """The critic's estimate (solid) beside the discounted return (dotted), on a symmetric log axis.
+
+    Both are of the states that evaluation episodes begin in; where the solid line leaves the
+    dotted one, what is learnt is extrapolation error.
+    """
+    estimating = results.evaluations.dropna(subset="value_mean")["run"].unique()
+
+    def panel(axes: Any, runs: pd.DataFrame, evaluations: pd.DataFrame) -> None:
+        axes.set_yscale("symlog", linthresh=100)
+        for algo in results.algorithms:
+            mine = evaluations[
+                evaluations["run"].isin(runs.index[(runs["algo"] == algo)])
+                & evaluations["run"].isin(estimating)
+            ]
+            _draw(axes, mine, "value_mean", COLOURS[algo], f"{shown(algo)}, estimate")
+            _draw(axes, mine, "discounted_return_mean", COLOURS[algo], "its true value", ls=":")
+
+    return _grid(results, panel, "value of the first state")
+
+
+def _draw(
+    axes: Any, evaluations: pd.DataFrame, column: str, colour: str, label: str, ls: str = "-"
+) -> None:
+    if evaluations.empty:
+        return
+    of_step = evaluations.groupby("step")[column]
+    mean, std = of_step.mean(), of_step.std(ddof=0).fillna(0)
+    axes.plot(mean.index, mean, color=colour, lw=1.4, ls=ls, label=label)
+    axes.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
+
+
+def _grid(results: Results, panel: Panel, unit: str) -> str:
+    """A row a setting, a column an environment."""
+    num_rows, num_columns = len(results.settings), len(results.envs)
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "bcq_exp", "font.size": 9}
+    with rc_context(settings):
+        figure = Figure(
+            figsize=(3.4 * num_columns + 0.6, 2.3 * num_rows + 0.7), layout="constrained"
+        )
+        grid = figure.subplots(num_rows, num_columns, squeeze=False, sharex="row")
+        for row, setting in zip(grid, results.settings, strict=True):
+            for axes, env in zip(row, results.envs, strict=True):
+                runs = results.runs[
+                    (results.runs["setting"] == setting) & (results.runs["env"] == env)
+                ]
+                axes.set_title(f"{shown(setting)}, {env}", fontsize=9)
+                axes.spines[["top", "right"]].set_visible(False)
+                if not runs.empty:
+                    panel(axes, runs, results.evaluations)
+        for axes in grid[-1]:
+            axes.set_xlabel("gradient steps")
+        for axes in grid[:, 0]:
+            axes.set_ylabel(unit)
+        labels = _labels(list(grid.flat))
+        figure.legend(
+            labels.values(),
+            labels,
+            loc="outside lower center",
+            ncols=min(len(labels), 3 * num_columns),
+        )
+        FigureCanvasSVG(figure)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def _labels(panels: Sequence[Any]) -> dict[str, Any]:
+    """Every label once, with a line that has it."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        lines, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, lines, strict=True))
+    return found

@@ -1,0 +1,86 @@
+"""The results as files: a page beside ``compare``'s, SVGs, tables, claims, a row a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from bcq_exp.analysis.report import write_report
+from bcq_exp.paper import figures
+from bcq_exp.paper.claims import Decided
+from bcq_exp.paper.results import LAST, Results
+from bcq_exp.paper.table import rows, table
+from bcq_exp.training.record import write_atomically
+
+COLUMNS = (
+    "setting", "env", "algo", "seed", "status", "step", "result", "score", "behaviour_return",
+    "behaviour_score", "best_return", "early_score", "overestimation", "reason", "dataset",
+    "dataset_hash", "config_hash", "git_commit", "command",
+)  # fmt: skip
+HOW = (
+    f"Results are means over the evaluations of the last {LAST:.0%} of training; bands and ± are "
+    "standard deviations over seeds. Differences are of normalized scores, in points, by pairs of "
+    "runs on the same data by the same seed, with a bootstrap interval over seeds; p is of an "
+    "exact sign-flip test, and at most 0.025 decides. A claim held where each of its parts did."
+)
+CAPTIONS = {
+    "curves": "Return; dashed: the behaviour policy, as recorded.",
+    "values": "The critic's estimate of the value of the first state (solid) beside the true "
+    "discounted return (dotted); logarithmic beyond ±100.",
+}
+
+
+def write(results: Results, decided: Sequence[Decided], folder: Path) -> None:
+    """Everything, into one folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {"curves": figures.curves(results), "values": figures.values(results)}
+    texts = {
+        **{f"{name}.svg": svg for name, svg in drawn.items()},
+        "table.md": table(results, "md"),
+        "table.tex": table(results, "tex"),
+        "claims.md": claims_markdown(decided),
+        "runs.csv": results.runs[list(COLUMNS)].to_csv(index=False),
+    }
+    for name, text in texts.items():
+        write_atomically(folder / name, text.encode())
+    write_report(results.tables, folder / "index.html", lead=_lead(results, decided, drawn))
+
+
+def claims_markdown(decided: Sequence[Decided]) -> str:
+    """Each claim, its verdict, and what decided it."""
+    lines = []
+    for claim, verdict, decisions in decided:
+        lines.append(f"- **{verdict}**: {claim.sentence}")
+        lines += [f"  - {decision}" for decision in decisions]
+    return "\n".join(lines) + "\n"
+
+
+def _lead(results: Results, decided: Sequence[Decided], drawn: Mapping[str, str]) -> str:
+    parts = [
+        '<section class="lead"><h2>Section 6 of the paper</h2>',
+        f'<p class="how">{escape(HOW)}</p>',
+    ]
+    for claim, verdict, decisions in decided:
+        items = "".join(f"<li>{escape(str(decision))}</li>" for decision in decisions)
+        parts.append(
+            f'<details class="verdict {verdict.replace(" ", "-")}"><summary><b>{verdict}</b>: '
+            f"{escape(claim.sentence)}</summary><ul>{items}</ul></details>"
+        )
+    for name, svg in drawn.items():
+        parts.append(f'<p class="how">{escape(CAPTIONS[name])} <a href="{name}.svg">SVG</a></p>')
+        parts.append(svg[svg.index("<svg") :])
+    head, body = rows(results, "md")
+    parts.append('<div class="scroll"><table><thead>' + _row(head, "th") + "</thead><tbody>")
+    parts += [_row(cells, "td") for cells in body]
+    parts.append("</tbody></table></div></section>")
+    return "\n".join(parts)
+
+
+def _row(cells: Sequence[str], tag: str) -> str:
+    def shown(text: str) -> str:
+        bold = text.startswith("**")
+        text = escape(text.strip("*"))
+        return f"<b>{text}</b>" if bold else text
+
+    return "<tr>" + "".join(f"<{tag}>{shown(cell)}</{tag}>" for cell in cells) + "</tr>"

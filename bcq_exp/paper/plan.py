@@ -1,0 +1,235 @@
+"""What the paper's experiments are made of: agents, data sets, sweeps, each a command of ours.
+
+Everything is named by what determines it, so that what is there already is found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.cli.child import Command
+from bcq_exp.config.meaning import identity
+from bcq_exp.config.naming import run_folder
+from bcq_exp.config.overrides import one_of, online_agent
+
+Compose = Callable[[str, Sequence[str]], DictConfig]
+"""A configuration, by the name of its root and overrides."""
+
+AGENT_KEYS = ("dataset.env", "dataset.noise_std", "seed")
+# What an algorithm's own paper has beside the shared protocol: TD3+BC normalizes observations.
+OWN_OVERRIDES: Mapping[str, tuple[str, ...]] = {"td3_bc": ("trainer.normalize_obs=true",)}
+
+
+@dataclass(frozen=True)
+class AgentSweep:
+    """The behaviour agents of every environment.
+
+    Args:
+        folders: their runs', by (environment, exploration noise, seed).
+        num_steps: of each.
+    """
+
+    command: Command
+    folders: Mapping[tuple[str, float, int], Path]
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One recorded data set.
+
+    Args:
+        id: Minari's; holds a digest of all that determines the content but for versions.
+        seed: of the agent, and of the recording.
+        agent: its run's folder.
+    """
+
+    id: str
+    setting: str
+    env: str
+    seed: int
+    num_steps: int
+    record: str
+    agent: Path
+    command: Command
+
+
+@dataclass(frozen=True)
+class LearnerSweep:
+    """Algorithms that share a protocol, over all seeds, on the data of one setting and environment.
+
+    Args:
+        folders: the runs', by (algorithm, seed).
+        overrides: of every run, algorithm and seed left out.
+    """
+
+    setting: str
+    env: str
+    command: Command
+    folders: Mapping[tuple[str, int], Path]
+    overrides: tuple[str, ...]
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class PaperPlan:
+    """All of it, in the order in which it is done."""
+
+    name: str
+    agents: AgentSweep
+    datasets: tuple[DataSet, ...]
+    sweeps: tuple[LearnerSweep, ...]
+
+    @property
+    def num_learners(self) -> int:
+        """Runs of all sweeps."""
+        return sum(len(sweep.folders) for sweep in self.sweeps)
+
+    @property
+    def output(self) -> Path:
+        """Where the results go."""
+        return Path("multirun", self.name)
+
+
+def make_plan(cfg: DictConfig, launcher: Sequence[str], compose: Compose) -> PaperPlan:
+    """The plan of a checked ``conf/paper.yaml``.
+
+    Args:
+        launcher: overrides that every sweep is launched with.
+        compose: of ``config`` and ``collect``.
+    """
+    settings = {s: compose("collect", [f"setting={s}", "id=x-v0"]) for s in cfg.settings}
+    agents = _agents(cfg, sorted({float(s.agent.noise_std) for s in settings.values()}), launcher)
+    datasets: list[DataSet] = []
+    sweeps: list[LearnerSweep] = []
+    for env in cfg.envs:
+        for name, setting in settings.items():
+            made = list(_data(cfg, env, name, setting, agents, compose))
+            datasets += made
+            sweeps += _learners(cfg, env, name, made, launcher)
+    return PaperPlan(cfg.name, agents, tuple(datasets), tuple(sweeps))
+
+
+def _agent_seeds(cfg: DictConfig) -> range:
+    return range(cfg.num_seeds if cfg.own_agents else 1)
+
+
+def _agents(cfg: DictConfig, noises: Sequence[float], launcher: Sequence[str]) -> AgentSweep:
+    name, seeds = f"{cfg.name}_agents", _agent_seeds(cfg)
+    command = Command(
+        "bcq_exp",
+        (
+            "-m",
+            f"name={name}",
+            *launcher,
+            *online_agent(
+                **dict(cfg.agent),
+                env=one_of(cfg.envs),
+                noise_std=one_of(noises),
+                seed=one_of(seeds),
+            ),
+        ),
+    )
+    folders = {
+        (env, noise, seed): _run_folder(name, AGENT_KEYS, (env, noise, seed))
+        for env in cfg.envs
+        for noise in noises
+        for seed in seeds
+    }
+    return AgentSweep(command, folders, cfg.agent.num_steps)
+
+
+def _data(
+    cfg: DictConfig,
+    env: str,
+    name: str,
+    setting: DictConfig,
+    agents: AgentSweep,
+    compose: Compose,
+) -> Iterator[DataSet]:
+    """The data sets of one setting in one environment, one for each agent."""
+    num_steps = cfg.transitions[name]
+    explorer = {**cfg.agent, "env": env, "noise_std": float(setting.agent.noise_std)}
+    agent = compose("config", online_agent(**explorer, seed=0))
+    recording = ("record", "noise_std", "random_action_prob")
+    digest = _digest(
+        agent=identity(OmegaConf.to_container(agent, resolve=True)),  # type: ignore[arg-type]
+        agent_steps=cfg.agent.num_steps,
+        num_steps=num_steps,
+        **{key: setting[key] for key in recording},
+    )
+    for seed in _agent_seeds(cfg):
+        id = dataset_id(env, name, digest, str(seed))
+        folder = agents.folders[env, float(setting.agent.noise_std), seed]
+        arguments = (
+            f"id={id}", f"setting={name}", "behaviour=run", f"run={folder}",
+            f"num_steps={num_steps}", f"seed={seed}",
+        )  # fmt: skip
+        command = Command("bcq_exp.collect", arguments)
+        yield DataSet(id, name, env, seed, num_steps, setting.record, folder, command)
+
+
+def _learners(
+    cfg: DictConfig, env: str, setting: str, made: Sequence[DataSet], launcher: Sequence[str]
+) -> Iterator[LearnerSweep]:
+    """The sweeps over one setting's data; an algorithm of a protocol of its own has its own."""
+    seeds = range(cfg.num_seeds)
+    id = made[0].id.replace("-s0-v0", "-s${seed}-v0") if cfg.own_agents else made[0].id
+    learner = cfg.learner
+    protocol = [
+        "dataset=minari",
+        f"dataset.id={id}",
+        "dataset.download=false",
+        f"networks={learner.networks}",
+        "trainer=paper",
+        f"trainer.num_steps={learner.num_steps}",
+        f"trainer.eval_every={learner.eval_every}",
+        f"trainer.eval_episodes={learner.eval_episodes}",
+        f"trainer.precision={learner.precision}",
+        f"logger={learner.logger}",
+    ]
+    if setting == "concurrent":  # the learner's first step follows the agent's last random one
+        protocol.append(f"trainer.concurrent_from={cfg.agent.start_steps}")
+    for own in sorted({OWN_OVERRIDES.get(algo, ()) for algo in cfg.algorithms}):
+        algorithms = [a for a in cfg.algorithms if OWN_OVERRIDES.get(a, ()) == own]
+        name = "_".join((cfg.name, setting, _as_name(env), *(algorithms if own else ())))
+        overrides = (*protocol, *own)
+        swept = (f"algo={one_of(algorithms)}", f"seed={one_of(seeds)}")
+        yield LearnerSweep(
+            setting,
+            env,
+            Command("bcq_exp", ("-m", f"name={name}", *launcher, *overrides, *swept)),
+            {
+                (algo, seed): _run_folder(name, ("algo", "seed"), (algo, seed))
+                for algo in algorithms
+                for seed in seeds
+            },
+            overrides,
+            learner.num_steps,
+        )
+
+
+def dataset_id(env: str, setting: str, digest: str, seed: str) -> str:
+    """``bcq_paper/Hopper-v5/imperfect-3f2a9c1d-s0-v0``."""
+    return f"bcq_paper/{_as_name(env)}/{setting}-{digest}-s{seed}-v0"
+
+
+def _as_name(env: str) -> str:
+    return re.sub(r"[^\w-]", "-", env)
+
+
+def _digest(**recipe: Any) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _run_folder(sweep: str, keys: Sequence[str], values: Sequence[object]) -> Path:
+    overrides = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+    return Path("multirun", sweep, run_folder(",".join(keys), overrides))

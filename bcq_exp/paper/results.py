@@ -1,0 +1,112 @@
+"""The learners' runs as tables: a task is a setting in an environment, whoever's data it was."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bcq_exp.analysis.runs import ALGORITHM, RunTables, load_runs
+from bcq_exp.data import environments
+from bcq_exp.paper.plan import PaperPlan
+
+LAST = 0.25  # the share of training, at its end, whose evaluations' mean is a run's result
+EARLY = 0.25  # the share, at its beginning, that counts as few iterations
+NAMES = {  # as the paper writes them
+    "bcq": "BCQ", "bc": "BC", "vae_bc": "VAE-BC", "ddpg": "DDPG", "dqn": "DQN", "td3_bc": "TD3+BC",
+    "final_buffer": "final buffer",
+}  # fmt: skip
+
+
+def shown(name: str) -> str:
+    """An algorithm or a setting as the paper writes it."""
+    return NAMES.get(name, name)
+
+
+class Results:
+    """What came of a plan's learners, as far as they are.
+
+    Args:
+        runs: a row a run: setting, env, algo (as ``algo=`` has it), seed; score: normalized, the
+            mean of the last evaluations; early_score: of the first; behaviour_score: of the data;
+            overestimation: sign(d) log10(1 + |d|) of d, the critic's estimate less the discounted
+            return, over the last evaluations; closeness: minus its absolute value.
+        evaluations: a row an evaluation, with the columns of ``eval.csv``; ``run`` is its run's
+            index.
+        tables: the same for :mod:`bcq_exp.analysis`.
+    """
+
+    def __init__(self, plan: PaperPlan) -> None:
+        places = {
+            folder: (sweep.setting, sweep.env, algo)
+            for sweep in plan.sweeps
+            for (algo, _), folder in sweep.folders.items()
+            if (folder / "summary.json").exists()
+        }
+        loaded = load_runs(*(glob.escape(str(folder)) for folder in places))
+        of_run = [places[Path(folder)] for folder in loaded.runs["folder"]]
+        self.settings = list(dict.fromkeys(sweep.setting for sweep in plan.sweeps))
+        self.envs = list(dict.fromkeys(sweep.env for sweep in plan.sweeps))
+        self.algorithms = list(dict.fromkeys(a for s in plan.sweeps for a, _ in s.folders))
+        self.evaluations = loaded.evaluations
+        steps = loaded.runs["num_steps"]
+        early = _means(loaded.evaluations, 0 * steps, EARLY * steps)
+        last = _means(loaded.evaluations, (1 - LAST) * steps, steps)
+        over = _signed_log(last["value_mean"] - last["discounted_return_mean"])
+        runs = loaded.runs.assign(
+            setting=[setting for setting, _, _ in of_run],
+            env=[env for _, env, _ in of_run],
+            algo=[algo for _, _, algo in of_run],
+            result=last["return_mean"],
+            score=last["normalized_score"],
+            early_score=early["normalized_score"],
+            overestimation=over,
+            closeness=-over.abs(),
+        )
+        runs["behaviour_score"] = _behaviour_scores(runs)
+        self.runs = runs
+        self.tables = _as_tables(loaded, runs)
+
+    def chosen(self, algo: str, settings: Sequence[str]) -> pd.DataFrame:
+        """The finished runs of an algorithm in some settings, by (setting, env, seed)."""
+        runs = self.runs
+        which = (runs["algo"] == algo) & runs["setting"].isin(settings)
+        return runs[which & runs["score"].notna()].set_index(["setting", "env", "seed"])
+
+
+def _means(evaluations: pd.DataFrame, after: pd.Series, until: pd.Series) -> pd.DataFrame:
+    """Means of each run's evaluations between two steps of it; NaN where there are none."""
+    step, run = evaluations["step"], evaluations["run"]
+    wanted = evaluations[(step > run.map(after)) & (step <= run.map(until))]
+    return wanted.groupby("run").mean().reindex(after.index)
+
+
+def _signed_log(values: pd.Series) -> pd.Series:
+    return np.sign(values) * np.log10(1 + values.abs())
+
+
+def _behaviour_scores(runs: pd.DataFrame) -> pd.Series:
+    """The recorded behaviour's return on the scale of the normalized scores."""
+
+    def score(env: str, ret: float) -> float:
+        scores = environments.reference_scores(environments.find_spec(env, env))
+        assert scores is not None  # checked when the plan was
+        return 100.0 * (ret - scores[0]) / (scores[1] - scores[0])
+
+    pairs = zip(runs["env"], runs["behaviour_return"], strict=True)
+    return pd.Series([score(*pair) for pair in pairs], index=runs.index, dtype=float)
+
+
+def _as_tables(loaded: RunTables, runs: pd.DataFrame) -> RunTables:
+    """For the report: by algorithm, a data set a task, the results as the last evaluations."""
+    task = [f"{shown(s)}, {env}" for s, env in zip(runs["setting"], runs["env"], strict=True)]
+    told = loaded.runs.assign(
+        dataset=task,
+        last_return=np.where(runs["result"].isna(), loaded.runs["last_return"], runs["result"]),
+        last_score=np.where(runs["score"].isna(), loaded.runs["last_score"], runs["score"]),
+    )
+    return replace(loaded, runs=told, keys=(ALGORITHM,))

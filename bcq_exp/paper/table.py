@@ -1,0 +1,43 @@
+"""The paper's table: a row a setting and environment, a column an algorithm, and the behaviour."""
+
+from __future__ import annotations
+
+from bcq_exp.analysis import statistics, tables
+from bcq_exp.analysis.tables import Form
+from bcq_exp.paper.results import Results, shown
+
+
+def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: the return of the last evaluations, mean ± standard deviation over seeds.
+
+    The best of a row is bold where its interval lies apart from every other's.
+    """
+    head = ["", "behaviour", *map(shown, results.algorithms)]
+    body = []
+    for setting in results.settings:
+        for env in results.envs:
+            of_task = results.runs[
+                (results.runs["setting"] == setting) & (results.runs["env"] == env)
+            ]
+            returns = {
+                algo: of_task.loc[of_task["algo"] == algo, "result"].dropna().to_numpy(float)
+                for algo in results.algorithms
+            }
+            known = {algo: x for algo, x in returns.items() if len(x)}
+            found = {a: statistics.estimate({env: x}, statistics.mean) for a, x in known.items()}
+            best = tables.standing_apart(found)
+            behaviour = of_task["behaviour_return"].dropna().mean()
+            cells = [
+                tables.cell(known[algo], found[algo], form, "mean", bold=algo == best)
+                if algo in known
+                else ""
+                for algo in results.algorithms
+            ]
+            body.append([f"{shown(setting)}, {env}", tables.digits(behaviour), *cells])
+    return head, body
+
+
+def table(results: Results, form: Form) -> str:
+    """The same as Markdown or LaTeX."""
+    head, body = rows(results, form)
+    return tables.markdown(head, body) if form == "md" else tables.latex(head, body)

@@ -1,6 +1,7 @@
-"""Data sets and one trained run that all tests share, made once for all workers."""
+"""Data sets and one trained run that all tests share, made once for all workers; a browser."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,40 @@ def trained(common: Path) -> Path:
             assert done.returncode == 0, done.stderr
             (common / "trained.out").write_text(done.stdout)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, if it and playwright are here."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium here (Debian: chromium)")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a page; what it asked of the network and complained of must be nothing."""
+    troubles, contexts = [], []
+
+    def open_page(path, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        local = ("file:", "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(local) else troubles.append(r.url))
+        page.goto(path.resolve().as_uri())
+        page.wait_for_selector("body[data-ready=true]", timeout=60_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert troubles == []

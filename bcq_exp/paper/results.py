@@ -52,10 +52,10 @@ class Results:
         self.settings = list(dict.fromkeys(sweep.setting for sweep in plan.sweeps))
         self.envs = list(dict.fromkeys(sweep.env for sweep in plan.sweeps))
         self.algorithms = list(dict.fromkeys(a for s in plan.sweeps for a, _ in s.folders))
-        self.evaluations = loaded.evaluations
+        self.evaluations = _with_columns(loaded.evaluations)
         steps = loaded.runs["num_steps"]
-        early = _means(loaded.evaluations, 0 * steps, EARLY * steps)
-        last = _means(loaded.evaluations, (1 - LAST) * steps, steps)
+        early = _means(self.evaluations, 0 * steps, EARLY * steps)
+        last = _means(self.evaluations, (1 - LAST) * steps, steps)
         over = _signed_log(last["value_mean"] - last["discounted_return_mean"])
         runs = loaded.runs.assign(
             setting=[setting for setting, _, _ in of_run],
@@ -76,6 +76,12 @@ class Results:
         runs = self.runs
         which = (runs["algo"] == algo) & runs["setting"].isin(settings)
         return runs[which & runs["score"].notna()].set_index(["setting", "env", "seed"])
+
+
+def _with_columns(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """All that is read here, be it that no run has got to it."""
+    wanted = ("normalized_score", "return_mean", "discounted_return_mean", "value_mean")
+    return evaluations.reindex(columns=list(dict.fromkeys([*evaluations, *wanted])))
 
 
 def _means(evaluations: pd.DataFrame, after: pd.Series, until: pd.Series) -> pd.DataFrame:

@@ -25,14 +25,17 @@ def make_run(
     changes: Mapping[str, Any] | None = None,
     num_rows: int = 20,
     dataset: str = "made/up-v0",
+    behaviour_return: float = 5.0,
     scored: bool = False,
     training: Mapping[str, Any] | None = None,
+    evaluated: Mapping[str, float] | None = None,
     **summary: Any,
 ) -> Path:
     """A run of 1000 steps an evaluation, whose evaluations returned ``returns``.
 
     ``changes`` are configuration values by dotted key, ``training`` columns (num_rows,) or
-    constants of train.csv, ``summary`` entries of summary.json. ``scored`` gives every return a
+    constants of train.csv, ``evaluated`` further ones of eval.csv, ``summary`` entries of
+    summary.json. ``scored`` gives every return a
     normalized score, the return itself.
     """
     folder.mkdir(parents=True)
@@ -61,6 +64,7 @@ def make_run(
             "return_std": 1.0,
             "normalized_score": value if scored else None,
             "length_mean": 200.0,
+            **(evaluated or {}),
         }
         for i, value in enumerate(returns)
     ]
@@ -85,7 +89,7 @@ def make_run(
                 "content_hash": f"hash of {dataset}",
                 "num_transitions": 10,
                 "num_episodes": 2,
-                "behaviour_return": 5.0,
+                "behaviour_return": behaviour_return,
             },
             "command": f"python -m bcq_exp seed={seed}",
             "versions": {"torch": "2.13.0", "mujoco": None},

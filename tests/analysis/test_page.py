@@ -1,6 +1,5 @@
 """The page in a real browser: it draws, regroups, sorts, filters and asks no network."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -10,43 +9,6 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.report import write_report
 from tests.analysis.made_up import make_grid, make_run
 from tests.commands import bcq_exp
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: chromium)")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def opened(browser, request):
-    """Opens a page; what it asked of the network and complained of must be nothing."""
-    troubles, contexts = [], []
-
-    def open_page(path, **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        local = ("file:", "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(local) else troubles.append(r.url))
-        page.goto(path.resolve().as_uri())
-        page.wait_for_selector("body[data-ready=true]", timeout=60_000)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert troubles == []
 
 
 @pytest.fixture(scope="module")

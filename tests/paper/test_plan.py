@@ -1,0 +1,84 @@
+"""The plan: what there is to do, under names that say what it depends on."""
+
+import pytest
+
+from bcq_exp.paper.plan import make_plan
+from tests.commands import compose
+
+
+def of(name, overrides):
+    return compose(*overrides, config_name=name)
+
+
+def plan(*overrides, launcher=("hydra/launcher=vectorized",)):
+    return make_plan(compose(*overrides, config_name="paper"), launcher, of)
+
+
+def ids(made):
+    return {(d.env, d.setting, d.seed): d.id for d in made.datasets}
+
+
+def test_the_counts_of_each_budget():
+    full, small, tiny = (plan(f"budget={name}") for name in ("full", "small", "tiny"))
+    counts = [(len(p.agents.folders), len(p.datasets), p.num_learners) for p in (full, small, tiny)]
+    assert counts == [(30, 60, 300), (18, 36, 180), (2, 4, 40)]
+    sizes = {d.setting: d.num_steps for d in full.datasets}
+    assert sizes == {
+        "final_buffer": 1_000_000,
+        "concurrent": 1_000_000,
+        "imitation": 1_000_000,
+        "imperfect": 100_000,
+    }
+    for made in (full, small, tiny):
+        assert len({d.id for d in made.datasets}) == len(made.datasets)
+        folders = [folder for sweep in made.sweeps for folder in sweep.folders.values()]
+        assert len(set(folders)) == len(folders) == made.num_learners
+
+
+def test_data_are_named_by_all_that_determines_them():
+    before = ids(plan("budget=small"))
+    assert before["Hopper-v5", "imperfect", 1].startswith("bcq_paper/Hopper-v5/imperfect-")
+    changes = {
+        "agent.num_steps=90000": set(before),
+        "agent.start_steps=9000": set(before),
+        "agent.networks=small": set(before),
+        "transitions.imperfect=40000": {key for key in before if key[1] == "imperfect"},
+        "learner.num_steps=10": set(),
+        "agent.eval_every=1000": set(before),  # an evaluation makes no difference, a key does
+    }
+    for override, changed in changes.items():
+        after = ids(plan("budget=small", override))
+        assert {key for key in before if after[key] != before[key]} == changed, override
+
+
+def test_who_acts_in_which_setting_and_who_learns_how():
+    made = plan("budget=small", launcher=("hydra/launcher=joblib", "hydra.launcher.x=1"))
+    noise = {d.setting: d.agent.name.split(",")[1] for d in made.datasets}
+    assert noise == {
+        "final_buffer": "dataset.noise_std=0.5",
+        "concurrent": "dataset.noise_std=0.1",
+        "imitation": "dataset.noise_std=0.1",
+        "imperfect": "dataset.noise_std=0.1",
+    }
+    for sweep in made.sweeps:
+        arguments = sweep.command.arguments
+        assert arguments[2:4] == ("hydra/launcher=joblib", "hydra.launcher.x=1")
+        grows = "trainer.concurrent_from=10000" in arguments
+        assert grows == (sweep.setting == "concurrent")
+        normalized = "trainer.normalize_obs=true" in arguments
+        assert normalized == ("td3_bc" in {algo for algo, _ in sweep.folders})
+        (id,) = [a for a in arguments if a.startswith("dataset.id=")]
+        expected = {d.id for d in made.datasets if (d.env, d.setting) == (sweep.env, sweep.setting)}
+        assert {id.partition("=")[2].replace("${seed}", str(s)) for s in range(3)} == expected
+    shared = plan("budget=tiny")
+    assert not any("${seed}" in str(sweep.command) for sweep in shared.sweeps)
+
+
+@pytest.mark.parametrize("algorithms", ["[bcq]", "[td3_bc]", "[bc,ddpg]"])
+def test_only_what_is_asked_for_is_planned(algorithms):
+    made = plan("budget=small", f"algorithms={algorithms}", "settings=[imitation]", "num_seeds=2")
+    named = {algo for sweep in made.sweeps for algo, _ in sweep.folders}
+    assert named == set(algorithms.strip("[]").split(","))
+    assert {d.setting for d in made.datasets} == {"imitation"}
+    assert {noise for _, noise, _ in made.agents.folders} == {0.1}
+    assert made.num_learners == 3 * 2 * len(named)

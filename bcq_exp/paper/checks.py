@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -18,17 +18,23 @@ DECISIVE = ("bcq_exp", "gymnasium", "mujoco")  # versions that data of a name mu
 _RUN_BYTES = 40 * 2**20  # a checkpoint of the paper's sizes, W&B's files, tables
 
 
-def check(cfg: DictConfig, plan: PaperPlan) -> None:
-    """Refuse what cannot end well.
+def check_budget(cfg: DictConfig) -> None:
+    """Refuse what cannot be planned.
 
     Raises:
-        UserError: an environment that cannot be made or has no reference scores, numbers that do
-            not fit together, a data set made with other versions, or too little disk.
+        UserError: an environment that cannot be made or has no reference scores, or numbers that
+            do not fit together.
     """
-    sizes = {env: _check_environment(env) for env in cfg.envs}
     _check_numbers(cfg)
-    missing = [dataset for dataset in plan.datasets if not _is_here(dataset)]
-    _check_disk(plan, missing, sizes)
+    for env in cfg.envs:
+        made = environments.make(env)
+        made.close()
+        if environments.reference_scores(made.spec) is None:
+            known = ", ".join(environments.REFERENCE_SCORES)
+            raise UserError(
+                f"envs: no reference scores are known for {env}, so its claims could not be "
+                f"decided; there are some for {known}"
+            )
 
 
 def _is_here(dataset: DataSet) -> bool:
@@ -51,25 +57,12 @@ def _is_here(dataset: DataSet) -> bool:
 
 
 def missing_data(plan: PaperPlan) -> list[DataSet]:
-    """The data sets that are still to be recorded."""
+    """The data sets that are still to be recorded.
+
+    Raises:
+        UserError: if one that is here was made with other versions.
+    """
     return [dataset for dataset in plan.datasets if not _is_here(dataset)]
-
-
-def _check_environment(env: str) -> tuple[int, int]:
-    """Sizes of its observations and actions."""
-    made = environments.make(env)
-    try:
-        if environments.reference_scores(made.spec) is None:
-            known = ", ".join(environments.REFERENCE_SCORES)
-            raise UserError(
-                f"envs: no reference scores are known for {env}, so its claims could not be "
-                f"decided; there are some for {known}"
-            )
-        shapes = made.observation_space.shape, made.action_space.shape
-        assert shapes[0] is not None and shapes[1] is not None
-        return shapes[0][0], shapes[1][0]
-    finally:
-        made.close()
 
 
 def _check_numbers(cfg: DictConfig) -> None:
@@ -89,34 +82,39 @@ def _check_numbers(cfg: DictConfig) -> None:
         )
 
 
-def _check_disk(
-    plan: PaperPlan, missing: Sequence[DataSet], sizes: dict[str, tuple[int, int]]
-) -> None:
-    wanted: defaultdict[Path, int] = defaultdict(int)
+def check_disk(plan: PaperPlan) -> None:
+    """Refuse what the disk cannot hold.
+
+    Raises:
+        UserError: saying what is needed, where; or as :func:`missing_data`.
+    """
     data, runs = minari_store.work_folder(), Path.cwd()
-    for dataset in missing:
-        obs_dim, act_dim = sizes[dataset.env]
-        # as Minari stores it, and the arrays kept for a quick load
-        wanted[data] += dataset.num_steps * ((8 + 8) * obs_dim + 8 * act_dim + 24)
+    sizes = {env: _numbers(env) for env in {dataset.env for dataset in plan.datasets}}
+    wanted = {data: 0, runs: 0}
+    for dataset in missing_data(plan):  # as Minari stores it, and the arrays kept for a quick load
+        wanted[data] += dataset.num_steps * (8 + 8) * sizes[dataset.env]
     for (env, _, _), folder in plan.agents.folders.items():
         if not (folder / "checkpoint.pt").exists():
-            obs_dim, act_dim = sizes[env]
-            wanted[runs] += plan.agents.num_steps * (8 * obs_dim + 4 * act_dim + 6) + _RUN_BYTES
-    wanted[runs] += sum(
-        _RUN_BYTES
-        for sweep in plan.sweeps
-        for folder in sweep.folders.values()
-        if not (folder / "checkpoint.pt").exists()
-    )
+            wanted[runs] += _RUN_BYTES + plan.agents.num_steps * 8 * sizes[env]
+    learners = [folder for sweep in plan.sweeps for folder in sweep.folders.values()]
+    wanted[runs] += _RUN_BYTES * sum(not (f / "checkpoint.pt").exists() for f in learners)
+
     by_device: defaultdict[int, list[Path]] = defaultdict(list)
-    for place in (data, runs):
+    for place in wanted:
         by_device[place.stat().st_dev].append(place)
     for places in by_device.values():
-        need = sum(wanted[place] for place in places)
-        free = shutil.disk_usage(places[0]).free
+        need, free = sum(wanted[p] for p in places), shutil.disk_usage(places[0]).free
         if need > free:
             raise UserError(
                 f"name={plan.name}: about {need / 2**30:.1f} GiB are needed in "
                 f"{' and '.join(map(str, places))}, {free / 2**30:.1f} are free; a smaller budget, "
                 "fewer envs or num_seeds, or another MINARI_DATASETS_PATH"
             )
+
+
+def _numbers(env: str) -> int:
+    """Numbers in one step of an environment: observation, action, reward, flags."""
+    made = environments.make(env)
+    shapes = (made.observation_space.shape or (), made.action_space.shape or ())
+    made.close()
+    return sum(map(math.prod, shapes)) + 2

@@ -1,0 +1,139 @@
+"""python -m bcq_exp.paper: refuses early, says how long, goes on after a kill, ends with claims."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from bcq_exp.data import minari_store
+from bcq_exp.paper import checks
+from bcq_exp.training.record import RunRecord
+from tests.commands import bcq_exp, command
+from tests.paper.test_plan import plan
+
+# two settings that share an agent, learners of four stacks: a minute or two
+BRIEF = (
+    *("budget=tiny", "settings=[concurrent,imperfect]", "algorithms=[bcq,ddpg,td3_bc]"),
+    *("agent.num_steps=1500", "agent.start_steps=500", "agent.eval_every=1500"),
+    *("transitions.concurrent=1500", "transitions.final_buffer=1500", "transitions.imperfect=600"),
+    *("learner.num_steps=400", "learner.eval_every=100", "learner.eval_episodes=2"),
+)
+
+
+@pytest.fixture
+def paper(tmp_path):
+    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+
+    def run(*args):
+        return bcq_exp(*args, cwd=tmp_path, module="bcq_exp.paper", env=env)
+
+    return run
+
+
+MISTAKES = [
+    (["budget=huge"], "there are full, small, tiny"),
+    (["budget=small", "settings=[imperfect,expert]"], "settings=["),
+    (["budget=small", "algorithms=[bcq,cql]"], "each one of bcq, bc, vae_bc, ddpg, dqn, td3_bc"),
+    (["budget=small", "envs=[Hopper-v5,Nope-v0]"], "Nope-v0"),
+    (["budget=small", "envs=[MountainCarContinuous-v0]"], "no reference scores are known for Moun"),
+    (["budget=small", "envs=[Hopper-v5,Hopper-v5]"], "envs: each once"),
+    (["budget=small", "transitions.final_buffer=100001"], "give at most as many"),
+    (["budget=small", "agent.start_steps=50000"], "must be below transitions.concurrent"),
+    (["budget=small", "hydra/launcher=abacus"], "hydra/launcher/abacus"),
+    (["budget=small", "num_seeds=0"], "num_seeds=0: must be an integer at least 1"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_line_with_status_2_before_anything_is_written(
+    args, message, paper, tmp_path
+):
+    done = paper(*args)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "multirun").exists()
+
+
+def test_data_made_with_other_versions_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    made = plan("budget=tiny")
+    folder = minari_store.data_folder(made.datasets[0].id)
+    folder.mkdir(parents=True)
+    versions = {**checks.versions(), "mujoco": "3.1.0"}
+    (folder / "metadata.json").write_text(json.dumps({"bcq_exp": {"versions": versions}}))
+    with pytest.raises(checks.UserError) as refused:
+        checks.missing_data(made)
+    assert "was made with mujoco 3.1.0, here is" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    versions["mujoco"] = checks.versions()["mujoco"]
+    (folder / "metadata.json").write_text(json.dumps({"bcq_exp": {"versions": versions}}))
+    assert made.datasets[0] not in checks.missing_data(made)
+    assert len(checks.missing_data(made)) == 3
+
+
+@pytest.mark.parametrize(("budget", "gib"), [("full", 25), ("small", 12)])
+def test_a_budget_that_the_disk_cannot_hold_is_refused(budget, gib, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    made = plan(f"budget={budget}")
+    checks.check_disk(made)
+    usage = SimpleNamespace(free=gib * 2**29)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(checks.UserError) as refused:
+        checks.check_disk(made)
+    assert f"{gib / 2:.1f} are free" in str(refused.value) and "\n" not in str(refused.value)
+    needed = float(str(refused.value).split("about ")[1].split(" GiB")[0])
+    assert gib / 2 < needed < 4 * gib
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, tmp_path):
+    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+    first = subprocess.Popen(
+        command(*BRIEF, module="bcq_exp.paper"), cwd=tmp_path, env=env, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    sweep = tmp_path / "multirun" / "paper_tiny_concurrent_Pendulum-v1"
+    learner = RunRecord(sweep / "algo=bcq,seed=0")
+    deadline = time.monotonic() + 200
+    while not learner.rows("eval") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=100)
+    assert first.returncode == 143, said
+    assert "Traceback" not in said
+    assert 0 < learner.summary()["step"] < 400
+    agents = {p: p.read_bytes() for p in tmp_path.glob("multirun/paper_tiny_agents/*/train.csv")}
+    (trained,) = agents
+    assert len(trained.read_text().splitlines()) == 4
+    data = {p: p.stat().st_mtime_ns for p in tmp_path.glob("minari/bcq_paper/**/metadata.json")}
+    assert len(data) == 2
+
+    planned = paper(*BRIEF, "plan_only=true")
+    assert planned.returncode == 0, planned.stderr
+    said = [" ".join(line.split()) for line in planned.stdout.splitlines()]
+    assert said[:2] == ["agents 0 of 1 about 0 s", "data sets 0 of 2 about 0 s"]
+    assert said[2].startswith("bcq 4 about")
+
+    done = paper(*BRIEF)
+    assert done.returncode == 0, done.stderr
+    assert {p: p.read_bytes() for p in agents} == agents
+    assert {p: p.stat().st_mtime_ns for p in data} == data
+    summaries = [RunRecord(f).summary() for s in plan(*BRIEF).sweeps for f in _in(s, tmp_path)]
+    assert len(summaries) == 12
+    assert {summary["status"] for summary in summaries} == {"completed"}
+    assert {summary["step"] for summary in summaries} == {400}
+    assert "- **not decided**: BCQ outperforms DDPG in every setting." in done.stdout
+    page = tmp_path / "multirun" / "paper_tiny" / "index.html"
+    assert done.stdout.splitlines()[-1] == str(page)
+    assert page.exists()
+
+
+def _in(sweep, folder):
+    return [folder / path for path in sweep.folders.values()]

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sweep browser test fast-test lint bench clean
+.PHONY: help setup quickstart sweep paper browser test fast-test lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ quickstart: setup ## train BCQ on the built-in Pendulum data and compare it with
 sweep: setup ## 12 runs trained as one cohort, then their table: three minutes
 	$(BIN)/python -m bcq_exp -m name=sweep algo.lmbda=0.5,1.0 algo.tau=0.005,0.02 'seed=range(0,3)' trainer.num_steps=5000 trainer.eval_every=2500
 	$(BIN)/python -m bcq_exp.status multirun/sweep
+
+BUDGET ?= tiny
+paper: setup ## section 6 of the paper: BUDGET=tiny (five minutes, default), small (a night), full
+	$(BIN)/python -m bcq_exp.paper budget=$(BUDGET)
 
 test: setup browser lint ## lint, type-check and test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -29,7 +29,10 @@ NODES = {
     "networks": None,
     "experiment": None,
     "sweep": None,
+    "setting": None,
+    "budget": None,
 }
+ROOTS = {"setting": ("collect", ["id=a/b-v0"]), "budget": ("paper", [])}  # of other commands
 
 
 def choices():
@@ -50,17 +53,18 @@ def test_every_choice_composes_and_is_valid(group, name):
     node = NODES.get(group, group)
     override = f"optimizer@{group}" if group in OPTIMIZERS else group
     override += f"@{node}" if node not in (group, None) else ""
-    needed = [*NEEDED.get(name, []), *NEEDED.get(group, [])]
-    cfg = compose(f"{override}={name}", *needed, with_hydra=group == "sweep")
+    root, given = ROOTS.get(group, ("config", []))
+    needed = [*NEEDED.get(name, []), *NEEDED.get(group, []), *given]
+    cfg = compose(f"{override}={name}", *needed, config_name=root, with_hydra=group == "sweep")
     check(cfg)
     if node is not None:
         assert cfg[node] != {}
         assert schema_of(cfg[node]), "the choice file names no schema"
 
 
-@pytest.mark.parametrize("root", ["evaluate", "collect"])
+@pytest.mark.parametrize("root", ["evaluate", "collect", "paper"])
 def test_the_other_commands_compose_and_are_valid(root):
-    required = {"evaluate": "run=r", "collect": "id=i"}[root]
+    required = {"evaluate": "run=r", "collect": "id=i", "paper": "budget=full"}[root]
     check(compose(required, config_name=root))
 
 
@@ -98,7 +102,7 @@ def choices_in_help():
 
 
 def test_the_help_names_every_choice_and_no_other():
-    assert choices_in_help() == choices()
+    assert choices_in_help() == {g: names for g, names in choices().items() if g not in ROOTS}
 
 
 REFUSED = [

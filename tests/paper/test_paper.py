@@ -42,7 +42,7 @@ MISTAKES = [
     (["budget=small", "envs=[MountainCarContinuous-v0]"], "no reference scores are known for Moun"),
     (["budget=small", "envs=[Hopper-v5,Hopper-v5]"], "envs: each once"),
     (["budget=small", "transitions.final_buffer=100001"], "give at most as many"),
-    (["budget=small", "agent.start_steps=50000"], "must be below transitions.concurrent"),
+    (["budget=small", "agent.start_steps=40000"], "must be below transitions.concurrent"),
     (["budget=small", "hydra/launcher=abacus"], "hydra/launcher/abacus"),
     (["budget=small", "num_seeds=0"], "num_seeds=0: must be an integer at least 1"),
 ]

@@ -42,7 +42,7 @@ def test_data_are_named_by_all_that_determines_them():
         "agent.num_steps=90000": set(before),
         "agent.start_steps=9000": set(before),
         "agent.networks=small": set(before),
-        "transitions.imperfect=40000": {key for key in before if key[1] == "imperfect"},
+        "transitions.imperfect=45000": {key for key in before if key[1] == "imperfect"},
         "learner.num_steps=10": set(),
         "agent.eval_every=1000": set(before),  # an evaluation makes no difference, a key does
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import torch
 from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 TRY_FOR = 0.7  # seconds, once everything is recorded
 ACTS = 20  # of an evaluation's actions that are timed
 ROWS = 1000  # of random data to try on
+NO_LIMIT = 1000  # steps to count an episode of an environment without one as
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,21 @@ class Share:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one run: steps a second, and seconds an evaluation at most takes."""
+    """Of one run.
+
+    Args:
+        rate: steps a second.
+        acting: seconds in which all episodes of an evaluation take a step.
+        episode: steps of an episode, at most.
+    """
 
     rate: float
-    evaluation: float
+    acting: float
+    episode: int
 
     def seconds(self, num_steps: int, eval_every: int) -> float:
-        return num_steps / self.rate + num_steps / eval_every * self.evaluation
+        """Of so many steps, with evaluations whose episodes are as long as they may be."""
+        return num_steps / self.rate + num_steps / eval_every * self.episode * self.acting
 
 
 def say_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
@@ -67,13 +79,13 @@ def say_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
 def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
     env = cfg.envs[0]  # those of one budget are much alike
     workers = _num_workers()
-    agents = list(plan.agents.folders.values())
-    speed = _tried(_agent_config(plan, env), explore(env, start_steps=0, noise_std=0.1), workers)
-    yield _share("agents", agents, cfg.agent.num_steps, cfg.agent.eval_every, speed, workers)
+    agent = partial(_tried, _agent_config(plan, env), explore(env, start_steps=0, noise_std=0.1))
+    yield _share("agents", plan.agents.folders.values(), cfg.agent, agent, workers)
 
-    missing, act = checks.missing_data(plan), speed.evaluation / 1000
+    missing = checks.missing_data(plan)
     steps = sum(dataset.num_steps for dataset in missing if dataset.record == "policy")
-    yield Share("data sets", len(missing), len(plan.datasets), steps * act / workers)
+    seconds = steps * agent(workers).acting / (os.cpu_count() or 1) if steps else 0.0
+    yield Share("data sets", len(missing), len(plan.datasets), seconds)
 
     task = _random_data(env)
     stacked = 1 if cfg.own_agents else cfg.num_seeds
@@ -81,17 +93,20 @@ def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
         sweeps = [s for s in plan.sweeps if (algo, 0) in s.folders]
         runs = [folder for s in sweeps for (a, _), folder in s.folders.items() if a == algo]
         configs = [_config(sweeps[0].overrides, algo, seed) for seed in range(stacked)]
-        speed = _tried(configs, task, workers)
-        yield _share(algo, runs, cfg.learner.num_steps, cfg.learner.eval_every, speed, workers)
+        yield _share(algo, runs, cfg.learner, partial(_tried, configs, task), workers)
 
 
 def _share(
-    name: str, folders: Sequence[Any], num_steps: int, eval_every: int, speed: Speed, workers: int
+    name: str,
+    folders: Collection[Path],
+    cadence: DictConfig,
+    tried: Callable[[int], Speed],
+    workers: int,
 ) -> Share:
-    done = [_steps_done(RunRecord(folder)) for folder in folders]
-    left = sum(max(0, num_steps - steps) for steps in done)
-    missing = sum(steps < num_steps for steps in done)
-    return Share(name, missing, len(folders), speed.seconds(left, eval_every) / workers)
+    """Runs of one kind, which are tried if there are any left."""
+    left = [max(0, cadence.num_steps - _steps_done(RunRecord(folder))) for folder in folders]
+    seconds = tried(workers).seconds(sum(left), cadence.eval_every) / workers if any(left) else 0.0
+    return Share(name, sum(map(bool, left)), len(folders), seconds)
 
 
 def _steps_done(record: RunRecord) -> int:
@@ -130,7 +145,7 @@ def _tried(cfgs: Sequence[DictConfig], task: Task, workers: int) -> Speed:
         engine.advance(20)
         rate = _rate(lambda: engine.advance(10)) * 10 * len(cfgs)
         agent = Agent.of(engine.algorithm(0), normalizer)
-        return Speed(rate, _evaluation_seconds(task, agent, cfgs[0].trainer.eval_episodes))
+        return Speed(rate, *_acting(task, agent, cfgs[0].trainer.eval_episodes))
 
 
 def _rate(work: Callable[[], object]) -> float:
@@ -141,10 +156,8 @@ def _rate(work: Callable[[], object]) -> float:
     return count / passed
 
 
-def _evaluation_seconds(task: Task, agent: Agent, num_episodes: int) -> float:
-    """Of episodes side by side that all last as long as they may."""
-    import torch
-
+def _acting(task: Task, agent: Agent, num_episodes: int) -> tuple[float, int]:
+    """Seconds in which episodes side by side take a step, and steps they have at most."""
     env = task.make_env()
     obs, _ = env.reset(seed=0)
     many, generator = np.tile(obs, (num_episodes, 1)), torch.Generator()
@@ -159,7 +172,7 @@ def _evaluation_seconds(task: Task, agent: Agent, num_episodes: int) -> float:
     seconds = (time.perf_counter() - first) / ACTS
     limit = env.spec.max_episode_steps if env.spec is not None else None
     env.close()
-    return seconds * (limit or 1000)
+    return seconds, limit or NO_LIMIT
 
 
 def _random_data(env_id: str) -> Dataset:

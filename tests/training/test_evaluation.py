@@ -7,7 +7,9 @@ import torch
 from gymnasium.spaces import Box
 
 from bcq_exp import VAE, Batch, BCQPolicy, Critic, Perturbation
+from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer
+from tests.commands import algorithm_of, compose
 
 
 class Countdown(gym.Env):
@@ -73,6 +75,60 @@ def test_side_by_side_is_one_by_one(normalizer):
     assert results.return_mean == pytest.approx(np.mean(returns))
     assert results.return_std == pytest.approx(np.std(returns))
     assert results.length_mean == pytest.approx(np.mean(lengths))
+
+
+class Tensors(Doubles):
+    """The same, whose observations and actions can become tensors."""
+
+    def map_action_inverse(self, act):
+        return act / 2
+
+    def as_tensor(self, x):
+        return torch.as_tensor(x, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("normalizer", [None, ObsNormalizer(np.ones(2), np.full(2, 3.0))])
+def test_discounted_returns_and_what_the_critic_took_them_to_be(normalizer):
+    agent = Agent(Tensors(), normalizer, lambda obs, act: obs[:, 1] + 10 * act[:, 0], gamma=0.9)
+    results = Evaluator(Countdown, 12, seed=40).evaluate(agent)
+    for i in range(12):
+        env, discounted, discount, ended = Countdown(), 0.0, 1.0, False
+        obs, _ = env.reset(seed=40 + i)
+        seen = obs if normalizer is None else normalizer(obs)
+        assert results.values[i] == pytest.approx(seen[1] + 10 * seen[1] / 2, rel=1e-6)
+        while not ended:
+            obs, reward, terminated, truncated, _ = env.step(agent.act(obs[None], None)[0])
+            discounted, discount = discounted + discount * reward, discount * 0.9
+            ended = terminated or truncated
+        assert results.discounted_returns[i] == pytest.approx(discounted, rel=1e-9)
+    assert results.discounted_return_mean == pytest.approx(results.discounted_returns.mean())
+    assert results.value_mean == pytest.approx(results.values.mean())
+
+
+def test_without_a_critic_nothing_is_estimated():
+    results = Evaluator(Countdown, 2, seed=40).evaluate(Agent(Doubles()))
+    assert results.discounted_return_mean is None and results.value_mean is None
+
+
+@pytest.mark.parametrize("name", ["bcq", "ddpg", "td3_bc", "dqn", "bc", "vae_bc"])
+def test_each_algorithms_value_is_its_critics(name):
+    data = load_pendulum("mixture", num_steps=200)
+    algorithm = algorithm_of(compose(f"algo={name}"), data)
+    agent = Agent.of(algorithm, None)
+    obs = data.transitions.obs[:5]
+    act = agent.act(obs, torch.Generator().manual_seed(0))
+    found = agent.value(obs, act)
+    if name in ("bc", "vae_bc"):
+        assert found is None and agent.gamma is None
+        return
+    assert agent.gamma == 0.99
+    unit = algorithm.policy.map_action_inverse(act)
+    obs, unit = algorithm.policy.as_tensor(obs), algorithm.policy.as_tensor(unit)
+    networks = algorithm.networks
+    with torch.no_grad():
+        expected = networks.critic(obs).max(-1).values if name == "dqn" else None
+        expected = networks.critic(obs, unit)[:, 0] if expected is None else expected
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
 
 
 def pendulum_agent():

@@ -73,6 +73,17 @@ def test_a_file_killed_in_its_header_starts_anew(content, tmp_path):
     assert record.rows("train") == [{"step": 20, "loss": 1.0}]
 
 
+def test_a_table_begun_by_an_earlier_version_keeps_its_columns(tmp_path):
+    record = RunRecord(tmp_path)
+    record.append("eval", {"step": 1, "return_mean": 2.0})
+    record.append("eval", {"step": 2, "return_mean": 3.0, "value_mean": 4.0})
+    assert record.rows("eval") == [
+        {"step": 1, "return_mean": 2.0},
+        {"step": 2, "return_mean": 3.0},
+    ]
+    assert (tmp_path / "eval.csv").read_bytes() == b"step,return_mean\r\n1,2.0\r\n2,3.0\r\n"
+
+
 def test_an_empty_folder_has_no_rows(tmp_path):
     record = RunRecord(tmp_path)
     record.rewind(0)

@@ -259,3 +259,17 @@ def test_resume_without_a_name_is_the_latest_run(tmp_path, monkeypatch):
         os.utime(path, (1000 - age, 1000 - age))
     (tmp_path / "multirun" / "unsaved").mkdir()
     assert run_name(None, True) == "young"
+
+
+@pytest.mark.parametrize(
+    ("given", "launcher"),
+    [
+        (["budget=tiny"], "vectorized"),
+        (["budget=small"], "joblib"),
+        (["budget=full"], "vectorized"),
+        (["budget=small", "hydra/launcher=ray"], "ray"),
+    ],
+)
+def test_a_budget_has_its_launcher_unless_another_is_asked_for(given, launcher):
+    cfg = compose(*given, config_name="paper", with_hydra=True)
+    assert cfg.hydra.runtime.choices["hydra/launcher"] == launcher

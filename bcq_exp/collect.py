@@ -125,8 +125,13 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
     from bcq_exp.data.spaces import check_action_space
 
     if agent is not None:
+        import torch
+
         from bcq_exp.training import restore
 
+        torch.set_num_threads(
+            1
+        )  # one observation has no work for two, who then wait for each other
         acting, make_env = restore.load_agent(agent)
         env = make_env() if cfg.env is None else environments.make(cfg.env)
         return env, restore.as_behaviour(acting, cfg.seed)

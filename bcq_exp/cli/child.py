@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 POLL_EVERY = 0.05  # seconds
+HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,30 @@ class Command:
 def run_all(commands: Sequence[Command], at_once: int = 1, *, silent: bool = False) -> list[int]:
     """Run commands, which say themselves what goes wrong; returns their exit statuses.
 
-    A signal is handed on to all that run; after one, or a status other than 0 and 1 (a mistake, a
-    signal), no further command is begun.
+    A signal is handed on to all that run. After one, or after a status other than 0 and 1 (a
+    mistake), no further command is begun.
 
     Args:
         at_once: how many run at a time.
         silent: their output is not shown, their errors are.
+
+    Raises:
+        SystemExit: after a signal, with its status.
     """
-    waiting, running = list(enumerate(commands)), dict[int, subprocess.Popen]()
-    statuses: dict[int, int] = {}
+    waiting, children, statuses = list(commands), _Children(), []
     out = subprocess.DEVNULL if silent else None
-    with _signals_handed_on(running):
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                index, command = waiting.pop(0)
-                # its own group, workers included: what a terminal would signal
-                running[index] = subprocess.Popen(command.words, stdout=out, start_new_session=True)
+    with children.get_our_signals():
+        while (waiting and children.signalled is None) or children.running:
+            while waiting and len(children.running) < at_once and children.signalled is None:
+                children.start(waiting.pop(0), out)
             time.sleep(POLL_EVERY)
-            for index in [i for i, process in running.items() if process.poll() is not None]:
-                status = running.pop(index).returncode
-                statuses[index] = 128 - status if status < 0 else status
-                if statuses[index] > 1:
+            for status in children.ended():
+                statuses.append(status)
+                if status > 1:
                     waiting.clear()
-    return [statuses[index] for index in sorted(statuses)]
+    if children.signalled is not None:
+        sys.exit(128 + children.signalled)
+    return statuses
 
 
 def run(command: Command) -> None:
@@ -71,15 +73,43 @@ def run(command: Command) -> None:
         sys.exit(status)
 
 
-@contextmanager
-def _signals_handed_on(running: dict[int, subprocess.Popen]) -> Iterator[None]:
-    def hand_on(signum: int, _: object) -> None:
-        for process in list(running.values()):
-            os.killpg(process.pid, signum)
+@dataclass
+class _Children:
+    """The processes of commands, and the last signal that reached us."""
 
-    before = {s: signal.signal(s, hand_on) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    running: list[subprocess.Popen] = field(default_factory=list)
+    signalled: int | None = None
+
+    def start(self, command: Command, out: int | None) -> None:
+        # a group of its own, workers included: what a terminal would signal
+        process = subprocess.Popen(command.words, stdout=out, start_new_session=True)
+        self.running.append(process)
+        if self.signalled is not None:  # while it was started
+            self._signal(process, self.signalled)
+
+    def ended(self) -> Iterator[int]:
+        """Exit statuses of those that have ended since."""
+        for process in [p for p in self.running if p.poll() is not None]:
+            self.running.remove(process)
+            status = process.returncode
+            yield 128 - status if status < 0 else status
+
+    @contextmanager
+    def get_our_signals(self) -> Iterator[None]:
+        before = {signum: signal.signal(signum, self._hand_on) for signum in HANDED_ON}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _hand_on(self, signum: int, _: object) -> None:
+        self.signalled = signum
+        for process in list(self.running):
+            self._signal(process, signum)
+
+    def _signal(self, process: subprocess.Popen, signum: int) -> None:
+        if signum == signal.SIGHUP:
+            signum = signal.SIGTERM  # at which a run saves what it has
+        with suppress(ProcessLookupError):  # it has just ended
+            os.killpg(process.pid, signum)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -20,6 +22,8 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
 
     @wraps(function)
     def run(*arguments: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _end)  # so that what is half-written is removed
         try:
             function(*arguments)
         except RunStopped as stopped:
@@ -32,6 +36,10 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             _exit(f"error: {one_line(error)}", 2)
 
     return run
+
+
+def _end(signum: int, _: object) -> None:
+    sys.exit(128 + signum)
 
 
 def _exit(message: str, status: int) -> None:

@@ -8,21 +8,26 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli.child import run, run_all
-from bcq_exp.cli.entry import entry
-from bcq_exp.errors import RunStopped
+from bcq_exp.cli.child import run_all
+from bcq_exp.cli.entry import Plan, entry
+from bcq_exp.errors import RunStopped, UserError
 
 if TYPE_CHECKING:
     from bcq_exp.paper.plan import PaperPlan
 
 
-@entry("paper")
+def _refuse_several(overrides: list[str], compose: object) -> Plan:
+    raise UserError("-m: not of this command, which launches the sweeps itself; leave it out")
+
+
+@entry("paper", plan_sweep=_refuse_several)
 def main(cfg: DictConfig) -> None:
     from bcq_exp.paper import checks
     from bcq_exp.paper.plan import make_plan
 
     checks.check_budget(cfg)
     plan = make_plan(cfg, _launcher(), _compose)
+    checks.check_runs(plan, _compose)
     checks.check_disk(plan)
     from bcq_exp.paper.estimate import say_how_long
 
@@ -35,12 +40,18 @@ def main(cfg: DictConfig) -> None:
 def _do(plan: PaperPlan, at_once: int) -> None:
     """Everything that is not done yet."""
     from bcq_exp.paper.checks import missing_data
+    from bcq_exp.training.record import RunRecord
 
-    run(plan.agents.command)
-    recordings = [dataset.command for dataset in missing_data(plan)]
-    _stop_at(run_all(recordings, os.cpu_count() or 1, silent=True))
-    statuses = run_all([sweep.command for sweep in plan.sweeps], at_once)
-    _stop_at([status for status in statuses if status != 1])  # 1: runs of it failed, others not
+    _stop_at_mistakes(run_all([plan.agents.command]))
+    trained = {
+        folder
+        for folder in plan.agents.folders.values()
+        if (RunRecord(folder).summary() or {}).get("status") == "completed"
+    }
+    # of an agent that failed there are none, as its learners will say
+    recordings = [dataset.command for dataset in missing_data(plan) if dataset.agent in trained]
+    _stop_at_mistakes(run_all(recordings, os.cpu_count() or 1, silent=True))
+    _stop_at_mistakes(run_all([sweep.command for sweep in plan.sweeps], at_once))
 
 
 def _report(plan: PaperPlan) -> None:
@@ -58,13 +69,15 @@ def _report(plan: PaperPlan) -> None:
     page.write(results, decided, plan.output)
     print(page.claims_markdown(decided), end="")
     print(plan.output.resolve() / "index.html")
-    if failed := results.runs["reason"].dropna().tolist():
-        raise RunStopped(f"{len(failed)} of {plan.num_learners} runs failed: {failed[0]}", 1)
+    runs = results.runs
+    if undone := plan.num_learners - int((runs["status"] == "completed").sum()):
+        reasons = [*runs["reason"].dropna(), "see above"]
+        raise RunStopped(f"{undone} of {plan.num_learners} runs not completed: {reasons[0]}", 1)
 
 
-def _stop_at(statuses: Sequence[int]) -> None:
-    """End where a command did, which has said why."""
-    if status := max(statuses, default=0):
+def _stop_at_mistakes(statuses: Sequence[int]) -> None:
+    """End where a command did, which has said why; not where only some of its runs failed."""
+    if status := max((s for s in statuses if s != 1), default=0):
         raise SystemExit(status)
 
 
@@ -78,6 +91,7 @@ def _launcher() -> tuple[str, ...]:
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    """A configuration of another command of ours."""
     from hydra import compose
 
     return compose(name, list(overrides))

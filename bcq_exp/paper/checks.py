@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.data import environments, minari_store
+from bcq_exp.data.cache import cache_root
 from bcq_exp.errors import UserError
-from bcq_exp.paper.plan import DataSet, PaperPlan
+from bcq_exp.paper.plan import EARLY, LAST, Compose, DataSet, PaperPlan
+from bcq_exp.training import start
 from bcq_exp.training.provenance import versions
+from bcq_exp.training.record import RunRecord
 
 DECISIVE = ("bcq_exp", "gymnasium", "mujoco")  # versions that data of a name must agree in
 _RUN_BYTES = 40 * 2**20  # a checkpoint of the paper's sizes, W&B's files, tables
@@ -25,6 +33,9 @@ def check_budget(cfg: DictConfig) -> None:
         UserError: an environment that cannot be made or has no reference scores, or numbers that
             do not fit together.
     """
+    for name in ("envs", "settings", "algorithms"):
+        if not cfg[name] or len(set(cfg[name])) < len(cfg[name]):
+            raise UserError(f"{name}: one or more, each once, not {list(cfg[name])}")
     _check_numbers(cfg)
     for env in cfg.envs:
         made = environments.make(env)
@@ -37,48 +48,109 @@ def check_budget(cfg: DictConfig) -> None:
             )
 
 
-def _is_here(dataset: DataSet) -> bool:
+def check_runs(plan: PaperPlan, compose: Compose) -> None:
+    """Hold what there is under the plan's names against the plan.
+
+    Raises:
+        UserError: for a run of another configuration, an agent that took more steps or was trained
+            with other versions, a data set made by another version or from such an agent.
+    """
+    config = cache(compose)
+    hashes: dict[str, str] = {}
+    for folder, overrides, seed in chain(plan.agents.runs(), *(s.runs() for s in plan.sweeps)):
+        summary = RunRecord(folder).summary()
+        if summary is None:
+            continue
+        cfg = OmegaConf.merge(config("config", overrides), {"seed": seed})
+        assert isinstance(cfg, DictConfig)
+        with _another_name(plan):
+            start.check_continues(cfg, summary, folder)
+            _check_content(hashes, summary["dataset"], folder)
+    for folder in plan.agents.folders.values():
+        summary = RunRecord(folder).summary()
+        if summary is not None:
+            _check_versions(f"the agent in {folder}", summary["versions"], folder.parent)
+            if summary["step"] > plan.agents.num_steps:
+                with _another_name(plan):
+                    raise UserError(f"the agent in {folder} has taken {summary['step']} steps")
+    missing_data(plan)
+
+
+@contextmanager
+def _another_name(plan: PaperPlan) -> Iterator[None]:
+    """Let what is wrong with a run be mended by what this command has."""
+    try:
+        yield
+    except UserError as error:
+        reason = str(error).partition("; ")[0]
+        raise UserError(f"name={plan.name}: {reason}; give another name=") from error
+
+
+def _check_content(hashes: dict[str, str], data: Mapping[str, Any], folder: Path) -> None:
+    """Refuse runs that learnt from other data under the same name."""
+    found = data["content_hash"]
+    if found is not None and hashes.setdefault(data["id"], found) != found:
+        raise UserError(f"the run in {folder} learnt from another {data['id']} than others")
+
+
+def _is_here(dataset: DataSet, agent_steps: int) -> bool:
     """Whether the data set is here already.
 
     Raises:
-        UserError: if it is, made by others' versions.
+        UserError: if it is, made by others' versions, or from an agent of other length.
     """
-    if not minari_store.data_folder(dataset.id).is_dir():
+    place = minari_store.data_folder(dataset.id).parent
+    if not place.is_dir():
         return False
-    made = (minari_store.provenance(dataset.id) or {}).get("versions", {})
+    made = minari_store.provenance(dataset.id) or {}
+    agent = made.get("agent") or {}
+    _check_versions(f"data set {dataset.id}", made.get("versions", {}), place)
+    _check_versions(f"the agent of data set {dataset.id}", agent.get("versions", {}), place)
+    if agent.get("step") != agent_steps:
+        raise UserError(
+            f"data set {dataset.id} is of an agent of {agent.get('step')} steps, not "
+            f"{agent_steps}: delete {place} to have it made again"
+        )
+    return True
+
+
+def _check_versions(what: str, made: Mapping[str, str | None], place: Path) -> None:
     for name in DECISIVE:
         if made.get(name) != versions()[name]:
             raise UserError(
-                f"data set {dataset.id} was made with {name} {made.get(name)}, here is "
-                f"{versions()[name]}: use that version, or delete "
-                f"{minari_store.data_folder(dataset.id).parent} to have it made again"
+                f"{what} was made with {name} {made.get(name)}, here is {versions()[name]}: use "
+                f"that version, or delete {place} to have it made again"
             )
-    return True
 
 
 def missing_data(plan: PaperPlan) -> list[DataSet]:
     """The data sets that are still to be recorded.
 
     Raises:
-        UserError: if one that is here was made with other versions.
+        UserError: if one that is here was made otherwise than its name says.
     """
-    return [dataset for dataset in plan.datasets if not _is_here(dataset)]
+    steps = plan.agents.num_steps
+    return [dataset for dataset in plan.datasets if not _is_here(dataset, steps)]
 
 
 def _check_numbers(cfg: DictConfig) -> None:
-    for name in ("envs", "settings", "algorithms"):
-        if len(set(cfg[name])) < len(cfg[name]):
-            raise UserError(f"{name}: each once, not {', '.join(cfg[name])}")
-    for name in ("final_buffer", "concurrent"):
+    for name in {"final_buffer", "concurrent"} & set(cfg.settings):
         if cfg.transitions[name] > cfg.agent.num_steps:
             raise UserError(
                 f"transitions.{name}={cfg.transitions[name]}: an agent takes "
                 f"agent.num_steps={cfg.agent.num_steps} steps; give at most as many"
             )
-    if cfg.agent.start_steps >= cfg.transitions.concurrent:
+    if "concurrent" in cfg.settings and cfg.agent.start_steps >= cfg.transitions.concurrent:
         raise UserError(
             f"agent.start_steps={cfg.agent.start_steps}: must be below transitions.concurrent="
             f"{cfg.transitions.concurrent}, or no learner could begin"
+        )
+    share = min(EARLY, LAST)
+    if cfg.learner.eval_every > share * cfg.learner.num_steps:
+        raise UserError(
+            f"learner.eval_every={cfg.learner.eval_every}: claims compare evaluations of the first "
+            f"and the last {share:.0%} of learner.num_steps={cfg.learner.num_steps}; give at most "
+            f"{share * cfg.learner.num_steps:.0f}"
         )
 
 
@@ -88,11 +160,12 @@ def check_disk(plan: PaperPlan) -> None:
     Raises:
         UserError: saying what is needed, where; or as :func:`missing_data`.
     """
-    data, runs = minari_store.work_folder(), Path.cwd()
+    data, runs, arrays = minari_store.work_folder(), Path.cwd(), _existing(cache_root())
     sizes = {env: _numbers(env) for env in {dataset.env for dataset in plan.datasets}}
-    wanted = {data: 0, runs: 0}
-    for dataset in missing_data(plan):  # as Minari stores it, and the arrays kept for a quick load
-        wanted[data] += dataset.num_steps * (8 + 8) * sizes[dataset.env]
+    wanted = dict.fromkeys((data, runs, arrays), 0)
+    for dataset in missing_data(plan):  # in double precision, and two observations in single
+        wanted[data] += dataset.num_steps * 8 * sizes[dataset.env]
+        wanted[arrays] += dataset.num_steps * 8 * sizes[dataset.env]
     for (env, _, _), folder in plan.agents.folders.items():
         if not (folder / "checkpoint.pt").exists():
             wanted[runs] += _RUN_BYTES + plan.agents.num_steps * 8 * sizes[env]
@@ -110,6 +183,10 @@ def check_disk(plan: PaperPlan) -> None:
                 f"{' and '.join(map(str, places))}, {free / 2**30:.1f} are free; a smaller budget, "
                 "fewer envs or num_seeds, or another MINARI_DATASETS_PATH"
             )
+
+
+def _existing(place: Path) -> Path:
+    return next(folder for folder in (place, *place.parents) if folder.exists())
 
 
 def _numbers(env: str) -> int:

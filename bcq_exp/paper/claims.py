@@ -21,8 +21,13 @@ from bcq_exp.paper.results import Results, shown
 Verdict = Literal["held", "not held", "not decided"]
 Measure = Literal["score", "early_score", "closeness", "overestimation"]
 
-BEHAVIOUR = "behaviour"  # the recorded one's, in place of an algorithm
+BEHAVIOUR = "behaviour"  # the recorded episodes, in place of an algorithm
+AGENT = "behaviour agent"  # who collected them, evaluated without its noise
 TRUTH = "its true return"  # which is over- or underestimated
+OF_DATA = {
+    BEHAVIOUR: "behaviour_score",
+    AGENT: "agent_score",
+}  # columns that all runs on them share
 ERROR = 0.025  # on either side
 MATCHES = 5.0  # points of normalized score within which two count as equal
 ALL = ("final_buffer", "concurrent", "imitation", "imperfect")
@@ -57,9 +62,9 @@ CLAIMS = (
         (Comparison("bcq", BEHAVIOUR, margin=MATCHES),),
     ),
     Claim(
-        "DDPG, trained off-policy, falls short of the behaviour policy: from the final buffer, "
-        "concurrently, and from an expert (section 3.1).",
-        (Comparison(BEHAVIOUR, "ddpg", ("final_buffer", "concurrent", "imitation")),),
+        "DDPG, trained off-policy, falls short of the agent that collected the data: from its "
+        "final buffer, concurrently, and from an expert (section 3.1).",
+        (Comparison(AGENT, "ddpg", ("final_buffer", "concurrent", "imitation")),),
     ),
     Claim("BCQ outperforms DDPG in every setting.", (Comparison("bcq", "ddpg"),)),
     Claim("BCQ outperforms DQN in every setting.", (Comparison("bcq", "dqn"),)),
@@ -107,6 +112,7 @@ class Decision(NamedTuple):
     Args:
         difference: of the mean, with the bootstrap interval over seeds, in the measure's unit; how
             much better.
+        num_planned: pairs there would be if all runs had completed.
         p: that ``better`` does not lie above, by the sign-flip test; ``p_opposite``: that it does.
     """
 
@@ -114,6 +120,7 @@ class Decision(NamedTuple):
     setting: str
     verdict: Verdict
     num_pairs: int
+    num_planned: int
     difference: Estimate | None = None
     p: float = float("nan")
     p_opposite: float = float("nan")
@@ -125,11 +132,14 @@ class Decision(NamedTuple):
             return f"{head}: no pairs of runs"
         low, high = self.difference.low, self.difference.high
         interval = "" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
+        margin = self.comparison.margin
+        within = f" (against {-margin:+.0f})" if margin else ""
+        of = f" of {self.num_planned}" if self.num_pairs < self.num_planned else ""
         of_values = self.comparison.measure in ("closeness", "overestimation")
         unit = " (log10 of the error)" if of_values else ""
         return (
-            f"{head} {self.difference.value:+.1f}{interval}{unit}, {self.num_pairs} pairs, "
-            f"p {_shown_p(min(self.p, self.p_opposite))}: {self.verdict}"
+            f"{head} {self.difference.value:+.1f}{interval}{unit}, {self.num_pairs}{of} pairs, "
+            f"p {_shown_p(min(self.p, self.p_opposite))}{within}: {self.verdict}"
         )
 
 
@@ -146,7 +156,7 @@ def decide(results: Results, claims: Sequence[Claim] = CLAIMS) -> list[Decided]:
 
     It held where each of its comparisons did, in each setting; it did not where one did not.
     """
-    known = {*results.algorithms, BEHAVIOUR, TRUTH}
+    known = {*results.algorithms, *OF_DATA, TRUTH}
     found = []
     for claim in claims:
         if not all({c.better, c.than} <= known for c in claim.comparisons):
@@ -175,24 +185,26 @@ def _decision(results: Results, comparison: Comparison, setting: str) -> Decisio
     )
     pairs = (better - than).dropna()
     if pairs.empty:
-        return Decision(comparison, setting, "not decided", 0)
+        return Decision(comparison, setting, "not decided", 0, results.num_pairs)
     by_env = {str(env): part.to_numpy() for env, part in pairs.groupby(level="env")}
     p, p_opposite = sign_flip(pairs.to_numpy() + comparison.margin)
     verdict: Verdict = (
         "held" if p <= ERROR else "not held" if p_opposite <= ERROR else "not decided"
     )
     difference = statistics.estimate(by_env, statistics.mean)
-    return Decision(comparison, setting, verdict, len(pairs), difference, p, p_opposite)
+    return Decision(
+        comparison, setting, verdict, len(pairs), results.num_pairs, difference, p, p_opposite
+    )
 
 
 def _measured(results: Results, name: str, comparison: Comparison, setting: str) -> pd.Series:
     """The measure of one side, by (env, seed); a behaviour is that of the other side's data."""
-    algorithms = {comparison.better, comparison.than} - {BEHAVIOUR, TRUTH}
+    algorithms = {comparison.better, comparison.than} - {*OF_DATA, TRUTH}
     runs = results.chosen(name if name in algorithms else algorithms.pop(), (setting,))
     runs = runs.droplevel("setting")
     if name == TRUTH:
         return pd.Series(0.0, index=runs.index)
-    return runs["behaviour_score" if name == BEHAVIOUR else comparison.measure]
+    return runs[OF_DATA.get(name, comparison.measure)]
 
 
 def sign_flip(differences: np.ndarray) -> tuple[float, float]:

@@ -9,13 +9,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from hydra import compose
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from bcq_exp.config.overrides import online_agent
 from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data import environments
 from bcq_exp.data.datasets import Dataset
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 TRY_FOR = 0.7  # seconds, once everything is recorded
 ACTS = 20  # of an evaluation's actions that are timed
 ROWS = 1000  # of random data to try on
+PAIRS_TO_DECIDE = 6  # 2 ** -6 is the least p of an exact test of 6; 0.025 decides
+ROOM = 100_000  # steps that an agent which is tried may take
 NO_LIMIT = 1000  # steps to count an episode of an environment without one as
 
 
@@ -74,17 +78,20 @@ def say_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
         left = f"{share.num_left} of {share.num}" if share.num_left < share.num else str(share.num)
         log.info("%-14s %10s   about %s", share.name, left, _duration(share.seconds))
     log.info("%-14s %10s   about %s", "in all", "", _duration(sum(s.seconds for s in shares)))
+    if (pairs := len(cfg.envs) * cfg.num_seeds) < PAIRS_TO_DECIDE:
+        log.info("%d pairs of runs a setting: no claim can be decided by so few", pairs)
 
 
 def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
     env = cfg.envs[0]  # those of one budget are much alike
-    workers = _num_workers()
-    agent = partial(_tried, _agent_config(plan, env), explore(env, start_steps=0, noise_std=0.1))
-    yield _share("agents", plan.agents.folders.values(), cfg.agent, agent, workers)
+    workers, cores = _num_workers(), os.cpu_count() or 1
+    agent = partial(_tried, _agent_configs(cfg, env), explore(env, start_steps=0, noise_std=0.1))
+    folders = plan.agents.folders.values()
+    yield _share("agents", folders, cfg.agent, agent, min(workers, len(folders)))
 
     missing = checks.missing_data(plan)
     steps = sum(dataset.num_steps for dataset in missing if dataset.record == "policy")
-    seconds = steps * agent(workers).acting / (os.cpu_count() or 1) if steps else 0.0
+    seconds = steps * agent(cores, num_episodes=1).acting / cores if steps else 0.0
     yield Share("data sets", len(missing), len(plan.datasets), seconds)
 
     task = _random_data(env)
@@ -93,7 +100,8 @@ def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
         sweeps = [s for s in plan.sweeps if (algo, 0) in s.folders]
         runs = [folder for s in sweeps for (a, _), folder in s.folders.items() if a == algo]
         configs = [_config(sweeps[0].overrides, algo, seed) for seed in range(stacked)]
-        yield _share(algo, runs, cfg.learner, partial(_tried, configs, task), workers)
+        at_a_time = min(workers, len(sweeps[0].folders) // stacked) * cfg.at_once
+        yield _share(algo, runs, cfg.learner, partial(_tried, configs, task), at_a_time)
 
 
 def _share(
@@ -101,11 +109,13 @@ def _share(
     folders: Collection[Path],
     cadence: DictConfig,
     tried: Callable[[int], Speed],
-    workers: int,
+    at_a_time: int,
 ) -> Share:
     """Runs of one kind, which are tried if there are any left."""
     left = [max(0, cadence.num_steps - _steps_done(RunRecord(folder))) for folder in folders]
-    seconds = tried(workers).seconds(sum(left), cadence.eval_every) / workers if any(left) else 0.0
+    seconds = 0.0
+    if any(left):
+        seconds = tried(at_a_time).seconds(sum(left), cadence.eval_every) / at_a_time
     return Share(name, sum(map(bool, left)), len(folders), seconds)
 
 
@@ -123,21 +133,27 @@ def _num_workers() -> int:
 
 
 def _config(overrides: Sequence[str], algo: str, seed: int) -> DictConfig:
-    return compose("config", [*overrides, f"algo={algo}", f"seed={seed}"])
+    composed = compose("config", [*overrides, f"algo={algo}", f"seed={seed}"])
+    return _with(composed, {"trainer": {"concurrent_from": None}})
 
 
-def _agent_config(plan: PaperPlan, env: str) -> list[DictConfig]:
-    given = [a for a in plan.agents.command.arguments if not a.startswith(("-m", "hydra"))]
-    single = [a for a in given if "=choice(" not in a]
-    return [compose("config", [*single, f"dataset.env={env}", "dataset.start_steps=0"])]
+def _with(cfg: DictConfig, changes: dict[str, Any]) -> DictConfig:
+    merged = OmegaConf.merge(cfg, changes)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
-def _tried(cfgs: Sequence[DictConfig], task: Task, workers: int) -> Speed:
-    """The speed of runs that train together, each's share of it."""
-    for cfg in cfgs:
-        if workers > 1:
-            cfg.trainer.num_threads = 1
-        cfg.trainer.concurrent_from = None
+def _agent_configs(cfg: DictConfig, env: str) -> list[DictConfig]:
+    agent = {**cfg.agent, "start_steps": 0, "num_steps": ROOM}
+    return [compose("config", [*online_agent(**agent, env=env, noise_std=0.1, seed=0)])]
+
+
+def _tried(
+    cfgs: Sequence[DictConfig], task: Task, at_a_time: int, num_episodes: int | None = None
+) -> Speed:
+    """The speed of runs that train together, each's share of it; others train beside them."""
+    if at_a_time > 1:
+        cfgs = [_with(cfg, {"trainer": {"num_threads": 1}}) for cfg in cfgs]
     placement = place(cfgs[0].trainer, hidden_sizes(cfgs[0]), len(cfgs))
     with placement.in_force():
         normalizer = build.build_normalizer(cfgs[0], task, None)
@@ -145,7 +161,7 @@ def _tried(cfgs: Sequence[DictConfig], task: Task, workers: int) -> Speed:
         engine.advance(20)
         rate = _rate(lambda: engine.advance(10)) * 10 * len(cfgs)
         agent = Agent.of(engine.algorithm(0), normalizer)
-        return Speed(rate, *_acting(task, agent, cfgs[0].trainer.eval_episodes))
+        return Speed(rate, *_acting(task, agent, num_episodes or cfgs[0].trainer.eval_episodes))
 
 
 def _rate(work: Callable[[], object]) -> float:

@@ -45,15 +45,12 @@ def values(results: Results) -> str:
     Both are of the states that evaluation episodes begin in; where the solid line leaves the
     dotted one, what is learnt is extrapolation error.
     """
-    estimating = results.evaluations.dropna(subset="value_mean")["run"].unique()
 
     def panel(axes: Any, runs: pd.DataFrame, evaluations: pd.DataFrame) -> None:
         axes.set_yscale("symlog", linthresh=100)
+        estimating = evaluations.dropna(subset="value_mean")
         for algo in results.algorithms:
-            mine = evaluations[
-                evaluations["run"].isin(runs.index[(runs["algo"] == algo)])
-                & evaluations["run"].isin(estimating)
-            ]
+            mine = estimating[estimating["run"].isin(runs.index[runs["algo"] == algo])]
             _draw(axes, mine, "value_mean", COLOURS[algo], f"{shown(algo)}, estimate")
             _draw(axes, mine, "discounted_return_mean", COLOURS[algo], "its true value", ls=":")
 

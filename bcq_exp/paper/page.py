@@ -9,20 +9,22 @@ from pathlib import Path
 from bcq_exp.analysis.report import write_report
 from bcq_exp.paper import figures
 from bcq_exp.paper.claims import Decided
-from bcq_exp.paper.results import LAST, Results
+from bcq_exp.paper.plan import LAST
+from bcq_exp.paper.results import Results
 from bcq_exp.paper.table import rows, table
 from bcq_exp.training.record import write_atomically
 
 COLUMNS = (
     "setting", "env", "algo", "seed", "status", "step", "result", "score", "behaviour_return",
-    "behaviour_score", "best_return", "early_score", "overestimation", "reason", "dataset",
-    "dataset_hash", "config_hash", "git_commit", "command",
+    "behaviour_score", "agent_score", "best_return", "early_score", "overestimation", "reason",
+    "dataset", "dataset_hash", "config_hash", "git_commit", "command",
 )  # fmt: skip
 HOW = (
     f"Results are means over the evaluations of the last {LAST:.0%} of training; bands and ± are "
     "standard deviations over seeds. Differences are of normalized scores, in points, by pairs of "
     "runs on the same data by the same seed, with a bootstrap interval over seeds; p is of an "
-    "exact sign-flip test, and at most 0.025 decides. A claim held where each of its parts did."
+    "exact sign-flip test, and at most 0.025 decides, which takes 6 pairs; to match is to lie "
+    "at most 5 points below. Runs that failed have no pairs. A claim held where each part did."
 )
 CAPTIONS = {
     "curves": "Return; dashed: the behaviour policy, as recorded.",

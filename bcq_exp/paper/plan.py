@@ -23,6 +23,8 @@ from bcq_exp.config.overrides import one_of, online_agent
 Compose = Callable[[str, Sequence[str]], DictConfig]
 """A configuration, by the name of its root and overrides."""
 
+LAST = 0.25  # the share of training, at its end, whose evaluations' mean is a run's result
+EARLY = 0.25  # the share, at its beginning, that counts as few iterations
 AGENT_KEYS = ("dataset.env", "dataset.noise_std", "seed")
 # What an algorithm's own paper has beside the shared protocol: TD3+BC normalizes observations.
 OWN_OVERRIDES: Mapping[str, tuple[str, ...]] = {"td3_bc": ("trainer.normalize_obs=true",)}
@@ -35,11 +37,18 @@ class AgentSweep:
     Args:
         folders: their runs', by (environment, exploration noise, seed).
         num_steps: of each.
+        agent: what they have in common.
     """
 
     command: Command
     folders: Mapping[tuple[str, float, int], Path]
     num_steps: int
+    agent: Mapping[str, Any]
+
+    def runs(self) -> Iterator[tuple[Path, tuple[str, ...], int]]:
+        """Each run's folder, what it is composed from, and its seed."""
+        for (env, noise, seed), folder in self.folders.items():
+            yield folder, online_agent(**self.agent, env=env, noise_std=noise, seed=0), seed
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,11 @@ class LearnerSweep:
     folders: Mapping[tuple[str, int], Path]
     overrides: tuple[str, ...]
     num_steps: int
+
+    def runs(self) -> Iterator[tuple[Path, tuple[str, ...], int]]:
+        """Each run's folder, what it is composed from, and its seed."""
+        for (algo, seed), folder in self.folders.items():
+            yield folder, (*self.overrides, f"algo={algo}"), seed
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,7 @@ def _agents(cfg: DictConfig, noises: Sequence[float], launcher: Sequence[str]) -
         for noise in noises
         for seed in seeds
     }
-    return AgentSweep(command, folders, cfg.agent.num_steps)
+    return AgentSweep(command, folders, cfg.agent.num_steps, dict(cfg.agent))
 
 
 def _data(

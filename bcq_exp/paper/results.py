@@ -12,10 +12,10 @@ import pandas as pd
 
 from bcq_exp.analysis.runs import ALGORITHM, RunTables, load_runs
 from bcq_exp.data import environments
-from bcq_exp.paper.plan import PaperPlan
+from bcq_exp.errors import UserError
+from bcq_exp.paper.plan import EARLY, LAST, PaperPlan
+from bcq_exp.training.record import RunRecord
 
-LAST = 0.25  # the share of training, at its end, whose evaluations' mean is a run's result
-EARLY = 0.25  # the share, at its beginning, that counts as few iterations
 NAMES = {  # as the paper writes them
     "bcq": "BCQ", "bc": "BC", "vae_bc": "VAE-BC", "ddpg": "DDPG", "dqn": "DQN", "td3_bc": "TD3+BC",
     "final_buffer": "final buffer",
@@ -32,7 +32,9 @@ class Results:
 
     Args:
         runs: a row a run: setting, env, algo (as ``algo=`` has it), seed; score: normalized, the
-            mean of the last evaluations; early_score: of the first; behaviour_score: of the data;
+            mean of the last evaluations; early_score: of the first; behaviour_score: of the
+            recorded episodes; agent_score: of the evaluations of the agent that collected them,
+            the last of those before its recorded step;
             overestimation: sign(d) log10(1 + |d|) of d, the critic's estimate less the discounted
             return, over the last evaluations; closeness: minus its absolute value.
         evaluations: a row an evaluation, with the columns of ``eval.csv``; ``run`` is its run's
@@ -47,6 +49,8 @@ class Results:
             for (algo, _), folder in sweep.folders.items()
             if (folder / "summary.json").exists()
         }
+        if not places:
+            raise UserError(f"name={plan.name}: no learner has begun, so there is nothing to show")
         loaded = load_runs(*(glob.escape(str(folder)) for folder in places))
         of_run = [places[Path(folder)] for folder in loaded.runs["folder"]]
         self.settings = list(dict.fromkeys(sweep.setting for sweep in plan.sweeps))
@@ -68,14 +72,18 @@ class Results:
             closeness=-over.abs(),
         )
         runs["behaviour_score"] = _behaviour_scores(runs)
+        agents = _agent_scores(plan)
+        runs["agent_score"] = runs["dataset"].map(agents)
+        self.num_planned = plan.num_learners
+        self.num_pairs = len(self.envs) * len({seed for s in plan.sweeps for _, seed in s.folders})
         self.runs = runs
         self.tables = _as_tables(loaded, runs)
 
     def chosen(self, algo: str, settings: Sequence[str]) -> pd.DataFrame:
-        """The finished runs of an algorithm in some settings, by (setting, env, seed)."""
+        """The completed runs of an algorithm in some settings, by (setting, env, seed)."""
         runs = self.runs
         which = (runs["algo"] == algo) & runs["setting"].isin(settings)
-        return runs[which & runs["score"].notna()].set_index(["setting", "env", "seed"])
+        return runs[which & (runs["status"] == "completed")].set_index(["setting", "env", "seed"])
 
 
 def _with_columns(evaluations: pd.DataFrame) -> pd.DataFrame:
@@ -105,6 +113,21 @@ def _behaviour_scores(runs: pd.DataFrame) -> pd.Series:
 
     pairs = zip(runs["env"], runs["behaviour_return"], strict=True)
     return pd.Series([score(*pair) for pair in pairs], index=runs.index, dtype=float)
+
+
+def _agent_scores(plan: PaperPlan) -> dict[str, float]:
+    """By data set, the mean score of the evaluations of the last steps that were recorded of it.
+
+    Of a final policy, those of the agent's last steps.
+    """
+    found = {}
+    for dataset in plan.datasets:
+        end = dataset.num_steps if dataset.record == "buffer" else plan.agents.num_steps
+        rows = pd.DataFrame(RunRecord(dataset.agent).rows("eval"))
+        if not rows.empty:
+            wanted = rows["step"].between((1 - LAST) * end, end, inclusive="right")
+            found[dataset.id] = float(rows.loc[wanted, "normalized_score"].mean())
+    return found
 
 
 def _as_tables(loaded: RunTables, runs: pd.DataFrame) -> RunTables:

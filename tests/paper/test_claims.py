@@ -9,9 +9,10 @@ import pytest
 
 from bcq_exp.data import environments
 from bcq_exp.paper import page
-from bcq_exp.paper.claims import BEHAVIOUR, TRUTH, Claim, Comparison, decide, sign_flip
+from bcq_exp.paper.claims import AGENT, BEHAVIOUR, TRUTH, Claim, Comparison, decide, sign_flip
 from bcq_exp.paper.results import Results
 from bcq_exp.paper.table import table
+from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_run
 from tests.paper.test_plan import plan
 
@@ -24,7 +25,13 @@ def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = plan("budget=small", f"settings=[{','.join(SETTINGS)}]", "algorithms=[bcq,bc,ddpg]")
 
-    def make(score, *, value=lambda algo: 50.0, behaviour=20.0, left_out=()):
+    def make(score, *, value=lambda algo: 50.0, behaviour=20.0, left_out=(), failed=()):
+        for folder in made.agents.folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+            for step in (50_000, 80_000, 100_000):  # the last two are of the last quarter
+                row = {"step": step, "normalized_score": step / 1000}
+                RunRecord(folder).append("eval", row)
+        names = {(d.setting, d.env, d.seed): d.id for d in made.datasets}
         for sweep in made.sweeps:
             low, high = environments.reference_scores(environments.find_spec("x", sweep.env))
             for (algo, seed), folder in sweep.folders.items():
@@ -40,6 +47,8 @@ def results(tmp_path, monkeypatch):
                         "discounted_return_mean": 50.0,
                         "value_mean": None if algo == "bc" else value(algo),
                     },
+                    dataset=names[sweep.setting, sweep.env, seed],
+                    status="failed" if (algo, seed) in failed else "completed",
                     behaviour_return=low + behaviour / 100 * (high - low),
                 )
         return Results(made)
@@ -78,6 +87,7 @@ def test_held_not_held_and_not_decided(results):
     assert (first.num_pairs, first.p) == (9, 1 / 512)
     assert first.difference.value == pytest.approx(20)
     assert "imitation: BCQ – BC +20.0 [+20.0, +20.0], 9 pairs, p 0.002: held" in str(first)
+    assert str(first).startswith("imitation: BCQ – BC")
     assert verdict(made, "bc", "bcq", SETTINGS).verdict == "not held"
     assert verdict(made, "bcq", "ddpg", SETTINGS).verdict == "not decided"
     assert verdict(made, "bcq", BEHAVIOUR, SETTINGS).decisions[0].difference.value == (
@@ -126,6 +136,20 @@ def test_missing_runs_leave_their_pairs_out_and_other_algorithms_their_claims(re
     assert decide(made, [Claim("of DQN", (Comparison("bcq", "dqn"),))]) == []
     everywhere = verdict(made, "bcq", "bc")
     assert {d.setting for d in everywhere.decisions} == set(SETTINGS)
+
+
+def test_runs_that_failed_have_no_pairs_and_that_is_said(results):
+    made = results(lambda algo, *_: {"ddpg": -50.0}.get(algo, 1.0), failed={("ddpg", 2)})
+    first = verdict(made, "bcq", "ddpg", SETTINGS).decisions[0]
+    assert (first.num_pairs, first.num_planned) == (6, 9)
+    assert "6 of 9 pairs" in str(first)
+
+
+def test_an_agent_is_what_its_own_last_evaluations_say(results):
+    made = results(lambda algo, *_: 70.0)
+    first = verdict(made, AGENT, "ddpg", SETTINGS).decisions[0]
+    assert first.difference.value == pytest.approx(90 - 70)
+    assert verdict(made, AGENT, "ddpg", SETTINGS).verdict == "held"
 
 
 def test_the_files_of_the_results(results, tmp_path, opened):

@@ -40,7 +40,10 @@ MISTAKES = [
     (["budget=small", "algorithms=[bcq,cql]"], "each one of bcq, bc, vae_bc, ddpg, dqn, td3_bc"),
     (["budget=small", "envs=[Hopper-v5,Nope-v0]"], "Nope-v0"),
     (["budget=small", "envs=[MountainCarContinuous-v0]"], "no reference scores are known for Moun"),
-    (["budget=small", "envs=[Hopper-v5,Hopper-v5]"], "envs: each once"),
+    (["budget=small", "envs=[Hopper-v5,Hopper-v5]"], "envs: one or more, each once"),
+    (["budget=small", "envs=[]"], "envs: one or more"),
+    (["budget=small", "-m"], "-m: not of this command"),
+    (["budget=small", "learner.eval_every=10000"], "give at most 7500"),
     (["budget=small", "transitions.final_buffer=100001"], "give at most as many"),
     (["budget=small", "agent.start_steps=40000"], "must be below transitions.concurrent"),
     (["budget=small", "hydra/launcher=abacus"], "hydra/launcher/abacus"),
@@ -64,14 +67,20 @@ def test_data_made_with_other_versions_are_refused(tmp_path, monkeypatch):
     made = plan("budget=tiny")
     folder = minari_store.data_folder(made.datasets[0].id)
     folder.mkdir(parents=True)
-    versions = {**checks.versions(), "mujoco": "3.1.0"}
-    (folder / "metadata.json").write_text(json.dumps({"bcq_exp": {"versions": versions}}))
-    with pytest.raises(checks.UserError) as refused:
-        checks.missing_data(made)
-    assert "was made with mujoco 3.1.0, here is" in str(refused.value)
-    assert "\n" not in str(refused.value)
-    versions["mujoco"] = checks.versions()["mujoco"]
-    (folder / "metadata.json").write_text(json.dumps({"bcq_exp": {"versions": versions}}))
+    now, steps = checks.versions(), made.agents.num_steps
+    other = {**now, "mujoco": "3.1.0"}
+    for versions, agent, said in (
+        (other, {"versions": now, "step": steps}, "was made with mujoco 3.1.0, here is"),
+        (now, {"versions": other, "step": steps}, "the agent of data set bcq_paper/"),
+        (now, {"versions": now, "step": steps + 1}, f"is of an agent of {steps + 1} steps, not"),
+    ):
+        provenance = {"bcq_exp": {"versions": versions, "agent": agent}}
+        (folder / "metadata.json").write_text(json.dumps(provenance))
+        with pytest.raises(checks.UserError) as refused:
+            checks.missing_data(made)
+        assert said in str(refused.value) and "\n" not in str(refused.value)
+    provenance = {"bcq_exp": {"versions": now, "agent": {"versions": now, "step": steps}}}
+    (folder / "metadata.json").write_text(json.dumps(provenance))
     assert made.datasets[0] not in checks.missing_data(made)
     assert len(checks.missing_data(made)) == 3
 
@@ -115,11 +124,17 @@ def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, 
     data = {p: p.stat().st_mtime_ns for p in tmp_path.glob("minari/bcq_paper/**/metadata.json")}
     assert len(data) == 2
 
+    for changed in ("agent.num_steps=1400", "learner.num_steps=100", "agent.start_steps=400"):
+        refused = paper(*BRIEF, changed, "learner.eval_every=25", "transitions.concurrent=1400")
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert refused.stderr.endswith("; give another name=\n"), refused.stderr
+
     planned = paper(*BRIEF, "plan_only=true")
     assert planned.returncode == 0, planned.stderr
     said = [" ".join(line.split()) for line in planned.stdout.splitlines()]
     assert said[:2] == ["agents 0 of 1 about 0 s", "data sets 0 of 2 about 0 s"]
     assert said[2].startswith("bcq 4 about")
+    assert said[-1] == "2 pairs of runs a setting: no claim can be decided by so few"
 
     done = paper(*BRIEF)
     assert done.returncode == 0, done.stderr

@@ -25,10 +25,20 @@ DEFAULT_STEPS = 100_000
 def main(cfg: DictConfig) -> float:
     import numpy as np
 
-    from bcq_exp.data import behaviour, minari_store
+    from bcq_exp.data import minari_store
 
     minari_store.check_new(cfg.id, overwrite=cfg.overwrite)
     _check(cfg)
+    with minari_store.reserve(cfg.id):
+        returns = _record(cfg)
+    print(f"return    {np.mean(returns):.1f} ± {np.std(returns):.1f}")
+    return float(np.mean(returns))
+
+
+def _record(cfg: DictConfig) -> list[float]:
+    """Record and store the data set; the returns of its episodes."""
+    from bcq_exp.data import behaviour
+
     agent = _trained(cfg) if cfg.behaviour == "ddpg" else cfg.run
     env, episodes = (_collected_by_run if cfg.record == "buffer" else _collected)(cfg, agent)
     num_steps = sum(len(episode) for episode in episodes)
@@ -42,12 +52,10 @@ def main(cfg: DictConfig) -> float:
         provenance=how,
         overwrite=cfg.overwrite,
     )
-    returns = [float(np.sum(episode.rewards)) for episode in episodes]
     print(f"id        {cfg.id}")
     print(f"steps     {num_steps}")
     print(f"episodes  {len(episodes)}")
-    print(f"return    {np.mean(returns):.1f} ± {np.std(returns):.1f}")
-    return float(np.mean(returns))
+    return [float(sum(episode.rewards)) for episode in episodes]
 
 
 def _check(cfg: DictConfig) -> None:

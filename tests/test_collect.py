@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from bcq_exp.data import minari_store
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.training import restore
-from tests.commands import bcq_exp
+from tests.commands import bcq_exp, command
 
 
 @pytest.fixture
@@ -56,6 +57,23 @@ def test_the_scripted_behaviour_and_an_id_that_is_taken(collect, load):
     assert load("my/set-v0").content_hash == data.content_hash
     printed(collect(*args, "seed=4", "overwrite=true"))
     assert load("my/set-v0").content_hash != data.content_hash
+
+
+def test_of_two_processes_that_record_one_data_set_one_is_refused(collect, load, tmp_path):
+    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+    arguments = command(
+        "id=my/set-v0", "env=Pendulum-v1", "num_steps=5000", module="bcq_exp.collect"
+    )
+    both = [
+        subprocess.Popen(arguments, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=100)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    refusal = max(said)
+    assert refusal.count("\n") == 1
+    assert "another process is making it" in refusal or "already exists" in refusal
+    assert len(load("my/set-v0").transitions) == 5000
 
 
 def test_a_trained_runs_policy_with_and_without_noise(collect, load, trained):

@@ -179,7 +179,7 @@ def _row(
     return {
         "name": name,
         "folder": str(record.folder),
-        "status": present_status(summary),
+        "status": present_status(summary, record.folder),
         "reason": summary["failure"],
         "step": summary["step"],
         "num_steps": summary["config"]["trainer"]["num_steps"],

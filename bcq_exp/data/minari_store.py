@@ -8,9 +8,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from bcq_exp import locks
 from bcq_exp.data.transitions import DataError
 
 _log = logging.getLogger(__name__)
@@ -133,6 +135,17 @@ def check_new(dataset_id: str, *, overwrite: bool = False) -> None:
     """
     if data_folder(dataset_id).parent.exists() and not overwrite:
         raise _taken(dataset_id)
+
+
+def reserve(dataset_id: str) -> AbstractContextManager[None]:
+    """Keep an id to this process, inside the block, while it makes the data set.
+
+    Raises:
+        UserError: if another process makes it.
+        DataError: the folder cannot be written.
+    """
+    lock = work_folder() / f"{dataset_id.replace('/', '.')}.lock"
+    return locks.hold(lock, f"data set {dataset_id!r}: another process is making it; wait for it")
 
 
 def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool = False) -> None:

@@ -36,7 +36,7 @@ from bcq_exp.training import start
 from bcq_exp.training.cohort import cohorts, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.provenance import command
-from bcq_exp.training.record import RunRecord
+from bcq_exp.training.record import RunRecord, hold
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +84,15 @@ class CohortLauncher(Launcher):
             missing = _missing(prepared)
             groups = self._groups([each.job for each in missing])
             sweep = prepared[0].job.folder.parent
-            asked = shlex.join(self._config.hydra.overrides.task)
-            state.expect(sweep, [each.job.folder.name for each in prepared], asked)
-            for each in missing:
-                start.RunPlan(each.job.cfg, each.job.folder).commit()
-                _write_hydra_files(each)
-            configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-            self._say_what_comes(prepared, missing, groups)
-            return self._results(prepared, missing, self._train(missing, groups, sweep))
+            with hold(sweep):
+                asked = shlex.join(self._config.hydra.overrides.task)
+                state.expect(sweep, [each.job.folder.name for each in prepared], asked)
+                for each in missing:
+                    start.RunPlan(each.job.cfg, each.job.folder).commit()
+                    _write_hydra_files(each)
+                configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+                self._say_what_comes(prepared, missing, groups)
+                return self._results(prepared, missing, self._train(missing, groups, sweep))
         finally:
             HydraConfig.instance().cfg = hydra_before
 

@@ -74,7 +74,7 @@ def _run_state(folder: Path) -> RunState:
     rows = record.rows("timing")
     step = max(int(rows[-1]["step"] or 0) if rows else 0, summary["step"])
     num_steps = summary["config"]["trainer"]["num_steps"]
-    found = present_status(summary)
+    found = present_status(summary, folder)
     status: Status = {"completed": "done"}.get(found, found)  # type: ignore[assignment]
     rate = (rows[-1]["steps_per_second"] or 0) if rows else 0
     return RunState(

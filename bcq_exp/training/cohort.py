@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from bcq_exp.config.meaning import shared_by_stack
 from bcq_exp.config.schema import algorithm_nodes, hidden_sizes
 from bcq_exp.training.job import Job
-from bcq_exp.training.record import RunRecord
+from bcq_exp.training.record import RunRecord, hold
 
 if TYPE_CHECKING:
     from bcq_exp.engine.placement import Placement
@@ -45,13 +46,16 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
 
     Raises:
         RunStopped: after a signal, with every run's checkpoint saved.
-        UserError: if data set, environment or device cannot be had.
+        UserError: if data set, environment or device cannot be had, or another process has a run.
     """
     from bcq_exp.training import build
 
     placement = placement_of(jobs)  # says what is lacking before the data is loaded
     dataset = build.build_dataset(jobs[0].cfg)
-    with placement.in_force():
+    with ExitStack() as until_trained:
+        for job in jobs:
+            until_trained.enter_context(hold(job.folder))
+        until_trained.enter_context(placement.in_force())
         trainer = build.build_trainer(jobs, dataset, placement)
         trainer.fit()
     return [run.failure for run in trainer.runs]

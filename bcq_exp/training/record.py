@@ -21,12 +21,14 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 
+from bcq_exp import locks
+from bcq_exp.errors import UserError
 from bcq_exp.training.older import summary_of_today
 
 Table = Literal["train", "eval", "timing"]
@@ -34,6 +36,7 @@ TABLES: tuple[Table, ...] = ("train", "eval", "timing")
 COMPARED = (  # columns of eval.csv
     "return_mean", "normalized_score", "length_mean", "discounted_return_mean", "value_mean",
 )  # fmt: skip
+LOCK = ".lock"  # in a run's folder, or a sweep's: held by the process that has it in hand
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 Row = Mapping[str, float | int | None]
 
@@ -129,37 +132,45 @@ class RunRecord:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def this_process(pid: int | None = None) -> dict[str, Any]:
-    """What tells this process (or that of ``pid``) from any other, for ``summary.json``."""
-    process = psutil.Process(pid)
-    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+def this_process() -> dict[str, Any]:
+    """Who trains, for people to read in ``summary.json``."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-def is_alive(process: Mapping[str, Any]) -> bool:
-    """Whether a process of :func:`this_process` still runs; of another machine, taken to do so."""
-    if process["host"] != socket.gethostname():
-        return True
-    try:
-        return psutil.Process(process["pid"]).create_time() == process["started"]
-    except psutil.NoSuchProcess:
-        return False
+def hold(folder: Path) -> AbstractContextManager[None]:
+    """Keep a run's folder, or a sweep's, to this process inside the block.
+
+    Raises:
+        UserError: if another process has it.
+    """
+    return locks.hold(folder / LOCK, _refusal(folder))
 
 
-def present_status(summary: Mapping[str, Any]) -> str:
-    """A run's status: one said to be running whose process is gone was interrupted."""
-    process = summary.get("process")  # absent where another program wrote the summary
-    if summary["status"] == "running" and process is not None and not is_alive(process):
+def check_free(folder: Path) -> None:
+    """Look whether a folder could be held.
+
+    Raises:
+        UserError: if another process has it.
+    """
+    if locks.is_held(folder / LOCK):
+        raise UserError(_refusal(folder))
+
+
+def present_status(summary: Mapping[str, Any], folder: Path) -> str:
+    """A run's status: one said to be running that nobody has in hand was interrupted."""
+    if summary["status"] == "running" and not locks.is_held(folder / LOCK):
         return "interrupted"
     return summary["status"]
 
 
-def is_trained_elsewhere(summary: Mapping[str, Any]) -> bool:
-    """Whether another living process of this machine has the run in hand."""
-    if summary["status"] != "running":
-        return False
-    process = summary["process"]
-    here = process["host"] == socket.gethostname() and process["pid"] != os.getpid()
-    return here and is_alive(process)
+def _refusal(folder: Path) -> str:
+    what = "launching this sweep" if is_sweep(folder) else "training this run"
+    try:
+        process = (RunRecord(folder).summary() or {})["process"]
+        who = f"process {process['pid']} on {process['host']}"
+    except (OSError, ValueError, LookupError, TypeError):  # it has written none yet
+        who = "another process"
+    return f"{folder}: {who} is {what}; wait for it, or stop it first"
 
 
 def is_sweep(folder: Path) -> bool:

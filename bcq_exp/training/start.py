@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.meaning import identity
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import RunRecord, is_sweep, is_trained_elsewhere
+from bcq_exp.training import record as records
+from bcq_exp.training.record import RunRecord, is_sweep
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +29,7 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
     if is_sweep(folder):
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
     summary = record.summary()
-    if summary is not None and is_trained_elsewhere(summary):
-        raise UserError(
-            f"{folder}: process {summary['process']['pid']} is training this run; wait for it, or "
-            "stop it first"
-        )
+    records.check_free(folder)
     if summary is None:
         if cfg.resume is True and not is_sweep(folder.parent):
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")

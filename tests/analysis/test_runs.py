@@ -1,7 +1,7 @@
 """Folders as tables: which keys differ, what is odd, what is damaged."""
 
 import json
-import socket
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.report import page_data
 from bcq_exp.analysis.tables import digits, paper_table, standing_apart
 from bcq_exp.errors import UserError
+from bcq_exp.training.record import hold
 from tests.analysis.made_up import make_grid, make_run
 
 
@@ -108,12 +109,12 @@ def test_what_is_worth_an_eye_is_found(tmp_path):
     make_run(s / "2grows", [1.0], seed=2, training={"q1_mean": 2.0 ** np.arange(20)})
     make_run(s / "3dead", [1.0], seed=3, training={"kl_loss": 1e-5})
     make_run(s / "4stuck", [1.0], seed=4, training={"perturbation_abs_mean": 0.099})
-    make_run(s / "5fast", [1.0], seed=5, status="running", step=900)
-    make_run(s / "6slow", [1.0], seed=6, status="running", step=100)
-    make_run(s / "7fast", [1.0], seed=7, status="running", step=900)
-    dead = {"host": socket.gethostname(), "pid": 1, "started": 0}
-    make_run(s / "8killed", [1.0], seed=8, status="running", process=dead)
-    runs = load_runs(s)
+    make_run(s / "8killed", [1.0], seed=8, status="running")
+    with ExitStack() as running:
+        for seed, (name, step) in enumerate({"5fast": 900, "6slow": 100, "7fast": 900}.items(), 5):
+            folder = make_run(s / name, [1.0], seed=seed, status="running", step=step)
+            running.enter_context(hold(folder))
+        runs = load_runs(s)
     found = {(runs.runs["name"][f.run], f.kind) for f in findings(runs)}
     assert found == {
         ("1failed", "failed"),

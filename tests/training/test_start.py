@@ -2,12 +2,15 @@
 
 import shutil
 import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import RunRecord, this_process
-from tests.commands import TINY, bcq_exp, fit, tree
+from bcq_exp.training.record import RunRecord, present_status
+from tests.commands import TINY, bcq_exp, command, fit, tree
 from tests.same import assert_same_rows
 
 
@@ -109,16 +112,45 @@ def test_a_corrupt_checkpoint_is_one_line_and_stays(spoil, run):
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(run, tmp_path):
-    other = subprocess.Popen(["sleep", "60"])
+    code = f"""
+import pathlib, time
+from bcq_exp.training.record import hold
+with hold(pathlib.Path({str(run)!r})):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     record = RunRecord(run)
     before = record.summary()
+    process = {"host": "here", "pid": other.pid}
     try:
-        record.write_summary({**before, "status": "running", "process": this_process(other.pid)})
+        assert other.stdout.readline() == "held\n"
+        record.write_summary({**before, "status": "running", "process": process})
         done = bcq_exp(*SAME, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert f"process {other.pid} is training this run" in done.stderr
+        assert f"process {other.pid} on here is training this run" in done.stderr
+        assert present_status(record.summary(), run) == "running"
+        other.kill()
+        # not yet waited for, it is a zombie: in the table of processes, but it holds nothing
+        deadline = time.monotonic() + 10
+        while present_status(record.summary(), run) == "running":
+            assert time.monotonic() < deadline
+        assert psutil.Process(other.pid).status() == psutil.STATUS_ZOMBIE
+        assert present_status(record.summary(), run) == "interrupted"
+        assert bcq_exp(*SAME, cwd=tmp_path).returncode == 0
     finally:
         other.kill()
         other.wait()
-        record.write_summary(before)
-    assert bcq_exp(*SAME, cwd=tmp_path).returncode == 0
+
+
+def test_of_two_processes_that_start_one_run_one_is_refused(tmp_path):
+    arguments = command(*TINY, "name=twice", "trainer.num_steps=2000")
+    both = [
+        subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=100)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    assert sum("is training this run; wait for it" in text for text in said) == 1
+    rows = RunRecord(tmp_path / "multirun" / "twice").rows("train")
+    assert [row["step"] for row in rows] == list(range(40, 2001, 40))

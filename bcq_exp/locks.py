@@ -1,0 +1,80 @@
+"""Locks that a process holds while it writes something: the kernel releases them when it dies.
+
+They are advisory locks of files (``flock``), so that nothing needs to be known of processes: one
+that was killed and not yet reaped holds none. On network file systems they hold between machines
+where the system carries ``flock`` (NFS 4, Lustre mounted with ``-o flock``, GPFS, CephFS); where it
+knows none, there is one warning and no protection.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bcq_exp.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 1.0  # seconds in which those who only look at a lock have looked
+
+
+@contextmanager
+def hold(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock of a file, which is made if need be, inside the block.
+
+    Raises:
+        UserError: ``refusal``, if another process (or thread) holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=PATIENCE, thread_local=False)
+    try:
+        lock.acquire(poll_interval=0.02)
+    except Timeout:
+        raise UserError(refusal) from None
+    except (NotImplementedError, OSError) as error:
+        _warn(path.parent, str(error))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock of a file."""
+    if not path.exists():
+        return False
+    try:
+        import fcntl
+    except ImportError:  # no look without a grip
+        return _can_not_be_had(path)
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which lookers can all have
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+    return False
+
+
+def _can_not_be_had(path: Path) -> bool:
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+@cache  # one warning a place
+def _warn(folder: Path, reason: str) -> None:
+    log.warning(
+        "%s is on a file system without locks (%s): nothing keeps two processes from writing there "
+        "at once",
+        folder,
+        reason,
+    )

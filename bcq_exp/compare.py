@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcq_exp.cli.command import command
+from bcq_exp.errors import UserError
 
 if TYPE_CHECKING:
     from bcq_exp.analysis.runs import RunTables
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write ``report/index.html`` and print the table."""
+    """Write the page and print the table."""
     parser = argparse.ArgumentParser("python -m bcq_exp.compare", description=__doc__)
     parser.add_argument("runs", nargs="+", help="folders of runs or sweeps, or globs")
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder (report)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the page (of one run or sweep: report/ in its own; else report/ here)",
+    )
     parser.add_argument(
         "--which",
         choices=("last", "best"),
@@ -48,11 +53,14 @@ def _compare(options: argparse.Namespace) -> None:
     from bcq_exp.analysis.runs import load_runs
     from bcq_exp.analysis.tables import paper_table
 
-    page = options.output / "index.html"
+    page = (options.output or _home(options.runs)) / "index.html"
     while True:
         runs = load_runs(*options.runs)
         underway = options.watch is not None and (runs.runs["status"] == "running").any()
-        write_report(runs, page, options.which, options.watch if underway else None)
+        try:
+            write_report(runs, page, options.which, options.watch if underway else None)
+        except OSError as error:
+            raise UserError(f"--output {page.parent}: {error.strerror or error}") from error
         if options.format is None:
             _print(runs, options.which)
         else:
@@ -61,6 +69,12 @@ def _compare(options: argparse.Namespace) -> None:
         if not underway:
             return
         time.sleep(options.watch)
+
+
+def _home(places: Sequence[str]) -> Path:
+    """Where the report goes by itself: two comparisons do not overwrite each other's."""
+    alone = len(places) == 1 and Path(places[0]).is_dir()
+    return Path(places[0] if alone else ".", "report")
 
 
 def _print(runs: RunTables, which: str) -> None:

@@ -38,7 +38,7 @@ def write_report(
         lead: HTML to stand before all else.
     """
     data = json.dumps(page_data(runs, path.parent, which), separators=(",", ":"), allow_nan=False)
-    data = data.replace("</", r"<\/")  # no name may end the script it stands in
+    data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
     reload = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
     page = parts["page.html"]
@@ -64,7 +64,7 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
     columns = {key: summary.key_column(runs, key) for key in runs.keys}
     order = [aggregate.group for aggregate in found]
     order += [str(label) for label in labels.unique() if str(label) not in order]
-    groups, pairs = summary.improvements(runs, labels, order)
+    groups, pairs = summary.improvements(runs, labels, order, which)
     return _plain(
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,8 +87,10 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
                 "p": [[None if e is None else list(e) for e in row] for row in pairs],
             },
             "profiles": _profiles(runs, values, labels, order),
-            "marginals": {key: summary.marginal(runs, key).to_dict("list") for key in runs.keys},
-            "importance": summary.importances(runs),
+            "marginals": {
+                key: summary.marginal(runs, key, which).to_dict("list") for key in runs.keys
+            },
+            "importance": summary.importances(runs, which),
             "findings": [vars(finding) for finding in findings(runs)],
             "evaluation": _curves(runs.evaluations, runs, COMPARED, None),
             "training": _curves(runs.training, runs, runs.told, POINTS_AT_MOST),

@@ -70,10 +70,10 @@ def aggregates(runs: RunTables, labels: pd.Series, which: str = "last") -> list[
 
 
 def improvements(
-    runs: RunTables, labels: pd.Series, order: Sequence[str]
+    runs: RunTables, labels: pd.Series, order: Sequence[str], which: str = "last"
 ) -> tuple[list[str], list[list[Estimate | None]]]:
     """P(row beats column) of the first PAIRS_AT_MOST of ``order``; None where no task is shared."""
-    _, values = measure_of(runs)
+    _, values = measure_of(runs, which)
     groups = list(order)[:PAIRS_AT_MOST]
     scores = {g: scores_by_task(runs, values, labels.index[labels == g]) for g in groups}
 
@@ -85,13 +85,13 @@ def improvements(
     return groups, [[pair(x, y) for y in groups] for x in groups]
 
 
-def marginal(runs: RunTables, key: str) -> pd.DataFrame:
+def marginal(runs: RunTables, key: str, which: str = "last") -> pd.DataFrame:
     """Mean and interval of the runs at each value of one key, the others as they come.
 
     Columns value (a string), num_runs, mean, low, high; numeric values in order, and those of more
     than ``statistics.LEVELS_AT_MOST`` by quarters.
     """
-    _, values = measure_of(runs)
+    _, values = measure_of(runs, which)
     column = key_column(runs, key)
     levels = column.map(shown)
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > statistics.LEVELS_AT_MOST:
@@ -107,9 +107,9 @@ def marginal(runs: RunTables, key: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["value", "num_runs", "mean", "low", "high"])
 
 
-def importances(runs: RunTables) -> dict[str, float]:
+def importances(runs: RunTables, which: str = "last") -> dict[str, float]:
     """Each key's share of the scores' variance, and the seed's (:func:`statistics.importance`)."""
-    _, values = measure_of(runs)
+    _, values = measure_of(runs, which)
     keys = [*runs.keys, *(["seed"] if runs.runs["seed"].nunique() > 1 else [])]
     found = {key: statistics.importance(key_column(runs, key), values) for key in keys}
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bcq_exp.analysis import load_runs
-from bcq_exp.analysis.report import write_report
+from bcq_exp.analysis.report import page_data, write_report
 from tests.analysis.made_up import make_grid, make_run
 from tests.commands import bcq_exp
 
@@ -20,13 +20,13 @@ def report(tmp_path_factory):
         [],
         seed=9,
         status="failed",
-        failure="a loss is not finite at step 7 </script>",
+        failure="a loss is not finite at step 7 </script> <!--<script>",
     )
     done = bcq_exp("multirun/s", module="bcq_exp.compare", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "lmbda=1, tau=0.01" in done.stdout
     assert "error: failed: broken" in done.stdout
-    return folder / "report" / "index.html"
+    return folder / "multirun" / "s" / "report" / "index.html"
 
 
 def legends(page, plot):
@@ -73,8 +73,35 @@ def test_last_and_best_stand_apart(opened, tmp_path):
     write_report(load_runs(tmp_path / "s"), tmp_path / "report" / "index.html")
     page = opened(tmp_path / "report" / "index.html")
     assert "20.5 [20.0, 21.0]" in page.inner_text("#aggregate-table")
+    assert "By each run's last evaluation." in page.inner_text("#hyperparameters")
     page.select_option("#which", "best")
     assert "30.5 [30.0, 31.0]" in page.inner_text("#aggregate-table")
+
+
+def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp_path):
+    for lmbda, returns in ((0.0, [90.0, 10.0]), (1.0, [20.0, 30.0])):
+        for seed in range(3):
+            make_run(
+                tmp_path / "s" / f"{lmbda}-{seed}",
+                [value + seed for value in returns],
+                seed=seed,
+                changes={"algo.lmbda": lmbda},
+            )
+    data = {w: page_data(load_runs(tmp_path / "s"), tmp_path, w) for w in ("last", "best")}
+    for which, better in (("last", "lmbda=1"), ("best", "lmbda=0")):
+        found = data[which]["improvement"]
+        row = found["groups"].index(better)
+        assert found["p"][row][1 - row][0] == 1.0
+        means = dict(
+            zip(
+                *(data[which]["marginals"]["algo.lmbda"][k] for k in ("value", "mean")), strict=True
+            )
+        )
+        assert means == ({"0": 11.0, "1": 31.0} if which == "last" else {"0": 91.0, "1": 31.0})
+    write_report(load_runs(tmp_path / "s"), tmp_path / "index.html", "best")
+    page = opened(tmp_path / "index.html")
+    assert "By each run's best evaluation." in page.inner_text("#hyperparameters")
+    assert "By each run's best evaluation." in page.inner_text("#aggregates")
 
 
 def test_the_curves_are_the_means_of_their_runs(opened, report):
@@ -111,7 +138,7 @@ def test_the_table_sorts_filters_and_links(opened, report):
     assert page.locator("#run-table tbody tr:visible").count() == 1
     page.fill("#filter", "")
     link = page.locator("#run-table a").first.get_attribute("href")
-    assert link.startswith("../multirun/s/")
+    assert link.startswith("../algo.lmbda=")
     assert page.locator("#run-table .copy").first.get_attribute("title").startswith("python -m")
 
 
@@ -185,7 +212,20 @@ def test_watching_ends_with_the_runs(tmp_path):
     make_run(tmp_path / "s" / "a", [1.0])
     done = bcq_exp("s", "--watch", "0.1", module="bcq_exp.compare", cwd=tmp_path)
     assert done.returncode == 0
-    assert "http-equiv" not in (tmp_path / "report" / "index.html").read_text()[:2000]
+    assert "http-equiv" not in (tmp_path / "s" / "report" / "index.html").read_text()[:2000]
+
+
+def test_two_comparisons_do_not_overwrite_each_other(tmp_path):
+    make_run(tmp_path / "s" / "a", [1.0])
+    make_run(tmp_path / "t" / "a", [2.0])
+    for places in (["s"], ["t"], ["s", "t"]):
+        done = bcq_exp(*places, module="bcq_exp.compare", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    pages = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("index.html")}
+    assert pages == {"s/report/index.html", "t/report/index.html", "report/index.html"}
+    done = bcq_exp("s", "--output", "/dev/null", module="bcq_exp.compare", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: --output /dev/null: ")
 
 
 def test_the_commands_table_and_mistakes(tmp_path):

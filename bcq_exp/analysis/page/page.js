@@ -456,6 +456,7 @@ function start() {
   $("single").checked = DATA.runs.length <= 60;
   for (const id of ["colour", "facet", "x", "smoothing", "single", "y"]) $(id).addEventListener("change", redraw);
   $("which").value = DATA.which;
+  for (const place of document.querySelectorAll(".of-which")) place.textContent = `By each run's ${DATA.which} evaluation.`;
   $("which").addEventListener("change", drawAggregates);
   for (const id of ["heat-x", "heat-y"]) $(id).addEventListener("change", drawHeat);
   for (const button of document.querySelectorAll("[data-csv]")) {

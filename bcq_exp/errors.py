@@ -15,6 +15,10 @@ class UserError(Exception):
     """
 
 
+class Damaged(UserError):
+    """A file of ours that is not what we wrote: cut, garbled or gone."""
+
+
 class RunStopped(Exception):
     """A run that ended before its time, with everything it wrote in place.
 

@@ -21,6 +21,7 @@ COLOURS = {
     "running": "cyan",
     "failed": "red",
     "interrupted": "yellow",
+    "damaged": "red",
     "missing": "dim",
 }
 

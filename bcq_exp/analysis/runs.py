@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.config.meaning import compared
-from bcq_exp.errors import UserError
+from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.record import RunRecord, present_status
 
 ALGORITHM = "algo"
@@ -80,7 +80,7 @@ def load_runs(*places: str | Path) -> RunTables:
     summaries, notes = _summaries(records)
     read = [record for record in records if record.folder in summaries]
     if not read:
-        raise UserError(f"{folders[0]}: summary.json is not readable, and no other run was found")
+        raise UserError(f"no run is whole: {'; '.join(notes)}")
     configs = [_compared(summaries[record.folder]["config"]) for record in read]
     names = _names([record.folder for record in read])
     runs = pd.DataFrame(
@@ -130,11 +130,10 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
     for record in records:
         try:
             summary = record.summary()
-        except (OSError, json.JSONDecodeError):
-            summary = None
-        if summary is None:
-            notes.append(f"{record.folder}: summary.json is not readable; left out")
-        else:
+        except Damaged as error:
+            notes.append(f"{str(error).partition('; ')[0]}; left out")
+            continue
+        if summary is not None:
             summaries[record.folder] = summary
     return summaries, notes
 
@@ -212,8 +211,8 @@ def _tables(records: list[RunRecord], table: Any, notes: list[str]) -> pd.DataFr
         try:
             rows = record.rows(table)
             timing = record.rows("timing")
-        except (OSError, ValueError) as error:
-            notes.append(f"{record.folder.name}: {table}.csv is damaged ({error}); left out")
+        except Damaged as error:
+            notes.append(f"{str(error).partition('; ')[0]}; left out")
             continue
         path = record.folder / f"{table}.csv"
         if path.exists() and not path.read_bytes().endswith(b"\n"):

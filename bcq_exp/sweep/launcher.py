@@ -29,7 +29,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bcq_exp.config.checking import check
-from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.errors import Damaged, RunStopped, UserError, first_line
 from bcq_exp.sweep import state
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
@@ -81,7 +81,7 @@ class CohortLauncher(Launcher):
                 self._prepare(initial_job_idx + i, list(overrides))
                 for i, overrides in enumerate(job_overrides)
             ]
-            missing = _missing(prepared)
+            missing, damaged = _missing(prepared)
             groups = self._groups([each.job for each in missing])
             sweep = prepared[0].job.folder.parent
             with hold(sweep):
@@ -92,7 +92,8 @@ class CohortLauncher(Launcher):
                     _write_hydra_files(each)
                 configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
                 self._say_what_comes(prepared, missing, groups)
-                return self._results(prepared, missing, self._train(missing, groups, sweep))
+                failures = {**damaged, **self._train(missing, groups, sweep)}
+                return self._results(prepared, missing, failures)
         finally:
             HydraConfig.instance().cfg = hydra_before
 
@@ -165,11 +166,12 @@ class CohortLauncher(Launcher):
         error = RunStopped(
             "\n".join([f"{len(failures)} of {len(prepared)} runs failed:", *said]), status=1
         )
-        for each in missing:
+        for each in prepared:
             if each.job.folder in failures:
                 each.result.return_value = error
                 each.result.status = JobStatus.FAILED
-            else:
+        for each in missing:
+            if each.job.folder not in failures:
                 _complete(each)
             self._context.callbacks.on_job_end(config=each.full, job_return=each.result)
         return [each.result for each in prepared]
@@ -190,8 +192,8 @@ class CohortLauncher(Launcher):
         )
 
 
-def _missing(prepared: Sequence[Prepared]) -> list[Prepared]:
-    """The jobs that are not complete; the complete ones get their result.
+def _missing(prepared: Sequence[Prepared]) -> tuple[list[Prepared], dict[Path, str]]:
+    """The jobs that are not complete, and which cannot go on, why; the complete get their result.
 
     Raises:
         UserError: for two jobs of one folder, or a folder with another configuration's run.
@@ -201,16 +203,21 @@ def _missing(prepared: Sequence[Prepared]) -> list[Prepared]:
         if each.job.folder in folders:
             raise UserError(f"two runs of the sweep map to one folder: {each.job.folder}")
         folders.add(each.job.folder)
+    missing, damaged = [], {}
     for each in prepared:
-        start.check_folder(each.job.cfg, each.job.folder)
-    missing = []
-    for each in prepared:
-        summary = RunRecord(each.job.folder).summary()
-        if each.job.cfg.resume != "restart" and start.is_completed(each.job.cfg, summary):
-            _complete(each)
-        else:
-            missing.append(each)
-    return missing
+        job = each.job
+        try:
+            start.check_folder(job.cfg, job.folder)
+            if job.cfg.resume == "restart":
+                missing.append(each)
+            elif start.is_completed(job.cfg, RunRecord(job.folder).summary()):
+                _complete(each)
+            else:
+                start.check_whole(job.folder)
+                missing.append(each)
+        except Damaged as error:
+            damaged[job.folder] = str(error)
+    return missing, damaged
 
 
 def _train_group(jobs: Sequence[Job]) -> list[str | None]:

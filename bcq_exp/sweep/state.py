@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bcq_exp.errors import UserError
+from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.record import (
     SWEEP_FILE,
     RunRecord,
@@ -20,7 +20,7 @@ from bcq_exp.training.record import (
     write_atomically,
 )
 
-Status = Literal["done", "running", "failed", "interrupted", "missing"]
+Status = Literal["done", "running", "failed", "interrupted", "missing", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunState:
         step, num_steps: gradient steps taken, and to take; 0 where it has not begun.
         seconds_left: while it runs, at its last rate.
         last_return: mean return of its last evaluation.
-        reason: why it failed.
+        reason: why it failed, or which file is damaged.
     """
 
     name: str
@@ -68,10 +68,12 @@ def run_states(folder: Path) -> list[RunState]:
 
 def _run_state(folder: Path) -> RunState:
     record = RunRecord(folder)
-    summary = record.summary()
+    try:
+        summary, rows = record.summary(), record.rows("timing")
+    except Damaged as error:
+        return RunState(folder.name, "damaged", reason=str(error))
     if summary is None:
         return RunState(folder.name, "missing")
-    rows = record.rows("timing")
     step = max(int(rows[-1]["step"] or 0) if rows else 0, summary["step"])
     num_steps = summary["config"]["trainer"]["num_steps"]
     found = present_status(summary, folder)

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from bcq_exp.errors import UserError, first_line
+from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.training.older import checkpoint_of_today
 from bcq_exp.training.record import atomic_path
 
@@ -39,19 +39,20 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         torch.save(dict(checkpoint), temporary)
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+def load(path: Path, *, lazily: bool = False) -> Checkpoint:
+    """Read a checkpoint onto the CPU; ``lazily`` reads tensors when they are used.
 
     Raises:
-        UserError: if there is none, or it is no checkpoint of this format.
+        UserError: if there is none.
+        Damaged: if it is no checkpoint of this format.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no checkpoint") from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from error
+    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
+        raise Damaged(f"{path}: not a readable checkpoint ({first_line(error)})") from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found not in (1, FORMAT):
-        raise UserError(f"{path}: not a checkpoint of format {FORMAT}, nor of format 1")
+        raise Damaged(f"{path}: not a checkpoint of format {FORMAT}, nor of format 1")
     return checkpoint if found == FORMAT else checkpoint_of_today(checkpoint)  # type: ignore[return-value]

@@ -66,7 +66,7 @@ def _step(job: Job) -> int:
 
     path = RunRecord(job.folder).checkpoint
     goes_on = path.exists() and job.cfg.resume != "restart"
-    return checkpoint.load(path)["step"] if goes_on else 0
+    return checkpoint.load(path, lazily=True)["step"] if goes_on else 0
 
 
 def _optimizers(job: Job) -> str:

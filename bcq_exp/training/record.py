@@ -20,15 +20,16 @@ import csv
 import json
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
 from bcq_exp import locks
-from bcq_exp.errors import UserError
+from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.training.older import summary_of_today
 
 Table = Literal["train", "eval", "timing"]
@@ -37,6 +38,7 @@ COMPARED = (  # columns of eval.csv
     "return_mean", "normalized_score", "length_mean", "discounted_return_mean", "value_mean",
 )  # fmt: skip
 LOCK = ".lock"  # in a run's folder, or a sweep's: held by the process that has it in hand
+SUMMARY = {"status", "failure", "step", "last", "best", "dataset", "config", "seed"}  # at least
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 Row = Mapping[str, float | int | None]
 
@@ -68,18 +70,23 @@ class RunRecord:
             writer.writerow(row)
 
     def rows(self, table: Table) -> list[dict[str, float | None]]:
-        """The complete rows of a CSV file; a half-written last line is left out."""
+        """The complete rows of a CSV file; a half-written last line is left out.
+
+        Raises:
+            Damaged: if what is there is no table of numbers.
+        """
         path = self._csv(table)
         if not path.exists():
             return []
-        header, *lines = path.read_text().split("\n")
-        names = next(csv.reader([header]))
-        cells = [next(csv.reader([line.strip("\r")])) for line in lines[:-1] if line]
-        return [
-            {name: _number(cell) for name, cell in zip(names, row, strict=True)}
-            for row in cells
-            if len(row) == len(names)
-        ]
+        with _whole(path):
+            header, *lines = path.read_text().split("\n")
+            names = next(csv.reader([header]))
+            cells = [next(csv.reader([line.strip("\r")])) for line in lines[:-1] if line]
+            return [
+                {name: _number(cell) for name, cell in zip(names, row, strict=True)}
+                for row in cells
+                if len(row) == len(names)
+            ]
 
     def append_episodes(self, step: int, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Add an evaluation's episodes, (E,) each, to ``eval_returns.npz``."""
@@ -92,7 +99,7 @@ class RunRecord:
         path = self.folder / "eval_returns.npz"
         if not path.exists():
             return {}
-        with np.load(path) as file:
+        with _whole(path), np.load(path) as file:
             return dict(file)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -102,9 +109,24 @@ class RunRecord:
         )
 
     def summary(self) -> dict[str, Any] | None:
-        """``summary.json``, or ``None`` where no run has begun."""
+        """``summary.json``, or ``None`` where no run has begun.
+
+        Raises:
+            Damaged: if it is none.
+        """
         path = self.folder / "summary.json"
-        return summary_of_today(json.loads(path.read_text())) if path.exists() else None
+        if not self.has_begun:
+            return None
+        with _whole(path):
+            found = json.loads(path.read_bytes())
+            if not isinstance(found, dict) or not found.keys() >= SUMMARY:
+                raise ValueError("not a run's summary")
+            return summary_of_today(found)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a summary, whole or not."""
+        return (self.folder / "summary.json").exists()
 
     def rewind(self, step: int) -> None:
         """Forget every row after ``step``: a run that goes on from there writes them anew."""
@@ -117,7 +139,8 @@ class RunRecord:
     def _rewind_table(self, path: Path, step: int) -> None:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         header, *rows = [line for line in lines if line.endswith(b"\n")] or [b""]
-        kept = [row for row in rows if int(row.split(b",")[0]) <= step]
+        with _whole(path):
+            kept = [row for row in rows if int(row.split(b",")[0]) <= step]
         if header:
             write_atomically(path, header + b"".join(kept))
         else:  # a kill while the header was written
@@ -130,6 +153,18 @@ class RunRecord:
         path = self.folder / "eval_returns.npz"
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say in one line that a file is damaged, whatever its reader makes of it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
+        raise Damaged(
+            f"{path} is damaged ({type(error).__name__}: {first_line(error)}); resume=restart sets "
+            "the run aside"
+        ) from error
 
 
 def this_process() -> dict[str, Any]:
@@ -168,7 +203,7 @@ def _refusal(folder: Path) -> str:
     try:
         process = (RunRecord(folder).summary() or {})["process"]
         who = f"process {process['pid']} on {process['host']}"
-    except (OSError, ValueError, LookupError, TypeError):  # it has written none yet
+    except (Damaged, LookupError, TypeError):  # it has written none yet
         who = "another process"
     return f"{folder}: {who} is {what}; wait for it, or stop it first"
 

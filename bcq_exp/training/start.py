@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.meaning import identity
 from bcq_exp.errors import UserError
 from bcq_exp.training import record as records
-from bcq_exp.training.record import RunRecord, is_sweep
+from bcq_exp.training.record import TABLES, RunRecord, is_sweep
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
         UserError: if an earlier run must not be continued (``resume=false``), has another
             configuration, is missing (``resume=true``) or in another process's hands; or the folder
             is a sweep's.
+        Damaged: if its summary is, and it is not to be set aside.
     """
     record = RunRecord(folder)
     if is_sweep(folder):
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
-    summary = record.summary()
     records.check_free(folder)
-    if summary is None:
+    if not record.has_begun:
         if cfg.resume is True and not is_sweep(folder.parent):
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")
         return
@@ -40,7 +40,25 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
             "continue it or resume=restart to set it aside"
         )
     if cfg.resume != "restart":
+        summary = record.summary()
+        assert summary is not None
         check_continues(cfg, summary, folder)
+
+
+def check_whole(folder: Path) -> None:
+    """Look at what a run that goes on will read.
+
+    Raises:
+        Damaged: naming the first file that is.
+    """
+    from bcq_exp.training import checkpoint
+
+    record = RunRecord(folder)
+    for table in TABLES:
+        record.rows(table)
+    record.episodes()
+    if record.checkpoint.exists():
+        checkpoint.load(record.checkpoint, lazily=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class RunPlan:
 
     def commit(self) -> None:
         """With ``resume=restart`` set an earlier run of the folder aside."""
-        if self.cfg.resume == "restart" and RunRecord(self.folder).summary() is not None:
+        if self.cfg.resume == "restart" and RunRecord(self.folder).has_begun:
             set_aside(self.folder)
 
 

@@ -63,7 +63,7 @@ def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):
     assert "c: no evaluation yet" in said
     assert "several data sets (made/up-v0, other/set-v0)" in said
     assert "different lengths (1000, 2000, 3000 steps)" in said
-    assert "summary.json is not readable" in said
+    assert "summary.json is damaged" in said
     assert len(runs.evaluations) == 5
 
 

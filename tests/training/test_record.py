@@ -7,7 +7,7 @@ import pytest
 
 from bcq_exp.errors import UserError
 from bcq_exp.training import checkpoint
-from bcq_exp.training.record import RunRecord, atomic_path, write_atomically
+from bcq_exp.training.record import SUMMARY, RunRecord, atomic_path, write_atomically
 
 
 @pytest.fixture
@@ -94,10 +94,11 @@ def test_an_empty_folder_has_no_rows(tmp_path):
 
 
 def test_the_summary_is_replaced(record, tmp_path):
-    record.write_summary({"status": "running", "best": None})
-    record.write_summary({"status": "completed"})
-    assert record.summary() == {"status": "completed"}
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "completed"}
+    whole = dict.fromkeys(SUMMARY) | {"config": {"algo": {"_target_": "x"}}}
+    record.write_summary({**whole, "status": "running", "more": 1})
+    record.write_summary({**whole, "status": "completed"})
+    assert record.summary() == {**whole, "status": "completed"}
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "completed"
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):

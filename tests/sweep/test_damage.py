@@ -1,0 +1,72 @@
+"""Damaged files of one run: it is named, the others go on."""
+
+import shutil
+
+import pytest
+
+from bcq_exp.analysis import load_runs
+from bcq_exp.errors import Damaged
+from bcq_exp.sweep.state import run_states
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, bcq_exp
+
+SWEEP = (*TINY, "-m", "name=s", "seed=0,1", "trainer.num_steps=120")
+SUMMARIES = [b"", b"{}", b"[]", b"null", b"\xff\xfe\x00", b'{"status": "completed"', b"7"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("damage")
+    done = bcq_exp(*SWEEP, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "multirun" / "s"
+
+
+@pytest.fixture
+def sweep(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "multirun" / "s")
+
+
+@pytest.mark.parametrize("content", SUMMARIES, ids=repr)
+def test_a_bad_summary_is_listed_and_left_out(content, sweep):
+    (sweep / "seed=0" / "summary.json").write_bytes(content)
+    with pytest.raises(Damaged) as said:
+        RunRecord(sweep / "seed=0").summary()
+    assert "\n" not in str(said.value) and "seed=0/summary.json is damaged" in str(said.value)
+    assert [state.status for state in run_states(sweep)] == ["damaged", "done"]
+    runs = load_runs(sweep)
+    assert list(runs.runs["seed"]) == [1]
+    assert any("seed=0/summary.json is damaged" in note for note in runs.notes)
+
+
+@pytest.mark.parametrize("table", ["train", "eval", "timing"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00\n", b"step,x\n1,\xc3\x28\n", b"step,x\na,b\n"])
+def test_garbage_in_a_table_is_said(table, content, sweep):
+    (sweep / "seed=0" / f"{table}.csv").write_bytes(content)
+    with pytest.raises(Damaged, match=f"{table}.csv is damaged"):
+        RunRecord(sweep / "seed=0").rows(table)
+    if table == "timing":
+        assert [state.status for state in run_states(sweep)] == ["damaged", "done"]
+    assert any(f"{table}.csv is damaged" in note for note in load_runs(sweep).notes)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda run: (run / "summary.json").write_bytes(b"{}"),
+        lambda run: (run / "train.csv").write_bytes(b"step,x\na,b\n"),
+        lambda run: (run / "eval_returns.npz").write_bytes(b"PK cut"),
+        lambda run: ((run / "checkpoint.pt").unlink(), (run / "checkpoint.pt").mkdir()),
+    ],
+    ids=["summary", "train", "episodes", "checkpoint is a folder"],
+)
+def test_going_on_with_a_sweep_leaves_the_damaged_run_and_trains_the_others(spoil, sweep):
+    spoil(sweep / "seed=0")
+    done = bcq_exp(*SWEEP, "trainer.num_steps=180", cwd=sweep.parents[1])
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "1 of 2 runs failed" in done.stderr and "seed=0" in done.stderr
+    assert RunRecord(sweep / "seed=1").summary()["step"] == 180
+    again = bcq_exp(*SWEEP, "trainer.num_steps=180", "resume=restart", cwd=sweep.parents[1])
+    assert again.returncode == 0, again.stderr
+    assert [state.status for state in run_states(sweep)] == ["done", "done"]

@@ -29,6 +29,8 @@ MISTAKES = [
     (["+algo.extra=1"], "algo.extra"),
     (["dataset=minari"], "dataset.id: give it a value, dataset.id=..."),
     (["name=../outside"], "name=../outside: letters, digits"),
+    (["name=" + "a" * 300], "name=aaaaaaaaaaaaaaaaaaaa...: 300 bytes; at most 180"),
+    (["name=ünï"], """a character that has to stand in quotes, 'name='"'"'ünï'"'"''"""),
     (["resume=true"], "resume=true: multirun/ holds no run"),
     (["resume=true", "name=absent"], "resume=true: multirun/absent holds no run"),
 ]
@@ -56,6 +58,10 @@ LATE = [
         "no/such-v0",
     ),
     pytest.param(["dataset=d4rl_hdf5", "dataset.path=none.hdf5"], "none.hdf5"),
+    pytest.param(
+        ["trainer.batch_size=99999999999", "dataset.num_steps=2000", "logger=none"],
+        "not enough memory (",
+    ),
     pytest.param(
         ["trainer.device=cuda", "dataset.num_steps=2000"],
         "trainer.device=cuda: this machine has 0 CUDA devices",

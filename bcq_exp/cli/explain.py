@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -45,6 +46,11 @@ def one_line(error: BaseException) -> str:
         if isinstance(link, OmegaConfBaseException) and (line := _key_error(link, str(error))):
             return line
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("LexerNoViableAltException: "):
+        override = lines[0].partition(": ")[2]
+        key, _, value = override.partition("=")
+        quoted = f"{key}='{value}'"
+        return f"{override}: a character that has to stand in quotes, {shlex.quote(quoted)}"
     if "Config search path:" in lines:  # a choice that does not exist
         lines = lines[: lines.index("Config search path:")]
         head, _, *options = lines

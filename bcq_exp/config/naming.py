@@ -26,6 +26,11 @@ def run_name(name: str | None, resume: Any) -> str:
             raise UserError(
                 f"name={name}: letters, digits and any of _ - . = , + @ (it names a folder)"
             )
+        if len(str(name).encode()) > LONGEST_FOLDER_NAME:
+            raise UserError(
+                f"name={str(name)[:20]}...: {len(str(name).encode())} bytes; at most "
+                f"{LONGEST_FOLDER_NAME} (it names a folder)"
+            )
         return str(name)
     if resume is True:
         checkpoints = sorted(Path("multirun").glob("*/checkpoint.pt"), key=_modified)

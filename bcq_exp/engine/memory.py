@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import psutil
 import torch
 
 from bcq_exp.algorithm.losses import ROWS_AT_ONCE
+from bcq_exp.errors import UserError, first_line
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -31,6 +33,24 @@ def keep_freed_memory() -> bool:
     return bool(
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     )
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Say in one line that there is not enough, whichever library finds out.
+
+    Raises:
+        UserError: then.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        raise UserError(
+            f"not enough memory ({first_line(error)}); a smaller trainer.batch_size, smaller "
+            "networks, or a smaller hydra.launcher.group_size"
+        ) from error
 
 
 def free_bytes(device: torch.device) -> int:

@@ -48,11 +48,12 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
         RunStopped: after a signal, with every run's checkpoint saved.
         UserError: if data set, environment or device cannot be had, or another process has a run.
     """
+    from bcq_exp.engine.memory import enough_memory
     from bcq_exp.training import build
 
     placement = placement_of(jobs)  # says what is lacking before the data is loaded
     dataset = build.build_dataset(jobs[0].cfg)
-    with ExitStack() as until_trained:
+    with enough_memory(), ExitStack() as until_trained:
         for job in jobs:
             until_trained.enter_context(hold(job.folder))
         until_trained.enter_context(placement.in_force())

@@ -123,7 +123,7 @@ def _collected_by_run(cfg: DictConfig, agent: str | None) -> tuple[Env, list[Epi
     from bcq_exp.training import restore
 
     assert agent is not None
-    steps, make_env = restore.load_collected(agent, cfg.num_steps)
+    steps, make_env = restore.load_collected(agent, cfg.num_steps, trusted=_trusts(cfg))
     return make_env(), behaviour.as_episodes(steps)
 
 
@@ -140,13 +140,18 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
         torch.set_num_threads(
             1
         )  # one observation has no work for two, who then wait for each other
-        acting, make_env = restore.load_agent(agent)
+        acting, make_env = restore.load_agent(agent, trusted=_trusts(cfg))
         env = make_env() if cfg.env is None else environments.make(cfg.env)
         return env, restore.as_behaviour(acting, cfg.seed)
     env = environments.make(cfg.env)
     if cfg.behaviour == "random":
         return env, behaviour.UniformRandom(check_action_space(cfg.id, env.action_space))
     return env, behaviour.scripted(cfg.env)
+
+
+def _trusts(cfg: DictConfig) -> bool:
+    """Whether the agent's run may name anyone's code: one of our own training may."""
+    return cfg.trust or cfg.behaviour == "ddpg"
 
 
 def _how(cfg: DictConfig, agent: str | None, num_steps: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from bcq_exp.cli.entry import entry
 def main(cfg: DictConfig) -> float:
     from bcq_exp.training import evaluation, restore, video
 
-    agent, make_env = restore.load_agent(cfg.run, cfg.device)
+    agent, make_env = restore.load_agent(cfg.run, cfg.device, trusted=cfg.trust)
     evaluator = evaluation.Evaluator(make_env, cfg.num_episodes, cfg.seed)
     results = evaluator.evaluate(agent)
     evaluator.close()

@@ -237,6 +237,7 @@ class EvaluateConfig:
     num_episodes: int = key(COUNT)
     seed: int = key(NATURAL)
     device: str = key(DEVICE)
+    trust: bool = False
     video: str | None = key(Matching(r".+\.(gif|mp4)", "a path ending in .gif or .mp4"), None)
 
 
@@ -266,6 +267,7 @@ class CollectConfig:
     env: str | None = None
     behaviour: str = key(OneOf(("scripted", "random", "run", "ddpg")))
     run: str | None = None
+    trust: bool = False
     record: str = key(OneOf(("policy", "buffer")))
     agent: CollectingAgentConfig = field(default_factory=CollectingAgentConfig)
     num_steps: int | None = key(COUNT, None)

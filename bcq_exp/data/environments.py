@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -75,23 +76,46 @@ def find_spec(source: str, env: str) -> EnvSpec:
         ) from error
 
 
-def parse_spec(source: str, text: str) -> EnvSpec:
-    """An EnvSpec from the JSON in a data set's metadata.
+def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
+    """An EnvSpec from the JSON in a data set's metadata or a checkpoint.
+
+    Unless it is ``trusted``, the code that it runs is not its own: the environment is the
+    registered one of its id, whatever entry point the text has, and its wrappers are Gymnasium's.
 
     Raises:
-        DataError: text that is no environment specification.
+        DataError: text that is no environment specification, or of code that is not registered.
     """
     try:
         stored = json.loads(text)
         for field in _GONE_FIELDS:
             stored.pop(field, None)
         stored.setdefault("additional_wrappers", [])
-        return EnvSpec.from_json(json.dumps(stored))
+        spec = EnvSpec.from_json(json.dumps(stored))
     except (ValueError, TypeError, AttributeError, gym.error.Error) as error:
         raise DataError(
             f"data set {source!r}: its environment specification cannot be read "
             f"({first_line(error)}); set dataset.env to the environment's id"
         ) from error
+
+    return spec if trusted else _registered(source, spec)
+
+
+def _registered(source: str, spec: EnvSpec) -> EnvSpec:
+    """A stranger's specification with the entry points that this process knows."""
+    known = gym.registry.get(spec.id)
+    foreign = [
+        wrapper.entry_point
+        for wrapper in spec.additional_wrappers
+        if not str(wrapper.entry_point).startswith("gymnasium.wrappers.")
+    ]
+    if known is None or foreign:
+        what = f"wrapper {foreign[0]!r}" if foreign else f"environment {spec.id!r}"
+        raise DataError(
+            f"data set {source!r}: {what} is not one that Gymnasium has registered, and code that "
+            "a file names is not run; set dataset.env to 'module:id', or trust=true for a run's "
+            "folder that you trust"
+        )
+    return replace(spec, entry_point=known.entry_point, vector_entry_point=known.vector_entry_point)
 
 
 def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
@@ -143,24 +167,25 @@ def to_state(
     }
 
 
-def spec_of_state(state: dict[str, Any]) -> EnvSpec:
-    """The specification in :func:`to_state`'s values.
+def spec_of_state(state: dict[str, Any], *, trusted: bool = False) -> EnvSpec:
+    """The specification in :func:`to_state`'s values, as :func:`parse_spec` reads it.
 
     Raises:
-        DataError: none was written down.
+        DataError: none was written down, or it is of code that is not registered.
     """
     if state["spec"] is None:
         raise DataError(f"data set {state['source']!r}: its environment could not be written down")
-    return parse_spec(state["source"], state["spec"])
+    return parse_spec(state["source"], state["spec"], trusted=trusted)
 
 
-def from_state(state: dict[str, Any], **kwargs: Any) -> gym.Env:
+def from_state(state: dict[str, Any], *, trusted: bool = False, **kwargs: Any) -> gym.Env:
     """The environment of :func:`to_state`, with flat observations; ``kwargs`` for ``gym.make``.
 
     Raises:
         DataError: no environment was written down, or it cannot be made here.
     """
-    return flatten_env(make_raw(state["source"], spec_of_state(state), **kwargs))
+    spec = spec_of_state(state, trusted=trusted)
+    return flatten_env(make_raw(state["source"], spec, **kwargs))
 
 
 def make(env: str, **kwargs: Any) -> gym.Env:

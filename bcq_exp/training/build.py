@@ -69,7 +69,7 @@ def build_dataset(cfg: DictConfig) -> Task:
     Raises:
         UserError: whatever is wrong with it, in one line.
     """
-    return instantiate(cfg.dataset)
+    return instantiate(cfg.dataset, _recursive_=False)
 
 
 def build_engine(

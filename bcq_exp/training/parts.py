@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
@@ -17,12 +17,14 @@ from bcq_exp.algorithm.actions import ActionMap
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.networks import check_broadcasts, choose_compute_dtype, is_pure
 from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
+from bcq_exp.config.meaning import flattened
 from bcq_exp.config.schema import algorithm_nodes
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import init_seed
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.ranges import CONSTANT
 
+OURS = "bcq_exp.algorithm."
 Place = Callable[[nn.Module], nn.Module]
 
 
@@ -42,6 +44,59 @@ def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
             f"{', '.join(sorted(read))}"
         )
     return found
+
+
+def check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a stored configuration that names code of anyone else's: making it runs that code.
+
+    Each of its nodes may have one ``_target_``, of :mod:`bcq_exp.algorithm`; those of data set and
+    trainer are not made from it.
+
+    Raises:
+        UserError: for any other, for what else Hydra reads when it makes an object, and for
+            interpolations, which call functions.
+    """
+    for key, value in flattened(config):
+        name = key.rpartition(".")[2]
+        if key.count(".") == 1 and name == "_target_" and not key.startswith("dataset."):
+            if _is_ours(str(value)):
+                continue
+        elif key.startswith("dataset.") or not (
+            _is_special(name) or _holds(value, _is_special) or _holds(value, _interpolates)
+        ):
+            continue
+        raise UserError(
+            f"{where}: its checkpoint says {key}={value}, which is none of ours; trust=true makes "
+            "it, if you trust where the folder comes from"
+        )
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a path names a class of an algorithm's modules, not one that they import."""
+    if not path.startswith(OURS):
+        return False
+    try:
+        found = resolve_name(path)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return isinstance(found, type) and found.__module__.startswith(OURS)
+
+
+def _is_special(text: Any) -> bool:
+    return isinstance(text, str) and len(text) > 2 and text[0] == text[-1] == "_"
+
+
+def _interpolates(text: Any) -> bool:
+    return isinstance(text, str) and "${" in text
+
+
+def _holds(value: Any, is_so: Callable[[Any], bool]) -> bool:
+    """Whether a value, or anything in it, is so."""
+    if isinstance(value, Mapping):
+        return any(_holds(x, is_so) for pair in value.items() for x in pair)
+    if isinstance(value, list | tuple):
+        return any(_holds(x, is_so) for x in value)
+    return is_so(value)
 
 
 def build_algorithm(
@@ -117,7 +172,7 @@ def _optimizer(node: DictConfig, num_steps: int) -> OptimizerFactory:
     options = dict(node)
     name, final = options.pop("schedule", CONSTANT), options.pop("final_lr_fraction", 0.0)
     schedule = schedule_named(name, num_steps, final)
-    return instantiate(options, _partial_=True)(schedule=schedule)
+    return instantiate(options, _partial_=True, _recursive_=False)(schedule=schedule)
 
 
 def _network(name: str, node: DictConfig, place: Place) -> Callable[..., nn.Module]:
@@ -127,7 +182,8 @@ def _network(name: str, node: DictConfig, place: Place) -> Callable[..., nn.Modu
     """
 
     def make(*, obs_dim: int, act_dim: int, **bounds: Any) -> nn.Module:
-        network = place(instantiate(node, obs_dim=obs_dim, act_dim=act_dim, **bounds))
+        sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "_recursive_": False}
+        network = place(instantiate(node, **sizes, **bounds))
         if is_pure(network):
             try:
                 check_broadcasts(network, obs_dim, act_dim)

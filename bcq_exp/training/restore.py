@@ -19,17 +19,24 @@ from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
-from bcq_exp.training.parts import build_algorithm
+from bcq_exp.training.parts import build_algorithm, check_names_only_ours
 from bcq_exp.training.record import RunRecord, write_atomically
 
 
-def load_agent(folder: str | Path, device: str = "auto") -> tuple[Agent, EnvMaker]:
+def load_agent(
+    folder: str | Path, device: str = "auto", *, trusted: bool = False
+) -> tuple[Agent, EnvMaker]:
     """The agent of a run's checkpoint, and what makes its environment.
 
+    Args:
+        trusted: whether the checkpoint may name code beyond ours and Gymnasium's.
+
     Raises:
-        UserError: if there is no readable checkpoint, or no such device.
+        UserError: if there is no readable checkpoint, no such device, or it names such code.
     """
     saved = _checkpoint(folder)
+    if not trusted:
+        check_names_only_ours(saved["config"], f"run={folder}")
     cfg: Any = OmegaConf.create(saved["config"])
     cfg.trainer.device = device
     placement = place(cfg.trainer, hidden_sizes(cfg))
@@ -38,12 +45,12 @@ def load_agent(folder: str | Path, device: str = "auto") -> tuple[Agent, EnvMake
     algorithm.load_state_dict(saved["engine"]["algorithm"])
     scaling = saved["normalization"]
     normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
-    make_env = partial(environments.from_state, saved["environment"])
+    make_env = partial(environments.from_state, saved["environment"], trusted=trusted)
     return Agent.of(algorithm, normalizer), make_env
 
 
 def load_collected(
-    folder: str | Path, num_steps: int | None = None
+    folder: str | Path, num_steps: int | None = None, *, trusted: bool = False
 ) -> tuple[dict[str, np.ndarray], EnvMaker]:
     """The first steps, or all, that a run with ``dataset=online`` took; its environment's maker.
 
@@ -57,7 +64,7 @@ def load_collected(
         raise UserError(f"num_steps={num_steps}: the run in {folder} has taken {saved['step']}")
     collected = saved["engine"]["collected"].items()
     steps = {name: values[:num_steps].numpy() for name, values in collected}
-    return steps, partial(environments.from_state, saved["environment"])
+    return steps, partial(environments.from_state, saved["environment"], trusted=trusted)
 
 
 def origin(folder: str | Path) -> dict[str, Any]:

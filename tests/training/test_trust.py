@@ -1,0 +1,97 @@
+"""A stranger's folder runs none of its own code."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from bcq_exp.data.environments import parse_spec
+from bcq_exp.data.transitions import DataError
+from bcq_exp.errors import UserError
+from bcq_exp.training import restore
+from bcq_exp.training.evaluation import Evaluator
+from tests.commands import bcq_exp
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A run of someone else's; ``touched`` in it is what their code would make."""
+    return shutil.copytree(trained, tmp_path / "stranger")
+
+
+def spoiled(folder, change):
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    change(saved)
+    torch.save(saved, folder / "checkpoint.pt")
+
+
+def spec_of(saved, **changes):
+    spec = json.loads(saved["environment"]["spec"]) | changes
+    saved["environment"]["spec"] = json.dumps(spec)
+
+
+WRAPPER = {"name": "W", "entry_point": "subprocess:Popen", "kwargs": {}}
+CONFIGS = {
+    "a target": lambda c, t: c["actor"].update(_target_="pathlib.Path.touch"),
+    "a nested target": lambda c, t: c["actor"].update(
+        hidden_sizes={"_target_": "pathlib.Path.touch", "self": t}
+    ),
+    "one in a list": lambda c, t: c["critic"].update(
+        hidden_sizes=[{"_target_": "pathlib.Path.touch", "self": t}]
+    ),
+    "an algorithm": lambda c, t: c["algo"].update(_target_="subprocess.Popen"),
+    "what ours import": lambda c, t: c["actor"].update(
+        _target_="bcq_exp.algorithm.networks.torch.os.system"
+    ),
+    "positions": lambda c, t: c["actor"].update(_args_=["touch"]),
+    "an optimizer": lambda c, t: c["actor_optim"].update(_target_="os.system"),
+    "an interpolation": lambda c, t: c["actor"].update(phi="${oc.env:HOME}"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_that_names_other_code_is_refused(name, folder):
+    touched = folder / "touched"
+    spoiled(folder, lambda saved: CONFIGS[name](saved["config"], str(touched)))
+    with pytest.raises(UserError) as refused:
+        restore.load_agent(folder, "cpu")
+    assert "trust=true" in str(refused.value) and "\n" not in str(refused.value)
+    assert not touched.exists()
+
+
+def test_an_entry_point_of_a_registered_environment_is_the_registered_one(folder):
+    spoiled(folder, lambda saved: spec_of(saved, entry_point="subprocess:check_output"))
+    agent, make_env = restore.load_agent(folder, "cpu")
+    evaluator = Evaluator(make_env, 1, seed=0)
+    assert evaluator.evaluate(agent).lengths.tolist() == [200]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "Mine-v0", "entry_point": "subprocess:check_output"},
+        {"additional_wrappers": [WRAPPER]},
+    ],
+    ids=["an environment", "a wrapper"],
+)
+def test_an_environment_that_is_not_registered_is_refused(changes, folder, tmp_path):
+    spoiled(folder, lambda saved: spec_of(saved, **changes))
+    done = bcq_exp(f"run={folder}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "is not one that Gymnasium has registered" in done.stderr
+
+
+def test_who_is_trusted_may_name_anything(folder):
+    spoiled(
+        folder, lambda saved: spec_of(saved, id="Mine-v0", max_episode_steps=7, reward_threshold=1)
+    )
+    agent, make_env = restore.load_agent(folder, "cpu", trusted=True)
+    assert Evaluator(make_env, 1, seed=0).evaluate(agent).lengths.tolist() == [7]
+
+
+def test_a_data_sets_specification_is_read_the_same_way():
+    with pytest.raises(DataError, match="set dataset.env to 'module:id'"):
+        parse_spec("x", json.dumps({"id": "Mine-v0", "entry_point": "subprocess:check_output"}))
+    spec = parse_spec("x", json.dumps({"id": "Pendulum-v1", "entry_point": "os:system"}))
+    assert spec.entry_point == "gymnasium.envs.classic_control.pendulum:PendulumEnv"

@@ -35,6 +35,7 @@ def test_the_counts_of_each_budget():
         assert len(set(folders)) == len(folders) == made.num_learners
 
 
+@pytest.mark.slow
 def test_data_are_named_by_all_that_determines_them():
     before = ids(plan("budget=small"))
     assert before["Hopper-v5", "imperfect", 1].startswith("bcq_paper/Hopper-v5/imperfect-")

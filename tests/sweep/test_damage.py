@@ -50,6 +50,7 @@ def test_garbage_in_a_table_is_said(table, content, sweep):
     assert any(f"{table}.csv is damaged" in note for note in load_runs(sweep).notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [

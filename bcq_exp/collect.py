@@ -137,9 +137,7 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
 
         from bcq_exp.training import restore
 
-        torch.set_num_threads(
-            1
-        )  # one observation has no work for two, who then wait for each other
+        torch.set_num_threads(1)  # one observation has no work for two: they would wait
         acting, make_env = restore.load_agent(agent, trusted=_trusts(cfg))
         env = make_env() if cfg.env is None else environments.make(cfg.env)
         return env, restore.as_behaviour(acting, cfg.seed)

@@ -16,7 +16,19 @@ class UserError(Exception):
 
 
 class Damaged(UserError):
-    """A file of ours that is not what we wrote: cut, garbled or gone."""
+    """A file of ours that is not what we wrote: cut, garbled or gone.
+
+    Args:
+        what: the file, and what is wrong with it.
+        advice: what a run that is to go on can do.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what, advice)
+        self.what, self.advice = what, advice
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.advice}" if self.advice else self.what
 
 
 class RunStopped(Exception):

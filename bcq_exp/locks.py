@@ -51,7 +51,7 @@ def is_held(path: Path) -> bool:
     try:
         import fcntl
     except ImportError:  # no look without a grip
-        return _can_not_be_had(path)
+        return _is_held_by_trying(path)
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which lookers can all have
@@ -62,7 +62,7 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _can_not_be_had(path: Path) -> bool:
+def _is_held_by_trying(path: Path) -> bool:
     try:
         with FileLock(path, timeout=0):
             return False

@@ -49,6 +49,12 @@ def trained(common: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def own_data(tmp_path: Path) -> dict[str, str]:
+    """The environment of a command whose data sets are in the test's own folder."""
+    return {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, if it and playwright are here."""

@@ -1,9 +1,9 @@
 """python -m bcq_exp.collect: records what was asked for, by whom it was asked for."""
 
 import json
-import os
 import re
 import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,14 +15,9 @@ from tests.commands import bcq_exp, command
 
 
 @pytest.fixture
-def collect(tmp_path):
+def collect(tmp_path, own_data):
     """The command, with data sets in the test's own folder."""
-    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
-
-    def run(*args):
-        return bcq_exp(*args, cwd=tmp_path, module="bcq_exp.collect", env=env)
-
-    return run
+    return partial(bcq_exp, cwd=tmp_path, module="bcq_exp.collect", env=own_data)
 
 
 @pytest.fixture
@@ -59,13 +54,12 @@ def test_the_scripted_behaviour_and_an_id_that_is_taken(collect, load):
     assert load("my/set-v0").content_hash != data.content_hash
 
 
-def test_of_two_processes_that_record_one_data_set_one_is_refused(collect, load, tmp_path):
-    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+def test_of_two_processes_that_record_one_data_set_one_is_refused(load, tmp_path, own_data):
     arguments = command(
         "id=my/set-v0", "env=Pendulum-v1", "num_steps=5000", module="bcq_exp.collect"
     )
     both = [
-        subprocess.Popen(arguments, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(arguments, cwd=tmp_path, env=own_data, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     said = [process.communicate(timeout=100)[1] for process in both]
@@ -98,7 +92,7 @@ ONLINE = (
 
 @pytest.mark.slow
 def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
-    collect, load, tmp_path
+    collect, load, tmp_path, own_data
 ):
     done = bcq_exp(*ONLINE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -125,7 +119,7 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     trained = bcq_exp(
         "dataset=minari", "dataset.id=my/buffer-v0", "trainer.num_steps=20", "logger=none",
         "trainer.eval_every=20", "trainer.eval_episodes=1", "name=offline", cwd=tmp_path,
-        env={**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")},
+        env=own_data,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     compared = bcq_exp("multirun/agent", cwd=tmp_path, module="bcq_exp.compare")

@@ -131,7 +131,7 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
         try:
             summary = record.summary()
         except Damaged as error:
-            notes.append(f"{str(error).partition('; ')[0]}; left out")
+            notes.append(f"{error.what}; left out")
             continue
         if summary is not None:
             summaries[record.folder] = summary
@@ -212,7 +212,7 @@ def _tables(records: list[RunRecord], table: Any, notes: list[str]) -> pd.DataFr
             rows = record.rows(table)
             timing = record.rows("timing")
         except Damaged as error:
-            notes.append(f"{str(error).partition('; ')[0]}; left out")
+            notes.append(f"{error.what}; left out")
             continue
         path = record.folder / f"{table}.csv"
         if path.exists() and not path.read_bytes().endswith(b"\n"):

@@ -1,8 +1,11 @@
-"""Overrides that commands write for other commands."""
+"""Configurations that commands make for other commands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 
 def online_agent(
@@ -40,3 +43,10 @@ def online_agent(
 def one_of(values: Iterable[object]) -> str:
     """A swept key's values, be it only one."""
     return f"choice({','.join(map(str, values))})"
+
+
+def changed(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """A configuration with other values, in nested mappings; the one given stays as it is."""
+    merged = OmegaConf.merge(cfg, values)
+    assert isinstance(merged, DictConfig)
+    return merged

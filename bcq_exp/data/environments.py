@@ -50,6 +50,14 @@ def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
     return REFERENCE_SCORES.get(spec.name) if spec is not None else None
 
 
+def normalized_score(ret: float, scores: tuple[float, float] | None) -> float | None:
+    """``ret`` on the scale random = 0, expert = 100; None where the scale is not known."""
+    if scores is None:
+        return None
+    random, expert = scores
+    return 100.0 * (ret - random) / (expert - random)
+
+
 def guess_env(file_name: str) -> str | None:
     """The environment id an old D4RL file's name points to, else None."""
     for pattern, env in _FILE_NAMES.items():

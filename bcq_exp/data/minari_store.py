@@ -137,6 +137,15 @@ def check_new(dataset_id: str, *, overwrite: bool = False) -> None:
         raise _taken(dataset_id)
 
 
+def lock_of(dataset_id: str) -> Path:
+    """The file whose lock is held by who makes the data set.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    return work_folder() / f"{dataset_id.replace('/', '.')}.lock"
+
+
 def reserve(dataset_id: str) -> AbstractContextManager[None]:
     """Keep an id to this process, inside the block, while it makes the data set.
 
@@ -144,8 +153,9 @@ def reserve(dataset_id: str) -> AbstractContextManager[None]:
         UserError: if another process makes it.
         DataError: the folder cannot be written.
     """
-    lock = work_folder() / f"{dataset_id.replace('/', '.')}.lock"
-    return locks.hold(lock, f"data set {dataset_id!r}: another process is making it; wait for it")
+    return locks.hold(
+        lock_of(dataset_id), f"data set {dataset_id!r}: another process is making it; wait for it"
+    )
 
 
 def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool = False) -> None:

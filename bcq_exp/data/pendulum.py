@@ -8,7 +8,7 @@ from filelock import FileLock
 from gymnasium.spaces import Box
 
 from bcq_exp.data.behaviour import Behaviour, Noisy, UniformRandom, collect, save, scripted
-from bcq_exp.data.minari_store import data_folder, work_folder
+from bcq_exp.data.minari_store import data_folder, lock_of
 from bcq_exp.data.transitions import DataError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def ensure_pendulum(level: str, num_steps: int, seed: int) -> str:
     dataset_id = pendulum_id(level, num_steps, seed)
     if data_folder(dataset_id).is_dir():
         return dataset_id
-    with FileLock(work_folder() / f"{dataset_id.replace('/', '.')}.lock"):
+    with FileLock(lock_of(dataset_id)):
         if not data_folder(dataset_id).is_dir():
             _make(dataset_id, level, num_steps, seed)
     return dataset_id

@@ -40,10 +40,7 @@ class Task(ABC):
 
     def normalized_score(self, ret: float) -> float | None:
         """``ret`` on the scale random = 0, expert = 100; None where the scale is not known."""
-        if self.reference_scores is None:
-            return None
-        random, expert = self.reference_scores
-        return 100.0 * (ret - random) / (expert - random)
+        return environments.normalized_score(ret, self.reference_scores)
 
     def make_env(self, **kwargs: Any) -> gym.Env:
         """A new evaluation environment, with flat observations.

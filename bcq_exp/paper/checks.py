@@ -12,8 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from bcq_exp.config.overrides import changed
 from bcq_exp.data import environments, minari_store
 from bcq_exp.data.cache import cache_root
 from bcq_exp.errors import UserError
@@ -52,28 +53,23 @@ def check_runs(plan: PaperPlan, compose: Compose) -> None:
     """Hold what there is under the plan's names against the plan.
 
     Raises:
-        UserError: for a run of another configuration, an agent that took more steps or was trained
-            with other versions, a data set made by another version or from such an agent.
+        UserError: for a run of another configuration or that learnt from other data, an agent that
+            took more steps or was trained with other versions.
     """
     config = cache(compose)
-    hashes: dict[str, str] = {}
+    agents, hashes = set(plan.agents.folders.values()), dict[str, str]()
     for folder, overrides, seed in chain(plan.agents.runs(), *(s.runs() for s in plan.sweeps)):
         summary = RunRecord(folder).summary()
         if summary is None:
             continue
-        cfg = OmegaConf.merge(config("config", overrides), {"seed": seed})
-        assert isinstance(cfg, DictConfig)
+        cfg = changed(config("config", overrides), {"seed": seed})
         with _another_name(plan):
             start.check_continues(cfg, summary, folder)
             _check_content(hashes, summary["dataset"], folder)
-    for folder in plan.agents.folders.values():
-        summary = RunRecord(folder).summary()
-        if summary is not None:
+            if folder in agents and summary["step"] > plan.agents.num_steps:
+                raise UserError(f"the agent in {folder} has taken {summary['step']} steps")
+        if folder in agents:
             _check_versions(f"the agent in {folder}", summary["versions"], folder.parent)
-            if summary["step"] > plan.agents.num_steps:
-                with _another_name(plan):
-                    raise UserError(f"the agent in {folder} has taken {summary['step']} steps")
-    missing_data(plan)
 
 
 @contextmanager
@@ -167,10 +163,10 @@ def check_disk(plan: PaperPlan) -> None:
         wanted[data] += dataset.num_steps * 8 * sizes[dataset.env]
         wanted[arrays] += dataset.num_steps * 8 * sizes[dataset.env]
     for (env, _, _), folder in plan.agents.folders.items():
-        if not (folder / "checkpoint.pt").exists():
+        if not RunRecord(folder).checkpoint.exists():
             wanted[runs] += _RUN_BYTES + plan.agents.num_steps * 8 * sizes[env]
     learners = [folder for sweep in plan.sweeps for folder in sweep.folders.values()]
-    wanted[runs] += _RUN_BYTES * sum(not (f / "checkpoint.pt").exists() for f in learners)
+    wanted[runs] += _RUN_BYTES * sum(not RunRecord(f).checkpoint.exists() for f in learners)
 
     by_device: defaultdict[int, list[Path]] = defaultdict(list)
     for place in wanted:

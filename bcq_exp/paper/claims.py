@@ -6,6 +6,7 @@ decided by an exact sign-flip (permutation) test of the mean difference at 2.5% 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -24,12 +25,12 @@ Measure = Literal["score", "early_score", "closeness", "overestimation"]
 BEHAVIOUR = "behaviour"  # the recorded episodes, in place of an algorithm
 AGENT = "behaviour agent"  # who collected them, evaluated without its noise
 TRUTH = "its true return"  # which is over- or underestimated
-OF_DATA = {
-    BEHAVIOUR: "behaviour_score",
-    AGENT: "agent_score",
-}  # columns that all runs on them share
+# columns that all runs on the same data share
+OF_DATA = {BEHAVIOUR: "behaviour_score", AGENT: "agent_score"}
 ERROR = 0.025  # on either side
+PAIRS_TO_DECIDE = math.ceil(-math.log2(ERROR))  # 2 ** -N is the least p of N
 MATCHES = 5.0  # points of normalized score within which two count as equal
+UNCORRELATED = ("final_buffer", "concurrent", "imitation")  # section 3.1's
 ALL = ("final_buffer", "concurrent", "imitation", "imperfect")
 
 
@@ -64,7 +65,7 @@ CLAIMS = (
     Claim(
         "DDPG, trained off-policy, falls short of the agent that collected the data: from its "
         "final buffer, concurrently, and from an expert (section 3.1).",
-        (Comparison(AGENT, "ddpg", ("final_buffer", "concurrent", "imitation")),),
+        (Comparison(AGENT, "ddpg", UNCORRELATED),),
     ),
     Claim("BCQ outperforms DDPG in every setting.", (Comparison("bcq", "ddpg"),)),
     Claim("BCQ outperforms DQN in every setting.", (Comparison("bcq", "dqn"),)),
@@ -89,11 +90,7 @@ CLAIMS = (
     ),
     Claim(
         "Off-policy DDPG overestimates the value of what it does (section 3.1).",
-        (
-            Comparison(
-                "ddpg", TRUTH, ("final_buffer", "concurrent", "imitation"), 0.0, "overestimation"
-            ),
-        ),
+        (Comparison("ddpg", TRUTH, UNCORRELATED, measure="overestimation"),),
     ),
     Claim(
         "BCQ's value estimate stays nearer to the true discounted return than DDPG's.",
@@ -200,8 +197,7 @@ def _decision(results: Results, comparison: Comparison, setting: str) -> Decisio
 def _measured(results: Results, name: str, comparison: Comparison, setting: str) -> pd.Series:
     """The measure of one side, by (env, seed); a behaviour is that of the other side's data."""
     algorithms = {comparison.better, comparison.than} - {*OF_DATA, TRUTH}
-    runs = results.chosen(name if name in algorithms else algorithms.pop(), (setting,))
-    runs = runs.droplevel("setting")
+    runs = results.completed(name if name in algorithms else algorithms.pop(), setting)
     if name == TRUTH:
         return pd.Series(0.0, index=runs.index)
     return runs[OF_DATA.get(name, comparison.measure)]

@@ -9,15 +9,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from hydra import compose
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from bcq_exp.config.overrides import online_agent
+from bcq_exp.config.overrides import changed, online_agent
 from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data import environments
 from bcq_exp.data.datasets import Dataset
@@ -26,6 +25,7 @@ from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
 from bcq_exp.paper import checks
+from bcq_exp.paper.claims import PAIRS_TO_DECIDE
 from bcq_exp.paper.plan import PaperPlan
 from bcq_exp.sweep.workers import InProcess
 from bcq_exp.training import build
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 TRY_FOR = 0.7  # seconds, once everything is recorded
 ACTS = 20  # of an evaluation's actions that are timed
 ROWS = 1000  # of random data to try on
-PAIRS_TO_DECIDE = 6  # 2 ** -6 is the least p of an exact test of 6; 0.025 decides
 ROOM = 100_000  # steps that an agent which is tried may take
 NO_LIMIT = 1000  # steps to count an episode of an environment without one as
 
@@ -134,13 +133,7 @@ def _num_workers() -> int:
 
 def _config(overrides: Sequence[str], algo: str, seed: int) -> DictConfig:
     composed = compose("config", [*overrides, f"algo={algo}", f"seed={seed}"])
-    return _with(composed, {"trainer": {"concurrent_from": None}})
-
-
-def _with(cfg: DictConfig, changes: dict[str, Any]) -> DictConfig:
-    merged = OmegaConf.merge(cfg, changes)
-    assert isinstance(merged, DictConfig)
-    return merged
+    return changed(composed, {"trainer": {"concurrent_from": None}})
 
 
 def _agent_configs(cfg: DictConfig, env: str) -> list[DictConfig]:
@@ -153,7 +146,7 @@ def _tried(
 ) -> Speed:
     """The speed of runs that train together, each's share of it; others train beside them."""
     if at_a_time > 1:
-        cfgs = [_with(cfg, {"trainer": {"num_threads": 1}}) for cfg in cfgs]
+        cfgs = [changed(cfg, {"trainer": {"num_threads": 1}}) for cfg in cfgs]
     placement = place(cfgs[0].trainer, hidden_sizes(cfgs[0]), len(cfgs))
     with placement.in_force():
         normalizer = build.build_normalizer(cfgs[0], task, None)

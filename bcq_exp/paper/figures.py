@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from bcq_exp.paper.results import Results, shown
+from bcq_exp.paper.results import Results, shown, task_name
 
 COLOURS = {  # Okabe and Ito's, told apart by everyone
     "bcq": "#0072b2", "ddpg": "#d55e00", "bc": "#009e73", "vae_bc": "#cc79a7", "td3_bc": "#e69f00",
@@ -33,7 +33,7 @@ def curves(results: Results) -> str:
             label="behaviour",
         )
         for algo in results.algorithms:
-            mine = evaluations[evaluations["run"].isin(runs.index[runs["algo"] == algo])]
+            mine = _of(algo, runs, evaluations)
             _draw(axes, mine, "return_mean", COLOURS[algo], shown(algo))
 
     return _grid(results, panel, "return")
@@ -50,11 +50,15 @@ def values(results: Results) -> str:
         axes.set_yscale("symlog", linthresh=100)
         estimating = evaluations.dropna(subset="value_mean")
         for algo in results.algorithms:
-            mine = estimating[estimating["run"].isin(runs.index[runs["algo"] == algo])]
+            mine = _of(algo, runs, estimating)
             _draw(axes, mine, "value_mean", COLOURS[algo], f"{shown(algo)}, estimate")
             _draw(axes, mine, "discounted_return_mean", COLOURS[algo], "its true value", ls=":")
 
     return _grid(results, panel, "value of the first state")
+
+
+def _of(algo: str, runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
+    return evaluations[evaluations["run"].isin(runs.index[runs["algo"] == algo])]
 
 
 def _draw(
@@ -79,10 +83,8 @@ def _grid(results: Results, panel: Panel, unit: str) -> str:
         grid = figure.subplots(num_rows, num_columns, squeeze=False, sharex="row")
         for row, setting in zip(grid, results.settings, strict=True):
             for axes, env in zip(row, results.envs, strict=True):
-                runs = results.runs[
-                    (results.runs["setting"] == setting) & (results.runs["env"] == env)
-                ]
-                axes.set_title(f"{shown(setting)}, {env}", fontsize=9)
+                runs = results.of_task(setting, env)
+                axes.set_title(task_name(setting, env), fontsize=9)
                 axes.spines[["top", "right"]].set_visible(False)
                 if not runs.empty:
                     panel(axes, runs, results.evaluations)

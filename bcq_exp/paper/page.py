@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bcq_exp.analysis.report import write_report
 from bcq_exp.paper import figures
-from bcq_exp.paper.claims import Decided
+from bcq_exp.paper.claims import ERROR, MATCHES, PAIRS_TO_DECIDE, Decided
 from bcq_exp.paper.plan import LAST
 from bcq_exp.paper.results import Results
 from bcq_exp.paper.table import rows, table
@@ -23,8 +23,9 @@ HOW = (
     f"Results are means over the evaluations of the last {LAST:.0%} of training; bands and ± are "
     "standard deviations over seeds. Differences are of normalized scores, in points, by pairs of "
     "runs on the same data by the same seed, with a bootstrap interval over seeds; p is of an "
-    "exact sign-flip test, and at most 0.025 decides, which takes 6 pairs; to match is to lie "
-    "at most 5 points below. Runs that failed have no pairs. A claim held where each part did."
+    f"exact sign-flip test, and at most {ERROR} decides, which takes {PAIRS_TO_DECIDE} pairs; to "
+    f"match is to lie at most {MATCHES:.0f} points below. Runs that failed have no pairs. A claim "
+    "held where each part did."
 )
 CAPTIONS = {
     "curves": "Return; dashed: the behaviour policy, as recorded.",

@@ -85,7 +85,6 @@ class LearnerSweep:
     command: Command
     folders: Mapping[tuple[str, int], Path]
     overrides: tuple[str, ...]
-    num_steps: int
 
     def runs(self) -> Iterator[tuple[Path, tuple[str, ...], int]]:
         """Each run's folder, what it is composed from, and its seed."""
@@ -227,7 +226,6 @@ def _learners(
                 for seed in seeds
             },
             overrides,
-            learner.num_steps,
         )
 
 

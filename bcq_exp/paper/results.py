@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,16 +26,21 @@ def shown(name: str) -> str:
     return NAMES.get(name, name)
 
 
+def task_name(setting: str, env: str) -> str:
+    """A setting in an environment."""
+    return f"{shown(setting)}, {env}"
+
+
 class Results:
     """What came of a plan's learners, as far as they are.
 
     Args:
         runs: a row a run: setting, env, algo (as ``algo=`` has it), seed; score: normalized, the
             mean of the last evaluations; early_score: of the first; behaviour_score: of the
-            recorded episodes; agent_score: of the evaluations of the agent that collected them,
-            the last of those before its recorded step;
-            overestimation: sign(d) log10(1 + |d|) of d, the critic's estimate less the discounted
-            return, over the last evaluations; closeness: minus its absolute value.
+            recorded episodes; agent_score: of the agent that collected them, the mean of its last
+            evaluations while it did; overestimation: sign(d) log10(1 + |d|) of d, the critic's
+            estimate less the discounted return, over the last evaluations; closeness: minus its
+            absolute value.
         evaluations: a row an evaluation, with the columns of ``eval.csv``; ``run`` is its run's
             index.
         tables: the same for :mod:`bcq_exp.analysis`.
@@ -47,7 +51,7 @@ class Results:
             folder: (sweep.setting, sweep.env, algo)
             for sweep in plan.sweeps
             for (algo, _), folder in sweep.folders.items()
-            if (folder / "summary.json").exists()
+            if RunRecord(folder).has_begun
         }
         if not places:
             raise UserError(f"name={plan.name}: no learner has begun, so there is nothing to show")
@@ -72,18 +76,20 @@ class Results:
             closeness=-over.abs(),
         )
         runs["behaviour_score"] = _behaviour_scores(runs)
-        agents = _agent_scores(plan)
-        runs["agent_score"] = runs["dataset"].map(agents)
-        self.num_planned = plan.num_learners
+        runs["agent_score"] = runs["dataset"].map(_agent_scores(plan))
         self.num_pairs = len(self.envs) * len({seed for s in plan.sweeps for _, seed in s.folders})
         self.runs = runs
         self.tables = _as_tables(loaded, runs)
 
-    def chosen(self, algo: str, settings: Sequence[str]) -> pd.DataFrame:
-        """The completed runs of an algorithm in some settings, by (setting, env, seed)."""
+    def completed(self, algo: str, setting: str) -> pd.DataFrame:
+        """The completed runs of an algorithm in a setting, by (env, seed)."""
         runs = self.runs
-        which = (runs["algo"] == algo) & runs["setting"].isin(settings)
-        return runs[which & (runs["status"] == "completed")].set_index(["setting", "env", "seed"])
+        which = (runs["algo"] == algo) & (runs["setting"] == setting)
+        return runs[which & (runs["status"] == "completed")].set_index(["env", "seed"])
+
+    def of_task(self, setting: str, env: str) -> pd.DataFrame:
+        """The runs of a setting in an environment, as far as they are."""
+        return self.runs[(self.runs["setting"] == setting) & (self.runs["env"] == env)]
 
 
 def _with_columns(evaluations: pd.DataFrame) -> pd.DataFrame:
@@ -105,14 +111,13 @@ def _signed_log(values: pd.Series) -> pd.Series:
 
 def _behaviour_scores(runs: pd.DataFrame) -> pd.Series:
     """The recorded behaviour's return on the scale of the normalized scores."""
-
-    def score(env: str, ret: float) -> float:
-        scores = environments.reference_scores(environments.find_spec(env, env))
-        assert scores is not None  # checked when the plan was
-        return 100.0 * (ret - scores[0]) / (scores[1] - scores[0])
-
+    scales = {
+        env: environments.reference_scores(environments.find_spec(env, env))
+        for env in runs["env"].unique()
+    }
     pairs = zip(runs["env"], runs["behaviour_return"], strict=True)
-    return pd.Series([score(*pair) for pair in pairs], index=runs.index, dtype=float)
+    scores = [environments.normalized_score(ret, scales[env]) for env, ret in pairs]
+    return pd.Series(scores, index=runs.index, dtype=float)
 
 
 def _agent_scores(plan: PaperPlan) -> dict[str, float]:
@@ -132,9 +137,8 @@ def _agent_scores(plan: PaperPlan) -> dict[str, float]:
 
 def _as_tables(loaded: RunTables, runs: pd.DataFrame) -> RunTables:
     """For the report: by algorithm, a data set a task, the results as the last evaluations."""
-    task = [f"{shown(s)}, {env}" for s, env in zip(runs["setting"], runs["env"], strict=True)]
     told = loaded.runs.assign(
-        dataset=task,
+        dataset=list(map(task_name, runs["setting"], runs["env"])),
         last_return=np.where(runs["result"].isna(), loaded.runs["last_return"], runs["result"]),
         last_score=np.where(runs["score"].isna(), loaded.runs["last_score"], runs["score"]),
     )

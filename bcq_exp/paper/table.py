@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bcq_exp.analysis import statistics, tables
 from bcq_exp.analysis.tables import Form
-from bcq_exp.paper.results import Results, shown
+from bcq_exp.paper.results import Results, shown, task_name
 
 
 def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
@@ -16,9 +16,7 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
     body = []
     for setting in results.settings:
         for env in results.envs:
-            of_task = results.runs[
-                (results.runs["setting"] == setting) & (results.runs["env"] == env)
-            ]
+            of_task = results.of_task(setting, env)
             returns = {
                 algo: of_task.loc[of_task["algo"] == algo, "result"].dropna().to_numpy(float)
                 for algo in results.algorithms
@@ -33,7 +31,7 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
                 else ""
                 for algo in results.algorithms
             ]
-            body.append([f"{shown(setting)}, {env}", tables.digits(behaviour), *cells])
+            body.append([task_name(setting, env), tables.digits(behaviour), *cells])
     return head, body
 
 

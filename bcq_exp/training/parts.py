@@ -57,18 +57,18 @@ def check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
             interpolations, which call functions.
     """
     for key, value in flattened(config):
-        name = key.rpartition(".")[2]
-        if key.count(".") == 1 and name == "_target_" and not key.startswith("dataset."):
-            if _is_ours(str(value)):
-                continue
-        elif key.startswith("dataset.") or not (
-            _is_special(name) or _holds(value, _is_special) or _holds(value, _interpolates)
-        ):
+        node, _, name = key.rpartition(".")
+        if node.partition(".")[0] == "dataset":
             continue
-        raise UserError(
-            f"{where}: its checkpoint says {key}={value}, which is none of ours; trust=true makes "
-            "it, if you trust where the folder comes from"
-        )
+        if name == "_target_" and node and "." not in node:
+            is_fine = _is_ours(str(value))
+        else:
+            is_fine = not (_is_special(name) or _holds(value, _is_special_or_interpolates))
+        if not is_fine:
+            raise UserError(
+                f"{where}: its checkpoint says {key}={value}, which is none of ours; trust=true "
+                "makes it, if you trust where the folder comes from"
+            )
 
 
 def _is_ours(path: str) -> bool:
@@ -86,8 +86,8 @@ def _is_special(text: Any) -> bool:
     return isinstance(text, str) and len(text) > 2 and text[0] == text[-1] == "_"
 
 
-def _interpolates(text: Any) -> bool:
-    return isinstance(text, str) and "${" in text
+def _is_special_or_interpolates(text: Any) -> bool:
+    return _is_special(text) or (isinstance(text, str) and "${" in text)
 
 
 def _holds(value: Any, is_so: Callable[[Any], bool]) -> bool:

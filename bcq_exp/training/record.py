@@ -162,8 +162,8 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
         raise Damaged(
-            f"{path} is damaged ({type(error).__name__}: {first_line(error)}); resume=restart sets "
-            "the run aside"
+            f"{path} is damaged ({type(error).__name__}: {first_line(error)})",
+            "resume=restart sets the run aside",
         ) from error
 
 

@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.meaning import identity
 from bcq_exp.errors import UserError
-from bcq_exp.training import record as records
-from bcq_exp.training.record import TABLES, RunRecord, is_sweep
+from bcq_exp.training.record import TABLES, RunRecord, check_free, is_sweep
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
     record = RunRecord(folder)
     if is_sweep(folder):
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
-    records.check_free(folder)
+    check_free(folder)
     if not record.has_begun:
         if cfg.resume is True and not is_sweep(folder.parent):
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")

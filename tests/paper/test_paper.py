@@ -1,10 +1,10 @@
 """python -m bcq_exp.paper: refuses early, says how long, goes on after a kill, ends with claims."""
 
 import json
-import os
 import signal
 import subprocess
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -25,13 +25,8 @@ BRIEF = (
 
 
 @pytest.fixture
-def paper(tmp_path):
-    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
-
-    def run(*args):
-        return bcq_exp(*args, cwd=tmp_path, module="bcq_exp.paper", env=env)
-
-    return run
+def paper(tmp_path, own_data):
+    return partial(bcq_exp, cwd=tmp_path, module="bcq_exp.paper", env=own_data)
 
 
 MISTAKES = [
@@ -102,10 +97,9 @@ def test_a_budget_that_the_disk_cannot_hold_is_refused(budget, gib, tmp_path, mo
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, tmp_path):
-    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, tmp_path, own_data):
     first = subprocess.Popen(
-        command(*BRIEF, module="bcq_exp.paper"), cwd=tmp_path, env=env, stdout=subprocess.PIPE,
+        command(*BRIEF, module="bcq_exp.paper"), cwd=tmp_path, env=own_data, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     sweep = tmp_path / "multirun" / "paper_tiny_concurrent_Pendulum-v1"

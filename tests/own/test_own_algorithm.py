@@ -38,13 +38,11 @@ def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
     runs = load_runs(sweep)
     assert set(runs.groups()) == {"algo=DenoisingBC", "algo=BC"}
     assert {f.kind for f in findings(runs)} == {"too noisy"}
-    evaluated = bcq_exp(
-        f"run={record.folder}",
-        "num_episodes=2",
-        cwd=tmp_path,
-        module="bcq_exp.evaluate",
-        env=ENVIRONMENT,
-    )
+    again = {"cwd": tmp_path, "module": "bcq_exp.evaluate", "env": ENVIRONMENT}
+    evaluate = (f"run={record.folder}", "num_episodes=2")
+    refused = bcq_exp(*evaluate, **again)  # a folder does not vouch for the code it names
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    evaluated = bcq_exp(*evaluate, "trust=true", **again)
     assert evaluated.returncode == 0, evaluated.stderr
 
 

@@ -44,3 +44,10 @@ class RunStopped(Exception):
 
     def __reduce__(self) -> tuple:  # launchers pickle what a job raised
         return type(self), (str(self), self.status)
+
+
+class CannotWrite(RunStopped):
+    """A file that the system does not let us write: a full disk, a folder that is gone."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message, status)

@@ -16,7 +16,8 @@ import pandas as pd
 from bcq_exp.analysis import statistics, summary
 from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.runs import RunTables, short_names, shown
-from bcq_exp.training.record import COMPARED, write_atomically
+from bcq_exp.files import write_atomically
+from bcq_exp.training.record import COMPARED
 
 POINTS_AT_MOST = 100  # a curve of more is shown by the means of equal parts; aggregates use all
 THRESHOLDS = 60

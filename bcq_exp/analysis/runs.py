@@ -15,7 +15,7 @@ import pandas as pd
 
 from bcq_exp.config.meaning import compared
 from bcq_exp.errors import Damaged, UserError
-from bcq_exp.training.record import RunRecord, present_status
+from bcq_exp.training.record import Marks, RunRecord, present_status
 
 ALGORITHM = "algo"
 
@@ -86,8 +86,9 @@ def load_runs(*places: str | Path) -> RunTables:
     runs = pd.DataFrame(
         [_row(r, summaries[r.folder], n, c) for r, n, c in zip(read, names, configs, strict=True)]
     )
-    evaluations = _tables(read, "eval", notes)
-    training = _tables(read, "train", notes)
+    marks = [summaries[record.folder]["record"] for record in read]
+    evaluations = _tables(read, marks, "eval", notes)
+    training = _tables(read, marks, "train", notes)
     keys = tuple(key for key in _differing(configs) if key != "seed")
     return RunTables(runs, evaluations, training, keys, tuple(notes + _oddities(runs, evaluations)))
 
@@ -204,13 +205,15 @@ def _row(
     }
 
 
-def _tables(records: list[RunRecord], table: Any, notes: list[str]) -> pd.DataFrame:
+def _tables(
+    records: list[RunRecord], marks: list[Marks], table: Any, notes: list[str]
+) -> pd.DataFrame:
     """One table of all runs, with the wall time of each step."""
     parts = []
     for index, record in enumerate(records):
         try:
-            rows = record.rows(table)
-            timing = record.rows("timing")
+            rows = record.rows(table, marks[index])
+            timing = record.rows("timing", marks[index])
         except Damaged as error:
             notes.append(f"{error.what}; left out")
             continue

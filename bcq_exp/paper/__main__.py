@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def _do(plan: PaperPlan, at_once: int) -> None:
-    """Everything that is not done yet."""
+    """Everything that is not done yet; a run that is done needs its data and checkpoint no more."""
     from bcq_exp.paper.checks import missing_data
     from bcq_exp.training.record import RunRecord
 
@@ -51,7 +51,7 @@ def _do(plan: PaperPlan, at_once: int) -> None:
     # of an agent that failed there are none, as its learners will say
     recordings = [dataset.command for dataset in missing_data(plan) if dataset.agent in trained]
     _stop_at_mistakes(run_all(recordings, os.cpu_count() or 1, silent=True))
-    _stop_at_mistakes(run_all([sweep.command for sweep in plan.sweeps], at_once))
+    _stop_at_mistakes(run_all([sweep.command for sweep in plan.sweeps_left], at_once))
 
 
 def _report(plan: PaperPlan) -> None:

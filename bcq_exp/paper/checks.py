@@ -18,13 +18,13 @@ from bcq_exp.config.overrides import changed
 from bcq_exp.data import environments, minari_store
 from bcq_exp.data.cache import cache_root
 from bcq_exp.errors import UserError
-from bcq_exp.paper.plan import EARLY, LAST, Compose, DataSet, PaperPlan
+from bcq_exp.paper.plan import EARLY, LAST, Compose, DataSet, PaperPlan, steps_taken
 from bcq_exp.training import start
 from bcq_exp.training.provenance import versions
 from bcq_exp.training.record import RunRecord
 
 DECISIVE = ("bcq_exp", "gymnasium", "mujoco")  # versions that data of a name must agree in
-_RUN_BYTES = 40 * 2**20  # a checkpoint of the paper's sizes, W&B's files, tables
+_RUN_BYTES = 60 * 2**20  # two checkpoints of the paper's sizes, W&B's files, tables
 
 
 def check_budget(cfg: DictConfig) -> None:
@@ -120,13 +120,13 @@ def _check_versions(what: str, made: Mapping[str, str | None], place: Path) -> N
 
 
 def missing_data(plan: PaperPlan) -> list[DataSet]:
-    """The data sets that are still to be recorded.
+    """The data sets that are still to be recorded: where every run on one is done, none.
 
     Raises:
         UserError: if one that is here was made otherwise than its name says.
     """
     steps = plan.agents.num_steps
-    return [dataset for dataset in plan.datasets if not _is_here(dataset, steps)]
+    return [dataset for dataset in plan.datasets_left if not _is_here(dataset, steps)]
 
 
 def _check_numbers(cfg: DictConfig) -> None:
@@ -163,10 +163,10 @@ def check_disk(plan: PaperPlan) -> None:
         wanted[data] += dataset.num_steps * 8 * sizes[dataset.env]
         wanted[arrays] += dataset.num_steps * 8 * sizes[dataset.env]
     for (env, _, _), folder in plan.agents.folders.items():
-        if not RunRecord(folder).checkpoint.exists():
-            wanted[runs] += _RUN_BYTES + plan.agents.num_steps * 8 * sizes[env]
+        if not steps_taken(folder):  # two checkpoints, with all that it collected
+            wanted[runs] += _RUN_BYTES + 2 * plan.agents.num_steps * 8 * sizes[env]
     learners = [folder for sweep in plan.sweeps for folder in sweep.folders.values()]
-    wanted[runs] += _RUN_BYTES * sum(not RunRecord(f).checkpoint.exists() for f in learners)
+    wanted[runs] += _RUN_BYTES * sum(not steps_taken(folder) for folder in learners)
 
     by_device: defaultdict[int, list[Path]] = defaultdict(list)
     for place in wanted:

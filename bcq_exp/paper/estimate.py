@@ -26,11 +26,10 @@ from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
 from bcq_exp.paper import checks
 from bcq_exp.paper.claims import PAIRS_TO_DECIDE
-from bcq_exp.paper.plan import PaperPlan
+from bcq_exp.paper.plan import PaperPlan, steps_taken
 from bcq_exp.sweep.workers import InProcess
 from bcq_exp.training import build
 from bcq_exp.training.evaluation import Agent
-from bcq_exp.training.record import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -111,16 +110,11 @@ def _share(
     at_a_time: int,
 ) -> Share:
     """Runs of one kind, which are tried if there are any left."""
-    left = [max(0, cadence.num_steps - _steps_done(RunRecord(folder))) for folder in folders]
+    left = [max(0, cadence.num_steps - steps_taken(folder)) for folder in folders]
     seconds = 0.0
     if any(left):
         seconds = tried(at_a_time).seconds(sum(left), cadence.eval_every) / at_a_time
     return Share(name, sum(map(bool, left)), len(folders), seconds)
-
-
-def _steps_done(record: RunRecord) -> int:
-    summary = record.summary()
-    return 0 if summary is None else summary["step"]
 
 
 def _num_workers() -> int:

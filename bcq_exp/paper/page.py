@@ -7,12 +7,12 @@ from html import escape
 from pathlib import Path
 
 from bcq_exp.analysis.report import write_report
+from bcq_exp.files import write_atomically
 from bcq_exp.paper import figures
 from bcq_exp.paper.claims import ERROR, MATCHES, PAIRS_TO_DECIDE, Decided
 from bcq_exp.paper.plan import LAST
 from bcq_exp.paper.results import Results
 from bcq_exp.paper.table import rows, table
-from bcq_exp.training.record import write_atomically
 
 COLUMNS = (
     "setting", "env", "algo", "seed", "status", "step", "result", "score", "behaviour_return",

@@ -19,6 +19,7 @@ from bcq_exp.cli.child import Command
 from bcq_exp.config.meaning import identity
 from bcq_exp.config.naming import run_folder
 from bcq_exp.config.overrides import one_of, online_agent
+from bcq_exp.training.record import RunRecord
 
 Compose = Callable[[str, Sequence[str]], DictConfig]
 """A configuration, by the name of its root and overrides."""
@@ -94,17 +95,37 @@ class LearnerSweep:
 
 @dataclass(frozen=True)
 class PaperPlan:
-    """All of it, in the order in which it is done."""
+    """All of it, in the order in which it is done.
+
+    Args:
+        num_steps: of a learner.
+    """
 
     name: str
     agents: AgentSweep
     datasets: tuple[DataSet, ...]
     sweeps: tuple[LearnerSweep, ...]
+    num_steps: int
 
     @property
     def num_learners(self) -> int:
         """Runs of all sweeps."""
         return sum(len(sweep.folders) for sweep in self.sweeps)
+
+    @property
+    def sweeps_left(self) -> list[LearnerSweep]:
+        """The sweeps that lack steps."""
+        return [
+            sweep
+            for sweep in self.sweeps
+            if any(steps_taken(folder) < self.num_steps for folder in sweep.folders.values())
+        ]
+
+    @property
+    def datasets_left(self) -> list[DataSet]:
+        """The data sets, there or not, that those sweeps learn from."""
+        wanted = {(sweep.setting, sweep.env) for sweep in self.sweeps_left}
+        return [data for data in self.datasets if (data.setting, data.env) in wanted]
 
     @property
     def output(self) -> Path:
@@ -128,7 +149,14 @@ def make_plan(cfg: DictConfig, launcher: Sequence[str], compose: Compose) -> Pap
             made = list(_data(cfg, env, name, setting, agents, compose))
             datasets += made
             sweeps += _learners(cfg, env, name, made, launcher)
-    return PaperPlan(cfg.name, agents, tuple(datasets), tuple(sweeps))
+    num_steps = cfg.learner.num_steps
+    return PaperPlan(cfg.name, agents, tuple(datasets), tuple(sweeps), num_steps)
+
+
+def steps_taken(folder: Path) -> int:
+    """The steps of a run as its summary has them."""
+    summary = RunRecord(folder).summary()
+    return 0 if summary is None else summary["step"]
 
 
 def _agent_seeds(cfg: DictConfig) -> range:

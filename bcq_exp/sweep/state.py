@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bcq_exp.errors import Damaged, UserError
+from bcq_exp.files import write_atomically
 from bcq_exp.training.record import (
     SWEEP_FILE,
     RunRecord,
     is_sweep,
     present_status,
-    write_atomically,
 )
 
 Status = Literal["done", "running", "failed", "interrupted", "missing", "damaged"]
@@ -69,7 +69,8 @@ def run_states(folder: Path) -> list[RunState]:
 def _run_state(folder: Path) -> RunState:
     record = RunRecord(folder)
     try:
-        summary, rows = record.summary(), record.rows("timing")
+        summary = record.summary()
+        rows = record.rows("timing", summary and summary["record"])
     except Damaged as error:
         return RunState(folder.name, "damaged", reason=str(error))
     if summary is None:

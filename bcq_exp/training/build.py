@@ -28,7 +28,7 @@ from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import DeviceStream, GrowingStream, HostStream, RandomStream
 from bcq_exp.errors import UserError
 from bcq_exp.training import provenance
-from bcq_exp.training.checkpoint import Checkpoint, load
+from bcq_exp.training.checkpoint import Found, take_up, to_go_on
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
 from bcq_exp.training.job import Job
 from bcq_exp.training.parts import build_algorithm
@@ -41,16 +41,15 @@ from bcq_exp.training.trainer import Cadence, Trainer
 def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trainer:
     """The trainer of a cohort's runs, each at its checkpoint if it has one."""
     cfgs, records = [job.cfg for job in jobs], [RunRecord(job.folder) for job in jobs]
-    saved = [load(r.checkpoint) if r.checkpoint.exists() else None for r in records]
-    normalizer = build_normalizer(cfgs[0], task, saved[0])
+    found = [to_go_on(record) for record in records]
+    normalizer = build_normalizer(cfgs[0], task, found[0])
     engine = build_engine(cfgs, task, normalizer, placement)
     windows = []
-    for k, checkpoint in enumerate(saved):
-        if checkpoint is not None:
-            engine.load_state_dict(k, checkpoint["engine"])
-            windows.append(checkpoint["window"])
-    for record in records:
-        record.rewind(engine.step)
+    for k, (record, saved) in enumerate(zip(records, found, strict=True)):
+        if saved is not None:
+            engine.load_state_dict(k, saved.content["engine"])
+            windows.append(saved.content["window"])
+        take_up(record, saved)
     runs = [build_run(job, task, normalizer, engine.algorithm(k)) for k, job in enumerate(jobs)]
     settings = cfgs[0].trainer
     cadence = Cadence(
@@ -170,9 +169,7 @@ def build_stream(
     return HostStream(**needs) if device.type == "cpu" else DeviceStream(**needs, device=device)
 
 
-def build_normalizer(
-    cfg: DictConfig, task: Task, checkpoint: Checkpoint | None
-) -> ObsNormalizer | None:
+def build_normalizer(cfg: DictConfig, task: Task, found: Found | None) -> ObsNormalizer | None:
     """The scaling of observations, from the checkpoint where there is one.
 
     Raises:
@@ -182,8 +179,8 @@ def build_normalizer(
         return None
     if not isinstance(task, Dataset):
         raise UserError("trainer.normalize_obs=true: there is no data yet with dataset=online")
-    if checkpoint is not None and checkpoint["normalization"] is not None:
-        return ObsNormalizer.from_state_dict(checkpoint["normalization"])
+    if found is not None and (scaling := found.content["normalization"]) is not None:
+        return ObsNormalizer.from_state_dict(scaling)
     return ObsNormalizer.of(task.transitions.obs)
 
 

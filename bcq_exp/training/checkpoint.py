@@ -1,17 +1,31 @@
-"""Checkpoints: one file with all that a run needs to go on, or to be evaluated elsewhere."""
+"""Checkpoints: one file with all that a run needs to go on, or to be evaluated elsewhere.
+
+The file is a ZIP archive, whose checksums are compared before anything is read from it; the one
+before is kept beside it, and used where the newest is damaged.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 import torch
 from torch import Tensor
 
 from bcq_exp.errors import Damaged, UserError, first_line
+from bcq_exp.files import atomic_path, written
 from bcq_exp.training.older import checkpoint_of_today
-from bcq_exp.training.record import atomic_path
+from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 
@@ -21,7 +35,8 @@ class Checkpoint(TypedDict):
 
     ``engine`` has networks, targets, optimizers with their schedules, and the step; random numbers
     follow from the seed in ``config`` and the step (:mod:`bcq_exp.engine.stream`). ``window``
-    holds the statistics (steps, S) since the last row of ``train.csv``.
+    holds the statistics (steps, S) since the last row of ``train.csv``; ``record`` says how far
+    the run's tables were.
     """
 
     format: int
@@ -31,12 +46,29 @@ class Checkpoint(TypedDict):
     window: Tensor
     normalization: dict[str, list[float]] | None
     environment: dict[str, Any]
+    record: Marks
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint at once: a kill leaves the old one or the new one."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(checkpoint), temporary)
+    """Write a checkpoint at once, and keep the one before: a kill leaves either or both.
+
+    Raises:
+        CannotWrite: if the system refuses, with what there was in place.
+    """
+    with written(path), atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            _save(checkpoint, file)
+        if path.exists():
+            os.replace(path, _previous(path))
+
+
+def _save(checkpoint: Checkpoint, file: BinaryIO) -> None:
+    try:
+        torch.save(dict(checkpoint), file)
+    except RuntimeError as error:  # of closing what a write has failed in
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load(path: Path, *, lazily: bool = False) -> Checkpoint:
@@ -44,15 +76,100 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
 
     Raises:
         UserError: if there is none.
-        Damaged: if it is no checkpoint of this format.
+        Damaged: if it is no checkpoint of this format, or not what was written.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (part := archive.testzip()) is not None:
+                raise Damaged(f"{path} is damaged (the checksum of {part} differs)", SET_ASIDE)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no checkpoint") from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        raise Damaged(f"{path}: not a readable checkpoint ({first_line(error)})") from error
+    except _UNREADABLE as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise Damaged(f"{path} is damaged ({reason})", SET_ASIDE) from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found not in (1, FORMAT):
-        raise Damaged(f"{path}: not a checkpoint of format {FORMAT}, nor of format 1")
+        raise Damaged(f"{path}: not a checkpoint of format {FORMAT}, nor of format 1", SET_ASIDE)
     return checkpoint if found == FORMAT else checkpoint_of_today(checkpoint)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that is whole, and where it lay."""
+
+    path: Path
+    content: Checkpoint
+
+
+def newest(record: RunRecord) -> Checkpoint | None:
+    """A run's newest checkpoint that is whole; ``None`` where it has got to none.
+
+    Raises:
+        Damaged: if none of those there are is.
+    """
+    found = _newest(record, load)
+    return None if found is None else found.content
+
+
+def to_go_on(record: RunRecord, *, lazily: bool = False) -> Found | None:
+    """The newest checkpoint that is whole, and up to which the run's tables are.
+
+    Raises:
+        Damaged: if there are checkpoints, and none such.
+    """
+    return _newest(record, partial(_with_rows, record, lazily=lazily))
+
+
+def take_up(record: RunRecord, found: Found | None) -> None:
+    """Let a run go on from there: newer rows are forgotten, a damaged checkpoint is put aside.
+
+    Raises:
+        CannotWrite: if the system refuses.
+    """
+    if found is None:
+        record.rewind(0, NOTHING)
+        return
+    if found.path != record.checkpoint:
+        with written(record.checkpoint):
+            if record.checkpoint.exists():
+                os.replace(record.checkpoint, record.checkpoint.with_stem("checkpoint.damaged"))
+            os.replace(found.path, record.checkpoint)
+    record.rewind(found.content["step"], found.content["record"])
+
+
+def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> Found | None:
+    damage: Damaged | None = None
+    for path in (record.checkpoint, _previous(record.checkpoint)):
+        if not path.exists():
+            continue
+        try:
+            content = read(path)
+        except Damaged as error:
+            damage = damage or error
+            continue
+        if damage is not None:
+            step = content["step"]
+            log.warning("%s: the checkpoint before, of step %d, is used", damage.what, step)
+        return Found(path, content)
+    if damage is not None:
+        raise damage
+    return None
+
+
+def _with_rows(record: RunRecord, path: Path, *, lazily: bool) -> Checkpoint:
+    content = load(path, lazily=lazily)
+    if "record" not in content:  # an earlier version's
+        content["record"] = record.marks_at(content["step"])
+    record.check(content["record"])
+    return content
+
+
+def _previous(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}.previous")
+
+
+_UNREADABLE = (
+    OSError, RuntimeError, ValueError, LookupError, EOFError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error, pickle.UnpicklingError,
+)  # fmt: skip

@@ -65,9 +65,10 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
 def _step(job: Job) -> int:
     from bcq_exp.training import checkpoint
 
-    path = RunRecord(job.folder).checkpoint
-    goes_on = path.exists() and job.cfg.resume != "restart"
-    return checkpoint.load(path, lazily=True)["step"] if goes_on else 0
+    if job.cfg.resume == "restart":
+        return 0
+    found = checkpoint.to_go_on(RunRecord(job.folder), lazily=True)
+    return 0 if found is None else found.content["step"]
 
 
 def _optimizers(job: Job) -> str:

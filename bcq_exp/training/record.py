@@ -7,11 +7,15 @@
 ``eval_returns.npz``  every episode: ``step`` (V,), ``returns`` (V, E), ``lengths`` (V, E)
 ``timing.csv``        a row each ``trainer.log_every`` steps: seconds trained, steps a second
 ``summary.json``      status, last and best evaluation, data set, versions, configuration
-``checkpoint.pt``     all that training needs to go on (:mod:`bcq_exp.training.checkpoint`)
+``checkpoint.pt``     all that training needs to go on (:mod:`bcq_exp.training.checkpoint`);
+                      ``checkpoint.previous.pt`` is the one before
 ====================  =====================================================================
 
 ``train.csv``, ``eval.csv`` and ``eval_returns.npz`` follow from configuration and seed to the bit;
 what depends on the machine's speed is kept apart in ``timing.csv`` and ``summary.json``.
+
+``summary.json`` and every checkpoint say how far the tables went when they were written, with
+checksums: rows that are lost or changed since are noticed, and what came later is still a table.
 """
 
 from __future__ import annotations
@@ -20,16 +24,18 @@ import csv
 import json
 import os
 import socket
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from zipfile import BadZipFile
 
 import numpy as np
 
 from bcq_exp import locks
 from bcq_exp.errors import Damaged, UserError, first_line
+from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically, written
 from bcq_exp.training.older import summary_of_today
 
 Table = Literal["train", "eval", "timing"]
@@ -40,7 +46,11 @@ COMPARED = (  # columns of eval.csv
 LOCK = ".lock"  # in a run's folder, or a sweep's: held by the process that has it in hand
 SUMMARY = {"status", "failure", "step", "last", "best", "dataset", "config", "seed"}  # at least
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
+SET_ASIDE = "resume=restart sets the run aside"
 Row = Mapping[str, float | int | None]
+Marks: TypeAlias = dict[str, Mark]
+"""How far each table went, by its name."""
+NOTHING: Marks = {table: Mark(size=0, crc32=0) for table in TABLES}
 
 
 class RunRecord:
@@ -58,9 +68,12 @@ class RunRecord:
         """Add a row to a CSV file; its first row names the columns. ``None`` is an empty cell.
 
         A file begun by an earlier version keeps the columns it has.
+
+        Raises:
+            CannotWrite: if the system refuses.
         """
         path = self._csv(table)
-        with path.open("a+", newline="") as file:
+        with written(path), path.open("a+", newline="") as file:
             file.seek(0)
             first = file.readline()
             columns = next(csv.reader([first])) if first else list(row)
@@ -69,24 +82,31 @@ class RunRecord:
                 writer.writeheader()
             writer.writerow(row)
 
-    def rows(self, table: Table) -> list[dict[str, float | None]]:
+    def rows(self, table: Table, marks: Marks | None = None) -> list[dict[str, float | None]]:
         """The complete rows of a CSV file; a half-written last line is left out.
 
+        Args:
+            marks: how far it went, as a summary or a checkpoint has it.
+
         Raises:
-            Damaged: if what is there is no table of numbers.
+            Damaged: if what is there is no table of numbers, or lacks what there was.
         """
         path = self._csv(table)
-        if not path.exists():
-            return []
         with _whole(path):
-            header, *lines = path.read_text().split("\n")
-            names = next(csv.reader([header]))
-            cells = [next(csv.reader([line.strip("\r")])) for line in lines[:-1] if line]
+            content = path.read_bytes() if path.exists() else b""
+            if marks:
+                check_mark(path, content, marks[table])
+            header, *lines = content.decode().split("\n")
+            names = next(csv.reader([header]), [])
+            cells = (next(csv.reader([line.strip("\r")])) for line in lines[:-1])
             return [
                 {name: _number(cell) for name, cell in zip(names, row, strict=True)}
                 for row in cells
-                if len(row) == len(names)
             ]
+
+    def marks(self, *, lasting: bool = False) -> Marks:
+        """How far the tables are now; ``lasting`` has them on the disk before it says so."""
+        return {table: mark(self._csv(table), lasting=lasting) for table in TABLES}
 
     def append_episodes(self, step: int, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Add an evaluation's episodes, (E,) each, to ``eval_returns.npz``."""
@@ -96,17 +116,23 @@ class RunRecord:
 
     def episodes(self) -> dict[str, np.ndarray]:
         """The arrays of ``eval_returns.npz``; empty before the first evaluation."""
-        path = self.folder / "eval_returns.npz"
+        path = self._episodes_file
         if not path.exists():
             return {}
         with _whole(path), np.load(path) as file:
             return dict(file)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Replace ``summary.json`` at once."""
-        write_atomically(
-            self.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode()
-        )
+        """Replace ``summary.json`` at once; how far the tables are is added.
+
+        Raises:
+            CannotWrite: if the system refuses.
+        """
+        self._write_summary({**summary, "record": self.marks()})
+
+    def _write_summary(self, summary: Mapping[str, Any]) -> None:
+        whole = {**summary, "crc32": _checksum(summary)}
+        write_atomically(self.folder / "summary.json", _as_json(whole).encode())
 
     def summary(self) -> dict[str, Any] | None:
         """``summary.json``, or ``None`` where no run has begun.
@@ -121,38 +147,82 @@ class RunRecord:
             found = json.loads(path.read_bytes())
             if not isinstance(found, dict) or not found.keys() >= SUMMARY:
                 raise ValueError("not a run's summary")
-            return summary_of_today(found)
+            checksum = found.pop("crc32", None)
+            if checksum is None:  # an earlier version's
+                return {"record": {}, **summary_of_today(found)}
+            if checksum != _checksum(found):
+                raise ValueError("its checksum differs")
+            return found
 
     @property
     def has_begun(self) -> bool:
         """Whether there is a summary, whole or not."""
         return (self.folder / "summary.json").exists()
 
-    def rewind(self, step: int) -> None:
-        """Forget every row after ``step``: a run that goes on from there writes them anew."""
+    def check(self, marks: Marks) -> None:
+        """Look at what a run that goes on will read.
+
+        Raises:
+            Damaged: naming the first file that lacks what it had, or is none of ours.
+        """
+        evaluated = [row["step"] for row in self.rows("eval", marks)]
+        for table in ("train", "timing"):
+            self.rows(table, marks)
+        found = self.episodes().get("step", np.empty(0))
+        if list(found[: len(evaluated)]) != evaluated:
+            path = self._episodes_file
+            raise Damaged(f"{path} is damaged (it lacks evaluations of eval.csv)", SET_ASIDE)
+
+    def marks_at(self, step: int) -> Marks:
+        """How far the tables were at a step, by the steps in their rows.
+
+        Raises:
+            Damaged: if a row has none.
+        """
+        return {table: self._mark_at(self._csv(table), step) for table in TABLES}
+
+    def rewind(self, step: int, marks: Marks) -> None:
+        """Forget every row after ``step``: a run that goes on from there writes them anew.
+
+        Args:
+            marks: how far the tables were then.
+        """
+        if summary := self.summary():  # which so is true before, while and after they are cut
+            self._write_summary({**summary, "record": marks})
         for table in TABLES:
-            self._rewind_table(self._csv(table), step)
+            path = self._csv(table)
+            if path.exists():
+                with written(path):
+                    os.truncate(path, marks[table]["size"])
         if episodes := self.episodes():
             kept = episodes["step"] <= step
             self._write_episodes({name: array[kept] for name, array in episodes.items()})
 
-    def _rewind_table(self, path: Path, step: int) -> None:
+    def _mark_at(self, path: Path, step: int) -> Mark:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         header, *rows = [line for line in lines if line.endswith(b"\n")] or [b""]
         with _whole(path):
             kept = [row for row in rows if int(row.split(b",")[0]) <= step]
-        if header:
-            write_atomically(path, header + b"".join(kept))
-        else:  # a kill while the header was written
-            path.unlink(missing_ok=True)
+        content = header + b"".join(kept)
+        return Mark(size=len(content), crc32=zlib.crc32(content))
+
+    @property
+    def _episodes_file(self) -> Path:
+        return self.folder / "eval_returns.npz"
 
     def _csv(self, table: str) -> Path:
         return self.folder / f"{table}.csv"
 
     def _write_episodes(self, arrays: dict[str, np.ndarray]) -> None:
-        path = self.folder / "eval_returns.npz"
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
+        path = self._episodes_file
+        with written(path), atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+_UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 @contextmanager
@@ -160,11 +230,19 @@ def _whole(path: Path) -> Iterator[None]:
     """Say in one line that a file is damaged, whatever its reader makes of it."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
-        raise Damaged(
-            f"{path} is damaged ({type(error).__name__}: {first_line(error)})",
-            "resume=restart sets the run aside",
-        ) from error
+    except Damaged as error:
+        raise Damaged(error.what, SET_ASIDE) from None
+    except _UNREADABLE as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise Damaged(f"{path} is damaged ({reason})", SET_ASIDE) from error
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _checksum(content: Any) -> int:
+    return zlib.crc32(_as_json(content).encode())
 
 
 def this_process() -> dict[str, Any]:
@@ -222,28 +300,3 @@ def _number(cell: str) -> float | None:
     if cell == "":
         return None
     return int(cell) if cell.lstrip("-").isdigit() else float(cell)
-
-
-class atomic_path:  # noqa: N801 - reads as a function: with atomic_path(p) as temporary
-    """A path to write to that takes the place of ``path`` when the block ends without an error."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
-            with self._temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self._temporary, self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content such that a reader, or a kill, sees the old or the new."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)

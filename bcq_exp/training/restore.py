@@ -17,10 +17,11 @@ from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
 from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
+from bcq_exp.files import write_atomically
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
 from bcq_exp.training.parts import build_algorithm, check_names_only_ours
-from bcq_exp.training.record import RunRecord, write_atomically
+from bcq_exp.training.record import RunRecord
 
 
 def load_agent(
@@ -107,7 +108,7 @@ def save_evaluation(folder: str | Path, seed: int, results: EpisodeResults) -> P
 
 
 def _checkpoint(folder: str | Path) -> checkpoint.Checkpoint:
-    record = RunRecord(Path(folder))
-    if not record.checkpoint.exists():
+    found = checkpoint.newest(RunRecord(Path(folder)))
+    if found is None:
         raise UserError(f"run={folder}: no checkpoint.pt there; give the folder of a trained run")
-    return checkpoint.load(record.checkpoint)
+    return found

@@ -112,7 +112,11 @@ class Run:
         )
 
     def save(self, step: int, engine_state: dict[str, Any], window: Tensor) -> None:
-        """The checkpoint after ``step``; ``window`` as :class:`checkpoint.Checkpoint` has it."""
+        """The checkpoint after ``step``; ``window`` as :class:`checkpoint.Checkpoint` has it.
+
+        Raises:
+            CannotWrite: if the system refuses.
+        """
         checkpoint.save(
             self.record.checkpoint,
             {
@@ -123,6 +127,7 @@ class Run:
                 "window": window.clone(),
                 "normalization": None if self.normalizer is None else self.normalizer.state_dict(),
                 "environment": dict(self.environment),
+                "record": self.record.marks(lasting=True),
             },
         )
 
@@ -140,6 +145,11 @@ class Run:
         self.evaluator.close()
         if status == "completed":
             self._report(summary)
+
+    def leave(self) -> None:
+        """End this run where nothing can be written: what it has written stays as it is."""
+        self.tracker.finish({}, 1)
+        self.evaluator.close()
 
     def write_summary(self, status: str, step: int) -> dict[str, Any]:
         """``summary.json`` as of ``step``."""

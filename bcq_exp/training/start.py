@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.meaning import identity
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import TABLES, RunRecord, check_free, is_sweep
+from bcq_exp.training.record import RunRecord, check_free, is_sweep
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +48,11 @@ def check_whole(folder: Path) -> None:
     """Look at what a run that goes on will read.
 
     Raises:
-        Damaged: naming the first file that is.
+        Damaged: naming the first file that is, if it cannot go on without.
     """
     from bcq_exp.training import checkpoint
 
-    record = RunRecord(folder)
-    for table in TABLES:
-        record.rows(table)
-    record.episodes()
-    if record.checkpoint.exists():
-        checkpoint.load(record.checkpoint, lazily=True)
+    checkpoint.to_go_on(RunRecord(folder), lazily=True)
 
 
 @dataclass(frozen=True)

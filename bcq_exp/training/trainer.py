@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bcq_exp.engine.engine import Engine
-from bcq_exp.errors import RunStopped, first_line
+from bcq_exp.errors import CannotWrite, RunStopped, first_line
 from bcq_exp.training.progress import Progress, progress
 from bcq_exp.training.run import Run
 
@@ -81,16 +81,24 @@ class Trainer:
 
         Raises:
             RunStopped: with the signal's status, after a signal.
+        CannotWrite: where the system does not let a run write its files.
         """
-        for _, run in self._alive():
-            run.write_summary("running", self._engine.step)
         title = f"{len(self.runs)} runs" if len(self.runs) > 1 else self.runs[0].title
         with (
             self._stop_on_signals(),
             progress(self._engine.step, self._cadence.num_steps, title) as shown,
         ):
             try:
+                for _, run in self._alive():
+                    run.write_summary("running", self._engine.step)
                 self._loop(shown)
+            except CannotWrite as error:
+                for _, run in self._alive():
+                    run.leave()
+                raise CannotWrite(
+                    f"{error}; stopped at step {self._engine.step}, what is there goes on from its "
+                    f"last checkpoint: {self.runs[0].command_to_go_on}"
+                ) from error
             except Exception as error:  # a defect: let the files say that the runs ended
                 for _, run in self._alive():
                     run.fail(self._engine.step, f"{type(error).__name__}: {first_line(error)}")

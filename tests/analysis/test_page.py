@@ -7,6 +7,7 @@ import pytest
 
 from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.report import page_data, write_report
+from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_grid, make_run
 from tests.commands import bcq_exp
 
@@ -197,6 +198,8 @@ def test_two_hundred_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
             rest = first.partition(",")[2]
             rows = [f"{step},{rest}" for step in range(2, 2002, 2)]
             (folder / f"{name}.csv").write_text("\n".join([head, *rows]) + "\n")
+        record = RunRecord(folder)
+        record.write_summary(record.summary())
     start = time.perf_counter()
     runs = load_runs(tmp_path / "s")
     path = tmp_path / "report" / "index.html"

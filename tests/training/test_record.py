@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bcq_exp.errors import UserError
+from bcq_exp.files import atomic_path, write_atomically
 from bcq_exp.training import checkpoint
-from bcq_exp.training.record import SUMMARY, RunRecord, atomic_path, write_atomically
+from bcq_exp.training.record import SUMMARY, RunRecord
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_a_half_written_line_is_left_out(tail, record, tmp_path):
     with (tmp_path / "train.csv").open("a") as file:
         file.write(tail)
     assert record.rows("train") == complete
-    record.rewind(30)
+    record.rewind(30, record.marks_at(30))
     record.append("train", {"step": 40, "loss": 1.0, "q": 2.0})
     assert record.rows("train") == [*complete, {"step": 40, "loss": 1.0, "q": 2.0}]
 
@@ -52,7 +53,7 @@ def test_a_half_written_line_is_left_out(tail, record, tmp_path):
 )
 def test_rewinding_forgets_what_came_after(step, train, evals, record, tmp_path):
     before = {p.name: p.read_bytes() for p in tmp_path.glob("*.csv")}
-    record.rewind(step)
+    record.rewind(step, record.marks_at(step))
     assert [row["step"] for row in record.rows("train")] == [10, 20, 30][:train]
     assert [row["step"] for row in record.rows("timing")] == [10, 20, 30][:train]
     assert [row["step"] for row in record.rows("eval")] == [15, 30][:evals]
@@ -68,7 +69,7 @@ def test_rewinding_forgets_what_came_after(step, train, evals, record, tmp_path)
 def test_a_file_killed_in_its_header_starts_anew(content, tmp_path):
     (tmp_path / "train.csv").write_text(content)
     record = RunRecord(tmp_path)
-    record.rewind(10)
+    record.rewind(10, record.marks_at(10))
     record.append("train", {"step": 20, "loss": 1.0})
     assert record.rows("train") == [{"step": 20, "loss": 1.0}]
 
@@ -86,7 +87,7 @@ def test_a_table_begun_by_an_earlier_version_keeps_its_columns(tmp_path):
 
 def test_an_empty_folder_has_no_rows(tmp_path):
     record = RunRecord(tmp_path)
-    record.rewind(0)
+    record.rewind(0, record.marks())
     assert record.rows("train") == []
     assert record.episodes() == {}
     assert record.summary() is None
@@ -97,7 +98,7 @@ def test_the_summary_is_replaced(record, tmp_path):
     whole = dict.fromkeys(SUMMARY) | {"config": {"algo": {"_target_": "x"}}}
     record.write_summary({**whole, "status": "running", "more": 1})
     record.write_summary({**whole, "status": "completed"})
-    assert record.summary() == {**whole, "status": "completed"}
+    assert record.summary() == {**whole, "status": "completed", "record": record.marks()}
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "completed"
 
 

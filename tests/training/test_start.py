@@ -93,24 +93,6 @@ def test_resume_true_without_a_run_is_refused(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda content: b"",
-        lambda content: b"not a checkpoint",
-        lambda content: content[:1000],
-    ],
-    ids=["empty", "text", "cut"],
-)
-def test_a_corrupt_checkpoint_is_one_line_and_stays(spoil, run):
-    content = spoil((run / "checkpoint.pt").read_bytes())
-    (run / "checkpoint.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"checkpoint.pt: not a (readable )?checkpoint") as error:
-        fit(run, *SAME, "trainer.num_steps=280")
-    assert "\n" not in str(error.value)
-    assert (run / "checkpoint.pt").read_bytes() == content
-
-
 def test_a_run_that_another_process_trains_is_left_to_it(run, tmp_path):
     code = f"""
 import pathlib, time

@@ -1,0 +1,93 @@
+"""Files that are whole: replaced at once, told from damaged ones, or one line says why not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+from bcq_exp.errors import CannotWrite, Damaged
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+class Mark(TypedDict):
+    """How far a file that only grows went at some time: its first bytes, and their checksum."""
+
+    size: int
+    crc32: int
+
+
+def mark(path: Path, *, lasting: bool = False) -> Mark:
+    """The mark of a file as it is; of one that is not there, that of an empty one.
+
+    Args:
+        lasting: have the system put its content on the disk first.
+    """
+    if not path.exists():
+        return Mark(size=0, crc32=0)
+    with path.open("rb") as file:
+        if lasting:
+            os.fsync(file.fileno())
+        content = file.read()
+    return Mark(size=len(content), crc32=zlib.crc32(content))
+
+
+def check_mark(path: Path, content: bytes, mark: Mark) -> None:
+    """Hold a file's content against a mark of it.
+
+    Raises:
+        Damaged: if it does not begin with what it had.
+    """
+    if len(content) < mark["size"]:
+        there = f"{len(content)} of {mark['size']} bytes are there" if content else "it is gone"
+        raise Damaged(f"{path} is damaged ({there})")
+    if zlib.crc32(content[: mark["size"]]) != mark["crc32"]:
+        raise Damaged(f"{path} is damaged (its checksum differs)")
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Say in one line which file cannot be written, and why.
+
+    Raises:
+        CannotWrite: for the system's refusals inside the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class atomic_path:  # noqa: N801 - reads as a function: with atomic_path(p) as temporary
+    """A path to write to that takes the place of ``path`` when the block ends without an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        return self._temporary
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            if kind is None:
+                with self._temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(self._temporary, self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content such that a reader, or a kill, sees the old or the new.
+
+    Raises:
+        CannotWrite: if the system refuses, with the old file in place.
+    """
+    with written(path), atomic_path(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,182 @@
+"""What was lost or changed in a run's files is noticed, and what is left of them goes on."""
+
+import logging
+import random
+import resource
+import shutil
+
+import numpy as np
+import pytest
+
+from bcq_exp.analysis import load_runs
+from bcq_exp.errors import Damaged
+from bcq_exp.sweep.state import run_states
+from bcq_exp.training import checkpoint
+from bcq_exp.training.record import TABLES, RunRecord
+from tests.commands import TINY, bcq_exp, fit
+from tests.same import assert_same_rows, assert_same_run, assert_same_state
+
+FILES = [
+    "train.csv", "eval.csv", "timing.csv", "summary.json", "eval_returns.npz", "checkpoint.pt",
+    "checkpoint.previous.pt",
+]  # fmt: skip
+LONGER = (*TINY, "trainer.num_steps=280")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A finished run of one's own to spoil; its checkpoints are of steps 180 and 240."""
+    return shutil.copytree(trained, tmp_path / "multirun" / "trained")
+
+
+@pytest.fixture(scope="module")
+def straight(trained, tmp_path_factory):
+    """The run of 280 steps that nothing happened to."""
+    folder = shutil.copytree(trained, tmp_path_factory.mktemp("straight") / "trained")
+    fit(folder, *LONGER)
+    return folder
+
+
+def everything(folder):
+    """All that is read of a run, by the file that has it."""
+    record = RunRecord(folder)
+    summary = record.summary()
+    newest = checkpoint.newest(record)
+    found = checkpoint.to_go_on(record)
+    return {
+        "summary": summary,
+        **{table: record.rows(table, summary["record"]) for table in TABLES},
+        "episodes": {name: array.tolist() for name, array in record.episodes().items()},
+        "newest": newest,
+        "to go on": found.content,
+    }
+
+
+def spoilt(content, rng):
+    """A file's content with a byte changed, or two, or its end cut off."""
+    kind = rng.choice(["byte", "bytes", "cut"])
+    place = rng.randrange(len(content))
+    if kind == "cut":
+        return content[:place]
+    size = 1 if kind == "byte" else 2
+    changed = bytes(byte ^ rng.randrange(1, 256) for byte in content[place : place + size])
+    return content[:place] + changed + content[place + size :]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("tries", [12, pytest.param(400, marks=pytest.mark.faults)])
+def test_a_changed_byte_or_a_cut_anywhere_is_noticed_or_harmless(name, tries, run, caplog):
+    whole, content = everything(run), (run / name).read_bytes()
+    before = checkpoint.load(run / "checkpoint.previous.pt")
+    rng = random.Random(name)
+    noticed = 0
+    for _ in range(tries):
+        (run / name).write_bytes(spoilt(content, rng))
+        caplog.clear()
+        try:
+            found = everything(run)
+        except Damaged as error:
+            assert name in str(error) and "\n" not in str(error)
+            noticed += 1
+            continue
+        if said := [r.getMessage() for r in caplog.records]:
+            assert all("checkpoint.pt" in line and "of step 180, is used" in line for line in said)
+            assert_same_state(found.pop("newest"), before)
+            assert_same_state(found.pop("to go on"), before)
+            noticed += 1
+        else:  # the byte was one of no meaning
+            assert_same_state(found, whole)
+    assert noticed > tries / 2 or name == "checkpoint.previous.pt"
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, straight, caplog):
+    damaged = (run / "checkpoint.pt").read_bytes()[:-1000]
+    (run / "checkpoint.pt").write_bytes(damaged)
+    with caplog.at_level(logging.WARNING):
+        fit(run, *LONGER)
+    assert "checkpoint.pt is damaged" in caplog.text
+    assert "the checkpoint before, of step 180, is used" in caplog.text
+    assert (run / "checkpoint.damaged.pt").read_bytes() == damaged
+    assert_same_run(run, straight)
+    assert checkpoint.load(run / "checkpoint.previous.pt")["step"] == 240
+
+
+def test_so_do_rows_that_were_lost_after_it(run, straight):
+    lines = (run / "train.csv").read_bytes().splitlines(keepends=True)
+    (run / "train.csv").write_bytes(b"".join(lines[:-1]))  # the row of step 240
+    fit(run, *LONGER)
+    assert_same_run(run, straight)
+
+
+def test_it_is_evaluated_by_the_one_before(run, tmp_path):
+    (run / "checkpoint.pt").write_bytes(b"")
+    done = bcq_exp(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
+    assert done.returncode == 0, done.stderr
+    assert "of step 180, is used" in done.stdout + done.stderr
+    (run / "checkpoint.previous.pt").write_bytes(b"")
+    done = bcq_exp(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "checkpoint.pt is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train.csv", "eval.csv", "timing.csv", "eval_returns.npz"])
+def test_a_table_that_is_gone_is_missed(name, run):
+    (run / name).unlink()
+    with pytest.raises(Damaged, match=rf"{name} is damaged .*; resume=restart sets the run aside"):
+        fit(run, *LONGER)
+    if name in ("train.csv", "eval.csv"):
+        assert any(f"{name} is damaged (it is gone)" in note for note in load_runs(run).notes)
+
+
+def test_a_row_changed_or_cut_in_the_middle_is_missed(run):
+    content = (run / "train.csv").read_bytes()
+    lines = content.splitlines(keepends=True)
+    for middle in (b"80,0.1\r\n", lines[2].replace(b".", b".0", 1), b""):
+        (run / "train.csv").write_bytes(b"".join([*lines[:2], middle, *lines[3:]]))
+        (note,) = [note for note in load_runs(run).notes if "train.csv" in note]
+        assert "is damaged" in note and note.endswith("left out")
+
+
+def test_a_damaged_timing_shows_in_the_status(run):
+    (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
+    (run / "timing.csv").write_text("step,wall_time,steps_per_second\n40,1.0,1.0\n")
+    (state,) = run_states(run.parent)
+    assert (state.status, "timing.csv" in state.reason) == ("damaged", True)
+
+
+def test_rows_after_the_summary_are_read_too(run):
+    record = RunRecord(run)
+    record.append("train", {name: 280 for name in record.rows("train")[0]})
+    assert len(load_runs(run).training) == 7
+
+
+def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path):
+    """The limit lets tables and summaries be written, and no checkpoint."""
+    small = (trained / "checkpoint.pt").stat().st_size - 1
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
+
+    command = (*TINY, "name=r", "trainer.num_steps=120")
+    full = bcq_exp(*command, cwd=tmp_path, preexec_fn=limit)
+    assert (full.returncode, full.stderr.count("\n")) == (1, 1), full.stderr
+    assert "cannot write multirun/r/checkpoint.pt: " in full.stderr.replace(f"{tmp_path}/", "")
+    folder = tmp_path / "multirun" / "r"
+    assert not list(folder.glob(".checkpoint*"))
+    assert bcq_exp(*command, cwd=tmp_path).returncode == 0
+    fit(tmp_path / "straight", *command)
+    assert_same_rows(folder, tmp_path / "straight")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path):
+    before = (run / "checkpoint.pt").read_bytes()
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+
+    full = bcq_exp(*LONGER, "name=trained", cwd=tmp_path, preexec_fn=limit)
+    assert (full.returncode, full.stderr.count("\n")) == (1, 1), full.stderr
+    assert (run / "checkpoint.pt").read_bytes() == before
+    found = checkpoint.to_go_on(RunRecord(run))
+    assert found.content["step"] == 240
+    assert np.isfinite(found.content["window"].numpy()).all()

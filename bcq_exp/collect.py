@@ -105,6 +105,8 @@ def _collected(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuf
         space = check_action_space(cfg.id, env.action_space)
         policy = behaviour.Noisy(policy, space, cfg.noise_std, cfg.random_action_prob)
     num_steps = DEFAULT_STEPS if cfg.num_steps is None else cfg.num_steps
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    behaviour.check_room(env, num_steps, -(-num_steps // (limit or num_steps)))
     with Progress() as progress:
         task = progress.add_task(cfg.id, total=num_steps)
         episodes = behaviour.collect(

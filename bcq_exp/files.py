@@ -63,6 +63,17 @@ def written(path: Path) -> Iterator[None]:
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def refusal(error: BaseException | None) -> str | None:
+    """What to say where the system had no room, or let nothing be written; ``None`` elsewhere."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return f"cannot write {error.filename or 'a file'}: {error.strerror}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 class atomic_path:  # noqa: N801 - reads as a function: with atomic_path(p) as temporary
     """A path to write to that takes the place of ``path`` when the block ends without an error."""
 
@@ -81,6 +92,13 @@ class atomic_path:  # noqa: N801 - reads as a function: with atomic_path(p) as t
                 os.replace(self._temporary, self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
+
+
+def clear_halves(folder: Path) -> None:
+    """Remove what killed processes were about to put in place; nobody may be writing there."""
+    for path in folder.glob(".*.*"):
+        if path.suffix[1:].isdigit():
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -90,3 +90,21 @@ def opened(browser):
     for context in contexts:
         context.close()
     assert troubles == []
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """A table of the faults that were tried, where tests have told of some."""
+    tried: dict[str, list[int]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "tried" and report.when == "call":
+                    what, count = value
+                    row = tried.setdefault(what, [0, 0])
+                    row[0] += count
+                    row[1] += count * (outcome == "passed")
+    if tried:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(f"{'':60} {'tried':>7} {'survived':>9}")
+        for what, (count, survived) in sorted(tried.items()):
+            terminalreporter.write_line(f"{what:60} {count:7d} {survived:9d}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -11,19 +12,22 @@ from typing import Any
 
 from bcq_exp.cli.explain import is_mistake, one_line
 from bcq_exp.errors import RunStopped
+from bcq_exp.files import refusal
 
 
 def command(function: Callable[..., Any]) -> Callable[..., None]:
     """Turns ``function`` into a command.
 
-    Exit status: 0 done; 2 the user's mistake, said in one line; 1 a run that failed; 130 or 143
-    stopped by a signal. Anything else that is raised is a defect of ours and keeps its traceback.
+    Exit status: 0 done; 2 the user's mistake, said in one line; 1 a run that failed, or a disk
+    without room; 130 or 143 stopped by a signal. Anything else that is raised is a defect of ours
+    and keeps its traceback.
     """
 
     @wraps(function)
     def run(*arguments: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _end)  # so that what is half-written is removed
+        logging.raiseExceptions = False  # a log that cannot be written is no reason to say more
         try:
             function(*arguments)
         except RunStopped as stopped:
@@ -31,9 +35,11 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _exit("stopped by SIGINT", 130)
         except Exception as error:
-            if not is_mistake(error):
+            if is_mistake(error):
+                _exit(f"error: {one_line(error)}", 2)
+            if (line := refusal(error)) is None:
                 raise
-            _exit(f"error: {one_line(error)}", 2)
+            _exit(line, 1)
 
     return run
 

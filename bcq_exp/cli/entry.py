@@ -19,6 +19,7 @@ from bcq_exp.cli.explain import explained, is_mistake
 from bcq_exp.config import schema
 from bcq_exp.config.checking import check
 from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.files import refusal
 
 # inside the package in an installed wheel, beside it in a checkout
 _PACKAGE = Path(bcq_exp.__file__).parent
@@ -115,7 +116,7 @@ def _launch(given: list[str], config_name: str, task: Task) -> None:
             check(cfg)
             return task(cfg)
         except Exception as error:
-            expected = is_mistake(error) or isinstance(error, RunStopped)
+            expected = is_mistake(error) or isinstance(error, RunStopped) or refusal(error)
             if HydraConfig.get().mode == RunMode.MULTIRUN or not expected:
                 raise
             ended.append(error)  # past Hydra, which would add lines of its own

@@ -1,6 +1,6 @@
 """Behaviour policies: who collects the data, how, and where it is stored."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,8 @@ from bcq_exp.data.transitions import DataError
 
 if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
+
+_EPISODE_BYTES = 2**15  # that HDF5 needs for an episode's groups and headers
 
 Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Maps an observation ``(O,)`` to an action ``(A,)`` in environment units."""
@@ -216,9 +218,22 @@ def as_episodes(steps: Mapping[str, np.ndarray]) -> "list[EpisodeBuffer]":
     return episodes
 
 
+def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:
+    """Look whether there is room for a data set.
+
+    Raises:
+        CannotWrite: if there is not.
+        DataError: the folder of data sets cannot be written.
+    """
+    step = 10  # reward and flags
+    for space in (env.observation_space, env.action_space):
+        step += gym.spaces.flatdim(space) * np.dtype(space.dtype or np.float64).itemsize
+    minari_store.check_room(num_steps * step + num_episodes * _EPISODE_BYTES)
+
+
 def save(
     dataset_id: str,
-    episodes: "Iterable[EpisodeBuffer]",
+    episodes: "Sequence[EpisodeBuffer]",
     env: gym.Env,
     *,
     algorithm_name: str,
@@ -239,7 +254,9 @@ def save(
 
     Raises:
         DataError: the id is malformed or taken, or the folder cannot be written.
+        CannotWrite: there is no room.
     """
+    check_room(env, sum(map(len, episodes)), len(episodes))
 
     def write(folder: Path) -> None:
         import minari

@@ -14,9 +14,11 @@ from typing import Any
 
 from bcq_exp import locks
 from bcq_exp.data.transitions import DataError
+from bcq_exp.errors import CannotWrite
+from bcq_exp.files import refusal
 
 _log = logging.getLogger(__name__)
-_ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+_ID = re.compile(r"(?!\w/[^/]*$)([-\w]+/)*[-\w]+-v\d+")  # a namespace has two letters or more
 _OWN = ".bcq_exp"  # hidden, so that Minari does not take it for a namespace
 _LISTED = 8
 PROVENANCE = "bcq_exp"  # its key in a data set's metadata
@@ -37,7 +39,7 @@ def data_folder(dataset_id: str) -> Path:
     if not _ID.fullmatch(dataset_id):
         raise DataError(
             f"data set {dataset_id!r}: not a Minari id; ids look like 'name-v0' or "
-            "'namespace/name-v0'"
+            "'namespace/name-v0', a namespace of two letters or more"
         )
     return minari_root() / dataset_id / "data"
 
@@ -158,6 +160,21 @@ def reserve(dataset_id: str) -> AbstractContextManager[None]:
     )
 
 
+def check_room(num_bytes: int) -> None:
+    """Look whether a data set of a size can be added; HDF5 does not outlive a disk that is full.
+
+    Raises:
+        CannotWrite: if there is less room.
+        DataError: the folder cannot be written.
+    """
+    folder = work_folder()
+    if (free := shutil.disk_usage(folder).free) < num_bytes:
+        raise CannotWrite(
+            f"cannot write {minari_root()}: No space left on device: about {num_bytes / 2**20:.1f} "
+            f"MiB are needed, {free / 2**20:.1f} are free"
+        )
+
+
 def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
     """Add a data set that is either whole or not there, whatever happens meanwhile.
 
@@ -182,6 +199,8 @@ def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool =
                 shutil.move(target, Path(temporary) / "old")
             os.rename(new, target)
     except OSError as error:
+        if refusal(error) is not None:
+            raise
         # The rename refuses a target that another process has put there meanwhile.
         raise (_taken(dataset_id) if target.exists() else _unwritable(error)) from error
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bcq_exp.errors import Damaged, UserError, first_line
-from bcq_exp.files import atomic_path, written
+from bcq_exp.files import atomic_path, clear_halves, written
 from bcq_exp.training.older import checkpoint_of_today
 from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord
 
@@ -124,9 +124,12 @@ def to_go_on(record: RunRecord, *, lazily: bool = False) -> Found | None:
 def take_up(record: RunRecord, found: Found | None) -> None:
     """Let a run go on from there: newer rows are forgotten, a damaged checkpoint is put aside.
 
+    What a kill left half-written goes.
+
     Raises:
         CannotWrite: if the system refuses.
     """
+    clear_halves(record.folder)
     if found is None:
         record.rewind(0, NOTHING)
         return

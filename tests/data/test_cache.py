@@ -134,7 +134,7 @@ def test_an_unwritable_folder_costs_nothing(minari_files, home):
 
 
 def test_refused_data_are_not_cached(minari_files, home):
-    id = minari_files.write(total_episodes=0)
+    id = minari_files.write(total_episodes=3)
     for _ in range(2):
         with pytest.raises(DataError):
             load_minari(id)

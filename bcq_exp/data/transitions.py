@@ -8,6 +8,8 @@ import numpy as np
 
 from bcq_exp.errors import UserError
 
+LARGE = 2**29  # bytes; twice that for a copy of a set in each process is what machines have
+
 
 class DataError(UserError):
     """A data set, or the environment it names, that cannot be used as asked."""
@@ -60,6 +62,11 @@ class Transitions:
     def arrays(self) -> dict[str, np.ndarray]:
         """The six arrays by name, in the order of the fields."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there are too many bytes to have them twice: no copy is made for training."""
+        return sum(array.nbytes for array in self.arrays().values()) > LARGE
 
     def __len__(self) -> int:
         return len(self.obs)

@@ -39,7 +39,7 @@ browser: # Debian's Chromium, for the tests of the report page; without it they 
 		|| echo "no Chromium here: the tests of the report page are skipped"
 
 fast-test: setup ## the tests alone, without those of clusters and of large sweeps
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not faults"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

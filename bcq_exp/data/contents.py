@@ -91,11 +91,11 @@ def assemble(
             for name, array in flags.items():
                 array[part] = _flags(source, name, getattr(episode, name), index)
             start = part.stop
-            if length and not terminated[start - 1]:
-                truncated[start - 1] = True  # also where the recording just stopped
     for name, array in flags.items():
         as_flags(source, name, array, lambda row: place(row, lengths))
     check_ends(source, flags, lengths)
+    last = np.cumsum(lengths[lengths > 0]) - 1
+    truncated[last] |= ~terminated[last]  # also where the recording just stopped
     return Transitions(
         obs=obs, act=act, rew=rew, terminated=terminated, truncated=truncated, obs_next=obs_next
     )

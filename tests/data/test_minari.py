@@ -248,6 +248,7 @@ def shorten(path):
         ),
         (store("episode_1/truncations", np.array([b"0", b"1"])), r"truncated holds .* \|S1;"),
         (set_bytes("episode_1/terminations", b"\0\x40"), "terminated is 64 at episode 1, step 1"),
+        (set_bytes("episode_0/truncations", b"\0\0\x02"), "truncated is 2 at episode 0, step 2"),
         (
             set_value("episode_0/terminations", 1, True),
             "terminated is true at episode 0, step 1, w",

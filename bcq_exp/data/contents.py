@@ -7,8 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium.spaces import Box
 
+from bcq_exp.data.checks import (
+    as_flags,
+    check_ends,
+    check_numbers,
+    check_same_length,
+    check_width,
+    place,
+)
 from bcq_exp.data.spaces import Leaf
-from bcq_exp.data.transitions import Transitions, check_same_length, check_width
+from bcq_exp.data.transitions import DataError, Transitions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,12 +72,14 @@ def assemble(
         act_size: ``A``, numbers in an action.
 
     Raises:
-        DataError: an episode whose arrays do not fit each other, its length or the sizes.
+        DataError: an episode whose arrays do not fit each other, its length or the sizes, hold no
+            numbers, or that goes on after its end.
     """
     rows = int(lengths.sum())
     obs, obs_next = (np.empty((rows, obs_size), np.float32) for _ in range(2))
     act, rew = np.empty((rows, act_size), np.float32), np.empty(rows, np.float32)
     terminated, truncated = np.empty(rows, bool), np.empty(rows, bool)
+    flags = {"terminated": terminated, "truncated": truncated}
     start = 0
     # A float64 too large for float32 becomes infinity here and is reported by the finite check.
     with np.errstate(over="ignore"):
@@ -78,10 +88,14 @@ def assemble(
             part = slice(start, start + int(length))
             obs[part], obs_next[part] = episode.obs[:-1], episode.obs[1:]
             act[part], rew[part] = episode.act, episode.rew
-            terminated[part], truncated[part] = episode.terminated, episode.truncated
+            for name, array in flags.items():
+                array[part] = _flags(source, name, getattr(episode, name), index)
             start = part.stop
-            if length and not terminated[start - 1]:
-                truncated[start - 1] = True  # also where the recording just stopped
+    for name, array in flags.items():
+        as_flags(source, name, array, lambda row: place(row, lengths))
+    check_ends(source, flags, lengths)
+    last = np.cumsum(lengths[lengths > 0]) - 1
+    truncated[last] |= ~terminated[last]  # also where the recording just stopped
     return Transitions(
         obs=obs, act=act, rew=rew, terminated=terminated, truncated=truncated, obs_next=obs_next
     )
@@ -90,6 +104,14 @@ def assemble(
 def _check_episode(
     source: str, index: int, length: int, episode: Episode, obs_size: int, act_size: int
 ) -> None:
+    where = f", episode {index}"
+    for name, values in episode._asdict().items():
+        check_numbers(source, name, values, where)
+        rank = 2 if name in ("obs", "act") else 1
+        if values.ndim != rank:
+            raise DataError(
+                f"data set {source!r}{where}: {name} has shape {values.shape}; it must be (steps,)"
+            )
     found = {
         "rewards": len(episode.rew),
         "observations - 1": len(episode.obs) - 1,
@@ -97,14 +119,22 @@ def _check_episode(
         "terminations": len(episode.terminated),
         "truncations": len(episode.truncated),
     }
-    where = f", episode {index}"
     check_same_length(source, {"recorded steps": length, **found}, where)
     check_width(source, "obs", episode.obs.shape[1], obs_size, where)
     check_width(source, "act", episode.act.shape[1], act_size, where)
 
 
+def _flags(source: str, name: str, values: np.ndarray, index: int) -> np.ndarray:
+    """An episode's flags as bool; booleans unchanged, as all of a set's are checked at once."""
+    if values.dtype == bool:
+        return values
+    return as_flags(source, name, values, lambda step: f"episode {index}, step {step}")
+
+
 def episode_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sum ``values (N,)`` over each of the neighbouring runs of ``lengths (E,)``, in float64."""
-    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    ends = np.cumsum(lengths)
-    return sums[ends] - sums[ends - lengths]
+    """Sum ``values (N,)`` over each of the neighbouring runs of ``lengths (E,) > 0``, in float64.
+
+    Each run by itself: a huge number in one episode costs no other its digits.
+    """
+    starts = np.cumsum(lengths) - lengths
+    return np.add.reduceat(values, starts, dtype=np.float64)

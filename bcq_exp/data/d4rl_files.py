@@ -1,22 +1,25 @@
 """Reading an old D4RL file (one flat HDF5 table of steps) into a :class:`Contents`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from bcq_exp.data.contents import Contents, episode_sums
-from bcq_exp.data.environments import make_raw
-from bcq_exp.data.spaces import check_action_space, flat_box, observation_leaves
-from bcq_exp.data.transitions import (
-    DataError,
-    Transitions,
+from bcq_exp.data.checks import (
+    as_flags,
+    check_finite,
     check_not_empty,
+    check_numbers,
     check_same_length,
     check_transitions,
     check_width,
-    content_hash,
 )
+from bcq_exp.data.contents import Contents, episode_sums
+from bcq_exp.data.environments import make_raw
+from bcq_exp.data.spaces import check_action_space, flat_box, observation_leaves
+from bcq_exp.data.transitions import DataError, Transitions, content_hash
+from bcq_exp.errors import first_line
 
 _VECTORS = ("observations", "actions", "next_observations")
 _FLAGS = ("terminals", "timeouts")
@@ -50,11 +53,13 @@ def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Contents:
     check_width(name, "observations", table["observations"].shape[1], observation_space.shape[0])
     cuts = _cuts(name, table, spec.max_episode_steps)
     lengths = _episode_lengths(table["terminals"] | cuts)
+    check_finite(name, "rew", table["rewards"], lengths)  # those of dropped rows are summed, too
     if "next_observations" in table:
         transitions, kept = _all_rows(table, cuts), lengths
     else:
         transitions, kept = _linked_rows(table, cuts), lengths - cuts[np.cumsum(lengths) - 1]
-    check_transitions(name, transitions, action_space, kept)
+    remedy = "correct the values, or set dataset.env to the environment they are of"
+    check_transitions(name, transitions, observation_space, action_space, kept, remedy)
     return Contents(
         transitions=transitions,
         observation_space=observation_space,
@@ -81,28 +86,48 @@ def _read_table(name: str, path: Path) -> dict[str, np.ndarray]:
                     f"{', '.join(_NEEDED)} and optionally {', '.join(_OPTIONAL)}"
                 )
             keys = [key for key in (*_NEEDED, *_OPTIONAL) if key in file]
-            table = {key: _convert(key, file[key][()]) for key in keys}
+            stored = {key: _whole(name, key, file[key]) for key in keys}
+    except MemoryError as error:
+        raise DataError(
+            f"data set {name!r}: {path} does not fit into memory ({first_line(error)})"
+        ) from error
     except (OSError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"data set {name!r}: {path} cannot be read ({error})") from error
-    check_same_length(name, {key: len(array) for key, array in table.items()})
-    check_not_empty(name, len(table["rewards"]))
-    for key in _VECTORS:
-        if key in table and table[key].ndim != 2:
-            raise DataError(
-                f"data set {name!r}: {key} has shape {table[key].shape}; it must be (steps, size)"
-            )
-    if "next_observations" in table:
-        widths = (table[key].shape[1] for key in ("next_observations", "observations"))
+        raise DataError(
+            f"data set {name!r}: {path} cannot be read ({first_line(error)})"
+        ) from error
+    check_same_length(name, {key: len(array) for key, array in stored.items()})
+    check_not_empty(name, len(stored["rewards"]))
+    if "next_observations" in stored:
+        widths = (stored[key].shape[1] for key in ("next_observations", "observations"))
         check_width(name, "next_observations", *widths)
-    return table
+    return {key: _convert(name, key, array) for key, array in stored.items()}
 
 
-def _convert(key: str, values: np.ndarray) -> np.ndarray:
+def _whole(name: str, key: str, stored: Any) -> np.ndarray:
+    """One of the file's arrays, ``(N, size)`` or, for what is one number a step, ``(N,)``.
+
+    Raises:
+        DataError: no array, or one of another shape or kind of values.
+    """
+    shape = getattr(stored, "shape", None)  # a group has none, an empty data set's is None
+    if key in _VECTORS:
+        fits, allowed = shape is not None and len(shape) == 2, "(steps, size)"
+    else:
+        fits = shape is not None and (len(shape) == 1 or shape[1:] == (1,))
+        allowed = "(steps,) or (steps, 1)"
+    if not fits:
+        found = "is no array" if shape is None else f"has shape {shape}"
+        raise DataError(f"data set {name!r}: {key} {found}; it must be {allowed}")
+    check_numbers(name, key, stored)
+    values = stored[()]
+    return values if key in _VECTORS else values.reshape(-1)
+
+
+def _convert(name: str, key: str, values: np.ndarray) -> np.ndarray:
     if key in _FLAGS:
-        return values.astype(bool).reshape(-1)
+        return as_flags(name, key, values, lambda row: f"row {row}")
     with np.errstate(over="ignore"):  # becomes infinite, which the finite check reports
-        floats = values.astype(np.float32, copy=False)
-    return floats if key in _VECTORS else floats.reshape(-1)
+        return values.astype(np.float32, copy=False)
 
 
 def _cuts(name: str, table: dict[str, np.ndarray], max_episode_steps: int | None) -> np.ndarray:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
+from bcq_exp.data.checks import check_numbers, check_transitions, check_width
 from bcq_exp.data.contents import Contents, Episode, assemble, episode_sums
 from bcq_exp.data.environments import make_raw, parse_spec
 from bcq_exp.data.spaces import Leaf, check_action_space, flat_box, observation_leaves
-from bcq_exp.data.transitions import DataError, Transitions, check_transitions, content_hash
+from bcq_exp.data.transitions import DataError, Transitions, content_hash
+from bcq_exp.errors import first_line
 
 # What h5py, json, Minari and NumPy raise on files that are not what they should be.
 _DAMAGE = (
@@ -51,8 +54,8 @@ def read_minari(name: str, folder: Path) -> Contents:
         folder: its ``data`` folder, with ``metadata.json``.
 
     Raises:
-        DataError: metadata or storage that cannot be read, spaces BCQ cannot use, or data that
-            :func:`check_transitions` refuses.
+        DataError: metadata or storage that cannot be read or contradict each other, spaces BCQ
+            cannot use, or data that :func:`assemble` or :func:`check_transitions` refuses.
     """
     metadata = _read_metadata(name, folder)
     with _readable(name, folder / "metadata.json"):
@@ -61,16 +64,25 @@ def read_minari(name: str, folder: Path) -> Contents:
         source = _Source(
             name=name,
             folder=folder,
-            num_episodes=int(metadata["total_episodes"]),
+            num_episodes=_count(name, metadata, "total_episodes"),
             leaves=leaves,
             observation_space=flat_box(observation_space),
             action_space=check_action_space(name, action_space),
         )
-        scores = _reference_scores(metadata)
+        scores = _reference_scores(name, metadata)
     read = _read_hdf5 if metadata.get("data_format", "hdf5") == "hdf5" else _read_any
     with _readable(name, folder):
         transitions, lengths = read(source)
-    check_transitions(name, transitions, source.action_space, lengths)
+    if "total_steps" in metadata:
+        _check_total(name, "steps", _count(name, metadata, "total_steps"), int(lengths.sum()))
+    check_transitions(
+        name,
+        transitions,
+        source.observation_space,
+        source.action_space,
+        lengths,
+        "correct the values, or the space in metadata.json",
+    )
     lengths = lengths[lengths > 0]
     return Contents(
         transitions=transitions,
@@ -98,6 +110,10 @@ def _readable(name: str, path: Path) -> Iterator[None]:
     """Turn whatever a damaged file makes a reader raise into one clear line."""
     try:
         yield
+    except MemoryError as error:
+        raise DataError(
+            f"data set {name!r}: {path} does not fit into memory ({first_line(error)})"
+        ) from error
     except _DAMAGE as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
@@ -125,9 +141,39 @@ def _spec_text(metadata: dict[str, Any]) -> str | None:
     return metadata.get("eval_env_spec") or metadata.get("env_spec")
 
 
-def _reference_scores(metadata: dict[str, Any]) -> tuple[float, float] | None:
+def _count(name: str, metadata: dict[str, Any], key: str) -> int:
+    count = metadata[key]
+    if type(count) is not int or count < 0:
+        raise DataError(
+            f"data set {name!r}: {key} in its metadata.json is {count!r}; it must be a whole number"
+        )
+    return count
+
+
+def _check_total(name: str, what: str, told: int, found: int) -> None:
+    """Raise DataError where a file holds more or less than the metadata tell."""
+    if told != found:
+        raise DataError(
+            f"data set {name!r}: its metadata.json tells of {told} {what}, its data hold {found}; "
+            f"correct total_{what} where the data are whole, else fetch or make it again"
+        )
+
+
+def _reference_scores(name: str, metadata: dict[str, Any]) -> tuple[float, float] | None:
+    """(random, expert) returns; they are a scale, so the first must be below the second."""
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    return (float(low), float(high)) if low is not None and high is not None else None
+    if low is None or high is None:
+        return None
+    if (
+        type(low) not in (int, float)
+        or type(high) not in (int, float)
+        or not -inf < low < high < inf
+    ):
+        raise DataError(
+            f"data set {name!r}: ref_min_score={low!r}, ref_max_score={high!r} in its "
+            "metadata.json; they must be finite numbers, the first below the second, or be left out"
+        )
+    return float(low), float(high)
 
 
 def _read_hdf5(source: _Source) -> tuple[Transitions, np.ndarray]:
@@ -136,9 +182,11 @@ def _read_hdf5(source: _Source) -> tuple[Transitions, np.ndarray]:
 
     with h5py.File(source.folder / "main_data.hdf5", "r") as file:
         _bound_memory(file)
+        found = sum(key.startswith("episode_") for key in file)
+        _check_total(source.name, "episodes", source.num_episodes, found)
         keys = [f"episode_{index}" for index in range(source.num_episodes)]
         lengths = np.array([_open(file, f"{key}/rewards").shape[0] for key in keys], np.int64)
-        episodes = (_hdf5_episode(file, key, source.leaves) for key in keys)
+        episodes = (_hdf5_episode(file, index, source) for index in range(len(keys)))
         return _assemble(source, lengths, episodes), lengths
 
 
@@ -151,14 +199,16 @@ def _bound_memory(file: Any) -> None:
     file.id.set_mdc_config(config)
 
 
-def _hdf5_episode(file: Any, episode: str, leaves: tuple[Leaf, ...]) -> Episode:
+def _hdf5_episode(file: Any, index: int, source: _Source) -> Episode:
+    episode = f"episode_{index}"
+
     def read_leaf(leaf: Leaf) -> np.ndarray:
         keys = [f"_index_{key}" if isinstance(key, int) else key for key in leaf.path]
         return _read(file, "/".join([episode, "observations", *keys]))
 
     return Episode(
-        obs=_flatten([read_leaf(leaf) for leaf in leaves]),
-        act=_flatten([_read(file, f"{episode}/actions")]),
+        obs=_observations(source, index, [read_leaf(leaf) for leaf in source.leaves]),
+        act=_flat(_read(file, f"{episode}/actions")),
         rew=_read(file, f"{episode}/rewards"),
         terminated=_read(file, f"{episode}/terminations"),
         truncated=_read(file, f"{episode}/truncations"),
@@ -195,14 +245,18 @@ def _read_any(source: _Source) -> tuple[Transitions, np.ndarray]:
             f"data set {source.name!r}: its storage format needs a package that is missing "
             f"({error})"
         ) from error
-    episodes = (_minari_episode(episode, source.leaves) for episode in dataset.iterate_episodes())
+    episodes = (
+        _minari_episode(episode, index, source)
+        for index, episode in enumerate(dataset.iterate_episodes())
+    )
     return _assemble(source, lengths, episodes), lengths
 
 
-def _minari_episode(episode: Any, leaves: tuple[Leaf, ...]) -> Episode:
+def _minari_episode(episode: Any, index: int, source: _Source) -> Episode:
+    parts = [np.asarray(leaf.pick(episode.observations)) for leaf in source.leaves]
     return Episode(
-        obs=_flatten([np.asarray(leaf.pick(episode.observations)) for leaf in leaves]),
-        act=_flatten([np.asarray(episode.actions)]),
+        obs=_observations(source, index, parts),
+        act=_flat(np.asarray(episode.actions)),
         rew=np.asarray(episode.rewards),
         terminated=np.asarray(episode.terminations),
         truncated=np.asarray(episode.truncations),
@@ -214,7 +268,19 @@ def _assemble(source: _Source, lengths: np.ndarray, episodes: Iterator[Episode])
     return assemble(source.name, lengths, episodes, *sizes)
 
 
-def _flatten(parts: list[np.ndarray]) -> np.ndarray:
-    """Arrays ``(T, ...)`` side by side: ``(T, sum of their sizes)``."""
-    flat = [part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts]
-    return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+def _observations(source: _Source, index: int, parts: list[np.ndarray]) -> np.ndarray:
+    """The leaves' arrays ``(T + 1, ...)`` side by side: ``(T + 1, O)``."""
+    flat = [_flat(part) for part in parts]
+    if len(flat) == 1:
+        return flat[0]
+    where = f", episode {index}"
+    # One by one, because too much of one part and too little of another add up.
+    for leaf, part in zip(source.leaves, flat, strict=True):
+        check_numbers(source.name, leaf.name, part, where)
+        check_width(source.name, leaf.name, part.shape[1], leaf.size, where)
+    return np.concatenate(flat, axis=1)
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """An array ``(T, ...)`` as ``(T, size)``."""
+    return values.reshape(len(values), int(np.prod(values.shape[1:])))

@@ -39,15 +39,21 @@ def observation_leaves(source: str, space: gym.Space) -> tuple[Leaf, ...]:
     """The leaves of an observation space, in the order of :func:`gymnasium.spaces.flatten`.
 
     Raises:
-        DataError: a leaf that is no vector of numbers (Discrete, Text, an image, ...), or none.
+        DataError: a leaf that is no vector of numbers (Discrete, Text, an image, ...) or has bounds
+            that are NaN; no leaf at all.
     """
     leaves = []
     for path, leaf in _walk(space):
         if not _is_vector(leaf):
-            name = ".".join(str(key) for key in path) or "observation"
+            name = Leaf(path, 0).name
             raise DataError(
                 f"data set {source!r}: observation {name!r} is refused, it is {_short(leaf)}; "
                 f"allowed are {ALLOWED_LEAVES}"
+            )
+        if np.isnan(leaf.low).any() or np.isnan(leaf.high).any():
+            raise DataError(
+                f"data set {source!r}: the observation space {_short(leaf)} has bounds that are "
+                "NaN; a bound is a number or infinite"
             )
         leaves.append(Leaf(path, int(np.prod(leaf.shape or (), dtype=int))))
     if not leaves:
@@ -86,7 +92,7 @@ def check_action_space(source: str, space: gym.Space | None) -> Box:
 
 def _walk(
     space: gym.Space, path: tuple[str | int, ...] = ()
-) -> Iterator[tuple[tuple[str | int, ...], gym.Space]]:
+) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Leaves of a nested space, depth first, in the space's own order."""
     if isinstance(space, gym.spaces.Dict):
         for key, child in space.spaces.items():

@@ -5,11 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
-from gymnasium.spaces import Box
 
 from bcq_exp.errors import UserError
 
-ACTION_TOLERANCE = 1e-5  # of an action's range: what float32 storage may add at the edge
+LARGE = 2**29  # bytes; twice that for a copy of a set in each process is what machines have
 
 
 class DataError(UserError):
@@ -64,6 +63,11 @@ class Transitions:
         """The six arrays by name, in the order of the fields."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @property
+    def is_large(self) -> bool:
+        """Whether there are too many bytes to have them twice: no copy is made for training."""
+        return sum(array.nbytes for array in self.arrays().values()) > LARGE
+
     def __len__(self) -> int:
         return len(self.obs)
 
@@ -112,80 +116,3 @@ def content_hash(transitions: Transitions) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def check_transitions(
-    source: str, transitions: Transitions, action_space: Box, lengths: np.ndarray
-) -> None:
-    """Refuse data no agent should learn from.
-
-    Args:
-        source: the data set's name, for the message.
-        transitions: the rows of all episodes, one episode after the other.
-        action_space: bounds ``(A,)`` every action must keep, in the units of ``transitions.act``.
-        lengths: rows of each episode ``(E,)``, to say where a fault lies.
-
-    Raises:
-        DataError: no rows, NaN or infinity anywhere, or an action outside its bounds.
-    """
-    check_not_empty(source, len(transitions))
-    check_finite(source, transitions, lengths)
-    check_actions(source, transitions.act, action_space, lengths)
-
-
-def check_not_empty(source: str, count: int) -> None:
-    """Raise DataError where there is not one transition."""
-    if count == 0:
-        raise DataError(f"data set {source!r} holds no transitions; at least one is needed")
-
-
-def check_finite(source: str, transitions: Transitions, lengths: np.ndarray) -> None:
-    """Raise DataError naming the first NaN or infinity of an array."""
-    for name in ("obs", "act", "rew", "obs_next"):
-        array = getattr(transitions, name)
-        # min and max carry NaN and infinity through, without a temporary of the array's size.
-        if array.size == 0 or (np.isfinite(array.min()) and np.isfinite(array.max())):
-            continue
-        row = int(np.argwhere(~np.isfinite(array))[0][0])
-        bad = np.atleast_1d(array[row])
-        raise DataError(
-            f"data set {source!r}: {name} is {bad[~np.isfinite(bad)][0]} at "
-            f"{_place(row, lengths)}; every value must be finite (in float32)"
-        )
-
-
-def check_actions(source: str, act: np.ndarray, action_space: Box, lengths: np.ndarray) -> None:
-    """Raise DataError naming the first action outside ``action_space``."""
-    check_width(source, "act", act.shape[1], action_space.low.size)
-    low, high = action_space.low.astype(np.float64), action_space.high.astype(np.float64)
-    slack = ACTION_TOLERANCE * (high - low)
-    if np.all(act.min(axis=0) >= low - slack) and np.all(act.max(axis=0) <= high + slack):
-        return
-    row, dim = (int(i) for i in np.argwhere((act < low - slack) | (act > high + slack))[0])
-    raise DataError(
-        f"data set {source!r}: act[{dim}] is {act[row, dim]:.6g} at {_place(row, lengths)}; "
-        f"the action space allows [{low[dim]:g}, {high[dim]:g}]"
-    )
-
-
-def check_width(source: str, name: str, width: int, expected: int, where: str = "") -> None:
-    """Raise DataError where vectors do not have their space's size; ``where`` as an ending."""
-    if width != expected:
-        raise DataError(
-            f"data set {source!r}{where}: {name} has {width} numbers a step, "
-            f"its space has {expected}"
-        )
-
-
-def check_same_length(source: str, lengths: dict[str, int], where: str = "") -> None:
-    """Raise DataError where arrays that go together differ in length; ``where`` as an ending."""
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise DataError(f"data set {source!r}{where}: lengths differ ({found}); they must be equal")
-
-
-def _place(row: int, lengths: np.ndarray) -> str:
-    """``episode e, step t`` of a row, given how many rows each episode has."""
-    ends = np.cumsum(lengths)
-    episode = int(np.searchsorted(ends, row, side="right"))
-    return f"episode {episode}, step {row - int(ends[episode] - lengths[episode])}"

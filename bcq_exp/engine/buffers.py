@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.stream import BLOCK_STEPS, RandomStream
 
 _ROWS_AT_ONCE = 65536  # copied, so that the data are never held twice
+
+Units = Callable[[Transitions], Transitions]
+"""Puts rows as the data set has them into the networks' units."""
 
 
 class TransitionTable:
@@ -32,15 +35,17 @@ class TransitionTable:
 
     @classmethod
     def of(
-        cls, transitions: Transitions, dtype: torch.dtype, device: torch.device
+        cls,
+        transitions: Transitions,
+        dtype: torch.dtype,
+        device: torch.device,
+        units: Units = lambda rows: rows,
     ) -> TransitionTable:
         """All transitions, in that dtype and on that device."""
         t = transitions
         table = cls.empty(len(t), t.obs.shape[1], t.act.shape[1], dtype, device)
         for first in range(0, len(t), _ROWS_AT_ONCE):
-            part = slice(first, first + _ROWS_AT_ONCE)
-            columns = (t.obs, t.obs_next, t.act, t.rew, t.terminated)
-            table.put(first, *(column[part] for column in columns))
+            table.put_transitions(first, units(t[first : first + _ROWS_AT_ONCE]))
         return table
 
     @classmethod
@@ -57,6 +62,13 @@ class TransitionTable:
         rows = np.concatenate([c.reshape(size, -1) for c in columns], 1, dtype=np.float32)
         self._rows[row : row + size].copy_(torch.from_numpy(rows))
 
+    def put_transitions(self, row: int, t: Transitions) -> None:
+        """Write transitions from ``row`` on."""
+        self.put(row, t.obs, t.obs_next, t.act, t.rew, t.terminated)
+
+    def bring(self, indices: Tensor) -> None:
+        """Have the transitions ``indices`` (..., B) at hand, which become their rows here."""
+
     def batch(self, indices: Tensor) -> Batch:
         """The rows ``indices`` (..., B)."""
         rows = self._rows.index_select(0, indices.reshape(-1)).reshape(*indices.shape, -1)
@@ -70,12 +82,37 @@ class TransitionTable:
         )
 
 
+class FetchedRows(TransitionTable):
+    """The transitions of one engine's present block alone, of a set too large to be had twice.
+
+    They are fetched from arrays that stay where they lie, such as in mapped files, and in the same
+    bits as from a table of all.
+
+    Args:
+        size: at most so many are brought at once.
+    """
+
+    def __init__(
+        self, transitions: Transitions, dtype: torch.dtype, units: Units, size: int
+    ) -> None:
+        obs_dim, act_dim = transitions.obs.shape[1], transitions.act.shape[1]
+        rows = torch.zeros(size, 2 * obs_dim + act_dim + 2, dtype=dtype)
+        super().__init__(rows, obs_dim, act_dim)
+        self._transitions, self._units = transitions, units
+
+    def bring(self, indices: Tensor) -> None:
+        fetched = self._transitions[indices.reshape(-1).numpy()]
+        self.put_transitions(0, self._units(fetched))
+        indices.copy_(torch.arange(indices.numel()).reshape(indices.shape))
+
+
 class BlockBuffers:
     """The streams' present block, and what comes of its steps, in tensors that keep their place.
 
     Of one run (T, ...), of K runs (T, K, ...); streams that are equal are drawn once.
 
     Args:
+        table: where the steps' transitions are, brought there before them.
         num_statistics: S, what each step tells.
         dtype, device: of noise and statistics.
     """
@@ -83,11 +120,12 @@ class BlockBuffers:
     def __init__(
         self,
         streams: Sequence[RandomStream],
+        table: TransitionTable,
         num_statistics: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._streams = streams
+        self._streams, self._table = streams, table
         self._index = -1
         block = streams[0].block(0)
         lead = (BLOCK_STEPS,) if len(streams) == 1 else (BLOCK_STEPS, len(streams))
@@ -120,6 +158,7 @@ class BlockBuffers:
                 ):
                     of_run = buffer if len(self._streams) == 1 else buffer[:, k]
                     of_run.copy_(values)
+            self._table.bring(self.indices)
             self._index = index
         self.row.fill_(row)
         return row

@@ -72,7 +72,7 @@ class CohortEngine:
     Args:
         runs: the algorithms, in their dtype and on their device; several as
             :class:`bcq_exp.engine.stacked.StackedRuns` takes them.
-        table: the data, which engines side by side share.
+        table: the data; engines side by side share one that has all of them.
         streams: each run's random numbers.
         capture: how steps are replayed; :func:`bcq_exp.engine.capture.eager` runs each anew.
     """
@@ -88,7 +88,7 @@ class CohortEngine:
         self._runs = runs
         self._table = table
         self.statistics, self.losses = runs[0].statistics(), runs[0].losses()
-        self._block = BlockBuffers(streams, len(self.statistics), param.dtype, param.device)
+        self._block = BlockBuffers(streams, table, len(self.statistics), param.dtype, param.device)
         self._untold = self._block.statistics.new_full(self._block.statistics.shape[1:-1], nan)
         self._capture = capture
         self._cycle = len(runs[0].steps)

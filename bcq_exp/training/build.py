@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,12 +21,18 @@ from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.online import Exploration
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import Transitions
-from bcq_exp.engine.buffers import TransitionTable
+from bcq_exp.engine.buffers import FetchedRows, TransitionTable
 from bcq_exp.engine.engine import CohortEngine, Engine, ParallelEngine
 from bcq_exp.engine.explorer import Explorer
 from bcq_exp.engine.online import OnlineEngine
 from bcq_exp.engine.placement import Placement
-from bcq_exp.engine.stream import DeviceStream, GrowingStream, HostStream, RandomStream
+from bcq_exp.engine.stream import (
+    BLOCK_STEPS,
+    DeviceStream,
+    GrowingStream,
+    HostStream,
+    RandomStream,
+)
 from bcq_exp.errors import UserError
 from bcq_exp.training import provenance
 from bcq_exp.training.checkpoint import Found, take_up, to_go_on
@@ -97,9 +104,11 @@ def _offline(
     normalizer: ObsNormalizer | None,
     placement: Placement,
 ) -> list[CohortEngine]:
-    """The runs in stacks, or each by itself, over one table of the data."""
-    transitions = for_training(dataset.transitions, runs[0].policy, normalizer)
-    table = TransitionTable.of(transitions, placement.precision.dtype, placement.device)
+    """The runs in stacks, or each by itself, over one table of the data or the data themselves."""
+    transitions, dtype = dataset.transitions, placement.precision.dtype
+    units = partial(for_training, policy=runs[0].policy, normalizer=normalizer)
+    in_place = transitions.is_large and placement.device.type == "cpu"
+    whole = None if in_place else TransitionTable.of(transitions, dtype, placement.device, units)
     streams = [
         build_stream(cfg, run, len(transitions), placement.device)
         for cfg, run in zip(cfgs, runs, strict=True)
@@ -107,9 +116,12 @@ def _offline(
     stacks = placement.stacks and all(run.is_pure for run in runs)
     parts = min(placement.num_threads, len(runs)) if stacks else len(runs)
     bounds = [len(runs) * i // parts for i in range(parts + 1)]
-    return [
-        CohortEngine(runs[a:b], table, streams[a:b], placement.capture) for a, b in pairwise(bounds)
-    ]
+    engines = []
+    for a, b in pairwise(bounds):
+        size = BLOCK_STEPS * sum(stream.batch_size for stream in streams[a:b])
+        table = whole or FetchedRows(transitions, dtype, units, size)
+        engines.append(CohortEngine(runs[a:b], table, streams[a:b], placement.capture))
+    return engines
 
 
 def build_online(

@@ -15,6 +15,8 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.policy import Policy
 
+_ROWS_AT_ONCE = 65536
+
 
 @dataclass(frozen=True)
 class ObsNormalizer:
@@ -26,8 +28,11 @@ class ObsNormalizer:
     @classmethod
     def of(cls, obs: np.ndarray) -> ObsNormalizer:
         """From a data set's observations (N, O); a constant entry is only centred."""
-        std = obs.std(0, dtype=np.float64)
-        return cls(obs.mean(0, dtype=np.float64), np.where(std > 1e-6, std, 1.0))
+        # By parts, because NumPy's std makes a copy of all in float64.
+        parts = [obs[i : i + _ROWS_AT_ONCE] for i in range(0, len(obs), _ROWS_AT_ONCE)]
+        mean = sum(part.sum(0, dtype=np.float64) for part in parts) / len(obs)
+        std = np.sqrt(sum(((part - mean) ** 2).sum(0) for part in parts) / len(obs))
+        return cls(mean, np.where(std > 1e-6, std, 1.0))
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         return ((obs - self.mean) / self.std).astype(np.float32)

@@ -1,5 +1,8 @@
 import json
+import multiprocessing
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bcq_exp.data import cache
+from bcq_exp.data import cache, transitions
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import UserError
@@ -91,36 +94,124 @@ def test_without_the_cache_nothing_is_looked_up_or_written(minari_files, home, r
     assert len(reads) == 3
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-4])
+FILES = [*sorted(cache._FILES), cache._DIGESTS]
 
 
-def flip(path: Path) -> None:
+def cut(path: Path, rng: np.random.Generator) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.integers(len(content))])
+
+
+def flip(path: Path, rng: np.random.Generator) -> None:
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
     path.write_bytes(bytes(content))
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
+def tear(path: Path, rng: np.random.Generator) -> None:
+    """A disk's sector of zeros, as a crash leaves it; in random bytes where it had been zeros."""
+    content = bytearray(path.read_bytes())
+    first = int(rng.integers(len(content)))
+    torn = slice(first, first + 512)
+    blank = bytes(len(content[torn]))
+    content[torn] = blank if content[torn] != blank else rng.bytes(len(blank))
+    path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [cut, flip, empty, Path.unlink])
-@pytest.mark.parametrize("name", ["obs.npy", "truncated.npy"])
-def test_a_broken_entry_is_read_again_and_rewritten(stored, reads, damage, name):
+def lengthen(path: Path, rng: np.random.Generator) -> None:
+    path.write_bytes(path.read_bytes() + rng.bytes(3))
+
+
+def remove(path: Path, _: np.random.Generator) -> None:
+    path.unlink()
+
+
+def stand_in_the_way(path: Path, _: np.random.Generator) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = [cut, flip, tear, lengthen, remove, stand_in_the_way]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_whatever_happens_to_a_file_is_found_and_mended(stored, reads, caplog, name):
     dataset, entry = stored
-    damage(entry / name)
+    rng = np.random.default_rng(list(name.encode()))
+    damages = [*DAMAGES, *[flip] * 10]
+    for count, damage in enumerate(damages, 1):
+        damage(entry / name, rng)
+        assert_same(load_minari(ID), dataset)
+        assert len(reads) == len(caplog.messages) == count
+        assert f"cached arrays in {entry} are" in caplog.messages[-1]
     assert_same(load_minari(ID), dataset)
-    assert_same(load_minari(ID), dataset)
+    assert len(reads) == len(damages)
+
+
+def test_files_that_changed_places_are_found(stored, reads):
+    dataset, entry = stored
+    for one, other in [("obs", "obs_next"), ("terminated", "truncated")]:
+        os.rename(entry / f"{one}.npy", entry / "between")
+        os.rename(entry / f"{other}.npy", entry / f"{one}.npy")
+        os.rename(entry / "between", entry / f"{other}.npy")
+        assert_same(load_minari(ID), dataset)
+    assert len(reads) == 2
+
+
+def test_another_action_bound_in_the_metadata_is_not_used(stored, reads):
+    dataset, entry = stored
+    meta = json.loads((entry / "meta.json").read_text())
+    meta["action_space"]["low"] = [-7.0]
+    (entry / "meta.json").write_text(json.dumps(meta))
+    assert load_minari(ID).action_space == dataset.action_space
     assert len(reads) == 1
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"leaves": 3}'])
-def test_broken_metadata_are_rewritten(stored, reads, text):
+def test_a_large_set_is_mapped_in_its_first_load_too(stored, reads, monkeypatch):
     dataset, entry = stored
-    (entry / "meta.json").write_text(text)
+    monkeypatch.setattr(transitions, "LARGE", 0)
+    flip(entry / "rew.npy", np.random.default_rng(0))
+    for _ in range(2):
+        mapped = load_minari(ID)
+        assert_same(mapped, dataset)
+        for name, array in mapped.transitions.arrays().items():
+            assert not array.flags.writeable
+            assert str(entry / f"{name}.npy") in Path("/proc/self/maps").read_text()
+    assert len(reads) == 1
+    shutil.rmtree(entry)
+    assert_same(mapped, dataset)  # what is in use stays, whoever deletes the files
+    assert_same(pickle.loads(pickle.dumps(mapped)), dataset)
+
+
+def race(entry, barrier, results, rounds):
+    """Load whenever all are ready; the first of a round finds the entry damaged."""
+    try:
+        for count in range(rounds):
+            if barrier.wait(30) == 0:
+                flip(entry / FILES[count % len(FILES)], np.random.default_rng(count))
+            barrier.wait(30)
+            results.put(load_minari(ID).content_hash)
+    except BaseException as error:
+        barrier.abort()
+        results.put(repr(error))
+        raise
+
+
+def test_processes_that_race_for_a_damaged_entry_all_get_the_data(stored):
+    dataset, entry = stored
+    context, rounds, racers = multiprocessing.get_context("fork"), 2 * len(FILES), 3
+    barrier, results = context.Barrier(racers), context.Queue()
+    processes = [
+        context.Process(target=race, args=(entry, barrier, results, rounds)) for _ in range(racers)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=60) for _ in range(rounds * racers)]
+    for process in processes:
+        process.join(60)
+    assert set(found) == {dataset.content_hash}
     assert_same(load_minari(ID), dataset)
-    assert json.loads((entry / "meta.json").read_text())["content_hash"] == dataset.content_hash
+    assert [path.name for path in entry.parent.iterdir()] == [entry.name]
 
 
 def test_only_whole_entries_remain(stored):
@@ -134,7 +225,7 @@ def test_an_unwritable_folder_costs_nothing(minari_files, home):
 
 
 def test_refused_data_are_not_cached(minari_files, home):
-    id = minari_files.write(total_episodes=0)
+    id = minari_files.write(total_episodes=3)
     for _ in range(2):
         with pytest.raises(DataError):
             load_minari(id)

@@ -8,6 +8,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data.datasets import load_d4rl_hdf5
 from bcq_exp.data.transitions import DataError
+from tests.commands import bcq_exp
 
 
 class LineEnv(gym.Env):
@@ -15,12 +16,18 @@ class LineEnv(gym.Env):
     action_space = Box(-1.0, 1.0, (1,), np.float32)
 
 
+class ShortEnv(LineEnv):
+    observation_space = Box(-1.0, 20.0, (1,), np.float64)
+
+
 @pytest.fixture(autouse=True)
 def line_envs():
     gym.register("BcqLine-v0", entry_point=LineEnv)
     gym.register("BcqLine3-v0", entry_point=LineEnv, max_episode_steps=3)
+    gym.register("BcqShort-v0", entry_point=ShortEnv, max_episode_steps=9)
     yield
-    del gym.registry["BcqLine-v0"], gym.registry["BcqLine3-v0"]
+    for name in ("BcqLine-v0", "BcqLine3-v0", "BcqShort-v0"):
+        del gym.registry[name]
 
 
 @pytest.fixture
@@ -163,11 +170,35 @@ def test_the_environment_is_guessed_from_the_name(tmp_path):
         ({"actions": np.full((5, 1), 2.0)}, r"act\[0\] is 2 at episode 0, step 0"),
         ({"actions": np.zeros((5, 2))}, "act has 2 numbers a step"),
         ({"rewards": np.array([0, 0, 0, np.nan, 0])}, "rew is nan at episode 1, step 0"),
+        ({"rewards": np.array([0, 0, np.inf, 0, 0])}, "rew is inf at episode 0, step 2"),  # dropped
+        ({"observations": 5.0}, r"observations has shape \(\); it must be \(steps, size\)"),
+        ({"actions": h5py.Empty("f")}, r"actions is no array; it must be \(steps, size\)"),
+        ({"rewards": np.zeros((5, 2))}, r"rewards has shape \(5, 2\); it must be .*steps, 1"),
+        ({"rewards": np.zeros(5, complex)}, "rewards holds values of type complex128; real"),
+        ({"observations": np.full((5, 1), b"1.5")}, r"observations holds values of type \|S3"),
+        ({"flags": {"terminals": [0, 0, np.nan, 0, 1]}}, "terminals is nan at row 2; it must be"),
+        ({"flags": {"terminals": [0, 2.5, 0, 0, 1]}}, "terminals is 2.5 at row 1; it must be"),
+        ({"flags": {"timeouts": [b"0"] * 5}}, "timeouts holds values of type"),
     ],
 )
 def test_bad_arrays_are_named(load, changes, message):
     with pytest.raises(DataError, match=f"'toy-v2': .*{message}"):
         load(5, terminals=[4], timeouts=[2], **({"follow": False} | changes))
+
+
+def test_a_folder_in_place_of_an_array(load, tmp_path):
+    load(3, timeouts=[])
+    with h5py.File(tmp_path / "toy-v2.hdf5", "r+") as file:
+        del file["actions"]
+        file.create_group("actions")
+    with pytest.raises(DataError, match="actions is no array"):
+        load_d4rl_hdf5(str(tmp_path / "toy-v2.hdf5"), env="BcqLine-v0")
+
+
+def test_observations_outside_the_space_of_the_environment(load):
+    message = r"obs\[0\] is 30 at episode 0, step 3; .* \[-1, 20\]; .* set dataset.env"
+    with pytest.raises(DataError, match=message):
+        load(5, terminals=[4], env="BcqShort-v0")
 
 
 def test_the_place_of_a_fault_counts_recorded_steps(load):
@@ -205,3 +236,15 @@ def test_the_cache_knows_the_step_limit(load):
     assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 5
     gym.registry["BcqLine3-v0"].max_episode_steps = 2
     assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 4
+
+
+def test_a_refused_file_is_one_line_of_the_command(tmp_path):
+    with h5py.File(tmp_path / "flat.hdf5", "w") as file:
+        file["observations"], file["actions"] = 5.0, np.zeros((3, 1))
+        file["rewards"], file["terminals"] = np.zeros(3), np.zeros(3, bool)
+    options = ("dataset=d4rl_hdf5", "dataset.path=flat.hdf5", "dataset.env=Pendulum-v1")
+    done = bcq_exp(*options, "logger=none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "error: data set 'flat': observations has shape (); it must be (steps, size)"
+    )

@@ -193,6 +193,23 @@ def remove(path):
     return change
 
 
+def store(path, values):
+    def change(file):
+        del file[path]
+        file[path] = values
+
+    return change
+
+
+def set_bytes(path, content):
+    """Bytes as a damaged file has them, whatever its type allows."""
+
+    def change(file):
+        file[path].id.write_direct_chunk((0,), content.ljust(file[path].chunks[0], b"\0"))
+
+    return change
+
+
 def shorten(path):
     def change(file):
         file[path].resize(len(file[path]) - 1, axis=0)
@@ -212,8 +229,31 @@ def shorten(path):
         (shorten("episode_1/actions"), "episode 1: lengths differ"),
         (shorten("episode_0/observations"), "episode 0: lengths differ"),
         (shorten("episode_0/truncations"), "episode 0: lengths differ"),
-        (remove("episode_1"), "is missing or damaged"),
         (remove("episode_0/actions"), "is missing or damaged"),
+        (
+            store("episode_1/observations", np.zeros((3, 2), complex)),
+            "episode 1: obs holds .*compl",
+        ),
+        (store("episode_1/actions", np.array([[b"0"], [b".1"]])), r"episode 1: act holds .* \|S2;"),
+        (store("episode_0/rewards", np.array(["1", "2", "3"], object)), "0: rew holds .* object;"),
+        (store("episode_0/rewards", np.zeros((3, 1))), r"0: rew has shape \(3, 1\); it must be"),
+        (store("episode_0/actions", 0.1), "is missing or damaged"),
+        (
+            store("episode_1/terminations", np.array([0, np.nan])),
+            "terminated is nan at episode 1, s",
+        ),
+        (
+            store("episode_1/terminations", np.array([2.5, 0])),
+            "terminated is 2.5 at episode 1, ste",
+        ),
+        (store("episode_1/truncations", np.array([b"0", b"1"])), r"truncated holds .* \|S1;"),
+        (set_bytes("episode_1/terminations", b"\0\x40"), "terminated is 64 at episode 1, step 1"),
+        (set_bytes("episode_0/truncations", b"\0\0\x02"), "truncated is 2 at episode 0, step 2"),
+        (
+            set_value("episode_0/terminations", 1, True),
+            "terminated is true at episode 0, step 1, w",
+        ),
+        (set_value("episode_0/truncations", 0, True), "truncated is true at episode 0, step 0, wh"),
     ],
 )
 def test_bad_arrays_are_named(minari_files, change, message):
@@ -231,9 +271,77 @@ def test_observations_of_another_size_than_their_space(minari_files):
         load_minari(id)
 
 
+def test_a_part_of_the_wrong_size_is_named_where_the_sum_is_right(minari_files):
+    space = spaces.Dict({"a": Box(-9, 9, (2,)), "b": Box(-9, 9, (1,))})
+    swapped = lambda _, length: {"a": np.zeros((length + 1, 1)), "b": np.zeros((length + 1, 2))}  # noqa: E731
+    id = minari_files.write(observation_space=space, observations=swapped)
+    with pytest.raises(DataError, match="episode 0: a has 1 numbers a step, its space has 2"):
+        load_minari(id)
+
+
+def test_observations_outside_their_space_are_refused(minari_files):
+    id = minari_files.write(observation_space=Box(0.0, 111.0, (2,), np.float64))
+    message = r"obs_next\[0\] is 120 at episode 1, step 1; .* \[0, 111\]; correct .* metadata.json"
+    with pytest.raises(DataError, match=message):
+        load_minari(id)
+
+
+def test_flags_may_be_numbers(minari_files):
+    id = minari_files.write()
+    expected = load_minari(id).content_hash
+    minari_files.edit(id, store("episode_0/terminations", np.array([0, 0, 1.0])))
+    minari_files.edit(id, store("episode_1/truncations", np.array([0, 1], np.uint8)))
+    assert load_minari(id).content_hash == expected
+
+
 def test_a_set_without_steps_is_refused(minari_files):
-    id = minari_files.write(total_episodes=0)
+    id = minari_files.write(lengths=(), ends=())
     with pytest.raises(DataError, match="holds no transitions"):
+        load_minari(id)
+
+
+@pytest.mark.parametrize("told", [1, 3])
+def test_less_or_more_than_the_metadata_tell_is_refused(minari_files, told):
+    id = minari_files.write(total_episodes=told)
+    with pytest.raises(DataError, match=f"tells of {told} episodes, its data hold 2; correct"):
+        load_minari(id)
+    minari_files.edit_metadata(id, total_episodes=2, total_steps=4)
+    with pytest.raises(DataError, match="tells of 4 steps, its data hold 5; correct total_steps"):
+        load_minari(id)
+    minari_files.edit_metadata(id, total_steps=None)
+    assert len(load_minari(id).transitions) == 5
+
+
+@pytest.mark.parametrize("count", [-1, 2.0, True, "2"])
+def test_counts_are_whole_numbers(minari_files, count):
+    id = minari_files.write(total_episodes=count)
+    with pytest.raises(DataError, match="total_episodes in its metadata.json is .* whole number"):
+        load_minari(id)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.0), (2.0, 1.0), (0.0, float("nan")), ("0", "1"), (False, True)]
+)
+def test_reference_scores_must_be_a_scale(minari_files, low, high):
+    id = minari_files.write(ref_min_score=low, ref_max_score=high)
+    with pytest.raises(DataError, match="ref_max_score=.*; they must be finite numbers, the first"):
+        load_minari(id)
+
+
+def test_a_huge_reward_costs_other_episodes_no_digits(minari_files):
+    id = minari_files.write(lengths=(3, 2, 2), ends=("terminated",) * 3)
+    minari_files.edit(id, set_value("episode_1/rewards", 0, 1e30))
+    returns = load_minari(id).episode_returns
+    assert returns[[0, 2]] == pytest.approx([0.3, 4.1])
+
+
+def test_a_set_larger_than_memory_is_one_line(minari_files, monkeypatch):
+    def empty(*_):
+        raise MemoryError("Unable to allocate 8 PiB")
+
+    id = minari_files.write()
+    monkeypatch.setattr(reader, "assemble", empty)
+    with pytest.raises(DataError, match="does not fit into memory .Unable to allocate 8 PiB"):
         load_minari(id)
 
 

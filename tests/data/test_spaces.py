@@ -86,3 +86,10 @@ def test_a_bounded_box_is_the_action_space():
 def test_other_action_spaces_are_refused(space, message):
     with pytest.raises(DataError, match=message):
         check_action_space("toy", space)
+
+
+def test_bounds_that_are_nan_are_refused():
+    space = Box(-1.0, 1.0, (2,))
+    space.low[1] = np.nan
+    with pytest.raises(DataError, match=r"Box\(nan..1, \(2,\), float32\) has bounds that are NaN"):
+        observation_leaves("toy", spaces.Dict({"a": space}))

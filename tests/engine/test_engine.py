@@ -5,6 +5,7 @@ import torch
 
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ, Noise
+from bcq_exp.data import transitions
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine import capture
 from bcq_exp.engine.buffers import TransitionTable
@@ -125,3 +126,28 @@ def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
     assert_same_state(portions.state_dict(0), straight.state_dict(0))
     plain = engine_of([cfg], data)
     assert not torch.equal(plain.advance(70), expected)  # the host's numbers are others
+
+
+@pytest.mark.parametrize(
+    ("options", "num_threads"),
+    [
+        (["trainer.normalize_obs=true", "policy.action_scaling=true"], 1),  # a stack of two
+        (["trainer.precision=fp64", "trainer.concurrent_from=500"], 2),  # two side by side
+    ],
+)
+def test_a_large_set_is_learnt_from_where_it_lies(monkeypatch, options, num_threads):
+    cfgs = [compose(*TINY, *options, f"seed={seed}") for seed in (0, 1)]
+    data = load_pendulum(num_steps=2000)
+    normalizer = build.build_normalizer(cfgs[0], data, None)
+
+    def engine():
+        return engine_of(cfgs, data, normalizer, capture=eager, num_threads=num_threads)
+
+    expected = engine().advance(BLOCK_STEPS + 4)
+    monkeypatch.setattr(transitions, "LARGE", 0)
+    monkeypatch.setattr(TransitionTable, "of", None)  # no copy of all is made
+    portions, resumed = engine(), engine()
+    statistics = [portions.advance(n) for n in (BLOCK_STEPS - 3, 5)]
+    for run in (0, 1):
+        resumed.load_state_dict(run, portions.state_dict(run))
+    assert torch.equal(torch.cat([*statistics, resumed.advance(2)], 1), expected)

@@ -1,0 +1,179 @@
+"""Checks: what no agent should learn from is refused in one line: what, where, what is allowed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from bcq_exp.data.transitions import DataError, Transitions
+
+TOLERANCE = 1e-5  # of a bound's range (or size): what float32 storage may add at the edge
+_FOLD = 64  # rows side by side: a reduction over rows runs along them, at the speed of memory
+
+
+def check_transitions(
+    source: str,
+    transitions: Transitions,
+    observation_space: Box,
+    action_space: Box,
+    lengths: np.ndarray,
+    remedy: str,
+) -> None:
+    """Refuse data no agent should learn from.
+
+    Args:
+        source: the data set's name, for the message.
+        transitions: the rows of all episodes, one episode after the other.
+        observation_space: bounds ``(O,)``, infinite ones included.
+        action_space: bounds ``(A,)``, in the units of ``transitions.act``.
+        lengths: rows of each episode ``(E,)``, to say where a fault lies.
+        remedy: what to do where values and a space disagree.
+
+    Raises:
+        DataError: no rows, a space of another size, NaN or infinity anywhere, or an observation or
+            action outside its bounds by more than rounding.
+    """
+    check_not_empty(source, len(transitions))
+    bounds = {"obs": observation_space, "act": action_space, "obs_next": observation_space}
+    for name, space in bounds.items():
+        check_width(source, name, getattr(transitions, name).shape[1], space.shape[0])
+    for name in ("obs", "act", "rew", "obs_next"):
+        values = getattr(transitions, name)
+        lowest, highest = check_finite(source, name, values, lengths)
+        if name in bounds:
+            low, high = _widened(bounds[name])
+            if not (np.all(lowest >= low) and np.all(highest <= high)):
+                row, column = np.argwhere((values < low) | (values > high))[0]
+                raise DataError(
+                    f"data set {source!r}: {name}[{column}] is {values[row, column]:.6g} at "
+                    f"{place(row, lengths)}; its space allows [{bounds[name].low[column]:g}, "
+                    f"{bounds[name].high[column]:g}]; {remedy}"
+                )
+
+
+def check_finite(
+    source: str, name: str, values: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest ``(D,)`` of each column of ``values (N, D)`` or ``(N,)``.
+
+    Raises:
+        DataError: naming the first NaN or infinity.
+    """
+    columns = values.reshape(len(values), -1)
+    extremes = _extremes(columns)
+    if not np.isfinite(extremes).all():
+        row, column = np.argwhere(~np.isfinite(columns))[0]
+        raise DataError(
+            f"data set {source!r}: {name} is {columns[row, column]} at {place(row, lengths)}; "
+            "every value must be finite (in float32)"
+        )
+    return extremes
+
+
+def check_not_empty(source: str, count: int) -> None:
+    """Raise DataError where there is not one transition."""
+    if count == 0:
+        raise DataError(f"data set {source!r} holds no transitions; at least one is needed")
+
+
+def check_width(source: str, name: str, width: int, expected: int, where: str = "") -> None:
+    """Raise DataError where vectors do not have their space's size; ``where`` as an ending."""
+    if width != expected:
+        raise DataError(
+            f"data set {source!r}{where}: {name} has {width} numbers a step, "
+            f"its space has {expected}"
+        )
+
+
+def check_same_length(source: str, lengths: dict[str, int], where: str = "") -> None:
+    """Raise DataError where arrays that go together differ in length; ``where`` as an ending."""
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError(f"data set {source!r}{where}: lengths differ ({found}); they must be equal")
+
+
+def check_numbers(source: str, name: str, values: Any, where: str = "") -> None:
+    """Raise DataError where an array holds no real numbers: text (even of digits), complex ones."""
+    if values.dtype.kind not in "biuf":
+        raise DataError(
+            f"data set {source!r}{where}: {name} holds values of type {values.dtype}; real numbers "
+            "are needed"
+        )
+
+
+def as_flags(source: str, name: str, values: np.ndarray, place: Callable[[int], str]) -> np.ndarray:
+    """Values ``(N,)`` as bool.
+
+    Args:
+        source, name: of data set and array, for messages.
+        values: booleans, or numbers that are 0 or 1.
+        place: says where a row is.
+
+    Raises:
+        DataError: no numbers, or one that is neither 0 nor 1.
+    """
+    check_numbers(source, name, values)
+    # A boolean that a file garbled is another byte than 0 or 1, which NumPy takes as it comes.
+    numbers = values.view(np.uint8) if values.dtype == bool else values
+    odd = np.flatnonzero((numbers != 0) & (numbers != 1))
+    if len(odd):
+        raise DataError(
+            f"data set {source!r}: {name} is {numbers[odd[0]]} at {place(int(odd[0]))}; it must be "
+            "false or true (0 or 1)"
+        )
+    return values.astype(bool, copy=False)
+
+
+def check_ends(source: str, flags: dict[str, np.ndarray], lengths: np.ndarray) -> None:
+    """Refuse an episode that goes on after its end: which rows follow each other is then unknown.
+
+    Args:
+        source: the data set's name, for messages.
+        flags: name -> ``(N,)`` bool over the rows of all episodes.
+        lengths: rows of each episode ``(E,)``.
+
+    Raises:
+        DataError: naming the first row, before its episode's last, where a flag is set.
+    """
+    last = np.cumsum(lengths[lengths > 0]) - 1
+    for name, values in flags.items():
+        early = values.copy()
+        early[last] = False
+        if early.any():
+            row = int(np.argmax(early))
+            raise DataError(
+                f"data set {source!r}: {name} is true at {place(row, lengths)}, which is not its "
+                "episode's last; split the episode there"
+            )
+
+
+def place(row: int | np.integer, lengths: np.ndarray) -> str:
+    """``episode e, step t`` of a row, given how many rows each episode has."""
+    ends = np.cumsum(lengths)
+    episode = int(np.searchsorted(ends, row, side="right"))
+    return f"episode {episode}, step {int(row) - int(ends[episode] - lengths[episode])}"
+
+
+def _extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest ``(D,)`` of each column of ``values (N, D)``; NaN where one is NaN."""
+    size = values.shape[1]
+    whole = len(values) // _FOLD * _FOLD
+    parts = [values[whole:]]
+    if whole:
+        folded = values[:whole].reshape(-1, _FOLD * size)
+        parts += [folded.min(0).reshape(_FOLD, size), folded.max(0).reshape(_FOLD, size)]
+    few = np.concatenate(parts)
+    return few.min(0), few.max(0)
+
+
+def _widened(space: Box) -> tuple[np.ndarray, np.ndarray]:
+    """A space's bounds ``(D,)`` in float64 with room for rounding; infinite ones stay so."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    sizes = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (low, high)]
+    size = np.maximum(*sizes)
+    with np.errstate(over="ignore"):  # bounds at float64's own end
+        extent = high - low
+        scale = np.where(np.isfinite(extent), extent, np.maximum(1.0, size))
+        room = TOLERANCE * scale + np.finfo(np.float32).eps * size
+        return low - room, high + room

@@ -44,6 +44,21 @@ HYDRA = (
     "hydra.nope", "hydra.callbacks", "hydra.env", "hydra/help", "hydra/job_logging", "hydra/output",
     "hydra/hydra_logging", "hydra/launcher", "hydra/sweeper", "hydra.sweeper.study_name",
 )  # fmt: skip
+PLAIN = {
+    "bcq_exp.compare": (
+        "--output", "--output=", "--output=file/x", "--which=best", "--which", "--format=md",
+        "--format=tex", "--show=iqm", "--watch=-1", "--watch=nan", "--watch", "--nope", "-h",
+    ),
+    "bcq_exp.status": ("--once", "--every", "--every=nan", "--every=-1", "--help"),
+    "bcq_exp.wandb_sweep": (
+        "--file", "--file=", "--file=file", "--project", "--project=", "--entity=", "seed=1",
+    ),
+    "bcq_exp.wandb_workspace": (
+        "--dry-run", "--dry-run", "project=p", "project=", "runs=", "runs=sweep", "runs=done",
+        "runs=absent", "keys=", "keys=a,,b", "keys=algo.tau", "entity=", "name=",
+    ),
+    "bcq_exp.wandb_mirror": ("--nope",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,12 +69,13 @@ class Line:
     arguments: tuple[str, ...]
 
 
-def keys_of(config_name: str, *needed: str) -> tuple[str, ...]:
-    """Every key of a command, and every node."""
+def keys_of(config_name: str, *needed: str) -> dict[str, str]:
+    """Every key of a command with the value it has, and every node, with none."""
     cfg = compose(*needed, config_name=config_name)
     content: Mapping = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    leaves = set(dict(flattened(content)))
-    return tuple(sorted(leaves | {key.rpartition(".")[0] for key in leaves} - {""}))
+    leaves = {key: "null" if v is None else str(v) for key, v in flattened(content)}
+    nodes = {key.rpartition(".")[0] for key in leaves} - {""}
+    return {**dict.fromkeys(sorted(nodes), "{}"), **leaves}
 
 
 def groups() -> dict[str, list[str]]:
@@ -85,7 +101,7 @@ values = st.one_of(
 )
 
 
-def overrides(keys: tuple[str, ...]) -> st.SearchStrategy[str]:
+def overrides(keys: Mapping[str, str]) -> st.SearchStrategy[str]:
     """``key=value`` of keys and groups, with prefixes, typos and what is none at all."""
     choices = groups()
     group = st.sampled_from(sorted(choices)).flatmap(
@@ -95,7 +111,8 @@ def overrides(keys: tuple[str, ...]) -> st.SearchStrategy[str]:
             st.one_of(st.sampled_from(choices[name]), st.sampled_from(VALUES)),
         )
     )
-    names = st.one_of(st.sampled_from(keys), st.sampled_from(keys), st.sampled_from(HYDRA))
+    known = st.sampled_from(list(keys))
+    names = st.one_of(known, known, st.sampled_from(HYDRA))
     typo = st.tuples(names, st.integers(0, 20)).map(lambda t: t[0][: t[1]] + t[0][t[1] + 1 :])
     pair = st.builds(
         lambda prefix, key, value: (prefix + key, value),
@@ -104,8 +121,11 @@ def overrides(keys: tuple[str, ...]) -> st.SearchStrategy[str]:
         values,
     )
     bounded = pair.filter(lambda p: is_bounded(*p)).map("=".join)
+    right = st.sampled_from(
+        [f"{key}={value}" for key, value in keys.items() if key.rpartition(".")[2] not in LONG]
+    )
     bare = st.one_of(names.map("~{}".format), names, st.sampled_from(VALUES))
-    return st.one_of(bounded, bounded, bounded, bounded, group, bare.filter(is_no_option))
+    return st.one_of(bounded, bounded, bounded, right, right, group, bare.filter(is_no_option))
 
 
 def is_no_option(word: str) -> bool:
@@ -113,7 +133,7 @@ def is_no_option(word: str) -> bool:
 
 
 def hydra_lines(
-    module: str, keys: tuple[str, ...], base: tuple[str, ...]
+    module: str, keys: Mapping[str, str], base: tuple[str, ...]
 ) -> st.SearchStrategy[Line]:
     """Of a command that Hydra composes; ``base`` is what it has to be given."""
     options = st.sampled_from(
@@ -151,32 +171,18 @@ def plain_lines(module: str, options: tuple[str, ...]) -> st.SearchStrategy[Line
 
 
 def lines() -> st.SearchStrategy[Line]:
-    """Of every command."""
+    """Of every command; half of them train."""
     evaluate = ("run=done", "num_episodes=1")
     collect = ("id=a/b-v0", "env=Pendulum-v1", "num_steps=3")
-    paper = ("budget=tiny", "plan_only=true")
+    # its estimate takes seconds: refused before it, by an environment that is none
+    paper = ("budget=tiny", "plan_only=true", "envs=[nope]")
     trained = hydra_lines("bcq_exp", keys_of("config"), TINY)
-    return st.one_of(
-        trained,
-        trained,
+    others = [
         hydra_lines("bcq_exp.evaluate", keys_of("evaluate", *evaluate), evaluate),
         hydra_lines("bcq_exp.collect", keys_of("collect", *collect), collect),
-        # its estimate takes seconds: refused before it, by a budget that is none
-        hydra_lines("bcq_exp.paper", keys_of("paper"), (*paper, "envs=[nope]")),
-        plain_lines(
-            "bcq_exp.compare",
-            ("--output", "--output=", "--output=file/x", "--which=best", "--which", "--format=md",
-             "--format=tex", "--show=iqm", "--watch=-1", "--watch=nan", "--watch", "--nope", "-h"),
-        ),
-        plain_lines("bcq_exp.status", ("--once", "--every", "--every=nan", "--every=-1", "--help")),
-        plain_lines(
-            "bcq_exp.wandb_sweep",
-            ("--file", "--file=", "--file=file", "--project", "--project=", "--entity=", "seed=1"),
-        ),
-        plain_lines(
-            "bcq_exp.wandb_workspace",
-            ("--dry-run", "--dry-run", "project=p", "project=", "runs=", "runs=sweep", "runs=done",
-             "runs=absent", "keys=", "keys=a,,b", "keys=algo.tau", "entity=", "name="),
-        ),
-        plain_lines("bcq_exp.wandb_mirror", ("--nope",)),
-    )  # fmt: skip
+        hydra_lines("bcq_exp.paper", keys_of("paper"), paper),
+        *(plain_lines(module, options) for module, options in PLAIN.items()),
+    ]
+    return st.integers(0, 2 * len(others) - 1).flatmap(
+        lambda k: others[k] if k < len(others) else trained
+    )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bcq_exp.cli.arguments import Parser, path, place, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and print the table."""
-    parser = argparse.ArgumentParser("python -m bcq_exp.compare", description=__doc__)
-    parser.add_argument("runs", nargs="+", help="folders of runs or sweeps, or globs")
+    parser = Parser("python -m bcq_exp.compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=place, help="folders of runs or sweeps, or globs")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path,
         help="folder of the page (of one run or sweep: report/ in its own; else report/ here)",
     )
     parser.add_argument(
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--watch",
         nargs="?",
-        type=float,
+        type=seconds,
         const=10.0,
         metavar="S",
         help="write anew every S seconds (10)",

@@ -59,6 +59,8 @@ class Matching:
         return self.words
 
 
+PATH = Matching(r"(?s).*\S.*", "a path, not an empty one")
+
 Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)
 NATURAL = Range(low=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bcq_exp.cli.arguments import Parser, path, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.sweep.state import RunState, run_states
 
@@ -29,10 +29,10 @@ COLOURS = {
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; on a terminal, until no run is running."""
-    parser = argparse.ArgumentParser("python -m bcq_exp.status", description=__doc__)
-    parser.add_argument("folder", type=Path, help="a sweep's folder, such as multirun/NAME")
+    parser = Parser("python -m bcq_exp.status", description=__doc__)
+    parser.add_argument("folder", type=path, help="a sweep's folder, such as multirun/NAME")
     parser.add_argument("--once", action="store_true", help="print the table and end")
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between looks (2)")
+    parser.add_argument("--every", type=seconds, default=2.0, help="seconds between looks (2)")
     options = parser.parse_args(arguments)
     _show(options.folder, options.every, live=sys.stdout.isatty() and not options.once)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bcq_exp.cli.arguments import Parser, path
 from bcq_exp.cli.command import command
 from bcq_exp.cli.entry import conf_folder
 from bcq_exp.errors import UserError, first_line
@@ -17,15 +17,15 @@ from bcq_exp.errors import UserError, first_line
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the sweep's file with the agents' command in it, or create the sweep."""
-    parser = argparse.ArgumentParser("python -m bcq_exp.wandb_sweep", description=__doc__)
+    parser = Parser("python -m bcq_exp.wandb_sweep", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="overrides of every run, such as dataset=...")
-    parser.add_argument("--file", type=Path, help="the sweep's file (conf/wandb_sweep.yaml)")
+    parser.add_argument("--file", type=path, help="the sweep's file (conf/wandb_sweep.yaml)")
     parser.add_argument("--project", default="bcq_exp", help="the W&B project (bcq_exp)")
     parser.add_argument("--entity", help="the W&B user or team")
     parser.add_argument("--create", action="store_true", help="create it and print its id")
     options = parser.parse_args(arguments)
-    path = options.file or conf_folder() / "wandb_sweep.yaml"
-    spec = sweep_spec(path, [f"logger.project={options.project}", *options.overrides])
+    file = options.file or conf_folder() / "wandb_sweep.yaml"
+    spec = sweep_spec(file, [f"logger.project={options.project}", *options.overrides])
     if options.create:
         print(_create(spec, options.project, options.entity))
     else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from bcq_exp.cli.arguments import Parser
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.training.record import COMPARED
@@ -19,7 +19,7 @@ OPTIONS = ("project", "entity", "name", "keys", "runs")
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Save the workspace and print its address, or with ``--dry-run`` print what it is."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m bcq_exp.wandb_workspace",
         description=__doc__,
         epilog="keys=algo.lmbda,algo.tau are grouped by; runs=multirun/NAME finds them instead",

@@ -5,6 +5,7 @@ here, in tests/test_cli.py and in tests/training/.
 """
 
 import inspect
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -145,10 +146,10 @@ def outcome(tmp_path, monkeypatch):
 
     started, saved = [], []
 
-    def init(*, config, dir, settings, **arguments):
+    def init(*, config, dir, settings, id, **arguments):
         started.append(arguments)
         return SimpleNamespace(
-            id="x",
+            settings=SimpleNamespace(sync_file=sys.executable),  # any file of some size
             define_metric=lambda *a, **k: None,
             log=lambda row: None,
             summary={},

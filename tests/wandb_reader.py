@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,23 @@ class OfflineRun:
 
     def rows(self, prefix: str) -> list[dict[str, Any]]:
         """The rows logged under ``prefix/``, their names without it, each with its step."""
-        start = f"{prefix}/"
-        return [
-            {k.removeprefix(start): v for k, v in row.items() if k == "step" or k.startswith(start)}
-            for row in self.history
-            if any(k.startswith(start) for k in row)
-        ]
+        return rows_under(prefix, self.history)
 
 
-def read(folder: Path) -> list[OfflineRun]:
-    """The offline runs below ``folder``, oldest first."""
-    return [_read(path) for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))]
+def rows_under(prefix: str, history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows logged under ``prefix/``, their names without it, each with its step."""
+    start = f"{prefix}/"
+    return [
+        {k.removeprefix(start): v for k, v in row.items() if k == "step" or k.startswith(start)}
+        for row in history
+        if any(k.startswith(start) for k in row)
+    ]
+
+
+def read(folder: Path, mode: str = "offline") -> list[OfflineRun]:
+    """The runs that W&B began offline, or online, below ``folder``, oldest first."""
+    kind = {"offline": "offline-run", "online": "run"}[mode]
+    return [_read(path) for path in sorted(folder.glob(f"wandb/{kind}-*/run-*.wandb"))]
 
 
 def _read(path: Path) -> OfflineRun:

@@ -70,13 +70,7 @@ def load_runs(*places: str | Path) -> RunTables:
     Raises:
         UserError: if none of them holds a run.
     """
-    folders = list(dict.fromkeys(folder for place in places for folder in _run_folders(str(place))))
-    if not folders:
-        raise UserError(
-            f"{' '.join(map(str, places))}: no runs found; give folders of runs or sweeps, such as "
-            "multirun/NAME"
-        )
-    records = [RunRecord(folder) for folder in folders]
+    records = [RunRecord(folder) for folder in run_folders(*places)]
     summaries, notes = _summaries(records)
     read = [record for record in records if record.folder in summaries]
     if not read:
@@ -91,6 +85,21 @@ def load_runs(*places: str | Path) -> RunTables:
     training = _tables(read, marks, "train", notes)
     keys = tuple(key for key in _differing(configs) if key != "seed")
     return RunTables(runs, evaluations, training, keys, tuple(notes + _oddities(runs, evaluations)))
+
+
+def run_folders(*places: str | Path) -> list[Path]:
+    """The folder of every run in folders, sweeps and globs.
+
+    Raises:
+        UserError: if none of them holds a run.
+    """
+    folders = list(dict.fromkeys(folder for place in places for folder in _run_folders(str(place))))
+    if not folders:
+        raise UserError(
+            f"{' '.join(map(str, places))}: no runs found; give folders of runs or sweeps, such as "
+            "multirun/NAME"
+        )
+    return folders
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, open_dict
 
 import bcq_exp
+from bcq_exp.cli.arguments import refuse
 from bcq_exp.cli.command import command
 from bcq_exp.cli.explain import explained, is_mistake
 from bcq_exp.config import schema
-from bcq_exp.config.checking import check
+from bcq_exp.config.checking import check, check_folders
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import refusal
 
@@ -64,10 +66,13 @@ def entry(
 
             # Hydra prints errors its own way and exits with 1 unless told to let them through
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            warnings.filterwarnings("ignore", module="hydra")  # its errors follow, in a line
             several = {"-m", "--multirun"} & set(sys.argv)  # then commas part values
             given = [_as_hydra_reads(w, () if several else paths) for w in sys.argv[1:]]
             _register()
-            args = get_args_parser().parse_intermixed_args(given)
+            parser = get_args_parser()
+            parser.error = refuse  # type: ignore[method-assign]
+            args = parser.parse_intermixed_args(given)
             options = [word for word in given if word not in args.overrides]
             plan = _plan(args, config_name, plan_run, plan_sweep)
             if plan is not None:
@@ -109,25 +114,34 @@ def _launch(given: list[str], config_name: str, task: Task) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    ended: list[Exception] = []
-
     def checked(cfg: DictConfig) -> Any:
         try:
             check(cfg)
             return task(cfg)
         except Exception as error:
-            expected = is_mistake(error) or isinstance(error, RunStopped) or refusal(error)
-            if HydraConfig.get().mode == RunMode.MULTIRUN or not expected:
-                raise
-            ended.append(error)  # past Hydra, which would add lines of its own
-            return None
+            alone = HydraConfig.get().mode != RunMode.MULTIRUN
+            if is_mistake(error) or (alone and (isinstance(error, RunStopped) or refusal(error))):
+                raise _Ended(error)  # noqa: B904 - the error itself goes on
+            raise
 
     sys.argv[1:] = given
-    hydra_main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(
-        checked
-    )()
-    if ended:
-        raise ended[0]
+    launch = hydra_main(
+        version_base="1.3", config_path=str(conf_folder()), config_name=config_name
+    )(checked)
+    error = None
+    try:
+        launch()
+    except _Ended as ended:
+        error = ended.error
+    if error is not None:
+        raise error
+
+
+class _Ended(BaseException):
+    """An error on its way past Hydra, which would add lines of its own to an ``Exception``."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 def _plan(
@@ -139,6 +153,8 @@ def _plan(
     """Compose and check a run or a sweep before Hydra makes a folder."""
     from hydra.types import RunMode
 
+    if args.experimental_rerun:
+        raise UserError("--experimental-rerun: not of this command; the same name= goes on")
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return None
     if args.config_path:  # another root, which Hydra finds its own way: checked when it runs
@@ -151,7 +167,7 @@ def _plan(
         cfg = None if args.multirun else compose(args.overrides)
         if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
             return plan_sweep and explained(plan_sweep, args.overrides, compose)
-        folder = Path(cfg.hydra.run.dir)
+        folder = check_folders(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
         check(cfg)

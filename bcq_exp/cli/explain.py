@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Callable
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig
@@ -15,6 +17,7 @@ from bcq_exp.config.keys import schema_of
 from bcq_exp.errors import UserError
 
 T = TypeVar("T")
+READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def explained(function: Callable[..., T], *arguments: Any) -> T:
@@ -28,10 +31,24 @@ def explained(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether an error is of what the user gave."""
+    """Whether an error is of what the user gave.
+
+    Hydra and OmegaConf do nothing but read that: whatever they stumble over is in it, though they
+    do not always say so with an exception of their own.
+    """
     from hydra.errors import HydraException
 
-    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    ours = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return ours or _raised_in(error) in READERS
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package that raised an error, the standard library's frames aside."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    packages = (
+        str(frame.f_globals.get("__name__")).partition(".")[0] for frame in reversed(frames)
+    )
+    return next((name for name in packages if name not in sys.stdlib_module_names), "")
 
 
 def one_line(error: BaseException) -> str:
@@ -53,9 +70,9 @@ def one_line(error: BaseException) -> str:
         return f"{override}: a character that has to stand in quotes, {shlex.quote(quoted)}"
     if "Config search path:" in lines:  # a choice that does not exist
         lines = lines[: lines.index("Config search path:")]
-        head, _, *options = lines
+        head, *options = (line for line in lines if not line.startswith("Available options"))
         options = [option for option in options if not option.startswith("_")]
-        return f"{head}; there are {', '.join(options)}"
+        return f"{head}; there are {', '.join(options)}" if options else head
     hints = ("See http", "Set the env", "To append to your")
     return "; ".join(line for line in lines if not line.startswith(hints))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import Field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import UserError
-from bcq_exp.ranges import Range
+from bcq_exp.ranges import PATH, Range
 
 
 def check(config: DictConfig) -> None:
@@ -28,6 +29,27 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{key}: give it a value, {key}=...")
         if schema_field is not None and not _is_allowed(value, schema_field):
             raise UserError(f"{key}={_shown(value)}: must be {describe(schema_field)}")
+
+
+def check_folders(config: DictConfig) -> Path:
+    """Hold what Hydra is to write to against what may be; returns the folder of a single run.
+
+    Raises:
+        UserError: one line naming the first key that is empty, which Hydra would take for the
+            present folder.
+    """
+    hydra = config.hydra
+    subdir = hydra.sweep._get_node("subdir")  # of each run: resolved when there is one
+    places = {
+        "run.dir": str(hydra.run.dir),
+        "sweep.dir": str(hydra.sweep.dir),
+        "sweep.subdir": None if subdir is None else subdir._value(),
+        "output_subdir": hydra.output_subdir,
+    }
+    for key, value in places.items():
+        if value is not None and value not in PATH:
+            raise UserError(f"hydra.{key}={value}: must be {PATH}")
+    return Path(places["run.dir"])
 
 
 def describe(schema_field: Field) -> str:

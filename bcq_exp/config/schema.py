@@ -38,6 +38,7 @@ from bcq_exp.ranges import (
     LMBDA,
     NATURAL,
     NOISE_CLIP,
+    PATH,
     PHI,
     POLICY_NOISE,
     POSITIVE,
@@ -169,7 +170,7 @@ class MinariConfig:
 @dataclass
 class D4RLConfig:
     _target_: str = "???"
-    path: str = "???"
+    path: str = key(PATH)
     env: str | None = None
     use_cache: bool = True
 
@@ -233,7 +234,7 @@ class RunConfig:
 class EvaluateConfig:
     """The root of ``python -m bcq_exp.evaluate``."""
 
-    run: str = "???"
+    run: str = key(PATH)
     num_episodes: int = key(COUNT)
     seed: int = key(NATURAL)
     device: str = key(DEVICE)
@@ -266,7 +267,7 @@ class CollectConfig:
     id: str = "???"
     env: str | None = None
     behaviour: str = key(OneOf(("scripted", "random", "run", "ddpg")))
-    run: str | None = None
+    run: str | None = key(PATH, None)
     trust: bool = False
     record: str = key(OneOf(("policy", "buffer")))
     agent: CollectingAgentConfig = field(default_factory=CollectingAgentConfig)

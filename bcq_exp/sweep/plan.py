@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bcq_exp.config.checking import check
+from bcq_exp.config.checking import check, check_folders
 from bcq_exp.config.naming import run_folder
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
@@ -80,6 +80,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     fixed, axes = fixed + of_file[0], axes + of_file[1]
     _check_values(fixed, axes, compose)
 
+    check_folders(cfg)
     folder = Path(cfg.hydra.sweep.dir)
     _check_folder(cfg, folder)
     placed = [f"hydra.sweep.dir='{folder}'"]

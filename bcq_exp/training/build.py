@@ -41,7 +41,7 @@ from bcq_exp.training.job import Job
 from bcq_exp.training.parts import build_algorithm
 from bcq_exp.training.record import RunRecord, sweep_name
 from bcq_exp.training.run import Run, run_log
-from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker
+from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker, Warnings
 from bcq_exp.training.trainer import Cadence, Trainer
 
 
@@ -57,7 +57,11 @@ def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trai
             engine.load_state_dict(k, saved.content["engine"])
             windows.append(saved.content["window"])
         take_up(record, saved)
-    runs = [build_run(job, task, normalizer, engine.algorithm(k)) for k, job in enumerate(jobs)]
+    warnings = Warnings()
+    runs = [
+        build_run(job, task, normalizer, engine.algorithm(k), warnings)
+        for k, job in enumerate(jobs)
+    ]
     settings = cfgs[0].trainer
     cadence = Cadence(
         num_steps=settings.num_steps,
@@ -207,7 +211,11 @@ def for_training(
 
 
 def build_run(
-    job: Job, task: Task, normalizer: ObsNormalizer | None, algorithm: OfflineAlgorithm
+    job: Job,
+    task: Task,
+    normalizer: ObsNormalizer | None,
+    algorithm: OfflineAlgorithm,
+    warnings: Warnings,
 ) -> Run:
     """The run's own half: record, log, tracker, evaluator."""
     cfg, record = job.cfg, RunRecord(job.folder)
@@ -228,7 +236,11 @@ def build_run(
         title=job.title,
         record=record,
         log=logging.getLogger("bcq_exp.run") if job.is_alone else run_log(job.folder),
-        tracker=build_tracker(cfg, record, facts, job.title),
+        tracker=(
+            NoTracker()
+            if cfg.logger.mode == "disabled"
+            else build_tracker(cfg.logger.mode, record, facts, job.title, warnings)
+        ),
         evaluator=Evaluator(task.make_env, cfg.trainer.eval_episodes, cfg.trainer.eval_seed),
         normalizer=normalizer,
         normalized_score=task.normalized_score,
@@ -243,25 +255,30 @@ def build_run(
 
 
 def build_tracker(
-    cfg: DictConfig, record: RunRecord, facts: Mapping[str, Any], title: str
+    mode: str, record: RunRecord, facts: Mapping[str, Any], title: str, warnings: Warnings
 ) -> Tracker:
-    """W&B with the identity that makes its grouping work without further clicks, or nothing."""
-    logger = cfg.logger
-    if logger.mode == "disabled":
-        return NoTracker()
-    before = record.summary()
+    """W&B with the identity that makes its grouping work without further clicks.
+
+    Args:
+        mode: offline or online.
+        facts: what ``summary.json`` says of the run.
+    """
+    logger = facts["config"]["logger"]
+    sweep, before = sweep_name(record.folder), record.summary()
     logged = ("dataset", "versions", "git_commit", "config_hash", "command")
     return WandbTracker(
-        mode=logger.mode,
+        mode=mode,
         folder=record.folder,
+        sweep=None if sweep is None else record.folder.parent,
         id=None if before is None else before["wandb_id"],
         config={**facts["config"], "run": {name: facts[name] for name in logged}},
         identity={
-            "project": logger.project,
-            "entity": logger.entity,
-            "group": logger.group or sweep_name(record.folder) or facts["dataset"]["id"],
-            "job_type": logger.job_type,
-            "tags": [*logger.tags, facts["dataset"]["id"]],
+            "project": logger["project"],
+            "entity": logger["entity"],
+            "group": logger["group"] or sweep or facts["dataset"]["id"],
+            "job_type": logger["job_type"],
+            "tags": [*logger["tags"], facts["dataset"]["id"]],
             "name": title,
         },
+        warnings=warnings,
     )

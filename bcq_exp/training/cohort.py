@@ -50,6 +50,7 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
     """
     from bcq_exp.engine.memory import enough_memory
     from bcq_exp.training import build
+    from bcq_exp.training.tracking import wait_for
 
     placement = placement_of(jobs)  # says what is lacking before the data is loaded
     dataset = build.build_dataset(jobs[0].cfg)
@@ -58,7 +59,12 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
             until_trained.enter_context(hold(job.folder))
         until_trained.enter_context(placement.in_force())
         trainer = build.build_trainer(jobs, dataset, placement)
-        trainer.fit()
+        try:
+            trainer.fit()
+        finally:
+            wait_for([run.tracker for run in trainer.runs])
+            for run in trainer.runs:
+                run.note_tracker()
     return [run.failure for run in trainer.runs]
 
 

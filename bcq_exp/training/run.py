@@ -140,8 +140,7 @@ class Run:
     def finish(self, status: str, step: int) -> None:
         """End this run: completed, interrupted or failed."""
         summary = self.write_summary(status, step)
-        ended = {f"{which}_return_mean": _return_mean(summary[which]) for which in ("best", "last")}
-        self.tracker.finish({"status": status, **ended}, 0 if status == "completed" else 1)
+        tell_end(self.tracker, summary)
         self.evaluator.close()
         if status == "completed":
             self._report(summary)
@@ -150,6 +149,12 @@ class Run:
         """End this run where nothing can be written: what it has written stays as it is."""
         self.tracker.finish({}, 1)
         self.evaluator.close()
+
+    def note_tracker(self) -> None:
+        """Write down which W&B run it has become, where that was seen only after its end."""
+        summary = self.record.summary()
+        if summary is not None and summary["wandb_id"] != self.tracker.id:
+            self.record.write_summary({**summary, "wandb_id": self.tracker.id})
 
     def write_summary(self, status: str, step: int) -> dict[str, Any]:
         """``summary.json`` as of ``step``."""
@@ -197,6 +202,13 @@ def _behaviour(data: Mapping[str, Any]) -> list[str]:
         f"  behaviour's return  {data['behaviour_return']:10.1f}   mean of "
         f"{data['num_episodes']} episodes of {data['id']}"
     ]
+
+
+def tell_end(tracker: Tracker, summary: Mapping[str, Any]) -> None:
+    """A run's end, as its ``summary.json`` has it, to where it is tracked."""
+    status = summary["status"]
+    returns = {f"{which}_return_mean": _return_mean(summary[which]) for which in ("best", "last")}
+    tracker.finish({"status": status, **returns}, 0 if status == "completed" else 1)
 
 
 def run_log(folder: Path) -> logging.Logger:

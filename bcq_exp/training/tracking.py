@@ -1,18 +1,32 @@
-"""Weights & Biases as a mirror of the local files: its failing never stops a run."""
+"""Weights & Biases as a mirror of the local files: its failing never stops a run, nor slows it.
+
+W&B works in a thread beside training, which hands over rows and never waits for them. Whatever W&B
+loses can be had from the local files again (:mod:`bcq_exp.training.mirror`).
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import TIMEOUT_MAX, Lock, Thread
 from typing import Any, Literal, Protocol
 
 from bcq_exp.errors import first_line
 
 log = logging.getLogger(__name__)
 
-INIT_TIMEOUT_S = 30
+# Seconds; W&B's own variables WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT go before them.
+INIT_TIMEOUT = 30.0  # to go online, or else offline
+FINISH_TIMEOUT = 30.0  # to upload what is left when a run has ended
+FLUSHED_AFTER = 5.0  # from the end to the last byte in W&B's file
+GRACE = 10.0  # beyond both, in which W&B's process keeps its word or is ended
 
 
 class Tracker(Protocol):
@@ -24,7 +38,13 @@ class Tracker(Protocol):
         """A row with its ``step``; the other entries get ``prefix/`` before their names."""
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        """The run's last words."""
+        """The run's last words; :func:`wait_for` sees to their being heard."""
+
+    def wait(self, deadline: float) -> bool:
+        """Wait for what was handed over, until ``time.monotonic()`` is ``deadline``; if it is done.
+
+        False as well where W&B cannot be counted on any more.
+        """
 
 
 class NoTracker:
@@ -38,19 +58,45 @@ class NoTracker:
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         pass
 
+    def wait(self, deadline: float) -> bool:
+        return True
+
+
+class Warnings:
+    """What goes wrong with W&B, told once for all runs that are trained together.
+
+    Args:
+        tell: takes a line.
+    """
+
+    def __init__(self, tell: Callable[[str], object] = log.warning) -> None:
+        self._tell = tell
+        self._told: set[str] = set()
+        self._lock = Lock()
+
+    def __call__(self, what: str, reason: str, remedy: str) -> None:
+        """One line for each thing that is to be done."""
+        with self._lock:
+            is_new = remedy not in self._told
+            self._told.add(remedy)
+        if is_new:
+            self._tell(f"W&B {what} ({reason}): {remedy}")
+
 
 class WandbTracker:
     """One W&B run.
 
-    Where W&B cannot be reached, is not logged in to, or raises later on, one warning is logged; the
+    Where W&B cannot be reached, is not logged in to, or fails later on, one warning is logged; the
     run goes on, recorded offline if that still works and in its local files in any case.
 
     Args:
         mode: offline or online.
         folder: the run's folder; W&B writes ``wandb/`` in it.
+        sweep: the folder of the sweep that it lies in.
         id: W&B's id of the run to continue; ``None`` starts a new one.
         config: the resolved configuration, logged whole.
         identity: project, entity, group, job_type, tags and name, as ``wandb.init`` takes them.
+        warnings: of the runs that are trained together.
     """
 
     def __init__(
@@ -58,71 +104,202 @@ class WandbTracker:
         *,
         mode: str,
         folder: Path,
+        sweep: Path | None,
         id: str | None,
         config: Mapping[str, Any],
         identity: Mapping[str, Any],
+        warnings: Warnings,
     ) -> None:
-        self.id = id
-        self._run: Any = None
+        self.id: str | None = id or _new_id()
+        self._warn = warnings
+        self._folders = f"{sweep}/*" if sweep else str(folder)
+        command = f"`python -m bcq_exp.wandb_mirror {sweep or folder}`"
+        self._anew = f"{command} writes it for W&B anew"
+        self._failed = False
+        self._num_bytes = _size(config)
+        self._tasks: SimpleQueue[tuple[str, Callable[[Any], None]] | None] = SimpleQueue()
+        self._thread = Thread(
+            target=self._work,
+            args=(mode, id is not None),
+            kwargs={"dir": folder, "config": dict(config), **identity},
+            daemon=True,  # the process ends even where W&B does not
+        )
+        self._thread.start()
+
+    def log(self, prefix: str, row: Mapping[str, Any]) -> None:
+        named = {k if k == "step" else f"{prefix}/{k}": v for k, v in row.items() if v is not None}
+        if not self._failed:
+            self._num_bytes += _size(named)
+            self._tasks.put(("failed", lambda run: run.log(named)))
+
+    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        def end(run: Any) -> None:
+            run.summary.update(dict(summary))
+            try:
+                run.finish(exit_code=exit_code)
+            except TimeoutError as error:  # what is left lies in W&B's file, whole
+                self._say("did not take all of it in time", error, self._sync("run"))
+
+        self._tasks.put(("failed at the end", end))
+        self._tasks.put(("wrote less than it was given", self._check_written))
+        self._tasks.put(None)
+
+    def wait(self, deadline: float) -> bool:
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._lose("does not answer", TimeoutError("given up"))
+        return not self._failed
+
+    def _work(self, mode: str, goes_on: bool, **arguments: Any) -> None:
+        """Everything of W&B's, in its thread: start, then what is handed over, to the end."""
+        run: Any = None
         with self._tolerant("cannot start"):
-            self._run = run = _start(mode, dir=folder, id=id, config=dict(config), **identity)
-            self.id = run.id
+            run = self._start(mode, "allow" if goes_on else None, **arguments)
             run.define_metric("step")
             run.define_metric("train/*", step_metric="step")
             run.define_metric("eval/*", step_metric="step")
             # the best is kept beside the last, which W&B's summary would otherwise show alone
             run.define_metric("eval/return_mean", step_metric="step", summary="max,last")
+        while not self._failed and (task := self._tasks.get()) is not None:
+            what, do = task
+            with self._tolerant(what):
+                do(run)
 
-    def log(self, prefix: str, row: Mapping[str, Any]) -> None:
-        if self._run is not None:
-            named = {k if k == "step" else f"{prefix}/{k}": v for k, v in row.items()}
-            with self._tolerant("failed"):
-                self._run.log({k: v for k, v in named.items() if v is not None})
+    def _start(self, mode: str, resume: Literal["allow"] | None, **arguments: Any) -> Any:
+        """A W&B run; an offline one where it should be online and cannot."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it complains on our stderr
+        import wandb
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        if self._run is not None:
-            with self._tolerant("failed at the end"):
-                self._run.summary.update(dict(summary))
-                self._run.finish(exit_code=exit_code)
+        settings = wandb.Settings(  # lean: no console capture, system statistics or code copies
+            console="off",
+            disable_code=True,
+            disable_git=True,
+            finish_timeout=_timeout("FINISH", FINISH_TIMEOUT),
+            finish_timeout_raises=True,
+            init_timeout=_timeout("INIT", INIT_TIMEOUT),
+            silent=True,
+            x_disable_machine_info=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+        )
+
+        wandb.setup(settings)  # silent from its first word on, but for
+        wandb.termsetup(settings, _Listener(self._hear))
+
+        def init(mode: Literal["online", "offline"], id: str | None) -> Any:
+            return wandb.init(
+                id=id,
+                mode=mode,
+                resume=resume,
+                reinit="create_new",
+                settings=settings,
+                **arguments,
+            )
+
+        if mode == "offline":
+            return init("offline", self.id)
+        id = self.id
+        try:
+            if not _is_logged_in():  # init would ask for a key at the terminal
+                raise RuntimeError("not logged in: run `wandb login`")
+            id = _new_id()  # for the case that follows: W&B's process does not let go of an id
+            return init("online", self.id)
+        except Exception as error:
+            remedy = self._anew if resume else self._sync("offline-run")
+            self._say("cannot go online", error, f"recording offline; {remedy}")
+        if not resume:  # else the run keeps the id that the server knows
+            self.id = id
+        return init("offline", id)
+
+    def _check_written(self, run: Any) -> None:
+        """W&B goes on in silence where its disk is full: see that its file can hold what it got.
+
+        Raises:
+            OSError: if it cannot.
+        """
+        path, deadline = Path(run.settings.sync_file), time.monotonic() + FLUSHED_AFTER
+        while (size := path.stat().st_size) < self._num_bytes:
+            if time.monotonic() > deadline:
+                raise OSError(f"{size} of {self._num_bytes} bytes and more: is its disk full?")
+            time.sleep(0.05)
+
+    def _hear(self, message: str) -> None:
+        """A warning of W&B's: mostly that it gave up uploading, which raises nothing."""
+        reason = " ".join(message.removeprefix("wandb: WARNING ").split())
+        self._warn("warns", reason, self._sync("run"))
 
     @contextmanager
     def _tolerant(self, what: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever W&B raises, training goes on
-            log.warning("W&B %s (%s): this run is in its local files only", what, first_line(error))
-            self._run = None
+            self._lose(what, error)
+
+    def _lose(self, what: str, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            self._say(what, error, f"this run is in its local files; {self._anew}")
+
+    def _say(self, what: str, error: Exception, remedy: str) -> None:
+        self._warn(what, first_line(error), remedy)
+
+    def _sync(self, kind: str) -> str:
+        option = "--include-online " if kind == "run" else ""
+        return f"`wandb sync {option}{self._folders}/wandb/{kind}-*` uploads it"
 
 
-def _start(mode: str, **arguments: Any) -> Any:
-    """A W&B run; an offline one where it should be online and cannot."""
+class _Listener:
+    """Takes what W&B would print."""
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        self.warning = hear
+
+    def info(self, message: str) -> None:
+        """News are not passed on."""
+
+    def error(self, message: str) -> None:
+        """Nor are errors, which are raised as well."""
+
+
+def wait_for(trackers: Sequence[Tracker]) -> None:
+    """See what was handed over to its end, for a bounded time."""
+    patience = _timeout("INIT", INIT_TIMEOUT) + _timeout("FINISH", FINISH_TIMEOUT) + GRACE
+    deadline = time.monotonic() + patience
+    if not all([tracker.wait(deadline) for tracker in trackers]):
+        _end_service()
+
+
+def _end_service() -> None:
+    """End W&B's process for this one; the next run gets another.
+
+    One that died or hangs would else be waited for, or complained about, when Python ends.
+    """
+    import psutil
     import wandb
 
-    settings = wandb.Settings(  # lean: no console capture, system statistics or code copies
-        console="off",
-        disable_code=True,
-        disable_git=True,
-        init_timeout=INIT_TIMEOUT_S,
-        silent=True,
-        x_disable_machine_info=True,
-        x_disable_stats=True,
-        x_save_requirements=False,
-    )
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.name().startswith("wandb-core"):
+                child.kill()
+    with suppress(Exception, SystemExit):  # it exits with the status of the process that died
+        wandb.teardown()
 
-    def init(mode: Literal["online", "offline"]) -> Any:
-        resume: Literal["allow"] | None = "allow" if arguments["id"] else None
-        return wandb.init(
-            mode=mode, resume=resume, reinit="create_new", settings=settings, **arguments
-        )
 
-    if mode == "online":
-        try:
-            if not _is_logged_in():  # init would ask for a key at the terminal
-                raise RuntimeError("not logged in: run `wandb login`")
-            return init("online")
-        except Exception as error:
-            log.warning("W&B cannot go online (%s): recording offline", first_line(error))
-    return init("offline")
+def _new_id() -> str:
+    return secrets.token_hex(4)
+
+
+def _size(values: Mapping[str, Any]) -> int:
+    """Bytes that a log of values has at least: W&B writes each as JSON, beside its name."""
+    return len(json.dumps(values, separators=(",", ":"), default=str))
+
+
+def _timeout(name: str, default: float) -> float:
+    with suppress(KeyError, ValueError):
+        seconds = float(os.environ[f"WANDB_{name}_TIMEOUT"])
+        if 0 < seconds < TIMEOUT_MAX:
+            return seconds
+    return default
 
 
 def _is_logged_in() -> bool:

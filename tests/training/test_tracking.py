@@ -1,6 +1,7 @@
 """W&B mirrors the local files value by value, and its failing never stops a run."""
 
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -90,7 +91,8 @@ def online(common):
 def test_online_without_a_login_is_one_warning_and_recorded_offline(online, trained, common):
     shown = (common / "online.out").read_text().splitlines()
     assert [line for line in shown if "W&B" in line] == [
-        "W&B cannot go online (not logged in: run `wandb login`): recording offline"
+        "W&B cannot go online (not logged in: run `wandb login`): recording offline; "
+        f"`wandb sync {online}/wandb/offline-run-*` uploads it"
     ]
     assert_same_run(online, trained)
     (run,) = read(online)
@@ -105,7 +107,10 @@ class FakeRun(SimpleNamespace):
     """W&B's run, raising where it is told to."""
 
     def __init__(self, failing=(), **values):
-        super().__init__(id="abc", summary={}, rows=[], failing=failing, ended=[], **values)
+        settings = SimpleNamespace(sync_file=sys.executable)  # any file of some size
+        super().__init__(
+            summary={}, rows=[], failing=failing, ended=[], settings=settings, **values
+        )
 
     def _maybe_fail(self, name):
         if name in self.failing:
@@ -142,7 +147,8 @@ def test_wandb_that_raises_is_one_warning(failing, message, trained, tmp_path, m
     run = FakeRun(failing=(failing,))
     monkeypatch.setattr(wandb, "init", lambda **_: run)
     fit(tmp_path / "r", *WANDB)
-    assert warned(caplog) == [f"{message}: this run is in its local files only"]
+    anew = f"`python -m bcq_exp.wandb_mirror {tmp_path / 'r'}` writes it for W&B anew"
+    assert warned(caplog) == [f"{message}: this run is in its local files; {anew}"]
     assert_same_run(tmp_path / "r", trained)
     assert RunRecord(tmp_path / "r").summary()["status"] == "completed"
 
@@ -175,7 +181,8 @@ def test_a_server_out_of_reach_is_one_warning_and_recorded_offline(tmp_path, mon
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     fit(tmp_path / "r", *WANDB, "logger.mode=online", "trainer.num_steps=40")
     assert modes == ["online", "offline"]
-    assert warned(caplog) == ["W&B cannot go online (unreachable): recording offline"]
+    (warning,) = warned(caplog)
+    assert warning.startswith("W&B cannot go online (unreachable): recording offline; `wandb sync")
     assert [row["step"] for row in run.rows] == [40, 40]
     assert run.ended == [0]
 
@@ -193,7 +200,8 @@ def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", init)
     fit(tmp_path / "r", *WANDB, "trainer.num_steps=120")
     fit(tmp_path / "r", *WANDB)
-    assert asked == [(None, None), ("abc", "allow")]
+    wandb_id = RunRecord(tmp_path / "r").summary()["wandb_id"]
+    assert asked == [(wandb_id, None), (wandb_id, "allow")]
     steps = [[row["step"] for row in run.rows] for run in runs]
     assert steps == [[40, 80, 120, 120], [160, 200, 240, 240]]
 

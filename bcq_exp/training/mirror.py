@@ -1,0 +1,52 @@
+"""A run's record told to W&B anew: what W&B lost, or never had, it can have from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bcq_exp.errors import UserError
+from bcq_exp.training.build import build_tracker
+from bcq_exp.training.record import RunRecord, hold
+from bcq_exp.training.run import tell_end
+from bcq_exp.training.tracking import Warnings, wait_for
+
+SET_ASIDE = "set_aside"
+
+
+def mirror(folder: Path) -> Path:
+    """Write all of a run as one offline run of W&B; returns its folder.
+
+    It has the run's id at W&B, so that uploading it takes the place of what is there. What W&B
+    wrote before is set aside (``wandb/set_aside/``), out of the way of ``wandb sync``.
+
+    Raises:
+        UserError: if the folder holds no run, another process is at it, or W&B cannot write.
+    """
+    record, said = RunRecord(folder), list[str]()
+    with hold(folder):
+        summary = record.summary()
+        if summary is None:
+            raise UserError(f"{folder}: no summary.json there; give the folder of a run")
+        rows = [("train", row) for row in record.rows("train")]
+        rows += [("eval", row) for row in record.rows("eval")]
+        wandb = folder / "wandb"
+        _set_aside(wandb)
+        tracker = build_tracker("offline", record, summary, folder.name, Warnings(said.append))
+        for prefix, row in sorted(rows, key=lambda each: each[1]["step"] or 0):
+            tracker.log(prefix, row)
+        tell_end(tracker, summary)
+        wait_for([tracker])
+    if said:
+        raise UserError(f"{folder}: {said[0]}")
+    (written,) = wandb.glob("offline-run-*")
+    return written
+
+
+def _set_aside(wandb: Path) -> None:
+    aside = wandb / SET_ASIDE
+    for old in [*wandb.glob("offline-run-*"), *wandb.glob("run-*")]:
+        aside.mkdir(exist_ok=True)
+        number = 1
+        while (new := aside / f"{old.name}.{number}").exists():
+            number += 1
+        old.rename(new)

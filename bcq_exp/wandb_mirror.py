@@ -1,0 +1,26 @@
+"""``python -m bcq_exp.wandb_mirror multirun/NAME``: runs written for W&B anew, from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bcq_exp.cli.arguments import Parser, place
+from bcq_exp.cli.command import command
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write each run as an offline run of W&B, and print what uploads it."""
+    parser = Parser("python -m bcq_exp.wandb_mirror", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=place, help="folders of runs or sweeps, or globs")
+    options = parser.parse_args(arguments)
+
+    from bcq_exp.analysis.runs import run_folders
+    from bcq_exp.training.mirror import mirror
+
+    for folder in run_folders(*options.runs):
+        print(f"wandb sync {mirror(folder)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

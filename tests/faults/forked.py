@@ -1,0 +1,146 @@
+"""Commands run in forked children of one warm process: `python -m` without the seconds of imports.
+
+The process (``python -m tests.faults.forked``) has imported what commands need, and nothing else of
+them has happened in it; each request is carried out by a child of its own, with its own folder,
+arguments, standard streams, environment and limits. A child ends as Python ends a main module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+IMPORTS = (
+    "hydra._internal.hydra", "hydra.main", "torch._dynamo", "pandas", "rich.live", "rich.progress",
+    "wandb", "wandb_workspaces.workspaces", "bcq_exp.analysis.report", "bcq_exp.analysis.tables",
+    "bcq_exp.paper.estimate", "bcq_exp.paper.page", "bcq_exp.sweep.plugins", "bcq_exp.train",
+    "bcq_exp.training.build", "bcq_exp.training.restore", "bcq_exp.training.video",
+)  # fmt: skip
+MEMORY = 6 << 30  # bytes of address space: what asks for more is refused, not the machine's end
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended; ``status`` is ``None`` where it did not, and was killed."""
+
+    status: int | None
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+class Forked:
+    """The warm process, as a context manager."""
+
+    def __enter__(self) -> Forked:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+    def run(self, module: str, arguments: Sequence[str], cwd: Path, limit: float = 60) -> Done:
+        """``python -m module arguments`` in ``cwd``, for at most ``limit`` seconds."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        request = {"module": module, "arguments": list(arguments), "cwd": str(cwd), "limit": limit}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return Done(**json.loads(self._process.stdout.readline()))
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    import importlib
+
+    import torch
+
+    torch.set_num_threads(1)
+    for name in IMPORTS:
+        importlib.import_module(name)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_answer(**json.loads(line))), flush=True)
+
+
+def _answer(module: str, arguments: list[str], cwd: str, limit: float) -> dict:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os._exit(_be(module, arguments, cwd, out, err))
+        status = _wait(child, began + limit)
+        seconds = time.monotonic() - began
+        return {"status": status, "stdout": _text(out), "stderr": _text(err), "seconds": seconds}
+
+
+def _wait(child: int, deadline: float) -> int | None:
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _be(module: str, arguments: list[str], cwd: str, out: IO[bytes], err: IO[bytes]) -> int:
+    """The child: the command as the main module; its exit status."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (out.fileno(), 1), (err.fileno(), 2)):
+        os.dup2(source, target)
+    sys.stdin = os.fdopen(0, closefd=False)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.chdir(cwd)
+    sys.argv = [module, *arguments]
+    if module != "bcq_exp":  # the package itself stays; what it runs is its __main__
+        sys.modules.pop(module, None)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as ended:
+        status = _status_of(ended)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _status_of(ended: SystemExit) -> int:
+    if ended.code is None or isinstance(ended.code, int):
+        return ended.code or 0
+    print(ended.code, file=sys.stderr)
+    return 1
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+if __name__ == "__main__":
+    main()

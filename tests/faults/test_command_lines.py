@@ -1,0 +1,122 @@
+"""Thousands of command lines: each is done, or refused in exactly one line; never a traceback.
+
+Status 0: done, or shown, without a traceback. Status 2: ``error: ...``, one line on standard error.
+Status 1: a run that began and failed, as it says in one line or more of its own.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.commands import bcq_exp
+from tests.faults.command_lines import TINY, Line, lines
+from tests.faults.forked import Done, Forked
+
+LIMIT = 120  # seconds
+FAILED = ("run failed: ", " runs failed:", " trials failed:")
+
+
+@pytest.fixture(scope="module")
+def forked(common):
+    with Forked() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def place(common, tmp_path_factory):
+    """A folder as a user may have it; each command gets one of its own."""
+    folder = tmp_path_factory.mktemp("place")
+    done = bcq_exp(*TINY, "hydra.run.dir=done", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "done", folder / "sweep" / "seed=0")
+    (folder / "sweep" / "sweep.json").write_text('{"commands": [], "runs": ["seed=0", "seed=1"]}')
+    shutil.copytree(folder / "done", folder / "broken")
+    (folder / "broken" / "summary.json").write_text("{")
+    (folder / "empty").mkdir()
+    (folder / "file").write_text("")
+    return folder
+
+
+def outcome(forked: Forked, line: Line, place: Path, folder: Path) -> Done:
+    """Of a line, in a folder of its own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(place, folder)
+    return forked.run(line.module, line.arguments, folder, LIMIT)
+
+
+def assert_done_or_refused(done: Done) -> None:
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.status in (0, 1, 2)
+    if done.status == 2:
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n")
+    if done.status == 1:
+        assert any(words in done.stderr for words in FAILED)
+
+
+FOUND = [
+    ("bcq_exp", ["hydra.run.dir="], "hydra.run.dir=: must be a path, not an empty one"),
+    ("bcq_exp", ["hydra.run.dir='  '"], "hydra.run.dir=  : must be a path"),
+    ("bcq_exp", ["hydra.output_subdir="], "hydra.output_subdir=: must be a path"),
+    ("bcq_exp", ["-m", "seed=0,1", "hydra.sweep.dir="], "hydra.sweep.dir=: must be a path"),
+    ("bcq_exp", ["-m", "seed=0,1", "hydra.sweep.subdir="], "hydra.sweep.subdir=: must be a path"),
+    ("bcq_exp", ["dataset=d4rl_hdf5", "dataset.path="], "dataset.path=: must be a path"),
+    ("bcq_exp.evaluate", ["run="], "run=: must be a path"),
+    ("bcq_exp.evaluate", ["run=done", "video="], "video=: must be a path ending in .gif or .mp4"),
+    ("bcq_exp.collect", ["id=a/b-v0", "behaviour=run", "run="], "run=: must be a path"),
+    ("bcq_exp.compare", [""], "argument runs: a path that is empty"),
+    ("bcq_exp.compare", ["done", "--output="], "argument --output: a path that is empty"),
+    ("bcq_exp.status", [""], "argument folder: a path that is empty"),
+    ("bcq_exp.wandb_mirror", ["done", ""], "argument runs: a path that is empty"),
+    ("bcq_exp.wandb_sweep", ["--file="], "argument --file: a path that is empty"),
+    ("bcq_exp.wandb_workspace", ["project=p", "runs="], "runs=: give"),
+    ("bcq_exp.status", ["sweep", "--every=nan"], "argument --every: nan: must be a number above 0"),
+    ("bcq_exp.status", [], "the following arguments are required: folder; see --help"),
+    ("bcq_exp", ["--nope"], "unrecognized arguments: --nope; see --help"),
+    ("bcq_exp", ["--experimental-rerun", "file"], "--experimental-rerun: not of this command"),
+    ("bcq_exp", ["-cn", "nope"], "Cannot find primary config 'nope'"),
+    ("bcq_exp", ["actor=false"], "Config group override must be a string or a list. Got bool"),
+    ("bcq_exp", ["+hydra/job_logging=x"], "hydra/job_logging appears more than once"),
+    ("bcq_exp.evaluate", ["-m", "device=", "run=done"], "device=: must be auto, cpu, cuda or"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"), FOUND, ids=[" ".join([m, *a]) for m, a, _ in FOUND]
+)
+def test_what_was_found_is_refused_in_one_line(module, arguments, message, forked, place, tmp_path):
+    line = Line(module, tuple(arguments))
+    done = outcome(forked, line, place, tmp_path / "line")
+    assert_done_or_refused(done)
+    assert done.status == 2
+    assert done.stderr.startswith(f"error: {message}")
+
+
+def campaign(max_examples):
+    return settings(
+        max_examples=max_examples,
+        derandomize=max_examples < 1000,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate] if max_examples < 1000 else [Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@campaign(40)
+@given(line=lines())
+def test_a_line_is_done_or_refused(line, forked, place, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "line"
+    assert_done_or_refused(outcome(forked, line, place, folder))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3 * 3600)
+@campaign(int(os.environ.get("FAULTS_LINES", 3000)))
+@given(line=lines())
+def test_so_are_thousands(line, forked, place, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "line"
+    assert_done_or_refused(outcome(forked, line, place, folder))

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sweep paper browser test fast-test lint bench clean
+.PHONY: help setup quickstart sweep paper browser test fast-test faults lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ browser: # Debian's Chromium, for the tests of the report page; without it they 
 
 fast-test: setup ## the tests alone, without those of clusters and of large sweeps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not faults"
+
+faults: setup ## the long fault campaign (half an hour), and a table of what was tried and survived
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -221,15 +221,26 @@ def _missing(prepared: Sequence[Prepared]) -> tuple[list[Prepared], dict[Path, s
 
 
 def _train_group(jobs: Sequence[Job]) -> list[str | None]:
-    """:func:`train_cohort`; what ends the whole group is each one's reason."""
+    """Why each job failed, or ``None``; what ends the whole group is each one's reason.
+
+    A worker that died may have saved some of them at a later step than others, or completed them.
+    """
+    failures: dict[Path, str | None] = {job.folder: None for job in jobs}
     try:
-        return train_cohort(jobs)
+        for cohort in cohorts([job for job in jobs if not _is_done(job)]):
+            ended = zip(cohort, train_cohort(cohort), strict=True)
+            failures |= {job.folder: failure for job, failure in ended}
+        return [failures[job.folder] for job in jobs]
     except RunStopped:
         raise
     except Exception as error:
         if not isinstance(error, UserError):
             log.exception("a group of %d runs failed", len(jobs))
         return [_reason(error)] * len(jobs)
+
+
+def _is_done(job: Job) -> bool:
+    return start.is_completed(job.cfg, RunRecord(job.folder).summary())
 
 
 def _reason(error: BaseException) -> str:

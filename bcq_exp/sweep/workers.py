@@ -1,18 +1,24 @@
 """Where cohorts are trained: in this process, or one each by the workers of an engine.
 
 Every engine takes a function and its arguments, one group of jobs a call, and yields
-``(index, result)`` as groups end. The function catches what its group raises; a worker that dies
-yields its exception.
+``(index, result)`` as groups end. The function catches what its group raises; it may be called
+again of a group whose worker died, and goes on where that one was. An exception is yielded for a
+group that is given up.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from bcq_exp.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MOST_DEATHS = 3  # of workers, without a group that ended in between, until the rest is given up
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,10 +62,26 @@ class Joblib:
         self, function: Callable[[T], R], groups: Sequence[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         joblib = _needs("joblib", "joblib")
-        parallel = joblib.Parallel(n_jobs=self.count, return_as="generator_unordered", batch_size=1)
-        yield from parallel(
-            joblib.delayed(_numbered)(function, *item) for item in enumerate(groups)
-        )
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        left, deaths = dict(enumerate(groups)), 0
+        while left:
+            parallel = joblib.Parallel(
+                n_jobs=self.count, return_as="generator_unordered", batch_size=1
+            )
+            try:
+                for index, result in parallel(
+                    joblib.delayed(_numbered)(function, *item) for item in list(left.items())
+                ):
+                    del left[index]
+                    deaths = 0
+                    yield index, result
+            except TerminatedWorkerError as error:  # and all others were ended with it
+                deaths += 1
+                log.warning("a worker process died: %s", _exit_codes(error))
+                if deaths == MOST_DEATHS:
+                    yield from ((index, error) for index in left)
+                    return
 
 
 class Ray:
@@ -119,6 +141,12 @@ class Submitit:
         order = {job.job_id: index for index, job in enumerate(jobs)}
         for job in submitit.helpers.as_completed(jobs):
             yield order[job.job_id], job.exception() or job.result()
+
+
+def _exit_codes(error: BaseException) -> str:
+    """What joblib says of how workers ended."""
+    lines = str(error).splitlines()
+    return next((line for line in lines if "exit codes" in line), lines[0])
 
 
 def _numbered(function: Callable[[T], R], index: int, group: T) -> tuple[int, R]:

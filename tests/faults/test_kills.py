@@ -105,18 +105,19 @@ def assert_same_sweep(one, other):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
-def test_a_worker_that_dies_is_told_and_its_runs_go_on(launcher, tmp_path, record_property):
+def test_runs_of_a_worker_that_dies_go_on(launcher, tmp_path, record_property):
     options = (*SWEEP, *TINY, f"hydra/launcher={launcher}", "hydra.launcher.group_size=1")
     once = tmp_path / "once"
     fault = {"point": "os.rename checkpoint.pt", "count": 2, "torn": None}
     folder = tmp_path / "multirun" / "s"
     done = run(*options, cwd=tmp_path, FAULT=fault, FAULT_ONCE=str(once))
     assert once.exists()
-    assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    assert {state.status for state in run_states(folder)} <= {"done", "interrupted", "missing"}
-    again = run(*options, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    if launcher == "submitit_local":  # whose jobs are not begun again
+        assert done.returncode == 1, done.stderr
+        assert {state.status for state in run_states(folder)} <= {"done", "interrupted"}
+        done = run(*options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     for seed in SEEDS:
         alone = tmp_path / f"alone{seed}"
         fit(alone, *TINY, f"seed={seed}")

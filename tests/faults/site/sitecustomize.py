@@ -54,7 +54,6 @@ class Faults:
         size = self.fault["torn"] + (self.size if "a" in self.mode else 0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
     def hook(self, event, args):
         if event not in ("open", "os.rename", "os.truncate"):
@@ -104,6 +103,7 @@ class Wrapping(importlib.abc.MetaPathFinder):
 
 
 if "FAULT" in os.environ or "FAULT_LOG" in os.environ:
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
     faults = Faults(
         json.loads(os.environ.get("FAULT", "null")),
         os.environ.get("FAULT_ONCE"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field
 from typing import Any
 
@@ -23,7 +23,8 @@ def check(config: DictConfig) -> None:
             out of its range, and what is allowed.
     """
     root = schema_of(config) or schema_of(RunConfig)
-    for key, value, schema_field in _leaves(config, "", root):
+    plain = {str(name): _plain(config, str(name)) for name in config if name != "hydra"}
+    for key, value, schema_field in _leaves(config, plain, "", root):
         if value == "???":
             raise UserError(f"{key}: give it a value, {key}=...")
         if schema_field is not None and not _is_allowed(value, schema_field):
@@ -66,27 +67,29 @@ def _shown(value: Any) -> str:
     return json.dumps(value) if isinstance(value, list | bool | None) else str(value)
 
 
+def _plain(config: DictConfig, name: str) -> Any:
+    """A key's value, resolved; a node's as Python's own containers, which are faster to walk."""
+    if OmegaConf.is_missing(config, name):
+        return "???"
+    value = config[name]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
 def _leaves(
-    node: DictConfig, prefix: str, known: dict[str, Field]
+    node: DictConfig, plain: Mapping[str, Any], prefix: str, known: dict[str, Field]
 ) -> Iterator[tuple[str, Any, Field | None]]:
-    """Every leaf below a node: dotted key, value, and its field of the schema where it has one."""
-    for name in node:
+    """Every leaf below a node: dotted key, value, and its field of the schema where it has one.
+
+    ``plain`` is what the node holds.
+    """
+    for name, value in plain.items():
         key = f"{prefix}{name!s}"
-        if key == "hydra":
-            continue
-        is_missing = OmegaConf.is_missing(node, name)
-        is_node = not is_missing and OmegaConf.is_dict(node[name])
+        is_node = isinstance(value, dict)
         if (
             known and name not in known and not (is_node and not prefix)
         ):  # those are the algorithm's
             raise UserError(f"{key}: no such key; there are {', '.join(sorted(known))}")
-        if is_missing:
-            yield key, "???", None
-        elif is_node:
-            yield from _leaves(node[name], f"{key}.", schema_of(node[name]))
+        if is_node:
+            yield from _leaves(node[name], value, f"{key}.", schema_of(node[name]))
         else:
-            value = node[name]
-            value = (
-                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
-            )
-            yield key, value, known.get(str(name))
+            yield key, value, None if value == "???" else known.get(str(name))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -146,21 +146,25 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
     base = compose([*fixed, *first])
     check(base)
     for i, axis in enumerate(axes):
+        varied = base.copy()  # whose value is replaced by the next one
         for override in axis.overrides[1:]:
-            cfg = None if axis.is_group else _with_value(base, override)
-            check(cfg or compose([*fixed, *first[:i], override, *first[i + 1 :]]))
+            if axis.is_group or not _replace_value(varied, override):
+                check(compose([*fixed, *first[:i], override, *first[i + 1 :]]))
+            else:
+                check(varied)
 
 
-def _with_value(base: DictConfig, override: str) -> DictConfig | None:
-    """The configuration with one more value; ``None`` where Hydra should have the word."""
-    key, _, _ = override.partition("=")
-    (parsed,) = OverridesParser.create().parse_overrides([override])
-    cfg = base.copy()
+def _replace_value(cfg: DictConfig, override: str) -> bool:
+    """Set a key of a configuration of the check's own; whether it was not for Hydra to do."""
+    parsed = OverridesParser.create().parse_override(override)
+    value = parsed.value()
+    if parsed.type is not OverrideType.CHANGE or isinstance(value, dict):  # merged, not replaced
+        return False
     try:
-        OmegaConf.update(cfg, key, parsed.value())
+        OmegaConf.update(cfg, parsed.key_or_group, value)
     except OmegaConfBaseException:
-        return None
-    return cfg
+        return False
+    return True
 
 
 def _check_folder(cfg: DictConfig, folder: Path) -> None:

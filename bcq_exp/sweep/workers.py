@@ -8,7 +8,7 @@ yields its exception.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -24,9 +24,12 @@ class Workers(Protocol):
     count: int
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
-        """``function`` of each group; ``folder`` (the sweep's) is for the engine's own files."""
+        """``function`` of each group, taken when there is somebody to train it.
+
+        ``folder`` (the sweep's) is for the engine's own files.
+        """
 
 
 class InProcess:
@@ -35,7 +38,7 @@ class InProcess:
     count = 1
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         for index, group in enumerate(groups):
             yield index, function(group)
@@ -53,10 +56,15 @@ class Joblib:
         self.count = joblib.effective_n_jobs(n_jobs)
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         joblib = _needs("joblib", "joblib")
-        parallel = joblib.Parallel(n_jobs=self.count, return_as="generator_unordered", batch_size=1)
+        parallel = joblib.Parallel(
+            n_jobs=self.count,
+            return_as="generator_unordered",
+            batch_size=1,
+            pre_dispatch="all",  # groups are made in this thread, while the first are trained
+        )
         yield from parallel(
             joblib.delayed(_numbered)(function, *item) for item in enumerate(groups)
         )
@@ -76,7 +84,7 @@ class Ray:
         self.count, self._init, self._remote = count, dict(init), dict(remote)
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
         ray = _needs("ray", "ray")
@@ -110,7 +118,7 @@ class Submitit:
         self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         submitit = _needs("submitit", "slurm")
         executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=self._cluster)

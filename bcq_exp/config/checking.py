@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import schema_of
+from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import Range
@@ -23,8 +24,8 @@ def check(config: DictConfig) -> None:
             out of its range, and what is allowed.
     """
     root = schema_of(config) or schema_of(RunConfig)
-    plain = {str(name): _plain(config, str(name)) for name in config if name != "hydra"}
-    for key, value, schema_field in _leaves(config, plain, "", root):
+    values = {str(name): _value(config, str(name)) for name in config if name != "hydra"}
+    for key, value, schema_field in _leaves(config, values, "", root):
         if value == "???":
             raise UserError(f"{key}: give it a value, {key}=...")
         if schema_field is not None and not _is_allowed(value, schema_field):
@@ -67,22 +68,22 @@ def _shown(value: Any) -> str:
     return json.dumps(value) if isinstance(value, list | bool | None) else str(value)
 
 
-def _plain(config: DictConfig, name: str) -> Any:
+def _value(config: DictConfig, name: str) -> Any:
     """A key's value, resolved; a node's as Python's own containers, which are faster to walk."""
     if OmegaConf.is_missing(config, name):
         return "???"
     value = config[name]
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return plain(value) if OmegaConf.is_config(value) else value
 
 
 def _leaves(
-    node: DictConfig, plain: Mapping[str, Any], prefix: str, known: dict[str, Field]
+    node: DictConfig, values: Mapping[str, Any], prefix: str, known: dict[str, Field]
 ) -> Iterator[tuple[str, Any, Field | None]]:
     """Every leaf below a node: dotted key, value, and its field of the schema where it has one.
 
-    ``plain`` is what the node holds.
+    ``values`` is what the node holds.
     """
-    for name, value in plain.items():
+    for name, value in values.items():
         key = f"{prefix}{name!s}"
         is_node = isinstance(value, dict)
         if (

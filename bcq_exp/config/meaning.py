@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import LEARNING, Meaning, schema_of
+from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 
 
@@ -35,8 +36,7 @@ def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 def shared_by_stack(cfg: DictConfig) -> str:
     """What a composed run has to agree in with those it is stacked with, as text."""
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    leaves = _meanings(plain, node=cfg)
+    leaves = _meanings(plain(cfg), node=cfg)
     shared = {key: value for key, value, meaning in leaves if not meaning.may_differ}
     return json.dumps(shared, sort_keys=True)
 
@@ -48,7 +48,7 @@ def config_hash(resolved: Mapping[str, Any]) -> str:
 
 
 def _meanings(
-    plain: Mapping[str, Any],
+    stored: Mapping[str, Any],
     schema: Any = RunConfig,
     above: Meaning = LEARNING,
     prefix: str = "",
@@ -61,7 +61,7 @@ def _meanings(
     typed = None if node is None else OmegaConf.get_type(node)
     schema = typed if is_dataclass(typed) else schema
     known, above = schema_of(schema), getattr(schema, "meaning", above)
-    for name, value in plain.items():
+    for name, value in stored.items():
         metadata = known[name].metadata if name in known else {}
         meaning = metadata.get("meaning") or above
         if isinstance(value, dict):

@@ -20,6 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from bcq_exp.config.plain import refers
+
 
 class SweepComposer:
     """Composes the runs of one sweep, each equal to what Hydra composes for it alone.
@@ -85,7 +87,7 @@ def parted(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
     They are what was handed in, not copies, where nothing in the first is said in terms of others.
     """
     own = cfg
-    if _refers(cfg):
+    if refers(cfg, but="hydra"):
         own = copy.deepcopy(cfg)  # ${hydra:...} may ask cfg
     with read_write(own), open_dict(own):
         node = own.pop("hydra")
@@ -94,13 +96,3 @@ def parted(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
     hydra = OmegaConf.create(flags={"no_deepcopy_set_nodes": True})
     hydra.hydra = node
     return own, hydra
-
-
-def _refers(node: Any) -> bool:
-    """Whether a value of a node, its ``hydra`` node left out, is an interpolation."""
-    if node._is_interpolation():
-        return True
-    content = node._value()
-    if isinstance(content, dict):
-        return any(_refers(below) for name, below in content.items() if name != "hydra")
-    return isinstance(content, list) and any(map(_refers, content))

@@ -152,7 +152,9 @@ class CohortLauncher(Launcher):
             UserError: if a group would not fit in memory, or its algorithm does not read what its
                 configuration has.
         """
-        from bcq_exp.training.parts import algorithm_class
+        if not missing:
+            return []
+        from bcq_exp.training.parts import algorithm_class  # brings torch
 
         groups = []
         for members in cohorts([each.kind for each in missing if each.kind is not None]):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bcq_exp.config.meaning import identity
+from bcq_exp.config.plain import plain
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
 
@@ -92,8 +93,7 @@ def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> N
     Raises:
         UserError: if it would learn something else, or ends before the run's present step.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    new, old = identity(config), identity(summary["config"])
+    new, old = identity(plain(cfg)), identity(summary["config"])
     changed = [
         f"{key} ({old.get(key)} -> {new.get(key)})"
         for key in sorted(old.keys() | new.keys())

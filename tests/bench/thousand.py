@@ -4,12 +4,11 @@
 
 ``launch`` is from the command to the first row of training of any run (then it is stopped).
 ``again``, ``status`` and ``compare`` are the whole commands on complete runs of 1,000 rows, which
-are made up: a few written by RunRecord, the rest their copies with configurations of their own.
+are made up: a few written by RunRecord, the others after them, each with numbers of its own.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -31,6 +30,7 @@ from tests.bench.arguments import parse
 from tests.commands import compose
 
 NAME, NUM_ROWS, WRITTEN = "thousand", 1000, 8
+NUM_STEPS, NUM_EVALUATIONS = 20_000, 20  # as make_run has them
 LMBDAS, TAUS, NUM_SEEDS = (0.0, 0.25, 0.5, 0.75, 1.0), (0.001, 0.002, 0.005, 0.01), 50
 GRID = (
     "-m",
@@ -59,7 +59,7 @@ def launch(root: Path, overrides: list[str]) -> float:
 
 def again(root: Path, overrides: list[str]) -> float:
     """Seconds that the launch of a complete grid takes."""
-    return _seconds(make(root), _command(*GRID, *overrides))
+    return _seconds(make(root), _command(*GRID, f"trainer.num_steps={NUM_STEPS}", *overrides))
 
 
 def status(root: Path, overrides: list[str]) -> float:
@@ -77,12 +77,13 @@ def make(root: Path) -> Path:
     sweep = root / FOLDER
     if sweep.exists():
         return root
-    cfg = compose(f"name={NAME}", "trainer.num_steps=10000")
+    cfg = compose(f"name={NAME}", f"trainer.num_steps={NUM_STEPS}")
     for number in range(WRITTEN):
         rng = np.random.default_rng(number)
         curve = {"q1_mean": np.cumsum(rng.normal(0.1, 1, NUM_ROWS))}
-        returns = list(np.sort(rng.normal(-400, 200, 20)))
-        make_run(root / f"{number}", returns, training=curve, num_rows=NUM_ROWS)
+        returns = list(np.sort(rng.normal(-400, 200, NUM_EVALUATIONS)))
+        folder = root / f"{number}"
+        make_run(folder, returns, seed=number, training=curve, num_rows=NUM_ROWS)
     names = []
     for lmbda in LMBDAS:
         for tau in TAUS:
@@ -99,8 +100,13 @@ def _copy(written: Path, folder: Path, cfg: DictConfig, changes: dict[str, Any])
     for key, value in changes.items():
         OmegaConf.update(cfg, key, value)
     record = RunRecord(folder)
-    summary = json.loads((written / "summary.json").read_text())
-    summary |= {"config": OmegaConf.to_container(cfg), "seed": changes["seed"], "step": 10000}
+    summary, columns = record.summary(), record.columns("train")
+    assert summary is not None
+    noise = np.random.default_rng(changes["seed"]).normal(1, 0.01, NUM_ROWS)
+    rows = np.stack([v if k == "step" else v * noise for k, v in columns.items()], 1).tolist()
+    lines = [",".join(map(str, [int(step), *values])) for step, *values in rows]
+    (folder / "train.csv").write_text("\r\n".join([",".join(columns), *lines, ""]))
+    summary |= {"config": OmegaConf.to_container(cfg), "seed": changes["seed"]}
     summary["last"]["return_mean"] += 100 * changes["algo.lmbda"] + changes["seed"]
     record.write_summary(summary)
 

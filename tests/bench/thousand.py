@@ -1,14 +1,16 @@
-"""Times what people wait for with a thousand runs: a launch, a second one, status, compare.
+"""Times what people wait for with a thousand runs: launch, launch again, status, compare.
 
-.venv/bin/python -m tests.bench.thousand {launch,again,status,compare}
+.venv/bin/python -m tests.bench.thousand [overrides of the launch, such as logger=none]
 
-``launch`` is from the command to the first row of training of any run (then it is stopped).
-``again``, ``status`` and ``compare`` are the whole commands on complete runs of 1,000 rows, which
-are made up: a few written by RunRecord, the others after them, each with numbers of its own.
+A launch is from the command to the first row of training of any run (then it is stopped). The
+others are whole commands on complete runs of 1,000 rows, which are made up: a few written by
+RunRecord, the others after them, each with numbers of its own. Beside the seconds stand the
+processor's, which say more where others use the machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -20,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.sweep import state
 from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_run
-from tests.bench import timing
-from tests.bench.arguments import parse
 from tests.commands import compose
 
 NAME, NUM_ROWS, WRITTEN = "thousand", 1000, 8
@@ -42,41 +43,27 @@ GRID = (
 FOLDER = Path("multirun", NAME)
 
 
-def launch(root: Path, overrides: list[str]) -> float:
-    """Seconds from the command to the first step of a grid of which nothing is there."""
-    subprocess.run(_command("trainer.num_steps=1", "name=warm", *overrides), cwd=root, check=True)
+def launch(root: Path, overrides: list[str]) -> dict[str, float]:
+    """From the command to the first step of a grid of which nothing is there."""
+    warm = _command("trainer.num_steps=1", "name=warm", *overrides)  # makes and caches the data
+    subprocess.run(warm, cwd=root, check=True, stdout=subprocess.DEVNULL)
     started = time.time()
-    process = subprocess.Popen(_command(*GRID, *overrides), cwd=root)
+    process = subprocess.Popen(_command(*GRID, *overrides), cwd=root, stdout=subprocess.DEVNULL)
     try:
         while not (found := list(root.glob(f"{FOLDER}/*/train.csv"))):
             time.sleep(0.05)
             assert process.poll() is None, "it ended before its first step"
-        return min(path.stat().st_mtime for path in found) - started
+        used = psutil.Process(process.pid).cpu_times()
+        first = min(path.stat().st_mtime for path in found)
+        return {"seconds": first - started, "processor": used.user + used.system}
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
 
-def again(root: Path, overrides: list[str]) -> float:
-    """Seconds that the launch of a complete grid takes."""
-    return _seconds(make(root), _command(*GRID, f"trainer.num_steps={NUM_STEPS}", *overrides))
-
-
-def status(root: Path, overrides: list[str]) -> float:
-    """Seconds that ``bcq_exp.status`` takes."""
-    return _seconds(make(root), _command(str(FOLDER), module="bcq_exp.status"))
-
-
-def compare(root: Path, overrides: list[str]) -> float:
-    """Seconds that ``bcq_exp.compare`` takes."""
-    return _seconds(make(root), _command(str(FOLDER), module="bcq_exp.compare"))
-
-
-def make(root: Path) -> Path:
-    """``root`` with a complete sweep of GRID in it; what is there already stays."""
+def make(root: Path) -> None:
+    """A complete sweep of GRID below ``root``."""
     sweep = root / FOLDER
-    if sweep.exists():
-        return root
     cfg = compose(f"name={NAME}", f"trainer.num_steps={NUM_STEPS}")
     for number in range(WRITTEN):
         rng = np.random.default_rng(number)
@@ -92,7 +79,6 @@ def make(root: Path) -> Path:
                 changes = {"algo.lmbda": lmbda, "algo.tau": tau, "seed": seed}
                 _copy(root / f"{len(names) % WRITTEN}", sweep / names[-1], cfg, changes)
     state.expect(sweep, names, "")
-    return root
 
 
 def _copy(written: Path, folder: Path, cfg: DictConfig, changes: dict[str, Any]) -> None:
@@ -115,20 +101,34 @@ def _command(*arguments: str, module: str = "bcq_exp") -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def _seconds(root: Path, command: list[str]) -> float:
-    started = time.perf_counter()
+def _whole(root: Path, command: list[str]) -> dict[str, float]:
+    before, started = os.times(), time.perf_counter()
     subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
-
-
-MODES = {"launch": launch, "again": again, "status": status, "compare": compare}
+    seconds, after = time.perf_counter() - started, os.times()
+    children = after.children_user + after.children_system
+    return {
+        "seconds": seconds,
+        "processor": children - before.children_user - before.children_system,
+    }
 
 
 def main() -> None:
-    args = parse(__doc__, modes=tuple(MODES))
-    root = os.environ.get("BENCH_THOUSAND")  # runs made before, to be used again
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="of the launch, such as logger=none")
+    overrides = parser.parse_args().overrides
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        timing.report(value=MODES[args.mode](Path(root or folder), args.overrides))
+        figures["launch"] = launch(Path(folder), overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make(root)
+        figures["again"] = _whole(root, _command(*GRID, f"trainer.num_steps={NUM_STEPS}"))
+        figures["status"] = _whole(root, _command(str(FOLDER), module="bcq_exp.status"))
+        figures["compare"] = _whole(root, _command(str(FOLDER), module="bcq_exp.compare"))
+        page = root / FOLDER / "report" / "index.html"
+        figures["page"] = {"MB": page.stat().st_size / 1e6}
+    for name, values in figures.items():
+        print(name, ", ".join(f"{value:.1f} {unit}" for unit, value in values.items()), flush=True)
 
 
 if __name__ == "__main__":

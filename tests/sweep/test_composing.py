@@ -118,6 +118,7 @@ def test_what_runs_have_in_common_is_composed_once(hydra, monkeypatch):
     assert time.process_time() - started < 10  # 200 by Hydra take half a minute
 
 
+@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath")
 @pytest.mark.parametrize("swept", ["hydra.job.chdir=true", "hydra.searchpath=[pkg://nowhere]"])
 def test_what_bears_on_more_than_values_is_left_to_hydra(hydra, swept):
     loader, sweep = hydra

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bcq_exp.config.checking import check
-from bcq_exp.config.naming import run_folder
+from bcq_exp.config.naming import run_folder, subdir_of
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
 from bcq_exp.training import start
@@ -88,7 +88,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     if not axes or any(override.startswith("hydra.sweep.subdir=") for override in fixed):
         return SweepPlan(folder, tuple(placed))
     keys = ",".join(axis.key for axis in axes)
-    placed.append(f"hydra.sweep.subdir='${{bcq.run_folder:\"{keys}\",${{hydra.overrides.task}}}}'")
+    placed.append(f"hydra.sweep.subdir='{subdir_of(keys)}'")
     if any(axis.is_continuous for axis in axes):
         return SweepPlan(folder, tuple(placed))
     names = _folder_names(folder, keys, axes)

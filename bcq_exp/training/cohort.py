@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bcq_exp.config.meaning import shared_by_stack
+from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import algorithm_nodes, hidden_sizes
 from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord, hold
@@ -93,4 +94,4 @@ def _step(job: Job) -> int:
 def _optimizers(job: Job) -> str:
     nodes = algorithm_nodes(job.cfg)
     named = sorted(name for name in nodes if name.endswith("_optim"))
-    return json.dumps([OmegaConf.to_container(nodes[name]) for name in named])
+    return json.dumps([plain(nodes[name]) for name in named])

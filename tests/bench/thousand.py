@@ -45,7 +45,8 @@ FOLDER = Path("multirun", NAME)
 
 def launch(root: Path, overrides: list[str]) -> dict[str, float]:
     """From the command to the first step of a grid of which nothing is there."""
-    warm = _command("trainer.num_steps=1", "name=warm", *overrides)  # makes and caches the data
+    overrides = ["trainer.num_steps=1", *overrides]  # whose row is written when it is done
+    warm = _command("name=warm", *overrides)  # makes and caches the data
     subprocess.run(warm, cwd=root, check=True, stdout=subprocess.DEVNULL)
     started = time.time()
     process = subprocess.Popen(_command(*GRID, *overrides), cwd=root, stdout=subprocess.DEVNULL)

@@ -97,6 +97,9 @@ def test_each_run_of_random_grids_is_what_hydra_composes_for_it_alone(hydra, see
         else:
             assert laid_open(ours) == laid_open(alone), overrides
             assert ours._metadata.resolver_cache == alone._metadata.resolver_cache
+            own = composer.own(overrides)
+            assert (own is None) == any("${" in override for override in overrides)
+            assert own is None or laid_open(own) == laid_open(parted(ours)[0])
             compared += 1
     assert compared >= grids // 2
     assert refused >= 1

@@ -27,6 +27,7 @@ import socket
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from zipfile import BadZipFile
@@ -107,10 +108,10 @@ class RunRecord:
         """
         with _whole(self._csv(table)):
             names, lines = self._lines(table, marks)
-            if any(line.count(",") != len(names) - 1 for line in lines):
+            if {len(names) - 1, *map(str.count, lines, repeat(","))} != {len(names) - 1}:
                 raise ValueError("a row of another length")
             cells = ",".join(lines).split(",") if lines else []
-            values = np.array([float(cell) if cell else np.nan for cell in cells])
+            values = np.array([*map(float, (cell or "nan" for cell in cells))])
             return dict(zip(names, values.reshape(len(lines), len(names)).T, strict=True))
 
     def is_half_written(self, table: Table) -> bool:

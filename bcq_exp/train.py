@@ -50,7 +50,7 @@ def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float
             raise RunStopped(f"run failed: {failure}; its files are in {folder}", status=1)
     summary = record.summary()
     assert summary is not None
-    return start.objective(cfg, summary)
+    return start.objective(cfg.trainer.objective, summary)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from bcq_exp.config.checking import check
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import compared, config_hash, flattened, shared_by_stack
 from bcq_exp.config.naming import run_name
+from bcq_exp.config.plain import plain, refers
 from bcq_exp.errors import UserError
 from tests.commands import CONF, compose
 
@@ -273,3 +274,13 @@ def test_resume_without_a_name_is_the_latest_run(tmp_path, monkeypatch):
 def test_a_budget_has_its_launcher_unless_another_is_asked_for(given, launcher):
     cfg = compose(*given, config_name="paper", with_hydra=True)
     assert cfg.hydra.runtime.choices["hydra/launcher"] == launcher
+
+
+@pytest.mark.parametrize(
+    "given", ["seed=3", "logger.group='run ${seed}'", "logger.tags=['${name}',b]"]
+)
+def test_a_plain_configuration_is_what_omegaconf_makes_of_it(given):
+    cfg = compose("experiment=paper", "name=n", given)
+    assert plain(cfg) == OmegaConf.to_container(cfg, resolve=True)
+    assert refers(cfg, but="") == ("$" in given)
+    assert not refers(cfg, but="logger")

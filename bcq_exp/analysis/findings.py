@@ -32,12 +32,12 @@ class Finding:
 
 def findings(runs: RunTables) -> list[Finding]:
     """All warnings, the gravest first."""
+    training = dict(list(runs.training.groupby("run")))
+    none = runs.training[:0]
     found = [
         finding
         for index in runs.runs.index
-        for finding in _of_run(
-            int(index), runs.runs.loc[index], runs.training[runs.training["run"] == index]
-        )
+        for finding in _of_run(int(index), runs.runs.loc[index], training.get(index, none))
     ]
     found += list(_lagging(runs.runs))
     return sorted(found, key=lambda finding: (finding.severity, finding.kind, finding.run))

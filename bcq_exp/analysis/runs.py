@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 
 from bcq_exp.config.meaning import compared
 from bcq_exp.errors import Damaged, UserError
-from bcq_exp.training.record import Marks, RunRecord, present_status
+from bcq_exp.training.record import Marks, RunRecord, Table, present_status
 
 ALGORITHM = "algo"
 
@@ -74,15 +74,15 @@ def load_runs(*places: str | Path) -> RunTables:
     summaries, notes = _summaries(records)
     read = [record for record in records if record.folder in summaries]
     if not read:
-        raise UserError(f"no run is whole: {'; '.join(notes)}")
+        more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
+        raise UserError(f"no run is whole: {notes[0]}{more}")
     configs = [_compared(summaries[record.folder]["config"]) for record in read]
     names = _names([record.folder for record in read])
     runs = pd.DataFrame(
         [_row(r, summaries[r.folder], n, c) for r, n, c in zip(read, names, configs, strict=True)]
     )
     marks = [summaries[record.folder]["record"] for record in read]
-    evaluations = _tables(read, marks, "eval", notes)
-    training = _tables(read, marks, "train", notes)
+    evaluations, training = _tables(read, marks, ("eval", "train"), notes)
     keys = tuple(key for key in _differing(configs) if key != "seed")
     return RunTables(runs, evaluations, training, keys, tuple(notes + _oddities(runs, evaluations)))
 
@@ -215,34 +215,37 @@ def _row(
 
 
 def _tables(
-    records: list[RunRecord], marks: list[Marks], table: Any, notes: list[str]
-) -> pd.DataFrame:
-    """One table of all runs, with the wall time of each step."""
-    parts = []
-    for index, record in enumerate(records):
-        try:
-            rows = record.rows(table, marks[index])
-            timing = record.rows("timing", marks[index])
-        except Damaged as error:
-            notes.append(f"{error.what}; left out")
-            continue
-        path = record.folder / f"{table}.csv"
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            notes.append(
-                f"{record.folder.name}: the last line of {table}.csv is half-written; left out"
+    records: list[RunRecord], marks: list[Marks], tables: Sequence[Table], notes: list[str]
+) -> list[pd.DataFrame]:
+    """The tables, each of all runs, with the wall time of each step."""
+    parts: dict[str, list[pd.DataFrame]] = {table: [] for table in tables}
+    for index, (record, mark) in enumerate(zip(records, marks, strict=True)):
+        timing: dict[str, np.ndarray] | None = None
+        for table in tables:
+            try:
+                columns = record.columns(table, mark)
+                timing = record.columns("timing", mark) if timing is None else timing
+            except Damaged as error:
+                notes.append(f"{error.what}; left out")
+                continue
+            if record.is_half_written(table):
+                notes.append(
+                    f"{record.folder.name}: the last line of {table}.csv is half-written; left out"
+                )
+            if not len(columns.get("step", ())):
+                continue
+            known = bool(len(timing.get("step", ())))
+            wall = (
+                np.interp(columns["step"], timing["step"], timing["wall_time"])
+                if known
+                else np.full(len(columns["step"]), np.nan)
             )
-        if not rows:
-            continue
-        part = pd.DataFrame(rows).astype(float)
-        steps = np.array([row["step"] for row in timing], float)
-        walls = np.array([row["wall_time"] for row in timing], float)
-        part.insert(0, "run", index)
-        wall = np.interp(part["step"], steps, walls) if len(steps) else np.nan
-        part.insert(2, "wall_time", wall)
-        parts.append(part)
-    if not parts:
-        return pd.DataFrame({"run": [], "step": [], "wall_time": []})
-    return pd.concat(parts, ignore_index=True)
+            rest = {name: column for name, column in columns.items() if name != "step"}
+            parts[table].append(
+                pd.DataFrame({"run": index, "step": columns["step"], "wall_time": wall, **rest})
+            )
+    nothing = pd.DataFrame({"run": [], "step": [], "wall_time": []})
+    return [pd.concat(parts[t], ignore_index=True) if parts[t] else nothing for t in tables]
 
 
 def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:

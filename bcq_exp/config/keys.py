@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -55,5 +56,10 @@ def key(
 
 def schema_of(node: Any) -> dict[str, Field]:
     """The fields of a node's schema, or of a schema, by name; empty for a node without one."""
-    schema = OmegaConf.get_type(node) if OmegaConf.is_config(node) else node
+    schema: Any = OmegaConf.get_type(node) if OmegaConf.is_config(node) else node
+    return _fields(schema)
+
+
+@cache
+def _fields(schema: Any) -> dict[str, Field]:
     return {f.name: f for f in fields(schema)} if is_dataclass(schema) else {}

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import LEARNING, Meaning, schema_of
+from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 
 
@@ -35,7 +36,8 @@ def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 def shared_by_stack(cfg: DictConfig) -> str:
     """What a composed run has to agree in with those it is stacked with, as text."""
-    shared = {key: value for key, value, meaning in _meanings(cfg) if not meaning.may_differ}
+    leaves = _meanings(plain(cfg), node=cfg)
+    shared = {key: value for key, value, meaning in leaves if not meaning.may_differ}
     return json.dumps(shared, sort_keys=True)
 
 
@@ -46,18 +48,24 @@ def config_hash(resolved: Mapping[str, Any]) -> str:
 
 
 def _meanings(
-    node: Any, schema: Any = RunConfig, above: Meaning = LEARNING, prefix: str = ""
+    stored: Mapping[str, Any],
+    schema: Any = RunConfig,
+    above: Meaning = LEARNING,
+    prefix: str = "",
+    node: DictConfig | None = None,
 ) -> Iterator[tuple[str, Any, Meaning]]:
-    """Every leaf of a node, composed or stored: its dotted key, its value, what it means."""
-    typed = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
+    """Every leaf of a stored configuration: its dotted key, its value, what it means.
+
+    ``node`` is the composed one that it was stored from, whose schemas say more.
+    """
+    typed = None if node is None else OmegaConf.get_type(node)
     schema = typed if is_dataclass(typed) else schema
     known, above = schema_of(schema), getattr(schema, "meaning", above)
-    for name, value in node.items():
+    for name, value in stored.items():
         metadata = known[name].metadata if name in known else {}
         meaning = metadata.get("meaning") or above
-        if OmegaConf.is_dict(value) or isinstance(value, dict):
-            yield from _meanings(value, metadata.get("schema"), meaning, f"{prefix}{name}.")
+        if isinstance(value, dict):
+            below = None if node is None else node[name]
+            yield from _meanings(value, metadata.get("schema"), meaning, f"{prefix}{name}.", below)
         else:
-            if OmegaConf.is_config(value):
-                value = OmegaConf.to_container(value, resolve=True)
             yield f"{prefix}{name}", value, meaning

@@ -58,6 +58,17 @@ def run_folder(keys: str, overrides: Sequence[str]) -> str:
     return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"  # what tells it apart
 
 
+def subdir_of(keys: str) -> str:
+    """What names the runs of a sweep over these keys, for ``hydra.sweep.subdir``."""
+    return f'${{bcq.run_folder:"{keys}",${{hydra.overrides.task}}}}'
+
+
+def keys_of(subdir: str) -> str | None:
+    """The keys that :func:`subdir_of` was given; ``None`` for what is none of its."""
+    keys = subdir.partition('"')[2].partition('"')[0]
+    return keys if subdir == subdir_of(keys) else None
+
+
 def _rounded(value: str) -> str:
     """A number as a search draws it, to four digits; everything else as it is."""
     return f"{float(value):.4g}" if re.fullmatch(r"-?\d*\.\d{6,}(e-?\d+)?", value) else value

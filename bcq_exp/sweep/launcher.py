@@ -2,17 +2,20 @@
 
 It is Hydra's to call: jobs come as overrides, and go back with what they returned. Runs that are
 complete return their recorded objective; the others are divided into cohorts
-(:mod:`bcq_exp.training.cohort`) and those handed to the workers.
+(:mod:`bcq_exp.training.cohort`) and those handed to the workers. Every job is composed and checked
+before anything is written, and again when its group's turn comes: in between only what tells it
+apart is kept, as a thousand configurations are millions of objects.
 """
 
 from __future__ import annotations
 
-import copy
+import gc
 import logging
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,14 +29,16 @@ from hydra.core.utils import (
 )
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.checking import check
+from bcq_exp.config.naming import keys_of, run_folder
 from bcq_exp.errors import Damaged, RunStopped, UserError, first_line
 from bcq_exp.sweep import state
+from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
-from bcq_exp.training.cohort import cohorts, placement_of, train_cohort
+from bcq_exp.training.cohort import Kind, cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.provenance import command
 from bcq_exp.training.record import RunRecord, hold
@@ -42,16 +47,33 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A job of the sweep, as Hydra wants it back and as it is trained."""
+class Planned:
+    """A job of the sweep that was composed and checked.
 
-    result: JobReturn
-    full: DictConfig
-    job: Job
+    Args:
+        number: Hydra's.
+        overrides: what it was given.
+        objective: which of the last evaluation's numbers it returns.
+        kind: what it can be trained together with; ``None`` if it is not to be trained.
+        sets_aside: whether the run in its folder has to leave.
+        value: of the objective, where the run is complete.
+        damage: why it cannot go on.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: Path
+    objective: str
+    kind: Kind | None = None
+    sets_aside: bool = False
+    value: float | None = None
+    damage: str | None = None
 
 
 class CohortLauncher(Launcher):
     """``hydra/launcher=vectorized`` and its kin.
+
+    What it returns to Hydra's sweeper has the runs' objectives, not their configurations.
 
     Args:
         group_size: runs trained together, or ``auto``: as many as are fastest and fit in memory.
@@ -70,6 +92,8 @@ class CohortLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self._context, self._task, self._config = hydra_context, task_function, config
+        self._composer = SweepComposer(hydra_context.config_loader, config)
+        self._place = _place(config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -77,147 +101,192 @@ class CohortLauncher(Launcher):
         setup_globals()
         hydra_before = HydraConfig.instance().cfg
         try:
-            prepared = [
-                self._prepare(initial_job_idx + i, list(overrides))
-                for i, overrides in enumerate(job_overrides)
-            ]
-            missing, damaged = _missing(prepared)
-            groups = self._groups([each.job for each in missing])
-            sweep = prepared[0].job.folder.parent
+            with _rare_collections():
+                planned = self._plan(job_overrides, initial_job_idx)
+            missing = [each for each in planned if each.kind is not None]
+            groups = self._groups(missing)
+            sweep = planned[0].folder.parent
             with hold(sweep):
                 asked = shlex.join(self._config.hydra.overrides.task)
-                state.expect(sweep, [each.job.folder.name for each in prepared], asked)
+                state.expect(sweep, [each.folder.name for each in planned], asked)
                 for each in missing:
-                    start.RunPlan(each.job.cfg, each.job.folder).commit()
-                    _write_hydra_files(each)
+                    if each.sets_aside:
+                        start.set_aside(each.folder)
                 configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-                self._say_what_comes(prepared, missing, groups)
-                failures = {**damaged, **self._train(missing, groups, sweep)}
-                return self._results(prepared, missing, failures)
+                _say_what_comes(sweep, len(planned), len(missing), [len(g) for g in groups])
+                failures = {each.folder: each.damage for each in planned if each.damage}
+                failures |= self._train(missing, groups, sweep)
+                return self._results(planned, failures)
         finally:
             HydraConfig.instance().cfg = hydra_before
 
-    def _prepare(self, number: int, overrides: list[str]) -> Prepared:
-        """Compose and check one job; nothing is written."""
-        cfg = self._context.config_loader.load_sweep_config(self._config, overrides)
-        with open_dict(cfg):
-            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
-        HydraConfig.instance().set_config(cfg)  # what ${hydra:...} resolves from
-        folder = Path(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir)).absolute()
-        with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
-            cfg.hydra.runtime.output_dir = str(folder)
-        HydraConfig.instance().set_config(cfg)
-        task = copy.deepcopy(cfg)
-        with read_write(task), open_dict(task):
-            del task["hydra"]
-        check(task)
-        OmegaConf.resolve(task)
-        given = [str(override) for override in cfg.hydra.overrides.task]
-        result = JobReturn(
-            overrides=given,
-            cfg=task,
-            hydra_cfg=copy.deepcopy(cfg),
-            working_dir=os.getcwd(),
-            task_name=JobRuntime.instance().get("name"),
-        )
-        alone = [override for override in given if not override.startswith("name=")]  # the sweep's
-        return Prepared(result, cfg, Job(task, folder, command(alone), is_alone=False))
+    def _plan(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Planned]:
+        """Compose and check the jobs; nothing is written.
 
-    def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        Raises:
+            UserError: for a value out of range, two jobs of one folder, or a folder with another
+                configuration's run.
+        """
+        folders: set[Path] = set()
+        planned = []
+        for number, overrides in enumerate(job_overrides, first):
+            cfg, folder = self._own(number, overrides)
+            check(cfg)
+            if folder in folders:
+                raise UserError(f"two runs of the sweep map to one folder: {folder}")
+            folders.add(folder)
+            planned.append(_planned(number, _job(cfg, folder, overrides), list(overrides)))
+        return planned
+
+    def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+        """A job's own configuration and its folder: what :meth:`_compose` gives, sooner."""
+        own = None if self._place is None else self._composer.own(overrides)
+        if self._place is None or own is None:
+            full, folder = self._compose(number, overrides)
+            return parted(full)[0], folder
+        sweep, keys = self._place
+        return own, Path(sweep, run_folder(keys, overrides)).absolute()
+
+    def _compose(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+        """A job's configuration with its ``hydra`` node, as Hydra runs it, and its folder."""
+        cfg = self._composer.compose(overrides)
+        hydra = cfg.hydra
+        hydra.job.id, hydra.job.num = str(number), number
+        HydraConfig.instance().cfg = cfg  # type: ignore[assignment]  # ${hydra:...}, uncopied
+        folder = Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute()
+        hydra.runtime.output_dir = str(folder)
+        OmegaConf.set_readonly(hydra, True)
+        return cfg, folder
+
+    def _groups(self, missing: Sequence[Planned]) -> list[list[Planned]]:
         """Jobs that are trained together; enough groups for every worker to have one.
 
         Raises:
             UserError: if a group would not fit in memory, or its algorithm does not read what its
                 configuration has.
         """
-        from bcq_exp.training.parts import algorithm_class
+        if not missing:
+            return []
+        from bcq_exp.training.parts import algorithm_class  # brings torch
 
         groups = []
-        for cohort in cohorts(jobs):
-            algorithm_class(cohort[0].cfg)
+        for members in cohorts([each.kind for each in missing if each.kind is not None]):
+            cohort = [missing[i] for i in members]
+            full, _ = self._compose(cohort[0].number, cohort[0].overrides)
+            cfg, _ = parted(full)
+            algorithm_class(cfg)
             fair = -(-len(cohort) // self._workers.count)
-            size = min(placement_of(cohort, self._group_size).group_size, fair)
+            size = min(placement_of(cfg, len(cohort), self._group_size).group_size, fair)
             groups += [cohort[i : i + size] for i in range(0, len(cohort), size)]
         return groups
 
     def _train(
-        self, missing: Sequence[Prepared], groups: Sequence[list[Job]], sweep: Path
+        self, missing: Sequence[Planned], groups: Sequence[list[Planned]], sweep: Path
     ) -> dict[Path, str]:
         """Train the groups; why a run failed, by its folder."""
-        callbacks = self._context.callbacks
-        for each in missing:
-            callbacks.on_job_start(config=each.full, task_function=self._task)
+        if self._context.callbacks.callbacks:
+            for each in missing:
+                cfg, _ = self._compose(each.number, each.overrides)
+                self._context.callbacks.on_job_start(config=cfg, task_function=self._task)
         failures: dict[Path, str] = {}
         ended = 0
-        for index, result in self._workers.run(_train_group, groups, sweep):
-            for k, job in enumerate(groups[index]):
+        composed = (self._jobs(group) for group in groups)  # each as a worker takes it
+        for index, result in self._workers.run(_train_group, composed, sweep):
+            for k, each in enumerate(groups[index]):
                 reason = _reason(result) if isinstance(result, BaseException) else result[k]
                 if reason is not None:
-                    failures[job.folder] = reason
+                    failures[each.folder] = reason
             ended += len(groups[index])
             failed = f", {len(failures)} failed" if failures else ""
             log.info("%d of %d runs ended%s", ended, len(missing), failed)
         return failures
 
-    def _results(
-        self, prepared: Sequence[Prepared], missing: Sequence[Prepared], failures: dict[Path, str]
-    ) -> list[JobReturn]:
+    def _jobs(self, group: Sequence[Planned]) -> list[Job]:
+        """The jobs of a group, ready to be trained, with Hydra's files in their folders."""
+        jobs = []
+        for each in group:
+            full, folder = self._compose(each.number, each.overrides)
+            cfg, hydra = parted(full)
+            _write_hydra_files(cfg, hydra, folder)
+            jobs.append(_job(cfg, folder, each.overrides))
+        return jobs
+
+    def _results(self, planned: Sequence[Planned], failures: dict[Path, str]) -> list[JobReturn]:
+        """What Hydra wants back of every job, in its order."""
         said = [f"  {folder.name}: {reason}" for folder, reason in failures.items()]
         error = RunStopped(
-            "\n".join([f"{len(failures)} of {len(prepared)} runs failed:", *said]), status=1
+            "\n".join([f"{len(failures)} of {len(planned)} runs failed:", *said]), status=1
         )
-        for each in prepared:
-            if each.job.folder in failures:
-                each.result.return_value = error
-                each.result.status = JobStatus.FAILED
-        for each in missing:
-            if each.job.folder not in failures:
-                _complete(each)
-            self._context.callbacks.on_job_end(config=each.full, job_return=each.result)
-        return [each.result for each in prepared]
+        return [self._result(each, error if each.folder in failures else None) for each in planned]
 
-    def _say_what_comes(
-        self, prepared: Sequence[Prepared], missing: Sequence[Prepared], groups: Sequence[list[Job]]
-    ) -> None:
-        done = len(prepared) - len(missing)
-        sizes = sorted({len(group) for group in groups}, reverse=True)
-        together = f" in {len(groups)} groups of {'/'.join(map(str, sizes))}" if groups else ""
-        log.info(
-            "%s: %d runs%s, %d to train%s",
-            prepared[0].job.folder.parent,
-            len(prepared),
-            f", {done} complete" if done else "",
-            len(missing),
-            together,
+    def _result(self, planned: Planned, error: Exception | None) -> JobReturn:
+        result = JobReturn(
+            overrides=planned.overrides,
+            working_dir=os.getcwd(),
+            task_name=JobRuntime.instance().get("name"),
         )
+        if error is not None:
+            result.return_value, result.status = error, JobStatus.FAILED
+        else:
+            result.return_value, result.status = _value(planned), JobStatus.COMPLETED
+        if planned.kind is not None and self._context.callbacks.callbacks:
+            full, _ = self._compose(planned.number, planned.overrides)
+            result.cfg, result.hydra_cfg = parted(full.copy())
+            self._context.callbacks.on_job_end(config=full, job_return=result)
+        return result
 
 
-def _missing(prepared: Sequence[Prepared]) -> tuple[list[Prepared], dict[Path, str]]:
-    """The jobs that are not complete, and which cannot go on, why; the complete get their result.
+def _place(config: DictConfig) -> tuple[str, str] | None:
+    """A sweep's folder and the keys that name its runs, where overrides say so (sweep.plan)."""
+    given = [str(override).partition("=")[0] for override in config.hydra.overrides.hydra]
+    node = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    assert isinstance(node, dict)
+    keys = keys_of(node["subdir"])
+    if {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and keys and "${" not in node["dir"]:
+        return node["dir"], keys
+    return None
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let the garbage of a hundred configurations pile up before it is looked for.
+
+    A configuration is a tree whose nodes know their parents, so that only the collector frees it;
+    at its own pace it takes a quarter of the time that a thousand are composed in.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _job(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Job:
+    alone = [override for override in overrides if not override.startswith("name=")]  # the sweep's
+    return Job(cfg, folder, command(alone), is_alone=False)
+
+
+def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
+    """A job held against what its folder has.
 
     Raises:
-        UserError: for two jobs of one folder, or a folder with another configuration's run.
+        UserError: if that must not be continued.
     """
-    folders: set[Path] = set()
-    for each in prepared:
-        if each.job.folder in folders:
-            raise UserError(f"two runs of the sweep map to one folder: {each.job.folder}")
-        folders.add(each.job.folder)
-    missing, damaged = [], {}
-    for each in prepared:
-        job = each.job
-        try:
-            start.check_folder(job.cfg, job.folder)
-            if job.cfg.resume == "restart":
-                missing.append(each)
-            elif start.is_completed(job.cfg, RunRecord(job.folder).summary()):
-                _complete(each)
-            else:
-                start.check_whole(job.folder)
-                missing.append(each)
-        except Damaged as error:
-            damaged[job.folder] = str(error)
-    return missing, damaged
+    objective = str(job.cfg.trainer.objective)
+    found = Planned(number, overrides, job.folder, objective)
+    try:
+        summary = start.check_folder(job.cfg, job.folder)
+        if start.is_completed(job.cfg, summary):
+            assert summary is not None
+            return replace(found, value=start.objective(objective, summary))
+        restarts = job.cfg.resume == "restart"
+        if not restarts:
+            start.check_whole(job.folder)
+        sets_aside = restarts and RunRecord(job.folder).has_begun
+        return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)
+    except Damaged as error:
+        return replace(found, damage=str(error))
 
 
 def _train_group(jobs: Sequence[Job]) -> list[str | None]:
@@ -227,7 +296,9 @@ def _train_group(jobs: Sequence[Job]) -> list[str | None]:
     """
     failures: dict[Path, str | None] = {job.folder: None for job in jobs}
     try:
-        for cohort in cohorts([job for job in jobs if not _is_done(job)]):
+        left = [job for job in jobs if not _is_done(job)]
+        for members in cohorts([kind_of(job) for job in left]):
+            cohort = [left[i] for i in members]
             ended = zip(cohort, train_cohort(cohort), strict=True)
             failures |= {job.folder: failure for job, failure in ended}
         return [failures[job.folder] for job in jobs]
@@ -248,21 +319,33 @@ def _reason(error: BaseException) -> str:
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
-def _complete(prepared: Prepared) -> None:
-    summary = RunRecord(prepared.job.folder).summary()
+def _value(planned: Planned) -> float:
+    """The objective of a run that is complete by now."""
+    if planned.value is not None:
+        return planned.value
+    summary = RunRecord(planned.folder).summary()
     assert summary is not None
-    prepared.result.return_value = start.objective(prepared.job.cfg, summary)
-    prepared.result.status = JobStatus.COMPLETED
+    return start.objective(planned.objective, summary)
 
 
-def _write_hydra_files(prepared: Prepared) -> None:
+def _say_what_comes(sweep: Path, num_runs: int, num_missing: int, sizes: Sequence[int]) -> None:
+    words = "/".join(map(str, sorted(set(sizes), reverse=True)))
+    log.info(
+        "%s: %d runs%s, %d to train%s",
+        sweep,
+        num_runs,
+        f", {num_runs - num_missing} complete" if num_runs > num_missing else "",
+        num_missing,
+        f" in {len(sizes)} groups of {words}" if sizes else "",
+    )
+
+
+def _write_hydra_files(cfg: DictConfig, hydra: DictConfig, folder: Path) -> None:
     """The configuration beside the run, as Hydra leaves it for a run alone."""
-    cfg = prepared.full
-    if cfg.hydra.output_subdir is None:
+    if hydra.hydra.output_subdir is None:
         return
-    folder = prepared.job.folder / cfg.hydra.output_subdir
+    folder = folder / hydra.hydra.output_subdir
     folder.mkdir(parents=True, exist_ok=True)
-    for content, name in ((prepared.result.cfg, "config"), (prepared.result.hydra_cfg, "hydra")):
-        assert content is not None
-        _save_config(content, f"{name}.yaml", folder)
-    _save_config(cfg.hydra.overrides.task, "overrides.yaml", folder)
+    _save_config(cfg, "config.yaml", folder)
+    _save_config(hydra, "hydra.yaml", folder)
+    _save_config(hydra.hydra.overrides.task, "overrides.yaml", folder)

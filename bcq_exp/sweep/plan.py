@@ -11,12 +11,12 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bcq_exp.config.checking import check, check_folders
-from bcq_exp.config.naming import run_folder
+from bcq_exp.config.naming import run_folder, subdir_of
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
 from bcq_exp.training import start
@@ -89,7 +89,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     if not axes or any(override.startswith("hydra.sweep.subdir=") for override in fixed):
         return SweepPlan(folder, tuple(placed))
     keys = ",".join(axis.key for axis in axes)
-    placed.append(f"hydra.sweep.subdir='${{bcq.run_folder:\"{keys}\",${{hydra.overrides.task}}}}'")
+    placed.append(f"hydra.sweep.subdir='{subdir_of(keys)}'")
     if any(axis.is_continuous for axis in axes):
         return SweepPlan(folder, tuple(placed))
     names = _folder_names(folder, keys, axes)
@@ -147,21 +147,25 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
     base = compose([*fixed, *first])
     check(base)
     for i, axis in enumerate(axes):
+        varied = base.copy()  # whose value is replaced by the next one
         for override in axis.overrides[1:]:
-            cfg = None if axis.is_group else _with_value(base, override)
-            check(cfg or compose([*fixed, *first[:i], override, *first[i + 1 :]]))
+            if axis.is_group or not _replace_value(varied, override):
+                check(compose([*fixed, *first[:i], override, *first[i + 1 :]]))
+            else:
+                check(varied)
 
 
-def _with_value(base: DictConfig, override: str) -> DictConfig | None:
-    """The configuration with one more value; ``None`` where Hydra should have the word."""
-    key, _, _ = override.partition("=")
-    (parsed,) = OverridesParser.create().parse_overrides([override])
-    cfg = base.copy()
+def _replace_value(cfg: DictConfig, override: str) -> bool:
+    """Set a key of a configuration of the check's own; whether it was not for Hydra to do."""
+    parsed = OverridesParser.create().parse_override(override)
+    value = parsed.value()
+    if parsed.type is not OverrideType.CHANGE or isinstance(value, dict):  # merged, not replaced
+        return False
     try:
-        OmegaConf.update(cfg, key, parsed.value())
+        OmegaConf.update(cfg, parsed.key_or_group, value)
     except OmegaConfBaseException:
-        return None
-    return cfg
+        return False
+    return True
 
 
 def _check_folder(cfg: DictConfig, folder: Path) -> None:

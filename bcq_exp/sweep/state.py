@@ -70,16 +70,17 @@ def _run_state(folder: Path) -> RunState:
     record = RunRecord(folder)
     try:
         summary = record.summary()
-        rows = record.rows("timing", summary and summary["record"])
+        timing = record.columns("timing", summary and summary["record"])
     except Damaged as error:
         return RunState(folder.name, "damaged", reason=str(error))
     if summary is None:
         return RunState(folder.name, "missing")
-    step = max(int(rows[-1]["step"] or 0) if rows else 0, summary["step"])
+    begun = bool(len(timing.get("step", ())))
+    step = max(int(timing["step"][-1]) if begun else 0, summary["step"])
     num_steps = summary["config"]["trainer"]["num_steps"]
     found = present_status(summary, folder)
     status: Status = {"completed": "done"}.get(found, found)  # type: ignore[assignment]
-    rate = (rows[-1]["steps_per_second"] or 0) if rows else 0
+    rate = float(timing["steps_per_second"][-1]) if begun else 0.0
     return RunState(
         name=folder.name,
         status=status,

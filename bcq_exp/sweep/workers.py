@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -30,9 +31,12 @@ class Workers(Protocol):
     count: int
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
-        """``function`` of each group; ``folder`` (the sweep's) is for the engine's own files."""
+        """``function`` of each group, taken when there is somebody to train it.
+
+        ``folder`` (the sweep's) is for the engine's own files.
+        """
 
 
 class InProcess:
@@ -41,7 +45,7 @@ class InProcess:
     count = 1
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         for index, group in enumerate(groups):
             yield index, function(group)
@@ -59,29 +63,40 @@ class Joblib:
         self.count = joblib.effective_n_jobs(n_jobs)
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         joblib = _needs("joblib", "joblib")
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        left, deaths = dict(enumerate(groups)), 0
-        while left:
+        left: dict[int, T] = {}
+
+        def numbered() -> Iterator[tuple[int, T]]:
+            for index, group in enumerate(groups):
+                left[index] = group
+                yield index, group
+
+        groups_to_come, deaths = numbered(), 0
+        while deaths < MOST_DEATHS:
             parallel = joblib.Parallel(
-                n_jobs=self.count, return_as="generator_unordered", batch_size=1
+                n_jobs=self.count,
+                return_as="generator_unordered",
+                batch_size=1,
+                pre_dispatch="all",  # groups are made in this thread, while the first are trained
             )
+            work = chain(list(left.items()), groups_to_come)
             try:
                 for index, result in parallel(
-                    joblib.delayed(_numbered)(function, *item) for item in list(left.items())
+                    joblib.delayed(_numbered)(function, *item) for item in work
                 ):
                     del left[index]
                     deaths = 0
                     yield index, result
+                return
             except TerminatedWorkerError as error:  # and all others were ended with it
-                deaths += 1
+                deaths, death = deaths + 1, error
                 log.warning("a worker process died: %s", _exit_codes(error))
-                if deaths == MOST_DEATHS:
-                    yield from ((index, error) for index in left)
-                    return
+        for index in [*left, *(index for index, _ in groups_to_come)]:
+            yield index, death
 
 
 class Ray:
@@ -98,7 +113,7 @@ class Ray:
         self.count, self._init, self._remote = count, dict(init), dict(remote)
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
         ray = _needs("ray", "ray")
@@ -132,7 +147,7 @@ class Submitit:
         self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
 
     def run(
-        self, function: Callable[[T], R], groups: Sequence[T], folder: Path
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         submitit = _needs("submitit", "slurm")
         executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=self._cluster)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from bcq_exp.config.meaning import shared_by_stack
+from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import algorithm_nodes, hidden_sizes
 from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord, hold
@@ -18,27 +20,44 @@ if TYPE_CHECKING:
     from bcq_exp.engine.placement import Placement
 
 
-def cohorts(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs that can be trained together: same algorithm, data, sizes, cadence, present step.
+@dataclass(frozen=True)
+class Kind:
+    """What decides with which others a job can be trained.
 
-    Inside a cohort those of equal optimizers stand side by side, as the stack wants them.
+    Args:
+        shared: what those of one cohort agree in: algorithm, data, sizes, cadence.
+        step: where it stands.
+        optimizers: inside a cohort those of equal ones stand side by side, as the stack wants them.
     """
-    groups: dict[tuple[str, int], list[Job]] = {}
-    for job in jobs:
-        groups.setdefault((shared_by_stack(job.cfg), _step(job)), []).append(job)
-    return [sorted(group, key=_optimizers) for group in groups.values()]
+
+    shared: str
+    step: int
+    optimizers: str
 
 
-def placement_of(jobs: Sequence[Job], group_size: int | str = "auto") -> Placement:
-    """Where and how the jobs of one cohort are trained.
+def kind_of(job: Job, *, begins_anew: bool = False) -> Kind:
+    """The kind of a job, which may be about to leave behind what its folder has."""
+    step = 0 if begins_anew else _step(job)
+    return Kind(shared_by_stack(job.cfg), step, _optimizers(job))
+
+
+def cohorts(kinds: Sequence[Kind]) -> list[list[int]]:
+    """The jobs of these kinds, by number, that can be trained together."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for number, kind in enumerate(kinds):
+        groups.setdefault((kind.shared, kind.step), []).append(number)
+    return [sorted(group, key=lambda i: kinds[i].optimizers) for group in groups.values()]
+
+
+def placement_of(cfg: DictConfig, num_runs: int, group_size: int | str = "auto") -> Placement:
+    """Where and how the runs of one cohort are trained; ``cfg`` is one's.
 
     Raises:
         UserError: for a device, precision or group size that is not to be had here.
     """
     from bcq_exp.engine.placement import place
 
-    cfg = jobs[0].cfg
-    return place(cfg.trainer, hidden_sizes(cfg), len(jobs), group_size)
+    return place(cfg.trainer, hidden_sizes(cfg), num_runs, group_size)
 
 
 def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
@@ -52,7 +71,8 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
     from bcq_exp.training import build
     from bcq_exp.training.tracking import wait_for
 
-    placement = placement_of(jobs)  # says what is lacking before the data is loaded
+    # says what is lacking before the data is loaded
+    placement = placement_of(jobs[0].cfg, len(jobs))
     dataset = build.build_dataset(jobs[0].cfg)
     with enough_memory(), ExitStack() as until_trained:
         for job in jobs:
@@ -71,8 +91,6 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
 def _step(job: Job) -> int:
     from bcq_exp.training import checkpoint
 
-    if job.cfg.resume == "restart":
-        return 0
     found = checkpoint.to_go_on(RunRecord(job.folder), lazily=True)
     return 0 if found is None else found.content["step"]
 
@@ -80,4 +98,4 @@ def _step(job: Job) -> int:
 def _optimizers(job: Job) -> str:
     nodes = algorithm_nodes(job.cfg)
     named = sorted(name for name in nodes if name.endswith("_optim"))
-    return json.dumps([OmegaConf.to_container(nodes[name]) for name in named])
+    return json.dumps([plain(nodes[name]) for name in named])

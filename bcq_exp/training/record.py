@@ -27,6 +27,7 @@ import socket
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from zipfile import BadZipFile
@@ -91,18 +92,45 @@ class RunRecord:
         Raises:
             Damaged: if what is there is no table of numbers, or lacks what there was.
         """
-        path = self._csv(table)
-        with _whole(path):
-            content = path.read_bytes() if path.exists() else b""
-            if marks:
-                check_mark(path, content, marks[table])
-            header, *lines = content.decode().split("\n")
-            names = next(csv.reader([header]), [])
-            cells = (next(csv.reader([line.strip("\r")])) for line in lines[:-1])
+        with _whole(self._csv(table)):
+            names, lines = self._lines(table, marks)
+            cells = (next(csv.reader([line])) for line in lines)
             return [
                 {name: _number(cell) for name, cell in zip(names, row, strict=True)}
                 for row in cells
             ]
+
+    def columns(self, table: Table, marks: Marks | None = None) -> dict[str, np.ndarray]:
+        """:meth:`rows` as columns (rows,) of float64, NaN where a cell is empty; much faster.
+
+        Raises:
+            Damaged: as that does.
+        """
+        with _whole(self._csv(table)):
+            names, lines = self._lines(table, marks)
+            if {len(names) - 1, *map(str.count, lines, repeat(","))} != {len(names) - 1}:
+                raise ValueError("a row of another length")
+            cells = ",".join(lines).split(",") if lines else []
+            values = np.array([*map(float, (cell or "nan" for cell in cells))])
+            return dict(zip(names, values.reshape(len(lines), len(names)).T, strict=True))
+
+    def is_half_written(self, table: Table) -> bool:
+        """Whether a kill left a piece of a row at a table's end."""
+        path = self._csv(table)
+        if not path.exists() or not path.stat().st_size:
+            return False
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
+
+    def _lines(self, table: Table, marks: Marks | None) -> tuple[list[str], list[str]]:
+        """A table's column names and its complete rows, as they stand there."""
+        path = self._csv(table)
+        content = path.read_bytes() if path.exists() else b""
+        if marks:
+            check_mark(path, content, marks[table])
+        header, *lines = content.decode().replace("\r\n", "\n").split("\n")
+        return next(csv.reader([header]), []), lines[:-1]
 
     def marks(self, *, lasting: bool = False) -> Marks:
         """How far the tables are now; ``lasting`` has them on the disk before it says so."""

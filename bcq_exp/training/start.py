@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bcq_exp.config.meaning import identity
+from bcq_exp.config.plain import plain
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
 
 log = logging.getLogger(__name__)
 
 
-def check_folder(cfg: DictConfig, folder: Path) -> None:
+def check_folder(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """Hold a run against what its folder already has; nothing is written.
+
+    Returns the summary of the run there that it is to go on from, if there is one.
 
     Raises:
         UserError: if an earlier run must not be continued (``resume=false``), has another
@@ -32,16 +35,18 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
     if not record.has_begun:
         if cfg.resume is True and not is_sweep(folder.parent):
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")
-        return
+        return None
     if cfg.resume is False:
         raise UserError(
             f"resume=false: {folder} holds a run already; choose another name, resume=auto to "
             "continue it or resume=restart to set it aside"
         )
-    if cfg.resume != "restart":
-        summary = record.summary()
-        assert summary is not None
-        check_continues(cfg, summary, folder)
+    if cfg.resume == "restart":
+        return None
+    summary = record.summary()
+    assert summary is not None
+    check_continues(cfg, summary, folder)
+    return summary
 
 
 def check_whole(folder: Path) -> None:
@@ -75,8 +80,7 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
     Raises:
         UserError: as that does, or if the algorithm does not read what the configuration has.
     """
-    check_folder(cfg, folder)
-    if cfg.resume == "restart" or not is_completed(cfg, RunRecord(folder).summary()):
+    if not is_completed(cfg, check_folder(cfg, folder)):
         from bcq_exp.training.parts import algorithm_class
 
         algorithm_class(cfg)
@@ -89,8 +93,7 @@ def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> N
     Raises:
         UserError: if it would learn something else, or ends before the run's present step.
     """
-    new = identity(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    old = identity(summary["config"])
+    new, old = identity(plain(cfg)), identity(summary["config"])
     changed = [
         f"{key} ({old.get(key)} -> {new.get(key)})"
         for key in sorted(old.keys() | new.keys())
@@ -117,16 +120,16 @@ def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:
     )
 
 
-def objective(cfg: DictConfig, summary: dict[str, Any]) -> float:
-    """What a sweeper maximizes: the last evaluation's ``trainer.objective``.
+def objective(name: str, summary: dict[str, Any]) -> float:
+    """What a sweeper maximizes: the last evaluation's ``name``, which is ``trainer.objective``.
 
     Raises:
         UserError: if the environment has no normalized score.
     """
-    value = summary["last"][cfg.trainer.objective]
+    value = summary["last"][name]
     if value is None:
         raise UserError(
-            f"trainer.objective={cfg.trainer.objective}: no reference scores are known for data "
+            f"trainer.objective={name}: no reference scores are known for data "
             f"set {summary['dataset']['id']}; use return_mean"
         )
     return float(value)

@@ -1,8 +1,11 @@
 """The page in a real browser: it draws, regroups, sorts, filters and asks no network."""
 
+import base64
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from bcq_exp.analysis import load_runs
@@ -114,6 +117,16 @@ def test_the_curves_are_the_means_of_their_runs(opened, report):
     assert last == [pytest.approx(12.0)]
 
 
+def test_curves_of_many_rows_are_the_means_of_equal_parts(tmp_path):
+    column = np.where(np.arange(250) % 50 < 10, np.nan, np.arange(250.0))
+    make_run(tmp_path / "s" / "a", [1.0], num_rows=250, training={"q1_mean": column})
+    curve = page_data(load_runs(tmp_path / "s"), tmp_path)["training"][0]["q1_mean"]
+    shown = np.frombuffer(base64.b64decode(curve), "<f4")
+    expected = pd.Series(column).groupby(np.arange(250) * 100 // 250).mean()
+    np.testing.assert_allclose(shown, expected, rtol=1e-6)
+    assert np.isnan(shown[:4]).all()
+
+
 def test_the_table_sorts_filters_and_links(opened, report):
     page = opened(report)
     rows = page.locator("#run-table tbody tr")
@@ -181,14 +194,14 @@ def test_single_runs_one_seed_and_no_evaluation_are_drawn(opened, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_hundred_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
-    for lmbda in range(40):
+def test_many_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
+    for lmbda in range(41):
         for seed in range(5):
             make_run(
                 tmp_path / "s" / f"{lmbda}-{seed}",
                 [float(lmbda + seed), float(lmbda + seed)],
                 seed=seed,
-                changes={"algo.lmbda": lmbda / 40},
+                changes={"algo.lmbda": lmbda / 41},
                 num_rows=2,
             )
     lines = (tmp_path / "s" / "0-0" / "train.csv").read_text().splitlines()
@@ -205,10 +218,20 @@ def test_two_hundred_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
     path = tmp_path / "report" / "index.html"
     write_report(runs, path)
     assert time.perf_counter() - start < 20
-    assert len(runs.training) == 200_000
+    assert len(runs.training) == 205_000
     assert path.stat().st_size < 15 * 2**20
     page = opened(path)
-    assert page.locator("#run-table tbody tr").count() == 200
+    assert page.locator("#run-table tbody tr").count() == 205
+    curves = "document.getElementById('learning-0').data.length"
+    groups = page.evaluate(curves)
+    low = page.evaluate("document.getElementById('learning-0').data[0].y")
+    assert low == [pytest.approx(2 - 1.96 * (2.5 / 5) ** 0.5)] * 2  # of 0, 1, 2, 3, 4
+    page.check("#single")
+    assert "at most 200" in page.inner_text("#single-of")  # which are more than can be drawn
+    assert page.evaluate(curves) == groups
+    page.fill("#filter", "seed=3")
+    page.locator("#filter").dispatch_event("change")
+    assert page.evaluate(curves) == groups + 41
 
 
 def test_watching_ends_with_the_runs(tmp_path):

@@ -11,7 +11,7 @@ from bcq_exp.engine.engine import ParallelEngine
 from bcq_exp.engine.memory import run_bytes
 from bcq_exp.errors import UserError
 from bcq_exp.training import build
-from bcq_exp.training.cohort import cohorts, placement_of, train_cohort
+from bcq_exp.training.cohort import cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, engine_of, fit
@@ -131,7 +131,7 @@ def test_cohorts_agree_in_what_they_must(tmp_path):
         ("trainer.batch_size=8",),
         ("critic.hidden_sizes=[32]",),
     )
-    groups = [[int(job.folder.name) for job in group] for group in cohorts(jobs)]
+    groups = cohorts([kind_of(job) for job in jobs])
     assert sorted(map(len, groups)) == [1, 1, 1, 3]
     (three,) = [group for group in groups if len(group) == 3]
     assert three in ([1, 0, 2], [0, 2, 1])  # equal learning rates side by side
@@ -139,7 +139,7 @@ def test_cohorts_agree_in_what_they_must(tmp_path):
 
 def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
     def group_size(jobs, wanted):
-        return placement_of(jobs, wanted).group_size
+        return placement_of(jobs[0].cfg, len(jobs), wanted).group_size
 
     jobs = jobs_of(tmp_path, *((f"seed={k}",) for k in range(40)))
     wide = jobs_of(tmp_path, *((f"seed={k}", "actor.hidden_sizes=[400,300]") for k in range(9)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bcq_exp.config.naming import LONGEST_FOLDER_NAME, run_folder
+from bcq_exp.config.naming import LONGEST_FOLDER_NAME, keys_of, run_folder, subdir_of
 from tests.commands import TINY, bcq_exp
 
 MISTAKES = {
@@ -51,6 +51,12 @@ def test_a_folder_is_named_by_what_is_swept():
     overrides = ["name=s", "algo.lmbda=0.5", "seed=3", "actor=paper", "+dataset.x=a/b c"]
     assert run_folder("algo.lmbda,seed", overrides) == "algo.lmbda=0.5,seed=3"
     assert run_folder("actor,dataset.x", overrides) == "actor=paper,dataset.x=a_b_c"
+
+
+def test_what_names_the_runs_tells_its_keys():
+    assert keys_of(subdir_of("algo.lmbda,optimizer@vae_optim")) == "algo.lmbda,optimizer@vae_optim"
+    for other in ("${hydra.job.num}", 'x${bcq.run_folder:"a",${hydra.overrides.task}}', "a"):
+        assert keys_of(other) is None
 
 
 def test_drawn_numbers_are_shortened_and_told_apart():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bcq_exp.errors import UserError
+from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, write_atomically
 from bcq_exp.training import checkpoint
 from bcq_exp.training.record import SUMMARY, RunRecord
@@ -27,6 +27,25 @@ def test_rows_come_back_to_the_bit(record):
     assert record.rows("train") == [{"step": s, "loss": s / 7, "q": -1e-9} for s in (10, 20, 30)]
     assert record.rows("eval")[0] == {"step": 15, "return_mean": -5.0, "normalized_score": None}
     assert isinstance(record.rows("train")[0]["step"], int)
+
+
+def test_columns_are_the_rows(record):
+    for table in ("train", "eval", "timing"):
+        rows = record.rows(table)
+        columns = record.columns(table)
+        assert list(columns) == list(rows[0])
+        for name, column in columns.items():
+            expected = np.array([row[name] for row in rows], float)  # None becomes NaN
+            np.testing.assert_array_equal(column, expected)
+    assert RunRecord(record.folder / "nothing").columns("train") == {}
+
+
+@pytest.mark.parametrize("line", ["40,0.1", "40,0.1,2,3", "40,x,1", "", "40,,,"])
+def test_columns_that_are_no_table_of_numbers_are_damaged(record, line):
+    path = record.folder / "train.csv"
+    path.write_text(f"{path.read_text()}{line}\n")
+    with pytest.raises(Damaged, match=r"train\.csv is damaged"):
+        record.columns("train")
 
 
 def test_numbers_that_are_not_finite_come_back(tmp_path):

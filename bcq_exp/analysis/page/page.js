@@ -6,6 +6,7 @@ const PALETTE = ["#2f6fc4", "#d1671f", "#2c9a63", "#b5408f", "#7b61c9", "#a3821a
 const ALL_KEYS = "all keys";
 const NONE = "none";
 const RESAMPLES = 400;
+const MANY = 200; // runs above which bands are not resampled, and single ones are drawn of a choice
 const $ = (id) => document.getElementById(id);
 
 const short = (key) => DATA.short[key] ?? key;
@@ -57,6 +58,20 @@ function colourOf(groups) {
 
 // ---- curves
 
+const unpacked = new Map(); // most runs have the same steps: one array for all of them
+
+function numbers(packed) { // base64 of float32, null where there is none
+  if (!unpacked.has(packed)) {
+    const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+    unpacked.set(packed, Array.from(new Float32Array(bytes.buffer), (v) => (Number.isFinite(v) ? v : null)));
+  }
+  return unpacked.get(packed);
+}
+
+const curve = (table, run, column) => (column in DATA[table][run] ? numbers(DATA[table][run][column]) : null);
+
+const columnsOf = (table) => [...new Set(DATA[table].flatMap(Object.keys))].filter((c) => c !== "step" && c !== "wall_time");
+
 function random(seed) { // mulberry32: the same bands each time the page is opened
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -85,25 +100,33 @@ function interpolated(xs, ys, x) {
 
 function curvesOf(table, members, column, x, weight) {
   return members
-    .map((run) => ({ run, c: DATA[table][run] }))
-    .filter(({ c }) => c[column] && c[column].some((v) => v !== null) && c[x])
-    .map(({ run, c }) => ({ run, x: c[x], y: smoothed(c[column], weight) }));
+    .map((run) => ({ run, x: curve(table, run, x), y: curve(table, run, column) }))
+    .filter((c) => c.x && c.y)
+    .map((c) => ({ ...c, y: weight ? smoothed(c.y, weight) : c.y }));
 }
 
 function band(curves) { // mean and 95% interval over runs on a common x
-  let xs = [...new Set(curves.flatMap((c) => c.x))].sort((a, b) => a - b);
-  if (xs.length > 200) { // wall times differ by run: an even grid
+  const alike = curves.every((c) => c.x === curves[0].x);
+  let xs = alike ? curves[0].x : [...new Set(curves.flatMap((c) => c.x))].sort((a, b) => a - b);
+  if (!alike && xs.length > 200) { // wall times differ by run: an even grid
     const [low, high] = [xs[0], xs[xs.length - 1]];
     xs = Array.from({ length: 100 }, (_, i) => low + ((high - low) * i) / 99);
   }
   const draw = random(1);
   const out = { x: [], mean: [], low: [], high: [] };
-  for (const x of xs) {
-    const ys = curves.map((c) => interpolated(c.x, c.y, x)).filter((v) => v !== null);
+  for (const [i, x] of xs.entries()) {
+    const ys = curves.map((c) => (alike ? c.y[i] : interpolated(c.x, c.y, x))).filter((v) => v !== null);
     if (!ys.length || ys.length < curves.length / 2) continue;
     out.x.push(x);
     out.mean.push(ys.reduce((a, b) => a + b) / ys.length);
     if (ys.length < 2) { out.low.push(null); out.high.push(null); continue; }
+    if (DATA.runs.length > MANY) { // resampling a thousand runs takes a browser half a minute
+      const mean = out.mean[out.mean.length - 1];
+      const error = Math.sqrt(ys.reduce((sum, y) => sum + (y - mean) ** 2, 0) / (ys.length - 1) / ys.length);
+      out.low.push(mean - 1.96 * error);
+      out.high.push(mean + 1.96 * error);
+      continue;
+    }
     const means = Array.from({ length: RESAMPLES }, () => {
       let sum = 0;
       for (let i = 0; i < ys.length; i++) sum += ys[Math.floor(draw() * ys.length)];
@@ -129,7 +152,7 @@ function curveTraces(table, column, groups, colours, within, state) {
     const colour = colours.get(label);
     const common = { legendgroup: label, mode: "lines", type: "scatter" };
     if (state.single && curves.length > 1) {
-      for (const c of curves) {
+      for (const c of curves.filter((c) => state.chosen.has(c.run))) {
         traces.push({ ...common, x: c.x, y: c.y, showlegend: false, line: { color: translucent(colour, 0.28), width: 1 }, name: DATA.runs[c.run].name, hovertemplate: "%{y:.4g} at %{x}<extra>%{fullData.name}</extra>" });
       }
     }
@@ -172,8 +195,12 @@ const legend = (count) => ({ orientation: "h", y: -0.2, yanchor: "top", font: { 
 
 // ---- sections
 
+let shown = new Set(); // the runs that the table shows
+
 function state() {
-  return { colour: $("colour").value, facet: $("facet").value, x: $("x").value, y: $("y").value, smoothing: +$("smoothing").value, single: $("single").checked };
+  const chosen = shown.size > MANY ? new Set() : shown;
+  $("single-of").textContent = shown.size > MANY ? `(of those the run table shows, at most ${MANY}: filter it)` : "";
+  return { chosen, colour: $("colour").value, facet: $("facet").value, x: $("x").value, y: $("y").value, smoothing: +$("smoothing").value, single: $("single").checked };
 }
 
 function drawLearning(s) {
@@ -211,7 +238,7 @@ function drawTraining(s) {
   const groups = groupsBy(s.colour);
   const colours = colourOf(groups);
   const everything = new Set(DATA.runs.keys());
-  const columns = [...new Set(DATA.training.flatMap((c) => Object.keys(c).filter((k) => k !== "step" && k !== "wall_time")))];
+  const columns = columnsOf("training");
   columns.forEach((column, index) => {
     const traces = curveTraces("training", column, groups, colours, everything, s);
     plot(panel($("training"), `training-${column}`), traces, {
@@ -380,22 +407,24 @@ function drawRuns() {
   [...$("run-table").tBodies[0].rows].forEach((tr, i) => {
     const r = DATA.runs[i];
     const pairs = DATA.keys.flatMap((k) => [`${k}=${digits(r.values[k])}`, `${short(k)}=${digits(r.values[k])}`]);
+    tr.dataset.run = i;
     tr.dataset.search = [r.name, r.status, r.reason, r.dataset, `seed=${r.seed}`, ...pairs].join(" ").toLowerCase();
   });
   $("run-table").addEventListener("click", (event) => {
     if (event.target.matches(".copy")) { navigator.clipboard?.writeText(event.target.title); event.target.textContent = "copied"; setTimeout(() => (event.target.textContent = "copy"), 900); }
   });
   $("filter").oninput = () => {
+    shown = new Set();
     const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
     for (const tr of $("run-table").tBodies[0].rows) {
       const matches = words.every((w) => (w.includes("=") ? tr.dataset.search.split(" ").includes(w) || tr.dataset.search.includes(`,${w}`) : tr.dataset.search.includes(w)));
       tr.hidden = !matches;
-      count += matches;
+      if (matches) shown.add(+tr.dataset.run);
     }
-    $("shown").textContent = `${count} of ${DATA.runs.length} runs`;
+    $("shown").textContent = `${shown.size} of ${DATA.runs.length} runs`;
   };
   $("filter").oninput();
+  $("filter").onchange = () => { if ($("single").checked) redraw(); };
 }
 
 function asCsv(target) {
@@ -449,7 +478,7 @@ function start() {
   const many = DATA.groups.length > PALETTE.length && keys.length;
   options($("colour"), [ALL_KEYS, ...sets, ...keys, "seed", NONE], many ? keys[0] : ALL_KEYS);
   options($("facet"), [NONE, ...sets, ...keys, "seed"], sets.length ? "dataset" : NONE);
-  const columns = [...new Set(DATA.evaluation.flatMap((c) => Object.keys(c).filter((k) => k !== "step" && k !== "wall_time" && c[k].some((v) => v !== null))))];
+  const columns = columnsOf("evaluation");
   options($("y"), columns.length ? columns : ["return_mean"], "return_mean");
   options($("heat-x"), keys, keys[0]);
   options($("heat-y"), keys, keys[1]);

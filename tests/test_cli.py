@@ -11,6 +11,7 @@ import torch
 import bcq_exp as bcq_exp_package
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command
+from tests.forked import forked
 
 MISTAKES = [
     (["algo.lmbda=1.5"], "algo.lmbda=1.5: must be a number in [0, 1]"),
@@ -46,7 +47,7 @@ def assert_one_error(done, message):
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
 def test_a_mistake_is_one_line_with_status_2_and_no_folder(args, message, tmp_path):
-    done = bcq_exp(*args, cwd=tmp_path)
+    done = forked(*args, cwd=tmp_path)
     assert_one_error(done, message)
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
@@ -72,10 +73,10 @@ LATE = [
 
 @pytest.mark.parametrize(("args", "message"), LATE)
 def test_what_cannot_be_had_is_one_line_with_status_2(args, message, tmp_path):
-    done = bcq_exp(*args, "name=x", cwd=tmp_path)
+    done = forked(*args, "name=x", cwd=tmp_path)
     assert_one_error(done, message)
     assert not (tmp_path / "multirun" / "x" / "summary.json").exists()
-    with_that_name = bcq_exp("name=x", "algo.tau=2", cwd=tmp_path)  # the name is not spoilt
+    with_that_name = forked("name=x", "algo.tau=2", cwd=tmp_path)  # the name is not spoilt
     assert_one_error(with_that_name, "algo.tau=2.0")
 
 
@@ -84,9 +85,9 @@ def test_a_sweeps_mistake_is_one_line_too(tmp_path):
 
 
 def test_options_may_stand_anywhere_among_the_overrides(tmp_path):
-    done = bcq_exp("algo.gamma=0.9", "-m", "algo.lmbda=0.5,2", cwd=tmp_path)
+    done = forked("algo.gamma=0.9", "-m", "algo.lmbda=0.5,2", cwd=tmp_path)
     assert_one_error(done, "algo.lmbda=2.0: must be a number in [0, 1]")
-    shown = bcq_exp("algo.gamma=0.5", "--cfg", "job", "algo.lmbda=0.25", cwd=tmp_path)
+    shown = forked("algo.gamma=0.5", "--cfg", "job", "algo.lmbda=0.25", cwd=tmp_path)
     assert shown.returncode == 0
     assert "lmbda: 0.25" in shown.stdout and "gamma: 0.5" in shown.stdout
 
@@ -110,6 +111,7 @@ def test_help_shows_usage_and_keys_and_runs_nothing(module, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_each_combination_in_a_folder_of_its_own(trained, tmp_path):
     done = bcq_exp("-m", *TINY, "seed=0,1", "name=s", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -11,13 +11,14 @@ import pytest
 from bcq_exp.data import minari_store
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.training import restore
-from tests.commands import bcq_exp, command
+from tests.commands import command
+from tests.forked import forked
 
 
 @pytest.fixture
 def collect(tmp_path, own_data):
     """The command, with data sets in the test's own folder."""
-    return partial(bcq_exp, cwd=tmp_path, module="bcq_exp.collect", env=own_data)
+    return partial(forked, cwd=tmp_path, module="bcq_exp.collect", env=own_data)
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ ONLINE = (
 def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     collect, load, tmp_path, own_data
 ):
-    done = bcq_exp(*ONLINE, cwd=tmp_path)
+    done = forked(*ONLINE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "DDPG, last" in done.stdout and "behaviour's return" not in done.stdout
     buffer = ("behaviour=run", "record=buffer", "run=multirun/agent")
@@ -116,13 +117,13 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     assert "num_steps=451: the run in multirun/agent has taken 450" in more.stderr
     expert = ("id=my/expert-v0", "behaviour=run", "run=multirun/agent", "num_steps=200")
     printed(collect(*expert))
-    trained = bcq_exp(
+    trained = forked(
         "dataset=minari", "dataset.id=my/buffer-v0", "trainer.num_steps=20", "logger=none",
         "trainer.eval_every=20", "trainer.eval_episodes=1", "name=offline", cwd=tmp_path,
         env=own_data,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    compared = bcq_exp("multirun/agent", cwd=tmp_path, module="bcq_exp.compare")
+    compared = forked("multirun/agent", cwd=tmp_path, module="bcq_exp.compare")
     assert compared.returncode == 0, compared.stderr
     assert "behaviour's return" not in compared.stdout
 

@@ -11,11 +11,12 @@ import torch
 
 from bcq_exp.training import restore
 from bcq_exp.training.evaluation import Evaluator
-from tests.commands import bcq_exp, tree
+from tests.commands import tree
+from tests.forked import forked
 
 
 def evaluate(*args, cwd):
-    return bcq_exp(*args, cwd=cwd, module="bcq_exp.evaluate")
+    return forked(*args, cwd=cwd, module="bcq_exp.evaluate")
 
 
 def test_a_run_of_a_sweep_is_named_as_its_folder_is(trained, tmp_path):

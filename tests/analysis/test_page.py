@@ -12,7 +12,7 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.report import page_data, write_report
 from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_grid, make_run
-from tests.commands import bcq_exp
+from tests.forked import forked
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def report(tmp_path_factory):
         status="failed",
         failure="a loss is not finite at step 7 </script> <!--<script>",
     )
-    done = bcq_exp("multirun/s", module="bcq_exp.compare", cwd=folder)
+    done = forked("multirun/s", module="bcq_exp.compare", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "lmbda=1, tau=0.01" in done.stdout
     assert "error: failed: broken" in done.stdout
@@ -236,7 +236,7 @@ def test_many_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
 
 def test_watching_ends_with_the_runs(tmp_path):
     make_run(tmp_path / "s" / "a", [1.0])
-    done = bcq_exp("s", "--watch", "0.1", module="bcq_exp.compare", cwd=tmp_path)
+    done = forked("s", "--watch", "0.1", module="bcq_exp.compare", cwd=tmp_path)
     assert done.returncode == 0
     assert "http-equiv" not in (tmp_path / "s" / "report" / "index.html").read_text()[:2000]
 
@@ -245,19 +245,19 @@ def test_two_comparisons_do_not_overwrite_each_other(tmp_path):
     make_run(tmp_path / "s" / "a", [1.0])
     make_run(tmp_path / "t" / "a", [2.0])
     for places in (["s"], ["t"], ["s", "t"]):
-        done = bcq_exp(*places, module="bcq_exp.compare", cwd=tmp_path)
+        done = forked(*places, module="bcq_exp.compare", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     pages = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("index.html")}
     assert pages == {"s/report/index.html", "t/report/index.html", "report/index.html"}
-    done = bcq_exp("s", "--output", "/dev/null", module="bcq_exp.compare", cwd=tmp_path)
+    done = forked("s", "--output", "/dev/null", module="bcq_exp.compare", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert done.stderr.startswith("error: --output /dev/null: ")
 
 
 def test_the_commands_table_and_mistakes(tmp_path):
     make_grid(tmp_path / "s")
-    done = bcq_exp("s", "--format", "md", module="bcq_exp.compare", cwd=tmp_path)
+    done = forked("s", "--format", "md", module="bcq_exp.compare", cwd=tmp_path)
     assert done.stdout.startswith("| group | runs | made/up-v0 (return) |")
-    done = bcq_exp("nothing", module="bcq_exp.compare", cwd=tmp_path)
+    done = forked("nothing", module="bcq_exp.compare", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no runs found" in done.stderr

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.commands import bcq_exp
 from tests.faults.command_lines import TINY, Line, lines
-from tests.faults.forked import Done, Forked
+from tests.forked import Done, Forked
 
 LIMIT = 120  # seconds
 FAILED = ("run failed: ", " runs failed:", " trials failed:")

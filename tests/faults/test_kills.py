@@ -36,7 +36,10 @@ def one_cache_each(monkeypatch, folder):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.faults, LONG])])
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(2, marks=pytest.mark.slow), pytest.param(50, marks=[pytest.mark.faults, LONG])],
+)
 def test_a_run_that_is_killed_anywhere_goes_on(kills, data, tmp_path, monkeypatch, record_property):
     options = (*(o for o in TINY if not o.startswith("dataset.")), *data)
     one_cache_each(monkeypatch, tmp_path)
@@ -64,7 +67,10 @@ def test_a_run_that_is_killed_anywhere_goes_on(kills, data, tmp_path, monkeypatc
     record_property("tried", ("kills of a run, wherever it writes", killed))
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=[pytest.mark.faults, LONG])])
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(20, marks=[pytest.mark.faults, LONG])],
+)
 def test_a_sweep_that_is_killed_anywhere_goes_on(kills, tmp_path, record_property):
     options = (*SWEEP, *TINY)
     found = points(*options, "name=straight", cwd=tmp_path)

@@ -8,7 +8,8 @@ import pytest
 from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.findings import findings
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, bcq_exp
+from tests.commands import TINY
+from tests.forked import forked
 
 HERE = Path(__file__).parent
 COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
@@ -16,7 +17,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
 
 
 def run(*overrides, cwd):
-    return bcq_exp(*overrides, "--config-dir", str(HERE / "conf"), cwd=cwd, env=ENVIRONMENT)
+    return forked(*overrides, "--config-dir", str(HERE / "conf"), cwd=cwd, env=ENVIRONMENT)
 
 
 @pytest.mark.slow
@@ -40,9 +41,9 @@ def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
     assert {f.kind for f in findings(runs)} == {"too noisy"}
     again = {"cwd": tmp_path, "module": "bcq_exp.evaluate", "env": ENVIRONMENT}
     evaluate = (f"run={record.folder}", "num_episodes=2")
-    refused = bcq_exp(*evaluate, **again)  # a folder does not vouch for the code it names
+    refused = forked(*evaluate, **again)  # a folder does not vouch for the code it names
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    evaluated = bcq_exp(*evaluate, "trust=true", **again)
+    evaluated = forked(*evaluate, "trust=true", **again)
     assert evaluated.returncode == 0, evaluated.stderr
 
 
@@ -75,7 +76,7 @@ def test_the_folder_is_checked_with_a_config_dir_too(tmp_path):
 
 
 def test_a_config_dir_that_is_none_is_one_line(tmp_path):
-    done = bcq_exp("--config-dir", "nowhere", "name=x", cwd=tmp_path)
+    done = forked("--config-dir", "nowhere", "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "--config-dir nowhere: there is no such folder" in done.stderr
     assert not list(tmp_path.iterdir())

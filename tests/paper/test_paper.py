@@ -13,6 +13,7 @@ from bcq_exp.data import minari_store
 from bcq_exp.paper import checks
 from bcq_exp.training.record import RunRecord
 from tests.commands import bcq_exp, command
+from tests.forked import forked
 from tests.paper.test_plan import plan
 
 # two settings that share an agent, learners of four stacks: a minute or two
@@ -48,9 +49,9 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
 def test_a_mistake_is_one_line_with_status_2_before_anything_is_written(
-    args, message, paper, tmp_path
+    args, message, tmp_path, own_data
 ):
-    done = paper(*args)
+    done = forked(*args, cwd=tmp_path, module="bcq_exp.paper", env=own_data)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr

@@ -5,7 +5,8 @@ import pytest
 from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.report import page_data
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, bcq_exp
+from tests.commands import TINY
+from tests.forked import forked
 
 COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
 NAMES = {
@@ -22,7 +23,7 @@ EVERY = f"algo={','.join(NAMES)}"
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     home = tmp_path_factory.mktemp("algorithms")
-    done = bcq_exp("-m", *COMMON, EVERY, "seed=0,1,2", "name=s", cwd=home)
+    done = forked("-m", *COMMON, EVERY, "seed=0,1,2", "name=s", cwd=home)
     assert done.returncode == 0, done.stderr
     assert "18 runs, 18 to train in 6 groups of 3" in done.stdout
     return home / "multirun" / "s"
@@ -54,7 +55,7 @@ def test_one_report_compares_them(swept):
 @pytest.mark.slow
 def test_the_same_command_again_is_done_at_once(swept):
     home = swept.parents[1]
-    done = bcq_exp("-m", *COMMON, EVERY, "seed=0,1,2", "name=s", cwd=home)
+    done = forked("-m", *COMMON, EVERY, "seed=0,1,2", "name=s", cwd=home)
     assert done.returncode == 0, done.stderr
     assert "18 complete, 0 to train" in done.stdout
 
@@ -74,7 +75,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
 def test_what_an_algorithm_does_not_read_is_refused(arguments, tmp_path):
-    done = bcq_exp(*arguments, "name=x", cwd=tmp_path)
+    done = forked(*arguments, "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert REFUSED[arguments] in done.stderr
     assert not list(tmp_path.iterdir())

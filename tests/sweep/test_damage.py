@@ -8,7 +8,8 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.errors import Damaged
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, bcq_exp
+from tests.commands import TINY
+from tests.forked import forked
 
 SWEEP = (*TINY, "-m", "name=s", "seed=0,1", "trainer.num_steps=120")
 SUMMARIES = [b"", b"{}", b"[]", b"null", b"\xff\xfe\x00", b'{"status": "completed"', b"7"]
@@ -17,7 +18,7 @@ SUMMARIES = [b"", b"{}", b"[]", b"null", b"\xff\xfe\x00", b'{"status": "complete
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damage")
-    done = bcq_exp(*SWEEP, cwd=folder)
+    done = forked(*SWEEP, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "multirun" / "s"
 
@@ -50,24 +51,27 @@ def test_garbage_in_a_table_is_said(table, content, sweep):
     assert any(f"{table}.csv is damaged" in note for note in load_runs(sweep).notes)
 
 
+DAMAGE = {
+    "seed=0": lambda run: (run / "summary.json").write_bytes(b"{}"),
+    "seed=1": lambda run: (run / "train.csv").write_bytes(b"step,x\na,b\n"),
+    "seed=2": lambda run: (run / "eval_returns.npz").write_bytes(b"PK cut"),
+    "seed=3": lambda run: [path.write_bytes(b"") for path in run.glob("checkpoint*.pt")],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda run: (run / "summary.json").write_bytes(b"{}"),
-        lambda run: (run / "train.csv").write_bytes(b"step,x\na,b\n"),
-        lambda run: (run / "eval_returns.npz").write_bytes(b"PK cut"),
-        lambda run: [path.write_bytes(b"") for path in run.glob("checkpoint*.pt")],
-    ],
-    ids=["summary", "train", "episodes", "checkpoints"],
-)
-def test_going_on_with_a_sweep_leaves_the_damaged_run_and_trains_the_others(spoil, sweep):
-    spoil(sweep / "seed=0")
-    done = bcq_exp(*SWEEP, "trainer.num_steps=180", cwd=sweep.parents[1])
+def test_going_on_with_a_sweep_leaves_the_damaged_runs_and_trains_the_others(sweep):
+    more = (*SWEEP, "seed=range(5)")
+    done = forked(*more, cwd=sweep.parents[1])
+    assert done.returncode == 0, done.stderr
+    for name, spoil in DAMAGE.items():
+        spoil(sweep / name)
+    longer = (*more, "trainer.num_steps=180")
+    done = forked(*longer, cwd=sweep.parents[1])
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    assert "1 of 2 runs failed" in done.stderr and "seed=0" in done.stderr
-    assert RunRecord(sweep / "seed=1").summary()["step"] == 180
-    again = bcq_exp(*SWEEP, "trainer.num_steps=180", "resume=restart", cwd=sweep.parents[1])
+    assert "4 of 5 runs failed" in done.stderr
+    assert all(name in done.stderr for name in DAMAGE) and "seed=4" not in done.stderr
+    assert RunRecord(sweep / "seed=4").summary()["step"] == 180
+    again = forked(*longer, "resume=restart", cwd=sweep.parents[1])
     assert again.returncode == 0, again.stderr
-    assert [state.status for state in run_states(sweep)] == ["done", "done"]

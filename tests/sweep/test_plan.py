@@ -3,7 +3,8 @@
 import pytest
 
 from bcq_exp.config.naming import LONGEST_FOLDER_NAME, keys_of, run_folder, subdir_of
-from tests.commands import TINY, bcq_exp
+from tests.commands import TINY
+from tests.forked import forked
 
 MISTAKES = {
     "seed=range(0,0)": "seed=range(0,0): an empty grid",
@@ -17,7 +18,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("override", MISTAKES)
 def test_a_mistake_is_one_line_before_anything_is_written(override, tmp_path):
-    done = bcq_exp("-m", "name=s", "algo.gamma=0.9,0.99", override, cwd=tmp_path)
+    done = forked("-m", "name=s", "algo.gamma=0.9,0.99", override, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert MISTAKES[override] in done.stderr
@@ -31,7 +32,7 @@ def test_a_group_of_no_size_and_two_runs_of_one_folder_are_refused(tmp_path):
         ("hydra.sweep.subdir=x", "two runs of the sweep map to one folder"),
         ("hydra.launcher.group_size=2", "at most 1, or auto"),
     ):
-        done = bcq_exp(
+        done = forked(
             "-m", "name=s", "seed=0,1", override, "trainer.batch_size=40000000", cwd=tmp_path
         )
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -41,8 +42,8 @@ def test_a_group_of_no_size_and_two_runs_of_one_folder_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_name_of_a_single_run_is_refused(tmp_path):
-    assert bcq_exp("name=one", *TINY, "trainer.num_steps=10", cwd=tmp_path).returncode == 0
-    done = bcq_exp("-m", "name=one", "seed=0,1", cwd=tmp_path)
+    assert forked("name=one", *TINY, "trainer.num_steps=10", cwd=tmp_path).returncode == 0
+    done = forked("-m", "name=one", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 2
     assert "holds a single run; choose another name" in done.stderr
 

@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from bcq_exp.sweep.state import run_states
-from tests.commands import TINY, bcq_exp
+from tests.commands import TINY
+from tests.forked import forked
 
 optuna = pytest.importorskip("optuna")
 
@@ -29,7 +30,7 @@ def study(folder):
 
 @pytest.mark.slow
 def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
-    done = bcq_exp(*SEARCH, "hydra.sweeper.num_trials=3", cwd=tmp_path)
+    done = forked(*SEARCH, "hydra.sweeper.num_trials=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "multirun" / "o"
     trials = study(tmp_path).trials
@@ -45,7 +46,7 @@ def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
     assert best.best_value == max(trial.value for trial in trials)
 
     left = study(tmp_path).ask(trials[0].distributions)  # as a kill leaves it: running for ever
-    done = bcq_exp(*SEARCH, "hydra.sweeper.num_trials=4", cwd=tmp_path)
+    done = forked(*SEARCH, "hydra.sweeper.num_trials=4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE"] * 4
     assert study(tmp_path).trials[3].params == left.params
@@ -56,11 +57,11 @@ def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
 def test_a_failed_trial_is_told_and_tried_again(tmp_path):
     search = ("-m", "hydra/sweeper=optuna", "name=o", "critic_optim.lr=choice(1e30)", *SHORT)
     options = (*search, "hydra.sweeper.num_trials=1", "trainer.num_steps=80")
-    done = bcq_exp(*options, cwd=tmp_path)
+    done = forked(*options, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 trials failed" in done.stderr
     assert "not finite" in done.stderr.splitlines()[-1]
-    bcq_exp(*options, cwd=tmp_path)
+    forked(*options, cwd=tmp_path)
     states = [(trial.state.name, trial.params) for trial in study(tmp_path).trials]
     assert states == [("FAIL", {"critic_optim.lr": "1e+30"})] * 2 or len(states) == 2
 
@@ -74,7 +75,7 @@ def test_a_failed_trial_is_told_and_tried_again(tmp_path):
     ],
 )
 def test_mistakes_are_one_line(overrides, said, tmp_path):
-    done = bcq_exp("-m", "hydra/sweeper=optuna", *SHORT, *overrides, cwd=tmp_path)
+    done = forked("-m", "hydra/sweeper=optuna", *SHORT, *overrides, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert said in done.stderr
 
@@ -87,7 +88,7 @@ def test_a_ready_sweep_begins_with_its_command(name, tmp_path):
     assert first == "# @package _global_"
     assert second == f"# python -m bcq_exp sweep={name} name={name}"
     assert third.startswith("# ")
-    done = bcq_exp(
+    done = forked(
         *second.removeprefix("# python -m bcq_exp ").split(),
         "hydra.launcher.group_size=none",
         cwd=tmp_path,

@@ -10,7 +10,8 @@ import yaml
 from bcq_exp.cli.entry import conf_folder
 from bcq_exp.errors import UserError
 from bcq_exp.wandb_sweep import sweep_spec
-from tests.commands import TINY, bcq_exp
+from tests.commands import TINY
+from tests.forked import forked
 
 VALUES = {
     "algo.lmbda": 0.25,
@@ -35,6 +36,7 @@ def agent_command(spec, values):
     return [part for part in parts if part not in ("${env}", "/usr/bin/env")]
 
 
+@pytest.mark.slow
 def test_what_an_agent_runs_survives_null_lists_and_exponents(tmp_path):
     spec = sweep_spec(conf_folder() / "wandb_sweep.yaml", ["logger.mode=disabled", *TINY])
     command = agent_command(spec, VALUES)
@@ -51,7 +53,7 @@ def test_what_an_agent_runs_survives_null_lists_and_exponents(tmp_path):
 
 
 def test_the_ready_file_has_only_keys_that_exist(tmp_path):
-    done = bcq_exp("seed=5", module="bcq_exp.wandb_sweep", cwd=tmp_path)
+    done = forked("seed=5", module="bcq_exp.wandb_sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     spec = yaml.safe_load(done.stdout)
     assert spec["metric"] == {"name": "eval/return_mean", "goal": "maximize"}
@@ -61,12 +63,12 @@ def test_the_ready_file_has_only_keys_that_exist(tmp_path):
         for key, p in spec["parameters"].items()
     }
     overrides = [f"{key}={value}" for key, value in first.items()]
-    assert bcq_exp(*overrides, "--cfg", "job", cwd=tmp_path).returncode == 0
+    assert forked(*overrides, "--cfg", "job", cwd=tmp_path).returncode == 0
 
 
 def test_a_file_that_is_no_sweep_is_refused(tmp_path):
     (tmp_path / "x.yaml").write_text("a: 1")
     with pytest.raises(UserError, match=r"x\.yaml: no W&B sweep"):
         sweep_spec(tmp_path / "x.yaml", [])
-    done = bcq_exp("--file", "missing.yaml", module="bcq_exp.wandb_sweep", cwd=tmp_path)
+    done = forked("--file", "missing.yaml", module="bcq_exp.wandb_sweep", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -14,6 +14,7 @@ from bcq_exp.sweep.state import run_states
 from bcq_exp.training import checkpoint
 from bcq_exp.training.record import TABLES, RunRecord
 from tests.commands import TINY, bcq_exp, fit
+from tests.forked import forked
 from tests.same import assert_same_rows, assert_same_run, assert_same_state
 
 FILES = [
@@ -110,11 +111,11 @@ def test_so_do_rows_that_were_lost_after_it(run, straight):
 
 def test_it_is_evaluated_by_the_one_before(run, tmp_path):
     (run / "checkpoint.pt").write_bytes(b"")
-    done = bcq_exp(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
+    done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert done.returncode == 0, done.stderr
     assert "of step 180, is used" in done.stdout + done.stderr
     (run / "checkpoint.previous.pt").write_bytes(b"")
-    done = bcq_exp(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
+    done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "checkpoint.pt is damaged" in done.stderr
 
@@ -150,6 +151,7 @@ def test_rows_after_the_summary_are_read_too(run):
     assert len(load_runs(run).training) == 7
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path):
     """The limit lets tables and summaries be written, and no checkpoint."""
     small = (trained / "checkpoint.pt").stat().st_size - 1
@@ -163,7 +165,7 @@ def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path
     assert "cannot write multirun/r/checkpoint.pt: " in full.stderr.replace(f"{tmp_path}/", "")
     folder = tmp_path / "multirun" / "r"
     assert not list(folder.glob(".checkpoint*"))
-    assert bcq_exp(*command, cwd=tmp_path).returncode == 0
+    assert forked(*command, cwd=tmp_path).returncode == 0
     fit(tmp_path / "straight", *command)
     assert_same_rows(folder, tmp_path / "straight")
 

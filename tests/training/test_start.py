@@ -11,6 +11,7 @@ import pytest
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord, present_status
 from tests.commands import TINY, bcq_exp, command, fit, tree
+from tests.forked import forked
 from tests.same import assert_same_rows
 
 
@@ -25,7 +26,7 @@ SAME = (*TINY, "logger=wandb", "name=trained")
 
 def test_a_completed_run_is_done_at_once(run, tmp_path):
     before = tree(run)
-    done = bcq_exp(*SAME, cwd=tmp_path)
+    done = forked(*SAME, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "is complete: nothing to do" in done.stdout
     after = tree(run)
@@ -52,7 +53,7 @@ def test_another_configuration_is_refused_by_the_key(override, message, run):
 
 def test_so_it_is_on_the_command_line(run, tmp_path):
     before = tree(tmp_path)
-    done = bcq_exp(*SAME, "algo.lmbda=0.5", cwd=tmp_path)
+    done = forked(*SAME, "algo.lmbda=0.5", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "algo.lmbda (0.75 -> 0.5)" in done.stderr
@@ -119,12 +120,13 @@ with hold(pathlib.Path({str(run)!r})):
             assert time.monotonic() < deadline
         assert psutil.Process(other.pid).status() == psutil.STATUS_ZOMBIE
         assert present_status(record.summary(), run) == "interrupted"
-        assert bcq_exp(*SAME, cwd=tmp_path).returncode == 0
+        assert forked(*SAME, cwd=tmp_path).returncode == 0
     finally:
         other.kill()
         other.wait()
 
 
+@pytest.mark.slow
 def test_of_two_processes_that_start_one_run_one_is_refused(tmp_path):
     arguments = command(*TINY, "name=twice", "trainer.num_steps=2000")
     both = [

@@ -1,12 +1,13 @@
 """Commands run in forked children of one warm process: `python -m` without the seconds of imports.
 
-The process (``python -m tests.faults.forked``) has imported what commands need, and nothing else of
+The process (``python -m tests.forked``) has imported what commands need, and nothing else of
 them has happened in it; each request is carried out by a child of its own, with its own folder,
 arguments, standard streams, environment and limits. A child ends as Python ends a main module.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import resource
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -60,13 +62,40 @@ class Forked:
         self._process.stdin.close()
         self._process.wait(30)
 
-    def run(self, module: str, arguments: Sequence[str], cwd: Path, limit: float = 60) -> Done:
+    def run(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        cwd: Path,
+        limit: float = 60,
+        env: Mapping[str, str] | None = None,
+        memory: int | None = MEMORY,
+    ) -> Done:
         """``python -m module arguments`` in ``cwd``, for at most ``limit`` seconds."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        request = {"module": module, "arguments": list(arguments), "cwd": str(cwd), "limit": limit}
+        request = {
+            "module": module, "arguments": list(arguments), "cwd": str(cwd), "limit": limit,
+            "env": dict(os.environ if env is None else env), "memory": memory,
+        }  # fmt: skip
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return Done(**json.loads(self._process.stdout.readline()))
+
+
+def forked(
+    *args: str, cwd: Path, module: str = "bcq_exp", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """As :func:`tests.commands.bcq_exp`, in a child of a process that this one keeps."""
+    done = _kept().run(module, args, cwd, limit=200, env=env, memory=None)
+    assert done.status is not None, f"it did not end: {done.stderr}"
+    return subprocess.CompletedProcess(args, done.status, done.stdout, done.stderr)
+
+
+@cache
+def _kept() -> Forked:
+    process = Forked().__enter__()
+    atexit.register(process.__exit__)
+    return process
 
 
 def main() -> None:
@@ -83,12 +112,23 @@ def main() -> None:
         print(json.dumps(_answer(**json.loads(line))), flush=True)
 
 
-def _answer(module: str, arguments: list[str], cwd: str, limit: float) -> dict:
+def _answer(
+    module: str,
+    arguments: list[str],
+    cwd: str,
+    limit: float,
+    env: dict[str, str],
+    memory: int | None,
+) -> dict:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.monotonic()
         child = os.fork()
         if child == 0:
             os.setsid()
+            os.environ.clear()
+            os.environ.update(env)
+            if memory is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
             os._exit(_be(module, arguments, cwd, out, err))
         status = _wait(child, began + limit)
         seconds = time.monotonic() - began
@@ -112,7 +152,6 @@ def _be(module: str, arguments: list[str], cwd: str, out: IO[bytes], err: IO[byt
     for source, target in ((nothing, 0), (out.fileno(), 1), (err.fileno(), 2)):
         os.dup2(source, target)
     sys.stdin = os.fdopen(0, closefd=False)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     os.chdir(cwd)
     sys.argv = [module, *arguments]
     if module != "bcq_exp":  # the package itself stays; what it runs is its __main__

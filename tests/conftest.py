@@ -93,18 +93,18 @@ def opened(browser):
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """A table of the faults that were tried, where tests have told of some."""
+    """A table of the faults that were tried, if the campaign ran; its other tests count as one."""
     tried: dict[str, list[int]] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
-            for name, value in getattr(report, "user_properties", ()):
-                if name == "tried" and report.when == "call":
-                    what, count = value
-                    row = tried.setdefault(what, [0, 0])
-                    row[0] += count
-                    row[1] += count * (outcome == "passed")
+            if report.when == "call" and "faults" in report.keywords:
+                test = report.location[2].partition("[")[0].removeprefix("test_").replace("_", " ")
+                what, count = dict(report.user_properties).get("tried", (test, 1))
+                row = tried.setdefault(what, [0, 0])
+                row[0] += count
+                row[1] += count * (outcome == "passed")
     if tried:
         terminalreporter.section("faults")
-        terminalreporter.write_line(f"{'':60} {'tried':>7} {'survived':>9}")
+        terminalreporter.write_line(f"{'':72} {'tried':>7} {'survived':>9}")
         for what, (count, survived) in sorted(tried.items()):
-            terminalreporter.write_line(f"{what:60} {count:7d} {survived:9d}")
+            terminalreporter.write_line(f"{what:72} {count:7d} {survived:9d}")

@@ -25,7 +25,7 @@ SOME = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-MANY = settings(SOME, max_examples=3_000, derandomize=False)
+MANY = settings(SOME, max_examples=3_000)
 ENVS = {
     "BcqFuzz-v0": (Box(-np.inf, np.inf, (2,), np.float64), None),
     "BcqFuzzLimit-v0": (Box(-1.0, 7.5, (1,), np.float32), 3),
@@ -102,5 +102,6 @@ def test_some_data_sets_are_loaded_as_the_reference_does(attempt):
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("attempt", [try_minari, try_d4rl])
-def test_many_data_sets_are_loaded_as_the_reference_does(attempt):
+def test_many_data_sets_are_loaded_as_the_reference_does(attempt, record_property):
+    record_property("tried", (f"generated data sets, {attempt.__name__[4:]}", MANY.max_examples))
     MANY(given(st.data())(lambda data: attempt(data)))()

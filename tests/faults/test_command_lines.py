@@ -16,6 +16,7 @@ from tests.faults.command_lines import TINY, Line, lines
 from tests.forked import Done, Forked
 
 LIMIT = 120  # seconds
+THOUSANDS = int(os.environ.get("FAULTS_LINES", 3000))
 FAILED = ("run failed: ", " runs failed:", " trials failed:")
 
 
@@ -98,7 +99,7 @@ def test_what_was_found_is_refused_in_one_line(module, arguments, message, forke
 def campaign(max_examples):
     return settings(
         max_examples=max_examples,
-        derandomize=max_examples < 1000,
+        derandomize=True,
         deadline=None,
         database=None,
         phases=[Phase.generate] if max_examples < 1000 else [Phase.generate, Phase.shrink],
@@ -115,8 +116,12 @@ def test_a_line_is_done_or_refused(line, forked, place, tmp_path_factory):
 
 @pytest.mark.faults
 @pytest.mark.timeout(3 * 3600)
-@campaign(int(os.environ.get("FAULTS_LINES", 3000)))
-@given(line=lines())
-def test_so_are_thousands(line, forked, place, tmp_path_factory):
-    folder = tmp_path_factory.getbasetemp() / "line"
-    assert_done_or_refused(outcome(forked, line, place, folder))
+def test_so_are_thousands(forked, place, tmp_path, record_property):
+    record_property("tried", ("generated command lines", THOUSANDS))
+
+    @campaign(THOUSANDS)
+    @given(line=lines())
+    def each(line):
+        assert_done_or_refused(outcome(forked, line, place, tmp_path / "line"))
+
+    each()

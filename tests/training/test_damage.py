@@ -66,7 +66,10 @@ def spoilt(content, rng):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("tries", [12, pytest.param(400, marks=pytest.mark.faults)])
-def test_a_changed_byte_or_a_cut_anywhere_is_noticed_or_harmless(name, tries, run, caplog):
+def test_a_changed_byte_or_a_cut_anywhere_is_noticed_or_harmless(
+    name, tries, run, caplog, record_property
+):
+    record_property("tried", (f"flipped and torn bytes, {name}", tries))
     whole, content = everything(run), (run / name).read_bytes()
     before = checkpoint.load(run / "checkpoint.previous.pt")
     rng = random.Random(name)

@@ -43,6 +43,7 @@ def test_steps_and_evaluations_add_up():
     assert cost.seconds(10_000, 8, num_threads=2) == pytest.approx(cost.seconds(10_000, 4))
 
 
+@pytest.mark.slow
 def test_a_run_takes_about_the_disk_it_is_said_to(tmp_path):
     fit(tmp_path / "run", *TINY)
     taken = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())

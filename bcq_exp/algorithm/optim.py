@@ -149,10 +149,11 @@ class Optimizer:
         return {"optimizer": self._optimizer.state_dict(), "num_steps": self.num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`; the learning rate is the present schedule's."""
-        lr = self._lr
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._optimizer.param_groups[0]["lr"] = lr
+        """Continue from :meth:`state_dict`; the settings are the present ones, device and all."""
+        saved, (own,) = state["optimizer"], self._optimizer.param_groups
+        settings = {name: value for name, value in own.items() if name != "params"}
+        groups = [{**group, **settings} for group in saved["param_groups"]]
+        self._optimizer.load_state_dict({**saved, "param_groups": groups})
         self.num_steps = state["num_steps"]
         self._follow_schedule()
 
@@ -284,20 +285,22 @@ class AdamOptimizerFactory(OptimizerFactory):
     _decoupled_weight_decay: ClassVar[bool] = False
 
     def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-        cuda = bool(params) and params[0].is_cuda
-        # a learning rate that changes must lie in a tensor for a captured step to see it
-        dtype = torch.float32 if cuda else torch.float64
-        lr = torch.tensor(self.lr, dtype=dtype, device=params[0].device)
         adam = _FusedAdam(
             params,
-            lr=self.lr if self.schedule is None else lr,
+            lr=self.lr,
             betas=(self.betas[0], self.betas[1]),
             eps=self.eps,
             weight_decay=self.weight_decay,
             fused=True,
-            capturable=cuda,
+            capturable=_are_on_device(params),
         )
-        adam.param_groups[0]["decoupled_weight_decay"] = self._decoupled_weight_decay
+        (group,) = adam.param_groups
+        group["decoupled_weight_decay"] = self._decoupled_weight_decay
+        if (
+            self.schedule is not None
+        ):  # it must lie in a tensor for a captured step to see it change
+            dtype = torch.float32 if _are_on_device(params) else torch.float64
+            group["lr"] = torch.tensor(self.lr, dtype=dtype, device=params[0].device)
         return adam
 
 
@@ -325,6 +328,7 @@ class RMSpropOptimizerFactory(OptimizerFactory):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             foreach=True,
+            capturable=_are_on_device(params),  # else it counts its steps on the host
         )
 
 
@@ -344,3 +348,8 @@ class SGDOptimizerFactory(OptimizerFactory):
             weight_decay=self.weight_decay,
             foreach=True,
         )
+
+
+def _are_on_device(params: Sequence[Tensor]) -> bool:
+    """Whether parameters lie where kernels run without the host."""
+    return bool(params) and params[0].device.type != "cpu"

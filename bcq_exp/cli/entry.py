@@ -28,6 +28,9 @@ _PACKAGE = Path(bcq_exp.__file__).parent
 _CONF_PLACES = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
 
 
+PLAN_ONLY = "++hydra.launcher.plan_only=true"  # what --plan means to our launcher and sweepers
+
+
 class Plan(Protocol):
     """What a run or a sweep will be; nothing is written yet."""
 
@@ -72,8 +75,13 @@ def entry(
             _register()
             parser = get_args_parser()
             parser.error = refuse  # type: ignore[method-assign]
+            if plan_sweep is not None:
+                parser.add_argument("--plan", action="store_true")
             args = parser.parse_intermixed_args(given)
             options = [word for word in given if word not in args.overrides]
+            if plan_sweep is not None and args.plan:
+                options = [word for word in options if not "--plan".startswith(word)]
+                args.overrides.append(PLAN_ONLY)
             plan = _plan(args, config_name, plan_run, plan_sweep)
             if plan is not None:
                 plan.commit()
@@ -155,9 +163,12 @@ def _plan(
 
     if args.experimental_rerun:
         raise UserError("--experimental-rerun: not of this command; the same name= goes on")
+    plan_only = PLAN_ONLY in args.overrides
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return None
     if args.config_path:  # another root, which Hydra finds its own way: checked when it runs
+        if plan_only:
+            raise UserError("--plan: not with --config-path, whose runs are not known before")
         return None
 
     def compose(overrides: list[str]) -> DictConfig:
@@ -167,6 +178,8 @@ def _plan(
         cfg = None if args.multirun else compose(args.overrides)
         if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
             return plan_sweep and explained(plan_sweep, args.overrides, compose)
+        if plan_only:
+            raise UserError("--plan: says what a sweep will be; this is one run, a sweep has -m")
         folder = check_folders(cfg)
         with open_dict(cfg):
             del cfg["hydra"]

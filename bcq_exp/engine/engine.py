@@ -110,23 +110,32 @@ class CohortEngine:
         return self._cycle + 1  # in the first of each, optimizers make their state
 
     def advance(self, num_steps: int) -> Tensor:
+        first = self._step
+        told = self.take_steps(num_steps)
+        statistics = told.to("cpu", torch.float64)  # the one synchronization
+        statistics = statistics.reshape(num_steps, len(self._runs), -1)
+        for turn, columns in self._told.items():
+            rows = statistics[(turn - first) % self._cycle :: self._cycle]
+            rows[..., columns] = rows[..., columns].nan_to_num(inf, inf, -inf)
+        return statistics.transpose(0, 1)
+
+    def take_steps(self, num_steps: int) -> Tensor:
+        """As :meth:`advance`, without waiting for the device: what each step told lies there still.
+
+        Of one run (num_steps, S), of several (num_steps, K, S).
+        """
         if self._learner is None:
             self._learner = self._runs[0] if len(self._runs) == 1 else StackedRuns(self._runs)
         one_by_one = self._cycle > 1 or self._learner.has_schedule
-        collected, first = [], self._step
-        while (left := first + num_steps - self._step) > 0:
+        collected, end = [], self._step + num_steps
+        while (left := end - self._step) > 0:
             row = self._block.seek(self._step)
             count = min(BLOCK_STEPS - row, left)
             if one_by_one or self._step < self._cycle:
                 count = 1
             self._take_steps(self._learner, count)
             collected.append(self._block.statistics[row : row + count].clone())
-        statistics = torch.cat(collected).to("cpu", torch.float64)  # the one synchronization
-        statistics = statistics.reshape(num_steps, len(self._runs), -1)
-        for turn, columns in self._told.items():
-            rows = statistics[(turn - first) % self._cycle :: self._cycle]
-            rows[..., columns] = rows[..., columns].nan_to_num(inf, inf, -inf)
-        return statistics.transpose(0, 1)
+        return torch.cat(collected)
 
     def algorithm(self, run: int) -> OfflineAlgorithm:
         return self._runs[run]

@@ -65,6 +65,10 @@ class Placement:
     num_threads: int
     torch_threads: int
 
+    def num_stacks(self, num_runs: int) -> int:
+        """Into how many stacks runs are divided: one a thread; a GPU has all of them as one."""
+        return min(self.num_threads, num_runs) if self.device.type == "cpu" else 1
+
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Torch's process-wide settings as this wants them, then as they were."""

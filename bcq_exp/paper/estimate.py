@@ -30,6 +30,7 @@ from bcq_exp.paper.plan import PaperPlan, steps_taken
 from bcq_exp.sweep.workers import InProcess
 from bcq_exp.training import build
 from bcq_exp.training.evaluation import Agent
+from bcq_exp.words import duration
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,8 @@ def say_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
     shares = list(_shares(cfg, plan))
     for share in shares:
         left = f"{share.num_left} of {share.num}" if share.num_left < share.num else str(share.num)
-        log.info("%-14s %10s   about %s", share.name, left, _duration(share.seconds))
-    log.info("%-14s %10s   about %s", "in all", "", _duration(sum(s.seconds for s in shares)))
+        log.info("%-14s %10s   about %s", share.name, left, duration(share.seconds))
+    log.info("%-14s %10s   about %s", "in all", "", duration(sum(s.seconds for s in shares)))
     if (pairs := len(cfg.envs) * cfg.num_seeds) < PAIRS_TO_DECIDE:
         log.info("%d pairs of runs a setting: no claim can be decided by so few", pairs)
 
@@ -83,7 +84,7 @@ def say_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
 def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
     env = cfg.envs[0]  # those of one budget are much alike
     workers, cores = _num_workers(), os.cpu_count() or 1
-    agent = partial(_tried, _agent_configs(cfg, env), explore(env, start_steps=0, noise_std=0.1))
+    agent = partial(tried, _agent_configs(cfg, env), explore(env, start_steps=0, noise_std=0.1))
     folders = plan.agents.folders.values()
     yield _share("agents", folders, cfg.agent, agent, min(workers, len(folders)))
 
@@ -92,14 +93,14 @@ def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
     seconds = steps * agent(cores, num_episodes=1).acting / cores if steps else 0.0
     yield Share("data sets", len(missing), len(plan.datasets), seconds)
 
-    task = _random_data(env)
+    task = random_data(env)
     stacked = 1 if cfg.own_agents else cfg.num_seeds
     for algo in cfg.algorithms:
         sweeps = [s for s in plan.sweeps if (algo, 0) in s.folders]
         runs = [folder for s in sweeps for (a, _), folder in s.folders.items() if a == algo]
         configs = [_config(sweeps[0].overrides, algo, seed) for seed in range(stacked)]
         at_a_time = min(workers, len(sweeps[0].folders) // stacked) * cfg.at_once
-        yield _share(algo, runs, cfg.learner, partial(_tried, configs, task), at_a_time)
+        yield _share(algo, runs, cfg.learner, partial(tried, configs, task), at_a_time)
 
 
 def _share(
@@ -135,10 +136,15 @@ def _agent_configs(cfg: DictConfig, env: str) -> list[DictConfig]:
     return [compose("config", [*online_agent(**agent, env=env, noise_std=0.1, seed=0)])]
 
 
-def _tried(
+def tried(
     cfgs: Sequence[DictConfig], task: Task, at_a_time: int, num_episodes: int | None = None
 ) -> Speed:
-    """The speed of runs that train together, each's share of it; others train beside them."""
+    """The speed of runs that train together, each's share of it.
+
+    Args:
+        at_a_time: groups that are trained at once; this one gets a core's share.
+        num_episodes: of an evaluation; ``None`` is the configuration's.
+    """
     if at_a_time > 1:
         cfgs = [changed(cfg, {"trainer": {"num_threads": 1}}) for cfg in cfgs]
     placement = place(cfgs[0].trainer, hidden_sizes(cfgs[0]), len(cfgs))
@@ -178,7 +184,7 @@ def _acting(task: Task, agent: Agent, num_episodes: int) -> tuple[float, int]:
     return seconds, limit or NO_LIMIT
 
 
-def _random_data(env_id: str) -> Dataset:
+def random_data(env_id: str) -> Dataset:
     """Something to step on, of an environment's sizes."""
     made = environments.make(env_id)
     rng = np.random.default_rng(0)
@@ -202,9 +208,3 @@ def _random_data(env_id: str) -> Dataset:
         episode_returns=np.zeros(1),
         episode_lengths=np.array([ROWS]),
     )  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -13,7 +13,7 @@ import gc
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ from bcq_exp.config.naming import keys_of, run_folder
 from bcq_exp.errors import Damaged, RunStopped, UserError, first_line
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import SweepComposer, parted
+from bcq_exp.sweep.division import Divisible, divided
+from bcq_exp.sweep.forecast import Coming, KindCost, plan_lines
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
 from bcq_exp.training.cohort import Kind, cohorts, kind_of, placement_of, train_cohort
@@ -78,15 +80,19 @@ class CohortLauncher(Launcher):
     Args:
         group_size: runs trained together, or ``auto``: as many as are fastest and fit in memory.
         workers: trains the groups; by default this process does.
+        plan_only: whether a sweeper is to ask for :meth:`say_plan`, and to launch nothing.
     """
 
-    def __init__(self, group_size: int | str, workers: Workers | None = None) -> None:
+    def __init__(
+        self, group_size: int | str, workers: Workers | None = None, plan_only: bool = False
+    ) -> None:
         if group_size != "auto" and not (isinstance(group_size, int) and group_size >= 1):
             raise UserError(
                 f"hydra.launcher.group_size={group_size}: must be auto or an integer at least 1"
             )
         self._group_size = group_size
         self._workers = workers or InProcess()
+        self.plan_only = plan_only
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -104,7 +110,7 @@ class CohortLauncher(Launcher):
             with _rare_collections():
                 planned = self._plan(job_overrides, initial_job_idx)
             missing = [each for each in planned if each.kind is not None]
-            groups = self._groups(missing)
+            groups = [runs for runs, _ in self._groups(missing)]
             sweep = planned[0].folder.parent
             with hold(sweep):
                 asked = shlex.join(self._config.hydra.overrides.task)
@@ -113,12 +119,35 @@ class CohortLauncher(Launcher):
                     if each.sets_aside:
                         start.set_aside(each.folder)
                 configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-                _say_what_comes(sweep, len(planned), len(missing), [len(g) for g in groups])
+                sizes = [len(runs) for runs in groups]
+                log.info(_what_comes(sweep, len(planned), len(missing), sizes))
                 failures = {each.folder: each.damage for each in planned if each.damage}
                 failures |= self._train(missing, groups, sweep)
                 return self._results(planned, failures)
         finally:
             HydraConfig.instance().cfg = hydra_before
+
+    def say_plan(self, job_overrides: Sequence[Sequence[str]]) -> None:
+        """Print what :meth:`launch` would do, and what that takes; nothing is written.
+
+        Raises:
+            UserError: for whatever would keep it from being launched.
+        """
+        setup_globals()
+        hydra_before = HydraConfig.instance().cfg
+        try:
+            with _rare_collections():
+                planned = self._plan(job_overrides, 0)
+            missing = [each for each in planned if each.kind is not None]
+            groups = self._groups(missing, with_costs=True)
+        finally:
+            HydraConfig.instance().cfg = hydra_before
+        damaged = {each.folder.name: each.damage for each in planned if each.damage}
+        coming = [coming for _, coming in groups]
+        sizes = [len(runs) for runs, _ in groups]
+        print(_what_comes(planned[0].folder.parent, len(planned), len(missing), sizes))
+        for line in plan_lines(coming, self._workers.count, damaged):
+            print(line)
 
     def _plan(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Planned]:
         """Compose and check the jobs; nothing is written.
@@ -158,8 +187,12 @@ class CohortLauncher(Launcher):
         OmegaConf.set_readonly(hydra, True)
         return cfg, folder
 
-    def _groups(self, missing: Sequence[Planned]) -> list[list[Planned]]:
-        """Jobs that are trained together; enough groups for every worker to have one.
+    def _groups(
+        self, missing: Sequence[Planned], *, with_costs: bool = False
+    ) -> list[tuple[list[Planned], Coming]]:
+        """Jobs that are trained together, in the order in which workers are to take them.
+
+        What they cost is asked where it is to be told, or there is somebody to share it with.
 
         Raises:
             UserError: if a group would not fit in memory, or its algorithm does not read what its
@@ -169,15 +202,32 @@ class CohortLauncher(Launcher):
             return []
         from bcq_exp.training.parts import algorithm_class  # brings torch
 
-        groups = []
-        for members in cohorts([each.kind for each in missing if each.kind is not None]):
-            cohort = [missing[i] for i in members]
+        members: list[list[Planned]] = []
+        most: list[int] = []
+        costs: list[KindCost | None] = []
+        for numbers in cohorts([each.kind for each in missing if each.kind is not None]):
+            cohort = [missing[i] for i in numbers]
             full, _ = self._compose(cohort[0].number, cohort[0].overrides)
             cfg, _ = parted(full)
             algorithm_class(cfg)
-            fair = -(-len(cohort) // self._workers.count)
-            size = min(placement_of(cfg, len(cohort), self._group_size).group_size, fair)
-            groups += [cohort[i : i + size] for i in range(0, len(cohort), size)]
+            placement = placement_of(cfg, len(cohort), self._group_size)
+            members.append(cohort)
+            most.append(placement.group_size)
+            if with_costs or self._workers.count > 1:
+                alone = self._workers.count == 1
+                costs.append(_cost(cfg, cohort[0], placement.num_threads if alone else 1))
+        known: list[Callable[[int], float]] = [cost.seconds for cost in costs if cost is not None]
+        if len(known) < len(members):
+            known = [float] * len(members)  # by how many they are
+        kinds = [
+            Divisible(len(cohort), size, seconds)
+            for cohort, size, seconds in zip(members, most, known, strict=True)
+        ]
+        groups = []
+        for group in divided(kinds, self._workers.count):
+            runs = members[group.kind][group.first : group.last]
+            cost = costs[group.kind] if costs else None
+            groups.append((runs, Coming(group, [each.overrides for each in runs], cost)))
         return groups
 
     def _train(
@@ -328,16 +378,27 @@ def _value(planned: Planned) -> float:
     return start.objective(planned.objective, summary)
 
 
-def _say_what_comes(sweep: Path, num_runs: int, num_missing: int, sizes: Sequence[int]) -> None:
+def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> KindCost | None:
+    """What runs like this one cost; ``None`` if that cannot be told without their data."""
+    from bcq_exp.training.cost import cost_of
+
+    assert one.kind is not None
+    try:
+        run = cost_of(cfg)
+    except Exception:  # code of anyone's, given made-up sizes: what is wrong shows when it trains
+        log.debug("no cost of %s", one.folder, exc_info=True)
+        return None
+    left = max(
+        1, cfg.trainer.num_steps - one.kind.step
+    )  # one stopped at its end has files to write
+    return KindCost(run, left, num_threads)
+
+
+def _what_comes(sweep: Path, num_runs: int, num_missing: int, sizes: Sequence[int]) -> str:
     words = "/".join(map(str, sorted(set(sizes), reverse=True)))
-    log.info(
-        "%s: %d runs%s, %d to train%s",
-        sweep,
-        num_runs,
-        f", {num_runs - num_missing} complete" if num_runs > num_missing else "",
-        num_missing,
-        f" in {len(sizes)} groups of {words}" if sizes else "",
-    )
+    complete = f", {num_runs - num_missing} complete" if num_runs > num_missing else ""
+    groups = f" in {len(sizes)} groups of {words}" if sizes else ""
+    return f"{sweep}: {num_runs} runs{complete}, {num_missing} to train{groups}"
 
 
 def _write_hydra_files(cfg: DictConfig, hydra: DictConfig, folder: Path) -> None:

@@ -80,6 +80,11 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     fixed, axes = fixed + of_file[0], axes + of_file[1]
     _check_values(fixed, axes, compose)
 
+    ours = "CohortLauncher" in cfg.hydra.launcher._target_
+    if cfg.hydra.launcher.get("plan_only") and not ours:
+        raise UserError(
+            "--plan: not with hydra/launcher=basic, which takes the runs one by one; with any other"
+        )
     check_folders(cfg)
     folder = Path(cfg.hydra.sweep.dir)
     _check_folder(cfg, folder)
@@ -93,7 +98,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     if any(axis.is_continuous for axis in axes):
         return SweepPlan(folder, tuple(placed))
     names = _folder_names(folder, keys, axes)
-    if "CohortLauncher" in cfg.hydra.launcher._target_:  # ours does the rest itself
+    if ours:  # it does the rest itself
         return SweepPlan(folder, tuple(placed))
     there = tuple(folder / name for name in names if (folder / name).exists())
     return SweepPlan(

@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.sweep.launcher import CohortLauncher
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,9 @@ class OptunaSweeper(Sweeper):
         assert self.config is not None
         folder = Path(self.config.hydra.sweep.dir)
         fixed, space = self._search_space(arguments)
+        if isinstance(self._launcher, CohortLauncher) and self._launcher.plan_only:
+            self._say_plan(self._launcher, fixed, space)
+            return
         study = self._study(folder)
         waiting = _taken_up_again(study)
         failures: dict[int, str] = {}
@@ -104,6 +108,19 @@ class OptunaSweeper(Sweeper):
                 ),
                 status=1,
             )
+
+    def _say_plan(
+        self, launcher: CohortLauncher, fixed: Sequence[str], space: Mapping[str, Any]
+    ) -> None:
+        """What can be said of trials that are yet to be proposed."""
+        print(
+            f"up to {self._num_trials} trials, {self._batch_size} at a time; which ones is not "
+            "known before. One at the low end of every range, and one at the high end:"
+        )
+        ends = [
+            [*fixed, *(f"{key}={_ends(found)[i]}" for key, found in space.items())] for i in (0, 1)
+        ]
+        launcher.say_plan(ends[:1] if ends[0] == ends[1] else ends)
 
     def _search_space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         """The overrides that stand, and Optuna's distributions by key; arguments replace params."""
@@ -187,6 +204,11 @@ def _distribution(override: Override) -> Any:
         kind = "IntDistribution" if isinstance(values[0], int) else "FloatDistribution"
         return getattr(distributions, kind)(values[0], values[-1], step=value.step)
     return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
+
+
+def _ends(distribution: Any) -> tuple[Any, Any]:
+    choices = getattr(distribution, "choices", None)
+    return (choices[0], choices[-1]) if choices else (distribution.low, distribution.high)
 
 
 def _optuna() -> Any:

@@ -118,7 +118,7 @@ def _offline(
         for cfg, run in zip(cfgs, runs, strict=True)
     ]
     stacks = placement.stacks and all(run.is_pure for run in runs)
-    parts = min(placement.num_threads, len(runs)) if stacks else len(runs)
+    parts = placement.num_stacks(len(runs)) if stacks else len(runs)
     bounds = [len(runs) * i // parts for i in range(parts + 1)]
     engines = []
     for a, b in pairwise(bounds):

@@ -1,0 +1,81 @@
+"""What a sweep will take, in words: hours, disk, and which worker trains what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bcq_exp.sweep.division import Group, ends
+from bcq_exp.words import duration, size
+
+if TYPE_CHECKING:  # it brings torch
+    from bcq_exp.training.cost import RunCost
+
+MOST_LINES = 20  # of groups
+
+
+@dataclass(frozen=True)
+class KindCost:
+    """What runs of one kind cost.
+
+    Args:
+        run: one of them.
+        num_steps: that each has to take yet.
+        num_threads: that a group is trained by.
+    """
+
+    run: RunCost
+    num_steps: int
+    num_threads: int
+
+    def seconds(self, num_runs: int) -> float:
+        """Of a group of so many."""
+        return self.run.seconds(self.num_steps, num_runs, self.num_threads)
+
+
+@dataclass(frozen=True)
+class Coming:
+    """A group that will be trained.
+
+    Args:
+        overrides: of each of its runs.
+        cost: of their kind; ``None`` where it is not known.
+    """
+
+    group: Group
+    overrides: Sequence[Sequence[str]]
+    cost: KindCost | None
+
+
+def plan_lines(
+    coming: Sequence[Coming], num_workers: int, damaged: Mapping[str, str]
+) -> Iterator[str]:
+    """The groups in the order in which they are taken, how long all take, and their disk.
+
+    Args:
+        damaged: why a run cannot go on, by its name.
+    """
+    known = all(each.cost is not None for each in coming)
+    for each in coming[:MOST_LINES]:
+        first, *others = each.overrides
+        shared = [word for word in first if all(word in other for other in others)]
+        takes = f", about {duration(each.group.seconds)}" if known else ""
+        runs = len(each.overrides)
+        yield f"  {runs} run{'s' * (runs > 1)}{takes}{': ' * bool(shared)}{' '.join(shared)}"
+    if len(coming) > MOST_LINES:
+        yield f"  and {len(coming) - MOST_LINES} more groups"
+    for name, reason in damaged.items():
+        yield f"  damaged, not trained: {name}: {reason}"
+    if coming and known:
+        busy = ends([each.group for each in coming], num_workers)
+        disk = sum(each.cost.run.disk * len(each.overrides) for each in coming if each.cost)
+        workers = f"{len(busy)} worker{'s' * (len(busy) > 1)}"
+        between = f" (the first to end: {duration(busy[0])})" if len(busy) > 1 else ""
+        idle = f", {num_workers - len(busy)} more idle" if len(busy) < num_workers else ""
+        yield (
+            f"{workers}{idle}: about {duration(busy[-1])}{between}, "
+            f"{duration(sum(busy))} of work; about {size(disk)} of disk, without W&B's"
+        )
+    elif coming:
+        yield f"{num_workers} workers; what it takes cannot be told of an algorithm of one's own"

@@ -1,0 +1,201 @@
+"""What a run costs, before it is trained: a step's work is counted, and a rate makes it seconds.
+
+The work is that of one real step of the algorithm on this host, seen kernel by kernel, so whatever
+an algorithm declares (sampled actions, networks, turns) is in it and no formula has to follow. The
+task's sizes are not looked up, as its data would have to be loaded: they are HalfCheetah's, whose
+episodes of 1,000 steps evaluations are counted with. So a plan's seconds are "about"; what runs
+cost relative to each other, which is what dividing them asks for, they tell well
+(tests/bench/RESULTS.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.engine.placement import Placement
+from bcq_exp.training.cohort import placement_of
+from bcq_exp.training.parts import build_algorithm
+
+OBS_DIM, ACT_DIM, EPISODE_STEPS = 17, 6, 1000
+ROW_BYTES = 200  # of a line in train.csv or eval.csv
+RUN_BYTES = 50_000  # of a run's other files
+CHECKPOINTS = 2  # the last and the one before
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one gradient step, or of acting once.
+
+    Args:
+        kernels: launched.
+        flops: of matrix products.
+        numbers: that kernels write.
+    """
+
+    kernels: float = 0.0
+    flops: float = 0.0
+    numbers: float = 0.0
+
+    def __truediv__(self, by: float) -> Work:
+        return Work(self.kernels / by, self.flops / by, self.numbers / by)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds a kernel, a floating-point operation and a number written take, at one thread."""
+
+    kernel: float
+    flop: float
+    number: float
+    host: float  # of a kernel that Python calls
+
+    def seconds(self, work: Work, num_runs: int = 1, *, by_host: bool = False) -> float:
+        """Of work that so many stacked runs do together: the same kernels, larger."""
+        kernel = self.host if by_host else self.kernel
+        return work.kernels * kernel + num_runs * (
+            work.flops * self.flop + work.numbers * self.number
+        )
+
+
+# by device and the products' type; the CPU's are held against runs (tests/bench/cost.py), a GPU's
+# are guesses: no GPU was at hand
+RATES = {
+    ("cpu", torch.float32): Rate(3e-6, 1 / 80e9, 3e-10, 10e-6),
+    ("cpu", torch.bfloat16): Rate(3e-6, 1 / 160e9, 3e-10, 10e-6),
+    ("cpu", torch.float64): Rate(3e-6, 1 / 40e9, 6e-10, 10e-6),
+    ("cuda", torch.float32): Rate(3e-6, 1 / 20e12, 4e-12, 15e-6),
+    ("cuda", torch.bfloat16): Rate(3e-6, 1 / 200e12, 4e-12, 15e-6),
+    ("cuda", torch.float64): Rate(3e-6, 1 / 10e12, 8e-12, 15e-6),
+}
+ENV_STEP = 70e-6  # seconds of an environment's
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What a run takes, with others in a cohort or alone.
+
+    Args:
+        step, act: the work of a gradient step, and of acting for an evaluation's episodes.
+        rate: of the device it is trained on.
+        stacks: whether runs of a cohort share kernels.
+        eval_episodes: side by side.
+        eval_every: gradient steps between evaluations.
+        disk: bytes of its folder in the end.
+    """
+
+    step: Work
+    act: Work
+    rate: Rate
+    stacks: bool
+    eval_episodes: int
+    eval_every: int
+    disk: int
+
+    def step_seconds(self, num_runs: int = 1) -> float:
+        """Of a gradient step of so many runs, at one thread."""
+        if self.stacks:
+            return self.rate.seconds(self.step, num_runs)
+        return num_runs * self.rate.seconds(self.step)
+
+    def evaluation_seconds(self) -> float:
+        """Of one run's evaluation."""
+        acting = self.rate.seconds(self.act, by_host=True)
+        return EPISODE_STEPS * (acting + self.eval_episodes * ENV_STEP)
+
+    def seconds(self, num_steps: int, num_runs: int = 1, num_threads: int = 1) -> float:
+        """Of a cohort that takes ``num_steps`` more, in as many parts as there are threads."""
+        largest = -(-num_runs // num_threads)  # the part that the others wait for
+        evaluations = num_steps / self.eval_every * self.evaluation_seconds()
+        return num_steps * self.step_seconds(largest) + evaluations * largest
+
+
+def cost_of(cfg: DictConfig) -> RunCost:
+    """The cost of a composed run; a step of it is taken, on zeros.
+
+    Raises:
+        UserError: if it cannot be built.
+    """
+    placement = placement_of(cfg, 2)  # of two, as one alone says nothing of stacking
+    algorithm = _built(cfg, placement)
+    trainer = cfg.trainer
+    step = _counted_step(algorithm, trainer.batch_size)
+    obs = np.zeros((trainer.eval_episodes, OBS_DIM), np.float32)
+    with _Count() as act:
+        algorithm.policy(Batch(obs=obs))
+    rows = trainer.num_steps / trainer.log_every + trainer.num_steps / trainer.eval_every
+    state = sum(x.nbytes for x in _tensors(algorithm.state_dict()))
+    precision = placement.precision
+    return RunCost(
+        step=step,
+        act=act.work,
+        rate=RATES[placement.device.type, precision.compute_dtype or precision.dtype],
+        stacks=placement.stacks and algorithm.is_pure,
+        eval_episodes=trainer.eval_episodes,
+        eval_every=trainer.eval_every,
+        disk=int(CHECKPOINTS * state + rows * ROW_BYTES + RUN_BYTES),
+    )
+
+
+def _built(cfg: DictConfig, placement: Placement) -> OfflineAlgorithm:
+    spaces = (Box(-np.inf, np.inf, (OBS_DIM,)), Box(-1.0, 1.0, (ACT_DIM,)))
+    return build_algorithm(cfg, *spaces, replace(placement, device=torch.device("cpu")))
+
+
+def _counted_step(algorithm: OfflineAlgorithm, batch_size: int) -> Work:
+    """The mean work of its turns, once optimizers have their state."""
+    zeros = next(algorithm.parameters()).new_zeros
+    batch = Batch(
+        obs=zeros(batch_size, OBS_DIM),
+        act=zeros(batch_size, ACT_DIM),
+        rew=zeros(batch_size),
+        terminated=zeros(batch_size),
+        obs_next=zeros(batch_size, OBS_DIM),
+    )
+    shapes = algorithm.noise_shapes(batch_size)
+    noise = type(shapes)._make(zeros(shape) for shape in shapes)
+    turns = len(algorithm.steps)
+    for _ in range(turns):
+        algorithm.gradient_step(batch, noise)
+    with _Count() as count:
+        for _ in range(turns):
+            algorithm.gradient_step(batch, noise)
+    return count.work / turns
+
+
+class _Count(TorchDispatchMode):
+    """Counts the work of what is run in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = Work()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.is_view:
+            return out
+        flops = flop_registry.get(func.overloadpacket)
+        self.work = Work(
+            self.work.kernels + 1,
+            self.work.flops + (flops(*args, **(kwargs or {}), out_val=out) if flops else 0),
+            self.work.numbers + sum(x.numel() for x in _tensors(out)),
+        )
+        return out
+
+
+def _tensors(found: Any) -> Iterator[Tensor]:
+    return (x for x in pytree.tree_leaves(found) if isinstance(x, Tensor))

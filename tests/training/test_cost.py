@@ -1,0 +1,50 @@
+"""The work that a run is said to take is the work of its steps."""
+
+import pytest
+
+from bcq_exp.training.cost import ACT_DIM, OBS_DIM, cost_of
+from tests.commands import TINY, compose, fit
+
+
+def flops(*overrides):
+    return cost_of(compose(*overrides)).step.flops
+
+
+def test_products_of_an_imitating_actor_are_those_counted_by_hand():
+    rows, (first, second, last) = 100, (OBS_DIM * 64, 64 * 64, 64 * ACT_DIM)
+    forward, of_weights = first + second + last, first + second + last
+    of_inputs = second + last
+    expected = 2 * rows * (forward + of_weights + of_inputs)
+    assert flops("algo=bc") == expected
+    assert flops("algo=bc", "trainer.batch_size=300") == 3 * expected
+
+
+def test_each_sampled_action_costs_the_same_more():
+    few, more, most = (flops(f"algo.num_sampled_action={n}") for n in (5, 10, 15))
+    assert most - more == more - few
+    into, hidden = OBS_DIM + ACT_DIM, 64 * 64  # of the perturbation; the critics and the decoder
+    decoder = (OBS_DIM + 2 * ACT_DIM) * 64 + hidden + 64 * ACT_DIM
+    networks = decoder + into * 64 + hidden + 64 * ACT_DIM + 2 * (into * 64 + hidden + 64)
+    assert more - few == 2 * 100 * 5 * networks
+
+
+def test_a_stack_pays_its_kernels_once_and_wide_runs_pay_each():
+    small, wide = cost_of(compose()), cost_of(compose("networks=paper"))
+    assert small.step_seconds(8) < 8 * small.step_seconds()
+    assert wide.step_seconds(8) == 8 * wide.step_seconds()
+    assert wide.step_seconds() > 10 * small.step_seconds()
+
+
+def test_steps_and_evaluations_add_up():
+    cost = cost_of(compose())
+    evaluations = 10 * cost.evaluation_seconds()
+    assert cost.seconds(20_000) == pytest.approx(20_000 * cost.step_seconds() + evaluations)
+    assert cost.seconds(10_000) == pytest.approx(cost.seconds(20_000) / 2)
+    assert cost.seconds(10_000, 8, num_threads=2) == pytest.approx(cost.seconds(10_000, 4))
+
+
+@pytest.mark.slow
+def test_a_run_takes_about_the_disk_it_is_said_to(tmp_path):
+    fit(tmp_path / "run", *TINY)
+    taken = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert 0.5 < cost_of(compose(*TINY)).disk / taken < 2

@@ -30,6 +30,18 @@ class Workers(Protocol):
 
     count: int
 
+    def settle(self, folder: Path) -> None:
+        """Wait until nobody trains what an earlier launch of the sweep in ``folder`` began."""
+        return None
+
+    def check(self, folder: Path, count: int) -> None:
+        """Look whether ``count`` groups of the sweep in ``folder`` can be trained.
+
+        Raises:
+            UserError: if the engine would refuse them, or its workers do not see the folder.
+        """
+        return None
+
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
@@ -37,9 +49,10 @@ class Workers(Protocol):
 
         ``folder`` (the sweep's) is for the engine's own files.
         """
+        raise NotImplementedError
 
 
-class InProcess:
+class InProcess(Workers):
     """One group after the other, in this process."""
 
     count = 1
@@ -51,7 +64,7 @@ class InProcess:
             yield index, function(group)
 
 
-class Joblib:
+class Joblib(Workers):
     """Processes of this machine, which share its cores evenly.
 
     Args:
@@ -59,13 +72,13 @@ class Joblib:
     """
 
     def __init__(self, n_jobs: int) -> None:
-        joblib = _needs("joblib", "joblib")
+        joblib = needs("joblib", "joblib")
         self.count = joblib.effective_n_jobs(n_jobs)
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
-        joblib = _needs("joblib", "joblib")
+        joblib = needs("joblib", "joblib")
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         left: dict[int, T] = {}
@@ -99,7 +112,7 @@ class Joblib:
             yield index, death
 
 
-class Ray:
+class Ray(Workers):
     """Tasks of a Ray cluster: this machine's own, or one at an address.
 
     Args:
@@ -109,14 +122,14 @@ class Ray:
     """
 
     def __init__(self, count: int, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:
-        _needs("ray", "ray")
+        needs("ray", "ray")
         self.count, self._init, self._remote = count, dict(init), dict(remote)
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
-        ray = _needs("ray", "ray")
+        ray = needs("ray", "ray")
         ray.init(**self._init)
         try:
             task = ray.remote(**self._remote)(function)
@@ -132,32 +145,6 @@ class Ray:
             ray.shutdown()
 
 
-class Submitit:
-    """Jobs of a Slurm cluster, or processes that stand in for it.
-
-    Args:
-        cluster: slurm, or local for processes of this machine.
-        count: groups at a time to divide the runs for.
-        parameters: what ``submitit.AutoExecutor.update_parameters`` takes, such as
-            ``timeout_min``, ``cpus_per_task``, ``gpus_per_node``, ``slurm_partition``.
-    """
-
-    def __init__(self, cluster: str, count: int, parameters: Mapping[str, Any]) -> None:
-        _needs("submitit", "slurm")
-        self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
-
-    def run(
-        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
-    ) -> Iterator[tuple[int, R | BaseException]]:
-        submitit = _needs("submitit", "slurm")
-        executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=self._cluster)
-        executor.update_parameters(**self._parameters)
-        jobs = executor.map_array(function, groups)
-        order = {job.job_id: index for index, job in enumerate(jobs)}
-        for job in submitit.helpers.as_completed(jobs):
-            yield order[job.job_id], job.exception() or job.result()
-
-
 def _exit_codes(error: BaseException) -> str:
     """What joblib says of how workers ended."""
     lines = str(error).splitlines()
@@ -168,7 +155,12 @@ def _numbered(function: Callable[[T], R], index: int, group: T) -> tuple[int, R]
     return index, function(group)
 
 
-def _needs(module: str, extra: str) -> Any:
+def needs(module: str, extra: str) -> Any:
+    """The module of an engine.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     import importlib
 
     try:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from bcq_exp.errors import UserError
+from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.files import write_atomically
+from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +118,9 @@ class Joblib(Workers):
 class Ray(Workers):
     """Tasks of a Ray cluster: this machine's own, or one at an address.
 
+    A task whose worker or node died goes on elsewhere from its runs' checkpoints. Groups go to
+    their tasks by files of the shared folder, so that Ray's object store holds nothing.
+
     Args:
         count: groups at a time to divide the runs for.
         init: what ``ray.init`` takes, such as ``address`` and ``num_cpus``.
@@ -128,21 +134,82 @@ class Ray(Workers):
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
-        ray = needs("ray", "ray")
-        ray.init(**self._init)
+        ray = self._connected()
         try:
-            task = ray.remote(**self._remote)(function)
-            waiting = {task.remote(group): index for index, group in enumerate(groups)}
+            self._check_nodes(ray, folder / LOCK)
+            # a node that is shut down in order stops its runs by a signal: they go on elsewhere
+            options = {"max_retries": MOST_DEATHS, "retry_exceptions": [RunStopped]}
+            task = ray.remote(**(options | self._remote))(_of_file)
+            waiting = {}
+            for index, group in enumerate(groups):
+                path = folder / ".ray" / f"{index}.pickle"
+                path.parent.mkdir(exist_ok=True)
+                write_atomically(path, pickle.dumps(group))
+                waiting[task.remote(function, path)] = index
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
                 try:
                     result: Any = ray.get(done)
-                except Exception as error:  # the worker died
+                except ray.exceptions.RayTaskError as error:
+                    result = error.cause
+                except Exception as error:  # workers died, again and again
                     result = error
                 yield waiting.pop(done), result
         finally:
             ray.shutdown()
+
+    def _connected(self) -> Any:
+        """Ray, with its cluster.
+
+        Raises:
+            UserError: if there is none at the address.
+        """
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
+        ray = needs("ray", "ray")
+        try:
+            ray.init(**self._init)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            address = self._init.get("address")
+            message = f"hydra.launcher.workers.init.address={address}: {first_line(error)}"
+            raise UserError(message) from None
+        return ray
+
+    def _check_nodes(self, ray: Any, path: Path) -> None:
+        """Let every node look for a file of the sweep's folder.
+
+        Raises:
+            UserError: if one does not see it.
+        """
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+            asked = self._remote.get(key) or 0
+            most = max(node["Resources"].get(name, 0) for node in nodes)
+            if asked > most:
+                log.warning(  # no mistake where an autoscaler adds nodes
+                    "hydra.launcher.workers.remote.%s=%s: waiting for a node that has as many; "
+                    "those of the Ray cluster have at most %g",
+                    key,
+                    asked,
+                    most,
+                )
+        strategies = needs("ray.util.scheduling_strategies", "ray")
+        look = ray.remote(num_cpus=0)(_sees)
+        for node in nodes:
+            there = strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            if not ray.get(look.options(scheduling_strategy=there).remote(str(path))):
+                raise UserError(
+                    f"{path.parent}: Ray's node {node['NodeManagerAddress']} does not see the "
+                    "sweep's folder; launch from a file system that all nodes share"
+                )
+
+
+def _sees(path: str) -> bool:
+    return os.path.exists(path)
+
+
+def _of_file(function: Callable[[T], R], path: Path) -> R:
+    """``function`` of what a file of the sweep's folder holds; the file is this project's own."""
+    return function(pickle.loads(path.read_bytes()))
 
 
 def _exit_codes(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import subprocess
 import psutil
 import pytest
 
-from tests.commands import bcq_exp, command
+from tests.commands import command
 from tests.sweep.test_slurm import NAMES, SWEEP, RunRecord, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
@@ -52,11 +52,3 @@ def test_a_dead_nodes_cohort_goes_on_elsewhere(cluster, tmp_path):
         assert (summary["status"], summary["step"]) == ("completed", 5000)
         moved = at_first[name] == at_first[NAMES[0]]
         assert (summary["process"]["pid"] != at_first[name]) == moved
-
-
-def test_a_mistaken_address_is_one_line(tmp_path):
-    pytest.importorskip("ray")
-    address = "hydra.launcher.workers.init.address=127.0.0.1:1"
-    done = bcq_exp(*SWEEP, "hydra/launcher=ray", address, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {address}: ")

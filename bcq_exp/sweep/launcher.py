@@ -43,7 +43,7 @@ from bcq_exp.training import start
 from bcq_exp.training.cohort import Kind, cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.provenance import command
-from bcq_exp.training.record import RunRecord, hold
+from bcq_exp.training.record import RunRecord, check_free, hold
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +107,17 @@ class CohortLauncher(Launcher):
         setup_globals()
         hydra_before = HydraConfig.instance().cfg
         try:
+            _, first = self._own(initial_job_idx, job_overrides[0])
+            check_free(first.parent)
+            self._workers.settle(first.parent)
             with _rare_collections():
                 planned = self._plan(job_overrides, initial_job_idx)
             missing = [each for each in planned if each.kind is not None]
             groups = [runs for runs, _ in self._groups(missing)]
             sweep = planned[0].folder.parent
             with hold(sweep):
+                if groups:
+                    self._workers.check(sweep, len(groups))
                 asked = shlex.join(self._config.hydra.overrides.task)
                 state.expect(sweep, [each.folder.name for each in planned], asked)
                 for each in missing:
@@ -234,6 +239,8 @@ class CohortLauncher(Launcher):
         self, missing: Sequence[Planned], groups: Sequence[list[Planned]], sweep: Path
     ) -> dict[Path, str]:
         """Train the groups; why a run failed, by its folder."""
+        if not groups:
+            return {}
         if self._context.callbacks.callbacks:
             for each in missing:
                 cfg, _ = self._compose(each.number, each.overrides)
@@ -366,7 +373,7 @@ def _is_done(job: Job) -> bool:
 
 def _reason(error: BaseException) -> str:
     line = first_line(error)
-    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+    return line if isinstance(error, UserError | RunStopped) else f"{type(error).__name__}: {line}"
 
 
 def _value(planned: Planned) -> float:

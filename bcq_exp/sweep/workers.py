@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from bcq_exp.errors import UserError
+from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.files import write_atomically
+from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,18 @@ class Workers(Protocol):
 
     count: int
 
+    def settle(self, folder: Path) -> None:
+        """Wait until nobody trains what an earlier launch of the sweep in ``folder`` began."""
+        return None
+
+    def check(self, folder: Path, count: int) -> None:
+        """Look whether ``count`` groups of the sweep in ``folder`` can be trained.
+
+        Raises:
+            UserError: if the engine would refuse them, or its workers do not see the folder.
+        """
+        return None
+
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
@@ -37,9 +52,10 @@ class Workers(Protocol):
 
         ``folder`` (the sweep's) is for the engine's own files.
         """
+        raise NotImplementedError
 
 
-class InProcess:
+class InProcess(Workers):
     """One group after the other, in this process."""
 
     count = 1
@@ -51,7 +67,7 @@ class InProcess:
             yield index, function(group)
 
 
-class Joblib:
+class Joblib(Workers):
     """Processes of this machine, which share its cores evenly.
 
     Args:
@@ -59,13 +75,13 @@ class Joblib:
     """
 
     def __init__(self, n_jobs: int) -> None:
-        joblib = _needs("joblib", "joblib")
+        joblib = needs("joblib", "joblib")
         self.count = joblib.effective_n_jobs(n_jobs)
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
-        joblib = _needs("joblib", "joblib")
+        joblib = needs("joblib", "joblib")
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         left: dict[int, T] = {}
@@ -99,8 +115,11 @@ class Joblib:
             yield index, death
 
 
-class Ray:
+class Ray(Workers):
     """Tasks of a Ray cluster: this machine's own, or one at an address.
+
+    A task whose worker or node died goes on elsewhere from its runs' checkpoints. Groups go to
+    their tasks by files of the shared folder, so that Ray's object store holds nothing.
 
     Args:
         count: groups at a time to divide the runs for.
@@ -109,53 +128,88 @@ class Ray:
     """
 
     def __init__(self, count: int, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:
-        _needs("ray", "ray")
+        needs("ray", "ray")
         self.count, self._init, self._remote = count, dict(init), dict(remote)
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
-        ray = _needs("ray", "ray")
-        ray.init(**self._init)
+        ray = self._connected()
         try:
-            task = ray.remote(**self._remote)(function)
-            waiting = {task.remote(group): index for index, group in enumerate(groups)}
+            self._check_nodes(ray, folder / LOCK)
+            # a node that is shut down in order stops its runs by a signal: they go on elsewhere
+            options = {"max_retries": MOST_DEATHS, "retry_exceptions": [RunStopped]}
+            task = ray.remote(**(options | self._remote))(_of_file)
+            waiting = {}
+            for index, group in enumerate(groups):
+                path = folder / ".ray" / f"{index}.pickle"
+                path.parent.mkdir(exist_ok=True)
+                write_atomically(path, pickle.dumps(group))
+                waiting[task.remote(function, path)] = index
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
                 try:
                     result: Any = ray.get(done)
-                except Exception as error:  # the worker died
+                except ray.exceptions.RayTaskError as error:
+                    result = error.cause
+                except Exception as error:  # workers died, again and again
                     result = error
                 yield waiting.pop(done), result
         finally:
             ray.shutdown()
 
+    def _connected(self) -> Any:
+        """Ray, with its cluster.
 
-class Submitit:
-    """Jobs of a Slurm cluster, or processes that stand in for it.
+        Raises:
+            UserError: if there is none at the address.
+        """
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
+        ray = needs("ray", "ray")
+        try:
+            ray.init(**self._init)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            address = self._init.get("address")
+            message = f"hydra.launcher.workers.init.address={address}: {first_line(error)}"
+            raise UserError(message) from None
+        return ray
 
-    Args:
-        cluster: slurm, or local for processes of this machine.
-        count: groups at a time to divide the runs for.
-        parameters: what ``submitit.AutoExecutor.update_parameters`` takes, such as
-            ``timeout_min``, ``cpus_per_task``, ``gpus_per_node``, ``slurm_partition``.
-    """
+    def _check_nodes(self, ray: Any, path: Path) -> None:
+        """Let every node look for a file of the sweep's folder.
 
-    def __init__(self, cluster: str, count: int, parameters: Mapping[str, Any]) -> None:
-        _needs("submitit", "slurm")
-        self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
+        Raises:
+            UserError: if one does not see it.
+        """
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+            asked = self._remote.get(key) or 0
+            most = max(node["Resources"].get(name, 0) for node in nodes)
+            if asked > most:
+                log.warning(  # no mistake where an autoscaler adds nodes
+                    "hydra.launcher.workers.remote.%s=%s: waiting for a node that has as many; "
+                    "those of the Ray cluster have at most %g",
+                    key,
+                    asked,
+                    most,
+                )
+        strategies = needs("ray.util.scheduling_strategies", "ray")
+        look = ray.remote(num_cpus=0)(_sees)
+        for node in nodes:
+            there = strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            if not ray.get(look.options(scheduling_strategy=there).remote(str(path))):
+                raise UserError(
+                    f"{path.parent}: Ray's node {node['NodeManagerAddress']} does not see the "
+                    "sweep's folder; launch from a file system that all nodes share"
+                )
 
-    def run(
-        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
-    ) -> Iterator[tuple[int, R | BaseException]]:
-        submitit = _needs("submitit", "slurm")
-        executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=self._cluster)
-        executor.update_parameters(**self._parameters)
-        jobs = executor.map_array(function, groups)
-        order = {job.job_id: index for index, job in enumerate(jobs)}
-        for job in submitit.helpers.as_completed(jobs):
-            yield order[job.job_id], job.exception() or job.result()
+
+def _sees(path: str) -> bool:
+    return os.path.exists(path)
+
+
+def _of_file(function: Callable[[T], R], path: Path) -> R:
+    """``function`` of what a file of the sweep's folder holds; the file is this project's own."""
+    return function(pickle.loads(path.read_bytes()))
 
 
 def _exit_codes(error: BaseException) -> str:
@@ -168,7 +222,12 @@ def _numbered(function: Callable[[T], R], index: int, group: T) -> tuple[int, R]
     return index, function(group)
 
 
-def _needs(module: str, extra: str) -> Any:
+def needs(module: str, extra: str) -> Any:
+    """The module of an engine.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     import importlib
 
     try:

@@ -51,7 +51,8 @@ class Trainer:
     """Advances a cohort of runs to the end, logging, evaluating and saving each.
 
     A run that diverges leaves the cohort with its last good checkpoint; the others go on. A signal
-    (Ctrl-C, SIGTERM) ends all of them with a checkpoint at the step reached; a second one at once.
+    (Ctrl-C, SIGTERM, or SIGUSR2 as schedulers warn with) ends all of them with a checkpoint at the
+    step reached; a second one at once.
 
     Args:
         window: statistics (K, steps, S) since the last row of ``train.csv``, of runs that go on.
@@ -199,7 +200,7 @@ class Trainer:
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a request; handlers are put back afterwards."""
+        """Turn each of these signals, once, into a request; handlers are put back afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -208,7 +209,8 @@ class Trainer:
             self._signal = signum
             signal.signal(signum, before[signal.Signals(signum)])
 
-        signals = (signal.SIGINT, signal.SIGTERM)
+        names = ("SIGINT", "SIGTERM", "SIGUSR2")  # Windows has no SIGUSR2
+        signals = [signal.Signals[name] for name in names if hasattr(signal, name)]
         before = {signum: signal.signal(signum, request) for signum in signals}
         try:
             yield

@@ -96,7 +96,7 @@ def interrupt_at(monkeypatch, step, signum=signal.SIGINT):
     spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.advance))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_off_the_cadence(signum, tmp_path, monkeypatch):
     cadence = ("trainer.log_every=70", "trainer.num_steps=180")
     with monkeypatch.context() as patch:

@@ -1,0 +1,202 @@
+"""Groups of runs as jobs of a Slurm cluster, through submitit.
+
+A job outlives the process that submitted it, and is stopped when the cluster likes: by a signal
+ahead of its time limit or to make room, by a person, with its node. What it has to do then is here
+(:class:`GoesOn`), as is what its end means (:class:`Submitit`).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.sweep import slurm
+from bcq_exp.sweep.workers import MOST_DEATHS, Workers, needs
+from bcq_exp.training.record import LOCK
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 5.0  # seconds between questions to the cluster
+PATIENCE = 5.0  # seconds that a file may take from a worker to here, once its job has ended
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Submitit(Workers):
+    """Jobs of a Slurm cluster, or processes that stand in for it.
+
+    A job whose worker died is submitted anew and goes on from its runs' checkpoints; one that was
+    cancelled is given up.
+
+    Args:
+        cluster: slurm, or local for processes of this machine.
+        count: groups at a time to divide the runs for.
+        parameters: what ``submitit.AutoExecutor.update_parameters`` takes, such as
+            ``timeout_min``, ``cpus_per_task``, ``gpus_per_node``, ``slurm_partition``.
+    """
+
+    def __init__(self, cluster: str, count: int, parameters: Mapping[str, Any]) -> None:
+        needs("submitit", "slurm")
+        self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
+
+    @property
+    def _is_slurm(self) -> bool:
+        return self._cluster == "slurm"
+
+    def settle(self, folder: Path) -> None:
+        """Wait for the jobs that a launch which is no more left in Slurm's queue."""
+        said = False
+        while self._is_slurm and (left := _in_queue(_submitted(folder))):
+            if not said:
+                log.info(
+                    "%s: waiting for %d jobs of an earlier launch; to end them: %s",
+                    folder,
+                    len(left),
+                    slurm.cancel_command(left),
+                )
+            said = True
+            time.sleep(LOOK_EVERY)
+
+    def check(self, folder: Path, count: int) -> None:
+        """Ask the cluster whether it would take the jobs, and a worker whether it sees the folder.
+
+        Raises:
+            UserError: if not, or if submitit knows no such parameter.
+        """
+        self._executor(folder)
+        if self._is_slurm:
+            slurm.check_jobs(self._parameters, count)
+            if not slurm.check_seen(self._parameters, folder / LOCK):
+                log.info("no worker was free to look whether it sees %s", folder)
+
+    def run(
+        self, function: Callable[[T], R], groups: Iterable[T], folder: Path
+    ) -> Iterator[tuple[int, R | BaseException]]:
+        executor, goes_on = self._executor(folder), GoesOn(function)
+        work = list(groups)  # an array is submitted whole
+        try:
+            jobs = executor.map_array(goes_on, work)
+        except needs("submitit", "slurm").core.utils.FailedSubmissionError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise UserError(f"hydra.launcher.workers.parameters: {last}") from None
+        waiting = dict(enumerate(jobs))
+        if self._is_slurm:
+            ends = slurm.cancel_command([job.job_id for job in jobs])
+            log.info(
+                "%d jobs submitted, which need this process no more; %s ends them", len(jobs), ends
+            )
+        deaths = 0
+        for index, state in self._ended(waiting):
+            job = waiting[index]
+            if state is None:
+                deaths = 0
+                yield index, _outcome(waiting.pop(index))
+                continue
+            said = f"job {job.job_id} ended without a result ({state}); see {job.paths.stderr}"
+            deaths += state != "PREEMPTED"
+            if state.startswith("CANCELLED") or deaths >= MOST_DEATHS:
+                yield index, RunStopped(said, status=1)
+                del waiting[index]
+            else:
+                log.warning("%s; it is submitted again", said)
+                waiting[index] = executor.submit(goes_on, work[index])
+
+    def _executor(self, folder: Path) -> Any:
+        """Submitit's, for a sweep's folder.
+
+        Raises:
+            UserError: for a parameter that it does not know.
+        """
+        submitit = needs("submitit", "slurm")
+        try:
+            executor = submitit.AutoExecutor(_jobs_folder(folder) / "%j", cluster=self._cluster)
+            executor.update_parameters(**self._parameters)
+        except (NameError, ValueError, AssertionError, RuntimeError) as error:
+            message = f"hydra.launcher.workers.parameters: {first_line(error)}"
+            raise UserError(message) from None
+        return executor
+
+    def _ended(self, waiting: Mapping[int, Any]) -> Iterator[tuple[int, str | None]]:
+        """Jobs as they end, until none is ``waiting``: by ``None``, or the state they ended in
+        without a result.
+        """
+        since: dict[int, float] = {}  # when a job was first seen to have ended
+        looked = time.monotonic()
+        while waiting:
+            time.sleep(0.5)
+            for index, job in list(waiting.items()):
+                if job.paths.result_pickle.exists():
+                    yield index, None
+            if time.monotonic() - looked < LOOK_EVERY:
+                continue
+            looked = time.monotonic()
+            gone = self._gone(waiting)
+            since = {index: since.get(index, looked) for index in gone}
+            for index, state in gone.items():
+                if looked - since[index] >= PATIENCE:
+                    del since[index]
+                    yield index, state
+
+    def _gone(self, waiting: Mapping[int, Any]) -> dict[int, str]:
+        """The state of the jobs that will run no more."""
+        if not self._is_slurm:
+            return {index: job.state for index, job in waiting.items() if job.done()}
+        queue = slurm.look()
+        if queue is None:
+            return {}
+        ids = {index: job.job_id for index, job in waiting.items()}
+        return {index: queue.end_of(job) for index, job in ids.items() if not queue.has(job)}
+
+
+class GoesOn(Generic[T, R]):
+    """A function as a job that may be stopped, and goes on when the cluster starts it again.
+
+    Ahead of a time limit, or of preemption, comes SIGUSR2: the runs save their checkpoints, and the
+    job queues itself again. At SIGTERM they save them, and the job ends without a result: whether
+    it runs again (preempted) or not (cancelled) is the cluster's to say.
+    """
+
+    def __init__(self, function: Callable[[T], R]) -> None:
+        self._function = function
+
+    def __call__(self, group: T) -> R:
+        queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's; it also exits
+        try:
+            return self._function(group)
+        except RunStopped as stopped:
+            if stopped.status == 128 + signal.SIGUSR2 and callable(queue_again):
+                queue_again(signal.SIGUSR2, None)
+            if stopped.status > 128:
+                raise SystemExit(
+                    stopped.status
+                ) from stopped  # past submitit, which writes no result
+            raise
+
+    def checkpoint(self, group: T) -> Any:
+        """What is to run in its place: the same, as the runs' folders say where it stands."""
+        return needs("submitit", "slurm").helpers.DelayedSubmission(self, group)
+
+
+def _outcome(job: Any) -> Any:
+    return job.exception() or job.result()
+
+
+def _jobs_folder(folder: Path) -> Path:
+    return folder / ".submitit"
+
+
+def _submitted(folder: Path) -> list[str]:
+    """The jobs that were ever submitted for a sweep."""
+    jobs = _jobs_folder(folder)
+    return sorted(path.name for path in jobs.iterdir()) if jobs.exists() else []
+
+
+def _in_queue(jobs: Sequence[str]) -> list[str]:
+    queue = slurm.look() if jobs else None
+    return [] if queue is None else [job for job in jobs if queue.has(job)]

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any
 
 from bcq_exp.cli.explain import is_mistake, one_line
-from bcq_exp.errors import RunStopped
+from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import refusal
 
 
@@ -35,11 +35,11 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _exit("stopped by SIGINT", 130)
         except Exception as error:
-            if is_mistake(error):
-                _exit(f"error: {one_line(error)}", 2)
-            if (line := refusal(error)) is None:
+            if not isinstance(error, UserError) and (line := refusal(error)) is not None:
+                _exit(line, 1)
+            if not is_mistake(error):
                 raise
-            _exit(line, 1)
+            _exit(f"error: {one_line(error)}", 2)
 
     return run
 

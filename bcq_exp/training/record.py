@@ -249,7 +249,7 @@ class RunRecord:
 
 _UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile,
-    zlib.error,
+    zlib.error, csv.Error,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.commands import command
 from tests.sweep.test_slurm import NAMES, SWEEP, RunRecord, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
 
 @pytest.fixture

@@ -338,8 +338,6 @@ def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
             assert summary is not None
             return replace(found, value=start.objective(objective, summary))
         restarts = job.cfg.resume == "restart"
-        if not restarts:
-            start.check_whole(job.folder)
         sets_aside = restarts and RunRecord(job.folder).has_begun
         return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)
     except Damaged as error:
@@ -395,9 +393,8 @@ def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> KindCost | None:
     except Exception:  # code of anyone's, given made-up sizes: what is wrong shows when it trains
         log.debug("no cost of %s", one.folder, exc_info=True)
         return None
-    left = max(
-        1, cfg.trainer.num_steps - one.kind.step
-    )  # one stopped at its end has files to write
+    # one stopped at its end has files to write
+    left = max(1, cfg.trainer.num_steps - one.kind.step)
     return KindCost(run, left, num_threads)
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +18,10 @@ from typing import Any, BinaryIO, TypedDict
 import torch
 from torch import Tensor
 
-from bcq_exp.errors import Damaged, UserError, first_line
+from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, clear_halves, written
 from bcq_exp.training.older import checkpoint_of_today
-from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord
+from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord, whole
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +76,13 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
         UserError: if there is none.
         Damaged: if it is no checkpoint of this format, or not what was written.
     """
-    try:
+    if not path.exists():
+        raise UserError(f"{path}: there is no checkpoint")
+    with whole(path):
         with zipfile.ZipFile(path) as archive:
             if (part := archive.testzip()) is not None:
-                raise Damaged(f"{path} is damaged (the checksum of {part} differs)", SET_ASIDE)
+                raise Damaged(f"{path} is damaged (the checksum of {part} differs)")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no checkpoint") from None
-    except _UNREADABLE as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise Damaged(f"{path} is damaged ({reason})", SET_ASIDE) from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found not in (1, FORMAT):
         raise Damaged(f"{path}: not a checkpoint of format {FORMAT}, nor of format 1", SET_ASIDE)
@@ -170,9 +165,3 @@ def _with_rows(record: RunRecord, path: Path, *, lazily: bool) -> Checkpoint:
 
 def _previous(path: Path) -> Path:
     return path.with_stem(f"{path.stem}.previous")
-
-
-_UNREADABLE = (
-    OSError, RuntimeError, ValueError, LookupError, EOFError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error, pickle.UnpicklingError,
-)  # fmt: skip

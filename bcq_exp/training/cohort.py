@@ -36,7 +36,11 @@ class Kind:
 
 
 def kind_of(job: Job, *, begins_anew: bool = False) -> Kind:
-    """The kind of a job, which may be about to leave behind what its folder has."""
+    """The kind of a job, which may be about to leave behind what its folder has.
+
+    Raises:
+        Damaged: if what it would go on from is.
+    """
     step = 0 if begins_anew else _step(job)
     return Kind(shared_by_stack(job.cfg), step, _optimizers(job))
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import socket
 import zlib
 from collections.abc import Iterator, Mapping
@@ -92,7 +93,7 @@ class RunRecord:
         Raises:
             Damaged: if what is there is no table of numbers, or lacks what there was.
         """
-        with _whole(self._csv(table)):
+        with whole(self._csv(table)):
             names, lines = self._lines(table, marks)
             cells = (next(csv.reader([line])) for line in lines)
             return [
@@ -106,7 +107,7 @@ class RunRecord:
         Raises:
             Damaged: as that does.
         """
-        with _whole(self._csv(table)):
+        with whole(self._csv(table)):
             names, lines = self._lines(table, marks)
             if {len(names) - 1, *map(str.count, lines, repeat(","))} != {len(names) - 1}:
                 raise ValueError("a row of another length")
@@ -147,7 +148,7 @@ class RunRecord:
         path = self._episodes_file
         if not path.exists():
             return {}
-        with _whole(path), np.load(path) as file:
+        with whole(path), np.load(path) as file:
             return dict(file)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -171,7 +172,7 @@ class RunRecord:
         path = self.folder / "summary.json"
         if not self.has_begun:
             return None
-        with _whole(path):
+        with whole(path):
             found = json.loads(path.read_bytes())
             if not isinstance(found, dict) or not found.keys() >= SUMMARY:
                 raise ValueError("not a run's summary")
@@ -229,7 +230,7 @@ class RunRecord:
     def _mark_at(self, path: Path, step: int) -> Mark:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         header, *rows = [line for line in lines if line.endswith(b"\n")] or [b""]
-        with _whole(path):
+        with whole(path):
             kept = [row for row in rows if int(row.split(b",")[0]) <= step]
         content = header + b"".join(kept)
         return Mark(size=len(content), crc32=zlib.crc32(content))
@@ -247,15 +248,19 @@ class RunRecord:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-_UNREADABLE = (
+_UNREADABLE = (  # what readers make of damage
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile,
-    zlib.error, csv.Error,
+    zlib.error, csv.Error, pickle.UnpicklingError,
 )  # fmt: skip
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Say in one line that a file is damaged, whatever its reader makes of it."""
+def whole(path: Path) -> Iterator[None]:
+    """Say in one line that a run's file is damaged, whatever its reader makes of it.
+
+    Raises:
+        Damaged: with what a run that is to go on can do.
+    """
     try:
         yield
     except Damaged as error:

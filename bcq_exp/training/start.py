@@ -49,17 +49,6 @@ def check_folder(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     return summary
 
 
-def check_whole(folder: Path) -> None:
-    """Look at what a run that goes on will read.
-
-    Raises:
-        Damaged: naming the first file that is, if it cannot go on without.
-    """
-    from bcq_exp.training import checkpoint
-
-    checkpoint.to_go_on(RunRecord(folder), lazily=True)
-
-
 @dataclass(frozen=True)
 class RunPlan:
     """A run that may start, or go on, in a folder."""

@@ -23,18 +23,15 @@ import time
 from pathlib import Path
 
 from tests.bench import timing
-from tests.bench.load_1m import DATASET_ID, write_dataset
+from tests.bench.load_1m import DATASET_ID, memory_bytes, surroundings, write_dataset
 
 STEPS = 300
 SIZES = ("actor=small", "critic=small", "vae=small", "trainer.batch_size=100", "trainer.device=cpu")
 
 
 def resident_mib(kind: str) -> float:
-    """``RssAnon`` (private) or ``RssFile`` (mapped files) of this process (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{kind}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {kind} in /proc/self/status")
+    """``RssAnon`` (private) or ``RssFile`` (mapped files) of this process."""
+    return memory_bytes(kind) / 2**20
 
 
 class MostPrivate(threading.Thread):
@@ -110,16 +107,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root = Path(folder)
         write_dataset(root / "minari", args.episodes, args.steps)
-        places = {
-            "MINARI_DATASETS_PATH": str(root / "minari"),
-            "XDG_CACHE_HOME": str(root / "cache"),
-        }
         command = [sys.executable, "-m", "tests.bench.large", "--measure", *args.overrides]
         for name in ("HDF5", "cache", "cache on disk alone"):
             if name.endswith("alone"):
                 forget(root / "cache")
             result = subprocess.run(
-                command, env=os.environ | places, check=True, stdout=subprocess.PIPE, text=True
+                command, env=surroundings(root), check=True, stdout=subprocess.PIPE, text=True
             )
             print(json.dumps({"from": name} | json.loads(result.stdout)), flush=True)
 

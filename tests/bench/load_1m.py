@@ -64,12 +64,18 @@ def _metadata(episodes: int, steps: int) -> dict[str, object]:
     }
 
 
-def peak_bytes() -> int:
-    """VmHWM of this process: the most memory it ever held (Linux)."""
+def memory_bytes(kind: str) -> int:
+    """``VmHWM`` (the most it ever held), ``RssAnon`` or the like of this process (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{kind}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM in /proc/self/status")
+    raise RuntimeError(f"no {kind} in /proc/self/status")
+
+
+def surroundings(root: Path) -> dict[str, str]:
+    """The environment of a process whose data sets and cache are in a folder."""
+    places = {"MINARI_DATASETS_PATH": str(root / "minari"), "XDG_CACHE_HOME": str(root / "cache")}
+    return os.environ | places
 
 
 def measure() -> dict[str, float]:
@@ -78,16 +84,17 @@ def measure() -> dict[str, float]:
 
     from bcq_exp.data.datasets import load_minari
 
-    before, start = peak_bytes(), time.perf_counter()
+    before, start = memory_bytes("VmHWM"), time.perf_counter()
     dataset = load_minari(DATASET_ID, download=False)
     seconds = time.perf_counter() - start
+    growth = memory_bytes("VmHWM") - before
     size = sum(array.nbytes for array in dataset.transitions.arrays().values())
     return {
         "transitions": len(dataset.transitions),
         "seconds": seconds,
         "arrays_mb": size / 1e6,
-        "peak_growth_mb": (peak_bytes() - before) / 1e6,
-        "ratio": (peak_bytes() - before) / size,
+        "peak_growth_mb": growth / 1e6,
+        "ratio": growth / size,
     }
 
 
@@ -104,11 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root = Path(folder)
         write_dataset(root / "minari", args.episodes, args.steps)
-        env = {
-            **os.environ,
-            "MINARI_DATASETS_PATH": str(root / "minari"),
-            "XDG_CACHE_HOME": str(root / "cache"),
-        }
+        env = surroundings(root)
         command = [sys.executable, __file__, "--measure"]
         for name in ("first load (HDF5)", "second load (cache)"):
             result = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)

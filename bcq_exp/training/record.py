@@ -47,6 +47,7 @@ COMPARED = (  # columns of eval.csv
 )  # fmt: skip
 LOCK = ".lock"  # in a run's folder, or a sweep's: held by the process that has it in hand
 SUMMARY = {"status", "failure", "step", "last", "best", "dataset", "config", "seed"}  # at least
+EPISODES = {"step", "returns", "lengths"}  # the arrays of eval_returns.npz
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 SET_ASIDE = "resume=restart sets the run aside"
 Row = Mapping[str, float | int | None]
@@ -149,6 +150,8 @@ class RunRecord:
         if not path.exists():
             return {}
         with whole(path), np.load(path) as file:
+            if set(file.files) != EPISODES:  # the archive's list of them has no checksum
+                raise ValueError(f"it has {', '.join(file.files) or 'nothing'}")
             return dict(file)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

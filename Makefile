@@ -41,7 +41,7 @@ browser: # Debian's Chromium, for the tests of the report page; without it they 
 fast-test: setup ## the tests alone, without those of clusters and of large sweeps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not faults"
 
-faults: setup ## the long fault campaign (half an hour), and a table of what was tried and survived
+faults: setup ## the long fault campaign (within the hour), and a table of what was tried and survived
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults
 
 lint: setup ## ruff and mypy

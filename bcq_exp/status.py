@@ -20,6 +20,7 @@ COLOURS = {
     "done": "green",
     "running": "cyan",
     "failed": "red",
+    "stopped": "blue",
     "interrupted": "yellow",
     "damaged": "red",
     "missing": "dim",

@@ -48,9 +48,7 @@ def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float
         (failure,) = train_cohort([Job(cfg, folder, command(overrides))])
         if failure is not None:
             raise RunStopped(f"run failed: {failure}; its files are in {folder}", status=1)
-    summary = record.summary()
-    assert summary is not None
-    return start.objective(cfg.trainer.objective, summary)
+    return start.objective(cfg.trainer.objective, folder)
 
 
 if __name__ == "__main__":

@@ -260,4 +260,11 @@ def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
     if runs["num_steps"].nunique() > 1:
         lengths = ", ".join(map(str, sorted(runs["num_steps"].unique())))
         notes.append(f"runs of different lengths ({lengths} steps): last evaluations are not alike")
+    stopped = runs[runs["status"] == "stopped"]
+    if len(stopped):
+        at = " and ".join(map(str, sorted(stopped["step"].unique())))
+        notes.append(
+            f"{len(stopped)} runs were stopped early, at steps {at}: their last evaluations are of "
+            "there"
+        )
     return notes

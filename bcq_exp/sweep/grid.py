@@ -7,23 +7,35 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
 
 from bcq_exp.sweep.launcher import CohortLauncher
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own, without composing every run only to throw it away: the launcher checks them."""
+    """Hydra's own, without composing every run only to throw it away: our launcher checks them."""
 
     def sweep(self, arguments: list[str]) -> Any:
         launcher = self.launcher
-        if not (isinstance(launcher, CohortLauncher) and launcher.plan_only):
+        if not isinstance(launcher, CohortLauncher):
             return super().sweep(arguments)
+        batches = self.split_arguments(self.parsed(arguments), self.max_batch_size)
+        if launcher.plan_only:
+            launcher.say_plan([job for batch in batches for job in batch])
+            return None
+        returned: list[Sequence[JobReturn]] = []
+        for batch in batches:
+            returned.append(launcher.launch(batch, sum(map(len, returned))))
+            for result in returned[-1]:
+                _ = result.return_value  # raises what it failed with
+        return returned
+
+    def parsed(self, arguments: Sequence[str]) -> list[Override]:
+        """What is swept and what stands: the configuration's ``params``, then the arguments."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = parser.parse_overrides([*self._parse_config(), *arguments])
-        batches = self.split_arguments(given, self.max_batch_size)
-        launcher.say_plan([job for batch in batches for job in batch])
-        return None
+        return parser.parse_overrides([*self._parse_config(), *arguments])
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         pass

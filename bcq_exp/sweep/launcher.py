@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
@@ -56,9 +57,10 @@ class Planned:
         number: Hydra's.
         overrides: what it was given.
         objective: which of the last evaluation's numbers it returns.
+        until: the step that it is trained to; ``None`` is its end.
         kind: what it can be trained together with; ``None`` if it is not to be trained.
         sets_aside: whether the run in its folder has to leave.
-        value: of the objective, where the run is complete.
+        value: of the objective, where the run has got there.
         damage: why it cannot go on.
     """
 
@@ -66,6 +68,7 @@ class Planned:
     overrides: list[str]
     folder: Path
     objective: str
+    until: int | None = None
     kind: Kind | None = None
     sets_aside: bool = False
     value: float | None = None
@@ -102,8 +105,12 @@ class CohortLauncher(Launcher):
         self._place = _place(config)
 
     def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        initial_job_idx: int,
+        until: int | None = None,
     ) -> Sequence[JobReturn]:
+        """Train the jobs that are not complete, or only to the step ``until``."""
         setup_globals()
         hydra_before = HydraConfig.instance().cfg
         try:
@@ -111,13 +118,14 @@ class CohortLauncher(Launcher):
             check_free(first.parent)
             self._workers.settle(first.parent)
             with _rare_collections():
-                planned = self._plan(job_overrides, initial_job_idx)
+                planned = self._plan(job_overrides, initial_job_idx, until)
             missing = [each for each in planned if each.kind is not None]
             groups = [runs for runs, _ in self._groups(missing)]
             sweep = planned[0].folder.parent
             with hold(sweep):
                 if groups:
                     self._workers.check(sweep, len(groups))
+                OmegaConf.save(self._config, sweep / "multirun.yaml")
                 asked = shlex.join(self._config.hydra.overrides.task)
                 state.expect(sweep, [each.folder.name for each in planned], asked)
                 for each in missing:
@@ -125,14 +133,14 @@ class CohortLauncher(Launcher):
                         start.set_aside(each.folder)
                 configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
                 sizes = [len(runs) for runs in groups]
-                log.info(_what_comes(sweep, len(planned), len(missing), sizes))
+                log.info(_what_comes(sweep, len(planned), len(missing), sizes, until))
                 failures = {each.folder: each.damage for each in planned if each.damage}
                 failures |= self._train(missing, groups, sweep)
                 return self._results(planned, failures)
         finally:
             HydraConfig.instance().cfg = hydra_before
 
-    def say_plan(self, job_overrides: Sequence[Sequence[str]]) -> None:
+    def say_plan(self, job_overrides: Sequence[Sequence[str]], until: int | None = None) -> None:
         """Print what :meth:`launch` would do, and what that takes; nothing is written.
 
         Raises:
@@ -142,7 +150,7 @@ class CohortLauncher(Launcher):
         hydra_before = HydraConfig.instance().cfg
         try:
             with _rare_collections():
-                planned = self._plan(job_overrides, 0)
+                planned = self._plan(job_overrides, 0, until)
             missing = [each for each in planned if each.kind is not None]
             groups = self._groups(missing, with_costs=True)
         finally:
@@ -150,11 +158,13 @@ class CohortLauncher(Launcher):
         damaged = {each.folder.name: each.damage for each in planned if each.damage}
         coming = [coming for _, coming in groups]
         sizes = [len(runs) for runs, _ in groups]
-        print(_what_comes(planned[0].folder.parent, len(planned), len(missing), sizes))
+        print(_what_comes(planned[0].folder.parent, len(planned), len(missing), sizes, until))
         for line in plan_lines(coming, self._workers.count, damaged):
             print(line)
 
-    def _plan(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Planned]:
+    def _plan(
+        self, job_overrides: Sequence[Sequence[str]], first: int, until: int | None
+    ) -> list[Planned]:
         """Compose and check the jobs; nothing is written.
 
         Raises:
@@ -166,10 +176,13 @@ class CohortLauncher(Launcher):
         for number, overrides in enumerate(job_overrides, first):
             cfg, folder = self._own(number, overrides)
             check(cfg)
+            if until is not None:
+                check_evaluated(cfg, until)
             if folder in folders:
                 raise UserError(f"two runs of the sweep map to one folder: {folder}")
             folders.add(folder)
-            planned.append(_planned(number, _job(cfg, folder, overrides), list(overrides)))
+            job = _job(cfg, folder, overrides, until)
+            planned.append(_planned(number, job, list(overrides)))
         return planned
 
     def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
@@ -265,7 +278,7 @@ class CohortLauncher(Launcher):
             full, folder = self._compose(each.number, each.overrides)
             cfg, hydra = parted(full)
             _write_hydra_files(cfg, hydra, folder)
-            jobs.append(_job(cfg, folder, each.overrides))
+            jobs.append(_job(cfg, folder, each.overrides, each.until))
         return jobs
 
     def _results(self, planned: Sequence[Planned], failures: dict[Path, str]) -> list[JobReturn]:
@@ -295,13 +308,16 @@ class CohortLauncher(Launcher):
 
 def _place(config: DictConfig) -> tuple[str, str] | None:
     """A sweep's folder and the keys that name its runs, where overrides say so (sweep.plan)."""
-    given = [str(override).partition("=")[0] for override in config.hydra.overrides.hydra]
-    node = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    assert isinstance(node, dict)
+    node = _unresolved(config.hydra.sweep)
+    given = [str(each).partition("=")[0] for each in _unresolved(config.hydra.overrides.hydra)]
     keys = keys_of(node["subdir"])
     if {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and keys and "${" not in node["dir"]:
         return node["dir"], keys
     return None
+
+
+def _unresolved(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=False)
 
 
 @contextmanager
@@ -319,9 +335,26 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _job(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Job:
+def check_evaluated(cfg: DictConfig, until: int) -> None:
+    """See that a run is evaluated at a step, so that it can be compared there.
+
+    Raises:
+        UserError: if it is not.
+    """
+    settings = cfg.trainer
+    if until > settings.num_steps or (until < settings.num_steps and until % settings.eval_every):
+        raise UserError(
+            f"trainer.eval_every={settings.eval_every}, num_steps={settings.num_steps}: no "
+            f"evaluation at step {until}, where the runs of the sweep are compared; all need the "
+            "same"
+        )
+
+
+def _job(cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None) -> Job:
+    if until == cfg.trainer.num_steps:
+        until = None
     alone = [override for override in overrides if not override.startswith("name=")]  # the sweep's
-    return Job(cfg, folder, command(alone), is_alone=False)
+    return Job(cfg, folder, command(alone), is_alone=False, until=until)
 
 
 def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
@@ -331,13 +364,12 @@ def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
         UserError: if that must not be continued.
     """
     objective = str(job.cfg.trainer.objective)
-    found = Planned(number, overrides, job.folder, objective)
+    found = Planned(number, overrides, job.folder, objective, job.until)
+    restarts = job.cfg.resume == "restart"
     try:
-        summary = start.check_folder(job.cfg, job.folder)
-        if start.is_completed(job.cfg, summary):
-            assert summary is not None
-            return replace(found, value=start.objective(objective, summary))
-        restarts = job.cfg.resume == "restart"
+        start.check_folder(job.cfg, job.folder)
+        if not restarts and start.has_arrived(job):
+            return replace(found, value=start.objective(objective, job.folder, job.until))
         sets_aside = restarts and RunRecord(job.folder).has_begun
         return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)
     except Damaged as error:
@@ -351,7 +383,7 @@ def _train_group(jobs: Sequence[Job]) -> list[str | None]:
     """
     failures: dict[Path, str | None] = {job.folder: None for job in jobs}
     try:
-        left = [job for job in jobs if not _is_done(job)]
+        left = [job for job in jobs if not start.has_arrived(job)]
         for members in cohorts([kind_of(job) for job in left]):
             cohort = [left[i] for i in members]
             ended = zip(cohort, train_cohort(cohort), strict=True)
@@ -365,22 +397,16 @@ def _train_group(jobs: Sequence[Job]) -> list[str | None]:
         return [_reason(error)] * len(jobs)
 
 
-def _is_done(job: Job) -> bool:
-    return start.is_completed(job.cfg, RunRecord(job.folder).summary())
-
-
 def _reason(error: BaseException) -> str:
     line = first_line(error)
     return line if isinstance(error, UserError | RunStopped) else f"{type(error).__name__}: {line}"
 
 
 def _value(planned: Planned) -> float:
-    """The objective of a run that is complete by now."""
+    """The objective of a run that has arrived by now."""
     if planned.value is not None:
         return planned.value
-    summary = RunRecord(planned.folder).summary()
-    assert summary is not None
-    return start.objective(planned.objective, summary)
+    return start.objective(planned.objective, planned.folder, planned.until)
 
 
 def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> KindCost | None:
@@ -394,15 +420,18 @@ def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> KindCost | None:
         log.debug("no cost of %s", one.folder, exc_info=True)
         return None
     # one stopped at its end has files to write
-    left = max(1, cfg.trainer.num_steps - one.kind.step)
+    left = max(1, (one.until or cfg.trainer.num_steps) - one.kind.step)
     return KindCost(run, left, num_threads)
 
 
-def _what_comes(sweep: Path, num_runs: int, num_missing: int, sizes: Sequence[int]) -> str:
+def _what_comes(
+    sweep: Path, num_runs: int, num_missing: int, sizes: Sequence[int], until: int | None
+) -> str:
     words = "/".join(map(str, sorted(set(sizes), reverse=True)))
     complete = f", {num_runs - num_missing} complete" if num_runs > num_missing else ""
     groups = f" in {len(sizes)} groups of {words}" if sizes else ""
-    return f"{sweep}: {num_runs} runs{complete}, {num_missing} to train{groups}"
+    end = f" to step {until}" if until is not None else ""
+    return f"{sweep}: {num_runs} runs{complete}, {num_missing} to train{end}{groups}"
 
 
 def _write_hydra_files(cfg: DictConfig, hydra: DictConfig, folder: Path) -> None:

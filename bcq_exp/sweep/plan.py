@@ -81,10 +81,16 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     _check_values(fixed, axes, compose)
 
     ours = "CohortLauncher" in cfg.hydra.launcher._target_
-    if cfg.hydra.launcher.get("plan_only") and not ours:
-        raise UserError(
-            "--plan: not with hydra/launcher=basic, which takes the runs one by one; with any other"
-        )
+    halves = cfg.hydra.sweeper._target_.endswith("HalvingSweeper")
+    for asked, what in (
+        (cfg.hydra.launcher.get("plan_only"), "--plan"),
+        (halves, "hydra/sweeper=halving"),
+    ):
+        if asked and not ours:
+            raise UserError(
+                f"{what}: not with hydra/launcher=basic, which takes the runs one by one, each to "
+                "its end; with any other"
+            )
     check_folders(cfg)
     folder = Path(cfg.hydra.sweep.dir)
     _check_folder(cfg, folder)

@@ -15,6 +15,7 @@ def register() -> None:
     """Let Hydra instantiate the plugins as ``hydra_plugins.bcq_exp.*``: no other home may be."""
     plugins = Plugins.instance()  # loads Hydra's own anew, so ours have to be imported after it
     from bcq_exp.sweep.grid import GridSweeper
+    from bcq_exp.sweep.halving import HalvingSweeper
     from bcq_exp.sweep.launcher import CohortLauncher
     from bcq_exp.sweep.search import OptunaSweeper
 
@@ -24,7 +25,7 @@ def register() -> None:
         namespace = sys.modules[NAMESPACE] = ModuleType(NAMESPACE)
     home = sys.modules[HOME] = ModuleType(HOME)
     vars(namespace)["bcq_exp"] = home
-    for plugin in (CohortLauncher, GridSweeper, OptunaSweeper):
+    for plugin in (CohortLauncher, GridSweeper, HalvingSweeper, OptunaSweeper):
         plugin.__module__ = HOME
         vars(home)[plugin.__name__] = plugin
         plugins.register(plugin)

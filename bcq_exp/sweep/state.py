@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from bcq_exp.training.record import (
     present_status,
 )
 
-Status = Literal["done", "running", "failed", "interrupted", "missing", "damaged"]
+Status = Literal["done", "running", "failed", "stopped", "interrupted", "missing", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunState:
         step, num_steps: gradient steps taken, and to take; 0 where it has not begun.
         seconds_left: while it runs, at its last rate.
         last_return: mean return of its last evaluation.
-        reason: why it failed, or which file is damaged.
+        reason: why it failed or was stopped, or which file is damaged.
     """
 
     name: str
@@ -49,8 +49,12 @@ def expect(folder: Path, names: Sequence[str], overrides: str) -> None:
     before = _read(folder)
     runs = list(dict.fromkeys([*before["runs"], *names]))
     commands = list(dict.fromkeys([*before["commands"], f"python -m bcq_exp -m {overrides}"]))
-    content = json.dumps({"commands": commands, "runs": runs}, indent=2) + "\n"
-    write_atomically(folder / SWEEP_FILE, content.encode())
+    _write(folder, {**before, "commands": commands, "runs": runs})
+
+
+def note_stopped(folder: Path, reasons: Mapping[str, str]) -> None:
+    """Write down why runs, by name, were stopped before their end."""
+    _write(folder, {**_read(folder), "stopped": dict(reasons)})
 
 
 def run_states(folder: Path) -> list[RunState]:
@@ -63,10 +67,11 @@ def run_states(folder: Path) -> list[RunState]:
         raise UserError(f"{folder}: no sweep there; give a folder under multirun/ of a -m launch")
     found = sorted(path.parent.name for path in folder.glob("*/summary.json"))
     names = list(dict.fromkeys([*_read(folder)["runs"], *found]))
-    return [_run_state(folder / name) for name in names]
+    reasons = _read(folder).get("stopped", {})
+    return [_run_state(folder / name, reasons.get(name)) for name in names]
 
 
-def _run_state(folder: Path) -> RunState:
+def _run_state(folder: Path, why_stopped: str | None) -> RunState:
     record = RunRecord(folder)
     try:
         summary = record.summary()
@@ -88,10 +93,14 @@ def _run_state(folder: Path) -> RunState:
         num_steps=num_steps,
         seconds_left=(num_steps - step) / rate if status == "running" and rate else None,
         last_return=None if summary["last"] is None else summary["last"]["return_mean"],
-        reason=summary["failure"],
+        reason=why_stopped if status == "stopped" else summary["failure"],
     )
 
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / SWEEP_FILE
     return json.loads(path.read_text()) if path.exists() else {"commands": [], "runs": []}
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(folder / SWEEP_FILE, (json.dumps(content, indent=2) + "\n").encode())

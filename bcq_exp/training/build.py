@@ -68,6 +68,7 @@ def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trai
         log_every=settings.log_every,
         eval_every=settings.eval_every,
         checkpoint_every=settings.checkpoint_every,
+        until=jobs[0].until or settings.num_steps,
     )
     window = torch.stack(windows) if windows else None
     return Trainer(engine, runs, cadence, window, placement.num_threads)

@@ -17,12 +17,14 @@ class Job:
         folder: the run's own.
         command: what a person types for this run alone.
         is_alone: whether it is all the process does; a sweep's run keeps its words to its own log.
+        until: the step at which it stops, so that it can go on later; ``None`` is its end.
     """
 
     cfg: DictConfig
     folder: Path
     command: str
     is_alone: bool = True
+    until: int | None = None
 
     @property
     def title(self) -> str:

@@ -138,7 +138,7 @@ class Run:
         self.finish("failed", step)
 
     def finish(self, status: str, step: int) -> None:
-        """End this run: completed, interrupted or failed."""
+        """End this run: completed, stopped where it was to, interrupted or failed."""
         summary = self.write_summary(status, step)
         tell_end(self.tracker, summary)
         self.evaluator.close()
@@ -208,7 +208,7 @@ def tell_end(tracker: Tracker, summary: Mapping[str, Any]) -> None:
     """A run's end, as its ``summary.json`` has it, to where it is tracked."""
     status = summary["status"]
     returns = {f"{which}_return_mean": _return_mean(summary[which]) for which in ("best", "last")}
-    tracker.finish({"status": status, **returns}, 0 if status == "completed" else 1)
+    tracker.finish({"status": status, **returns}, 0 if status in ("completed", "stopped") else 1)
 
 
 def run_log(folder: Path) -> logging.Logger:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from bcq_exp.config.meaning import identity
 from bcq_exp.config.plain import plain
 from bcq_exp.errors import UserError
+from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
 
 log = logging.getLogger(__name__)
@@ -109,19 +110,45 @@ def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:
     )
 
 
-def objective(name: str, summary: dict[str, Any]) -> float:
-    """What a sweeper maximizes: the last evaluation's ``name``, which is ``trainer.objective``.
+def has_arrived(job: Job) -> bool:
+    """Whether the run in a job's folder has been trained as far as it is to be.
+
+    Raises:
+        Damaged: if its files are.
+    """
+    record = RunRecord(job.folder)
+    summary = record.summary()
+    if job.until is None or summary is None:
+        return is_completed(job.cfg, summary)
+    return _evaluation_at(job.until, record, summary) is not None
+
+
+def objective(name: str, folder: Path, until: int | None = None) -> float:
+    """What a sweeper maximizes: an evaluation's ``name``, which is ``trainer.objective``.
+
+    Args:
+        folder: a run's that has arrived.
+        until: the step of the evaluation; ``None`` is the last.
 
     Raises:
         UserError: if the environment has no normalized score.
     """
-    value = summary["last"][name]
+    record = RunRecord(folder)
+    summary = record.summary()
+    assert summary is not None
+    row = summary["last"] if until is None else _evaluation_at(until, record, summary)
+    value = row[name]
     if value is None:
         raise UserError(
             f"trainer.objective={name}: no reference scores are known for data "
             f"set {summary['dataset']['id']}; use return_mean"
         )
     return float(value)
+
+
+def _evaluation_at(step: int, record: RunRecord, summary: dict[str, Any]) -> Any:
+    rows = record.rows("eval", summary["record"])
+    return next((row for row in rows if row["step"] == step), None)
 
 
 def set_aside(folder: Path) -> None:

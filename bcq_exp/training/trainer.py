@@ -30,12 +30,17 @@ LOOK_EVERY = 0.5
 
 @dataclass(frozen=True)
 class Cadence:
-    """How long to train and how often to do what else, in gradient steps."""
+    """How long to train and how often to do what else, in gradient steps.
+
+    Args:
+        until: where to stop for now; at ``num_steps`` the run is complete.
+    """
 
     num_steps: int
     log_every: int
     eval_every: int
     checkpoint_every: int
+    until: int
 
     def is_due(self, every: int, step: int) -> bool:
         """Whether something done each ``every`` steps, and at the end, is due after ``step``."""
@@ -44,7 +49,7 @@ class Cadence:
     def next_stop(self, step: int) -> int:
         """The next step at which something is due."""
         intervals = (self.log_every, self.eval_every, self.checkpoint_every)
-        return min(*((step // every + 1) * every for every in intervals), self.num_steps)
+        return min(*((step // every + 1) * every for every in intervals), self.until)
 
 
 class Trainer:
@@ -78,7 +83,7 @@ class Trainer:
         self._window = nothing if window is None else window
 
     def fit(self) -> None:
-        """Train until ``num_steps``; every run's outcome stands in ``run.failure`` and its summary.
+        """Train as far as the cadence says; outcomes stand in ``run.failure`` and the summaries.
 
         Raises:
             RunStopped: with the signal's status, after a signal.
@@ -87,7 +92,7 @@ class Trainer:
         title = f"{len(self.runs)} runs" if len(self.runs) > 1 else self.runs[0].title
         with (
             self._stop_on_signals(),
-            progress(self._engine.step, self._cadence.num_steps, title) as shown,
+            progress(self._engine.step, self._cadence.until, title) as shown,
         ):
             try:
                 for _, run in self._alive():
@@ -107,13 +112,14 @@ class Trainer:
         self._threads.shutdown()
         if self._signal is not None:
             self._stop()
+        status = "completed" if self._engine.step >= self._cadence.num_steps else "stopped"
         for _, run in self._alive():
-            run.finish("completed", self._engine.step)
+            run.finish(status, self._engine.step)
 
     def _loop(self, shown: Progress) -> None:
         started, cadence = time.perf_counter(), self._cadence
         at_once = 1  # steps between two looks
-        while self._engine.step < cadence.num_steps and self._signal is None and self._alive():
+        while self._engine.step < cadence.until and self._signal is None and self._alive():
             first, since = self._engine.step, time.perf_counter()
             statistics = self._engine.advance(min(cadence.next_stop(first) - first, at_once))
             step = self._engine.step
@@ -129,7 +135,7 @@ class Trainer:
                 self._window = self._window[:, :0]
             if cadence.is_due(cadence.eval_every, step):
                 self._evaluate(step)
-            if cadence.is_due(cadence.checkpoint_every, step):
+            if cadence.is_due(cadence.checkpoint_every, step) or step == cadence.until:
                 self._save()
             if means is not None:
                 started = time.perf_counter()

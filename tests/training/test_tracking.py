@@ -169,6 +169,7 @@ def test_wandb_that_cannot_start_is_one_warning(trained, tmp_path, monkeypatch, 
 def test_a_server_out_of_reach_is_one_warning_and_recorded_offline(tmp_path, monkeypatch, caplog):
     import wandb
 
+    wandb.teardown()  # whatever came before in this process, the key is looked for now
     modes, run = [], FakeRun()
 
     def init(*, mode, **_):

@@ -1,0 +1,196 @@
+"""The sweeper that stops what does badly: successive halving over a grid (:mod:`rungs`).
+
+The rungs are those of ASHA (Li et al. 2020, arXiv:1810.05934). Where that promotes a setting as
+soon as it is among the best so far, here a rung is decided when it is whole: runs are trained side
+by side, so that they get there together, and none goes on for being early. Those that go on are
+stacked anew, without the others, from the checkpoints that they stopped at.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import TypeAlias
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from bcq_exp.config.naming import keys_of, run_folder
+from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.files import write_atomically
+from bcq_exp.sweep import state
+from bcq_exp.sweep.grid import GridSweeper
+from bcq_exp.sweep.launcher import CohortLauncher
+from bcq_exp.sweep.rungs import Rung, compare, rung_sizes, rung_steps
+
+log = logging.getLogger(__name__)
+
+HALVING_FILE = "halving.json"  # in the sweep's folder: what was decided at each rung
+OF_ALL = ("trainer.num_steps", "trainer.eval_every", "trainer.objective")  # the settings, alike
+
+Settings: TypeAlias = Mapping[str, Sequence[list[str]]]
+"""The overrides of each run of a setting, by the setting's name."""
+
+
+class HalvingSweeper(GridSweeper):
+    """``hydra/sweeper=halving``, over a grid as a command line or ``params`` gives it.
+
+    Runs that differ in their seed alone are one setting, and go on or stop together.
+
+    Args:
+        eta: one setting in so many goes on.
+        num_rungs: steps at which settings are compared, the end included.
+        params: swept keys, as on a command line.
+    """
+
+    def __init__(self, eta: int, num_rungs: int, params: dict[str, str] | None) -> None:
+        super().__init__(max_batch_size=None, params=params)
+        for name, count in (("eta", eta), ("num_rungs", num_rungs)):
+            if not (isinstance(count, int) and count >= 2):
+                raise UserError(f"hydra.sweeper.{name}={count}: must be an integer at least 2")
+        self._eta, self._num_rungs = eta, num_rungs
+
+    def sweep(self, arguments: list[str]) -> list[Rung]:
+        """Train all of the grid a little and the best of it to the end; what was decided.
+
+        Raises:
+            RunStopped: if runs failed, once the others have ended.
+            UserError: if there is nothing to compare, or no evaluation to compare by.
+        """
+        launcher, config = self.launcher, self.config
+        assert config is not None and isinstance(launcher, CohortLauncher)
+        keys = _keys(config)
+        settings = self._settings(arguments)
+        trainer, folder = config.trainer, Path(config.hydra.sweep.dir)
+        steps = rung_steps(trainer.num_steps, trainer.eval_every, self._eta, self._num_rungs)
+        sizes = rung_sizes(len(settings), self._eta, len(steps))
+        if launcher.plan_only:
+            for line in _plan_lines(steps, sizes, settings):
+                print(line)
+            launcher.say_plan(_jobs(settings), until=steps[0])
+            return []
+        rungs: list[Rung] = []
+        stopped: dict[str, str] = {}
+        failures: list[str] = []
+        for step, num_kept in zip(steps, [*sizes[1:], 1], strict=True):
+            results = launcher.launch(_jobs(settings), 0, until=step)
+            failures += dict.fromkeys(str(each._return_value) for each in results if _failed(each))
+            rungs.append(compare(step, _values(settings, results), num_kept))
+            for name, reason in _reasons(rungs[-1]):
+                stopped |= {run_folder(keys, job): reason for job in settings[name]}
+            _write(folder, rungs, stopped)
+            settings = {name: _going_on(settings[name]) for name in rungs[-1].going_on}
+            if not settings:
+                break
+        if settings:
+            _say_winner(rungs)
+        if failures:
+            raise RunStopped("\n".join(failures), status=1)
+        return rungs
+
+    def _settings(self, arguments: Sequence[str]) -> Settings:
+        """The grid's runs by setting, in its order.
+
+        Raises:
+            UserError: if all of it is one, or they would be compared by different measures.
+        """
+        given = self.parsed(arguments)
+        swept = {o.get_key_element().lstrip("+") for o in given if o.is_sweep_override()}
+        for key in OF_ALL:
+            if key in swept:
+                raise UserError(f"{key}: not swept with hydra/sweeper=halving; give one value")
+        (jobs,) = self.split_arguments(given, None)
+        settings: dict[str, list[list[str]]] = {}
+        for job in jobs:
+            name = " ".join(o for o in job if _key(o) in swept and _key(o) != "seed")
+            settings.setdefault(name, []).append(job)
+        if len(settings) < 2:
+            raise UserError(
+                "hydra/sweeper=halving: one setting, nothing to compare; give a key besides seed "
+                "several values"
+            )
+        return settings
+
+
+def _keys(config: DictConfig) -> str:
+    """The keys that name the sweep's runs, which a rung has to find again.
+
+    Raises:
+        UserError: if something else names them.
+    """
+    subdir = config.hydra.sweep._get_node("subdir")._value()  # unresolved
+    keys = keys_of(subdir)
+    if keys is None:
+        raise UserError(
+            f"hydra.sweep.subdir={subdir}: with hydra/sweeper=halving runs are named by what is "
+            "swept; leave it out"
+        )
+    return keys
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def _jobs(settings: Settings) -> list[list[str]]:
+    return [job for jobs in settings.values() for job in jobs]
+
+
+def _going_on(jobs: Sequence[list[str]]) -> list[list[str]]:
+    """Jobs that were begun by this launch: whatever that did with older ones is done."""
+    return [[o for o in job if _key(o) != "resume"] + ["resume=auto"] for job in jobs]
+
+
+def _failed(result: JobReturn) -> bool:
+    return result.status != JobStatus.COMPLETED
+
+
+def _values(settings: Settings, results: Sequence[JobReturn]) -> dict[str, float | None]:
+    """The mean objective of each setting's runs, whose results are in their order."""
+    left, values = iter(results), dict[str, float | None]()
+    for name, jobs in settings.items():
+        own = list(islice(left, len(jobs)))
+        values[name] = None if any(map(_failed, own)) else fmean(r.return_value for r in own)
+    return values
+
+
+def _reasons(rung: Rung) -> Iterator[tuple[str, str]]:
+    """Why settings do not go on, in words."""
+    for setting in rung.settings:
+        if setting.value is None:
+            yield setting.name, "a run of its setting failed"
+        elif not setting.goes_on:
+            place = f"{setting.rank} of {len(rung.settings)} settings"
+            yield setting.name, f"{place} at step {rung.step}: mean {setting.value:.1f}"
+
+
+def _write(folder: Path, rungs: Sequence[Rung], stopped: Mapping[str, str]) -> None:
+    """Leave what was decided so far in the sweep's folder, for people and ``status``."""
+    content = json.dumps({"rungs": [asdict(rung) for rung in rungs]}, indent=2) + "\n"
+    write_atomically(folder / HALVING_FILE, content.encode())
+    state.note_stopped(folder, stopped)
+
+
+def _say_winner(rungs: Sequence[Rung]) -> None:
+    best, last = rungs[-1].settings[0], rungs[-1]
+    log.info(
+        "best of %d settings at step %d: %.1f with %s",
+        len(rungs[0].settings),
+        last.step,
+        best.value,
+        best.name,
+    )
+
+
+def _plan_lines(steps: Sequence[int], sizes: Sequence[int], settings: Settings) -> Iterator[str]:
+    """The rungs, and the share of the whole grid's steps that they take."""
+    before, taken = 0, 0
+    for step, size in zip(steps, sizes, strict=True):
+        yield f"  {size} of {len(settings)} settings to step {step}"
+        before, taken = step, taken + size * (step - before)
+    yield f"{taken / (len(settings) * steps[-1]):.0%} of the grid's steps; the first rung:"

@@ -1,0 +1,82 @@
+"""Successive halving as such: at which steps settings are compared, and which go on.
+
+All settings are trained to a first step, the best 1 in eta of them to the next, eta times as far,
+and so on to the end (Jamieson and Talwalkar 2016, arXiv:1502.07943).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bcq_exp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a setting did at a rung.
+
+    Args:
+        name: what it has, and others have not.
+        value: mean objective of its seeds; ``None`` if one of them failed.
+        rank: 1 is the best.
+        goes_on: whether it is trained further; at the end, whether it is the winner.
+    """
+
+    name: str
+    value: float | None
+    rank: int
+    goes_on: bool
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step at which settings were compared, and they, the best first."""
+
+    step: int
+    settings: tuple[Setting, ...]
+
+    @property
+    def going_on(self) -> list[str]:
+        """The names of the best, in their order."""
+        return [setting.name for setting in self.settings if setting.goes_on]
+
+
+def rung_steps(num_steps: int, eval_every: int, eta: int, num_rungs: int) -> list[int]:
+    """The steps at which settings are compared, the end last: each an evaluation's.
+
+    Raises:
+        UserError: if there is none before the end.
+    """
+    wanted = [num_steps / eta**i for i in range(num_rungs)]
+    evaluated = {max(1, round(step / eval_every)) * eval_every for step in wanted[1:]}
+    before = sorted(step for step in evaluated if step < num_steps)
+    if not before:
+        raise UserError(
+            f"trainer.eval_every={eval_every}: with trainer.num_steps={num_steps} there is no "
+            f"evaluation early enough to stop a run by; give at most {max(1, num_steps // eta)}"
+        )
+    return [*before, num_steps]
+
+
+def rung_sizes(num_settings: int, eta: int, num_rungs: int) -> list[int]:
+    """How many settings are trained to each rung; 1 in eta of them go on, and at least one."""
+    return [max(1, num_settings // eta**i) for i in range(num_rungs)]
+
+
+def compare(step: int, values: Mapping[str, float | None], num_kept: int) -> Rung:
+    """Rank settings by their values; of equal ones the first is the better. Failed ones stop."""
+
+    def badness(name: str) -> float:
+        value = values[name]
+        return math.inf if value is None else -value
+
+    ranked = sorted(values, key=badness)
+    return Rung(
+        step,
+        tuple(
+            Setting(name, values[name], rank, rank <= num_kept and values[name] is not None)
+            for rank, name in enumerate(ranked, 1)
+        ),
+    )

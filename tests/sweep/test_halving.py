@@ -1,0 +1,196 @@
+"""Successive halving: what is decided, that survivors are the grid's runs, kills, mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+
+from bcq_exp.analysis import load_runs
+from bcq_exp.errors import UserError
+from bcq_exp.sweep.launcher import check_evaluated
+from bcq_exp.sweep.rungs import compare, rung_sizes, rung_steps
+from bcq_exp.sweep.state import run_states
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, command, compose
+from tests.forked import forked
+from tests.sweep.test_launch import wait_until
+
+SHORT = (*TINY, "trainer.num_steps=90", "trainer.eval_every=10", "trainer.eval_episodes=1", "-m")
+GRID = ("name=s", "algo.tau=0.001,0.01,0.1", "critic_optim.lr=1e-3,1e-2,1e-1", "seed=0,1")
+HALVING = (*SHORT, *GRID, "hydra/sweeper=halving")
+
+
+def launch(*options, cwd, **given):
+    done = forked(*options, cwd=cwd, **given)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def rungs(folder):
+    return json.loads((folder / "multirun" / "s" / "halving.json").read_text())["rungs"]
+
+
+def run_of(folder, setting, seed):
+    name = f"{setting['name'].replace(' ', ',')},seed={seed}"
+    return RunRecord(folder / "multirun" / "s" / name)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("halved")
+    launch(*HALVING, cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ((10_000, 2_000, 3, 3), [2_000, 4_000, 10_000]),
+        ((90, 10, 3, 3), [10, 30, 90]),
+        ((1_000_000, 5_000, 4, 4), [15_000, 60_000, 250_000, 1_000_000]),
+        ((100, 30, 2, 9), [30, 60, 100]),  # as many as there are evaluations
+    ],
+)
+def test_rungs_are_at_evaluations(given, steps):
+    assert rung_steps(*given) == steps
+
+
+def test_without_an_early_evaluation_there_is_no_rung():
+    with pytest.raises(UserError, match=r"eval_every=100: .* give at most 33"):
+        rung_steps(100, 100, 3, 3)
+
+
+def test_one_in_eta_goes_on_and_one_at_least():
+    assert rung_sizes(27, 3, 3) == [27, 9, 3]
+    assert rung_sizes(5, 3, 4) == [5, 1, 1, 1]
+
+
+def test_the_best_go_on_the_first_of_equal_ones_and_no_failed_one():
+    rung = compare(10, {"a": 1.0, "b": None, "c": 3.0, "d": 1.0}, 2)
+    assert [(s.name, s.rank, s.goes_on) for s in rung.settings] == [
+        ("c", 1, True), ("a", 2, True), ("d", 3, False), ("b", 4, False),
+    ]  # fmt: skip
+    assert compare(10, {"b": None}, 1).going_on == []
+
+
+def test_a_third_goes_on_by_the_mean_of_its_seeds(halved):
+    first, second, last = rungs(halved)
+    assert [(rung["step"], len(rung["settings"])) for rung in (first, second, last)] == [
+        (10, 9), (30, 3), (90, 1),
+    ]  # fmt: skip
+    for rung, after in ((first, second), (second, last)):
+        best = sorted(rung["settings"], key=lambda s: -s["value"])[: len(after["settings"])]
+        assert {s["name"] for s in best} == {s["name"] for s in after["settings"]}
+    for rung in (first, second, last):
+        for setting in rung["settings"]:
+            rows = [row for seed in (0, 1) for row in run_of(halved, setting, seed).rows("eval")]
+            returns = [row["return_mean"] for row in rows if row["step"] == rung["step"]]
+            assert np.mean(returns) == pytest.approx(setting["value"])
+
+
+def test_a_run_trained_in_rungs_is_the_grids(halved, tmp_path):
+    launch(*SHORT, *GRID, cwd=tmp_path)
+    ours, grid = (load_runs(place / "multirun" / "s") for place in (halved, tmp_path))
+    assert sorted(ours.runs["step"]) == [10] * 12 + [30] * 4 + [90] * 2
+    assert list(ours.runs["name"]) == list(grid.runs["name"])
+    for table in ("evaluations", "training"):
+        both = getattr(ours, table).merge(getattr(grid, table), on=["run", "step"])
+        assert len(both) == len(getattr(ours, table))
+        for name in ("return_mean",) if table == "evaluations" else ("critic1_loss", "vae_loss"):
+            np.testing.assert_allclose(both[f"{name}_x"], both[f"{name}_y"], rtol=1e-3)
+
+
+def test_status_and_report_say_what_was_stopped(halved):
+    states = {state.name: state for state in run_states(halved / "multirun" / "s")}
+    assert sorted(state.status for state in states.values()) == ["done"] * 2 + ["stopped"] * 16
+    first, second, _ = rungs(halved)
+    for rung in (first, second):
+        for setting in rung["settings"]:
+            if not setting["goes_on"]:
+                name = setting["name"].replace(" ", ",") + ",seed=1"
+                place = (
+                    f"{setting['rank']} of {len(rung['settings'])} settings at step {rung['step']}"
+                )
+                assert states[name].reason == f"{place}: mean {setting['value']:.1f}"
+                assert states[name].step == rung["step"]
+    assert any(
+        "16 runs were stopped early, at steps 10 and 30" in note
+        for note in load_runs(halved / "multirun" / "s").notes
+    )
+
+
+def test_the_same_command_again_trains_nothing_and_more_values_are_compared_with_all(
+    halved, tmp_path
+):
+    shutil.copytree(halved / "multirun", tmp_path / "multirun")
+    said = launch(*HALVING, cwd=tmp_path).stdout
+    assert said.count(" 0 to train") == 3 and "best of 9 settings at step 90" in said
+    assert rungs(tmp_path) == rungs(halved)
+    more = ["algo.tau=0.001,0.01,0.1,0.5,0.6,0.7" if "tau" in o else o for o in HALVING]
+    said = launch(*more, cwd=tmp_path).stdout
+    assert "36 runs, 18 complete, 18 to train to step 10" in said
+    assert [len(rung["settings"]) for rung in rungs(tmp_path)] == [18, 6, 2]
+
+
+def test_a_killed_launch_goes_on_to_the_same_decisions(halved, tmp_path):
+    process = subprocess.Popen(command(*HALVING), cwd=tmp_path, start_new_session=True)
+    folder = tmp_path / "multirun" / "s"
+    wait_until((folder / "halving.json").exists, process)  # the first rung is decided
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    said = launch(*HALVING, cwd=tmp_path).stdout
+    assert "18 runs, 18 complete, 0 to train to step 10" in said
+    decided = [
+        [[(s["name"], s["goes_on"]) for s in rung["settings"]] for rung in rungs(place)]
+        for place in (tmp_path, halved)
+    ]
+    assert decided[0] == decided[1]
+
+
+def test_a_setting_whose_run_fails_stops_and_the_others_go_on(tmp_path):
+    options = ["critic_optim.lr=1e-3,1e30" if "critic" in o else o for o in HALVING]
+    done = forked(*options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "a loss is not finite at step" in done.stderr and "Traceback" not in done.stderr
+    first, *_, last = rungs(tmp_path)
+    failed = [s for s in first["settings"] if s["name"].endswith("lr=1e+30")]
+    assert [(s["value"], s["goes_on"]) for s in failed] == [(None, False)] * 3
+    assert [s["goes_on"] for s in last["settings"]] == [True]
+    statuses = [state.status for state in run_states(tmp_path / "multirun" / "s")]
+    assert sorted(statuses) == ["done"] * 2 + ["failed"] * 6 + ["stopped"] * 4
+
+
+def test_the_plan_says_the_rungs_and_writes_nothing(tmp_path):
+    said = launch(*HALVING, "--plan", cwd=tmp_path).stdout
+    for line in ("9 of 9 settings to step 10", "3 of 9 settings to step 30", "1 of 9 settings"):
+        assert line in said
+    assert "26% of the grid's steps" in said and "18 runs, 18 to train to step 10" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("trainer.eval_every=90",), "trainer.eval_every=90: with trainer.num_steps=90"),
+        (("trainer.num_steps=90,180",), "trainer.num_steps: not swept with"),
+        (("hydra/launcher=basic",), "not with hydra/launcher=basic"),
+        (("hydra.sweeper.eta=1",), "hydra.sweeper.eta=1: must be an integer at least 2"),
+        (("hydra.sweeper.num_rungs=1",), "hydra.sweeper.num_rungs=1: must be"),
+        (("algo.tau=0.1", "critic_optim.lr=1e-3"), "one setting, nothing to compare"),
+        (("hydra.sweep.subdir=x${hydra.job.num}",), "hydra.sweep.subdir="),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_written(options, said, tmp_path):
+    done = forked(*HALVING, *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: ") and said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_are_not_evaluated_at_a_rung_are_refused():
+    with pytest.raises(UserError, match=r"eval_every=7, num_steps=90: no evaluation at step 30"):
+        check_evaluated(compose("trainer.eval_every=7", "trainer.num_steps=90"), 30)

@@ -1,0 +1,102 @@
+"""Successive halving beside the whole grid: does it find the same winner, and what does it save?
+
+.venv/bin/python -m tests.bench.halving [overrides: the grid, and what stands]
+
+Both are launched with five seeds, on the built-in data. Halving decides by the mean of the seeds;
+what it would decide by each seed alone is told by the grid's evaluations, as its runs are the
+grid's, up to rounding. Regret is the grid's best last return less the last return of the setting
+that halving ends with.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from bcq_exp.analysis import load_runs
+from bcq_exp.sweep.rungs import compare, rung_sizes, rung_steps
+from tests.commands import compose
+
+SEEDS = range(5)
+GRID = ("algo.lmbda=0.5,0.75,1.0", "algo.tau=0.001,0.005,0.01", "algo.num_sampled_action=5,10,20")
+ETA, NUM_RUNGS = 3, 3  # as conf/hydra/sweeper/halving.yaml has them
+
+
+def launch(root: Path, name: str, overrides: Iterable[str], *more: str) -> float:
+    """Train a sweep under ``root``; the seconds it took."""
+    given = ["-m", f"name={name}", *overrides, f"seed=range(0,{len(SEEDS)})", *more]
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "bcq_exp", *given], cwd=root, check=True)
+    return time.perf_counter() - started
+
+
+def returns_of(folder: Path) -> pd.DataFrame:
+    """A row an evaluation: setting, seed, step, return_mean."""
+    runs = load_runs(folder)
+    told = pd.DataFrame({"setting": runs.groups(), "seed": runs.runs["seed"]})
+    return runs.evaluations.join(told, on="run")[["setting", "seed", "step", "return_mean"]]
+
+
+def halved(returns: pd.DataFrame, steps: list[int]) -> str:
+    """The setting that halving ends with, where runs are evaluated so."""
+    means = returns.groupby(["step", "setting"], sort=False)["return_mean"].mean()
+    left = list(returns["setting"].unique())
+    sizes = rung_sizes(len(left), ETA, len(steps))
+    for step, num_kept in zip(steps, [*sizes[1:], 1], strict=True):
+        left = compare(step, {name: means[step, name] for name in left}, num_kept).going_on
+    return left[0]
+
+
+def told(who: str, last: Mapping[str, float], winner: str) -> str:
+    """A row of the table."""
+    ranked = sorted(last, key=lambda name: -last[name])
+    best, worst = ranked[0], ranked[-1]
+    return (
+        f"| {who} | {best} | {last[best]:.1f} | {winner} | {ranked.index(winner) + 1} | "
+        f"{last[best] - last[winner]:.1f} | {last[best] - last[worst]:.1f} |"
+    )
+
+
+def main() -> None:
+    """Launch both and print the table."""
+    swept = [given for given in sys.argv[1:] if "," in given]
+    overrides = ["logger=none", *(swept or GRID), *(g for g in sys.argv[1:] if g not in swept)]
+    trainer = compose(*(given for given in overrides if "," not in given)).trainer
+    steps = rung_steps(trainer.num_steps, trainer.eval_every, ETA, NUM_RUNGS)
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        subprocess.run(
+            [sys.executable, "-m", "bcq_exp", "logger=none", "trainer.num_steps=1"],
+            cwd=root,
+            check=True,
+        )
+        seconds = {
+            "grid": launch(root, "grid", overrides),
+            "halved": launch(root, "halved", overrides, "hydra/sweeper=halving"),
+        }
+        grid, ours = (returns_of(root / "multirun" / name) for name in seconds)
+    taken = ours.groupby(["setting", "seed"])["step"].max().sum()
+    whole = grid.groupby(["setting", "seed"])["step"].max().sum()
+    print("\n| by | grid's best | its return | halving's | its rank | regret | best less worst |")
+    print("| --- | --- | ---: | --- | ---: | ---: | ---: |")
+    for seed in SEEDS:
+        own = grid[grid["seed"] == seed]
+        last = own[own["step"] == steps[-1]].set_index("setting")["return_mean"]
+        print(told(f"seed {seed}", last.to_dict(), halved(own, steps)))
+    last = grid[grid["step"] == steps[-1]].groupby("setting")["return_mean"].mean()
+    end = ours[ours["step"] == steps[-1]].groupby("setting")["return_mean"].mean()
+    print(told("their mean", last.to_dict(), str(end.idxmax())))
+    print(
+        f"\n{taken} of {whole} run-steps ({taken / whole:.0%}); {seconds['halved']:.0f} s of "
+        f"{seconds['grid']:.0f} s ({seconds['halved'] / seconds['grid']:.0%})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -2,29 +2,22 @@
 
 It is Hydra's to call: jobs come as overrides, and go back with what they returned. Runs that are
 complete return their recorded objective; the others are divided into cohorts
-(:mod:`bcq_exp.training.cohort`) and those handed to the workers. Every job is composed and checked
-before anything is written, and again when its group's turn comes: in between only what tells it
-apart is kept, as a thousand configurations are millions of objects.
+(:mod:`bcq_exp.training.cohort`) and those handed to the workers.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
     JobReturn,
     JobRuntime,
     JobStatus,
-    _save_config,
     configure_log,
     setup_globals,
 )
@@ -32,47 +25,19 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from bcq_exp.config.checking import check
-from bcq_exp.config.naming import keys_of, run_folder
-from bcq_exp.errors import Damaged, RunStopped, UserError, first_line
+from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.sweep import state
-from bcq_exp.sweep.composing import SweepComposer, parted
+from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.division import Divisible, divided
 from bcq_exp.sweep.forecast import Coming, KindCost, plan_lines
+from bcq_exp.sweep.jobs import Planned, SweepJobs
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
-from bcq_exp.training.cohort import Kind, cohorts, kind_of, placement_of, train_cohort
+from bcq_exp.training.cohort import cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
-from bcq_exp.training.provenance import command
-from bcq_exp.training.record import RunRecord, check_free, hold
+from bcq_exp.training.record import check_free, hold
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A job of the sweep that was composed and checked.
-
-    Args:
-        number: Hydra's.
-        overrides: what it was given.
-        objective: which of the last evaluation's numbers it returns.
-        until: the step that it is trained to; ``None`` is its end.
-        kind: what it can be trained together with; ``None`` if it is not to be trained.
-        sets_aside: whether the run in its folder has to leave.
-        value: of the objective, where the run has got there.
-        damage: why it cannot go on.
-    """
-
-    number: int
-    overrides: list[str]
-    folder: Path
-    objective: str
-    until: int | None = None
-    kind: Kind | None = None
-    sets_aside: bool = False
-    value: float | None = None
-    damage: str | None = None
 
 
 class CohortLauncher(Launcher):
@@ -101,8 +66,7 @@ class CohortLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self._context, self._task, self._config = hydra_context, task_function, config
-        self._composer = SweepComposer(hydra_context.config_loader, config)
-        self._place = _place(config)
+        self._jobs = SweepJobs(hydra_context.config_loader, config)
 
     def launch(
         self,
@@ -114,14 +78,12 @@ class CohortLauncher(Launcher):
         setup_globals()
         hydra_before = HydraConfig.instance().cfg
         try:
-            _, first = self._own(initial_job_idx, job_overrides[0])
-            check_free(first.parent)
-            self._workers.settle(first.parent)
-            with _rare_collections():
-                planned = self._plan(job_overrides, initial_job_idx, until)
+            sweep = self._jobs.folder(initial_job_idx, job_overrides[0]).parent
+            check_free(sweep)
+            self._workers.settle(sweep)
+            planned = self._jobs.plan(job_overrides, initial_job_idx, until)
             missing = [each for each in planned if each.kind is not None]
             groups = [runs for runs, _ in self._groups(missing)]
-            sweep = planned[0].folder.parent
             with hold(sweep):
                 if groups:
                     self._workers.check(sweep, len(groups))
@@ -149,8 +111,7 @@ class CohortLauncher(Launcher):
         setup_globals()
         hydra_before = HydraConfig.instance().cfg
         try:
-            with _rare_collections():
-                planned = self._plan(job_overrides, 0, until)
+            planned = self._jobs.plan(job_overrides, 0, until)
             missing = [each for each in planned if each.kind is not None]
             groups = self._groups(missing, with_costs=True)
         finally:
@@ -161,49 +122,6 @@ class CohortLauncher(Launcher):
         print(_what_comes(planned[0].folder.parent, len(planned), len(missing), sizes, until))
         for line in plan_lines(coming, self._workers.count, damaged):
             print(line)
-
-    def _plan(
-        self, job_overrides: Sequence[Sequence[str]], first: int, until: int | None
-    ) -> list[Planned]:
-        """Compose and check the jobs; nothing is written.
-
-        Raises:
-            UserError: for a value out of range, two jobs of one folder, or a folder with another
-                configuration's run.
-        """
-        folders: set[Path] = set()
-        planned = []
-        for number, overrides in enumerate(job_overrides, first):
-            cfg, folder = self._own(number, overrides)
-            check(cfg)
-            if until is not None:
-                check_evaluated(cfg, until)
-            if folder in folders:
-                raise UserError(f"two runs of the sweep map to one folder: {folder}")
-            folders.add(folder)
-            job = _job(cfg, folder, overrides, until)
-            planned.append(_planned(number, job, list(overrides)))
-        return planned
-
-    def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-        """A job's own configuration and its folder: what :meth:`_compose` gives, sooner."""
-        own = None if self._place is None else self._composer.own(overrides)
-        if self._place is None or own is None:
-            full, folder = self._compose(number, overrides)
-            return parted(full)[0], folder
-        sweep, keys = self._place
-        return own, Path(sweep, run_folder(keys, overrides)).absolute()
-
-    def _compose(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-        """A job's configuration with its ``hydra`` node, as Hydra runs it, and its folder."""
-        cfg = self._composer.compose(overrides)
-        hydra = cfg.hydra
-        hydra.job.id, hydra.job.num = str(number), number
-        HydraConfig.instance().cfg = cfg  # type: ignore[assignment]  # ${hydra:...}, uncopied
-        folder = Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute()
-        hydra.runtime.output_dir = str(folder)
-        OmegaConf.set_readonly(hydra, True)
-        return cfg, folder
 
     def _groups(
         self, missing: Sequence[Planned], *, with_costs: bool = False
@@ -225,7 +143,7 @@ class CohortLauncher(Launcher):
         costs: list[KindCost | None] = []
         for numbers in cohorts([each.kind for each in missing if each.kind is not None]):
             cohort = [missing[i] for i in numbers]
-            full, _ = self._compose(cohort[0].number, cohort[0].overrides)
+            full, _ = self._jobs.compose(cohort[0].number, cohort[0].overrides)
             cfg, _ = parted(full)
             algorithm_class(cfg)
             placement = placement_of(cfg, len(cohort), self._group_size)
@@ -256,11 +174,11 @@ class CohortLauncher(Launcher):
             return {}
         if self._context.callbacks.callbacks:
             for each in missing:
-                cfg, _ = self._compose(each.number, each.overrides)
+                cfg, _ = self._jobs.compose(each.number, each.overrides)
                 self._context.callbacks.on_job_start(config=cfg, task_function=self._task)
         failures: dict[Path, str] = {}
         ended = 0
-        composed = (self._jobs(group) for group in groups)  # each as a worker takes it
+        composed = (self._jobs.ready(group) for group in groups)  # each as a worker takes it
         for index, result in self._workers.run(_train_group, composed, sweep):
             for k, each in enumerate(groups[index]):
                 reason = _reason(result) if isinstance(result, BaseException) else result[k]
@@ -270,16 +188,6 @@ class CohortLauncher(Launcher):
             failed = f", {len(failures)} failed" if failures else ""
             log.info("%d of %d runs ended%s", ended, len(missing), failed)
         return failures
-
-    def _jobs(self, group: Sequence[Planned]) -> list[Job]:
-        """The jobs of a group, ready to be trained, with Hydra's files in their folders."""
-        jobs = []
-        for each in group:
-            full, folder = self._compose(each.number, each.overrides)
-            cfg, hydra = parted(full)
-            _write_hydra_files(cfg, hydra, folder)
-            jobs.append(_job(cfg, folder, each.overrides, each.until))
-        return jobs
 
     def _results(self, planned: Sequence[Planned], failures: dict[Path, str]) -> list[JobReturn]:
         """What Hydra wants back of every job, in its order."""
@@ -300,80 +208,10 @@ class CohortLauncher(Launcher):
         else:
             result.return_value, result.status = _value(planned), JobStatus.COMPLETED
         if planned.kind is not None and self._context.callbacks.callbacks:
-            full, _ = self._compose(planned.number, planned.overrides)
+            full, _ = self._jobs.compose(planned.number, planned.overrides)
             result.cfg, result.hydra_cfg = parted(full.copy())
             self._context.callbacks.on_job_end(config=full, job_return=result)
         return result
-
-
-def _place(config: DictConfig) -> tuple[str, str] | None:
-    """A sweep's folder and the keys that name its runs, where overrides say so (sweep.plan)."""
-    node = _unresolved(config.hydra.sweep)
-    given = [str(each).partition("=")[0] for each in _unresolved(config.hydra.overrides.hydra)]
-    keys = keys_of(node["subdir"])
-    if {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and keys and "${" not in node["dir"]:
-        return node["dir"], keys
-    return None
-
-
-def _unresolved(node: Any) -> Any:
-    return OmegaConf.to_container(node, resolve=False)
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Let the garbage of a hundred configurations pile up before it is looked for.
-
-    A configuration is a tree whose nodes know their parents, so that only the collector frees it;
-    at its own pace it takes a quarter of the time that a thousand are composed in.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(200_000, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
-def check_evaluated(cfg: DictConfig, until: int) -> None:
-    """See that a run is evaluated at a step, so that it can be compared there.
-
-    Raises:
-        UserError: if it is not.
-    """
-    settings = cfg.trainer
-    if until > settings.num_steps or (until < settings.num_steps and until % settings.eval_every):
-        raise UserError(
-            f"trainer.eval_every={settings.eval_every}, num_steps={settings.num_steps}: no "
-            f"evaluation at step {until}, where the runs of the sweep are compared; all need the "
-            "same"
-        )
-
-
-def _job(cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None) -> Job:
-    if until == cfg.trainer.num_steps:
-        until = None
-    alone = [override for override in overrides if not override.startswith("name=")]  # the sweep's
-    return Job(cfg, folder, command(alone), is_alone=False, until=until)
-
-
-def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
-    """A job held against what its folder has.
-
-    Raises:
-        UserError: if that must not be continued.
-    """
-    objective = str(job.cfg.trainer.objective)
-    found = Planned(number, overrides, job.folder, objective, job.until)
-    restarts = job.cfg.resume == "restart"
-    try:
-        start.check_folder(job.cfg, job.folder)
-        if not restarts and start.has_arrived(job):
-            return replace(found, value=start.objective(objective, job.folder, job.until))
-        sets_aside = restarts and RunRecord(job.folder).has_begun
-        return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)
-    except Damaged as error:
-        return replace(found, damage=str(error))
 
 
 def _train_group(jobs: Sequence[Job]) -> list[str | None]:
@@ -432,14 +270,3 @@ def _what_comes(
     groups = f" in {len(sizes)} groups of {words}" if sizes else ""
     end = f" to step {until}" if until is not None else ""
     return f"{sweep}: {num_runs} runs{complete}, {num_missing} to train{end}{groups}"
-
-
-def _write_hydra_files(cfg: DictConfig, hydra: DictConfig, folder: Path) -> None:
-    """The configuration beside the run, as Hydra leaves it for a run alone."""
-    if hydra.hydra.output_subdir is None:
-        return
-    folder = folder / hydra.hydra.output_subdir
-    folder.mkdir(parents=True, exist_ok=True)
-    _save_config(cfg, "config.yaml", folder)
-    _save_config(hydra, "hydra.yaml", folder)
-    _save_config(hydra.hydra.overrides.task, "overrides.yaml", folder)

@@ -11,10 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import write_atomically
@@ -131,6 +134,18 @@ class Ray(Workers):
         needs("ray", "ray")
         self.count, self._init, self._remote = count, dict(init), dict(remote)
 
+    def check(self, folder: Path, count: int) -> None:
+        """See at once what Ray would try for a minute: that somebody is at the address.
+
+        Raises:
+            UserError: if nobody is.
+        """
+        address = self._init.get("address") or ""
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        if parts.hostname and parts.port:
+            with self._refused():
+                socket.create_connection((parts.hostname, parts.port), timeout=10).close()
+
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
@@ -166,13 +181,18 @@ class Ray(Workers):
         """
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
         ray = needs("ray", "ray")
-        try:
+        with self._refused():
             ray.init(**self._init)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        return ray
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
             address = self._init.get("address")
             message = f"hydra.launcher.workers.init.address={address}: {first_line(error)}"
             raise UserError(message) from None
-        return ray
 
     def _check_nodes(self, ray: Any, path: Path) -> None:
         """Let every node look for a file of the sweep's folder.

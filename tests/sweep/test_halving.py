@@ -11,7 +11,7 @@ import pytest
 
 from bcq_exp.analysis import load_runs
 from bcq_exp.errors import UserError
-from bcq_exp.sweep.launcher import check_evaluated
+from bcq_exp.sweep.jobs import check_evaluated
 from bcq_exp.sweep.rungs import compare, rung_sizes, rung_steps
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord

@@ -182,6 +182,12 @@ def test_joblib_and_submitit_train_a_cohort_a_worker(sweep, tmp_path):
 def test_ray_trains_a_cohort_a_task(tmp_path):
     pytest.importorskip("ray")
     options = (*SWEEP, "hydra/launcher=ray")
+    nobody = bcq_exp(
+        *options, "hydra.launcher.workers.init.address=ray://127.0.0.1:9", cwd=tmp_path
+    )
+    assert (nobody.returncode, nobody.stderr.count("\n")) == (2, 1)
+    assert "init.address=ray://127.0.0.1:9: [Errno 111]" in nobody.stderr
+    assert not (tmp_path / "multirun" / "s" / "multirun.yaml").exists()
     done = bcq_exp(*options, "+hydra.launcher.workers.init.num_cpus=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 to train in 2 groups of 2" in done.stdout

@@ -1,0 +1,205 @@
+"""The jobs of a sweep: composed, checked, held against what their folders have, made ready.
+
+Every job is composed and checked before anything is written, and again when its group's turn comes:
+in between only what tells it apart is kept, as a thousand configurations are millions of objects.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import _save_config
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp.config.checking import check
+from bcq_exp.config.naming import keys_of, run_folder
+from bcq_exp.errors import Damaged, UserError
+from bcq_exp.sweep.composing import SweepComposer, parted
+from bcq_exp.training import start
+from bcq_exp.training.cohort import Kind, kind_of
+from bcq_exp.training.job import Job
+from bcq_exp.training.provenance import command
+from bcq_exp.training.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job of the sweep that was composed and checked.
+
+    Args:
+        number: Hydra's.
+        overrides: what it was given.
+        objective: which of the last evaluation's numbers it returns.
+        until: the step that it is trained to; ``None`` is its end.
+        kind: what it can be trained together with; ``None`` if it is not to be trained.
+        sets_aside: whether the run in its folder has to leave.
+        value: of the objective, where the run has got there.
+        damage: why it cannot go on.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: Path
+    objective: str
+    until: int | None = None
+    kind: Kind | None = None
+    sets_aside: bool = False
+    value: float | None = None
+    damage: str | None = None
+
+
+class SweepJobs:
+    """Composes the jobs of one sweep.
+
+    Args:
+        loader: Hydra's, with the sweep's search path.
+        sweep: the configuration of the sweep itself.
+    """
+
+    def __init__(self, loader: ConfigLoader, sweep: DictConfig) -> None:
+        self._composer = SweepComposer(loader, sweep)
+        self._place = _place(sweep)
+
+    def folder(self, number: int, overrides: Sequence[str]) -> Path:
+        """The folder of a job."""
+        return self._own(number, overrides)[1]
+
+    def plan(
+        self, job_overrides: Sequence[Sequence[str]], first: int, until: int | None
+    ) -> list[Planned]:
+        """Compose and check the jobs; nothing is written.
+
+        Raises:
+            UserError: for a value out of range, two jobs of one folder, or a folder with another
+                configuration's run.
+        """
+        planned: dict[Path, Planned] = {}
+        with _rare_collections():
+            for number, overrides in enumerate(job_overrides, first):
+                cfg, folder = self._own(number, overrides)
+                check(cfg)
+                if until is not None:
+                    check_evaluated(cfg, until)
+                if folder in planned:
+                    raise UserError(f"two runs of the sweep map to one folder: {folder}")
+                job = _job(cfg, folder, overrides, until)
+                planned[folder] = _planned(number, job, list(overrides))
+        return list(planned.values())
+
+    def compose(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+        """A job's configuration with its ``hydra`` node, as Hydra runs it, and its folder."""
+        cfg = self._composer.compose(overrides)
+        hydra = cfg.hydra
+        hydra.job.id, hydra.job.num = str(number), number
+        HydraConfig.instance().cfg = cfg  # type: ignore[assignment]  # ${hydra:...}, uncopied
+        folder = Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute()
+        hydra.runtime.output_dir = str(folder)
+        OmegaConf.set_readonly(hydra, True)
+        return cfg, folder
+
+    def ready(self, group: Sequence[Planned]) -> list[Job]:
+        """The jobs of a group, ready to be trained, with Hydra's files in their folders."""
+        jobs = []
+        for each in group:
+            full, folder = self.compose(each.number, each.overrides)
+            cfg, hydra = parted(full)
+            _write_hydra_files(cfg, hydra, folder)
+            jobs.append(_job(cfg, folder, each.overrides, each.until))
+        return jobs
+
+    def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+        """A job's own configuration and its folder: what :meth:`compose` gives, sooner."""
+        own = None if self._place is None else self._composer.own(overrides)
+        if self._place is None or own is None:
+            full, folder = self.compose(number, overrides)
+            return parted(full)[0], folder
+        sweep, keys = self._place
+        return own, Path(sweep, run_folder(keys, overrides)).absolute()
+
+
+def _place(config: DictConfig) -> tuple[str, str] | None:
+    """A sweep's folder and the keys that name its runs, where overrides say so (sweep.plan)."""
+    node = _unresolved(config.hydra.sweep)
+    given = [str(each).partition("=")[0] for each in _unresolved(config.hydra.overrides.hydra)]
+    keys = keys_of(node["subdir"])
+    if {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and keys and "${" not in node["dir"]:
+        return node["dir"], keys
+    return None
+
+
+def _unresolved(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=False)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let the garbage of a hundred configurations pile up before it is looked for.
+
+    A configuration is a tree whose nodes know their parents, so that only the collector frees it;
+    at its own pace it takes a quarter of the time that a thousand are composed in.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def check_evaluated(cfg: DictConfig, until: int) -> None:
+    """See that a run is evaluated at a step, so that it can be compared there.
+
+    Raises:
+        UserError: if it is not.
+    """
+    settings = cfg.trainer
+    if until > settings.num_steps or (until < settings.num_steps and until % settings.eval_every):
+        raise UserError(
+            f"trainer.eval_every={settings.eval_every}, num_steps={settings.num_steps}: no "
+            f"evaluation at step {until}, where the runs of the sweep are compared; all need the "
+            "same"
+        )
+
+
+def _job(cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None) -> Job:
+    if until == cfg.trainer.num_steps:
+        until = None
+    alone = [override for override in overrides if not override.startswith("name=")]  # the sweep's
+    return Job(cfg, folder, command(alone), is_alone=False, until=until)
+
+
+def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
+    """A job held against what its folder has.
+
+    Raises:
+        UserError: if that must not be continued.
+    """
+    objective = str(job.cfg.trainer.objective)
+    found = Planned(number, overrides, job.folder, objective, job.until)
+    restarts = job.cfg.resume == "restart"
+    try:
+        start.check_folder(job.cfg, job.folder)
+        if not restarts and start.has_arrived(job):
+            return replace(found, value=start.objective(objective, job.folder, job.until))
+        sets_aside = restarts and RunRecord(job.folder).has_begun
+        return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)
+    except Damaged as error:
+        return replace(found, damage=str(error))
+
+
+def _write_hydra_files(cfg: DictConfig, hydra: DictConfig, folder: Path) -> None:
+    """The configuration beside the run, as Hydra leaves it for a run alone."""
+    if hydra.hydra.output_subdir is None:
+        return
+    folder = folder / hydra.hydra.output_subdir
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_config(cfg, "config.yaml", folder)
+    _save_config(hydra, "hydra.yaml", folder)
+    _save_config(hydra.hydra.overrides.task, "overrides.yaml", folder)

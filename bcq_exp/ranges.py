@@ -66,6 +66,7 @@ COUNT = Range(low=1)
 NATURAL = Range(low=0)
 FRACTION = Range(low=0, high=1)
 POSITIVE = Range(low=0, low_open=True)
+SHARE = Range(0, 1, low_open=True, high_open=True)
 
 # by the paper's symbol, or the parameter's name
 GAMMA = LMBDA = FRACTION

@@ -43,6 +43,7 @@ from bcq_exp.ranges import (
     POLICY_NOISE,
     POSITIVE,
     SCHEDULES,
+    SHARE,
     TAU,
     Matching,
     OneOf,
@@ -156,6 +157,7 @@ class PendulumConfig:
     level: str = key(OneOf(("expert", "medium", "random", "mixture")))
     num_steps: int = key(COUNT)
     seed: int = key(NATURAL)
+    holdout: float | None = key(SHARE, None)
 
 
 @dataclass
@@ -165,6 +167,7 @@ class MinariConfig:
     env: str | None = None
     download: bool = True
     use_cache: bool = True
+    holdout: float | None = key(SHARE, None)
 
 
 @dataclass
@@ -173,6 +176,7 @@ class D4RLConfig:
     path: str = key(PATH)
     env: str | None = None
     use_cache: bool = True
+    holdout: float | None = key(SHARE, None)
 
 
 @dataclass

@@ -4,7 +4,9 @@ Three sources: Minari data sets, old D4RL files, and the built-in Pendulum data.
 raises :class:`DataError` with one line that names the data set, the place and what is allowed.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from bcq_exp.data import environments, minari_store, pendulum
 from bcq_exp.data.cache import cached
 from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
+from bcq_exp.data.holdout import held_out_episodes
 from bcq_exp.data.minari_files import read_minari
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import DataError, Transitions
@@ -26,15 +29,17 @@ class Dataset(Task):
 
     Args:
         transitions: all episodes, one after the other; actions in environment units, float32.
-        content_hash: sha256 (hex) over the transitions.
+        content_hash: sha256 (hex) over the transitions of the whole set.
         episode_returns: sums of recorded rewards ``(E,)`` float64.
         episode_lengths: recorded steps ``(E,)`` int64.
+        held_out: the episodes that are kept from training, if any are; the others are here.
     """
 
     transitions: Transitions
     content_hash: str
     episode_returns: np.ndarray
     episode_lengths: np.ndarray
+    held_out: Dataset | None = None
 
     @property
     def behaviour_return(self) -> float:
@@ -48,11 +53,37 @@ class Dataset(Task):
             "num_transitions": len(self.transitions),
             "num_episodes": len(self.episode_returns),
             "behaviour_return": self.behaviour_return,
+            **({} if self.held_out is None else {"held_out": len(self.held_out.episode_lengths)}),
         }
+
+    def without(self, share: float | None) -> Dataset:
+        """With that share of the episodes held out.
+
+        Raises:
+            DataError: if there are too few of them.
+        """
+        if share is None:
+            return self
+        is_held_out = held_out_episodes(self.id, len(self.episode_lengths), share)
+        held_out = self._of_episodes(is_held_out)
+        return replace(self._of_episodes(~is_held_out), held_out=held_out)
+
+    def _of_episodes(self, chosen: np.ndarray) -> Dataset:
+        return replace(
+            self,
+            transitions=self.transitions[np.repeat(chosen, self.episode_lengths)],
+            episode_returns=self.episode_returns[chosen],
+            episode_lengths=self.episode_lengths[chosen],
+        )
 
 
 def load_minari(
-    id: str, *, download: bool = True, env: str | None = None, use_cache: bool = True
+    id: str,
+    *,
+    download: bool = True,
+    env: str | None = None,
+    use_cache: bool = True,
+    holdout: float | None = None,
 ) -> Dataset:
     """A Minari data set from the local folder, or downloaded into it.
 
@@ -61,6 +92,7 @@ def load_minari(
         download: fetch it where it is not in ``$MINARI_DATASETS_PATH`` (``~/.minari/datasets``).
         env: environment to evaluate in instead of the one the data set names.
         use_cache: see :mod:`bcq_exp.data.cache`.
+        holdout: share of the episodes to hold out (:meth:`Dataset.without`).
 
     Raises:
         DataError: not to be had, damaged, unusable spaces or values, or an unknown environment.
@@ -74,7 +106,7 @@ def load_minari(
         spec = environments.parse_spec(id, contents.env_spec)
     else:
         spec = None
-    return _dataset(id, contents, spec)
+    return _dataset(id, contents, spec).without(holdout)
 
 
 def load_pendulum(
@@ -82,6 +114,7 @@ def load_pendulum(
     *,
     num_steps: int = pendulum.DEFAULT_STEPS,
     seed: int = pendulum.DEFAULT_SEED,
+    holdout: float | None = None,
 ) -> Dataset:
     """The built-in Pendulum-v1 data, made on first use (seconds) and then kept as a Minari set.
 
@@ -89,14 +122,18 @@ def load_pendulum(
         level: ``expert``, ``medium``, ``random``, or ``mixture`` (a third of each).
         num_steps: recorded steps.
         seed: of the collection.
+        holdout: share of the episodes to hold out.
 
     Raises:
         DataError: unknown level, or the folder of data sets cannot be written.
     """
-    return load_minari(pendulum.ensure_pendulum(level, num_steps, seed), download=False)
+    id = pendulum.ensure_pendulum(level, num_steps, seed)
+    return load_minari(id, download=False, holdout=holdout)
 
 
-def load_d4rl_hdf5(path: str, *, env: str | None = None, use_cache: bool = True) -> Dataset:
+def load_d4rl_hdf5(
+    path: str, *, env: str | None = None, use_cache: bool = True, holdout: float | None = None
+) -> Dataset:
     """An old D4RL file: HDF5 with observations, actions, rewards, terminals, and optionally
     timeouts and next_observations.
 
@@ -112,6 +149,7 @@ def load_d4rl_hdf5(path: str, *, env: str | None = None, use_cache: bool = True)
         path: the file.
         env: environment to evaluate in; by default guessed from the file's name.
         use_cache: see :mod:`bcq_exp.data.cache`.
+        holdout: share of the episodes to hold out.
 
     Raises:
         DataError: a file that is missing, damaged, does not fit the environment or has unusable
@@ -131,7 +169,7 @@ def load_d4rl_hdf5(path: str, *, env: str | None = None, use_cache: bool = True)
     # The step limit decides edges, and a user's own registration may change under the same id.
     options = (spec.id, str(spec.max_episode_steps))
     contents = cached([file], lambda: read_d4rl(name, file, spec), *options, use=use_cache)
-    return _dataset(name, contents, spec)
+    return _dataset(name, contents, spec).without(holdout)
 
 
 def _dataset(id: str, contents: Contents, spec: EnvSpec | None) -> Dataset:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.networks import is_pure
 from bcq_exp.algorithm.optim import Optimizer
-from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.policy import Policy, as_tensor
 from bcq_exp.algorithm.watch import Watch
 
 TRANSITION = ("obs", "act", "rew", "terminated", "obs_next")  # what a step is given of a batch
@@ -121,6 +121,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     ``state_dict()`` is complete: policy, lagged networks and, as extra state, every optimizer.
     """
 
+    transition: ClassVar[tuple[str, ...]] = TRANSITION
     training_stats: ClassVar[type[TrainingStats]]
     diagnostics: ClassVar[tuple[str, ...]] = ()
     steps: ClassVar[tuple[Step, ...]]
@@ -197,14 +198,14 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         return self.update_with_batch(batch[0] if isinstance(batch, tuple) else batch)
 
     def update_with_batch(self, batch: Any) -> Any:
-        """One gradient step on a batch with ``obs, act, rew, terminated, obs_next``, each (B, ...).
+        """One gradient step on a batch with the entries of ``transition``, each (B, ...).
 
         Entries may be arrays or tensors; actions are in the policy's unit (``map_action_inverse``).
         Returns the algorithm's ``training_stats``, whose fields have a default where not every step
         tells them.
         """
         start = time.perf_counter()
-        tensors = {name: self.policy.as_tensor(getattr(batch, name)) for name in TRANSITION}
+        tensors = {name: as_tensor(getattr(batch, name), self) for name in self.transition}
         size = tensors["obs"].shape[0]
         tensors |= {name: tensors[name].reshape(size) for name in ("rew", "terminated")}
         device = tensors["obs"].device

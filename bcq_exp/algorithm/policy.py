@@ -63,10 +63,15 @@ class Policy(nn.Module, ABC):
 
     def as_tensor(self, x: Any) -> Tensor:
         """``x`` in the dtype and on the device of the networks."""
-        param = next(self.parameters())
-        if not isinstance(x, Tensor):
-            x = np.require(x, requirements="W")  # torch wants arrays it could write to
-        return torch.as_tensor(x, dtype=param.dtype, device=param.device)
+        return as_tensor(x, self)
+
+
+def as_tensor(x: Any, module: nn.Module) -> Tensor:
+    """An array or tensor in the dtype and on the device of a module."""
+    param = next(module.parameters())
+    if not isinstance(x, Tensor):
+        x = np.require(x, requirements="W")  # torch wants arrays it could write to
+    return torch.as_tensor(x, dtype=param.dtype, device=param.device)
 
 
 class DeterministicPolicy(Policy):

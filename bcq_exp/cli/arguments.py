@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bcq_exp.errors import UserError
+from bcq_exp.ranges import Range
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,6 +43,22 @@ def place(text: str) -> str:
 def path(text: str) -> Path:
     """One path, of which the same is true."""
     return Path(place(text))
+
+
+def number(kind: type, allowed: Range) -> Callable[[str], Any]:
+    """Numbers of a kind, int or float, in a range."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if value not in allowed:
+            noun = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text}: must be {noun} {allowed}")
+        return value
+
+    return parse
 
 
 def seconds(text: str) -> float:

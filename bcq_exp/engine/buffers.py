@@ -30,7 +30,7 @@ class TransitionTable:
     """
 
     def __init__(self, rows: Tensor, obs_dim: int, act_dim: int) -> None:
-        self._rows = rows
+        self.rows = rows
         self._sizes = [obs_dim, obs_dim, act_dim, 1, 1]
 
     @classmethod
@@ -60,7 +60,7 @@ class TransitionTable:
         """Write obs, obs_next, act, rew and terminated, (n, ...) each, from ``row`` on."""
         size = len(columns[0])
         rows = np.concatenate([c.reshape(size, -1) for c in columns], 1, dtype=np.float32)
-        self._rows[row : row + size].copy_(torch.from_numpy(rows))
+        self.rows[row : row + size].copy_(torch.from_numpy(rows))
 
     def put_transitions(self, row: int, t: Transitions) -> None:
         """Write transitions from ``row`` on."""
@@ -71,7 +71,7 @@ class TransitionTable:
 
     def batch(self, indices: Tensor) -> Batch:
         """The rows ``indices`` (..., B)."""
-        rows = self._rows.index_select(0, indices.reshape(-1)).reshape(*indices.shape, -1)
+        rows = self.rows.index_select(0, indices.reshape(-1)).reshape(*indices.shape, -1)
         obs, obs_next, act, rew, terminated = rows.split(self._sizes, -1)
         return Batch(
             obs=obs,

@@ -1,0 +1,126 @@
+"""``python -m bcq_exp.select multirun/NAME``: which run's policy to trust, from data alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcq_exp.cli.arguments import Parser, number, path, place
+from bcq_exp.cli.command import command
+from bcq_exp.ranges import COUNT, GAMMA, NATURAL, POSITIVE, TAU, Range
+
+if TYPE_CHECKING:
+    from bcq_exp.selection.estimates import Selection
+    from bcq_exp.selection.fit import FQESettings
+
+EPISODES_SHOWN = (0, 1, 2, 5, 10, 20, 50, 100)
+MOST_ROWS = 40
+NUMBERS: dict[str, tuple[type, Range, str]] = {
+    "num_steps": (int, COUNT, "gradient steps of fitted Q evaluation (20000)"),
+    "batch_size": (int, COUNT, "transitions a step (256)"),
+    "num_members": (int, COUNT, "critics a policy, whose spread is the interval (5)"),
+    "lr": (float, POSITIVE, "learning rate (0.001)"),
+    "gamma": (float, GAMMA, "discount of the value, whatever the runs' own (0.99)"),
+    "tau": (float, TAU, "share of a critic that its target takes each step (0.005)"),
+    "seed": (int, NATURAL, "of weights, episodes and batches (0)"),
+}
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Estimate, print the table, write the files."""
+    parser = Parser("python -m bcq_exp.select", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=place, help="folders of runs or sweeps, or globs")
+    parser.add_argument(
+        "--output", type=path, help="folder of the results (of one sweep: ope/ in its own)"
+    )
+    parser.add_argument("--trust", action="store_true", help="the runs may name code beyond ours")
+    for name, (kind, allowed, words) in NUMBERS.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=number(kind, allowed), help=words)
+    parser.add_argument(
+        "--hidden-sizes", nargs="+", type=number(int, COUNT), help="of a critic (64 64)"
+    )
+    options = parser.parse_args(arguments)
+    _select(options)
+
+
+def _select(options: argparse.Namespace) -> None:
+    from bcq_exp.analysis.runs import run_folders
+    from bcq_exp.config import schema
+    from bcq_exp.selection.candidates import load_candidates
+    from bcq_exp.selection.estimates import select
+    from bcq_exp.selection.fit import FQESettings
+    from bcq_exp.selection.results import CRITICS, FOLDER, POLICIES, write
+    from bcq_exp.training.progress import progress
+    from bcq_exp.training.record import hold
+
+    schema.register()
+    given = {name: getattr(options, name) for name in (*NUMBERS, "hidden_sizes")}
+    settings = FQESettings(**{name: value for name, value in given.items() if value is not None})
+    alone = len(options.runs) == 1 and Path(options.runs[0]).is_dir()
+    folder = options.output or Path(options.runs[0] if alone else ".", FOLDER)
+    candidates, evidence = load_candidates(run_folders(*options.runs), trusted=options.trust)
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder), progress(0, settings.num_steps, f"{len(candidates)} policies") as shown:
+        selection = select(candidates, evidence, settings, folder / CRITICS, shown.update)
+        write(selection, settings, folder)
+    _print(selection, settings)
+    print(f"{(folder / POLICIES).resolve()}")
+
+
+def _print(selection: Selection, settings: FQESettings) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    policies = selection.policies
+    title = f"{len(policies)} policies by fitted Q evaluation, gamma {settings.gamma:g}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("run", overflow="fold")
+    for name in ("value ± 2 se", "own critic's", "TD error", "discounted return", "return"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in policies.head(MOST_ROWS).to_dict("records"):
+        others = (row[name] for name in ("critic_value", "td_error", "discounted_return"))
+        table.add_row(
+            escape(row["run"]),
+            f"{_shown(row['fqe'])} ± {_shown(row['fqe_high'] - row['fqe'])}",
+            *map(_shown, others),
+            _shown(row["return_mean"]),
+        )
+    console.print(table)
+    if len(policies) > MOST_ROWS:
+        print(f"and {len(policies) - MOST_ROWS} more")
+    if selection.quality:
+        table = Table(title="against the returns [95% interval]", title_justify="left")
+        table.add_column("ranked by")
+        for name in next(iter(selection.quality.values())):
+            table.add_column(name, justify="right", no_wrap=True)
+        for estimator, measures in selection.quality.items():
+            cells = (f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}]" for m in measures.values())
+            table.add_row(estimator, *map(escape, cells))
+        console.print(table)
+    if selection.budget:
+        table = Table(title="return of the policy chosen after N episodes", title_justify="left")
+        table.add_column("started")
+        episodes = [n for n in EPISODES_SHOWN if n <= len(selection.budget["uniform"].episodes)]
+        for n in episodes:
+            table.add_column(str(n), justify="right")
+        for start, curve in selection.budget.items():
+            at = dict(zip(curve.episodes.tolist(), curve.returns.tolist(), strict=True))
+            table.add_row(start, *(_shown(at.get(n)) for n in episodes))
+        console.print(table)
+    for note in selection.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    main()

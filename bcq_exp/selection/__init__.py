@@ -1,0 +1,1 @@
+"""Which run's policy to trust, from data alone."""

@@ -1,0 +1,125 @@
+"""Every estimate of every policy, side by side with what is known of its returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bcq_exp.selection.bandit import BudgetCurve, budget_curve
+from bcq_exp.selection.candidates import Candidate, Evidence, actions
+from bcq_exp.selection.fit import FittedQ, FQESettings
+from bcq_exp.selection.naive import critic_value, td_error
+from bcq_exp.selection.ranking import Measured, measured, regret, spearman
+
+SIGNS = {"fqe": 1, "critic_value": 1, "td_error": -1}  # of each estimator: -1 where less is better
+MAIN = "fqe"
+NUM_PULLS = 100  # of the online budget
+FEWEST = 3  # policies, of which a ranking can be right or wrong
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What there is to choose by.
+
+    Args:
+        policies: a row a policy, by ``fqe`` from best to worst: run, folder, step, the estimators
+            of SIGNS, fqe_low and fqe_high, return_mean and discounted_return.
+        quality: of each estimator against the known returns: spearman, regret@1, regret@5.
+        budget: expected return of the policy chosen after N episodes, started uniformly and by fqe.
+        notes: what has to be known of all this, in words.
+    """
+
+    policies: pd.DataFrame
+    quality: Mapping[str, Mapping[str, Measured]]
+    budget: Mapping[str, BudgetCurve]
+    notes: tuple[str, ...]
+
+
+def select(
+    candidates: Sequence[Candidate],
+    evidence: Evidence,
+    settings: FQESettings,
+    keep: Path,
+    told: Callable[[int], None] = lambda step: None,
+) -> Selection:
+    """Estimate, and hold the estimates against the returns where they are known.
+
+    Args:
+        keep: the file that fitted critics are kept in, to go on from.
+        told: called with the steps of fitting taken.
+    """
+    transitions, seed = evidence.dataset.transitions, settings.seed
+    act_next = np.stack([actions(c.agent, transitions.obs_next, seed) for c in candidates])
+    first_act = np.stack([actions(c.agent, evidence.first_obs, seed) for c in candidates])
+    fitted = FittedQ(evidence, act_next, first_act, settings)
+    fitted.fit(keep, told)
+    fqe = fitted.estimates()
+    half = 2 * fqe.std(1)  # of a bootstrap, the deviation is the mean's standard error
+    rows = [
+        {
+            "run": each.name,
+            "folder": str(each.folder),
+            "step": each.step,
+            "fqe": fqe[k].mean(),
+            "fqe_low": fqe[k].mean() - half[k],
+            "fqe_high": fqe[k].mean() + half[k],
+            "critic_value": critic_value(each, evidence, first_act[k]),
+            "td_error": td_error(each, evidence, act_next[k]),
+            "return_mean": each.return_mean,
+            "discounted_return": each.discounted_return,
+        }
+        for k, each in enumerate(candidates)
+    ]
+    policies = pd.DataFrame(rows).astype({"return_mean": float, "discounted_return": float})
+    policies = policies.sort_values("fqe", ascending=False, kind="stable", na_position="last")
+    returns = [candidates[k].returns for k in policies.index]
+    policies = policies.reset_index(drop=True)
+    notes = [*_of_evidence(evidence), *_of_fqe(policies)]
+    quality: dict[str, dict[str, Measured]] = {}
+    budget: dict[str, BudgetCurve] = {}
+    if len(candidates) < FEWEST:
+        notes.append(f"{len(candidates)} policies: too few to judge a ranking of")
+    elif any(found is None for found in returns):
+        notes.append("returns are not known of every policy: no ranking is judged")
+    else:
+        quality = {name: _quality(policies, name, seed) for name in SIGNS}
+        episodes = np.stack([found for found in returns if found is not None])
+        order = np.arange(len(policies))  # as they stand
+        budget = {
+            "uniform": budget_curve(episodes, NUM_PULLS, None, seed),
+            MAIN: budget_curve(episodes, NUM_PULLS, order, seed),
+        }
+    return Selection(policies, quality, budget, tuple(notes))
+
+
+def _quality(policies: pd.DataFrame, estimator: str, seed: int) -> dict[str, Measured]:
+    scores = SIGNS[estimator] * policies[estimator].to_numpy()
+    returns = policies["return_mean"].to_numpy()
+    return {
+        "spearman": measured(spearman, scores, returns, seed),
+        "regret@1": measured(lambda s, r: regret(s, r, 1), scores, returns, seed),
+        "regret@5": measured(lambda s, r: regret(s, r, 5), scores, returns, seed),
+    }
+
+
+def _of_evidence(evidence: Evidence) -> list[str]:
+    count = len(evidence.dataset.episode_lengths)
+    if evidence.is_held_out:
+        return [f"judged by {count} held-out episodes of {evidence.dataset.id}"]
+    return [
+        f"judged by all {count} episodes of {evidence.dataset.id}, which the policies learnt from: "
+        "dataset.holdout=0.2 when training keeps some of them apart"
+    ]
+
+
+def _of_fqe(policies: pd.DataFrame) -> list[str]:
+    diverged = policies[policies["fqe"].isna()]
+    if diverged.empty:
+        return []
+    named = ", ".join(diverged["run"][:3])
+    more = f" and {len(diverged) - 3} more" if len(diverged) > 3 else ""
+    return [f"fitted Q evaluation diverged for {named}{more}: ranked last"]

@@ -1,0 +1,29 @@
+"""What people go by without an evaluation: a run's own critic, and its Bellman error."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bcq_exp.selection.candidates import Candidate, Evidence, values
+
+
+def critic_value(candidate: Candidate, evidence: Evidence, first_act: np.ndarray) -> float:
+    """The mean of Q(s_0, pi(s_0)) over the episodes' beginnings, by the run's own critic and gamma.
+
+    ``first_act`` is (E, A). NaN where the algorithm learns no values.
+    """
+    found = values(candidate.agent, evidence.first_obs, first_act)
+    return float("nan") if found is None else float(found.mean())
+
+
+def td_error(candidate: Candidate, evidence: Evidence, act_next: np.ndarray) -> float:
+    """The root mean square of r + gamma (1 - terminated) Q(s', pi(s')) - Q(s, a), by the same.
+
+    ``act_next`` is (N, A). NaN where the algorithm learns no values.
+    """
+    t, agent = evidence.dataset.transitions, candidate.agent
+    q, q_next = values(agent, t.obs, t.act), values(agent, t.obs_next, act_next)
+    if q is None or q_next is None or agent.gamma is None:
+        return float("nan")
+    error = t.rew + agent.gamma * (1 - t.terminated) * q_next - q
+    return float(np.sqrt(np.square(error).mean()))

@@ -1,0 +1,60 @@
+"""A selection as files: in the sweep's folder, for the report, and for whoever wants them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bcq_exp.files import write_atomically
+from bcq_exp.selection.estimates import Selection
+from bcq_exp.selection.fit import FQESettings
+
+FOLDER = "ope"  # in the sweep's, off-policy evaluation
+POLICIES, SELECTION, CRITICS = "policies.csv", "selection.json", "fqe.pt"
+
+
+def write(selection: Selection, settings: FQESettings, folder: Path) -> None:
+    """Write ``policies.csv`` and ``selection.json``.
+
+    Raises:
+        CannotWrite: if the system refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    table = selection.policies.to_csv(index=False).encode()
+    write_atomically(folder / POLICIES, table)
+    content = {
+        "settings": asdict(settings),
+        "notes": list(selection.notes),
+        "policies": selection.policies.to_dict("records"),
+        "quality": {
+            estimator: {name: asdict(value) for name, value in measures.items()}
+            for estimator, measures in selection.quality.items()
+        },
+        "budget": {
+            start: {name: values.tolist() for name, values in vars(curve).items()}
+            for start, curve in selection.budget.items()
+        },
+    }
+    text = json.dumps(_plain(content), indent=2) + "\n"
+    write_atomically(folder / SELECTION, text.encode())
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What :func:`write` wrote in a sweep's folder; ``None`` where nothing was selected."""
+    path = folder / FOLDER / SELECTION
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _plain(content: Any) -> Any:
+    """Numbers that are none as ``null``."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_plain(value) for value in content]
+    if isinstance(content, float | np.floating):
+        return float(content) if np.isfinite(content) else None
+    return content

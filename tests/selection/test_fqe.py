@@ -1,0 +1,227 @@
+"""Fitted Q evaluation against values that are known: in closed form, by importance sampling."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.fqe import FQE
+from bcq_exp.algorithm.networks import Critic
+from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.transitions import Transitions
+from bcq_exp.selection.candidates import Evidence
+from bcq_exp.selection.fit import FittedQ, FQESettings
+
+NUM_STATES, GAMMA = 4, 0.9
+
+
+def dataset(transitions, lengths, low, high):
+    size = transitions.obs.shape[1]
+    returns = [part.sum() for part in np.split(transitions.rew, np.cumsum(lengths)[:-1])]
+    return Dataset(
+        id="made/up-v0",
+        observation_space=Box(-np.inf, np.inf, (size,)),
+        action_space=Box(low, high, (transitions.act.shape[1],)),
+        env_spec=None,
+        reference_scores=None,
+        transitions=transitions,
+        content_hash="",
+        episode_returns=np.array(returns),
+        episode_lengths=np.asarray(lengths),
+    )
+
+
+def chain(num_episodes=200, horizon=10, seed=0):
+    """A chain: a positive action moves on, from the last state out of the task; reward s - |a|."""
+    rng = np.random.default_rng(seed)
+    rows, lengths = [], []
+    for _ in range(num_episodes):
+        state = rng.integers(NUM_STATES)
+        for count in range(1, horizon + 1):
+            act = rng.uniform(-1, 1)
+            moved = state + (act > 0)
+            ends = moved == NUM_STATES
+            after = state if ends else moved
+            rows.append((state, act, state - abs(act), ends, count == horizon, after))
+            state = after
+            if ends:
+                break
+        lengths.append(count)
+    obs, act, rew, terminated, truncated, obs_next = map(np.array, zip(*rows, strict=True))
+    one_hot = np.eye(NUM_STATES, dtype=np.float32)
+    transitions = Transitions(
+        obs=one_hot[obs],
+        act=act[:, None],
+        rew=rew,
+        terminated=terminated,
+        truncated=truncated & ~terminated,
+        obs_next=one_hot[obs_next],
+    )
+    return Evidence.of(dataset(transitions, lengths, -1, 1))
+
+
+def chain_values(policy):
+    """V of a policy (NUM_STATES,), by the linear equations."""
+    matrix, rewards = np.eye(NUM_STATES), np.arange(NUM_STATES) - np.abs(policy)
+    for state, act in enumerate(policy):
+        if state + (act > 0) < NUM_STATES:
+            matrix[state, state + (act > 0)] -= GAMMA
+    return np.linalg.solve(matrix, rewards)
+
+
+def fit(evidence, policies, path, **settings):
+    """FittedQ of policies that are functions of observations (N, O) -> (N, A)."""
+    obs_next, first = evidence.dataset.transitions.obs_next, evidence.first_obs
+    fitted = FittedQ(
+        evidence,
+        np.stack([policy(obs_next) for policy in policies]).astype(np.float32),
+        np.stack([policy(first) for policy in policies]).astype(np.float32),
+        FQESettings(**{"gamma": GAMMA, "batch_size": 64, **settings}),
+    )
+    fitted.fit(path)
+    return fitted
+
+
+CHAIN = [
+    np.array([0.5, 0.5, 0.5, 0.5]),  # goes out
+    np.array([0.5, 0.5, 0.5, -0.5]),  # stays at the end
+    np.array([-0.5, -0.5, -0.5, -0.5]),  # stays where it begins
+]
+
+
+POLICIES = [lambda obs, acts=acts: obs @ acts[:, None] for acts in CHAIN]
+
+
+def test_the_values_of_a_chain_are_those_of_its_equations(tmp_path):
+    evidence = chain()
+    fitted = fit(evidence, POLICIES, tmp_path / "fqe.pt", num_steps=3000, tau=0.02)
+    found = fitted.estimates()
+    starts = evidence.first_obs.argmax(1)
+    for values, acts in zip(found, CHAIN, strict=True):
+        known = chain_values(acts)[starts].mean()
+        assert values.mean() == pytest.approx(known, abs=0.05 * max(1, abs(known)))
+
+
+def test_pendulums_stochastic_behaviour_by_importance_sampling(tmp_path):
+    """A policy near the behaviour's: by per-decision importance sampling, and by running it."""
+    gamma, horizon, std = 0.8, 25, 0.6
+    rng = np.random.default_rng(0)
+
+    def torque(obs, gain):
+        return np.clip(-gain * obs[..., 2:], -1, 1)
+
+    def episodes(gain, count):
+        envs = gym.make_vec("Pendulum-v1", count, vectorization_mode="sync")
+        obs, _ = envs.reset(seed=0)
+        steps = []
+        for _ in range(horizon):
+            act = (torque(obs, gain) + std * rng.standard_normal((count, 1))).astype(np.float32)
+            after, rew, *_ = envs.step(act)
+            steps.append((obs, act, rew, after))
+            obs = after
+        return tuple(np.stack(part, 1) for part in zip(*steps, strict=True))
+
+    obs, act, rew, after = episodes(0.1, 300)  # (E, T, ...)
+    discounts = gamma ** np.arange(horizon)
+
+    def log_density(gain):
+        return -np.square((act - torque(obs, gain)) / std).sum(-1) / 2
+
+    weights = np.exp(np.cumsum(log_density(0.3) - log_density(0.1), 1))
+    sampled = (weights * discounts * rew).sum(1)
+    truth = (discounts * episodes(0.3, 1000)[2]).sum(1).mean()
+    error = sampled.std() / np.sqrt(len(sampled))
+    assert abs(sampled.mean() - truth) < 3 * error
+
+    flat = {
+        name: np.reshape(values, (-1, *values.shape[2:])).astype(np.float32)
+        for name, values in (("obs", obs), ("act", act), ("rew", rew), ("obs_next", after))
+    }
+    ends = np.tile(np.arange(horizon) == horizon - 1, 300)
+    transitions = Transitions(**flat, terminated=np.zeros_like(ends), truncated=ends)
+    evidence = Evidence.of(dataset(transitions, [horizon] * 300, -4, 4))
+
+    def acts(obs):
+        return torque(obs, 0.3) + std * rng.standard_normal((len(obs), 1))
+
+    found = fit(
+        evidence, [acts], tmp_path / "fqe.pt", gamma=gamma, num_steps=3000, tau=0.02
+    ).estimates()
+    assert found.mean() == pytest.approx(sampled.mean(), abs=3 * error)
+    assert found.mean() == pytest.approx(truth, rel=0.06)
+
+
+def test_the_same_seed_gives_the_same_bits_and_a_stop_changes_none(tmp_path):
+    evidence, policies = chain(40), POLICIES
+    once = fit(evidence, policies, tmp_path / "a.pt", num_steps=60).estimates()
+    again = fit(evidence, policies, tmp_path / "b.pt", num_steps=60)
+    assert np.array_equal(again.estimates(), once)
+
+    class Stopped(Exception):
+        pass
+
+    obs_next, first = evidence.dataset.transitions.obs_next, evidence.first_obs
+    parts = [np.stack([p(x) for p in policies]).astype(np.float32) for x in (obs_next, first)]
+    settings = FQESettings(gamma=GAMMA, batch_size=64, num_steps=60)
+
+    def stop(step):
+        if step >= 30:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        FittedQ(evidence, *parts, settings).fit(tmp_path / "c.pt", stop)
+    resumed = FittedQ(evidence, *parts, settings)
+    steps = []
+    resumed.fit(tmp_path / "c.pt", steps.append)
+    assert steps[0] == 36
+    assert np.array_equal(resumed.estimates(), once)
+
+    other = fit(evidence, policies, tmp_path / "c.pt", num_steps=60, seed=1).estimates()
+    assert not np.isclose(other, once).any(), "another evaluation is not taken up"
+    (tmp_path / "c.pt").write_bytes(b"cut")
+    assert np.array_equal(
+        fit(evidence, policies, tmp_path / "c.pt", num_steps=60).estimates(), once
+    )
+
+
+def test_a_policy_among_others_has_the_value_that_it_has_alone(tmp_path):
+    evidence, policies = chain(40), POLICIES
+    many = fit(evidence, policies * 3, tmp_path / "m.pt", num_steps=100).estimates()
+    assert np.allclose(many[:3], many[3:6], rtol=1e-4) and np.allclose(
+        many[:3], many[6:], rtol=1e-4
+    )
+    for policy, expected in zip(policies, many, strict=False):
+        alone = fit(evidence, [policy], tmp_path / "o.pt", num_steps=100).estimates()
+        np.testing.assert_allclose(alone[0], expected, rtol=1e-4)
+
+
+def test_an_update_is_the_regression_of_the_paper():
+    torch.manual_seed(0)
+    critic = Critic(obs_dim=3, act_dim=2, hidden_sizes=(8,)).double()
+    fqe = FQE(critic=critic, critic_optim=AdamOptimizerFactory(lr=1e-3), gamma=0.9, tau=0.5)
+    batch = Batch(
+        obs=torch.randn(5, 3), act=torch.randn(5, 2), rew=torch.randn(5),
+        terminated=torch.tensor([0.0, 1, 0, 0, 1]), obs_next=torch.randn(5, 3),
+        act_next=torch.randn(5, 2),
+    )  # fmt: skip
+    with torch.no_grad():
+        q = fqe.value(batch.obs.double(), batch.act.double())
+        q_next = fqe.value(batch.obs_next.double(), batch.act_next.double())
+        target = batch.rew + 0.9 * (1 - batch.terminated) * q_next
+    before = [param.clone() for param in critic.parameters()]
+    stats = fqe.update_with_batch(batch)
+    assert stats.critic_loss == pytest.approx(((q - target) ** 2).mean().item())
+    for old, new, lagged in zip(
+        before, critic.parameters(), fqe.critic_target.parameters(), strict=True
+    ):
+        assert torch.allclose(lagged, (old + new) / 2)
+
+
+@pytest.mark.parametrize("number", [{"gamma": 1.1}, {"tau": 0.0}])
+def test_numbers_out_of_range_are_refused(number):
+    critic = Critic(obs_dim=3, act_dim=2, hidden_sizes=(8,))
+    with pytest.raises(ValueError, match=next(iter(number))):
+        FQE(critic=critic, critic_optim=AdamOptimizerFactory(), **number)

@@ -1,0 +1,116 @@
+"""The command: a sweep with held-out episodes, its table and files, and mistakes."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY
+from tests.forked import forked
+
+HELD = (*TINY, "dataset.holdout=0.25", "trainer.num_steps=120")
+SWEEP = (*HELD, "-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
+FAST = ("--num-steps", "60", "--num-members", "2", "--hidden-sizes", "16")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("select")
+    bc = [option for option in HELD if not option.startswith(("policy.", "algo."))]
+    for options in (SWEEP, (*bc, "name=bc", "algo=bc")):
+        done = forked(*options, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    shutil.copytree(trained / "multirun", tmp_path / "multirun")
+    return tmp_path
+
+
+def select(*arguments, cwd):
+    return forked(*arguments, module="bcq_exp.select", cwd=cwd)
+
+
+def refusal(*arguments, cwd):
+    done = select(*arguments, cwd=cwd)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    return done.stderr
+
+
+def test_a_sweeps_policies_are_told_and_written(folder):
+    done = select("multirun/s", *FAST, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "4 policies by fitted Q evaluation" in done.stdout
+    assert "judged by 3 held-out episodes" in done.stdout
+    ope = folder / "multirun" / "s" / "ope"
+    policies = pd.read_csv(ope / "policies.csv")
+    assert sorted(policies["run"]) == [
+        f"algo.lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)
+    ]
+    assert (policies["fqe"].diff().dropna() <= 0).all()
+    assert (policies["fqe_low"] <= policies["fqe"]).all()
+    for row in policies.itertuples():
+        last = RunRecord(folder / "multirun" / "s" / row.run).rows("eval")[-1]
+        assert row.return_mean == pytest.approx(last["return_mean"])
+        assert row.discounted_return == pytest.approx(last["discounted_return_mean"])
+        assert row.step == last["step"] == 120 and row.td_error > 0
+    content = json.loads((ope / "selection.json").read_text())
+    assert content["settings"]["num_steps"] == 60
+    assert set(content["quality"]) == {"fqe", "critic_value", "td_error"}
+    assert set(content["quality"]["fqe"]) == {"spearman", "regret@1", "regret@5"}
+    assert content["budget"]["fqe"]["episodes"][:2] == [0, 1]
+    best = policies["return_mean"].max()
+    assert content["budget"]["uniform"]["returns"][-1] == pytest.approx(best, rel=0.05)
+    again = select("multirun/s", *FAST, cwd=folder)
+    assert pd.read_csv(ope / "policies.csv").equals(policies)
+    assert again.stdout == done.stdout
+
+
+def test_an_algorithm_without_a_critic_has_no_naive_estimate(folder):
+    done = select("multirun/s", "multirun/bc", *FAST, "--output", "here", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    policies = pd.read_csv(folder / "here" / "policies.csv").set_index("run")
+    assert np.isnan(policies["critic_value"]["bc"]) and np.isfinite(policies["fqe"]["bc"])
+    assert np.isfinite(policies["critic_value"].drop("bc")).all()
+
+
+def change(run, **dataset):
+    record = RunRecord(run)
+    summary = record.summary()
+    summary["config"]["dataset"] |= dataset
+    record.write_summary(summary)
+
+
+def test_mistakes_are_one_line(folder):
+    runs = folder / "multirun" / "s"
+    assert "multirun/none: no runs found" in refusal("multirun/none", cwd=folder)
+    assert "--gamma: 2: must be a number in [0, 1]" in refusal(
+        "multirun/s", "--gamma", "2", cwd=folder
+    )
+    assert "--num-steps: x: must be an integer at least 1" in refusal(
+        "multirun/s", "--num-steps", "x", cwd=folder
+    )
+    done = forked(*TINY, "name=all", "trainer.num_steps=40", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    said = refusal("multirun/s", "multirun/all", cwd=folder)
+    assert "other data than" in said and "dataset.holdout=None, not 0.25" in said
+    one = runs / "algo.lmbda=0.5,seed=0"
+    change(one, _target_="os.getcwd")
+    assert "dataset._target_=os.getcwd, which is none of ours" in refusal(str(one), cwd=folder)
+    change(one, _target_="bcq_exp.data.datasets.load_pendulum", holdout=0.01)
+    assert "dataset.holdout=0.01: that is 0 of the 12 episodes" in refusal(str(one), cwd=folder)
+    change(one, holdout=0.25)
+    for path in one.glob("checkpoint*.pt"):
+        path.unlink()
+    assert "no checkpoint.pt there" in refusal(str(one), cwd=folder)
+
+
+def test_held_out_episodes_are_not_learnt_from(trained):
+    summary = RunRecord(trained / "multirun" / "bc").summary()
+    assert summary["dataset"]["held_out"] == 3 and summary["dataset"]["num_episodes"] == 9
+    assert summary["config"]["dataset"]["holdout"] == 0.25

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bcq_exp.errors import Damaged, UserError
+from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import write_atomically
 from bcq_exp.training.record import (
     SWEEP_FILE,
@@ -19,6 +20,8 @@ from bcq_exp.training.record import (
     is_sweep,
     present_status,
 )
+
+log = logging.getLogger(__name__)
 
 Status = Literal["done", "running", "failed", "stopped", "interrupted", "missing", "damaged"]
 
@@ -66,9 +69,9 @@ def run_states(folder: Path) -> list[RunState]:
     if not is_sweep(folder):
         raise UserError(f"{folder}: no sweep there; give a folder under multirun/ of a -m launch")
     found = sorted(path.parent.name for path in folder.glob("*/summary.json"))
-    names = list(dict.fromkeys([*_read(folder)["runs"], *found]))
-    reasons = _read(folder).get("stopped", {})
-    return [_run_state(folder / name, reasons.get(name)) for name in names]
+    read = _read(folder)
+    names = list(dict.fromkeys([*read["runs"], *found]))
+    return [_run_state(folder / name, read.get("stopped", {}).get(name)) for name in names]
 
 
 def _run_state(folder: Path, why_stopped: str | None) -> RunState:
@@ -98,8 +101,25 @@ def _run_state(folder: Path, why_stopped: str | None) -> RunState:
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    """What ``sweep.json`` says; nothing where it is not there, or damaged, which is said."""
     path = folder / SWEEP_FILE
-    return json.loads(path.read_text()) if path.exists() else {"commands": [], "runs": []}
+    nothing: dict[str, Any] = {"commands": [], "runs": []}
+    if not path.exists():
+        return nothing
+    try:
+        found = json.loads(path.read_bytes())
+        if not all(isinstance(name, str) for key in nothing for name in found[key]):
+            raise ValueError("its runs and commands are none")
+        return {**found, "stopped": dict(found.get("stopped", {}))}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        log.warning(
+            "%s is damaged (%s: %s): runs that have not begun are not known of until the sweep is "
+            "launched again",
+            path,
+            type(error).__name__,
+            first_line(error),
+        )
+        return nothing
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:

@@ -40,6 +40,20 @@ def test_a_bad_summary_is_listed_and_left_out(content, sweep):
     assert any("seed=0/summary.json is damaged" in note for note in runs.notes)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"{}", b"[]", b"\xff", b'{"runs": 3, "commands": []}'], ids=repr
+)
+def test_a_bad_list_of_runs_is_said_and_made_anew(content, sweep, tmp_path):
+    (sweep / "sweep.json").write_bytes(content)
+    shown = forked("multirun/s", "--once", module="bcq_exp.status", cwd=tmp_path)
+    assert shown.returncode == 0 and "2 runs: 2 done" in shown.stdout
+    assert shown.stderr.count("\n") == 1 and "sweep.json is damaged" in shown.stderr
+    done = forked(*SWEEP, cwd=tmp_path)
+    assert done.returncode == 0 and "2 complete" in done.stdout and "Traceback" not in done.stderr
+    again = forked("multirun/s", "--once", module="bcq_exp.status", cwd=tmp_path)
+    assert (again.stderr, again.stdout) == ("", shown.stdout)
+
+
 @pytest.mark.parametrize("table", ["train", "eval", "timing"])
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00\n", b"step,x\n1,\xc3\x28\n", b"step,x\na,b\n"])
 def test_garbage_in_a_table_is_said(table, content, sweep):

@@ -15,7 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.sweep.launcher import CohortLauncher
 
 log = logging.getLogger(__name__)
@@ -141,12 +141,18 @@ class OptunaSweeper(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
         storage = self._storage or f"sqlite:///{(folder / 'optuna.db').absolute()}"
-        study = optuna.create_study(
-            study_name=self._study_name,
-            storage=storage,
-            direction=self._direction,
-            load_if_exists=True,
-        )
+        try:
+            study = optuna.create_study(
+                study_name=self._study_name,
+                storage=storage,
+                direction=self._direction,
+                load_if_exists=True,
+            )
+        except Exception as error:  # whatever its database has to say
+            raise UserError(
+                f"hydra.sweeper.storage={storage}: no study is to be had there "
+                f"({type(error).__name__}: {first_line(error)}); give another storage or name"
+            ) from error
         # the same seed again would propose the same trials again
         seed = self._seed + len(study.trials)
         study.sampler = getattr(optuna.samplers, SAMPLERS[self._sampler])(seed=seed)
@@ -202,7 +208,8 @@ def _distribution(override: Override) -> Any:
     values = list(override.sweep_iterator())
     if isinstance(value, RangeSweep):
         kind = "IntDistribution" if isinstance(values[0], int) else "FloatDistribution"
-        return getattr(distributions, kind)(values[0], values[-1], step=value.step)
+        high = round(values[-1], 12)  # 0.005 + 2 * 0.005 is a bit more than 0.015
+        return getattr(distributions, kind)(values[0], high, step=value.step)
     return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
 
 

@@ -95,3 +95,14 @@ def test_a_ready_sweep_begins_with_its_command(name, tmp_path):
     )
     # as far as the launcher, which refuses the size of its groups
     assert "group_size=none: must be auto" in done.stderr
+
+
+def test_a_database_that_is_none_is_refused_in_one_line(tmp_path):
+    folder = tmp_path / "multirun" / "o"
+    folder.mkdir(parents=True)
+    (folder / "optuna.db").write_text("no database" * 100)
+    for more in ((), ("hydra.sweeper.storage=nonsense://x",)):
+        done = forked(*SEARCH, *more, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert done.stderr.startswith("error: hydra.sweeper.storage=")
+    assert [path.name for path in folder.iterdir()] == ["optuna.db"]

@@ -77,6 +77,7 @@ LATENT_CLIP = POSITIVE
 DECAY_RATE = Range(0, 1, high_open=True)  # of an optimizer's running means
 BOUND_METHODS = OneOf(("clip", "tanh", None))
 CONSTANT, LINEAR, COSINE = "constant", "linear", "cosine"
+FQE = "fqe"  # the objective that needs no environment
 SCHEDULES = OneOf((CONSTANT, LINEAR, COSINE))  # of a learning rate
 
 

@@ -55,6 +55,7 @@ def _select(options: argparse.Namespace) -> None:
     from bcq_exp.selection.estimates import select
     from bcq_exp.selection.fit import FQESettings
     from bcq_exp.selection.results import CRITICS, FOLDER, POLICIES, write
+    from bcq_exp.training.mirror import add_estimates
     from bcq_exp.training.progress import progress
     from bcq_exp.training.record import hold
 
@@ -68,6 +69,7 @@ def _select(options: argparse.Namespace) -> None:
     with hold(folder), progress(0, settings.num_steps, f"{len(candidates)} policies") as shown:
         selection = select(candidates, evidence, settings, folder / CRITICS, shown.update)
         write(selection, settings, folder)
+        add_estimates(selection.estimates)
     _print(selection, settings)
     print(f"{(folder / POLICIES).resolve()}")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from bcq_exp.cli.entry import entry
 from bcq_exp.errors import RunStopped
+from bcq_exp.ranges import FQE
 from bcq_exp.sweep.plan import plan_sweep
 from bcq_exp.training import start
 from bcq_exp.training.provenance import command
@@ -48,6 +50,16 @@ def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float
         (failure,) = train_cohort([Job(cfg, folder, command(overrides))])
         if failure is not None:
             raise RunStopped(f"run failed: {failure}; its files are in {folder}", status=1)
+    return _objective(cfg, folder)
+
+
+def _objective(cfg: DictConfig, folder: Path) -> float:
+    if cfg.trainer.objective == FQE and start.estimated(folder) is None:
+        from bcq_exp.selection.objective import estimate
+
+        estimate([folder], folder)
+    if cfg.trainer.objective != FQE and not cfg.trainer.eval_episodes:
+        return nan  # nobody asks for it
     return start.objective(cfg.trainer.objective, folder)
 
 

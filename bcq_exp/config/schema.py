@@ -31,6 +31,7 @@ from bcq_exp.ranges import (
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
+    FQE,
     FRACTION,
     GAMMA,
     KL_WEIGHT,
@@ -193,10 +194,11 @@ class TrainerConfig:
     batch_size: int = key(COUNT)
     log_every: int = key(COUNT, meaning=MEASURING)
     eval_every: int = key(COUNT, meaning=MEASURING)
-    eval_episodes: int = key(COUNT, meaning=EVALUATING)
+    eval_episodes: int = key(NATURAL, meaning=EVALUATING)
     eval_seed: int = key(NATURAL, meaning=EVALUATING)
     checkpoint_every: int = key(COUNT, meaning=MEASURING)
-    objective: str = key(OneOf(("return_mean", "normalized_score")), meaning=EVALUATING)
+    objective: str = key(OneOf(("return_mean", "normalized_score", FQE)), meaning=EVALUATING)
+    fqe_steps: int = key(COUNT, meaning=EVALUATING)
     normalize_obs: bool = False
     concurrent_from: int | None = key(COUNT, None)
     device: str = key(DEVICE, meaning=PLACING)

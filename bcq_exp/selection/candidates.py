@@ -16,7 +16,7 @@ from bcq_exp.data.datasets import Dataset
 from bcq_exp.errors import UserError
 from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
-from bcq_exp.training.restore import load_agent, origin
+from bcq_exp.training.restore import checkpoint_step, load_agent
 
 LOADERS = "bcq_exp.data.datasets."
 ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for
@@ -77,7 +77,7 @@ def load_candidates(
         UserError: for runs of several data sets or shares held out, a run that collected its own
             data, a checkpoint that is missing, or code that is not trusted.
     """
-    told = {folder: origin(folder) for folder in folders}
+    told = {folder: _summary(folder) for folder in folders}
     nodes = {folder: each["config"]["dataset"] for folder, each in told.items()}
     first = nodes[folders[0]]
     for folder, node in nodes.items():
@@ -87,9 +87,8 @@ def load_candidates(
                 "policies are compared on one data set"
             )
     dataset = _load(first, folders[0], trusted)
-    hashes = {folder: RunRecord(folder).summary() or {} for folder in folders}
-    for folder, summary in hashes.items():
-        if summary["dataset"]["content_hash"] != dataset.content_hash:
+    for folder in folders:
+        if told[folder]["dataset"]["content_hash"] != dataset.content_hash:
             raise UserError(
                 f"{folder}: learnt from data of another content than {dataset.id} has now"
             )
@@ -122,10 +121,17 @@ def values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
     return np.concatenate(parts)
 
 
+def _summary(folder: Path) -> dict[str, Any]:
+    summary = RunRecord(folder).summary()
+    if summary is None:
+        raise UserError(f"{folder}: no summary.json there; give the folder of a trained run")
+    return summary
+
+
 def _candidate(folder: Path, trusted: bool) -> Candidate:
     agent, _ = load_agent(folder, "cpu", trusted=trusted)
     record = RunRecord(folder)
-    step = origin(folder)["step"]
+    step = checkpoint_step(folder)
     episodes = record.episodes()
     at = np.flatnonzero(episodes["step"] == step) if episodes else np.empty(0, dtype=int)
     row = next((row for row in record.rows("eval") if row["step"] == step), {})

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bcq_exp.selection.bandit import BudgetCurve, budget_curve
 from bcq_exp.selection.candidates import Candidate, Evidence, actions
-from bcq_exp.selection.fit import FittedQ, FQESettings
+from bcq_exp.selection.fit import FittedQ, FQESettings, estimate_row
 from bcq_exp.selection.naive import critic_value, td_error
 from bcq_exp.selection.ranking import Measured, measured, regret, spearman
 
@@ -31,12 +32,14 @@ class Selection:
         quality: of each estimator against the known returns: spearman, regret@1, regret@5.
         budget: expected return of the policy chosen after N episodes, started uniformly and by fqe.
         notes: what has to be known of all this, in words.
+        estimates: what is kept of each policy in its run's folder.
     """
 
     policies: pd.DataFrame
     quality: Mapping[str, Mapping[str, Measured]]
     budget: Mapping[str, BudgetCurve]
     notes: tuple[str, ...]
+    estimates: Mapping[Path, Mapping[str, Any]]
 
 
 def select(
@@ -57,24 +60,28 @@ def select(
     first_act = np.stack([actions(c.agent, evidence.first_obs, seed) for c in candidates])
     fitted = FittedQ(evidence, act_next, first_act, settings)
     fitted.fit(keep, told)
-    fqe = fitted.estimates()
-    half = 2 * fqe.std(1)  # of a bootstrap, the deviation is the mean's standard error
+    estimates = {
+        each.folder: estimate_row(
+            each.step,
+            values,
+            settings,
+            critic_value=critic_value(each, evidence, first_act[k]),
+            td_error=td_error(each, evidence, act_next[k]),
+        )
+        for k, (each, values) in enumerate(zip(candidates, fitted.estimates(), strict=True))
+    }
     rows = [
         {
             "run": each.name,
             "folder": str(each.folder),
-            "step": each.step,
-            "fqe": fqe[k].mean(),
-            "fqe_low": fqe[k].mean() - half[k],
-            "fqe_high": fqe[k].mean() + half[k],
-            "critic_value": critic_value(each, evidence, first_act[k]),
-            "td_error": td_error(each, evidence, act_next[k]),
+            **{name: value for name, value in estimates[each.folder].items() if name != "settings"},
             "return_mean": each.return_mean,
             "discounted_return": each.discounted_return,
         }
-        for k, each in enumerate(candidates)
+        for each in candidates
     ]
-    policies = pd.DataFrame(rows).astype({"return_mean": float, "discounted_return": float})
+    numbers = [name for name in rows[0] if name not in ("run", "folder", "step")]
+    policies = pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
     policies = policies.sort_values("fqe", ascending=False, kind="stable", na_position="last")
     returns = [candidates[k].returns for k in policies.index]
     policies = policies.reset_index(drop=True)
@@ -93,7 +100,7 @@ def select(
             "uniform": budget_curve(episodes, NUM_PULLS, None, seed),
             MAIN: budget_curve(episodes, NUM_PULLS, order, seed),
         }
-    return Selection(policies, quality, budget, tuple(notes))
+    return Selection(policies, quality, budget, tuple(notes), estimates)
 
 
 def _quality(policies: pd.DataFrame, estimator: str, seed: int) -> dict[str, Measured]:

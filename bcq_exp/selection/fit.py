@@ -75,6 +75,20 @@ class _Placing:
     compile: bool = False
 
 
+def estimate_row(
+    step: int, values: np.ndarray, settings: FQESettings, **others: float
+) -> dict[str, Any]:
+    """What is kept of a policy: the mean of an ensemble's values (M,), two standard errors to
+    either side of it, and other estimates; ``None`` for a number that is none.
+
+    In a bootstrap the members' deviation is the mean's standard error.
+    """
+    mean, half = float(values.mean()), 2 * float(values.std())
+    told = {"fqe": mean, "fqe_low": mean - half, "fqe_high": mean + half, **others}
+    finite = {name: value if np.isfinite(value) else None for name, value in told.items()}
+    return {"step": step, **finite, "settings": asdict(settings)}
+
+
 class PolicyTable(TransitionTable):
     """Transitions with the next action of the policy that each stacked run evaluates.
 

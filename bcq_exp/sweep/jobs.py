@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.checking import check
 from bcq_exp.config.naming import keys_of, run_folder
 from bcq_exp.errors import Damaged, UserError
+from bcq_exp.ranges import FQE
 from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.training import start
 from bcq_exp.training.cohort import Kind, kind_of
@@ -85,6 +86,7 @@ class SweepJobs:
             for number, overrides in enumerate(job_overrides, first):
                 cfg, folder = self._own(number, overrides)
                 check(cfg)
+                start.check_objective(cfg, is_wanted=True)
                 if until is not None:
                     check_evaluated(cfg, until)
                 if folder in planned:
@@ -187,6 +189,8 @@ def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
     try:
         start.check_folder(job.cfg, job.folder)
         if not restarts and start.has_arrived(job):
+            if objective == FQE:  # told, or about to be
+                return found
             return replace(found, value=start.objective(objective, job.folder, job.until))
         sets_aside = restarts and RunRecord(job.folder).has_begun
         return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)

@@ -26,6 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.ranges import FQE
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.division import Divisible, divided
@@ -98,6 +99,7 @@ class CohortLauncher(Launcher):
                 log.info(_what_comes(sweep, len(planned), len(missing), sizes, until))
                 failures = {each.folder: each.damage for each in planned if each.damage}
                 failures |= self._train(missing, groups, sweep)
+                _estimate([each for each in planned if each.folder not in failures], sweep)
                 return self._results(planned, failures)
         finally:
             HydraConfig.instance().cfg = hydra_before
@@ -212,6 +214,19 @@ class CohortLauncher(Launcher):
             result.cfg, result.hydra_cfg = parted(full.copy())
             self._context.callbacks.on_job_end(config=full, job_return=result)
         return result
+
+
+def _estimate(planned: Sequence[Planned], sweep: Path) -> None:
+    """See that runs whose objective takes no environment have it."""
+    folders = [
+        each.folder
+        for each in planned
+        if each.objective == FQE and start.estimated(each.folder, each.until) is None
+    ]
+    if folders:
+        from bcq_exp.selection.objective import estimate
+
+        estimate(folders, sweep)
 
 
 def _train_group(jobs: Sequence[Job]) -> list[str | None]:

@@ -205,7 +205,7 @@ def _distribution(override: Override) -> Any:
         if "int" in value.tags:
             return distributions.IntDistribution(int(value.start), int(value.end), log=is_log)  # type: ignore[arg-type]
         return distributions.FloatDistribution(value.start, value.end, log=is_log)
-    values = list(override.sweep_iterator())
+    values: list[Any] = list(override.sweep_iterator())
     if isinstance(value, RangeSweep):
         kind = "IntDistribution" if isinstance(values[0], int) else "FloatDistribution"
         high = round(values[-1], 12)  # 0.005 + 2 * 0.005 is a bit more than 0.015

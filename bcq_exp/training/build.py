@@ -242,7 +242,7 @@ def build_run(
             if cfg.logger.mode == "disabled"
             else build_tracker(cfg.logger.mode, record, facts, job.title, warnings)
         ),
-        evaluator=Evaluator(task.make_env, cfg.trainer.eval_episodes, cfg.trainer.eval_seed),
+        evaluator=_evaluator(cfg, task),
         normalizer=normalizer,
         normalized_score=task.normalized_score,
         facts=facts,
@@ -253,6 +253,11 @@ def build_run(
         words = "%s: %d transitions, behaviour's return %.1f"
         run.log.info(words, data["id"], data["num_transitions"], data["behaviour_return"])
     return run
+
+
+def _evaluator(cfg: DictConfig, task: Task) -> Evaluator | None:
+    count = cfg.trainer.eval_episodes
+    return Evaluator(task.make_env, count, cfg.trainer.eval_seed) if count else None
 
 
 def build_tracker(

@@ -112,6 +112,8 @@ class RunCost:
 
     def evaluation_seconds(self) -> float:
         """Of one run's evaluation."""
+        if not self.eval_episodes:
+            return 0.0
         acting = self.rate.seconds(self.act, by_host=True)
         return EPISODE_STEPS * (acting + self.eval_episodes * ENV_STEP)
 
@@ -132,7 +134,7 @@ def cost_of(cfg: DictConfig) -> RunCost:
     algorithm = _built(cfg, placement)
     trainer = cfg.trainer
     step = _counted_step(algorithm, trainer.batch_size)
-    obs = np.zeros((trainer.eval_episodes, OBS_DIM), np.float32)
+    obs = np.zeros((max(1, trainer.eval_episodes), OBS_DIM), np.float32)
     with _Count() as act:
         algorithm.policy(Batch(obs=obs))
     rows = trainer.num_steps / trainer.log_every + trainer.num_steps / trainer.eval_every

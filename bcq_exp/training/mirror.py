@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bcq_exp.errors import UserError
 from bcq_exp.training.build import build_tracker
@@ -11,6 +13,32 @@ from bcq_exp.training.run import tell_end
 from bcq_exp.training.tracking import Warnings, wait_for
 
 SET_ASIDE = "set_aside"
+OPE = "ope"  # off-policy evaluation
+
+
+def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Keep estimates of runs' policies, by folder, and tell W&B where it is told the rest.
+
+    Raises:
+        CannotWrite: if the system refuses.
+    """
+    trackers, warnings = [], Warnings()
+    for folder, row in rows.items():
+        record = RunRecord(folder)
+        record.add_estimate(row)
+        summary = record.summary()
+        assert summary is not None
+        mode = summary["config"]["logger"]["mode"]
+        if mode != "disabled":
+            tracker = build_tracker(mode, record, summary, folder.name, warnings)
+            tracker.log(OPE, _told(row))
+            tell_end(tracker, summary)
+            trackers.append(tracker)
+    wait_for(trackers)
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "settings"}
 
 
 def mirror(folder: Path) -> Path:
@@ -29,6 +57,7 @@ def mirror(folder: Path) -> Path:
             raise UserError(f"{folder}: no summary.json there; give the folder of a run")
         rows = [("train", row) for row in record.rows("train")]
         rows += [("eval", row) for row in record.rows("eval")]
+        rows += [(OPE, _told(row)) for row in record.estimates()]
         wandb = folder / "wandb"
         _set_aside(wandb)
         tracker = build_tracker("offline", record, summary, folder.name, Warnings(said.append))

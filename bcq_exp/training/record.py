@@ -6,6 +6,7 @@
                       return and what the critic took it to be
 ``eval_returns.npz``  every episode: ``step`` (V,), ``returns`` (V, E), ``lengths`` (V, E)
 ``timing.csv``        a row each ``trainer.log_every`` steps: seconds trained, steps a second
+``estimates.json``    the policy's value as told without the environment (:mod:`bcq_exp.select`)
 ``summary.json``      status, last and best evaluation, data set, versions, configuration
 ``checkpoint.pt``     all that training needs to go on (:mod:`bcq_exp.training.checkpoint`);
                       ``checkpoint.previous.pt`` is the one before
@@ -154,6 +155,28 @@ class RunRecord:
                 raise ValueError(f"it has {', '.join(file.files) or 'nothing'}")
             return dict(file)
 
+    def estimates(self) -> list[dict[str, Any]]:
+        """What was made of the policy's value without the environment, a row a step, the last last.
+
+        Raises:
+            Damaged: if what is there is none.
+        """
+        path = self._estimates_file
+        if not path.exists():
+            return []
+        with whole(path):
+            return [dict(row, step=int(row["step"])) for row in json.loads(path.read_bytes())]
+
+    def add_estimate(self, row: Mapping[str, Any]) -> None:
+        """Keep an estimate; one of the same step is replaced.
+
+        Raises:
+            CannotWrite: if the system refuses.
+        """
+        others = [old for old in self.estimates() if old["step"] != row["step"]]
+        rows = sorted([*others, dict(row)], key=lambda each: each["step"])
+        write_atomically(self._estimates_file, _as_json(rows).encode())
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace ``summary.json`` at once; how far the tables are is added.
 
@@ -241,6 +264,10 @@ class RunRecord:
     @property
     def _episodes_file(self) -> Path:
         return self.folder / "eval_returns.npz"
+
+    @property
+    def _estimates_file(self) -> Path:
+        return self.folder / "estimates.json"
 
     def _csv(self, table: str) -> Path:
         return self.folder / f"{table}.csv"

@@ -68,6 +68,15 @@ def load_collected(
     return steps, partial(environments.from_state, saved["environment"], trusted=trusted)
 
 
+def checkpoint_step(folder: str | Path) -> int:
+    """The gradient steps that a run's newest checkpoint has.
+
+    Raises:
+        UserError: if there is no readable one.
+    """
+    return _checkpoint(folder)["step"]
+
+
 def origin(folder: str | Path) -> dict[str, Any]:
     """Where a run's agent came from: command, configuration, seed, step, versions, commit.
 

@@ -27,6 +27,7 @@ class Run:
     Args:
         title: what to call it on a terminal.
         log: where its messages go.
+        evaluator: ``None`` where there is nothing to evaluate in.
         facts: what ``summary.json`` says of it from the start: configuration, data, versions.
         environment: what a checkpoint needs to make the environment again.
         seconds: time trained before, of a run that goes on.
@@ -36,7 +37,7 @@ class Run:
     record: RunRecord
     log: logging.Logger
     tracker: Tracker
-    evaluator: Evaluator
+    evaluator: Evaluator | None
     normalizer: ObsNormalizer | None
     normalized_score: NormalizedScore
     facts: Mapping[str, Any]
@@ -81,6 +82,8 @@ class Run:
 
     def evaluate(self, step: int, algorithm: OfflineAlgorithm) -> None:
         """A row of evaluation; an environment that raises fails this run alone."""
+        if self.evaluator is None:
+            return
         try:
             results = self.evaluator.evaluate(Agent.of(algorithm, self.normalizer))
         except Exception as error:
@@ -141,14 +144,18 @@ class Run:
         """End this run: completed, stopped where it was to, interrupted or failed."""
         summary = self.write_summary(status, step)
         tell_end(self.tracker, summary)
-        self.evaluator.close()
+        self._close()
         if status == "completed":
             self._report(summary)
 
     def leave(self) -> None:
         """End this run where nothing can be written: what it has written stays as it is."""
         self.tracker.finish({}, 1)
-        self.evaluator.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self.evaluator is not None:
+            self.evaluator.close()
 
     def note_tracker(self) -> None:
         """Write down which W&B run it has become, where that was seen only after its end."""
@@ -183,6 +190,7 @@ class Run:
                 f"  {summary['algorithm'] + ', ' + which:18}  {row['return_mean']:10.1f}   "
                 f"step {row['step']}"
                 for which, row in rows
+                if row is not None
             ),
             f"  files               {self.record.folder}",
         ]

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from bcq_exp.config.meaning import identity
 from bcq_exp.config.plain import plain
 from bcq_exp.errors import UserError
+from bcq_exp.ranges import FQE
 from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
 
@@ -70,6 +71,7 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
     Raises:
         UserError: as that does, or if the algorithm does not read what the configuration has.
     """
+    check_objective(cfg, is_wanted=False)
     if not is_completed(cfg, check_folder(cfg, folder)):
         from bcq_exp.training.parts import algorithm_class
 
@@ -120,6 +122,8 @@ def has_arrived(job: Job) -> bool:
     summary = record.summary()
     if job.until is None or summary is None:
         return is_completed(job.cfg, summary)
+    if job.cfg.trainer.objective == FQE:
+        return summary["step"] >= job.until
     return _evaluation_at(job.until, record, summary) is not None
 
 
@@ -131,13 +135,18 @@ def objective(name: str, folder: Path, until: int | None = None) -> float:
         until: the step of the evaluation; ``None`` is the last.
 
     Raises:
-        UserError: if the environment has no normalized score.
+        UserError: if the environment has no normalized score, or fitted Q evaluation diverged.
     """
     record = RunRecord(folder)
     summary = record.summary()
     assert summary is not None
-    row = summary["last"] if until is None else _evaluation_at(until, record, summary)
-    value = row[name]
+    if name == FQE:
+        row = estimated(folder, until)
+    else:
+        row = summary["last"] if until is None else _evaluation_at(until, record, summary)
+    value = None if row is None else row[name]
+    if value is None and name == FQE:
+        raise UserError(f"trainer.objective=fqe: fitted Q evaluation of {folder} diverged")
     if value is None:
         raise UserError(
             f"trainer.objective={name}: no reference scores are known for data "
@@ -149,6 +158,38 @@ def objective(name: str, folder: Path, until: int | None = None) -> float:
 def _evaluation_at(step: int, record: RunRecord, summary: dict[str, Any]) -> Any:
     rows = record.rows("eval", summary["record"])
     return next((row for row in rows if row["step"] == step), None)
+
+
+def estimated(folder: Path, until: int | None = None) -> dict[str, Any] | None:
+    """A run's estimate at a step or the first after it, by default at the one it has reached."""
+    record = RunRecord(folder)
+    summary = record.summary()
+    if summary is None:
+        return None
+    step = summary["step"] if until is None else until
+    return next((row for row in record.estimates() if row["step"] >= step), None)
+
+
+def check_objective(cfg: DictConfig, *, is_wanted: bool) -> None:
+    """See that there will be an objective.
+
+    Args:
+        is_wanted: whether a sweeper asks for it.
+
+    Raises:
+        UserError: if there will be none.
+    """
+    settings = cfg.trainer
+    if settings.objective == FQE and cfg.dataset.get("holdout") is None:
+        raise UserError(
+            "trainer.objective=fqe: it takes episodes that training does not see; give "
+            "dataset.holdout a share of them, such as 0.2"
+        )
+    if is_wanted and settings.objective != FQE and not settings.eval_episodes:
+        raise UserError(
+            f"trainer.eval_episodes=0: trainer.objective={settings.objective} is not known "
+            "without an environment; use trainer.objective=fqe"
+        )
 
 
 def set_aside(folder: Path) -> None:

@@ -1,0 +1,73 @@
+"""``trainer.objective=fqe``: runs valued without an environment, all of a sweep's at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bcq_exp.errors import UserError
+from bcq_exp.files import written
+from bcq_exp.selection.candidates import actions, load_candidates
+from bcq_exp.selection.fit import FittedQ, FQESettings, estimate_row
+from bcq_exp.training.mirror import add_estimates
+from bcq_exp.training.record import RunRecord
+
+log = logging.getLogger(__name__)
+
+CRITICS = "fqe.pt"  # while they are fitted, to go on from
+
+
+def estimate(folders: Sequence[Path], place: Path) -> None:
+    """Fitted Q evaluation of the runs' policies, told in their folders and in W&B (``ope/``).
+
+    Each kind of data and ``trainer.fqe_steps`` is one computation. A run is valued the same
+    whatever others there are, up to rounding.
+
+    Args:
+        folders: of trained runs, which have held-out episodes.
+        place: where fitted critics are kept until they are done.
+
+    Raises:
+        UserError: if a checkpoint or the data are not to be had.
+        CannotWrite: if the system refuses.
+    """
+    kinds: dict[str, list[Path]] = {}
+    for folder in folders:
+        config = _config(folder)
+        kind = json.dumps([config["dataset"], config["trainer"]["fqe_steps"]], sort_keys=True)
+        kinds.setdefault(kind, []).append(folder)
+    for same in kinds.values():
+        log.info("fitted Q evaluation of %d policies", len(same))
+        _estimate(same, place / CRITICS)
+
+
+def _estimate(folders: Sequence[Path], keep: Path) -> None:
+    settings = FQESettings(num_steps=_config(folders[0])["trainer"]["fqe_steps"])
+    # they are this process's own runs, of a configuration that the user gave
+    candidates, evidence = load_candidates(folders, trusted=True)
+    obs = (evidence.dataset.transitions.obs_next, evidence.first_obs)
+    act_next, first_act = (
+        np.stack([actions(each.agent, x, settings.seed) for each in candidates]) for x in obs
+    )
+    fitted = FittedQ(evidence, act_next, first_act, settings)
+    fitted.fit(keep)
+    add_estimates(
+        {
+            each.folder: estimate_row(each.step, values, settings)
+            for each, values in zip(candidates, fitted.estimates(), strict=True)
+        }
+    )
+    with written(keep):
+        keep.unlink()
+
+
+def _config(folder: Path) -> Any:
+    summary = RunRecord(folder).summary()
+    if summary is None:
+        raise UserError(f"{folder}: no summary.json there")
+    return summary["config"]

@@ -1,0 +1,149 @@
+"""``trainer.objective=fqe``: runs, sweeps and searches without an environment."""
+
+import json
+import os
+import shutil
+
+import minari
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from omegaconf import OmegaConf
+
+from bcq_exp.sweep.state import run_states
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY
+from tests.forked import forked
+from tests.wandb_reader import read
+
+NO_ENV = (
+    *(option for option in TINY if not option.startswith("dataset.")),
+    "dataset=minari",
+    "dataset.id=no/env-v0",
+    "dataset.holdout=0.2",
+    "trainer.eval_episodes=0",
+    "trainer.num_steps=90",
+    "trainer.eval_every=10",
+    "trainer.objective=fqe",
+    "trainer.fqe_steps=40",
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """With a data set that names no environment."""
+    monkeypatch.setitem(os.environ, "MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    rng = np.random.default_rng(0)
+    episodes = [
+        EpisodeBuffer(
+            observations=rng.standard_normal((21, 3)).astype(np.float32),
+            actions=rng.uniform(-1, 1, (20, 1)).astype(np.float32),
+            rewards=list(rng.standard_normal(20)),
+            terminations=[False] * 20,
+            truncations=[False] * 19 + [True],
+        )
+        for _ in range(20)
+    ]
+    minari.create_dataset_from_buffers(
+        "no/env-v0",
+        buffer=episodes,
+        observation_space=Box(-np.inf, np.inf, (3,), np.float32),
+        action_space=Box(-1, 1, (1,), np.float32),
+        algorithm_name="made up",
+        author="tests",
+        author_email="tests@example.org",
+        code_permalink="none",
+        description="made up",
+    )
+    return tmp_path
+
+
+def launch(*options, cwd):
+    done = forked(*options, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def estimates(folder):
+    return {
+        state.name: RunRecord(folder / state.name).estimates()[-1]["fqe"]
+        for state in run_states(folder)
+    }
+
+
+def test_a_search_needs_no_environment(folder):
+    pytest.importorskip("optuna")
+    search = ("-m", "hydra/sweeper=optuna", "algo.lmbda=interval(0,1)", "name=o", *NO_ENV)
+    trials = ("hydra.sweeper.num_trials=4", "hydra.sweeper.batch_size=2")
+    launch(*search, *trials, cwd=folder)
+    sweep = folder / "multirun" / "o"
+    found = estimates(sweep)
+    assert len(found) == 4 and {state.status for state in run_states(sweep)} == {"done"}
+    best = OmegaConf.load(sweep / "optimization_results.yaml")
+    assert best.best_value == pytest.approx(max(found.values()))
+    for name in found:
+        assert not (sweep / name / "eval.csv").exists()
+        assert RunRecord(sweep / name).summary()["last"] is None
+
+
+def test_a_grid_is_valued_at_once_and_only_once(folder):
+    grid = ("-m", "name=g", "algo.lmbda=0.5,1.0", "seed=0,1", *NO_ENV, "logger=wandb")
+    said = launch(*grid, cwd=folder).stdout
+    assert said.count("fitted Q evaluation of 4 policies") == 1
+    sweep = folder / "multirun" / "g"
+    assert not (sweep / "fqe.pt").exists()
+    assert "fitted Q" not in launch(*grid, cwd=folder).stdout
+    for state in run_states(sweep):
+        (row,) = RunRecord(sweep / state.name).estimates()
+        assert row["step"] == 90 and row["fqe_low"] < row["fqe"] < row["fqe_high"]
+        mirrored = [told for run in read(sweep / state.name) for told in run.rows("ope")]
+        assert mirrored == [
+            pytest.approx({k: v for k, v in row.items() if k != "settings"}, rel=1e-12)
+        ]
+    one = sweep / run_states(sweep)[0].name
+    assert forked(str(one), module="bcq_exp.wandb_mirror", cwd=folder).returncode == 0
+    (anew,) = read(one)
+    assert [told["fqe"] for told in anew.rows("ope")] == [estimates(sweep)[one.name]]
+
+
+@pytest.mark.slow
+def test_a_run_alone_has_the_value_that_it_has_in_a_sweep(folder):
+    launch("-m", "name=g", "seed=0,1", *NO_ENV, cwd=folder)
+    launch("name=alone", "seed=1", *NO_ENV, cwd=folder)
+    alone = RunRecord(folder / "multirun" / "alone").estimates()
+    assert [row["fqe"] for row in alone] == pytest.approx(
+        [estimates(folder / "multirun" / "g")["seed=1"]], rel=0.01
+    )
+
+
+@pytest.mark.slow
+def test_halving_by_it_decides_at_every_rung(folder):
+    halving = ("-m", "name=s", "hydra/sweeper=halving", "critic_optim.lr=1e-3,1e-2,1e-1", *NO_ENV)
+    launch(*halving, "algo.tau=0.01,0.1", cwd=folder)
+    sweep = folder / "multirun" / "s"
+    rungs = json.loads((sweep / "halving.json").read_text())["rungs"]
+    assert [(rung["step"], len(rung["settings"])) for rung in rungs] == [(10, 6), (30, 2), (90, 1)]
+    winner = rungs[-1]["settings"][0]
+    rows = RunRecord(sweep / winner["name"].replace(" ", ",")).estimates()
+    assert [row["step"] for row in rows] == [10, 30, 90]
+    assert rows[-1]["fqe"] == pytest.approx(winner["value"])
+    shutil.rmtree(sweep / "fqe.pt", ignore_errors=True)
+    again = launch(*halving, "algo.tau=0.01,0.1", cwd=folder)
+    assert "fitted Q" not in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("dataset.holdout=null",), "trainer.objective=fqe: it takes episodes that training does"),
+        (("trainer.objective=return_mean", "-m", "seed=0,1"), "trainer.eval_episodes=0: trainer"),
+        (("dataset.holdout=0.05",), "that is 1 of the 20 episodes of no/env-v0"),
+        (("dataset.holdout=1.0",), "dataset.holdout=1.0: must be a number in (0, 1), or null"),
+        (("trainer.eval_episodes=1",), "no/env-v0"),
+    ],
+)
+def test_a_mistake_is_one_line(options, said, folder):
+    done = forked(*NO_ENV, "name=r", *options, cwd=folder)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert said in done.stderr

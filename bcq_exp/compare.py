@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bcq_exp.cli.arguments import Parser, path, place, seconds
 from bcq_exp.cli.command import command
@@ -59,7 +59,13 @@ def _compare(options: argparse.Namespace) -> None:
         runs = load_runs(*options.runs)
         underway = options.watch is not None and (runs.runs["status"] == "running").any()
         try:
-            write_report(runs, page, options.which, options.watch if underway else None)
+            write_report(
+                runs,
+                page,
+                options.which,
+                options.watch if underway else None,
+                selection=_selection(options.runs),
+            )
         except OSError as error:
             raise UserError(f"--output {page.parent}: {error.strerror or error}") from error
         if options.format is None:
@@ -70,6 +76,13 @@ def _compare(options: argparse.Namespace) -> None:
         if not underway:
             return
         time.sleep(options.watch)
+
+
+def _selection(places: Sequence[str]) -> dict[str, Any] | None:
+    """What ``bcq_exp.select`` left in a sweep's folder, where it is one that is shown."""
+    from bcq_exp.selection.results import read
+
+    return read(Path(places[0])) if len(places) == 1 else None
 
 
 def _home(places: Sequence[str]) -> Path:

@@ -31,6 +31,7 @@ def write_report(
     which: str = "last",
     refresh: float | None = None,
     lead: str = "",
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page to ``path``.
 
@@ -38,8 +39,10 @@ def write_report(
         which: the evaluation that counts, last or best.
         refresh: the page loads itself anew every so many seconds.
         lead: HTML to stand before all else.
+        selection: what ``python -m bcq_exp.select`` found, as its file has it.
     """
-    data = json.dumps(page_data(runs, path.parent, which), separators=(",", ":"), allow_nan=False)
+    told = {**page_data(runs, path.parent, which), "selection": _plain(selection)}
+    data = json.dumps(told, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
     reload = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bcq_exp.errors import UserError, first_line
 from bcq_exp.files import write_atomically
-from bcq_exp.selection.estimates import Selection
-from bcq_exp.selection.fit import FQESettings
+
+if TYPE_CHECKING:  # they bring torch
+    from bcq_exp.selection.estimates import Selection
+    from bcq_exp.selection.fit import FQESettings
 
 FOLDER = "ope"  # in the sweep's, off-policy evaluation
+PARTS = {"settings", "notes", "policies", "quality", "budget"}  # of the selection's file
 POLICIES, SELECTION, CRITICS = "policies.csv", "selection.json", "fqe.pt"
 
 
@@ -44,9 +48,24 @@ def write(selection: Selection, settings: FQESettings, folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What :func:`write` wrote in a sweep's folder; ``None`` where nothing was selected."""
+    """What :func:`write` wrote in a sweep's folder; ``None`` where nothing was selected.
+
+    Raises:
+        UserError: if that is damaged.
+    """
     path = folder / FOLDER / SELECTION
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        if not set(found) >= PARTS:
+            raise ValueError("it lacks parts")
+        return found
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}); `python -m bcq_exp.select {folder}` makes "
+            "it anew"
+        ) from error
 
 
 def _plain(content: Any) -> Any:

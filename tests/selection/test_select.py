@@ -114,3 +114,29 @@ def test_held_out_episodes_are_not_learnt_from(trained):
     summary = RunRecord(trained / "multirun" / "bc").summary()
     assert summary["dataset"]["held_out"] == 3 and summary["dataset"]["num_episodes"] == 9
     assert summary["config"]["dataset"]["holdout"] == 0.25
+
+
+def test_the_report_has_it(folder, opened):
+    sweep = folder / "multirun" / "s"
+    page = sweep / "report" / "index.html"
+    assert forked("multirun/s", module="bcq_exp.compare", cwd=folder).returncode == 0
+    assert opened(page).locator("#selection").is_hidden()
+    assert select("multirun/s", *FAST, cwd=folder).returncode == 0
+    assert forked("multirun/s", module="bcq_exp.compare", cwd=folder).returncode == 0
+    shown = opened(page)
+    policies = pd.read_csv(sweep / "ope" / "policies.csv")
+    rows = shown.locator("#selection-table tbody tr")
+    assert rows.count() == 4
+    assert policies["run"][0] in rows.nth(0).inner_text()
+    assert "judged by 3 held-out episodes" in shown.inner_text("#selection-how").lower()
+    points = shown.evaluate("document.getElementById('selection-scatter').data[1]")
+    assert points["x"] == pytest.approx(list(policies["discounted_return"]), rel=1e-4)
+    assert points["y"] == pytest.approx(list(policies["fqe"]), rel=1e-4)
+    lines = shown.evaluate("document.getElementById('selection-budget').data.map(t => t.name)")
+    assert [name for name in lines if name] == ["started with any", "started by the ranking"]
+    assert shown.locator("#selection-quality tbody tr").count() == 3
+    assert "fitted Q evaluation" in shown.inner_text("#selection-quality")
+    (sweep / "ope" / "selection.json").write_text("{}")
+    done = forked("multirun/s", module="bcq_exp.compare", cwd=folder)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "selection.json is damaged" in done.stderr

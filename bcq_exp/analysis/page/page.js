@@ -433,6 +433,46 @@ function asCsv(target) {
   return [...target.rows].filter((tr) => !tr.hidden).map((tr) => [...tr.cells].map(cell).join(",")).join("\n") + "\n";
 }
 
+const ESTIMATORS = { fqe: "fitted Q evaluation", critic_value: "own critic's value", td_error: "own TD error" };
+
+function drawSelection() {
+  const s = DATA.selection;
+  $("selection").hidden = $("selection-link").hidden = !s;
+  if (!s) return;
+  $("selection-how").textContent = [`Discount ${s.settings.gamma}.`, ...s.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`)].join(" ");
+  const head = ["rank", "run", "value ± 2 se", "own critic's", "own TD error", "discounted return", "return"];
+  const rows = s.policies.map((p, i) => [
+    i + 1,
+    { text: p.run, sort: p.run },
+    { text: p.fqe === null ? "diverged" : `${fixed(p.fqe)} ± ${fixed(p.fqe_high - p.fqe)}`, sort: p.fqe },
+    ...[p.critic_value, p.td_error, p.discounted_return, p.return_mean].map((v) => ({ text: fixed(v), sort: v })),
+  ]);
+  table($("selection-table"), head, rows);
+  const known = s.policies.filter((p) => p.fqe !== null && p.discounted_return !== null);
+  if (known.length) {
+    const ends = [...known.map((p) => p.discounted_return), ...known.map((p) => p.fqe)];
+    const range = [Math.min(...ends), Math.max(...ends)];
+    plot("selection-scatter", [
+      { x: range, y: range, mode: "lines", line: { color: "#8a94a0", dash: "dash", width: 1.6 }, hoverinfo: "skip", showlegend: false },
+      { x: known.map((p) => p.discounted_return), y: known.map((p) => p.fqe), error_y: { type: "data", array: known.map((p) => p.fqe_high - p.fqe), color: translucent(PALETTE[0], 0.35), thickness: 1.2 }, mode: "markers", marker: { size: 8, color: PALETTE[0] }, text: known.map((p) => escaped(p.run)), hovertemplate: "%{text}<br>%{y:.4g} estimated, %{x:.4g} returned<extra></extra>", showlegend: false },
+    ], { height: 400, xaxis: { title: { text: "discounted return of the evaluation" } }, yaxis: { title: { text: "estimate" } } }, "estimate_and_truth");
+  } else $("selection-scatter").textContent = "No discounted return is known.";
+  const starts = Object.entries(s.budget);
+  if (starts.length) {
+    const words = { uniform: "started with any", fqe: "started by the ranking" };
+    const traces = starts.flatMap(([start, b], i) => [
+      { x: b.episodes, y: b.low, line: { width: 0 }, hoverinfo: "skip", showlegend: false, mode: "lines" },
+      { x: b.episodes, y: b.high, line: { width: 0 }, fill: "tonexty", fillcolor: translucent(PALETTE[i], 0.12), hoverinfo: "skip", showlegend: false, mode: "lines" },
+      { x: b.episodes, y: b.returns, name: words[start], mode: "lines", line: { color: PALETTE[i], width: 2.2 }, hovertemplate: "%{y:.4g} after %{x} episodes<extra>%{fullData.name}</extra>" },
+    ]);
+    plot("selection-budget", traces, { height: 400, legend: legend(2), xaxis: { title: { text: "episodes in the environment" } }, yaxis: { title: { text: "return" } } }, "online_budget");
+  } else $("selection-budget").textContent = "Returns are not known of every policy.";
+  const two = (v) => (v === null ? "–" : v.toFixed(2));
+  const measures = Object.keys(Object.values(s.quality)[0] || {});
+  const cells = (found) => measures.map((m) => ({ text: `${two(found[m].value)} [${two(found[m].low)}, ${two(found[m].high)}]`, sort: found[m].value }));
+  table($("selection-quality"), ["ranked by", ...measures], Object.entries(s.quality).map(([name, found]) => [ESTIMATORS[name], ...cells(found)]));
+}
+
 function drawNotes() {
   const link = (f) => `<li><a href="${escaped(encodeURI(DATA.runs[f.run].href))}">${escaped(DATA.runs[f.run].name)}</a>: ${escaped(f.detail)}</li>`;
   const kinds = new Map();
@@ -467,6 +507,7 @@ function drawAll() {
   drawAggregates();
   drawPairs();
   drawHyperparameters();
+  drawSelection();
 }
 
 function start() {

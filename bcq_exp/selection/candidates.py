@@ -66,12 +66,13 @@ class Evidence:
 
 
 def load_candidates(
-    folders: Sequence[Path], *, trusted: bool = False
+    folders: Sequence[Path], *, trusted: bool = False, are_own: bool = False
 ) -> tuple[list[Candidate], Evidence]:
     """The policies of runs, and the data that all of them learnt from.
 
     Args:
         trusted: whether what the runs say may name code beyond ours.
+        are_own: whether their summaries say what the user's own configuration says.
 
     Raises:
         UserError: for runs of several data sets or shares held out, a run that collected its own
@@ -86,13 +87,16 @@ def load_candidates(
                 f"{folder}: learnt from other data than {folders[0]} ({_difference(node, first)}); "
                 "policies are compared on one data set"
             )
-    dataset = _load(first, folders[0], trusted)
+    dataset = _load(first, folders[0], trusted or are_own)
     for folder in folders:
         if told[folder]["dataset"]["content_hash"] != dataset.content_hash:
             raise UserError(
                 f"{folder}: learnt from data of another content than {dataset.id} has now"
             )
-    candidates = [_candidate(folder, trusted) for folder in folders]
+    candidates = [
+        _candidate(folder, trusted, told[folder]["config"] if are_own else None)
+        for folder in folders
+    ]
     return candidates, Evidence.of(dataset)
 
 
@@ -128,8 +132,8 @@ def _summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _candidate(folder: Path, trusted: bool) -> Candidate:
-    agent, _ = load_agent(folder, "cpu", trusted=trusted)
+def _candidate(folder: Path, trusted: bool, config: Mapping[str, Any] | None) -> Candidate:
+    agent, _ = load_agent(folder, "cpu", trusted=trusted, config=config)
     record = RunRecord(folder)
     step = checkpoint_step(folder)
     episodes = record.episodes()

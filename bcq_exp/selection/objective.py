@@ -29,7 +29,8 @@ def estimate(folders: Sequence[Path], place: Path) -> None:
     whatever others there are, up to rounding.
 
     Args:
-        folders: of trained runs, which have held-out episodes.
+        folders: of trained runs that were held against the user's configuration
+            (:func:`bcq_exp.training.start.check_folder`), and have held-out episodes.
         place: where fitted critics are kept until they are done.
 
     Raises:
@@ -48,8 +49,7 @@ def estimate(folders: Sequence[Path], place: Path) -> None:
 
 def _estimate(folders: Sequence[Path], keep: Path) -> None:
     settings = FQESettings(num_steps=_config(folders[0])["trainer"]["fqe_steps"])
-    # they are this process's own runs, of a configuration that the user gave
-    candidates, evidence = load_candidates(folders, trusted=True)
+    candidates, evidence = load_candidates(folders, are_own=True)
     obs = (evidence.dataset.transitions.obs_next, evidence.first_obs)
     act_next, first_act = (
         np.stack([actions(each.agent, x, settings.seed) for each in candidates]) for x in obs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from bcq_exp.config.meaning import identity
 from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
@@ -25,18 +27,26 @@ from bcq_exp.training.record import RunRecord
 
 
 def load_agent(
-    folder: str | Path, device: str = "auto", *, trusted: bool = False
+    folder: str | Path,
+    device: str = "auto",
+    *,
+    trusted: bool = False,
+    config: Mapping[str, Any] | None = None,
 ) -> tuple[Agent, EnvMaker]:
     """The agent of a run's checkpoint, and what makes its environment.
 
     Args:
         trusted: whether the checkpoint may name code beyond ours and Gymnasium's.
+        config: of the user's; one that learns the same names no other code than that.
 
     Raises:
-        UserError: if there is no readable checkpoint, no such device, or it names such code.
+        UserError: if there is no readable checkpoint, no such device, it names such code, or learns
+            something else than ``config``.
     """
     saved = _checkpoint(folder)
-    if not trusted:
+    if config is not None and identity(saved["config"]) != identity(config):
+        raise UserError(f"{folder}: its checkpoint.pt is of another configuration")
+    if not trusted and config is None:
         check_names_only_ours(saved["config"], f"run={folder}")
     cfg: Any = OmegaConf.create(saved["config"])
     cfg.trainer.device = device

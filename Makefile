@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sweep paper browser test fast-test faults lint bench clean
+.PHONY: help setup quickstart sweep paper browser test slow-test faults lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,8 @@ BUDGET ?= tiny
 paper: setup ## section 6 of the paper: BUDGET=tiny (five minutes, default), small (a night), full
 	$(BIN)/python -m bcq_exp.paper budget=$(BUDGET)
 
-test: setup browser lint ## lint, type-check and test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+test: setup browser lint ## lint, type-check and run the fast tests: within ten minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not faults"
 
 browser: # Debian's Chromium, for the tests of the report page; without it they are skipped
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
@@ -38,8 +38,8 @@ browser: # Debian's Chromium, for the tests of the report page; without it they 
 			&& timeout 240 sh -c 'apt-get update -q && apt-get install -y -q chromium' >/dev/null 2>&1; } \
 		|| echo "no Chromium here: the tests of the report page are skipped"
 
-fast-test: setup ## the tests alone, without those of clusters and of large sweeps
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not faults"
+slow-test: setup browser ## the other tests: clusters, compilers, kills, whole sweeps (ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow and not faults"
 
 faults: setup ## the long fault campaign (within the hour), and a table of what was tried and survived
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults

@@ -10,6 +10,7 @@ that halving ends with.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,6 @@ from tests.commands import compose
 
 SEEDS = range(5)
 GRID = ("algo.lmbda=0.5,0.75,1.0", "algo.tau=0.001,0.005,0.01", "algo.num_sampled_action=5,10,20")
-ETA, NUM_RUNGS = 3, 3  # as conf/hydra/sweeper/halving.yaml has them
 
 
 def launch(root: Path, name: str, overrides: Iterable[str], *more: str) -> float:
@@ -43,11 +43,11 @@ def returns_of(folder: Path) -> pd.DataFrame:
     return runs.evaluations.join(told, on="run")[["setting", "seed", "step", "return_mean"]]
 
 
-def halved(returns: pd.DataFrame, steps: list[int]) -> str:
+def halved(returns: pd.DataFrame, steps: list[int], eta: int) -> str:
     """The setting that halving ends with, where runs are evaluated so."""
     means = returns.groupby(["step", "setting"], sort=False)["return_mean"].mean()
     left = list(returns["setting"].unique())
-    sizes = rung_sizes(len(left), ETA, len(steps))
+    sizes = rung_sizes(len(left), eta, len(steps))
     for step, num_kept in zip(steps, [*sizes[1:], 1], strict=True):
         left = compare(step, {name: means[step, name] for name in left}, num_kept).going_on
     return left[0]
@@ -65,36 +65,40 @@ def told(who: str, last: Mapping[str, float], winner: str) -> str:
 
 def main() -> None:
     """Launch both and print the table."""
-    swept = [given for given in sys.argv[1:] if "," in given]
-    overrides = ["logger=none", *(swept or GRID), *(g for g in sys.argv[1:] if g not in swept)]
-    trainer = compose(*(given for given in overrides if "," not in given)).trainer
-    steps = rung_steps(trainer.num_steps, trainer.eval_every, ETA, NUM_RUNGS)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--root", type=Path, help="keeps the sweeps; complete ones are taken up")
+    parser.add_argument("--eta", type=int, default=2)
+    parser.add_argument("--num-rungs", type=int, default=3)
+    options, given = parser.parse_known_args()
+    swept = [each for each in given if "," in each]
+    stand = ["logger=none", *(each for each in given if each not in swept)]
+    trainer = compose(*stand).trainer
+    steps = rung_steps(trainer.num_steps, trainer.eval_every, options.eta, options.num_rungs)
+    halving = (f"hydra.sweeper.eta={options.eta}", f"hydra.sweeper.num_rungs={options.num_rungs}")
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
-        subprocess.run(
-            [sys.executable, "-m", "bcq_exp", "logger=none", "trainer.num_steps=1"],
-            cwd=root,
-            check=True,
-        )
+        root = options.root or Path(place)
+        root.mkdir(exist_ok=True)
+        overrides = [*stand, *(swept or GRID)]
         seconds = {
             "grid": launch(root, "grid", overrides),
-            "halved": launch(root, "halved", overrides, "hydra/sweeper=halving"),
+            "halved": launch(root, "halved", overrides, "hydra/sweeper=halving", *halving),
         }
         grid, ours = (returns_of(root / "multirun" / name) for name in seconds)
     taken = ours.groupby(["setting", "seed"])["step"].max().sum()
     whole = grid.groupby(["setting", "seed"])["step"].max().sum()
-    print("\n| by | grid's best | its return | halving's | its rank | regret | best less worst |")
+    print(f"\ncompared at steps {', '.join(map(str, steps))}; one in {options.eta} goes on\n")
+    print("| by | grid's best | its return | halving's | its rank | regret | best less worst |")
     print("| --- | --- | ---: | --- | ---: | ---: | ---: |")
     for seed in SEEDS:
         own = grid[grid["seed"] == seed]
         last = own[own["step"] == steps[-1]].set_index("setting")["return_mean"]
-        print(told(f"seed {seed}", last.to_dict(), halved(own, steps)))
+        print(told(f"seed {seed}", last.to_dict(), halved(own, steps, options.eta)))
     last = grid[grid["step"] == steps[-1]].groupby("setting")["return_mean"].mean()
     end = ours[ours["step"] == steps[-1]].groupby("setting")["return_mean"].mean()
     print(told("their mean", last.to_dict(), str(end.idxmax())))
     print(
-        f"\n{taken} of {whole} run-steps ({taken / whole:.0%}); {seconds['halved']:.0f} s of "
-        f"{seconds['grid']:.0f} s ({seconds['halved'] / seconds['grid']:.0%})"
+        f"\n{taken:.0f} of {whole:.0f} run-steps ({taken / whole:.0%}); {seconds['halved']:.0f} s "
+        f"of {seconds['grid']:.0f} s ({seconds['halved'] / seconds['grid']:.0%})"
     )
 
 

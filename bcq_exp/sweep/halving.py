@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from bcq_exp.config.naming import keys_of, run_folder
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
+from bcq_exp.ranges import SHARE
 from bcq_exp.sweep import state
 from bcq_exp.sweep.grid import GridSweeper
 from bcq_exp.sweep.launcher import CohortLauncher
@@ -44,16 +45,20 @@ class HalvingSweeper(GridSweeper):
 
     Args:
         eta: one setting in so many goes on.
-        num_rungs: steps at which settings are compared, the end included.
+        rungs: shares of ``trainer.num_steps`` at which settings are compared, besides the end.
         params: swept keys, as on a command line.
     """
 
-    def __init__(self, eta: int, num_rungs: int, params: dict[str, str] | None) -> None:
+    def __init__(self, eta: int, rungs: Sequence[float], params: dict[str, str] | None) -> None:
         super().__init__(max_batch_size=None, params=params)
-        for name, count in (("eta", eta), ("num_rungs", num_rungs)):
-            if not (isinstance(count, int) and count >= 2):
-                raise UserError(f"hydra.sweeper.{name}={count}: must be an integer at least 2")
-        self._eta, self._num_rungs = eta, num_rungs
+        if not (isinstance(eta, int) and eta >= 2):
+            raise UserError(f"hydra.sweeper.eta={eta}: must be an integer at least 2")
+        are_shares = all(isinstance(share, float) and share in SHARE for share in rungs)
+        if not rungs or not are_shares:
+            raise UserError(
+                f"hydra.sweeper.rungs={list(rungs)}: must be a list of numbers, each {SHARE}"
+            )
+        self._eta, self._shares = eta, list(rungs)
 
     def sweep(self, arguments: list[str]) -> list[Rung]:
         """Train all of the grid a little and the best of it to the end; what was decided.
@@ -67,7 +72,7 @@ class HalvingSweeper(GridSweeper):
         keys = _keys(config)
         settings = self._settings(arguments)
         trainer, folder = config.trainer, Path(config.hydra.sweep.dir)
-        steps = rung_steps(trainer.num_steps, trainer.eval_every, self._eta, self._num_rungs)
+        steps = rung_steps(trainer.num_steps, trainer.eval_every, self._shares)
         sizes = rung_sizes(len(settings), self._eta, len(steps))
         if launcher.plan_only:
             for line in _plan_lines(steps, sizes, settings):

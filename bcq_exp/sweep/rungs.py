@@ -1,13 +1,13 @@
 """Successive halving as such: at which steps settings are compared, and which go on.
 
-All settings are trained to a first step, the best 1 in eta of them to the next, eta times as far,
-and so on to the end (Jamieson and Talwalkar 2016, arXiv:1502.07943).
+All settings are trained to a first step, the best 1 in eta of them to the next, and so on to the
+end (Jamieson and Talwalkar 2016, arXiv:1502.07943).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bcq_exp.errors import UserError
@@ -43,19 +43,22 @@ class Rung:
         return [setting.name for setting in self.settings if setting.goes_on]
 
 
-def rung_steps(num_steps: int, eval_every: int, eta: int, num_rungs: int) -> list[int]:
+def rung_steps(num_steps: int, eval_every: int, shares: Sequence[float]) -> list[int]:
     """The steps at which settings are compared, the end last: each an evaluation's.
 
+    Args:
+        shares: of ``num_steps``, in (0, 1).
+
     Raises:
-        UserError: if there is none before the end.
+        UserError: if there is no evaluation early enough.
     """
-    wanted = [num_steps / eta**i for i in range(num_rungs)]
-    evaluated = {max(1, round(step / eval_every)) * eval_every for step in wanted[1:]}
+    evaluated = {max(1, round(share * num_steps / eval_every)) * eval_every for share in shares}
     before = sorted(step for step in evaluated if step < num_steps)
     if not before:
         raise UserError(
             f"trainer.eval_every={eval_every}: with trainer.num_steps={num_steps} there is no "
-            f"evaluation early enough to stop a run by; give at most {max(1, num_steps // eta)}"
+            "evaluation early enough to stop a run by; give at most "
+            f"{max(1, int(min(shares) * num_steps))}"
         )
     return [*before, num_steps]
 

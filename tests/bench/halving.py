@@ -67,14 +67,14 @@ def main() -> None:
     """Launch both and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, help="keeps the sweeps; complete ones are taken up")
-    parser.add_argument("--eta", type=int, default=2)
-    parser.add_argument("--num-rungs", type=int, default=3)
+    parser.add_argument("--eta", type=int, default=3)
+    parser.add_argument("--rungs", type=float, nargs="+", default=[0.25])
     options, given = parser.parse_known_args()
     swept = [each for each in given if "," in each]
     stand = ["logger=none", *(each for each in given if each not in swept)]
     trainer = compose(*stand).trainer
-    steps = rung_steps(trainer.num_steps, trainer.eval_every, options.eta, options.num_rungs)
-    halving = (f"hydra.sweeper.eta={options.eta}", f"hydra.sweeper.num_rungs={options.num_rungs}")
+    steps = rung_steps(trainer.num_steps, trainer.eval_every, options.rungs)
+    halving = (f"hydra.sweeper.eta={options.eta}", f"hydra.sweeper.rungs={options.rungs}")
     with tempfile.TemporaryDirectory() as place:
         root = options.root or Path(place)
         root.mkdir(exist_ok=True)

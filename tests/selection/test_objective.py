@@ -32,6 +32,9 @@ NO_ENV = (
 )
 
 
+HALVING = ("hydra/sweeper=halving", "hydra.sweeper.rungs=[0.1,0.3]")
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """With a data set that names no environment."""
@@ -122,7 +125,7 @@ def test_a_run_alone_has_the_value_that_it_has_in_a_sweep(folder):
 
 @pytest.mark.slow
 def test_halving_by_it_decides_at_every_rung(folder):
-    halving = ("-m", "name=s", "hydra/sweeper=halving", "critic_optim.lr=1e-3,1e-2,1e-1", *NO_ENV)
+    halving = ("-m", "name=s", *HALVING, "critic_optim.lr=1e-3,1e-2,1e-1", *NO_ENV)
     launch(*halving, "algo.tau=0.01,0.1", cwd=folder)
     sweep = folder / "multirun" / "s"
     rungs = json.loads((sweep / "halving.json").read_text())["rungs"]

@@ -21,7 +21,7 @@ from tests.sweep.test_launch import wait_until
 
 SHORT = (*TINY, "trainer.num_steps=90", "trainer.eval_every=10", "trainer.eval_episodes=1", "-m")
 GRID = ("name=s", "algo.tau=0.001,0.01,0.1", "critic_optim.lr=1e-3,1e-2,1e-1", "seed=0,1")
-HALVING = (*SHORT, *GRID, "hydra/sweeper=halving")
+HALVING = (*SHORT, *GRID, "hydra/sweeper=halving", "hydra.sweeper.rungs=[0.1,0.3]")
 
 
 def launch(*options, cwd, **given):
@@ -49,10 +49,10 @@ def halved(tmp_path_factory):
 @pytest.mark.parametrize(
     ("given", "steps"),
     [
-        ((10_000, 2_000, 3, 3), [2_000, 4_000, 10_000]),
-        ((90, 10, 3, 3), [10, 30, 90]),
-        ((1_000_000, 5_000, 4, 4), [15_000, 60_000, 250_000, 1_000_000]),
-        ((100, 30, 2, 9), [30, 60, 100]),  # as many as there are evaluations
+        ((10_000, 2_000, [0.25]), [2_000, 10_000]),
+        ((90, 10, [0.1, 0.3]), [10, 30, 90]),
+        ((1_000_000, 5_000, [0.25, 0.016]), [15_000, 250_000, 1_000_000]),
+        ((100, 30, [0.1, 0.2, 0.3, 0.99]), [30, 90, 100]),  # as many as there are evaluations
     ],
 )
 def test_rungs_are_at_evaluations(given, steps):
@@ -60,8 +60,8 @@ def test_rungs_are_at_evaluations(given, steps):
 
 
 def test_without_an_early_evaluation_there_is_no_rung():
-    with pytest.raises(UserError, match=r"eval_every=100: .* give at most 33"):
-        rung_steps(100, 100, 3, 3)
+    with pytest.raises(UserError, match=r"eval_every=100: .* give at most 25"):
+        rung_steps(100, 100, [0.25])
 
 
 def test_one_in_eta_goes_on_and_one_at_least():
@@ -179,7 +179,8 @@ def test_the_plan_says_the_rungs_and_writes_nothing(tmp_path):
         (("trainer.num_steps=90,180",), "trainer.num_steps: not swept with"),
         (("hydra/launcher=basic",), "not with hydra/launcher=basic"),
         (("hydra.sweeper.eta=1",), "hydra.sweeper.eta=1: must be an integer at least 2"),
-        (("hydra.sweeper.num_rungs=1",), "hydra.sweeper.num_rungs=1: must be"),
+        (("hydra.sweeper.rungs=[]",), "hydra.sweeper.rungs=[]: must be a list of numbers"),
+        (("hydra.sweeper.rungs=[0.5,1.5]",), "hydra.sweeper.rungs=[0.5, 1.5]: must be a list"),
         (("algo.tau=0.1", "critic_optim.lr=1e-3"), "one setting, nothing to compare"),
         (("hydra.sweep.subdir=x${hydra.job.num}",), "hydra.sweep.subdir="),
     ],

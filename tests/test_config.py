@@ -214,7 +214,7 @@ def test_stacked_runs_may_differ_in_the_numbers_of_the_equations_and_in_what_is_
     assert free == {
         "seed", "name", "resume", "algo.lmbda", "algo.tau", "algo.gamma", "actor.phi",
         "vae.latent_clip", "vae.kl_weight", "policy.forward_sampled_times",
-        "trainer.eval_episodes", "trainer.eval_seed", "trainer.objective",
+        "trainer.eval_episodes", "trainer.eval_seed", "trainer.objective", "trainer.fqe_steps",
     }  # fmt: skip
     assert {"algo._target_", "algo.num_sampled_action", "trainer.num_steps"} <= shared
 
@@ -225,7 +225,7 @@ def test_reports_tell_runs_apart_by_what_they_learn():
     assert left == {
         "name", "resume", "trainer.device", "trainer.num_threads", "trainer.num_steps",
         "trainer.log_every", "trainer.eval_every", "trainer.eval_episodes", "trainer.eval_seed",
-        "trainer.checkpoint_every", "trainer.objective", "trainer.capture",
+        "trainer.checkpoint_every", "trainer.objective", "trainer.fqe_steps", "trainer.capture",
     }  # fmt: skip
 
 

@@ -75,6 +75,7 @@ OTHER = {
     "dataset.level": "random",
     "dataset.num_steps": "2100",
     "dataset.seed": "1",
+    "dataset.holdout": "0.3",
     "trainer.num_steps": "8",
     "trainer.batch_size": "5",
     "trainer.log_every": "3",
@@ -101,6 +102,7 @@ ELSEWHERE = {
     "trainer.num_threads",
     "trainer.capture",
     "trainer.compile",
+    "trainer.fqe_steps",  # tests/selection
 }
 OF_OTHER_OPTIMIZERS = {
     "sgd": {"momentum": "0.2", "nesterov": "true"},

@@ -26,7 +26,7 @@ from tests.wandb_server import WandbServer
 
 WANDB = (*TINY, "logger=wandb")
 ONLINE = (*WANDB, "logger.mode=online")
-SOON = 2  # seconds that W&B gets to begin, and to end
+SOON = 4  # seconds that W&B gets to begin, and to end
 
 
 def in_the_campaign(*modes):
@@ -100,7 +100,7 @@ def remedy(warning):
 def sync(words, folder):
     """``wandb sync`` as a shell runs it."""
     done = subprocess.run(
-        f"{sys.executable} -m {shlex.join(words[:-1])} {words[-1]}",
+        f"{shlex.quote(sys.executable)} -m {shlex.join(words[:-1])} {words[-1]}",
         shell=True, cwd=folder, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -78,7 +78,7 @@ def load_candidates(
         UserError: for runs of several data sets or shares held out, a run that collected its own
             data, a checkpoint that is missing, or code that is not trusted.
     """
-    told = {folder: _summary(folder) for folder in folders}
+    told = {folder: RunRecord(folder).told_summary() for folder in folders}
     nodes = {folder: each["config"]["dataset"] for folder, each in told.items()}
     first = nodes[folders[0]]
     for folder, node in nodes.items():
@@ -123,13 +123,6 @@ def values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
             return None
         parts.append(found)
     return np.concatenate(parts)
-
-
-def _summary(folder: Path) -> dict[str, Any]:
-    summary = RunRecord(folder).summary()
-    if summary is None:
-        raise UserError(f"{folder}: no summary.json there; give the folder of a trained run")
-    return summary
 
 
 def _candidate(folder: Path, trusted: bool, config: Mapping[str, Any] | None) -> Candidate:

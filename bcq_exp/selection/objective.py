@@ -6,11 +6,9 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bcq_exp.errors import UserError
 from bcq_exp.files import written
 from bcq_exp.selection.candidates import actions, load_candidates
 from bcq_exp.selection.fit import FittedQ, FQESettings, estimate_row
@@ -39,16 +37,15 @@ def estimate(folders: Sequence[Path], place: Path) -> None:
     """
     kinds: dict[str, list[Path]] = {}
     for folder in folders:
-        config = _config(folder)
+        config = RunRecord(folder).told_summary()["config"]
         kind = json.dumps([config["dataset"], config["trainer"]["fqe_steps"]], sort_keys=True)
         kinds.setdefault(kind, []).append(folder)
-    for same in kinds.values():
+    for kind, same in kinds.items():
         log.info("fitted Q evaluation of %d policies", len(same))
-        _estimate(same, place / CRITICS)
+        _estimate(same, FQESettings(num_steps=json.loads(kind)[1]), place / CRITICS)
 
 
-def _estimate(folders: Sequence[Path], keep: Path) -> None:
-    settings = FQESettings(num_steps=_config(folders[0])["trainer"]["fqe_steps"])
+def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> None:
     candidates, evidence = load_candidates(folders, are_own=True)
     obs = (evidence.dataset.transitions.obs_next, evidence.first_obs)
     act_next, first_act = (
@@ -64,10 +61,3 @@ def _estimate(folders: Sequence[Path], keep: Path) -> None:
     )
     with written(keep):
         keep.unlink()
-
-
-def _config(folder: Path) -> Any:
-    summary = RunRecord(folder).summary()
-    if summary is None:
-        raise UserError(f"{folder}: no summary.json there")
-    return summary["config"]

@@ -187,11 +187,12 @@ def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
     found = Planned(number, overrides, job.folder, objective, job.until)
     restarts = job.cfg.resume == "restart"
     try:
-        start.check_folder(job.cfg, job.folder)
-        if not restarts and start.has_arrived(job):
+        summary = start.check_folder(job.cfg, job.folder)
+        if start.has_arrived(job, summary):
             if objective == FQE:  # told, or about to be
                 return found
-            return replace(found, value=start.objective(objective, job.folder, job.until))
+            value = start.objective(objective, job.folder, job.until, summary)
+            return replace(found, value=value)
         sets_aside = restarts and RunRecord(job.folder).has_begun
         return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)
     except Damaged as error:

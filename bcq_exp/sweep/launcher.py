@@ -36,7 +36,7 @@ from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
 from bcq_exp.training.cohort import cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
-from bcq_exp.training.record import check_free, hold
+from bcq_exp.training.record import RunRecord, check_free, hold
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ def _train_group(jobs: Sequence[Job]) -> list[str | None]:
     """
     failures: dict[Path, str | None] = {job.folder: None for job in jobs}
     try:
-        left = [job for job in jobs if not start.has_arrived(job)]
+        left = [job for job in jobs if not start.has_arrived(job, RunRecord(job.folder).summary())]
         for members in cohorts([kind_of(job) for job in left]):
             cohort = [left[i] for i in members]
             ended = zip(cohort, train_cohort(cohort), strict=True)

@@ -26,8 +26,7 @@ def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
     for folder, row in rows.items():
         record = RunRecord(folder)
         record.add_estimate(row)
-        summary = record.summary()
-        assert summary is not None
+        summary = record.told_summary()
         mode = summary["config"]["logger"]["mode"]
         if mode != "disabled":
             tracker = build_tracker(mode, record, summary, folder.name, warnings)
@@ -52,9 +51,7 @@ def mirror(folder: Path) -> Path:
     """
     record, said = RunRecord(folder), list[str]()
     with hold(folder):
-        summary = record.summary()
-        if summary is None:
-            raise UserError(f"{folder}: no summary.json there; give the folder of a run")
+        summary = record.told_summary()
         rows = [("train", row) for row in record.rows("train")]
         rows += [("eval", row) for row in record.rows("eval")]
         rows += [(OPE, _told(row)) for row in record.estimates()]

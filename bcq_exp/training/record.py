@@ -209,6 +209,18 @@ class RunRecord:
                 raise ValueError("its checksum differs")
             return found
 
+    def told_summary(self) -> dict[str, Any]:
+        """:meth:`summary` of a run that is to be there.
+
+        Raises:
+            UserError: if none is.
+            Damaged: as that does.
+        """
+        summary = self.summary()
+        if summary is None:
+            raise UserError(f"{self.folder}: no summary.json there; give the folder of a run")
+        return summary
+
     @property
     def has_begun(self) -> bool:
         """Whether there is a summary, whole or not."""

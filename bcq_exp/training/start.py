@@ -112,33 +112,34 @@ def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:
     )
 
 
-def has_arrived(job: Job) -> bool:
-    """Whether the run in a job's folder has been trained as far as it is to be.
+def has_arrived(job: Job, summary: dict[str, Any] | None) -> bool:
+    """Whether the run in a job's folder, of that summary, has been trained as far as it is to be.
 
     Raises:
         Damaged: if its files are.
     """
-    record = RunRecord(job.folder)
-    summary = record.summary()
     if job.until is None or summary is None:
         return is_completed(job.cfg, summary)
     if job.cfg.trainer.objective == FQE:
         return summary["step"] >= job.until
-    return _evaluation_at(job.until, record, summary) is not None
+    return _evaluation_at(job.until, RunRecord(job.folder), summary) is not None
 
 
-def objective(name: str, folder: Path, until: int | None = None) -> float:
+def objective(
+    name: str, folder: Path, until: int | None = None, summary: dict[str, Any] | None = None
+) -> float:
     """What a sweeper maximizes: an evaluation's ``name``, which is ``trainer.objective``.
 
     Args:
         folder: a run's that has arrived.
         until: the step of the evaluation; ``None`` is the last.
+        summary: the run's, where it was read already.
 
     Raises:
         UserError: if the environment has no normalized score, or fitted Q evaluation diverged.
     """
     record = RunRecord(folder)
-    summary = record.summary()
+    summary = summary or record.summary()
     assert summary is not None
     if name == FQE:
         row = estimated(folder, until)

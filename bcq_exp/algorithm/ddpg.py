@@ -65,8 +65,7 @@ def target_value(
     gamma: float | Tensor,
 ) -> Tensor:
     """y = r + gamma (1 - terminated) Q'(s', mu'(s')), (B, 1); of algorithm 1."""
-    q = critic(obs_next, actor(obs_next)).squeeze(-1)
-    return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
+    return losses.policy_target(critic, obs_next, actor(obs_next), rew, terminated, gamma)
 
 
 def actor_loss(critic: StateAction, actor: StateToAction, obs: Tensor) -> Tensor:

@@ -57,19 +57,6 @@ class Hyperparameters(NamedTuple):
     tau: float | Tensor
 
 
-def target_value(
-    critic: StateAction,
-    obs_next: Tensor,
-    act_next: Tensor,
-    rew: Tensor,
-    terminated: Tensor,
-    gamma: float | Tensor,
-) -> Tensor:
-    """y = r + gamma (1 - terminated) Q_{k-1}(s', pi(s')), (B, 1)."""
-    q = critic(obs_next, act_next).squeeze(-1)
-    return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
-
-
 def train_step(
     nets: Networks,
     optimizers: Mapping[str, Minimizer],
@@ -80,7 +67,7 @@ def train_step(
 ) -> dict[str, Tensor]:
     """A step of the regression, a :class:`~bcq_exp.algorithm.base.Step`."""
     with torch.no_grad():
-        target = over_runs(target_value)(
+        target = over_runs(losses.policy_target)(
             nets.critic_target,
             batch.obs_next,
             batch.act_next,

@@ -101,6 +101,19 @@ def target_value(
     return (rew + gamma * (1 - terminated) * q.squeeze(-1).amax(1)).unsqueeze(-1)
 
 
+def policy_target(
+    critic: StateAction,
+    obs_next: Tensor,
+    act_next: Tensor,
+    rew: Tensor,
+    terminated: Tensor,
+    gamma: float | Tensor,
+) -> Tensor:
+    """y = r + gamma (1 - terminated) Q(s', a') (B, 1) of a policy that does a' (B, A) in s'."""
+    q = critic(obs_next, act_next).squeeze(-1)
+    return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
+
+
 def critic_loss(
     critic: StateAction, obs: Tensor, act: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -140,9 +140,9 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
         from bcq_exp.training import restore
 
         torch.set_num_threads(1)  # one observation has no work for two: they would wait
-        acting, make_env = restore.load_agent(agent, trusted=_trusts(cfg))
-        env = make_env() if cfg.env is None else environments.make(cfg.env)
-        return env, restore.as_behaviour(acting, cfg.seed)
+        run = restore.load_run(agent, trusted=_trusts(cfg))
+        env = run.make_env() if cfg.env is None else environments.make(cfg.env)
+        return env, restore.as_behaviour(run.agent, cfg.seed)
     env = environments.make(cfg.env)
     if cfg.behaviour == "random":
         return env, behaviour.UniformRandom(check_action_space(cfg.id, env.action_space))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from bcq_exp.cli.arguments import Parser, number, path, place
 from bcq_exp.cli.command import command
+from bcq_exp.config.fqe import FQESettings
 from bcq_exp.ranges import COUNT, GAMMA, NATURAL, POSITIVE, TAU, Range
 
 if TYPE_CHECKING:
     from bcq_exp.selection.estimates import Selection
-    from bcq_exp.selection.fit import FQESettings
 
 EPISODES_SHOWN = (0, 1, 2, 5, 10, 20, 50, 100)
 MOST_ROWS = 40
@@ -53,14 +53,14 @@ def _select(options: argparse.Namespace) -> None:
     from bcq_exp.config import schema
     from bcq_exp.selection.candidates import load_candidates
     from bcq_exp.selection.estimates import select
-    from bcq_exp.selection.fit import FQESettings
     from bcq_exp.selection.results import CRITICS, FOLDER, POLICIES, write
     from bcq_exp.training.mirror import add_estimates
     from bcq_exp.training.progress import progress
     from bcq_exp.training.record import hold
 
     schema.register()
-    given = {name: getattr(options, name) for name in (*NUMBERS, "hidden_sizes")}
+    given = {name: getattr(options, name) for name in NUMBERS}
+    given["hidden_sizes"] = options.hidden_sizes and tuple(options.hidden_sizes)
     settings = FQESettings(**{name: value for name, value in given.items() if value is not None})
     alone = len(options.runs) == 1 and Path(options.runs[0]).is_dir()
     folder = options.output or Path(options.runs[0] if alone else ".", FOLDER)

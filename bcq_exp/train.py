@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from bcq_exp.cli.entry import entry
 from bcq_exp.errors import RunStopped
-from bcq_exp.ranges import FQE
 from bcq_exp.sweep.plan import plan_sweep
 from bcq_exp.training import start
+from bcq_exp.training.objective import Objective
 from bcq_exp.training.provenance import command
 from bcq_exp.training.record import RunRecord
 
@@ -54,13 +54,14 @@ def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float
 
 
 def _objective(cfg: DictConfig, folder: Path) -> float:
-    if cfg.trainer.objective == FQE and start.estimated(folder) is None:
+    objective = Objective.of(cfg)
+    if objective.fqe is not None and objective.row(folder) is None:
         from bcq_exp.selection.objective import estimate
 
-        estimate([folder], folder)
-    if cfg.trainer.objective != FQE and not cfg.trainer.eval_episodes:
+        estimate({folder: objective.fqe}, folder)
+    if objective.fqe is None and not cfg.trainer.eval_episodes:
         return nan  # nobody asks for it
-    return start.objective(cfg.trainer.objective, folder)
+    return objective.value(folder)
 
 
 if __name__ == "__main__":

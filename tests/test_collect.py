@@ -76,7 +76,7 @@ def test_a_trained_runs_policy_with_and_without_noise(collect, load, trained):
     printed(collect("id=my/plain-v0", *run))
     printed(collect("id=my/noisy-v0", *run, "noise_std=0.3", "random_action_prob=0.3"))
     plain, noisy = load("my/plain-v0").transitions, load("my/noisy-v0").transitions
-    behave = restore.as_behaviour(restore.load_agent(trained, "cpu")[0], seed=5)
+    behave = restore.as_behaviour(restore.load_run(trained, "cpu").agent, seed=5)
     expected = [behave(obs, np.random.default_rng(0)) for obs in plain.obs]
     np.testing.assert_allclose(plain.act, expected, atol=1e-5)
     assert np.abs(noisy.act - plain.act).max() > 0.5

@@ -32,8 +32,8 @@ def test_returns_are_printed_and_saved_and_an_episode_filmed(trained, tmp_path):
     before = tree(run)
     done = evaluate("run=multirun/r", "num_episodes=3", "seed=50", "video=film/a.gif", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    agent, make_env = restore.load_agent(trained, "cpu")
-    results = Evaluator(make_env, 3, seed=50).evaluate(agent)
+    restored = restore.load_run(trained, "cpu")
+    results = Evaluator(restored.make_env, 3, seed=50).evaluate(restored.agent)
     printed = [float(x) for x in re.search(r"return  (\S+) ± (\S+) over 3", done.stdout).groups()]
     assert printed == pytest.approx([results.return_mean, results.return_std], abs=0.051)
     assert "length  200 steps" in done.stdout
@@ -76,4 +76,4 @@ def test_the_key_of_a_missing_device_is_named_in_the_error(trained):
     from bcq_exp.errors import UserError
 
     with pytest.raises(UserError, match="device=cuda: this machine has 0 CUDA devices"):
-        restore.load_agent(trained, "cuda")
+        restore.load_run(trained, "cuda")

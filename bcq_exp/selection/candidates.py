@@ -16,7 +16,7 @@ from bcq_exp.data.datasets import Dataset
 from bcq_exp.errors import UserError
 from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
-from bcq_exp.training.restore import checkpoint_step, load_agent
+from bcq_exp.training.restore import load_run
 
 LOADERS = "bcq_exp.data.datasets."
 ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for
@@ -100,6 +100,17 @@ def load_candidates(
     return candidates, Evidence.of(dataset)
 
 
+def policies_actions(
+    candidates: Sequence[Candidate], evidence: Evidence, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What P policies do after each of N transitions (P, N, A), and at first (P, E, A)."""
+    after, first = (
+        np.stack([actions(each.agent, obs, seed) for each in candidates])
+        for obs in (evidence.dataset.transitions.obs_next, evidence.first_obs)
+    )
+    return after, first
+
+
 def actions(agent: Agent, obs: np.ndarray, seed: int) -> np.ndarray:
     """What a policy does, in the environment's units: (N, O) -> (N, A), float32.
 
@@ -126,17 +137,16 @@ def values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
 
 
 def _candidate(folder: Path, trusted: bool, config: Mapping[str, Any] | None) -> Candidate:
-    agent, _ = load_agent(folder, "cpu", trusted=trusted, config=config)
+    run = load_run(folder, "cpu", trusted=trusted, config=config)
     record = RunRecord(folder)
-    step = checkpoint_step(folder)
     episodes = record.episodes()
-    at = np.flatnonzero(episodes["step"] == step) if episodes else np.empty(0, dtype=int)
-    row = next((row for row in record.rows("eval") if row["step"] == step), {})
+    at = np.flatnonzero(episodes["step"] == run.step) if episodes else np.empty(0, dtype=int)
+    row = next((row for row in record.rows("eval") if row["step"] == run.step), {})
     return Candidate(
         name=folder.name,
         folder=folder,
-        step=step,
-        agent=agent,
+        step=run.step,
+        agent=run.agent,
         returns=episodes["returns"][at[-1]] if len(at) else None,
         discounted_return=row.get("discounted_return_mean"),
     )

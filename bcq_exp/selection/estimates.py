@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bcq_exp.config.fqe import FQESettings
 from bcq_exp.selection.bandit import BudgetCurve, budget_curve
-from bcq_exp.selection.candidates import Candidate, Evidence, actions
-from bcq_exp.selection.fit import FittedQ, FQESettings, estimate_row
+from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
+from bcq_exp.selection.fit import FittedQ, estimate_row
 from bcq_exp.selection.naive import critic_value, td_error
 from bcq_exp.selection.ranking import Measured, measured, regret, spearman
 
@@ -55,9 +56,7 @@ def select(
         keep: the file that fitted critics are kept in, to go on from.
         told: called with the steps of fitting taken.
     """
-    transitions, seed = evidence.dataset.transitions, settings.seed
-    act_next = np.stack([actions(c.agent, transitions.obs_next, seed) for c in candidates])
-    first_act = np.stack([actions(c.agent, evidence.first_obs, seed) for c in candidates])
+    act_next, first_act = policies_actions(candidates, evidence, settings.seed)
     fitted = FittedQ(evidence, act_next, first_act, settings)
     fitted.fit(keep, told)
     estimates = {
@@ -93,12 +92,12 @@ def select(
     elif any(found is None for found in returns):
         notes.append("returns are not known of every policy: no ranking is judged")
     else:
-        quality = {name: _quality(policies, name, seed) for name in SIGNS}
+        quality = {name: _quality(policies, name, settings.seed) for name in SIGNS}
         episodes = np.stack([found for found in returns if found is not None])
         order = np.arange(len(policies))  # as they stand
         budget = {
-            "uniform": budget_curve(episodes, NUM_PULLS, None, seed),
-            MAIN: budget_curve(episodes, NUM_PULLS, order, seed),
+            "uniform": budget_curve(episodes, NUM_PULLS, None, settings.seed),
+            MAIN: budget_curve(episodes, NUM_PULLS, order, settings.seed),
         }
     return Selection(policies, quality, budget, tuple(notes), estimates)
 

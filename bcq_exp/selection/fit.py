@@ -24,6 +24,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.fqe import FQE
 from bcq_exp.algorithm.networks import Critic, choose_compute_dtype
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from bcq_exp.config.fqe import FQESettings
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine, ParallelEngine
@@ -36,31 +37,6 @@ from bcq_exp.training.evaluation import ObsNormalizer
 log = logging.getLogger(__name__)
 
 EPISODES = "episodes"  # the purpose of a member's random numbers beside its batches
-
-
-@dataclass(frozen=True)
-class FQESettings:
-    """The numbers of an evaluation.
-
-    Args:
-        num_steps: gradient steps.
-        batch_size: transitions a step.
-        num_members: critics a policy.
-        hidden_sizes: of a critic.
-        lr: Adam's.
-        gamma: discount of the value that is estimated, whatever a run's own.
-        tau: share of the critic that its target takes each step.
-        seed: of weights, episodes and batches; those of member m follow from ``seed + m``.
-    """
-
-    num_steps: int = 20_000
-    batch_size: int = 256
-    num_members: int = 5
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    lr: float = 1e-3
-    gamma: float = 0.99
-    tau: float = 0.005
-    seed: int = 0
 
 
 @dataclass

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bcq_exp.config.fqe import FQESettings
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.files import write_atomically
 
 if TYPE_CHECKING:  # they bring torch
     from bcq_exp.selection.estimates import Selection
-    from bcq_exp.selection.fit import FQESettings
 
 FOLDER = "ope"  # in the sweep's, off-policy evaluation
 PARTS = {"settings", "notes", "policies", "quality", "budget"}  # of the selection's file

@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.checking import check
 from bcq_exp.config.naming import keys_of, run_folder
 from bcq_exp.errors import Damaged, UserError
-from bcq_exp.ranges import FQE
 from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.training import start
 from bcq_exp.training.cohort import Kind, kind_of
 from bcq_exp.training.job import Job
+from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.provenance import command
 from bcq_exp.training.record import RunRecord
 
@@ -37,7 +37,7 @@ class Planned:
     Args:
         number: Hydra's.
         overrides: what it was given.
-        objective: which of the last evaluation's numbers it returns.
+        objective: what it returns.
         until: the step that it is trained to; ``None`` is its end.
         kind: what it can be trained together with; ``None`` if it is not to be trained.
         sets_aside: whether the run in its folder has to leave.
@@ -48,7 +48,7 @@ class Planned:
     number: int
     overrides: list[str]
     folder: Path
-    objective: str
+    objective: Objective
     until: int | None = None
     kind: Kind | None = None
     sets_aside: bool = False
@@ -86,7 +86,7 @@ class SweepJobs:
             for number, overrides in enumerate(job_overrides, first):
                 cfg, folder = self._own(number, overrides)
                 check(cfg)
-                start.check_objective(cfg, is_wanted=True)
+                check_objective(cfg, is_wanted=True)
                 if until is not None:
                     check_evaluated(cfg, until)
                 if folder in planned:
@@ -183,16 +183,15 @@ def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
     Raises:
         UserError: if that must not be continued.
     """
-    objective = str(job.cfg.trainer.objective)
+    objective = Objective.of(job.cfg)
     found = Planned(number, overrides, job.folder, objective, job.until)
     restarts = job.cfg.resume == "restart"
     try:
         summary = start.check_folder(job.cfg, job.folder)
         if start.has_arrived(job, summary):
-            if objective == FQE:  # told, or about to be
+            if objective.fqe is not None:  # told, or about to be
                 return found
-            value = start.objective(objective, job.folder, job.until, summary)
-            return replace(found, value=value)
+            return replace(found, value=objective.value(job.folder, job.until, summary))
         sets_aside = restarts and RunRecord(job.folder).has_begun
         return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)
     except Damaged as error:

@@ -26,7 +26,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.errors import RunStopped, UserError, first_line
-from bcq_exp.ranges import FQE
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.division import Divisible, divided
@@ -218,15 +217,15 @@ class CohortLauncher(Launcher):
 
 def _estimate(planned: Sequence[Planned], sweep: Path) -> None:
     """See that runs whose objective takes no environment have it."""
-    folders = [
-        each.folder
+    wanted = {
+        each.folder: each.objective.fqe
         for each in planned
-        if each.objective == FQE and start.estimated(each.folder, each.until) is None
-    ]
-    if folders:
+        if each.objective.fqe and each.objective.row(each.folder, each.until) is None
+    }
+    if wanted:
         from bcq_exp.selection.objective import estimate
 
-        estimate(folders, sweep)
+        estimate(wanted, sweep)
 
 
 def _train_group(jobs: Sequence[Job]) -> list[str | None]:
@@ -259,7 +258,7 @@ def _value(planned: Planned) -> float:
     """The objective of a run that has arrived by now."""
     if planned.value is not None:
         return planned.value
-    return start.objective(planned.objective, planned.folder, planned.until)
+    return planned.objective.value(planned.folder, planned.until)
 
 
 def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> KindCost | None:

@@ -168,13 +168,15 @@ class RunRecord:
             return [dict(row, step=int(row["step"])) for row in json.loads(path.read_bytes())]
 
     def add_estimate(self, row: Mapping[str, Any]) -> None:
-        """Keep an estimate; one of the same step is replaced.
+        """Keep an estimate; one of the same step and settings is replaced.
 
         Raises:
             CannotWrite: if the system refuses.
         """
-        others = [old for old in self.estimates() if old["step"] != row["step"]]
-        rows = sorted([*others, dict(row)], key=lambda each: each["step"])
+        new = json.loads(_as_json(row))  # as they are read
+        same = ("step", "settings")
+        others = [old for old in self.estimates() if any(old[key] != new[key] for key in same)]
+        rows = sorted([*others, new], key=lambda each: each["step"])
         write_atomically(self._estimates_file, _as_json(rows).encode())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,13 +26,27 @@ from bcq_exp.training.parts import build_algorithm, check_names_only_ours
 from bcq_exp.training.record import RunRecord
 
 
-def load_agent(
+class TrainedRun(NamedTuple):
+    """What a run's newest checkpoint has for whoever acts.
+
+    Args:
+        agent: its policy.
+        step: gradient steps that it has taken.
+        make_env: makes its environment.
+    """
+
+    agent: Agent
+    step: int
+    make_env: EnvMaker
+
+
+def load_run(
     folder: str | Path,
     device: str = "auto",
     *,
     trusted: bool = False,
     config: Mapping[str, Any] | None = None,
-) -> tuple[Agent, EnvMaker]:
+) -> TrainedRun:
     """The agent of a run's checkpoint, and what makes its environment.
 
     Args:
@@ -57,7 +71,7 @@ def load_agent(
     scaling = saved["normalization"]
     normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
     make_env = partial(environments.from_state, saved["environment"], trusted=trusted)
-    return Agent.of(algorithm, normalizer), make_env
+    return TrainedRun(Agent.of(algorithm, normalizer), saved["step"], make_env)
 
 
 def load_collected(
@@ -76,15 +90,6 @@ def load_collected(
     collected = saved["engine"]["collected"].items()
     steps = {name: values[:num_steps].numpy() for name, values in collected}
     return steps, partial(environments.from_state, saved["environment"], trusted=trusted)
-
-
-def checkpoint_step(folder: str | Path) -> int:
-    """The gradient steps that a run's newest checkpoint has.
-
-    Raises:
-        UserError: if there is no readable one.
-    """
-    return _checkpoint(folder)["step"]
 
 
 def origin(folder: str | Path) -> dict[str, Any]:
@@ -110,11 +115,11 @@ def as_behaviour(agent: Agent, seed: int) -> Behaviour:
     return behave
 
 
-def save_evaluation(folder: str | Path, seed: int, results: EpisodeResults) -> Path:
-    """Write an evaluation beside the run's other files, every episode of it; returns where."""
+def save_evaluation(folder: str | Path, step: int, seed: int, results: EpisodeResults) -> Path:
+    """Write an evaluation at a step beside the run's other files, every episode; returns where."""
     path = Path(folder) / f"evaluation_{len(results.returns)}_episodes_seed_{seed}.json"
     content = {
-        "step": _checkpoint(folder)["step"],
+        "step": step,
         "seed": seed,
         "return_mean": results.return_mean,
         "return_std": results.return_std,

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from bcq_exp.config.meaning import identity
 from bcq_exp.config.plain import plain
 from bcq_exp.errors import UserError
-from bcq_exp.ranges import FQE
 from bcq_exp.training.job import Job
+from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
 
 log = logging.getLogger(__name__)
@@ -120,77 +120,10 @@ def has_arrived(job: Job, summary: dict[str, Any] | None) -> bool:
     """
     if job.until is None or summary is None:
         return is_completed(job.cfg, summary)
-    if job.cfg.trainer.objective == FQE:
+    objective = Objective.of(job.cfg)
+    if objective.fqe is not None:  # which follows
         return summary["step"] >= job.until
-    return _evaluation_at(job.until, RunRecord(job.folder), summary) is not None
-
-
-def objective(
-    name: str, folder: Path, until: int | None = None, summary: dict[str, Any] | None = None
-) -> float:
-    """What a sweeper maximizes: an evaluation's ``name``, which is ``trainer.objective``.
-
-    Args:
-        folder: a run's that has arrived.
-        until: the step of the evaluation; ``None`` is the last.
-        summary: the run's, where it was read already.
-
-    Raises:
-        UserError: if the environment has no normalized score, or fitted Q evaluation diverged.
-    """
-    record = RunRecord(folder)
-    summary = summary or record.summary()
-    assert summary is not None
-    if name == FQE:
-        row = estimated(folder, until)
-    else:
-        row = summary["last"] if until is None else _evaluation_at(until, record, summary)
-    value = None if row is None else row[name]
-    if value is None and name == FQE:
-        raise UserError(f"trainer.objective=fqe: fitted Q evaluation of {folder} diverged")
-    if value is None:
-        raise UserError(
-            f"trainer.objective={name}: no reference scores are known for data "
-            f"set {summary['dataset']['id']}; use return_mean"
-        )
-    return float(value)
-
-
-def _evaluation_at(step: int, record: RunRecord, summary: dict[str, Any]) -> Any:
-    rows = record.rows("eval", summary["record"])
-    return next((row for row in rows if row["step"] == step), None)
-
-
-def estimated(folder: Path, until: int | None = None) -> dict[str, Any] | None:
-    """A run's estimate at a step or the first after it, by default at the one it has reached."""
-    record = RunRecord(folder)
-    summary = record.summary()
-    if summary is None:
-        return None
-    step = summary["step"] if until is None else until
-    return next((row for row in record.estimates() if row["step"] >= step), None)
-
-
-def check_objective(cfg: DictConfig, *, is_wanted: bool) -> None:
-    """See that there will be an objective.
-
-    Args:
-        is_wanted: whether a sweeper asks for it.
-
-    Raises:
-        UserError: if there will be none.
-    """
-    settings = cfg.trainer
-    if settings.objective == FQE and cfg.dataset.get("holdout") is None:
-        raise UserError(
-            "trainer.objective=fqe: it takes episodes that training does not see; give "
-            "dataset.holdout a share of them, such as 0.2"
-        )
-    if is_wanted and settings.objective != FQE and not settings.eval_episodes:
-        raise UserError(
-            f"trainer.eval_episodes=0: trainer.objective={settings.objective} is not known "
-            "without an environment; use trainer.objective=fqe"
-        )
+    return objective.row(job.folder, job.until, summary) is not None
 
 
 def set_aside(folder: Path) -> None:

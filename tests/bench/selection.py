@@ -15,9 +15,10 @@ from statistics import median
 import numpy as np
 import torch
 
+from bcq_exp.config.fqe import FQESettings
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.selection.candidates import Evidence
-from bcq_exp.selection.fit import FittedQ, FQESettings
+from bcq_exp.selection.fit import FittedQ
 
 WARM_UP, TURNS = 20, 3
 

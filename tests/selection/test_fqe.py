@@ -10,10 +10,11 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.fqe import FQE
 from bcq_exp.algorithm.networks import Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from bcq_exp.config.fqe import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection.candidates import Evidence
-from bcq_exp.selection.fit import FittedQ, FQESettings
+from bcq_exp.selection.fit import FittedQ
 
 NUM_STATES, GAMMA = 4, 0.9
 

@@ -113,6 +113,22 @@ def test_a_grid_is_valued_at_once_and_only_once(folder):
     assert [told["fqe"] for told in anew.rows("ope")] == [estimates(sweep)[one.name]]
 
 
+def test_other_settings_are_another_value(folder):
+    run = ("name=r", *NO_ENV)
+    launch(*run, cwd=folder)
+    record = RunRecord(folder / "multirun" / "r")
+    (own,) = record.estimates()
+    other = ("--num-steps", "20", "--num-members", "2", "--hidden-sizes", "8")
+    for _ in range(2):  # select's is not what a sweep maximizes, however often it is asked
+        assert forked("multirun/r", *other, module="bcq_exp.select", cwd=folder).returncode == 0
+    assert "fitted Q" not in launch(*run, cwd=folder).stdout
+    kept, selected = record.estimates()
+    assert kept == own and selected["settings"]["hidden_sizes"] == [8]
+    assert "fitted Q" in launch(*run, "trainer.fqe_steps=50", cwd=folder).stdout
+    steps = [row["settings"]["num_steps"] for row in record.estimates()]
+    assert steps == [40, 20, 50]
+
+
 @pytest.mark.slow
 def test_a_run_alone_has_the_value_that_it_has_in_a_sweep(folder):
     launch("-m", "name=g", "seed=0,1", *NO_ENV, cwd=folder)

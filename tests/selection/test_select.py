@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import subprocess
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY
+from tests.commands import TINY, command
 from tests.forked import forked
 
 HELD = (*TINY, "dataset.holdout=0.25", "trainer.num_steps=120")
@@ -77,6 +80,24 @@ def test_an_algorithm_without_a_critic_has_no_naive_estimate(folder):
     policies = pd.read_csv(folder / "here" / "policies.csv").set_index("run")
     assert np.isnan(policies["critic_value"]["bc"]) and np.isfinite(policies["fqe"]["bc"])
     assert np.isfinite(policies["critic_value"].drop("bc")).all()
+
+
+def test_a_killed_selection_goes_on_to_the_same_bits(folder):
+    slow = ("--num-steps", "3000", "--num-members", "2", "--hidden-sizes", "16")
+    ope = folder / "multirun" / "s" / "ope"
+    assert select("multirun/s", *slow, cwd=folder).returncode == 0
+    whole = (ope / "policies.csv").read_bytes()
+    shutil.rmtree(ope)
+    words = command("multirun/s", *slow, module="bcq_exp.select")
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL) as process:
+        while not (ope / "fqe.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+    steps = {state["step"] for state in torch.load(ope / "fqe.pt")["runs"]}
+    assert steps < {*range(300, 3000, 300)} and not (ope / "policies.csv").exists()
+    assert select("multirun/s", *slow, cwd=folder).returncode == 0
+    assert (ope / "policies.csv").read_bytes() == whole
 
 
 def change(run, **dataset):

@@ -68,7 +68,7 @@ BOUNDED = {"clip": lambda x: np.clip(x, -1, 1), "tanh": np.tanh, "null": lambda 
 def test_scaled_actions_train_and_act_within_the_space(method, tmp_path):
     options = ("policy.action_scaling=true", f"policy.action_bound_method={method}")
     fit(tmp_path / "r", *SHORT, *options)
-    agent, _ = restore.load_agent(tmp_path / "r", "cpu")
+    agent = restore.load_run(tmp_path / "r", "cpu").agent
     obs = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     unit = agent.policy(Batch(obs=obs), generator=torch.Generator().manual_seed(0)).act
     act = agent.act(obs, torch.Generator().manual_seed(0))
@@ -216,23 +216,23 @@ def test_an_objective_that_is_not_defined_is_one_line(tmp_path, monkeypatch):
 
 
 def test_the_agent_of_a_checkpoint_is_the_one_evaluated(trained):
-    agent, make_env = restore.load_agent(trained, "cpu")
-    results = Evaluator(make_env, 2, seed=1000).evaluate(agent)
+    run = restore.load_run(trained, "cpu")
+    results = Evaluator(run.make_env, 2, seed=1000).evaluate(run.agent)
     assert np.array_equal(results.returns, RunRecord(trained).episodes()["returns"][-1])
 
 
 def test_so_it_is_with_normalized_observations_in_double_precision(tmp_path):
     fit(tmp_path / "r", *SHORT, "trainer.normalize_obs=true", "trainer.precision=fp64")
-    agent, make_env = restore.load_agent(tmp_path / "r", "cpu")
-    results = Evaluator(make_env, 2, seed=1000).evaluate(agent)
+    run = restore.load_run(tmp_path / "r", "cpu")
+    results = Evaluator(run.make_env, 2, seed=1000).evaluate(run.agent)
     assert np.array_equal(results.returns, RunRecord(tmp_path / "r").episodes()["returns"][-1])
     obs = load_pendulum(num_steps=2000).transitions.obs
-    np.testing.assert_allclose(agent.normalizer.mean, obs.mean(0), atol=1e-4)
-    np.testing.assert_allclose(agent.normalizer.std, obs.std(0), atol=1e-4)
+    np.testing.assert_allclose(run.agent.normalizer.mean, obs.mean(0), atol=1e-4)
+    np.testing.assert_allclose(run.agent.normalizer.std, obs.std(0), atol=1e-4)
 
 
 def test_an_agent_that_collects_acts_as_it_is_evaluated(trained):
-    agent, _ = restore.load_agent(trained, "cpu")
+    agent = restore.load_run(trained, "cpu").agent
     obs = np.array([0.1, -0.9, 2.0], np.float32)
     behave = restore.as_behaviour(agent, seed=4)
     rng = np.random.default_rng(0)

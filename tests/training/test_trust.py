@@ -55,16 +55,16 @@ def test_a_configuration_that_names_other_code_is_refused(name, folder):
     touched = folder / "touched"
     spoiled(folder, lambda saved: CONFIGS[name](saved["config"], str(touched)))
     with pytest.raises(UserError) as refused:
-        restore.load_agent(folder, "cpu")
+        restore.load_run(folder, "cpu")
     assert "trust=true" in str(refused.value) and "\n" not in str(refused.value)
     assert not touched.exists()
 
 
 def test_an_entry_point_of_a_registered_environment_is_the_registered_one(folder):
     spoiled(folder, lambda saved: spec_of(saved, entry_point="subprocess:check_output"))
-    agent, make_env = restore.load_agent(folder, "cpu")
-    evaluator = Evaluator(make_env, 1, seed=0)
-    assert evaluator.evaluate(agent).lengths.tolist() == [200]
+    run = restore.load_run(folder, "cpu")
+    evaluator = Evaluator(run.make_env, 1, seed=0)
+    assert evaluator.evaluate(run.agent).lengths.tolist() == [200]
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_who_is_trusted_may_name_anything(folder):
     spoiled(
         folder, lambda saved: spec_of(saved, id="Mine-v0", max_episode_steps=7, reward_threshold=1)
     )
-    agent, make_env = restore.load_agent(folder, "cpu", trusted=True)
-    assert Evaluator(make_env, 1, seed=0).evaluate(agent).lengths.tolist() == [7]
+    run = restore.load_run(folder, "cpu", trusted=True)
+    assert Evaluator(run.make_env, 1, seed=0).evaluate(run.agent).lengths.tolist() == [7]
 
 
 def test_a_data_sets_specification_is_read_the_same_way():

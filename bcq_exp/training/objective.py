@@ -1,0 +1,101 @@
+"""What a run is judged by: a number of its evaluation, or an estimate without the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bcq_exp.config.fqe import FQESettings
+from bcq_exp.errors import UserError
+from bcq_exp.ranges import FQE
+from bcq_exp.training.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Objective:
+    """``trainer.objective``, which sweepers maximize.
+
+    Args:
+        name: of the number.
+        fqe: of fitted Q evaluation, where it is that.
+    """
+
+    name: str
+    fqe: FQESettings | None = None
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Objective:
+        settings = cfg.trainer
+        if settings.objective == FQE:
+            return cls(FQE, FQESettings(num_steps=settings.fqe_steps))
+        return cls(str(settings.objective))
+
+    def row(
+        self, folder: Path, until: int | None = None, summary: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Any] | None:
+        """The evaluation or estimate that has it; ``None`` if there is none.
+
+        Args:
+            folder: a run's.
+            until: the step of the evaluation; ``None`` is the one that the run has reached.
+            summary: the run's, where it was read already.
+        """
+        record = RunRecord(folder)
+        summary = summary or record.summary()
+        if summary is None:
+            return None
+        if self.fqe is not None:
+            step = summary["step"] if until is None else until
+            settings = {**asdict(self.fqe), "hidden_sizes": [*self.fqe.hidden_sizes]}
+            own = (row for row in record.estimates() if row["settings"] == settings)
+            return next((row for row in own if row["step"] >= step), None)
+        if until is None:
+            return summary["last"]
+        evaluations = record.rows("eval", summary["record"])
+        return next((row for row in evaluations if row["step"] == until), None)
+
+    def value(
+        self, folder: Path, until: int | None = None, summary: Mapping[str, Any] | None = None
+    ) -> float:
+        """Its value, of a run that has arrived; arguments as in :meth:`row`.
+
+        Raises:
+            UserError: if the environment has no normalized score, or fitted Q evaluation diverged.
+        """
+        row = self.row(folder, until, summary)
+        value = None if row is None else row[self.name]
+        if value is not None:
+            return float(value)
+        if self.fqe is not None:
+            raise UserError(f"trainer.objective=fqe: fitted Q evaluation of {folder} diverged")
+        dataset = RunRecord(folder).told_summary()["dataset"]["id"]
+        raise UserError(
+            f"trainer.objective={self.name}: no reference scores are known for data set {dataset}; "
+            "use return_mean"
+        )
+
+
+def check_objective(cfg: DictConfig, *, is_wanted: bool) -> None:
+    """See that there will be an objective.
+
+    Args:
+        is_wanted: whether a sweeper asks for it.
+
+    Raises:
+        UserError: if there will be none.
+    """
+    settings = cfg.trainer
+    if settings.objective == FQE and cfg.dataset.get("holdout") is None:
+        raise UserError(
+            "trainer.objective=fqe: it takes episodes that training does not see; give "
+            "dataset.holdout a share of them, such as 0.2"
+        )
+    if is_wanted and settings.objective != FQE and not settings.eval_episodes:
+        raise UserError(
+            f"trainer.eval_episodes=0: trainer.objective={settings.objective} is not known "
+            "without an environment; use trainer.objective=fqe"
+        )

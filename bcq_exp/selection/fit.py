@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -241,9 +242,10 @@ def _engine(
     ]
     count = len(act_next) * settings.num_members
     at_once = count if device.type == "cuda" else STACK_SIZE if placement.stacks else 1
+    rounds = math.ceil(count / (at_once * placement.num_threads))  # even ones: no thread waits
+    num_stacks = min(count, rounds * placement.num_threads)
     engines = []
-    for first in range(0, count, at_once):
-        numbers = torch.arange(first, min(first + at_once, count), device=device)
+    for numbers in torch.arange(count, device=device).tensor_split(num_stacks):
         policy, member = numbers // settings.num_members, numbers % settings.num_members
         engines.append(
             CohortEngine(

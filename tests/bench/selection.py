@@ -3,7 +3,7 @@
 .venv/bin/python -m tests.bench.selection [--policies 27] [--steps 300]
 
 Policies are made up; a critic's step is the same whatever they do. What is timed is gradient steps
-alone, on the built-in data, after what is recorded is; in turns, the median of three.
+alone, on the built-in data, after what is recorded is; in turns, the median of seven.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.selection.candidates import Evidence
 from bcq_exp.selection.fit import FittedQ
 
-WARM_UP, TURNS = 20, 3
+WARM_UP, TURNS = 20, 7
 
 
 def seconds(fitted: FittedQ, num_steps: int) -> float:

@@ -24,15 +24,15 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.sweep.rungs import compare, rung_sizes, rung_steps
 from tests.commands import compose
 
-SEEDS = range(5)
+NUM_SEEDS = 5
 GRID = ("algo.lmbda=0.5,0.75,1.0", "algo.tau=0.001,0.005,0.01", "algo.num_sampled_action=5,10,20")
 
 
-def launch(root: Path, name: str, overrides: Iterable[str], *more: str) -> float:
+def launch(root: Path, name: str, overrides: Iterable[str]) -> float:
     """Train a sweep under ``root``; the seconds it took."""
-    given = ["-m", f"name={name}", *overrides, f"seed=range(0,{len(SEEDS)})", *more]
+    words = [sys.executable, "-m", "bcq_exp", "-m", f"name={name}", *overrides]
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "bcq_exp", *given], cwd=root, check=True)
+    subprocess.run(words, cwd=root, check=True)
     return time.perf_counter() - started
 
 
@@ -67,21 +67,23 @@ def main() -> None:
     """Launch both and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, help="keeps the sweeps; complete ones are taken up")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--eta", type=int, default=3)
     parser.add_argument("--rungs", type=float, nargs="+", default=[0.25])
     options, given = parser.parse_known_args()
     swept = [each for each in given if "," in each]
     stand = ["logger=none", *(each for each in given if each not in swept)]
+    seeds = range(options.first_seed, options.first_seed + NUM_SEEDS)
     trainer = compose(*stand).trainer
     steps = rung_steps(trainer.num_steps, trainer.eval_every, options.rungs)
     halving = (f"hydra.sweeper.eta={options.eta}", f"hydra.sweeper.rungs={options.rungs}")
     with tempfile.TemporaryDirectory() as place:
         root = options.root or Path(place)
         root.mkdir(exist_ok=True)
-        overrides = [*stand, *(swept or GRID)]
+        overrides = [*stand, *(swept or GRID), f"seed=range({seeds.start},{seeds.stop})"]
         seconds = {
             "grid": launch(root, "grid", overrides),
-            "halved": launch(root, "halved", overrides, "hydra/sweeper=halving", *halving),
+            "halved": launch(root, "halved", [*overrides, "hydra/sweeper=halving", *halving]),
         }
         grid, ours = (returns_of(root / "multirun" / name) for name in seconds)
     taken = ours.groupby(["setting", "seed"])["step"].max().sum()
@@ -89,7 +91,7 @@ def main() -> None:
     print(f"\ncompared at steps {', '.join(map(str, steps))}; one in {options.eta} goes on\n")
     print("| by | grid's best | its return | halving's | its rank | regret | best less worst |")
     print("| --- | --- | ---: | --- | ---: | ---: | ---: |")
-    for seed in SEEDS:
+    for seed in seeds:
         own = grid[grid["seed"] == seed]
         last = own[own["step"] == steps[-1]].set_index("setting")["return_mean"]
         print(told(f"seed {seed}", last.to_dict(), halved(own, steps, options.eta)))

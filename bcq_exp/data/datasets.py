@@ -6,6 +6,7 @@ raises :class:`DataError` with one line that names the data set, the place and w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from bcq_exp.data.cache import cached
 from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
 from bcq_exp.data.holdout import held_out_episodes
-from bcq_exp.data.minari_files import read_minari
+from bcq_exp.data.minari_files import read_minari, spec_text
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import DataError, Transitions
 
@@ -170,6 +171,23 @@ def load_d4rl_hdf5(
     options = (spec.id, str(spec.max_episode_steps))
     contents = cached([file], lambda: read_d4rl(name, file, spec), *options, use=use_cache)
     return _dataset(name, contents, spec).without(holdout)
+
+
+def step_limit(node: Mapping[str, Any]) -> int | None:
+    """Steps after which episodes of a ``dataset`` node's environment end, without loading its data.
+
+    ``None`` where there is no limit, or it cannot be told.
+    """
+    env, id = node.get("env"), str(node.get("id", ""))
+    if str(node.get("_target_")).endswith(load_pendulum.__name__):
+        env = pendulum.ENV_ID
+    try:
+        if env is not None:
+            return environments.find_spec(id, env).max_episode_steps
+        text = spec_text(minari_store.metadata(id) or {})
+        return environments.parse_spec(id, text).max_episode_steps if text else None
+    except DataError:
+        return None
 
 
 def _dataset(id: str, contents: Contents, spec: EnvSpec | None) -> Dataset:

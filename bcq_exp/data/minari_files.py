@@ -91,7 +91,7 @@ def read_minari(name: str, folder: Path) -> Contents:
         leaves=leaves,
         episode_lengths=lengths,
         episode_returns=episode_sums(transitions.rew, lengths),
-        env_spec=_spec_text(metadata),
+        env_spec=spec_text(metadata),
         reference_scores=scores,
         content_hash=content_hash(transitions),
     )
@@ -129,14 +129,14 @@ def _spaces(name: str, metadata: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
     stored = [metadata.get(key) for key in ("observation_space", "action_space")]
     if None not in stored:
         return deserialize_space(stored[0]), deserialize_space(stored[1])
-    text = _spec_text(metadata)
+    text = spec_text(metadata)
     env = make_raw(name, parse_spec(name, text) if text is not None else None)
     spaces = env.observation_space, env.action_space
     env.close()
     return spaces
 
 
-def _spec_text(metadata: dict[str, Any]) -> str | None:
+def spec_text(metadata: dict[str, Any]) -> str | None:
     """The environment to evaluate in; the one collected in where no other is named."""
     return metadata.get("eval_env_spec") or metadata.get("env_spec")
 

@@ -88,19 +88,28 @@ def fetch(dataset_id: str, *, download: bool) -> Path:
     return folder
 
 
-def provenance(dataset_id: str) -> dict[str, Any] | None:
-    """How a data set of ours that is here came about; None of any other.
+def metadata(dataset_id: str) -> dict[str, Any] | None:
+    """What a data set says of itself; None of one that is not here.
 
     Raises:
         DataError: the id is malformed, or the metadata damaged.
     """
     path = data_folder(dataset_id) / "metadata.json"
     try:
-        return json.loads(path.read_text()).get(PROVENANCE)
+        return dict(json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"data set {dataset_id!r}: {path} is damaged ({error})") from error
+
+
+def provenance(dataset_id: str) -> dict[str, Any] | None:
+    """How a data set of ours that is here came about; None of any other.
+
+    Raises:
+        DataError: the id is malformed, or the metadata damaged.
+    """
+    return (metadata(dataset_id) or {}).get(PROVENANCE)
 
 
 def _missing(dataset_id: str, reason: str) -> DataError:

@@ -2,10 +2,9 @@
 
 The work is that of one real step of the algorithm on this host, seen kernel by kernel, so whatever
 an algorithm declares (sampled actions, networks, turns) is in it and no formula has to follow. The
-task's sizes are not looked up, as its data would have to be loaded: they are HalfCheetah's, whose
-episodes of 1,000 steps evaluations are counted with. So a plan's seconds are "about"; what runs
-cost relative to each other, which is what dividing them asks for, they tell well
-(tests/bench/RESULTS.md).
+task's sizes are not looked up, as its data would have to be loaded: they are HalfCheetah's. So a
+plan's seconds are "about"; what runs cost relative to each other, which is what dividing them asks
+for, they tell well (tests/bench/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -25,11 +24,13 @@ from torch.utils.flop_counter import flop_registry
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.data.datasets import step_limit
 from bcq_exp.engine.placement import Placement
 from bcq_exp.training.cohort import placement_of
 from bcq_exp.training.parts import build_algorithm
 
-OBS_DIM, ACT_DIM, EPISODE_STEPS = 17, 6, 1000
+OBS_DIM, ACT_DIM = 17, 6
+EPISODE_STEPS = 1000  # of an evaluation, where the environment's limit is not known
 ROW_BYTES = 200  # of a line in train.csv or eval.csv
 RUN_BYTES = 50_000  # of a run's other files
 CHECKPOINTS = 2  # the last and the one before
@@ -93,6 +94,7 @@ class RunCost:
         stacks: whether runs of a cohort share kernels.
         eval_episodes: side by side.
         eval_every: gradient steps between evaluations.
+        episode_steps: of an evaluation's longest episode.
         disk: bytes of its folder in the end.
     """
 
@@ -102,6 +104,7 @@ class RunCost:
     stacks: bool
     eval_episodes: int
     eval_every: int
+    episode_steps: int
     disk: int
 
     def step_seconds(self, num_runs: int = 1) -> float:
@@ -115,7 +118,7 @@ class RunCost:
         if not self.eval_episodes:
             return 0.0
         acting = self.rate.seconds(self.act, by_host=True)
-        return EPISODE_STEPS * (acting + self.eval_episodes * ENV_STEP)
+        return self.episode_steps * (acting + self.eval_episodes * ENV_STEP)
 
     def seconds(self, num_steps: int, num_runs: int = 1, num_threads: int = 1) -> float:
         """Of a cohort that takes ``num_steps`` more, in as many parts as there are threads."""
@@ -147,6 +150,7 @@ def cost_of(cfg: DictConfig) -> RunCost:
         stacks=placement.stacks and algorithm.is_pure,
         eval_episodes=trainer.eval_episodes,
         eval_every=trainer.eval_every,
+        episode_steps=step_limit(cfg.dataset) or EPISODE_STEPS,
         disk=int(CHECKPOINTS * state + rows * ROW_BYTES + RUN_BYTES),
     )
 

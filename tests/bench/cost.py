@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from bcq_exp.paper.estimate import random_data, tried
-from bcq_exp.training.cost import EPISODE_STEPS, cost_of
+from bcq_exp.training.cost import cost_of
 from tests.commands import compose
 
 CONFIGS = (  # runs in a stack, overrides
@@ -43,7 +43,7 @@ def main() -> None:
         print(
             f"| {num_runs} | {' '.join(overrides) or 'bcq'} | {1e3 * told[-1]:.2f} ms | "
             f"{1e3 * taken[-1]:.2f} ms | {told[-1] / taken[-1]:.2f} | "
-            f"{1e3 * cost.evaluation_seconds() / EPISODE_STEPS:.2f} ms | "
+            f"{1e3 * cost.evaluation_seconds() / cost.episode_steps:.2f} ms | "
             f"{1e3 * measured.acting:.2f} ms |",
             flush=True,
         )

@@ -1,5 +1,8 @@
 """The work that a run is said to take is the work of its steps."""
 
+import json
+
+import gymnasium as gym
 import pytest
 
 from bcq_exp.training.cost import ACT_DIM, OBS_DIM, cost_of
@@ -41,6 +44,26 @@ def test_steps_and_evaluations_add_up():
     assert cost.seconds(20_000) == pytest.approx(20_000 * cost.step_seconds() + evaluations)
     assert cost.seconds(10_000) == pytest.approx(cost.seconds(20_000) / 2)
     assert cost.seconds(10_000, 8, num_threads=2) == pytest.approx(cost.seconds(10_000, 4))
+
+
+def test_evaluations_are_as_long_as_the_environments_episodes(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    online = ("algo=ddpg", "dataset=online", "dataset.env=Hopper-v5")
+    other = ("dataset=minari", "dataset.id=some/where-v0", "dataset.env=MountainCarContinuous-v0")
+    absent, mine = ("dataset=hopper_medium",), ("dataset=minari", "dataset.id=my/pendulum-v0")
+
+    def steps(*overrides):
+        return cost_of(compose(*overrides)).episode_steps
+
+    assert (steps(), steps(*online), steps(*other)) == (200, 1000, 999)
+    assert (steps(*absent), steps(*mine)) == (1000, 1000)
+    spec = gym.spec("Pendulum-v1").to_json()
+    (tmp_path / "my" / "pendulum-v0" / "data").mkdir(parents=True)
+    metadata = tmp_path / "my" / "pendulum-v0" / "data" / "metadata.json"
+    metadata.write_text(json.dumps({"env_spec": spec}))
+    assert steps(*mine) == 200
+    metadata.write_text("[")  # refused when it is trained
+    assert steps(*mine) == 1000
 
 
 @pytest.mark.slow

@@ -78,17 +78,16 @@ def _run_state(folder: Path, why_stopped: str | None) -> RunState:
     record = RunRecord(folder)
     try:
         summary = record.summary()
-        timing = record.columns("timing", summary and summary["record"])
+        timing = record.last_row("timing", summary and summary["record"])
     except Damaged as error:
         return RunState(folder.name, "damaged", reason=str(error))
     if summary is None:
         return RunState(folder.name, "missing")
-    begun = bool(len(timing.get("step", ())))
-    step = max(int(timing["step"][-1]) if begun else 0, summary["step"])
+    step = max(int(timing.get("step") or 0), summary["step"])
     num_steps = summary["config"]["trainer"]["num_steps"]
     found = present_status(summary, folder)
     status: Status = {"completed": "done"}.get(found, found)  # type: ignore[assignment]
-    rate = float(timing["steps_per_second"][-1]) if begun else 0.0
+    rate = timing.get("steps_per_second")
     return RunState(
         name=folder.name,
         status=status,

@@ -27,7 +27,7 @@ import os
 import pickle
 import socket
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import repeat
 from pathlib import Path
@@ -97,11 +97,17 @@ class RunRecord:
         """
         with whole(self._csv(table)):
             names, lines = self._lines(table, marks)
-            cells = (next(csv.reader([line])) for line in lines)
-            return [
-                {name: _number(cell) for name, cell in zip(names, row, strict=True)}
-                for row in cells
-            ]
+            return [_row(names, line) for line in lines]
+
+    def last_row(self, table: Table, marks: Marks | None = None) -> dict[str, float | None]:
+        """The last of :meth:`rows`, without a look at the others; empty where there is none.
+
+        Raises:
+            Damaged: as that does.
+        """
+        with whole(self._csv(table)):
+            names, lines = self._lines(table, marks)
+            return _row(names, lines[-1]) if lines else {}
 
     def columns(self, table: Table, marks: Marks | None = None) -> dict[str, np.ndarray]:
         """:meth:`rows` as columns (rows,) of float64, NaN where a cell is empty; much faster.
@@ -371,6 +377,11 @@ def is_sweep(folder: Path) -> bool:
 def sweep_name(folder: Path) -> str | None:
     """The name of the sweep that a run's folder lies in, if it lies in one."""
     return folder.parent.name if is_sweep(folder.parent) else None
+
+
+def _row(names: Sequence[str], line: str) -> dict[str, float | None]:
+    (cells,) = csv.reader([line])
+    return {name: _number(cell) for name, cell in zip(names, cells, strict=True)}
 
 
 def _number(cell: str) -> float | None:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 EPISODES_SHOWN = (0, 1, 2, 5, 10, 20, 50, 100)
 MOST_ROWS = 40
 NUMBERS: dict[str, tuple[type, Range, str]] = {
-    "num_steps": (int, COUNT, "gradient steps of fitted Q evaluation (20000)"),
-    "batch_size": (int, COUNT, "transitions a step (256)"),
-    "num_members": (int, COUNT, "critics a policy, whose spread is the interval (5)"),
-    "lr": (float, POSITIVE, "learning rate (0.001)"),
-    "gamma": (float, GAMMA, "discount of the value, whatever the runs' own (0.99)"),
-    "tau": (float, TAU, "share of a critic that its target takes each step (0.005)"),
-    "seed": (int, NATURAL, "of weights, episodes and batches (0)"),
+    "num_steps": (int, COUNT, "gradient steps of fitted Q evaluation"),
+    "batch_size": (int, COUNT, "transitions a step"),
+    "num_members": (int, COUNT, "critics a policy, whose spread is the interval"),
+    "lr": (float, POSITIVE, "learning rate"),
+    "gamma": (float, GAMMA, "discount of the value, whatever the runs' own"),
+    "tau": (float, TAU, "share of a critic that its target takes each step"),
+    "seed": (int, NATURAL, "of weights, episodes and batches"),
 }
 
 
@@ -40,23 +40,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trust", action="store_true", help="the runs may name code beyond ours")
     for name, (kind, allowed, words) in NUMBERS.items():
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=number(kind, allowed), help=words)
+        default = getattr(FQESettings, name)
+        parser.add_argument(option, type=number(kind, allowed), help=f"{words} ({default})")
+    usual = " ".join(map(str, FQESettings.hidden_sizes))
     parser.add_argument(
-        "--hidden-sizes", nargs="+", type=number(int, COUNT), help="of a critic (64 64)"
+        "--hidden-sizes", nargs="+", type=number(int, COUNT), help=f"of a critic ({usual})"
     )
     options = parser.parse_args(arguments)
     _select(options)
 
 
 def _select(options: argparse.Namespace) -> None:
+    from bcq_exp import locks
     from bcq_exp.analysis.runs import run_folders
     from bcq_exp.config import schema
+    from bcq_exp.engine.memory import enough_memory
+    from bcq_exp.errors import UserError
+    from bcq_exp.files import written
     from bcq_exp.selection.candidates import load_candidates
     from bcq_exp.selection.estimates import select
     from bcq_exp.selection.results import CRITICS, FOLDER, POLICIES, write
     from bcq_exp.training.mirror import add_estimates
     from bcq_exp.training.progress import progress
-    from bcq_exp.training.record import hold
+    from bcq_exp.training.record import LOCK
 
     schema.register()
     given = {name: getattr(options, name) for name in NUMBERS}
@@ -64,10 +70,19 @@ def _select(options: argparse.Namespace) -> None:
     settings = FQESettings(**{name: value for name, value in given.items() if value is not None})
     alone = len(options.runs) == 1 and Path(options.runs[0]).is_dir()
     folder = options.output or Path(options.runs[0] if alone else ".", FOLDER)
-    candidates, evidence = load_candidates(run_folders(*options.runs), trusted=options.trust)
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder), progress(0, settings.num_steps, f"{len(candidates)} policies") as shown:
-        selection = select(candidates, evidence, settings, folder / CRITICS, shown.update)
+    folders = run_folders(*options.runs)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}: is no folder")
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder}: another process selects there; wait for it, or give --output"
+    with locks.hold(folder / LOCK, busy):
+        candidates, evidence = load_candidates(folders, trusted=options.trust)
+        with (
+            enough_memory("fewer runs at a time, or a smaller --batch-size"),
+            progress(0, settings.num_steps, f"{len(candidates)} policies") as shown,
+        ):
+            selection = select(candidates, evidence, settings, folder / CRITICS, shown.update)
         write(selection, settings, folder)
         add_estimates(selection.estimates)
     _print(selection, settings)
@@ -90,7 +105,7 @@ def _print(selection: Selection, settings: FQESettings) -> None:
         others = (row[name] for name in ("critic_value", "td_error", "discounted_return"))
         table.add_row(
             escape(row["run"]),
-            f"{_shown(row['fqe'])} ± {_shown(row['fqe_high'] - row['fqe'])}",
+            _shown(row["fqe"]) + _shown(row["fqe_high"] - row["fqe"], before=" ± "),
             *map(_shown, others),
             _shown(row["return_mean"]),
         )
@@ -120,8 +135,8 @@ def _print(selection: Selection, settings: FQESettings) -> None:
         console.print(f"note: {note}", markup=False, highlight=False)
 
 
-def _shown(value: float | None) -> str:
-    return "" if value is None or value != value else f"{value:.1f}"
+def _shown(value: float | None, before: str = "") -> str:
+    return "" if value is None or value != value else f"{before}{value:.1f}"
 
 
 if __name__ == "__main__":

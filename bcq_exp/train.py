@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from bcq_exp.cli.entry import entry
-from bcq_exp.errors import RunStopped
+from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.plan import plan_sweep
 from bcq_exp.training import start
 from bcq_exp.training.objective import Objective
@@ -58,7 +58,8 @@ def _objective(cfg: DictConfig, folder: Path) -> float:
     if objective.fqe is not None and objective.row(folder) is None:
         from bcq_exp.selection.objective import estimate
 
-        estimate({folder: objective.fqe}, folder)
+        for reason in estimate({folder: objective.fqe}, folder).values():
+            raise UserError(reason)
     if objective.fqe is None and not cfg.trainer.eval_episodes:
         return nan  # nobody asks for it
     return objective.value(folder)

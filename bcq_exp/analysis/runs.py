@@ -77,7 +77,7 @@ def load_runs(*places: str | Path) -> RunTables:
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
         raise UserError(f"no run is whole: {notes[0]}{more}")
     configs = [_compared(summaries[record.folder]["config"]) for record in read]
-    names = _names([record.folder for record in read])
+    names = run_names([record.folder for record in read])
     runs = pd.DataFrame(
         [_row(r, summaries[r.folder], n, c) for r, n, c in zip(read, names, configs, strict=True)]
     )
@@ -173,7 +173,7 @@ def _differing_within(configs: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _names(folders: list[Path]) -> list[str]:
+def run_names(folders: Sequence[Path]) -> list[str]:
     """The folders' names; with their parents' where those alone are not enough."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) == len(names):

@@ -17,7 +17,7 @@ class FQESettings:
         lr: Adam's.
         gamma: discount of the value that is estimated, whatever a run's own.
         tau: share of the critic that its target takes each step.
-        seed: of weights, episodes and batches; those of member m follow from ``seed + m``.
+        seed: of weights, episodes and batches.
     """
 
     num_steps: int = 20_000

@@ -33,11 +33,11 @@ from bcq_exp.data.contents import Contents
 from bcq_exp.data.spaces import Leaf
 from bcq_exp.data.transitions import Transitions
 
-FORMAT_VERSION = 2  # raise it whenever loading turns the same file into other arrays
+FORMAT_VERSION = 3  # raise it whenever loading turns the same file into other arrays
 
 _log = logging.getLogger(__name__)
 _ROWS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
-_EPISODES = ("episode_lengths", "episode_returns")
+_EPISODES = ("episode_lengths", "episode_rows", "episode_returns")
 _META, _DIGESTS = "meta.json", "sha256.json"
 _FILES = (*(f"{name}.npy" for name in (*_ROWS, *_EPISODES)), _META)
 
@@ -160,8 +160,7 @@ def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents
         observation_space=_box_from_json(meta["observation_space"]),
         action_space=_box_from_json(meta["action_space"]),
         leaves=tuple(Leaf(tuple(path), size) for path, size in meta["leaves"]),
-        episode_lengths=arrays["episode_lengths"],
-        episode_returns=arrays["episode_returns"],
+        **{name: arrays[name] for name in _EPISODES},
         env_spec=meta["env_spec"],
         reference_scores=(scores[0], scores[1]) if scores is not None else None,
         content_hash=meta["content_hash"],

@@ -29,6 +29,7 @@ class Contents:
         action_space: ``(A,)``, finite bounds.
         leaves: how a flat observation is put together.
         episode_lengths: recorded steps ``(E,)`` int64.
+        episode_rows: transitions ``(E,)`` int64; fewer where a step's successor is unknown.
         episode_returns: sums of recorded rewards ``(E,)`` float64.
         env_spec: the environment as :meth:`EnvSpec.to_json` text, where the file names one.
         reference_scores: (random, expert) returns, where the file names them.
@@ -40,6 +41,7 @@ class Contents:
     action_space: Box
     leaves: tuple[Leaf, ...]
     episode_lengths: np.ndarray
+    episode_rows: np.ndarray
     episode_returns: np.ndarray
     env_spec: str | None
     reference_scores: tuple[float, float] | None

@@ -66,6 +66,7 @@ def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Contents:
         action_space=action_space,
         leaves=leaves,
         episode_lengths=lengths,
+        episode_rows=kept,
         episode_returns=episode_sums(table["rewards"], lengths),
         env_spec=None,
         reference_scores=None,

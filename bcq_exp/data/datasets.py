@@ -33,6 +33,8 @@ class Dataset(Task):
         content_hash: sha256 (hex) over the transitions of the whole set.
         episode_returns: sums of recorded rewards ``(E,)`` float64.
         episode_lengths: recorded steps ``(E,)`` int64.
+        episode_rows: transitions ``(E,)`` int64; fewer than steps, none even, where successors are
+            unknown.
         held_out: the episodes that are kept from training, if any are; the others are here.
     """
 
@@ -40,6 +42,7 @@ class Dataset(Task):
     content_hash: str
     episode_returns: np.ndarray
     episode_lengths: np.ndarray
+    episode_rows: np.ndarray
     held_out: Dataset | None = None
 
     @property
@@ -72,9 +75,10 @@ class Dataset(Task):
     def _of_episodes(self, chosen: np.ndarray) -> Dataset:
         return replace(
             self,
-            transitions=self.transitions[np.repeat(chosen, self.episode_lengths)],
+            transitions=self.transitions[np.repeat(chosen, self.episode_rows)],
             episode_returns=self.episode_returns[chosen],
             episode_lengths=self.episode_lengths[chosen],
+            episode_rows=self.episode_rows[chosen],
         )
 
 
@@ -178,9 +182,11 @@ def step_limit(node: Mapping[str, Any]) -> int | None:
 
     ``None`` where there is no limit, or it cannot be told.
     """
-    env, id = node.get("env"), str(node.get("id", ""))
+    env, id, path = node.get("env"), str(node.get("id", "")), node.get("path")
     if str(node.get("_target_")).endswith(load_pendulum.__name__):
         env = pendulum.ENV_ID
+    if env is None and path is not None:
+        env = environments.guess_env(Path(str(path)).name)
     try:
         if env is not None:
             return environments.find_spec(id, env).max_episode_steps
@@ -201,5 +207,6 @@ def _dataset(id: str, contents: Contents, spec: EnvSpec | None) -> Dataset:
         content_hash=contents.content_hash,
         episode_returns=contents.episode_returns,
         episode_lengths=contents.episode_lengths,
+        episode_rows=contents.episode_rows,
         reference_scores=contents.reference_scores or environments.reference_scores(spec),
     )

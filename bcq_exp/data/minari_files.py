@@ -90,6 +90,7 @@ def read_minari(name: str, folder: Path) -> Contents:
         action_space=source.action_space,
         leaves=leaves,
         episode_lengths=lengths,
+        episode_rows=lengths,
         episode_returns=episode_sums(transitions.rew, lengths),
         env_spec=spec_text(metadata),
         reference_scores=scores,

@@ -36,7 +36,10 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
+def enough_memory(
+    remedy: str = "a smaller trainer.batch_size, smaller networks, or a smaller "
+    "hydra.launcher.group_size",
+) -> Iterator[None]:
     """Say in one line that there is not enough, whichever library finds out.
 
     Raises:
@@ -47,10 +50,7 @@ def enough_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
-        raise UserError(
-            f"not enough memory ({first_line(error)}); a smaller trainer.batch_size, smaller "
-            "networks, or a smaller hydra.launcher.group_size"
-        ) from error
+        raise UserError(f"not enough memory ({first_line(error)}); {remedy}") from error
 
 
 def free_bytes(device: torch.device) -> int:

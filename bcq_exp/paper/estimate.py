@@ -207,4 +207,5 @@ def random_data(env_id: str) -> Dataset:
         content_hash="",
         episode_returns=np.zeros(1),
         episode_lengths=np.array([ROWS]),
+        episode_rows=np.array([ROWS]),
     )  # fmt: skip

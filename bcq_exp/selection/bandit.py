@@ -2,20 +2,24 @@
 protocol of unifloral (Jackson et al. 2025, arXiv:2504.11453), played with recorded episodes.
 
 An arm is a policy and a pull one of its recorded returns, on a scale of 0 to 100. After each pull
-the policy of the best mean so far is chosen, and its true mean return is what one would get. Here
-only policies that were pulled can be chosen; those that were not are pulled first, in an order that
-is random or an offline ranking's, which then also chooses before the first pull.
+the policy of the best mean so far is chosen, and its true mean return is what one would get. What
+differs from there: all policies play in every trial, not a subset that is drawn; bands are where
+trials lie, not intervals of their mean; only policies that were pulled can be chosen, equal ones by
+lot; and those that were not are pulled first, in an order that is random or an offline ranking's,
+which then also chooses before the first pull.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from bcq_exp.selection.ranking import LEVEL
+
 ALPHA = 2.0  # of the bonus, as there
 TRIALS = 1000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,20 @@ class BudgetCurve:
 
 
 def budget_curve(
-    returns: np.ndarray, num_pulls: int, ranking: np.ndarray | None = None, seed: int = 0
+    returns: Sequence[np.ndarray],
+    num_pulls: int,
+    ranking: np.ndarray | None = None,
+    seed: int = 0,
 ) -> BudgetCurve:
     """Play the bandit TRIALS times.
 
     Args:
-        returns: of every policy's recorded episodes (P, E).
+        returns: of each of P policies' recorded episodes.
         ranking: policies from best to worst by an offline estimate (P,); ``None`` starts with any.
     """
     rng = np.random.default_rng(seed)
     trials = np.stack([_trial(returns, num_pulls, ranking, rng) for _ in range(TRIALS)])
-    means = returns.mean(1)
+    means = np.array([own.mean() for own in returns])
     got = means[trials]  # (TRIALS, num_pulls)
     episodes = np.arange(1, num_pulls + 1)
     if ranking is not None:
@@ -55,12 +62,15 @@ def budget_curve(
 
 
 def _trial(
-    returns: np.ndarray, num_pulls: int, ranking: np.ndarray | None, rng: np.random.Generator
+    returns: Sequence[np.ndarray],
+    num_pulls: int,
+    ranking: np.ndarray | None,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """The policy chosen after each pull (num_pulls,)."""
-    spread = np.ptp(returns) or 1.0
-    scaled = 100 * (returns - returns.min()) / spread
-    num_policies, num_episodes = returns.shape
+    lowest, highest = min(map(np.min, returns)), max(map(np.max, returns))
+    scaled = [100 * (own - lowest) / ((highest - lowest) or 1.0) for own in returns]
+    num_policies = len(returns)
     first = rng.permutation(num_policies) if ranking is None else ranking
     counts, sums = np.zeros(num_policies), np.zeros(num_policies)
     chosen = np.empty(num_pulls, dtype=int)
@@ -69,9 +79,14 @@ def _trial(
             arm = first[pull]
         else:
             bound = sums / counts + np.sqrt(ALPHA * np.log(pull + 1) / counts)
-            arm = rng.choice(np.flatnonzero(bound == bound.max()))
+            arm = _any_best(bound, rng)
         counts[arm] += 1
-        sums[arm] += scaled[arm, rng.integers(num_episodes)]
+        sums[arm] += rng.choice(scaled[arm])
         means = np.divide(sums, counts, out=np.full(num_policies, -np.inf), where=counts > 0)
-        chosen[pull] = means.argmax()
+        chosen[pull] = _any_best(means, rng)
     return chosen
+
+
+def _any_best(values: np.ndarray, rng: np.random.Generator) -> int:
+    best = np.flatnonzero(values == values.max())
+    return int(best[0] if len(best) == 1 else rng.choice(best))

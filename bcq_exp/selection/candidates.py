@@ -11,14 +11,20 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
+from bcq_exp.analysis.runs import run_names
 from bcq_exp.config.meaning import flattened
-from bcq_exp.data.datasets import Dataset
-from bcq_exp.errors import UserError
+from bcq_exp.data.datasets import Dataset, load_d4rl_hdf5, load_minari, load_pendulum
+from bcq_exp.data.online import explore
+from bcq_exp.errors import UserError, first_line
 from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.restore import load_run
 
-LOADERS = "bcq_exp.data.datasets."
+LOADERS = {
+    f"{load.__module__}.{load.__name__}": load
+    for load in (load_minari, load_pendulum, load_d4rl_hdf5)
+}
+ONLINE = f"{explore.__module__}.{explore.__name__}"
 ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for
 
 
@@ -49,11 +55,13 @@ class Evidence:
 
     Args:
         dataset: what they are of: the held-out episodes, or all where none were held out.
-        first_obs: observations that episodes began with (E, O).
+        episode_rows: transitions of each of its E episodes that have any.
+        first_obs: observations that these began with (E, O).
         is_held_out: whether training has not seen them.
     """
 
     dataset: Dataset
+    episode_rows: np.ndarray
     first_obs: np.ndarray
     is_held_out: bool
 
@@ -61,43 +69,79 @@ class Evidence:
     def of(cls, dataset: Dataset) -> Evidence:
         """The held-out episodes of a data set, or else all of it."""
         judged = dataset.held_out or dataset
-        starts = np.cumsum(judged.episode_lengths) - judged.episode_lengths
-        return cls(judged, judged.transitions.obs[starts], dataset.held_out is not None)
+        rows = judged.episode_rows[judged.episode_rows > 0]
+        starts = np.cumsum(rows) - rows
+        return cls(judged, rows, judged.transitions.obs[starts], dataset.held_out is not None)
 
 
 def load_candidates(
-    folders: Sequence[Path], *, trusted: bool = False, are_own: bool = False
+    folders: Sequence[Path], *, trusted: bool = False
 ) -> tuple[list[Candidate], Evidence]:
     """The policies of runs, and the data that all of them learnt from.
 
     Args:
         trusted: whether what the runs say may name code beyond ours.
-        are_own: whether their summaries say what the user's own configuration says.
+
+    Raises:
+        UserError: as :func:`load_evidence` and :func:`load_candidate`.
+    """
+    evidence = load_evidence(folders, trusted=trusted)
+    names = run_names(folders)
+    return [
+        load_candidate(folder, name, trusted=trusted)
+        for folder, name in zip(folders, names, strict=True)
+    ], evidence
+
+
+def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
+    """The data that runs learnt from, as their summaries name them.
 
     Raises:
         UserError: for runs of several data sets or shares held out, a run that collected its own
-            data, a checkpoint that is missing, or code that is not trusted.
+            data, data of another content, or code that is not trusted.
     """
     told = {folder: RunRecord(folder).told_summary() for folder in folders}
     nodes = {folder: each["config"]["dataset"] for folder, each in told.items()}
     first = nodes[folders[0]]
     for folder, node in nodes.items():
-        if node != first:
+        if (difference := _difference(node, first)) is not None:
             raise UserError(
-                f"{folder}: learnt from other data than {folders[0]} ({_difference(node, first)}); "
-                "policies are compared on one data set"
+                f"{folder}: learnt from other data than {folders[0]} ({difference}); policies are "
+                "compared on one data set"
             )
-    dataset = _load(first, folders[0], trusted or are_own)
+    dataset = _load(first, folders[0], trusted)
     for folder in folders:
         if told[folder]["dataset"]["content_hash"] != dataset.content_hash:
             raise UserError(
                 f"{folder}: learnt from data of another content than {dataset.id} has now"
             )
-    candidates = [
-        _candidate(folder, trusted, told[folder]["config"] if are_own else None)
-        for folder in folders
-    ]
-    return candidates, Evidence.of(dataset)
+    return Evidence.of(dataset)
+
+
+def load_candidate(
+    folder: Path, name: str, *, trusted: bool = False, config: Mapping[str, Any] | None = None
+) -> Candidate:
+    """A run's policy.
+
+    Args:
+        trusted, config: as :func:`bcq_exp.training.restore.load_run` takes them.
+
+    Raises:
+        UserError: for a checkpoint that is missing or damaged, or code that is not trusted.
+    """
+    run = load_run(folder, "cpu", trusted=trusted, config=config)
+    record = RunRecord(folder)
+    episodes = record.episodes()
+    at = np.flatnonzero(episodes["step"] == run.step) if episodes else np.empty(0, dtype=int)
+    row = next((row for row in record.rows("eval") if row["step"] == run.step), {})
+    return Candidate(
+        name=name,
+        folder=folder,
+        step=run.step,
+        agent=run.agent,
+        returns=episodes["returns"][at[-1]] if len(at) else None,
+        discounted_return=row.get("discounted_return_mean"),
+    )
 
 
 def policies_actions(
@@ -136,36 +180,38 @@ def values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
     return np.concatenate(parts)
 
 
-def _candidate(folder: Path, trusted: bool, config: Mapping[str, Any] | None) -> Candidate:
-    run = load_run(folder, "cpu", trusted=trusted, config=config)
-    record = RunRecord(folder)
-    episodes = record.episodes()
-    at = np.flatnonzero(episodes["step"] == run.step) if episodes else np.empty(0, dtype=int)
-    row = next((row for row in record.rows("eval") if row["step"] == run.step), {})
-    return Candidate(
-        name=folder.name,
-        folder=folder,
-        step=run.step,
-        agent=run.agent,
-        returns=episodes["returns"][at[-1]] if len(at) else None,
-        discounted_return=row.get("discounted_return_mean"),
+def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
+    """The data set of a run's ``dataset`` node; unless it is trusted, by none but our loaders."""
+    keywords = dict(node)
+    target, env = str(keywords.pop("_target_", None)), keywords.get("env")
+    if target == ONLINE:
+        raise UserError(f"{folder}: collected its data itself; give runs of a data set")
+    if trusted:
+        dataset = instantiate(dict(node), _recursive_=False)
+        if isinstance(dataset, Dataset):
+            return dataset
+        raise UserError(f"{folder}: dataset._target_={target} makes no data set")
+    if target not in LOADERS:
+        raise _untrusted(folder, f"_target_={target}")
+    if ":" in str(env or ""):  # whose module would be imported
+        raise _untrusted(folder, f"env={env}")
+    try:
+        return LOADERS[target](**keywords)
+    except TypeError as error:  # of keywords that it does not have
+        raise UserError(f"{folder}: its data cannot be had ({first_line(error)})") from error
+
+
+def _untrusted(folder: Path, said: str) -> UserError:
+    return UserError(
+        f"{folder}: its data come from dataset.{said}, which is none of ours; --trust calls it, if "
+        "you trust where the folder comes from"
     )
 
 
-def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
-    target = str(node.get("_target_"))
-    if not (target.startswith(LOADERS) or trusted):
-        raise UserError(
-            f"{folder}: its data come from dataset._target_={target}, which is none of ours; "
-            "--trust calls it, if you trust where the folder comes from"
-        )
-    dataset = instantiate(dict(node), _recursive_=False)
-    if not isinstance(dataset, Dataset):
-        raise UserError(f"{folder}: collected its data itself; give runs of a data set")
-    return dataset
-
-
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """A key in which two nodes differ; one that is not there is as good as null."""
     mine, theirs = dict(flattened(one)), dict(flattened(other))
-    key = next(k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k))
-    return f"dataset.{key}={mine.get(key)}, not {theirs.get(key)}"
+    for key in {**mine, **theirs}:
+        if mine.get(key) != theirs.get(key):
+            return f"dataset.{key}={mine.get(key)}, not {theirs.get(key)}"
+    return None

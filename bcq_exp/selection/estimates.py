@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.selection.bandit import BudgetCurve, budget_curve
 from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
-from bcq_exp.selection.fit import FittedQ, estimate_row
+from bcq_exp.selection.fit import FittedQ, Told, estimate_row
 from bcq_exp.selection.naive import critic_value, td_error
 from bcq_exp.selection.ranking import Measured, measured, regret, spearman
 
@@ -21,6 +22,7 @@ SIGNS = {"fqe": 1, "critic_value": 1, "td_error": -1}  # of each estimator: -1 w
 MAIN = "fqe"
 NUM_PULLS = 100  # of the online budget
 FEWEST = 3  # policies, of which a ranking can be right or wrong
+REGRETS = (1, 5)
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ def select(
     evidence: Evidence,
     settings: FQESettings,
     keep: Path,
-    told: Callable[[int], None] = lambda step: None,
+    told: Told = lambda step, losses: None,
 ) -> Selection:
     """Estimate, and hold the estimates against the returns where they are known.
 
     Args:
         keep: the file that fitted critics are kept in, to go on from.
-        told: called with the steps of fitting taken.
+        told: as :meth:`bcq_exp.selection.fit.FittedQ.fit` has it.
     """
     act_next, first_act = policies_actions(candidates, evidence, settings.seed)
     fitted = FittedQ(evidence, act_next, first_act, settings)
@@ -75,7 +77,9 @@ def select(
             "folder": str(each.folder),
             **{name: value for name, value in estimates[each.folder].items() if name != "settings"},
             "return_mean": each.return_mean,
-            "discounted_return": each.discounted_return,
+            "discounted_return": each.discounted_return
+            if each.agent.gamma == settings.gamma
+            else None,
         }
         for each in candidates
     ]
@@ -84,7 +88,8 @@ def select(
     policies = policies.sort_values("fqe", ascending=False, kind="stable", na_position="last")
     returns = [candidates[k].returns for k in policies.index]
     policies = policies.reset_index(drop=True)
-    notes = [*_of_evidence(evidence), *_of_fqe(policies)]
+    gammas = [each.agent.gamma for each in candidates]
+    notes = [*_of_evidence(evidence), *_of_fqe(policies), *_of_gammas(gammas, settings.gamma)]
     quality: dict[str, dict[str, Measured]] = {}
     budget: dict[str, BudgetCurve] = {}
     if len(candidates) < FEWEST:
@@ -93,7 +98,7 @@ def select(
         notes.append("returns are not known of every policy: no ranking is judged")
     else:
         quality = {name: _quality(policies, name, settings.seed) for name in SIGNS}
-        episodes = np.stack([found for found in returns if found is not None])
+        episodes = [found for found in returns if found is not None]
         order = np.arange(len(policies))  # as they stand
         budget = {
             "uniform": budget_curve(episodes, NUM_PULLS, None, settings.seed),
@@ -105,11 +110,11 @@ def select(
 def _quality(policies: pd.DataFrame, estimator: str, seed: int) -> dict[str, Measured]:
     scores = SIGNS[estimator] * policies[estimator].to_numpy()
     returns = policies["return_mean"].to_numpy()
-    return {
-        "spearman": measured(spearman, scores, returns, seed),
-        "regret@1": measured(lambda s, r: regret(s, r, 1), scores, returns, seed),
-        "regret@5": measured(lambda s, r: regret(s, r, 5), scores, returns, seed),
-    }
+    found = {"spearman": measured(spearman, scores, returns, seed)}
+    for k in REGRETS:
+        if k < len(policies):  # else the best is always among them
+            found[f"regret@{k}"] = measured(partial(regret, k=k), scores, returns, seed)
+    return found
 
 
 def _of_evidence(evidence: Evidence) -> list[str]:
@@ -129,3 +134,14 @@ def _of_fqe(policies: pd.DataFrame) -> list[str]:
     named = ", ".join(diverged["run"][:3])
     more = f" and {len(diverged) - 3} more" if len(diverged) > 3 else ""
     return [f"fitted Q evaluation diverged for {named}{more}: ranked last"]
+
+
+def _of_gammas(gammas: Sequence[float | None], gamma: float) -> list[str]:
+    others = sorted({found for found in gammas if found is not None and found != gamma})
+    if not others:
+        return []
+    named = ", ".join(f"{found:g}" for found in others)
+    return [
+        f"policies with gamma {named} were evaluated by that: their discounted returns are left "
+        f"out, and their own critics' values are not of gamma {gamma:g}"
+    ]

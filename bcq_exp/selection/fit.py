@@ -11,10 +11,10 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,15 +29,18 @@ from bcq_exp.config.fqe import FQESettings
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine, ParallelEngine
-from bcq_exp.engine.placement import STACK_SIZE, Placement, place
+from bcq_exp.engine.placement import Placement, place
 from bcq_exp.engine.stream import HostStream, generator, init_seed
-from bcq_exp.files import atomic_path
+from bcq_exp.files import atomic_path, clear_halves, written
 from bcq_exp.selection.candidates import Evidence
 from bcq_exp.training.evaluation import ObsNormalizer
 
 log = logging.getLogger(__name__)
 
-EPISODES = "episodes"  # the purpose of a member's random numbers beside its batches
+MEMBER, EPISODES = "member", "episodes"  # purposes of random numbers
+Told = Callable[[int, Mapping[str, float]], None]
+LOSS = 0  # of an evaluation's statistics
+BEYOND = 2.0  # times what the largest reward for ever would be worth: a value of none
 
 
 @dataclass
@@ -52,15 +55,29 @@ class _Placing:
     compile: bool = False
 
 
-def estimate_row(
-    step: int, values: np.ndarray, settings: FQESettings, **others: float
-) -> dict[str, Any]:
-    """What is kept of a policy: the mean of an ensemble's values (M,), two standard errors to
-    either side of it, and other estimates; ``None`` for a number that is none.
+class Values(NamedTuple):
+    """What an ensemble makes of a policy's value, (..., M) each; NaN where a critic diverged.
 
-    In a bootstrap the members' deviation is the mean's standard error.
+    Args:
+        of_all: where any episode begins.
+        of_drawn: where the episodes of a member's own bootstrap sample do.
     """
-    mean, half = float(values.mean()), 2 * float(values.std())
+
+    of_all: np.ndarray
+    of_drawn: np.ndarray
+
+
+def estimate_row(
+    step: int, values: Values, settings: FQESettings, **others: float
+) -> dict[str, Any]:
+    """What is kept of a policy: the ensemble's mean, two standard errors to either side of it, and
+    other estimates; ``None`` for a number that is none.
+
+    In a bootstrap the samples' deviation is the mean's standard error; of one there is none.
+    """
+    mean = float(values.of_all.mean())
+    deviation = values.of_drawn.std(ddof=1) if settings.num_members > 1 else np.nan
+    half = 2 * float(deviation)
     told = {"fqe": mean, "fqe_low": mean - half, "fqe_high": mean + half, **others}
     finite = {name: value if np.isfinite(value) else None for name, value in told.items()}
     return {"step": step, **finite, "settings": asdict(settings)}
@@ -120,12 +137,18 @@ class FittedQ:
             torch.as_tensor(units.obs(evidence.first_obs), dtype=dtype, device=device),
             torch.as_tensor(units.act(first_act), dtype=dtype, device=device),
         )
-        lengths = evidence.dataset.episode_lengths
-        self._engine = _engine(transitions, lengths, act_next, units, settings, placement)
-        shapes = f"{act_next.shape} {first_act.shape}".encode()
-        content = (act_next.tobytes(), first_act.tobytes(), evidence.dataset.content_hash.encode())
-        told = json.dumps(asdict(settings)).encode()
-        self._digest = hashlib.sha256(b"".join([shapes, *content, told])).hexdigest()
+        self._drawn = [
+            _drawn_episodes(_member_seed(settings, m), len(evidence.episode_rows))
+            for m in range(settings.num_members)
+        ]
+        drawn_rows = [_rows_of(episodes, evidence.episode_rows) for episodes in self._drawn]
+        self._engine = _engine(transitions, drawn_rows, act_next, units, settings, placement)
+        self._limit = BEYOND * float(np.abs(transitions.rew).max()) * units.horizon
+        shapes = f"{act_next.shape} {first_act.shape} {evidence.dataset.content_hash}"
+        digest = hashlib.sha256(f"{shapes} {json.dumps(asdict(settings))}".encode())
+        for acts in (act_next, first_act):
+            digest.update(np.ascontiguousarray(acts).data)
+        self._digest = digest.hexdigest()
 
     @property
     def step(self) -> int:
@@ -136,37 +159,46 @@ class FittedQ:
         """As :meth:`bcq_exp.engine.engine.Engine.advance`, for all runs: policy by policy."""
         return self._engine.advance(num_steps)
 
-    def estimates(self) -> np.ndarray:
-        """Every critic's value of its policy where episodes begin, (P, M); NaN if it diverged."""
+    def estimates(self) -> list[Values]:
+        """Every policy's.
+
+        A critic has diverged whose mean is twice what any reward that there is would be for ever.
+        """
         obs, acts = self._first
-        found = np.empty((self._num_policies, self._settings.num_members))
-        for k in range(found.size):
+        found = np.empty((self._num_policies, self._settings.num_members, len(obs)))
+        for k in range(self._engine.num_runs):
             policy, member = divmod(k, self._settings.num_members)
             with torch.no_grad():
                 value = self._engine.algorithm(k).value(obs, acts[policy])
             assert value is not None
-            found[policy, member] = self._units.value(value.double().mean().item())
-        return np.where(np.isfinite(found), found, np.nan)
+            found[policy, member] = self._units.value(value.double().cpu().numpy())
+        found[~(np.abs(found.mean(-1)) <= self._limit)] = np.nan
+        of_drawn = [found[:, m, drawn].mean(-1) for m, drawn in enumerate(self._drawn)]
+        return list(map(Values, found.mean(-1), np.stack(of_drawn, 1)))
 
-    def fit(self, path: Path, told: Callable[[int], None] = lambda step: None) -> None:
+    def fit(self, path: Path, told: Told = lambda step, losses: None) -> None:
         """Learn to the last step, from what is kept at ``path`` if it is of the same evaluation.
 
         Args:
-            told: called with the steps taken, now and then.
+            told: called now and then with the steps taken, and the mean loss in the last.
+
+        Raises:
+            CannotWrite: if the system refuses.
         """
+        clear_halves(path.parent)
         if path.exists():
             self._take_up(path)
         every = max(1, self._settings.num_steps // 10)
         with self._placement.in_force():
             while (left := self._settings.num_steps - self.step) > 0:
-                self.advance(min(every - self.step % every, left))
+                found = self.advance(min(every - self.step % every, left))
                 self._save(path)
-                told(self.step)
+                told(self.step, {"critic_loss": float(found[:, -1, LOSS].mean())})
 
     def _save(self, path: Path) -> None:
         states = [self._engine.state_dict(k) for k in range(self._engine.num_runs)]
         content = {"digest": self._digest, "runs": states}
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
+        with written(path), atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
 
     def _take_up(self, path: Path) -> None:
@@ -189,6 +221,7 @@ class _Units:
     normalizer: ObsNormalizer
     low: np.ndarray
     high: np.ndarray
+    horizon: float
     scale: float
 
     @classmethod
@@ -199,6 +232,7 @@ class _Units:
             ObsNormalizer.of(transitions.obs),
             action_space.low,
             action_space.high,
+            horizon,
             size * horizon or 1.0,
         )
 
@@ -208,8 +242,8 @@ class _Units:
     def act(self, act: np.ndarray) -> np.ndarray:
         return (2 * (act - self.low) / (self.high - self.low) - 1).astype(np.float32)
 
-    def value(self, value: float) -> float:
-        """A critic's value in the rewards' own unit."""
+    def value(self, value: np.ndarray) -> np.ndarray:
+        """A critic's values in the rewards' own unit."""
         return value * self.scale
 
     def __call__(self, t: Transitions) -> Transitions:
@@ -223,27 +257,28 @@ class _Units:
 
 def _engine(
     transitions: Transitions,
-    episode_lengths: np.ndarray,
+    drawn_rows: Sequence[Tensor],
     act_next: np.ndarray,
     units: _Units,
     settings: FQESettings,
     placement: Placement,
 ) -> ParallelEngine:
-    """Stacks of runs that share their data; a policy's members are neighbours."""
+    """Stacks of runs that share their data; a policy's members are neighbours.
+
+    They are even, and as many as keep every thread busy to the end.
+    """
     dtype, device = placement.precision.dtype, placement.device
     num_rows, sizes = len(transitions), (transitions.obs.shape[1], transitions.act.shape[1])
     table = TransitionTable.of(transitions, dtype, device, units)
     acts = torch.as_tensor(units.act(act_next), dtype=dtype, device=device)
-    members = range(settings.num_members)
-    rows = torch.stack([_resampled(settings.seed + m, episode_lengths) for m in members])
-    rows = rows.to(device)
+    rows = torch.stack(list(drawn_rows)).to(device)
     streams = [
-        HostStream(settings.seed + m, num_rows, settings.batch_size, NoNoise()) for m in members
+        HostStream(_member_seed(settings, m), num_rows, settings.batch_size, NoNoise())
+        for m in range(settings.num_members)
     ]
     count = len(act_next) * settings.num_members
-    at_once = count if device.type == "cuda" else STACK_SIZE if placement.stacks else 1
-    rounds = math.ceil(count / (at_once * placement.num_threads))  # even ones: no thread waits
-    num_stacks = min(count, rounds * placement.num_threads)
+    rounds = math.ceil(count / placement.group_size)
+    num_stacks = min(count, rounds * placement.num_stacks(count))
     engines = []
     for numbers in torch.arange(count, device=device).tensor_split(num_stacks):
         policy, member = numbers // settings.num_members, numbers % settings.num_members
@@ -263,7 +298,7 @@ def _critic(
 ) -> FQE:
     obs_dim, act_dim = sizes
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(init_seed(settings.seed + member))
+        torch.manual_seed(init_seed(_member_seed(settings, member)))
         critic = Critic(obs_dim=obs_dim, act_dim=act_dim, hidden_sizes=settings.hidden_sizes)
     critic.to(dtype=placement.precision.dtype, device=placement.device)
     choose_compute_dtype(critic, placement.precision.compute_dtype)
@@ -271,10 +306,18 @@ def _critic(
     return FQE(critic=critic, critic_optim=optim, gamma=settings.gamma, tau=settings.tau)
 
 
-def _resampled(seed: int, episode_lengths: Sequence[int] | np.ndarray) -> Tensor:
-    """Rows (N,) of as many episodes drawn with replacement; repeated or cut to the N there are."""
-    lengths = np.asarray(episode_lengths)
-    starts = np.cumsum(lengths) - lengths
-    drawn = generator(seed, EPISODES).integers(len(lengths), size=len(lengths))
-    rows = np.concatenate([np.arange(starts[e], starts[e] + lengths[e]) for e in drawn])
-    return torch.from_numpy(np.resize(rows, lengths.sum()))
+def _member_seed(settings: FQESettings, member: int) -> int:
+    """Of a member's weights, episodes and batches: other members', or seeds', have none of it."""
+    return int(generator(settings.seed, MEMBER, member).integers(2**31))
+
+
+def _drawn_episodes(seed: int, num_episodes: int) -> np.ndarray:
+    """As many episodes, drawn with replacement (E,)."""
+    return generator(seed, EPISODES).integers(num_episodes, size=num_episodes)
+
+
+def _rows_of(episodes: np.ndarray, episode_rows: np.ndarray) -> Tensor:
+    """The transitions of episodes, repeated or cut to the N that there are of all (N,)."""
+    starts = np.cumsum(episode_rows) - episode_rows
+    rows = np.concatenate([np.arange(starts[e], starts[e] + episode_rows[e]) for e in episodes])
+    return torch.from_numpy(np.resize(rows, episode_rows.sum()))

@@ -7,47 +7,68 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bcq_exp import locks
 from bcq_exp.config.fqe import FQESettings
+from bcq_exp.errors import UserError
 from bcq_exp.files import written
-from bcq_exp.selection.candidates import load_candidates, policies_actions
+from bcq_exp.selection.candidates import Candidate, load_candidate, load_evidence, policies_actions
 from bcq_exp.selection.fit import FittedQ, estimate_row
+from bcq_exp.selection.results import CRITICS
 from bcq_exp.training.mirror import add_estimates
+from bcq_exp.training.progress import progress
 from bcq_exp.training.record import RunRecord
 
 log = logging.getLogger(__name__)
 
-CRITICS = "fqe.pt"  # while they are fitted, to go on from
+LOCK = ".fqe.lock"
 
 
-def estimate(wanted: Mapping[Path, FQESettings], place: Path) -> None:
+def estimate(wanted: Mapping[Path, FQESettings], place: Path) -> dict[Path, str]:
     """Fitted Q evaluation of the runs' policies, told in their folders and in W&B (``ope/``).
 
-    Each kind of data and settings is one computation. A run is valued the same
-    whatever others there are, up to rounding.
+    Each kind of data and settings is one computation. A run is valued the same whatever others
+    there are, up to rounding.
 
     Args:
         wanted: how to value trained runs, by folder; these were held against the user's
             configuration (:func:`bcq_exp.training.start.check_folder`), and have held-out episodes.
         place: where fitted critics are kept until they are done.
 
+    Returns:
+        Why runs have none, by folder: their checkpoints are not to be had.
+
     Raises:
-        UserError: if a checkpoint or the data are not to be had.
+        UserError: if the data are not to be had, or another process is at it.
         CannotWrite: if the system refuses.
     """
     kinds: dict[tuple[str, FQESettings], list[Path]] = {}
     for folder, settings in wanted.items():
         dataset = RunRecord(folder).told_summary()["config"]["dataset"]
         kinds.setdefault((json.dumps(dataset, sort_keys=True), settings), []).append(folder)
-    for (_, settings), same in kinds.items():
-        log.info("fitted Q evaluation of %d policies", len(same))
-        _estimate(same, settings, place / CRITICS)
+    failures: dict[Path, str] = {}
+    with locks.hold(place / LOCK, f"{place}: another process estimates its runs; wait for it"):
+        for (_, settings), same in kinds.items():
+            failures |= _estimate(same, settings, place / CRITICS)
+    return failures
 
 
-def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> None:
-    candidates, evidence = load_candidates(folders, are_own=True)
+def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> dict[Path, str]:
+    candidates: list[Candidate] = []
+    failures: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            config = RunRecord(folder).told_summary()["config"]
+            candidates.append(load_candidate(folder, folder.name, config=config))
+        except UserError as error:
+            failures[folder] = str(error)
+    if not candidates:
+        return failures
+    log.info("fitted Q evaluation of %d policies", len(candidates))
+    evidence = load_evidence([each.folder for each in candidates], trusted=True)
     acts = policies_actions(candidates, evidence, settings.seed)
-    fitted = FittedQ(evidence, *acts, settings)
-    fitted.fit(keep)
+    with progress(0, settings.num_steps, f"{len(candidates)} policies") as shown:
+        fitted = FittedQ(evidence, *acts, settings)
+        fitted.fit(keep, shown.update)
     add_estimates(
         {
             each.folder: estimate_row(each.step, values, settings)
@@ -56,3 +77,4 @@ def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> Non
     )
     with written(keep):
         keep.unlink()
+    return failures

@@ -14,7 +14,10 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its bootstrap interval over policies; NaN where it is not defined."""
+    """A number, NaN where it is not defined, and its interval.
+
+    That is a bootstrap's over policies: what other policies of the kind might have told.
+    """
 
     value: float
     low: float
@@ -31,10 +34,10 @@ def spearman(scores: np.ndarray, returns: np.ndarray) -> float:
 
 def regret(scores: np.ndarray, returns: np.ndarray, k: int) -> float:
     """regret@k: how much less than the best of all policies the best of the k of highest scores
-    returns, as a share of the range from the worst to the best."""
+    returns, as a share of the range from the worst to the best; NaN where all return the same."""
     spread = np.ptp(returns)
     if spread == 0:
-        return 0.0
+        return float("nan")
     top = np.argsort(-scores, kind="stable")[:k]
     return float((returns.max() - returns[top].max()) / spread)
 

@@ -27,7 +27,6 @@ def write(selection: Selection, settings: FQESettings, folder: Path) -> None:
     Raises:
         CannotWrite: if the system refuses.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     table = selection.policies.to_csv(index=False).encode()
     write_atomically(folder / POLICIES, table)
     content = {

@@ -53,11 +53,9 @@ class HalvingSweeper(GridSweeper):
         super().__init__(max_batch_size=None, params=params)
         if not (isinstance(eta, int) and eta >= 2):
             raise UserError(f"hydra.sweeper.eta={eta}: must be an integer at least 2")
-        are_shares = all(isinstance(share, float) and share in SHARE for share in rungs)
-        if not rungs or not are_shares:
-            raise UserError(
-                f"hydra.sweeper.rungs={list(rungs)}: must be a list of numbers, each {SHARE}"
-            )
+        is_list = isinstance(rungs, Sequence) and not isinstance(rungs, str) and len(rungs) > 0
+        if not is_list or not all(isinstance(x, float) and x in SHARE for x in rungs):
+            raise UserError(f"hydra.sweeper.rungs={rungs}: must be a list of numbers, each {SHARE}")
         self._eta, self._shares = eta, list(rungs)
 
     def sweep(self, arguments: list[str]) -> list[Rung]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +26,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from bcq_exp.config.fqe import FQESettings
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
@@ -98,7 +100,8 @@ class CohortLauncher(Launcher):
                 log.info(_what_comes(sweep, len(planned), len(missing), sizes, until))
                 failures = {each.folder: each.damage for each in planned if each.damage}
                 failures |= self._train(missing, groups, sweep)
-                _estimate([each for each in planned if each.folder not in failures], sweep)
+                arrived = [each for each in planned if each.folder not in failures]
+                failures |= _estimate(arrived, sweep)
                 return self._results(planned, failures)
         finally:
             HydraConfig.instance().cfg = hydra_before
@@ -215,17 +218,38 @@ class CohortLauncher(Launcher):
         return result
 
 
-def _estimate(planned: Sequence[Planned], sweep: Path) -> None:
-    """See that runs whose objective takes no environment have it."""
-    wanted = {
-        each.folder: each.objective.fqe
-        for each in planned
-        if each.objective.fqe and each.objective.row(each.folder, each.until) is None
-    }
+def _estimate(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]:
+    """See that runs whose objective takes no environment have it; why others do not, by folder."""
+    failures: dict[Path, str] = {}
+    wanted: dict[Path, FQESettings] = {}
+    for each in planned:
+        if each.objective.fqe is not None:
+            with _told(each.folder, failures):
+                if each.objective.row(each.folder, each.until) is None:
+                    wanted[each.folder] = each.objective.fqe
     if wanted:
         from bcq_exp.selection.objective import estimate
 
-        estimate(wanted, sweep)
+        failures |= estimate(wanted, sweep)
+    num_beyond = 0
+    for each in planned:
+        if each.objective.fqe is not None and each.folder not in failures:
+            with _told(each.folder, failures):
+                each.objective.value(each.folder, each.until)
+                row = each.objective.row(each.folder, each.until) or {}
+                num_beyond += each.until is not None and row["step"] > each.until
+    if num_beyond:
+        log.warning("%d runs are compared as they are, trained further already", num_beyond)
+    return failures
+
+
+@contextmanager
+def _told(folder: Path, failures: dict[Path, str]) -> Iterator[None]:
+    """A run's failing, written down for its folder."""
+    try:
+        yield
+    except UserError as error:
+        failures[folder] = str(error)
 
 
 def _train_group(jobs: Sequence[Job]) -> list[str | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ from bcq_exp.errors import UserError
 from bcq_exp.training.build import build_tracker
 from bcq_exp.training.record import RunRecord, hold
 from bcq_exp.training.run import tell_end
-from bcq_exp.training.tracking import Warnings, wait_for
+from bcq_exp.training.tracking import Tracker, Warnings, wait_for
+
+log = logging.getLogger(__name__)
 
 SET_ASIDE = "set_aside"
 OPE = "ope"  # off-policy evaluation
+AT_ONCE = 16  # runs of W&B
 
 
 def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -22,18 +27,31 @@ def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
     Raises:
         CannotWrite: if the system refuses.
     """
-    trackers, warnings = [], Warnings()
-    for folder, row in rows.items():
-        record = RunRecord(folder)
-        record.add_estimate(row)
-        summary = record.told_summary()
-        mode = summary["config"]["logger"]["mode"]
-        if mode != "disabled":
-            tracker = build_tracker(mode, record, summary, folder.name, warnings)
-            tracker.log(OPE, _told(row))
-            tell_end(tracker, summary)
-            trackers.append(tracker)
-    wait_for(trackers)
+    folders, warnings = list(rows), Warnings()
+    for first in range(0, len(folders), AT_ONCE):
+        with ExitStack() as held:
+            trackers = []
+            for folder in folders[first : first + AT_ONCE]:
+                try:
+                    held.enter_context(hold(folder))
+                except UserError as error:  # it is being trained: W&B's run of it is in use, too
+                    log.warning("%s: its own files do not have the estimate", error)
+                    continue
+                trackers += _add_estimate(folder, rows[folder], warnings)
+            wait_for(trackers)
+
+
+def _add_estimate(folder: Path, row: Mapping[str, Any], warnings: Warnings) -> list[Tracker]:
+    record = RunRecord(folder)
+    record.add_estimate(row)
+    summary = record.told_summary()
+    mode = summary["config"]["logger"]["mode"]
+    if mode == "disabled":
+        return []
+    tracker = build_tracker(mode, record, summary, folder.name, warnings)
+    tracker.log(OPE, _told(row))
+    tell_end(tracker, summary)
+    return [tracker]
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

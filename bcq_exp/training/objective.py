@@ -52,7 +52,7 @@ class Objective:
             step = summary["step"] if until is None else until
             settings = {**asdict(self.fqe), "hidden_sizes": [*self.fqe.hidden_sizes]}
             own = (row for row in record.estimates() if row["settings"] == settings)
-            return next((row for row in own if row["step"] >= step), None)
+            return next((row for row in own if row["step"] >= step), None)  # it may be beyond
         if until is None:
             return summary["last"]
         evaluations = record.rows("eval", summary["record"])
@@ -64,14 +64,16 @@ class Objective:
         """Its value, of a run that has arrived; arguments as in :meth:`row`.
 
         Raises:
-            UserError: if the environment has no normalized score, or fitted Q evaluation diverged.
+            UserError: if the environment has no normalized score, or fitted Q evaluation diverged
+                or was not kept.
         """
         row = self.row(folder, until, summary)
         value = None if row is None else row[self.name]
         if value is not None:
             return float(value)
         if self.fqe is not None:
-            raise UserError(f"trainer.objective=fqe: fitted Q evaluation of {folder} diverged")
+            what = "has no estimate" if row is None else "fitted Q evaluation diverged"
+            raise UserError(f"trainer.objective=fqe: {folder}: {what}")
         dataset = RunRecord(folder).told_summary()["dataset"]["id"]
         raise UserError(
             f"trainer.objective={self.name}: no reference scores are known for data set {dataset}; "

@@ -170,7 +170,7 @@ class RunRecord:
         path = self._estimates_file
         if not path.exists():
             return []
-        with whole(path):
+        with whole(path, "delete it: it is made anew"):
             return [dict(row, step=int(row["step"])) for row in json.loads(path.read_bytes())]
 
     def add_estimate(self, row: Mapping[str, Any]) -> None:
@@ -305,19 +305,19 @@ _UNREADABLE = (  # what readers make of damage
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[None]:
+def whole(path: Path, advice: str = SET_ASIDE) -> Iterator[None]:
     """Say in one line that a run's file is damaged, whatever its reader makes of it.
 
     Raises:
-        Damaged: with what a run that is to go on can do.
+        Damaged: with ``advice``, by default what a run that is to go on can do.
     """
     try:
         yield
     except Damaged as error:
-        raise Damaged(error.what, SET_ASIDE) from None
+        raise Damaged(error.what, advice) from None
     except _UNREADABLE as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise Damaged(f"{path} is damaged ({reason})", SET_ASIDE) from error
+        raise Damaged(f"{path} is damaged ({reason})", advice) from error
 
 
 def _as_json(content: Any) -> str:

@@ -121,9 +121,19 @@ def has_arrived(job: Job, summary: dict[str, Any] | None) -> bool:
     if job.until is None or summary is None:
         return is_completed(job.cfg, summary)
     objective = Objective.of(job.cfg)
-    if objective.fqe is not None:  # which follows
-        return summary["step"] >= job.until
-    return objective.row(job.folder, job.until, summary) is not None
+    if objective.row(job.folder, job.until, summary) is not None:
+        return True
+    if objective.fqe is None or summary["step"] < job.until:
+        return False
+    # an estimate follows, of a checkpoint, which is written after the evaluation
+    return summary["status"] == "stopped" or _has_checkpoint(job.until, job.folder)
+
+
+def _has_checkpoint(step: int, folder: Path) -> bool:
+    from bcq_exp.training import checkpoint  # brings torch
+
+    found = checkpoint.to_go_on(RunRecord(folder), lazily=True)
+    return found is not None and found.content["step"] >= step
 
 
 def set_aside(folder: Path) -> None:

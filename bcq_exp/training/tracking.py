@@ -156,8 +156,8 @@ class WandbTracker:
         with self._tolerant("cannot start"):
             run = self._start(mode, "allow" if goes_on else None, **arguments)
             run.define_metric("step")
-            run.define_metric("train/*", step_metric="step")
-            run.define_metric("eval/*", step_metric="step")
+            for prefix in ("train", "eval", "ope"):
+                run.define_metric(f"{prefix}/*", step_metric="step")
             # the best is kept beside the last, which W&B's summary would otherwise show alone
             run.define_metric("eval/return_mean", step_metric="step", summary="max,last")
         while not self._failed and (task := self._tasks.get()) is not None:

@@ -50,5 +50,6 @@ def dataset(sizes: Sizes) -> Dataset:
         content_hash="",
         episode_returns=rows.rew.reshape(num_episodes, -1).sum(1, dtype=np.float64),
         episode_lengths=np.full(num_episodes, EPISODE_STEPS),
+        episode_rows=np.full(num_episodes, EPISODE_STEPS),
         reference_scores=None,
     )

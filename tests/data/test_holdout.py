@@ -1,11 +1,13 @@
 """Episodes kept from training: whole ones, the same each time, none in both parts."""
 
+import h5py
 import numpy as np
 import pytest
 
-from bcq_exp.data.datasets import load_minari, load_pendulum
+from bcq_exp.data.datasets import load_d4rl_hdf5, load_minari, load_pendulum
 from bcq_exp.data.holdout import held_out_episodes
 from bcq_exp.data.transitions import DataError
+from bcq_exp.selection.candidates import Evidence
 
 LENGTHS = (3, 2, 4, 1, 5, 2, 3, 6)
 
@@ -57,6 +59,30 @@ def test_the_shares_that_a_refusal_offers_are_taken():
         low, high = str(said.value).split("give ")[1].split(" of them")[0].split(" to ")
         for share in (float(low), float(high)):
             assert 2 <= held_out_episodes("a", count, share).sum() <= count - 2
+
+
+def test_steps_without_a_successor_are_of_no_part(tmp_path):
+    rows = 30  # episodes of 5, 1, 4: what comes after their last steps is not known
+    with h5py.File(tmp_path / "hopper.hdf5", "w") as file:
+        file["observations"] = np.arange(rows)[:, None] * np.ones((rows, 11))
+        file["actions"], file["rewards"] = np.zeros((rows, 3)), np.arange(rows, dtype=float)
+        file["terminals"] = np.zeros(rows)
+        ends = np.cumsum([5, 1, 4] * 3) - 1
+        file["timeouts"] = np.isin(np.arange(rows), ends)
+    path = str(tmp_path / "hopper.hdf5")
+    whole = load_d4rl_hdf5(path, use_cache=False)
+    lengths = np.diff(ends, prepend=-1)
+    assert whole.episode_lengths.tolist() == lengths.tolist()
+    assert whole.episode_rows.tolist() == (lengths - 1).tolist() and 0 in whole.episode_rows
+    split = load_d4rl_hdf5(path, use_cache=False, holdout=0.4)
+    found = [part.transitions.obs[:, 0] for part in (split, split.held_out)]
+    assert sorted(np.concatenate(found)) == whole.transitions.obs[:, 0].tolist()
+    for part in (whole, split.held_out):
+        evidence = Evidence.of(part)
+        firsts = ends - lengths + 1
+        assert set(evidence.first_obs[:, 0]) <= set(firsts)
+        assert len(evidence.first_obs) == (part.episode_rows > 0).sum()
+        assert np.isin(evidence.first_obs[:, 0], part.transitions.obs[:, 0]).all()
 
 
 def test_every_loader_takes_it(home):

@@ -14,7 +14,7 @@ from bcq_exp.config.fqe import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection.candidates import Evidence
-from bcq_exp.selection.fit import FittedQ
+from bcq_exp.selection.fit import FittedQ, Values, estimate_row
 
 NUM_STATES, GAMMA = 4, 0.9
 
@@ -32,6 +32,7 @@ def dataset(transitions, lengths, low, high):
         content_hash="",
         episode_returns=np.array(returns),
         episode_lengths=np.asarray(lengths),
+        episode_rows=np.asarray(lengths),
     )
 
 
@@ -86,6 +87,11 @@ def fit(evidence, policies, path, **settings):
     return fitted
 
 
+def of_all(fitted):
+    """Every critic's value where episodes begin (P, M)."""
+    return np.stack([values.of_all for values in fitted.estimates()])
+
+
 CHAIN = [
     np.array([0.5, 0.5, 0.5, 0.5]),  # goes out
     np.array([0.5, 0.5, 0.5, -0.5]),  # stays at the end
@@ -99,7 +105,7 @@ POLICIES = [lambda obs, acts=acts: obs @ acts[:, None] for acts in CHAIN]
 def test_the_values_of_a_chain_are_those_of_its_equations(tmp_path):
     evidence = chain()
     fitted = fit(evidence, POLICIES, tmp_path / "fqe.pt", num_steps=3000, tau=0.02)
-    found = fitted.estimates()
+    found = of_all(fitted)
     starts = evidence.first_obs.argmax(1)
     for values, acts in zip(found, CHAIN, strict=True):
         known = chain_values(acts)[starts].mean()
@@ -148,18 +154,18 @@ def test_pendulums_stochastic_behaviour_by_importance_sampling(tmp_path):
     def acts(obs):
         return torque(obs, 0.3) + std * rng.standard_normal((len(obs), 1))
 
-    found = fit(
-        evidence, [acts], tmp_path / "fqe.pt", gamma=gamma, num_steps=3000, tau=0.02
-    ).estimates()
+    found = of_all(
+        fit(evidence, [acts], tmp_path / "fqe.pt", gamma=gamma, num_steps=3000, tau=0.02)
+    )
     assert found.mean() == pytest.approx(sampled.mean(), abs=3 * error)
     assert found.mean() == pytest.approx(truth, rel=0.06)
 
 
 def test_the_same_seed_gives_the_same_bits_and_a_stop_changes_none(tmp_path):
     evidence, policies = chain(40), POLICIES
-    once = fit(evidence, policies, tmp_path / "a.pt", num_steps=60).estimates()
+    once = of_all(fit(evidence, policies, tmp_path / "a.pt", num_steps=60))
     again = fit(evidence, policies, tmp_path / "b.pt", num_steps=60)
-    assert np.array_equal(again.estimates(), once)
+    assert np.array_equal(of_all(again), once)
 
     class Stopped(Exception):
         pass
@@ -168,7 +174,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_stop_changes_none(tmp_path):
     parts = [np.stack([p(x) for p in policies]).astype(np.float32) for x in (obs_next, first)]
     settings = FQESettings(gamma=GAMMA, batch_size=64, num_steps=60)
 
-    def stop(step):
+    def stop(step, losses):
         if step >= 30:
             raise Stopped
 
@@ -176,26 +182,54 @@ def test_the_same_seed_gives_the_same_bits_and_a_stop_changes_none(tmp_path):
         FittedQ(evidence, *parts, settings).fit(tmp_path / "c.pt", stop)
     resumed = FittedQ(evidence, *parts, settings)
     steps = []
-    resumed.fit(tmp_path / "c.pt", steps.append)
+    resumed.fit(tmp_path / "c.pt", lambda step, losses: steps.append(step))
     assert steps[0] == 36
-    assert np.array_equal(resumed.estimates(), once)
+    assert np.array_equal(of_all(resumed), once)
 
-    other = fit(evidence, policies, tmp_path / "c.pt", num_steps=60, seed=1).estimates()
+    other = of_all(fit(evidence, policies, tmp_path / "c.pt", num_steps=60, seed=1))
     assert not np.isclose(other, once).any(), "another evaluation is not taken up"
     (tmp_path / "c.pt").write_bytes(b"cut")
-    assert np.array_equal(
-        fit(evidence, policies, tmp_path / "c.pt", num_steps=60).estimates(), once
+    assert np.array_equal(of_all(fit(evidence, policies, tmp_path / "c.pt", num_steps=60)), once)
+
+
+def test_an_interval_is_two_standard_errors_of_the_bootstrap(tmp_path):
+    evidence, settings = chain(40), FQESettings(gamma=GAMMA, batch_size=64, num_members=3)
+    fitted = fit(evidence, POLICIES, tmp_path / "a.pt", num_steps=60, num_members=3)
+    for values in fitted.estimates():
+        assert (values.of_drawn != values.of_all).all()
+        row = estimate_row(60, values, settings)
+        assert row["fqe"] == pytest.approx(values.of_all.mean())
+        half = 2 * np.std(values.of_drawn, ddof=1)
+        assert (row["fqe_low"], row["fqe_high"]) == pytest.approx(
+            (row["fqe"] - half, row["fqe"] + half)
+        )
+    one = FQESettings(num_members=1)
+    row = estimate_row(60, Values(np.array([1.0]), np.array([2.0])), one)
+    assert (row["fqe"], row["fqe_low"], row["fqe_high"]) == (1.0, None, None)
+
+
+def test_members_of_two_seeds_have_nothing_in_common(tmp_path):
+    evidence = chain(40)
+    one, other = (
+        of_all(fit(evidence, POLICIES, tmp_path / "a.pt", num_steps=3, seed=seed))
+        for seed in (0, 1)
     )
+    assert not np.isclose(one[:, :, None], other[:, None, :]).any()
+
+
+def test_a_value_that_no_rewards_could_make_is_none(tmp_path):
+    found = fit(chain(40), POLICIES, tmp_path / "a.pt", num_steps=200, lr=30.0)
+    assert np.isnan(of_all(found)).any()
 
 
 def test_a_policy_among_others_has_the_value_that_it_has_alone(tmp_path):
     evidence, policies = chain(40), POLICIES
-    many = fit(evidence, policies * 3, tmp_path / "m.pt", num_steps=100).estimates()
+    many = of_all(fit(evidence, policies * 3, tmp_path / "m.pt", num_steps=100))
     assert np.allclose(many[:3], many[3:6], rtol=1e-4) and np.allclose(
         many[:3], many[6:], rtol=1e-4
     )
     for policy, expected in zip(policies, many, strict=False):
-        alone = fit(evidence, [policy], tmp_path / "o.pt", num_steps=100).estimates()
+        alone = of_all(fit(evidence, [policy], tmp_path / "o.pt", num_steps=100))
         np.testing.assert_allclose(alone[0], expected, rtol=1e-4)
 
 

@@ -14,7 +14,9 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from omegaconf import OmegaConf
 
 from bcq_exp.sweep.state import run_states
+from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord
+from bcq_exp.training.start import has_arrived
 from tests.commands import TINY
 from tests.forked import forked
 from tests.wandb_reader import read
@@ -111,6 +113,39 @@ def test_a_grid_is_valued_at_once_and_only_once(folder):
     assert forked(str(one), module="bcq_exp.wandb_mirror", cwd=folder).returncode == 0
     (anew,) = read(one)
     assert [told["fqe"] for told in anew.rows("ope")] == [estimates(sweep)[one.name]]
+
+
+def test_a_damaged_checkpoint_is_one_runs_failure(folder):
+    grid = ("-m", "name=d", "seed=0,1,2", *NO_ENV)
+    launch(*grid, cwd=folder)
+    sweep = folder / "multirun" / "d"
+    for path in (sweep / "seed=1").glob("*.pt"):
+        path.write_bytes(b"none")
+    for state in run_states(sweep):
+        (sweep / state.name / "estimates.json").unlink()
+    (sweep / "seed=2" / "estimates.json").write_text("[")
+    done = forked(*grid, cwd=folder)
+    assert done.returncode == 1 and "2 of 3 runs failed" in done.stderr
+    assert "seed=1: " in done.stderr and "checkpoint" in done.stderr
+    assert "estimates.json is damaged" in done.stderr and "delete it: it is made" in done.stderr
+    assert len(RunRecord(sweep / "seed=0").estimates()) == 1
+
+
+def test_a_rung_is_reached_with_a_checkpoint_not_with_the_evaluation(folder):
+    launch("-m", "name=h", "algo.lmbda=0.5,1.0", *HALVING, *NO_ENV, cwd=folder)
+    sweep = folder / "multirun" / "h"
+    (stopped,) = (s.name for s in run_states(sweep) if s.status == "stopped")
+    record = RunRecord(sweep / stopped)
+    summary = record.summary()
+    job = Job(OmegaConf.create(summary["config"]), sweep / stopped, "", until=summary["step"])
+    assert has_arrived(job, summary)
+    (sweep / stopped / "estimates.json").unlink()
+    assert has_arrived(job, summary)
+    killed = {**summary, "status": "running"}
+    assert has_arrived(job, killed), "its checkpoint is of that step"
+    for path in (sweep / stopped).glob("checkpoint*"):
+        path.unlink()
+    assert not has_arrived(job, killed)
 
 
 def test_other_settings_are_another_value(folder):

@@ -28,7 +28,7 @@ def test_regret_is_a_share_of_the_range():
     assert regret(scores, RETURNS, 2) == pytest.approx(20 / 30)
     assert regret(scores, RETURNS, 3) == pytest.approx(10 / 30)
     assert regret(scores, RETURNS, 5) == 0.0
-    assert regret(scores, np.ones(4), 1) == 0.0
+    assert np.isnan(regret(scores, np.ones(4), 1))
 
 
 def test_an_interval_holds_its_value_and_narrows_with_more_policies():
@@ -80,3 +80,11 @@ def test_only_policies_that_were_tried_are_chosen():
     returns = np.array([[-5.0, -5.0], [-9.0, -9.0], [-7.0, -7.0]])  # none is above 0
     curve = budget_curve(returns, 1, np.array([1, 2, 0]))
     assert list(curve.returns) == [-9.0, -9.0]
+
+
+def test_equal_policies_are_chosen_by_lot_and_of_any_number_of_episodes():
+    returns = [np.array([1.0, 0.0, 0.0, 0.0, 0.0]), *(np.zeros(n) for n in range(1, 10))]
+    first = budget_curve(returns, 10).returns[-1]
+    last = budget_curve(returns[::-1], 10).returns[-1]
+    assert first == pytest.approx(last, abs=0.02)
+    assert 0.03 < first < 0.09  # tried once, it succeeds in a fifth of the trials: else any

@@ -65,7 +65,7 @@ def test_a_sweeps_policies_are_told_and_written(folder):
     content = json.loads((ope / "selection.json").read_text())
     assert content["settings"]["num_steps"] == 60
     assert set(content["quality"]) == {"fqe", "critic_value", "td_error"}
-    assert set(content["quality"]["fqe"]) == {"spearman", "regret@1", "regret@5"}
+    assert set(content["quality"]["fqe"]) == {"spearman", "regret@1"}, "the best of 4 is in any 5"
     assert content["budget"]["fqe"]["episodes"][:2] == [0, 1]
     best = policies["return_mean"].max()
     assert content["budget"]["uniform"]["returns"][-1] == pytest.approx(best, rel=0.05)
@@ -80,6 +80,33 @@ def test_an_algorithm_without_a_critic_has_no_naive_estimate(folder):
     policies = pd.read_csv(folder / "here" / "policies.csv").set_index("run")
     assert np.isnan(policies["critic_value"]["bc"]) and np.isfinite(policies["fqe"]["bc"])
     assert np.isfinite(policies["critic_value"].drop("bc")).all()
+
+
+def test_runs_before_there_was_a_holdout_stand_beside_newer_ones(folder):
+    done = forked(*TINY, "-m", "seed=0,1", "name=a", "trainer.num_steps=40", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = RunRecord(folder / "multirun" / "a" / "seed=0")
+    summary = record.summary()
+    del summary["config"]["dataset"]["holdout"]
+    record.write_summary(summary)
+    done = select("multirun/a", *FAST, "--num-members", "1", "--gamma", "0.5", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    policies = pd.read_csv(folder / "multirun" / "a" / "ope" / "policies.csv")
+    assert policies[["fqe_low", "discounted_return"]].isna().all(axis=None)
+    assert "±" not in done.stdout.split("─┤")[0].splitlines()[-1]
+    assert "note: policies with gamma 0.99 were evaluated by that" in done.stdout
+
+
+def test_policies_of_different_numbers_of_episodes_and_sweeps(folder):
+    other = [option for option in SWEEP if not option.startswith(("name=", "trainer.eval_ep"))]
+    done = forked(*other, "name=t", "trainer.eval_episodes=3", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = select("multirun/s", "multirun/t", *FAST, "--output", "both", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    policies = pd.read_csv(folder / "both" / "policies.csv")
+    assert set(policies["run"].str[:2]) == {"s/", "t/"} and policies["run"].is_unique
+    content = json.loads((folder / "both" / "selection.json").read_text())
+    assert "regret@5" in content["quality"]["fqe"] and content["budget"]
 
 
 def test_a_killed_selection_goes_on_to_the_same_bits(folder):
@@ -121,9 +148,22 @@ def test_mistakes_are_one_line(folder):
     said = refusal("multirun/s", "multirun/all", cwd=folder)
     assert "other data than" in said and "dataset.holdout=None, not 0.25" in said
     one = runs / "algo.lmbda=0.5,seed=0"
-    change(one, _target_="os.getcwd")
-    assert "dataset._target_=os.getcwd, which is none of ours" in refusal(str(one), cwd=folder)
-    change(one, _target_="bcq_exp.data.datasets.load_pendulum", holdout=0.01)
+    (folder / "mine.py").write_text("open('touched', 'w')")
+    ours, loaders = RunRecord(one).summary(), "bcq_exp.data.datasets"
+    for said, hostile in {
+        "dataset._target_=os.getcwd, which is none of ours": {"_target_": "os.getcwd"},
+        f"_target_={loaders}.np.load, which": {"_target_": f"{loaders}.np.load", "file": "x"},
+        "dataset.env=mine:M-v0, which": {"_target_": f"{loaders}.load_minari", "env": "mine:M-v0"},
+        "its data cannot be had": {"_args_": [1]},
+        "collected its data itself": {"_target_": "bcq_exp.data.online.explore"},
+    }.items():
+        change(one, **hostile)
+        assert said in refusal(str(one), cwd=folder)
+        RunRecord(one).write_summary(ours)
+    assert not (folder / "touched").exists()
+    (folder / "file").write_text("")
+    assert "--output file: is no folder" in refusal(str(one), "--output", "file", cwd=folder)
+    change(one, holdout=0.01)
     assert "dataset.holdout=0.01: that is 0 of the 12 episodes" in refusal(str(one), cwd=folder)
     change(one, holdout=0.25)
     for path in one.glob("checkpoint*.pt"):

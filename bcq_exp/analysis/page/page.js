@@ -444,7 +444,7 @@ function drawSelection() {
   const rows = s.policies.map((p, i) => [
     i + 1,
     { text: p.run, sort: p.run },
-    { text: p.fqe === null ? "diverged" : `${fixed(p.fqe)} ± ${fixed(p.fqe_high - p.fqe)}`, sort: p.fqe },
+    { text: p.fqe === null ? "diverged" : `${fixed(p.fqe)}${p.fqe_high === null ? "" : ` ± ${fixed(p.fqe_high - p.fqe)}`}`, sort: p.fqe },
     ...[p.critic_value, p.td_error, p.discounted_return, p.return_mean].map((v) => ({ text: fixed(v), sort: v })),
   ]);
   table($("selection-table"), head, rows);
@@ -454,7 +454,7 @@ function drawSelection() {
     const range = [Math.min(...ends), Math.max(...ends)];
     plot("selection-scatter", [
       { x: range, y: range, mode: "lines", line: { color: "#8a94a0", dash: "dash", width: 1.6 }, hoverinfo: "skip", showlegend: false },
-      { x: known.map((p) => p.discounted_return), y: known.map((p) => p.fqe), error_y: { type: "data", array: known.map((p) => p.fqe_high - p.fqe), color: translucent(PALETTE[0], 0.35), thickness: 1.2 }, mode: "markers", marker: { size: 8, color: PALETTE[0] }, text: known.map((p) => escaped(p.run)), hovertemplate: "%{text}<br>%{y:.4g} estimated, %{x:.4g} returned<extra></extra>", showlegend: false },
+      { x: known.map((p) => p.discounted_return), y: known.map((p) => p.fqe), error_y: { type: "data", array: known.map((p) => (p.fqe_high === null ? 0 : p.fqe_high - p.fqe)), color: translucent(PALETTE[0], 0.35), thickness: 1.2 }, mode: "markers", marker: { size: 8, color: PALETTE[0] }, text: known.map((p) => escaped(p.run)), hovertemplate: "%{text}<br>%{y:.4g} estimated, %{x:.4g} returned<extra></extra>", showlegend: false },
     ], { height: 400, xaxis: { title: { text: "discounted return of the evaluation" } }, yaxis: { title: { text: "estimate" } } }, "estimate_and_truth");
   } else $("selection-scatter").textContent = "No discounted return is known.";
   const starts = Object.entries(s.budget);

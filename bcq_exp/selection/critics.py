@@ -1,0 +1,178 @@
+"""The critics of fitted Q evaluation: what each of an ensemble sees, in which units, and stacked.
+
+A policy's critics are its members; they see other bootstrap samples of the episodes. A member has
+the same initial weights, episodes and batches for every policy, so that what differs between
+policies is theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcq_exp.algorithm.base import NoNoise
+from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.fqe import FQE
+from bcq_exp.algorithm.networks import Critic, choose_compute_dtype
+from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from bcq_exp.config.fqe import FQESettings
+from bcq_exp.data.transitions import Transitions
+from bcq_exp.engine.buffers import TransitionTable
+from bcq_exp.engine.engine import CohortEngine, ParallelEngine
+from bcq_exp.engine.placement import Placement
+from bcq_exp.engine.stream import HostStream, generator, init_seed
+from bcq_exp.training.evaluation import ObsNormalizer
+
+MEMBER, EPISODES = "member", "episodes"  # purposes of random numbers
+
+
+@dataclass(frozen=True)
+class Units:
+    """What critics work in: observations of mean 0 and deviation 1, actions in [-1, 1], and
+    rewards by the size of a discounted sum of them, so that values are about 1."""
+
+    normalizer: ObsNormalizer
+    low: np.ndarray
+    high: np.ndarray
+    horizon: float
+    scale: float
+
+    @classmethod
+    def of(cls, transitions: Transitions, action_space: Any, gamma: float) -> Units:
+        size = float(np.abs(transitions.rew).mean(dtype=np.float64))
+        horizon = 1 / (1 - gamma) if gamma < 1 else len(transitions)
+        return cls(
+            ObsNormalizer.of(transitions.obs),
+            action_space.low,
+            action_space.high,
+            horizon,
+            size * horizon or 1.0,
+        )
+
+    def obs(self, obs: np.ndarray) -> np.ndarray:
+        return self.normalizer(obs)
+
+    def act(self, act: np.ndarray) -> np.ndarray:
+        return (2 * (act - self.low) / (self.high - self.low) - 1).astype(np.float32)
+
+    def value(self, value: np.ndarray) -> np.ndarray:
+        """A critic's values in the rewards' own unit."""
+        return value * self.scale
+
+    def __call__(self, t: Transitions) -> Transitions:
+        return t.replace(
+            obs=self.obs(t.obs),
+            obs_next=self.obs(t.obs_next),
+            act=self.act(t.act),
+            rew=t.rew / self.scale,
+        )
+
+
+class PolicyTable(TransitionTable):
+    """Transitions with the next action of the policy that each stacked run evaluates.
+
+    Args:
+        table: the transitions, which all share.
+        act_next: (P, N, A), each policy's.
+        rows: (M, N), the transitions that each member of an ensemble sees.
+        policy, member: which of them each run has (K,).
+    """
+
+    def __init__(
+        self, table: Tensor, sizes: tuple[int, int], act_next: Tensor, rows: Tensor, policy: Tensor,
+        member: Tensor,
+    ) -> None:  # fmt: skip
+        super().__init__(table, *sizes)
+        num_rows = act_next.shape[1]
+        self._act_next, self._chosen = act_next.flatten(0, 1), rows.flatten()
+        self._policy = (policy * num_rows).unsqueeze(-1)  # (K, 1)
+        self._member = (member * num_rows).unsqueeze(-1)
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Of K runs (K, B), of one (B,)."""
+        flat = (self._member + indices).reshape(-1)
+        rows = self._chosen.index_select(0, flat).reshape(len(self._member), -1)
+        act_next = self._act_next.index_select(0, (self._policy + rows).reshape(-1))
+        found = super().batch(rows.reshape(indices.shape))
+        return Batch(**vars(found), act_next=act_next.reshape(found.act.shape))
+
+
+def stacked_critics(
+    transitions: Transitions,
+    episode_rows: np.ndarray,
+    drawn: Sequence[np.ndarray],
+    act_next: np.ndarray,
+    units: Units,
+    settings: FQESettings,
+    placement: Placement,
+) -> ParallelEngine:
+    """The critics of all policies; a policy's members are neighbours.
+
+    Their stacks are even, and as many as keep every thread busy to the end.
+
+    Args:
+        episode_rows: transitions of each episode (E,).
+        drawn: the episodes that each member sees (E,).
+        act_next: what each policy does after the transitions (P, N, A).
+    """
+    dtype, device = placement.precision.dtype, placement.device
+    num_rows, sizes = len(transitions), (transitions.obs.shape[1], transitions.act.shape[1])
+    table = TransitionTable.of(transitions, dtype, device, units)
+    acts = torch.as_tensor(units.act(act_next), dtype=dtype, device=device)
+    rows = torch.stack([_rows_of(episodes, episode_rows) for episodes in drawn]).to(device)
+    streams = [
+        HostStream(_member_seed(settings, m), num_rows, settings.batch_size, NoNoise())
+        for m in range(settings.num_members)
+    ]
+    count = len(act_next) * settings.num_members
+    rounds = math.ceil(count / placement.group_size)
+    num_stacks = min(count, rounds * placement.num_stacks(count))
+    engines = []
+    for numbers in torch.arange(count, device=device).tensor_split(num_stacks):
+        policy, member = numbers // settings.num_members, numbers % settings.num_members
+        engines.append(
+            CohortEngine(
+                [_critic(settings, m, sizes, placement) for m in member.tolist()],
+                PolicyTable(table.rows, sizes, acts, rows, policy, member),
+                [streams[m] for m in member.tolist()],
+                placement.capture,
+            )
+        )
+    return ParallelEngine(engines, placement.num_threads)
+
+
+def drawn_episodes(settings: FQESettings, num_episodes: int) -> list[np.ndarray]:
+    """Each member's bootstrap sample: as many episodes, drawn with replacement (E,)."""
+    seeds = [_member_seed(settings, m) for m in range(settings.num_members)]
+    return [generator(s, EPISODES).integers(num_episodes, size=num_episodes) for s in seeds]
+
+
+def _critic(
+    settings: FQESettings, member: int, sizes: tuple[int, int], placement: Placement
+) -> FQE:
+    obs_dim, act_dim = sizes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(init_seed(_member_seed(settings, member)))
+        critic = Critic(obs_dim=obs_dim, act_dim=act_dim, hidden_sizes=settings.hidden_sizes)
+    critic.to(dtype=placement.precision.dtype, device=placement.device)
+    choose_compute_dtype(critic, placement.precision.compute_dtype)
+    optim = AdamOptimizerFactory(lr=settings.lr)
+    return FQE(critic=critic, critic_optim=optim, gamma=settings.gamma, tau=settings.tau)
+
+
+def _member_seed(settings: FQESettings, member: int) -> int:
+    """Of a member's weights, episodes and batches: other members', or seeds', have none of it."""
+    return int(generator(settings.seed, MEMBER, member).integers(2**31))
+
+
+def _rows_of(episodes: np.ndarray, episode_rows: np.ndarray) -> Tensor:
+    """The transitions of episodes, repeated or cut to the N that there are of all (N,)."""
+    starts = np.cumsum(episode_rows) - episode_rows
+    rows = np.concatenate([np.arange(starts[e], starts[e] + episode_rows[e]) for e in episodes])
+    return torch.from_numpy(np.resize(rows, episode_rows.sum()))

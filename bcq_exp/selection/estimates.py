@@ -18,7 +18,12 @@ from bcq_exp.selection.fit import FittedQ, Told, estimate_row
 from bcq_exp.selection.naive import critic_value, td_error
 from bcq_exp.selection.ranking import Measured, measured, regret, spearman
 
-SIGNS = {"fqe": 1, "critic_value": 1, "td_error": -1}  # of each estimator: -1 where less is better
+SIGNS = {  # of each estimator: -1 where less is better
+    "fqe": 1,
+    "fqe_low": 1,  # what the value is at least, as the ensemble sees it
+    "critic_value": 1,
+    "td_error": -1,
+}
 MAIN = "fqe"
 NUM_PULLS = 100  # of the online budget
 FEWEST = 3  # policies, of which a ranking can be right or wrong
@@ -31,7 +36,7 @@ class Selection:
 
     Args:
         policies: a row a policy, by ``fqe`` from best to worst: run, folder, step, the estimators
-            of SIGNS, fqe_low and fqe_high, return_mean and discounted_return.
+            of SIGNS, fqe_high, return_mean and discounted_return.
         quality: of each estimator against the known returns: spearman, regret@1, regret@5.
         budget: expected return of the policy chosen after N episodes, started uniformly and by fqe.
         notes: what has to be known of all this, in words.
@@ -89,7 +94,12 @@ def select(
     returns = [candidates[k].returns for k in policies.index]
     policies = policies.reset_index(drop=True)
     gammas = [each.agent.gamma for each in candidates]
-    notes = [*_of_evidence(evidence), *_of_fqe(policies), *_of_gammas(gammas, settings.gamma)]
+    notes = [
+        *_of_evidence(evidence),
+        *_of_first(policies),
+        *_of_fqe(policies),
+        *_of_gammas(gammas, settings.gamma),
+    ]
     quality: dict[str, dict[str, Measured]] = {}
     budget: dict[str, BudgetCurve] = {}
     if len(candidates) < FEWEST:
@@ -97,7 +107,8 @@ def select(
     elif any(found is None for found in returns):
         notes.append("returns are not known of every policy: no ranking is judged")
     else:
-        quality = {name: _quality(policies, name, settings.seed) for name in SIGNS}
+        known = [name for name in SIGNS if policies[name].notna().any()]
+        quality = {name: _quality(policies, name, settings.seed) for name in known}
         episodes = [found for found in returns if found is not None]
         order = np.arange(len(policies))  # as they stand
         budget = {
@@ -124,6 +135,17 @@ def _of_evidence(evidence: Evidence) -> list[str]:
     return [
         f"judged by all {count} episodes of {evidence.dataset.id}, which the policies learnt from: "
         "dataset.holdout=0.2 when training keeps some of them apart"
+    ]
+
+
+def _of_first(policies: pd.DataFrame) -> list[str]:
+    """Whether the first is told apart from those after it."""
+    reaching = int((policies["fqe_high"][1:] >= policies["fqe"].iloc[0]).sum())
+    if not reaching:
+        return []
+    return [
+        f"{reaching} other policies' intervals reach the first's value, so their order may be "
+        "chance; the one of the highest fqe_low is the safer choice"
     ]
 
 

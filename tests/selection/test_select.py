@@ -64,7 +64,7 @@ def test_a_sweeps_policies_are_told_and_written(folder):
         assert row.step == last["step"] == 120 and row.td_error > 0
     content = json.loads((ope / "selection.json").read_text())
     assert content["settings"]["num_steps"] == 60
-    assert set(content["quality"]) == {"fqe", "critic_value", "td_error"}
+    assert set(content["quality"]) == {"fqe", "fqe_low", "critic_value", "td_error"}
     assert set(content["quality"]["fqe"]) == {"spearman", "regret@1"}, "the best of 4 is in any 5"
     assert content["budget"]["fqe"]["episodes"][:2] == [0, 1]
     best = policies["return_mean"].max()
@@ -195,7 +195,7 @@ def test_the_report_has_it(folder, opened):
     assert points["y"] == pytest.approx(list(policies["fqe"]), rel=1e-4)
     lines = shown.evaluate("document.getElementById('selection-budget').data.map(t => t.name)")
     assert [name for name in lines if name] == ["started with any", "started by the ranking"]
-    assert shown.locator("#selection-quality tbody tr").count() == 3
+    assert shown.locator("#selection-quality tbody tr").count() == 4
     assert "fitted Q evaluation" in shown.inner_text("#selection-quality")
     (sweep / "ope" / "selection.json").write_text("{}")
     done = forked("multirun/s", module="bcq_exp.compare", cwd=folder)

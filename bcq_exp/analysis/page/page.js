@@ -433,7 +433,7 @@ function asCsv(target) {
   return [...target.rows].filter((tr) => !tr.hidden).map((tr) => [...tr.cells].map(cell).join(",")).join("\n") + "\n";
 }
 
-const ESTIMATORS = { fqe: "fitted Q evaluation", critic_value: "own critic's value", td_error: "own TD error" };
+const ESTIMATORS = { fqe: "fitted Q evaluation", fqe_low: "its interval's lower end", critic_value: "own critic's value", td_error: "own TD error" };
 
 function drawSelection() {
   const s = DATA.selection;

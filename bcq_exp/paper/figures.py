@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -73,21 +74,22 @@ def _draw(
 
 
 def _grid(results: Results, panel: Panel, unit: str) -> str:
-    """A row a setting, a column an environment."""
+    """A row a setting, a column an environment; of one environment all in a row."""
     num_rows, num_columns = len(results.settings), len(results.envs)
+    if num_columns == 1:
+        num_rows, num_columns = 1, num_rows
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "bcq_exp", "font.size": 9}
     with rc_context(settings):
         figure = Figure(
             figsize=(3.4 * num_columns + 0.6, 2.3 * num_rows + 0.7), layout="constrained"
         )
         grid = figure.subplots(num_rows, num_columns, squeeze=False, sharex="row")
-        for row, setting in zip(grid, results.settings, strict=True):
-            for axes, env in zip(row, results.envs, strict=True):
-                runs = results.of_task(setting, env)
-                axes.set_title(task_name(setting, env), fontsize=9)
-                axes.spines[["top", "right"]].set_visible(False)
-                if not runs.empty:
-                    panel(axes, runs, results.evaluations)
+        for axes, task in zip(grid.flat, product(results.settings, results.envs), strict=True):
+            runs = results.of_task(*task)
+            axes.set_title(task_name(*task), fontsize=9)
+            axes.spines[["top", "right"]].set_visible(False)
+            if not runs.empty:
+                panel(axes, runs, results.evaluations)
         for axes in grid[-1]:
             axes.set_xlabel("gradient steps")
         for axes in grid[:, 0]:

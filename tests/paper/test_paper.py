@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from bcq_exp.paper import checks
 from bcq_exp.training.record import RunRecord
 from tests.commands import bcq_exp, command
 from tests.forked import forked
+from tests.paper.records import unpack
 from tests.paper.test_plan import plan
 
 # two settings that share an agent, learners of four stacks: a minute or two
@@ -147,3 +149,17 @@ def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, 
 
 def _in(sweep, folder):
     return [folder / path for path in sweep.folders.values()]
+
+
+@pytest.mark.slow
+def test_what_is_published_is_what_its_records_make(tmp_path, own_data):
+    small = Path(__file__).parent / "small"
+    unpack(small / "records.tar.xz", tmp_path)
+    done = forked(
+        "budget=small", "envs=[Hopper-v5]", cwd=tmp_path, module="bcq_exp.paper", env=own_data
+    )
+    assert done.returncode == 0, done.stderr
+    assert (small / "claims.md").read_text() in done.stdout
+    for name in ("claims.md", "table.md", "table.tex", "curves.svg", "values.svg", "runs.csv"):
+        made = (tmp_path / "multirun" / "paper_small" / name).read_text()
+        assert made == (small / name).read_text(), name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,11 @@ def bcq_exp(
 
 def compose(*overrides: str, config_name: str = "config", with_hydra: bool = False) -> DictConfig:
     """The configuration that the command line composes."""
+    return copy.deepcopy(_composed(overrides, config_name, with_hydra))
+
+
+@cache
+def _composed(overrides: tuple[str, ...], config_name: str, with_hydra: bool) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
     schema.register()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,11 +25,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from bcq_exp.config.fqe import FQESettings
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.division import Divisible, divided
+from bcq_exp.sweep.estimates import see_to_estimates
 from bcq_exp.sweep.forecast import Coming, KindCost, plan_lines
 from bcq_exp.sweep.jobs import Planned, SweepJobs
 from bcq_exp.sweep.workers import InProcess, Workers
@@ -101,7 +100,7 @@ class CohortLauncher(Launcher):
                 failures = {each.folder: each.damage for each in planned if each.damage}
                 failures |= self._train(missing, groups, sweep)
                 arrived = [each for each in planned if each.folder not in failures]
-                failures |= _estimate(arrived, sweep)
+                failures |= see_to_estimates(arrived, sweep)
                 return self._results(planned, failures)
         finally:
             HydraConfig.instance().cfg = hydra_before
@@ -126,6 +125,8 @@ class CohortLauncher(Launcher):
         print(_what_comes(planned[0].folder.parent, len(planned), len(missing), sizes, until))
         for line in plan_lines(coming, self._workers.count, damaged):
             print(line)
+        if num_valued := sum(each.objective.fqe is not None for each in planned):
+            print(f"then fitted Q evaluation of {num_valued} policies, which is not counted here")
 
     def _groups(
         self, missing: Sequence[Planned], *, with_costs: bool = False
@@ -216,40 +217,6 @@ class CohortLauncher(Launcher):
             result.cfg, result.hydra_cfg = parted(full.copy())
             self._context.callbacks.on_job_end(config=full, job_return=result)
         return result
-
-
-def _estimate(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]:
-    """See that runs whose objective takes no environment have it; why others do not, by folder."""
-    failures: dict[Path, str] = {}
-    wanted: dict[Path, FQESettings] = {}
-    for each in planned:
-        if each.objective.fqe is not None:
-            with _told(each.folder, failures):
-                if each.objective.row(each.folder, each.until) is None:
-                    wanted[each.folder] = each.objective.fqe
-    if wanted:
-        from bcq_exp.selection.objective import estimate
-
-        failures |= estimate(wanted, sweep)
-    num_beyond = 0
-    for each in planned:
-        if each.objective.fqe is not None and each.folder not in failures:
-            with _told(each.folder, failures):
-                each.objective.value(each.folder, each.until)
-                row = each.objective.row(each.folder, each.until) or {}
-                num_beyond += each.until is not None and row["step"] > each.until
-    if num_beyond:
-        log.warning("%d runs are compared as they are, trained further already", num_beyond)
-    return failures
-
-
-@contextmanager
-def _told(folder: Path, failures: dict[Path, str]) -> Iterator[None]:
-    """A run's failing, written down for its folder."""
-    try:
-        yield
-    except UserError as error:
-        failures[folder] = str(error)
 
 
 def _train_group(jobs: Sequence[Job]) -> list[str | None]:

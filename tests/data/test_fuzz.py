@@ -94,6 +94,7 @@ def try_d4rl(data: st.DataObject) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempt", [try_minari, try_d4rl])
 def test_some_data_sets_are_loaded_as_the_reference_does(attempt):
     SOME(given(st.data())(lambda data: attempt(data)))()

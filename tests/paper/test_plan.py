@@ -18,6 +18,7 @@ def ids(made):
     return {(d.env, d.setting, d.seed): d.id for d in made.datasets}
 
 
+@pytest.mark.slow
 def test_the_counts_of_each_budget():
     full, small, tiny = (plan(f"budget={name}") for name in ("full", "small", "tiny"))
     counts = [(len(p.agents.folders), len(p.datasets), p.num_learners) for p in (full, small, tiny)]

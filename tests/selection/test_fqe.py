@@ -112,6 +112,7 @@ def test_the_values_of_a_chain_are_those_of_its_equations(tmp_path):
         assert values.mean() == pytest.approx(known, abs=0.05 * max(1, abs(known)))
 
 
+@pytest.mark.slow
 def test_pendulums_stochastic_behaviour_by_importance_sampling(tmp_path):
     """A policy near the behaviour's: by per-decision importance sampling, and by running it."""
     gamma, horizon, std = 0.8, 25, 0.6

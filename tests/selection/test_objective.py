@@ -97,6 +97,7 @@ def test_a_search_needs_no_environment(folder):
 
 def test_a_grid_is_valued_at_once_and_only_once(folder):
     grid = ("-m", "name=g", "algo.lmbda=0.5,1.0", "seed=0,1", *NO_ENV, "logger=wandb")
+    assert "then fitted Q evaluation of 4 policies" in launch(*grid, "--plan", cwd=folder).stdout
     said = launch(*grid, cwd=folder).stdout
     assert said.count("fitted Q evaluation of 4 policies") == 1
     sweep = folder / "multirun" / "g"

@@ -74,6 +74,7 @@ def test_a_sweeps_policies_are_told_and_written(folder):
     assert again.stdout == done.stdout
 
 
+@pytest.mark.slow
 def test_an_algorithm_without_a_critic_has_no_naive_estimate(folder):
     done = select("multirun/s", "multirun/bc", *FAST, "--output", "here", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -97,6 +98,7 @@ def test_runs_before_there_was_a_holdout_stand_beside_newer_ones(folder):
     assert "note: policies with gamma 0.99 were evaluated by that" in done.stdout
 
 
+@pytest.mark.slow
 def test_policies_of_different_numbers_of_episodes_and_sweeps(folder):
     other = [option for option in SWEEP if not option.startswith(("name=", "trainer.eval_ep"))]
     done = forked(*other, "name=t", "trainer.eval_episodes=3", cwd=folder)
@@ -109,6 +111,7 @@ def test_policies_of_different_numbers_of_episodes_and_sweeps(folder):
     assert "regret@5" in content["quality"]["fqe"] and content["budget"]
 
 
+@pytest.mark.slow
 def test_a_killed_selection_goes_on_to_the_same_bits(folder):
     slow = ("--num-steps", "3000", "--num-members", "2", "--hidden-sizes", "16")
     ope = folder / "multirun" / "s" / "ope"

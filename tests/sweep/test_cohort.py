@@ -137,6 +137,7 @@ def test_cohorts_agree_in_what_they_must(tmp_path):
     assert three in ([1, 0, 2], [0, 2, 1])  # equal learning rates side by side
 
 
+@pytest.mark.slow
 def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
     def group_size(jobs, wanted):
         return placement_of(jobs[0].cfg, len(jobs), wanted).group_size

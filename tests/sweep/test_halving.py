@@ -92,6 +92,7 @@ def test_a_third_goes_on_by_the_mean_of_its_seeds(halved):
             assert np.mean(returns) == pytest.approx(setting["value"])
 
 
+@pytest.mark.slow
 def test_a_run_trained_in_rungs_is_the_grids(halved, tmp_path):
     launch(*SHORT, *GRID, cwd=tmp_path)
     ours, grid = (load_runs(place / "multirun" / "s") for place in (halved, tmp_path))
@@ -136,6 +137,7 @@ def test_the_same_command_again_trains_nothing_and_more_values_are_compared_with
     assert [len(rung["settings"]) for rung in rungs(tmp_path)] == [18, 6, 2]
 
 
+@pytest.mark.slow
 def test_a_killed_launch_goes_on_to_the_same_decisions(halved, tmp_path):
     process = subprocess.Popen(command(*HALVING), cwd=tmp_path, start_new_session=True)
     folder = tmp_path / "multirun" / "s"
@@ -151,6 +153,7 @@ def test_a_killed_launch_goes_on_to_the_same_decisions(halved, tmp_path):
     assert decided[0] == decided[1]
 
 
+@pytest.mark.slow
 def test_a_setting_whose_run_fails_stops_and_the_others_go_on(tmp_path):
     options = ["critic_optim.lr=1e-3,1e30" if "critic" in o else o for o in HALVING]
     done = forked(*options, cwd=tmp_path)

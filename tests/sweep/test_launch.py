@@ -146,6 +146,7 @@ def test_failed_runs_are_named_at_the_end_and_tried_again(tmp_path):
     assert "a loss is not finite at step" in status.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_every_run(tmp_path):
     options = (*SWEEP, "trainer.num_steps=100000")
     folder = tmp_path / "multirun" / "s"

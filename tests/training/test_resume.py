@@ -96,7 +96,13 @@ def interrupt_at(monkeypatch, step, signum=signal.SIGINT):
     spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.advance))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGINT,
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGUSR2)),
+    ],
+)
 def test_off_the_cadence(signum, tmp_path, monkeypatch):
     cadence = ("trainer.log_every=70", "trainer.num_steps=180")
     with monkeypatch.context() as patch:
@@ -130,6 +136,7 @@ def test_n_steps_and_then_n_more_are_2n_steps(tmp_path):
     assert_same_run(tmp_path / "r", tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_with_schedules(tmp_path, monkeypatch):
     options = (
         *TINY,
@@ -192,6 +199,7 @@ def test_fewer_steps_than_an_interrupted_run_has_are_refused(tmp_path, monkeypat
         fit(tmp_path / "r", *TINY, "trainer.num_steps=50")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_clock(tmp_path):
     fit(tmp_path / "r", *TINY, "trainer.num_steps=120")
     first = RunRecord(tmp_path / "r").rows("timing")

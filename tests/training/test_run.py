@@ -42,6 +42,7 @@ def test_training_leaves_global_generators_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), torchs)
 
 
+@pytest.mark.slow
 def test_evaluating_more_often_does_not_change_the_training(tmp_path):
     fit(tmp_path / "a", *SHORT, "trainer.eval_every=120")
     fit(tmp_path / "b", *SHORT, "trainer.eval_every=35", "trainer.eval_episodes=1")
@@ -85,6 +86,7 @@ def test_scaled_data_are_in_the_policys_unit():
     np.testing.assert_allclose(act, data.transitions.act / 2, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_double_precision_is_double_throughout_and_near_single(tmp_path):
     fit(tmp_path / "single", *SHORT)
     fit(tmp_path / "double", *SHORT, "trainer.precision=fp64")

@@ -1,0 +1,53 @@
+"""Estimates of a sweep's runs, where what it maximizes takes no environment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bcq_exp.config.fqe import FQESettings
+from bcq_exp.errors import UserError
+from bcq_exp.sweep.jobs import Planned
+
+log = logging.getLogger(__name__)
+
+
+def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]:
+    """See that runs whose objective is an estimate have it; why others do not, by folder.
+
+    Raises:
+        UserError: if the data that they learnt from are not to be had.
+        CannotWrite: if the system refuses.
+    """
+    failures: dict[Path, str] = {}
+    wanted: dict[Path, FQESettings] = {}
+    for each in planned:
+        if each.objective.fqe is not None:
+            with _told(each.folder, failures):
+                if each.objective.row(each.folder, each.until) is None:
+                    wanted[each.folder] = each.objective.fqe
+    if wanted:
+        from bcq_exp.selection.objective import estimate
+
+        failures |= estimate(wanted, sweep)
+    num_beyond = 0
+    for each in planned:
+        if each.objective.fqe is not None and each.folder not in failures:
+            with _told(each.folder, failures):
+                each.objective.value(each.folder, each.until)
+                row = each.objective.row(each.folder, each.until) or {}
+                num_beyond += each.until is not None and row["step"] > each.until
+    if num_beyond:
+        log.warning("%d runs are compared as they are, trained further already", num_beyond)
+    return failures
+
+
+@contextmanager
+def _told(folder: Path, failures: dict[Path, str]) -> Iterator[None]:
+    """A run's failing, written down for its folder."""
+    try:
+        yield
+    except UserError as error:
+        failures[folder] = str(error)

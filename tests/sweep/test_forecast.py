@@ -45,7 +45,7 @@ def test_one_run_has_no_plan(tmp_path):
 @pytest.mark.slow
 def test_several_workers_are_planned_to_end_together(tmp_path):
     two = ("hydra/launcher=joblib", "hydra.launcher.workers.n_jobs=2")
-    done = bcq_exp(*SWEEP, *two, "--plan", "trainer.num_steps=1000000", cwd=tmp_path)
+    done = bcq_exp(*SWEEP, *two, "--plan", "trainer.num_steps=5000000", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     ending = r"2 workers: about (\d\.\d) h \(the first to end: (\d\.\d) h\)"
     found = re.search(ending, done.stdout)

@@ -78,6 +78,11 @@ class Launched:
         )
         wait_until(lambda: all(trains(name) for name in names))
 
+    def is_between_checkpoints(self):
+        """Whether the first group's runs have their checkpoints, of one step, for a while."""
+        saved = [(self._folder / name / "checkpoint.pt").stat().st_mtime for name in NAMES[:2]]
+        return 0.2 < time.time() - max(saved) < 0.8
+
     def ended(self, status):
         out, err = self.process.communicate(timeout=100)
         assert self.process.returncode == status, out + err
@@ -125,6 +130,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(cluster, undisturbed, tmp_p
     sweep = Launched(cluster, tmp_path)
     sweep.in_the_middle()
     assert sorted(task.partition("_")[2] for task in cluster.tasks()) == ["0", "1"]
+    wait_until(sweep.is_between_checkpoints)
     os.kill(sweep.summary(NAMES[0])["process"]["pid"], signal.SIGKILL)
     said = sweep.ended(0)
     assert "4 to train in 2 groups of 2" in said
@@ -169,11 +175,16 @@ def test_cancelled_jobs_are_given_up_until_the_same_command_again(cluster, undis
 
 
 def test_jobs_outlive_the_launch_and_the_same_command_waits(cluster, undisturbed, tmp_path):
-    sweep = Launched(cluster, tmp_path)
+    longer = "trainer.num_steps=15000"  # than a launch takes to look
+    sweep = Launched(cluster, tmp_path, longer)
     sweep.in_the_middle()
     sweep.process.kill()
     sweep.process.communicate()
-    said = Launched(cluster, tmp_path).ended(0)
+    said = Launched(cluster, tmp_path, longer).ended(0)
     assert "waiting for 2 jobs of an earlier launch; to end them: scancel" in said
     assert "4 runs, 4 complete, 0 to train" in said
-    assert tables(tmp_path) == undisturbed
+    ended = {(state.status, state.step) for state in run_states(tmp_path / "multirun" / "s")}
+    assert ended == {("done", 15000)}
+    for name, told in tables(tmp_path).items():
+        sooner = [rows[: len(own)] for rows, own in zip(told, undisturbed[name], strict=True)]
+        assert sooner == undisturbed[name]

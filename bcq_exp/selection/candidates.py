@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 
 from bcq_exp.analysis.runs import run_names
 from bcq_exp.config.meaning import flattened
 from bcq_exp.data.datasets import Dataset, load_d4rl_hdf5, load_minari, load_pendulum
 from bcq_exp.data.online import explore
 from bcq_exp.errors import UserError, first_line
+from bcq_exp.training.build import called
 from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.restore import load_run
@@ -187,7 +187,7 @@ def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
     if target == ONLINE:
         raise UserError(f"{folder}: collected its data itself; give runs of a data set")
     if trusted:
-        dataset = instantiate(dict(node), _recursive_=False)
+        dataset = called(dict(node))
         if isinstance(dataset, Dataset):
             return dataset
         raise UserError(f"{folder}: dataset._target_={target} makes no data set")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -80,7 +81,21 @@ def build_dataset(cfg: DictConfig) -> Task:
     Raises:
         UserError: whatever is wrong with it, in one line.
     """
-    return instantiate(cfg.dataset, _recursive_=False)
+    return called(cfg.dataset)
+
+
+def called(node: Any) -> Any:
+    """What a ``dataset`` node's ``_target_`` makes; what is wrong with it as that says it.
+
+    Raises:
+        UserError: from there, not wrapped by Hydra, whose first line does not have it.
+    """
+    try:
+        return instantiate(node, _recursive_=False)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def build_engine(

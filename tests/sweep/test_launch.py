@@ -197,3 +197,11 @@ def test_ray_trains_a_cohort_a_task(tmp_path):
     assert len({s["process"]["pid"] for s in summaries(folder).values()}) == 2
     again = bcq_exp(*options, cwd=tmp_path)
     assert "4 runs, 4 complete, 0 to train" in again.stdout
+
+
+def test_a_data_set_that_is_missing_is_said_by_its_name(tmp_path):
+    missing = ("dataset=minari", "dataset.id=no/such-v0", "dataset.download=false")
+    done = bcq_exp("-m", "name=m", "seed=0,1", "logger=none", *missing, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("seed=0: data set 'no/such-v0' is not in ") == 1
+    assert "Instantiation" not in done.stderr + done.stdout

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import bcq_exp as bcq_exp_package
+from bcq_exp.cli.explain import one_line
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command
 from tests.forked import forked
@@ -160,3 +161,9 @@ def test_a_run_on_a_terminal_shows_a_bar(trained, tmp_path):
     assert b"120/120" in shown
     assert b"critic1" in shown
     assert b"step 120: return" in shown  # log lines are not lost behind the bar
+
+
+def test_a_mistake_that_was_raised_again_within_itself_is_told_all_the_same():
+    inner, outer = ValueError("inner"), RuntimeError("outer")
+    inner.__context__, outer.__cause__ = outer, inner
+    assert one_line(outer) == "outer"

@@ -55,6 +55,8 @@ def one_line(error: BaseException) -> str:
     """A mistake in one line."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        if cause in chain:  # raised again while its own effect was handled
+            break
         chain.append(cause)
     for link in chain:
         if isinstance(link, UserError):

@@ -36,9 +36,9 @@ def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]
     for each in planned:
         if each.objective.fqe is not None and each.folder not in failures:
             with _told(each.folder, failures):
-                each.objective.value(each.folder, each.until)
-                row = each.objective.row(each.folder, each.until) or {}
-                num_beyond += each.until is not None and row["step"] > each.until
+                row = each.objective.row(each.folder, each.until)
+                each.objective.number(row, each.folder)
+                num_beyond += row is not None and row["step"] > (each.until or row["step"])
     if num_beyond:
         log.warning("%d runs are compared as they are, trained further already", num_beyond)
     return failures

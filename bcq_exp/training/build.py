@@ -93,9 +93,10 @@ def called(node: Any) -> Any:
     try:
         return instantiate(node, _recursive_=False)
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
+        cause = error.__cause__
+        if not isinstance(cause, UserError):
+            raise
+    raise cause  # not in the handler, where the wrapper would become the cause's own context
 
 
 def build_engine(

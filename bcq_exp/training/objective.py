@@ -67,7 +67,14 @@ class Objective:
             UserError: if the environment has no normalized score, or fitted Q evaluation diverged
                 or was not kept.
         """
-        row = self.row(folder, until, summary)
+        return self.number(self.row(folder, until, summary), folder)
+
+    def number(self, row: Mapping[str, Any] | None, folder: Path) -> float:
+        """Its value in what :meth:`row` found for a folder.
+
+        Raises:
+            UserError: as :meth:`value`.
+        """
         value = None if row is None else row[self.name]
         if value is not None:
             return float(value)

@@ -87,12 +87,15 @@ def _recorded(
     decompositions: Mapping[OpOverload, Callable] | None = None,
 ) -> GraphModule:
     """The program's kernels as a function of the state's tensors."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def functional(*tensors: Tensor) -> None:
         program()
 
-    with _unchanged(state):
+    # one mode for what is noted of each tensor: else each makes its own, most of a recording's time
+    with _unchanged(state), tracing(TracingContext(FakeTensorMode())):
         graph = make_fx(functional, decomposition_table=decompositions)(*state)
     simplify(graph, state)
     return graph

@@ -19,7 +19,7 @@ import numpy as np
 from bcq_exp.selection.ranking import LEVEL
 
 ALPHA = 2.0  # of the bonus, as there
-TRIALS = 1000
+TRIALS = 4000
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,9 @@ def budget_curve(
         returns: of each of P policies' recorded episodes.
         ranking: policies from best to worst by an offline estimate (P,); ``None`` starts with any.
     """
-    rng = np.random.default_rng(seed)
-    trials = np.stack([_trial(returns, num_pulls, ranking, rng) for _ in range(TRIALS)])
+    chosen = _play(returns, num_pulls, ranking, np.random.default_rng(seed))
     means = np.array([own.mean() for own in returns])
-    got = means[trials]  # (TRIALS, num_pulls)
+    got = means[chosen]
     episodes = np.arange(1, num_pulls + 1)
     if ranking is not None:
         got = np.concatenate([np.full((TRIALS, 1), means[ranking[0]]), got], 1)
@@ -61,32 +60,38 @@ def budget_curve(
     return BudgetCurve(episodes, got.mean(0), low, high)
 
 
-def _trial(
+def _play(
     returns: Sequence[np.ndarray],
     num_pulls: int,
     ranking: np.ndarray | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The policy chosen after each pull (num_pulls,)."""
+    """The policies chosen in each trial after each pull (TRIALS, num_pulls); all play at once."""
     lowest, highest = min(map(np.min, returns)), max(map(np.max, returns))
-    scaled = [100 * (own - lowest) / ((highest - lowest) or 1.0) for own in returns]
-    num_policies = len(returns)
-    first = rng.permutation(num_policies) if ranking is None else ranking
-    counts, sums = np.zeros(num_policies), np.zeros(num_policies)
-    chosen = np.empty(num_pulls, dtype=int)
+    scale = 100 / ((highest - lowest) or 1.0)
+    num_policies, num_episodes = len(returns), np.array(list(map(len, returns)))
+    recorded = np.zeros((num_policies, num_episodes.max()))
+    for policy, own in enumerate(returns):
+        recorded[policy, : len(own)] = scale * (own - lowest)
+    first = np.tile(np.arange(num_policies) if ranking is None else ranking, (TRIALS, 1))
+    if ranking is None:
+        first = rng.permuted(first, axis=1)
+    counts, sums = np.zeros((2, TRIALS, num_policies))
+    chosen = np.empty((TRIALS, num_pulls), dtype=int)
     for pull in range(num_pulls):
         if pull < num_policies:
-            arm = first[pull]
+            arms = first[:, pull]
         else:
-            bound = sums / counts + np.sqrt(ALPHA * np.log(pull + 1) / counts)
-            arm = _any_best(bound, rng)
-        counts[arm] += 1
-        sums[arm] += rng.choice(scaled[arm])
-        means = np.divide(sums, counts, out=np.full(num_policies, -np.inf), where=counts > 0)
-        chosen[pull] = _any_best(means, rng)
+            arms = _any_best(sums / counts + np.sqrt(ALPHA * np.log(pull + 1) / counts), rng)
+        pulled = np.arange(TRIALS), arms
+        counts[pulled] += 1
+        sums[pulled] += recorded[arms, rng.integers(num_episodes[arms])]
+        means = np.divide(sums, counts, out=np.full_like(sums, -np.inf), where=counts > 0)
+        chosen[:, pull] = _any_best(means, rng)
     return chosen
 
 
-def _any_best(values: np.ndarray, rng: np.random.Generator) -> int:
-    best = np.flatnonzero(values == values.max())
-    return int(best[0] if len(best) == 1 else rng.choice(best))
+def _any_best(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The greatest of each row's values, equal ones by lot."""
+    is_best = values == values.max(1, keepdims=True)
+    return np.where(is_best, rng.random(values.shape), -1.0).argmax(1)

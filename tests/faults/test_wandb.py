@@ -64,6 +64,7 @@ def in_the_middle(monkeypatch, folder, do):
     def evaluate(run, step, algorithm, evaluate=Run.evaluate):
         if step == 120:
             until(lambda: list(folder.glob("wandb/*run-*/run-*.wandb")))
+            until(run.tracker._tasks.empty)  # it has been given what there is so far
             do()
         evaluate(run, step, algorithm)
 

@@ -85,14 +85,15 @@ class Forked:
 def forked(
     *args: str, cwd: Path, module: str = "bcq_exp", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """As :func:`tests.commands.bcq_exp`, in a child of a process that this one keeps."""
-    done = _kept().run(module, args, cwd, limit=200, env=env, memory=None)
+    """As :func:`tests.commands.bcq_exp`, in a child of the process that is kept."""
+    done = kept().run(module, args, cwd, limit=200, env=env, memory=None)
     assert done.status is not None, f"it did not end: {done.stderr}"
     return subprocess.CompletedProcess(args, done.status, done.stdout, done.stderr)
 
 
 @cache
-def _kept() -> Forked:
+def kept() -> Forked:
+    """The warm process of this one, till it ends."""
     process = Forked().__enter__()
     atexit.register(process.__exit__)
     return process

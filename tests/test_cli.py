@@ -122,7 +122,7 @@ def test_a_sweep_trains_each_combination_in_a_folder_of_its_own(trained, tmp_pat
         assert row == pytest.approx(alone, rel=0.05, abs=0.01)
     assert RunRecord(first).rows("train") != RunRecord(second).rows("train")
     assert [RunRecord(f).summary()["seed"] for f in (first, second)] == [0, 1]
-    refused = bcq_exp(*TINY, "name=s", cwd=tmp_path)
+    refused = forked(*TINY, "name=s", cwd=tmp_path)
     assert_one_error(refused, "holds a sweep; choose another name")
 
 

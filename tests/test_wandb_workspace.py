@@ -5,14 +5,14 @@ import json
 import pytest
 
 from tests.analysis.made_up import make_grid
-from tests.commands import bcq_exp
+from tests.forked import forked
 
 pytest.importorskip("wandb_workspaces")
 
 
 def test_the_specification_has_every_panel_and_the_swept_keys(tmp_path):
     make_grid(tmp_path / "s")
-    done = bcq_exp(
+    done = forked(
         "project=p",
         "entity=e",
         "runs=s",
@@ -37,6 +37,6 @@ def test_the_specification_has_every_panel_and_the_swept_keys(tmp_path):
     ("arguments", "said"), [(["entity=e"], "project=...: give the W&B project"), (["x"], "x: give")]
 )
 def test_mistakes_are_one_line(arguments, said, tmp_path):
-    done = bcq_exp(*arguments, "--dry-run", module="bcq_exp.wandb_workspace", cwd=tmp_path)
+    done = forked(*arguments, "--dry-run", module="bcq_exp.wandb_workspace", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert said in done.stderr

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data.datasets import load_d4rl_hdf5
 from bcq_exp.data.transitions import DataError
-from tests.commands import bcq_exp
+from tests.forked import forked
 
 
 class LineEnv(gym.Env):
@@ -243,7 +243,7 @@ def test_a_refused_file_is_one_line_of_the_command(tmp_path):
         file["observations"], file["actions"] = 5.0, np.zeros((3, 1))
         file["rewards"], file["terminals"] = np.zeros(3), np.zeros(3, bool)
     options = ("dataset=d4rl_hdf5", "dataset.path=flat.hdf5", "dataset.env=Pendulum-v1")
-    done = bcq_exp(*options, "logger=none", cwd=tmp_path)
+    done = forked(*options, "logger=none", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip() == (
         "error: data set 'flat': observations has shape (); it must be (steps, size)"

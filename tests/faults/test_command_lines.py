@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.commands import bcq_exp
 from tests.faults.command_lines import TINY, Line, lines
-from tests.forked import Done, Forked
+from tests.forked import Done, forked, kept
 
 LIMIT = 120  # seconds
 THOUSANDS = int(os.environ.get("FAULTS_LINES", 3000))
@@ -21,16 +20,10 @@ FAILED = ("run failed: ", " runs failed:", " trials failed:")
 
 
 @pytest.fixture(scope="module")
-def forked(common):
-    with Forked() as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def place(common, tmp_path_factory):
     """A folder as a user may have it; each command gets one of its own."""
     folder = tmp_path_factory.mktemp("place")
-    done = bcq_exp(*TINY, "hydra.run.dir=done", cwd=folder)
+    done = forked(*TINY, "hydra.run.dir=done", cwd=folder)
     assert done.returncode == 0, done.stderr
     shutil.copytree(folder / "done", folder / "sweep" / "seed=0")
     (folder / "sweep" / "sweep.json").write_text('{"commands": [], "runs": ["seed=0", "seed=1"]}')
@@ -41,11 +34,11 @@ def place(common, tmp_path_factory):
     return folder
 
 
-def outcome(forked: Forked, line: Line, place: Path, folder: Path) -> Done:
+def outcome(line: Line, place: Path, folder: Path) -> Done:
     """Of a line, in a folder of its own."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place, folder)
-    return forked.run(line.module, line.arguments, folder, LIMIT)
+    return kept().run(line.module, line.arguments, folder, LIMIT)
 
 
 def assert_done_or_refused(done: Done) -> None:
@@ -88,9 +81,9 @@ FOUND = [
 @pytest.mark.parametrize(
     ("module", "arguments", "message"), FOUND, ids=[" ".join([m, *a]) for m, a, _ in FOUND]
 )
-def test_what_was_found_is_refused_in_one_line(module, arguments, message, forked, place, tmp_path):
+def test_what_was_found_is_refused_in_one_line(module, arguments, message, place, tmp_path):
     line = Line(module, tuple(arguments))
-    done = outcome(forked, line, place, tmp_path / "line")
+    done = outcome(line, place, tmp_path / "line")
     assert_done_or_refused(done)
     assert done.status == 2
     assert done.stderr.startswith(f"error: {message}")
@@ -109,19 +102,19 @@ def campaign(max_examples):
 
 @campaign(40)
 @given(line=lines())
-def test_a_line_is_done_or_refused(line, forked, place, tmp_path_factory):
+def test_a_line_is_done_or_refused(line, place, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "line"
-    assert_done_or_refused(outcome(forked, line, place, folder))
+    assert_done_or_refused(outcome(line, place, folder))
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3 * 3600)
-def test_so_are_thousands(forked, place, tmp_path, record_property):
+def test_so_are_thousands(place, tmp_path, record_property):
     record_property("tried", ("generated command lines", THOUSANDS))
 
     @campaign(THOUSANDS)
     @given(line=lines())
     def each(line):
-        assert_done_or_refused(outcome(forked, line, place, tmp_path / "line"))
+        assert_done_or_refused(outcome(line, place, tmp_path / "line"))
 
     each()

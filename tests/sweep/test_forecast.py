@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.commands import TINY, bcq_exp, fit, tree
+from tests.forked import forked
 
 SWEEP = ("-m", "name=s", *TINY, "algo.num_sampled_action=3,6", "seed=0,1")
 
@@ -34,7 +35,7 @@ def test_a_plan_tells_runs_groups_time_and_disk_and_writes_nothing(begun):
 
 
 def test_one_run_has_no_plan(tmp_path):
-    done = bcq_exp("--plan", cwd=tmp_path)
+    done = forked("--plan", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "error: --plan: says what a sweep will be; this is one run, a sweep has -m"
@@ -45,7 +46,7 @@ def test_one_run_has_no_plan(tmp_path):
 @pytest.mark.slow
 def test_several_workers_are_planned_to_end_together(tmp_path):
     two = ("hydra/launcher=joblib", "hydra.launcher.workers.n_jobs=2")
-    done = bcq_exp(*SWEEP, *two, "--plan", "trainer.num_steps=5000000", cwd=tmp_path)
+    done = forked(*SWEEP, *two, "--plan", "trainer.num_steps=5000000", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     ending = r"2 workers: about (\d\.\d) h \(the first to end: (\d\.\d) h\)"
     found = re.search(ending, done.stdout)
@@ -64,7 +65,7 @@ def test_several_workers_are_planned_to_end_together(tmp_path):
     ],
 )
 def test_what_cannot_be_planned_is_said_in_a_line(given, line, tmp_path):
-    done = bcq_exp("-m", "--plan", *given, cwd=tmp_path)
+    done = forked("-m", "--plan", *given, cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert line in done.stderr
@@ -74,7 +75,7 @@ def test_what_cannot_be_planned_is_said_in_a_line(given, line, tmp_path):
 @pytest.mark.slow
 def test_of_a_search_its_ends_are_told(tmp_path):
     search = (*TINY, "hydra/sweeper=optuna", "algo.num_sampled_action=choice(1,100)")
-    done = bcq_exp("-m", "--plan", *search, "algo.lmbda=interval(0,1)", cwd=tmp_path)
+    done = forked("-m", "--plan", *search, "algo.lmbda=interval(0,1)", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "up to 32 trials, 8 at a time" in done.stdout
     assert "algo.num_sampled_action=1 algo.lmbda=0.0" in done.stdout

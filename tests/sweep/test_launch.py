@@ -11,6 +11,7 @@ import pytest
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command
+from tests.forked import forked
 from tests.wandb_reader import read
 
 GRID = ("-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
@@ -62,7 +63,7 @@ def test_every_run_has_its_folder_and_its_wandb_run(sweep):
 def test_a_complete_sweep_is_recognised(sweep):
     folder, _ = sweep
     before = {name: s["updated"] for name, s in summaries(folder).items()}
-    done = bcq_exp(*SWEEP, cwd=folder.parents[1])
+    done = forked(*SWEEP, cwd=folder.parents[1])
     assert done.returncode == 0
     assert "4 runs, 4 complete, 0 to train" in done.stdout
     assert {name: s["updated"] for name, s in summaries(folder).items()} == before
@@ -71,12 +72,12 @@ def test_a_complete_sweep_is_recognised(sweep):
 @pytest.mark.slow
 def test_a_larger_grid_trains_what_is_missing_and_a_changed_one_is_refused(sweep):
     folder, _ = sweep
-    done = bcq_exp(*SWEEP, "algo.tau=0.1", cwd=folder.parents[1])
+    done = forked(*SWEEP, "algo.tau=0.1", cwd=folder.parents[1])
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "another configuration: algo.tau (0.005 -> 0.1)" in done.stderr
-    done = bcq_exp(*SWEEP, "seed=0,1,2", "resume=false", cwd=folder.parents[1])
+    done = forked(*SWEEP, "seed=0,1,2", "resume=false", cwd=folder.parents[1])
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    done = bcq_exp(*SWEEP, "algo.lmbda=0.5", "seed=1,2", cwd=folder.parents[1])
+    done = forked(*SWEEP, "algo.lmbda=0.5", "seed=1,2", cwd=folder.parents[1])
     assert done.returncode == 0, done.stderr
     # the last word on a key holds; one swept key only, so these runs are named by it
     assert set(summaries(folder)) == {*NAMES, "seed=1", "seed=2"}
@@ -88,12 +89,12 @@ def test_restarting_sets_the_old_runs_aside(tmp_path):
     folder = tmp_path / "multirun" / "s"
     for launcher, tau in (("vectorized", 0.005), ("vectorized", 0.1), ("basic", 0.2)):
         options = (f"hydra/launcher={launcher}", f"algo.tau={tau}", "resume=restart")
-        done = bcq_exp(*short, *options, cwd=tmp_path)
+        done = forked(*short, *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert {s["config"]["algo"]["tau"] for s in summaries(folder).values()} == {tau}
         assert sorted(summaries(folder)) == sorted(NAMES)
     assert len(summaries(folder / ".set_aside")) == 8
-    assert bcq_exp(*short, "algo.tau=0.2", "resume=true", cwd=tmp_path).returncode == 0
+    assert forked(*short, "algo.tau=0.2", "resume=true", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize("launcher", ["vectorized", pytest.param("basic", marks=pytest.mark.slow)])
@@ -107,7 +108,7 @@ def test_a_killed_sweep_goes_on_to_the_same_results(launcher, sweep, tmp_path):
     states = {state.name: state.status for state in run_states(folder)}
     assert list(states) == NAMES
     assert set(states.values()) <= {"interrupted", "missing", "done"}
-    done = bcq_exp(*options, cwd=tmp_path)
+    done = forked(*options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {state.status for state in run_states(folder)} == {"done"}
     for name, tables in results(folder).items():
@@ -129,7 +130,7 @@ def wait_until(condition, process, seconds=60):
 @pytest.mark.slow
 def test_failed_runs_are_named_at_the_end_and_tried_again(tmp_path):
     options = ("-m", "name=f", *TINY, "seed=0,1")
-    done = bcq_exp(*options, "critic_optim.lr=0.001,1e+30", cwd=tmp_path)
+    done = forked(*options, "critic_optim.lr=0.001,1e+30", cwd=tmp_path)
     assert done.returncode == 1
     *_, head, first, second = done.stderr.strip().splitlines()
     assert head == "2 of 4 runs failed:"
@@ -137,10 +138,10 @@ def test_failed_runs_are_named_at_the_end_and_tried_again(tmp_path):
     assert second.startswith("  seed=1,critic_optim.lr=1e+30: a loss is not finite at step")
     states = {s.name: s for s in run_states(tmp_path / "multirun" / "f")}
     assert [s.status for s in states.values()] == ["done", "failed", "done", "failed"]
-    again = bcq_exp(*options, "critic_optim.lr=0.001,1e+30", cwd=tmp_path)
+    again = forked(*options, "critic_optim.lr=0.001,1e+30", cwd=tmp_path)
     assert again.returncode == 1
     assert "4 runs, 2 complete, 2 to train" in again.stdout
-    status = bcq_exp("multirun/f", module="bcq_exp.status", cwd=tmp_path)
+    status = forked("multirun/f", module="bcq_exp.status", cwd=tmp_path)
     assert status.returncode == 0
     assert "4 runs: 2 done, 2 failed" in status.stdout
     assert "a loss is not finite at step" in status.stdout
@@ -201,7 +202,7 @@ def test_ray_trains_a_cohort_a_task(tmp_path):
 
 def test_a_data_set_that_is_missing_is_said_by_its_name(tmp_path):
     missing = ("dataset=minari", "dataset.id=no/such-v0", "dataset.download=false")
-    done = bcq_exp("-m", "name=m", "seed=0,1", "logger=none", *missing, cwd=tmp_path)
+    done = forked("-m", "name=m", "seed=0,1", "logger=none", *missing, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("seed=0: data set 'no/such-v0' is not in ") == 1
     assert "Instantiation" not in done.stderr + done.stdout

@@ -11,7 +11,8 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.findings import findings
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord
-from tests.commands import bcq_exp, fit
+from tests.commands import fit
+from tests.forked import forked
 
 OLD = Path(__file__).parents[1] / "old_run"
 
@@ -57,7 +58,7 @@ def test_a_complete_one_is_done_at_once(old, tmp_path):
 
 
 def test_it_is_evaluated(old, tmp_path):
-    done = bcq_exp(
+    done = forked(
         f"run={old}", "num_episodes=2", "seed=1000", cwd=tmp_path, module="bcq_exp.evaluate"
     )
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import UserError
 from bcq_exp.training import restore
 from bcq_exp.training.evaluation import Evaluator
-from tests.commands import bcq_exp
+from tests.forked import forked
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_an_entry_point_of_a_registered_environment_is_the_registered_one(folder
 )
 def test_an_environment_that_is_not_registered_is_refused(changes, folder, tmp_path):
     spoiled(folder, lambda saved: spec_of(saved, **changes))
-    done = bcq_exp(f"run={folder}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
+    done = forked(f"run={folder}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "is not one that Gymnasium has registered" in done.stderr
 

@@ -53,7 +53,8 @@ def values(results: Results) -> str:
         for algo in results.algorithms:
             mine = _of(algo, runs, estimating)
             _draw(axes, mine, "value_mean", COLOURS[algo], f"{shown(algo)}, estimate")
-            _draw(axes, mine, "discounted_return_mean", COLOURS[algo], "its true value", ls=":")
+            _draw(axes, mine, "discounted_return_mean", COLOURS[algo], ls=":")
+        axes.plot([], color=BEHAVIOUR_COLOUR, lw=1.4, ls=":", label="each one's true value")
 
     return _grid(results, panel, "value of the first state")
 
@@ -63,7 +64,12 @@ def _of(algo: str, runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFram
 
 
 def _draw(
-    axes: Any, evaluations: pd.DataFrame, column: str, colour: str, label: str, ls: str = "-"
+    axes: Any,
+    evaluations: pd.DataFrame,
+    column: str,
+    colour: str,
+    label: str | None = None,
+    ls: str = "-",
 ) -> None:
     if evaluations.empty:
         return

@@ -40,9 +40,10 @@ def _record(cfg: DictConfig) -> list[float]:
     from bcq_exp.data import behaviour
 
     agent = _trained(cfg) if cfg.behaviour == "ddpg" else cfg.run
+    origin = _origin(agent)
     env, episodes = (_collected_by_run if cfg.record == "buffer" else _collected)(cfg, agent)
     num_steps = sum(len(episode) for episode in episodes)
-    how = _how(cfg, agent, num_steps)
+    how = _how(cfg, origin, num_steps)
     behaviour.save(
         cfg.id,
         episodes,
@@ -142,6 +143,7 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
         torch.set_num_threads(1)  # one observation has no work for two: they would wait
         run = restore.load_run(agent, trusted=_trusts(cfg))
         env = run.make_env() if cfg.env is None else environments.make(cfg.env)
+        environments.check_acts_in(env, *run.spaces)
         return env, restore.as_behaviour(run.agent, cfg.seed)
     env = environments.make(cfg.env)
     if cfg.behaviour == "random":
@@ -154,9 +156,16 @@ def _trusts(cfg: DictConfig) -> bool:
     return cfg.trust or cfg.behaviour == "ddpg"
 
 
-def _how(cfg: DictConfig, agent: str | None, num_steps: int) -> dict[str, Any]:
+def _origin(agent: str | None) -> dict[str, Any] | None:
+    """Where the agent came from, asked before anything is recorded of it."""
+    from bcq_exp.training import restore
+
+    return None if agent is None else restore.origin(agent)
+
+
+def _how(cfg: DictConfig, origin: dict[str, Any] | None, num_steps: int) -> dict[str, Any]:
     """How the data came about, for their metadata: who acted, noise, seeds, versions, commit."""
-    from bcq_exp.training import provenance, restore
+    from bcq_exp.training import provenance
 
     return {
         "behaviour": cfg.behaviour,
@@ -165,7 +174,7 @@ def _how(cfg: DictConfig, agent: str | None, num_steps: int) -> dict[str, Any]:
         "noise_std": cfg.noise_std,
         "random_action_prob": cfg.random_action_prob,
         "seed": cfg.seed,
-        "agent": None if agent is None else restore.origin(agent),
+        "agent": origin,
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(),
     }

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bcq_exp.errors import UserError
+from bcq_exp.files import written
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,10 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
 
     Raises:
         UserError: ``refusal``, if another process (or thread) holds it.
+        CannotWrite: if the system refuses its folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=PATIENCE, thread_local=False)
     try:
         lock.acquire(poll_interval=0.02)

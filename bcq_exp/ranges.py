@@ -19,7 +19,10 @@ class Range:
     high_open: bool = False
 
     def __contains__(self, x: float) -> bool:
-        if not isfinite(x):
+        try:
+            if not isfinite(x):
+                return False
+        except OverflowError:  # an integer beyond every float
             return False
         above = x > self.low if self.low_open else x >= self.low
         below = x < self.high if self.high_open else x <= self.high
@@ -29,7 +32,7 @@ class Range:
         if self.high == float("inf"):
             return f"{'above' if self.low_open else 'at least'} {self.low:g}"
         left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
-        return f"in {left}{self.low:g}, {self.high:g}{right}"
+        return f"in {left}{self.low:g}, {self.high:.10g}{right}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ PATH = Matching(r"(?s).*\S.*", "a path, not an empty one")
 Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)
 NATURAL = Range(low=0)
+SEED = Range(0, 2**32 - 1)  # what every generator takes
 FRACTION = Range(low=0, high=1)
 POSITIVE = Range(low=0, low_open=True)
 SHARE = Range(0, 1, low_open=True, high_open=True)

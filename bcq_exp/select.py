@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bcq_exp.cli.arguments import Parser, number, path, place
 from bcq_exp.cli.command import command
 from bcq_exp.config.fqe import FQESettings
-from bcq_exp.ranges import COUNT, GAMMA, NATURAL, POSITIVE, TAU, Range
+from bcq_exp.ranges import COUNT, GAMMA, POSITIVE, SEED, TAU, Range
 
 if TYPE_CHECKING:
     from bcq_exp.selection.estimates import Selection
@@ -25,7 +25,7 @@ NUMBERS: dict[str, tuple[type, Range, str]] = {
     "lr": (float, POSITIVE, "learning rate"),
     "gamma": (float, GAMMA, "discount of the value, whatever the runs' own"),
     "tau": (float, TAU, "share of a critic that its target takes each step"),
-    "seed": (int, NATURAL, "of weights, episodes and batches"),
+    "seed": (int, SEED, "of weights, episodes and batches"),
 }
 
 

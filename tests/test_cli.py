@@ -18,7 +18,7 @@ MISTAKES = [
     (["algo.lmbda=1.5"], "algo.lmbda=1.5: must be a number in [0, 1]"),
     (["algo.tau=0"], "algo.tau=0.0: must be a number in (0, 1]"),
     (["trainer.batch_size=0"], "trainer.batch_size=0: must be an integer at least 1"),
-    (["seed=-1"], "seed=-1: must be an integer at least 0"),
+    (["seed=-1"], "seed=-1: must be an integer in [0, 4294967295]"),
     (["algo.lambda=0.5"], "algo.lambda: no such key; there are gamma, lmbda, num_sampled_action"),
     (["traner.batch_size=1"], "traner"),
     (["trainer.num_steps=many"], "trainer.num_steps=many: must be an integer at least 1"),

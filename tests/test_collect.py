@@ -185,7 +185,7 @@ MISTAKES = [
     (["id=my/x-v0", "env=Nope-v0", "setting=imitation"], "Nope-v0"),
     (["id=my/x-v0"], "behaviour=scripted: name the environment"),
     (["id=my/x-v0", "behaviour=run"], "behaviour=run: name the run"),
-    (["id=my/x-v0", "behaviour=run", "run=none"], "run=none: no checkpoint.pt there"),
+    (["id=my/x-v0", "behaviour=run", "run=none"], "run=none: no summary.json there"),
     (["id=my/x-v0", "env=Nope-v0", "behaviour=random"], "Nope-v0"),
     (["id=my/x-v0", "env=Pendulum-v1", "noise_std=-1"], "noise_std=-1.0: must be a number at"),
     (["env=Pendulum-v1"], "id: give it a value"),
@@ -199,4 +199,11 @@ def test_a_mistake_is_one_line_with_status_2_and_no_data_set(args, message, coll
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+    assert not list((tmp_path / "minari").rglob("*.hdf5"))
+
+
+def test_an_agent_of_another_environment_is_refused(collect, trained, tmp_path):
+    done = collect("id=my/x-v0", "behaviour=run", f"run={trained}", "env=MountainCarContinuous-v0")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "has observations (2,)" in done.stderr and "trained with (3,)" in done.stderr
     assert not list((tmp_path / "minari").rglob("*.hdf5"))

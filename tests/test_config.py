@@ -112,7 +112,7 @@ REFUSED = [
     ("algo.tau=0", "algo.tau=0.0: must be a number in (0, 1]"),
     ("algo.gamma=-0.1", "algo.gamma=-0.1: must be a number in [0, 1]"),
     ("algo.num_sampled_action=0", "an integer at least 1"),
-    ("seed=-1", "seed=-1: must be an integer at least 0"),
+    ("seed=-1", "seed=-1: must be an integer in [0, 4294967295]"),
     ("resume=maybe", "resume=maybe: must be one of auto, true, false, restart"),
     ("policy.forward_sampled_times=0", "an integer at least 1"),
     ("policy.action_bound_method=relu", "one of clip, tanh, null"),

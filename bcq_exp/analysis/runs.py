@@ -55,20 +55,20 @@ class RunTables:
         if not chosen:
             return pd.Series("all runs", index=self.runs.index)
         names = short_names(chosen)
-        return pd.Series(
-            [
-                ", ".join(f"{names[k]}={shown(config[k])}" for k in chosen if k in config)
-                for config in self.runs["config"]
-            ],
-            index=self.runs.index,
-        )
+        parts: list[list[str]] = [[] for _ in self.runs.index]
+        for key in chosen:
+            having = [i for i, config in enumerate(self.runs["config"]) if key in config]
+            values = told_apart([self.runs["config"].iloc[i][key] for i in having])
+            for i, value in zip(having, values, strict=True):
+                parts[i].append(f"{names[key]}={value}")
+        return pd.Series(list(map(", ".join, parts)), index=self.runs.index)
 
 
 def load_runs(*places: str | Path) -> RunTables:
     """Every run in folders, sweeps and globs.
 
     Raises:
-        UserError: if none of them holds a run.
+        UserError: if one of them holds no run.
     """
     records = [RunRecord(folder) for folder in run_folders(*places)]
     summaries, notes = _summaries(records)
@@ -88,18 +88,21 @@ def load_runs(*places: str | Path) -> RunTables:
 
 
 def run_folders(*places: str | Path) -> list[Path]:
-    """The folder of every run in folders, sweeps and globs.
+    """The folder of every run in folders, sweeps and globs, each once.
 
     Raises:
-        UserError: if none of them holds a run.
+        UserError: if one of them holds no run.
     """
-    folders = list(dict.fromkeys(folder for place in places for folder in _run_folders(str(place))))
-    if not folders:
-        raise UserError(
-            f"{' '.join(map(str, places))}: no runs found; give folders of runs or sweeps, such as "
-            "multirun/NAME"
-        )
-    return folders
+    found: dict[Path, Path] = {}
+    for place in places:
+        folders = list(_run_folders(str(place)))
+        if not folders:
+            raise UserError(
+                f"{place}: no runs found; give folders of runs or sweeps, such as multirun/NAME"
+            )
+        for folder in folders:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -109,19 +112,26 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     return {key: name if counts[name] == 1 else key for key, name in last.items()}
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, *, exactly: bool = False) -> str:
     """A configuration value as a person writes it."""
     if value is None:
         return "null"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return repr(value).removesuffix(".0") if exactly else f"{value:.4g}"
     if isinstance(value, list):
-        return "-".join(map(shown, value))
+        return "-".join(shown(each, exactly=exactly) for each in value)
     return str(value)
 
 
+def told_apart(values: Sequence[Any]) -> list[str]:
+    """A key's values as a person writes them, exactly where shorter ones would be the same."""
+    short, exact = map(shown, values), (shown(value, exactly=True) for value in values)
+    found, distinct = list(short), list(exact)
+    return found if len({*found}) == len({*distinct}) else distinct
+
+
 def _run_folders(place: str) -> Iterator[Path]:
-    for match in sorted(glob.glob(place)):
+    for match in [place] if Path(place).exists() else sorted(glob.glob(place)):
         path = Path(match)
         if (path / "summary.json").exists():
             yield path
@@ -254,9 +264,14 @@ def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
         notes.append(f"{runs['name'][index]}: no evaluation yet")
     if runs["dataset"].nunique() > 1:
         named = ", ".join(sorted(runs["dataset"].unique()))
-        notes.append(
-            f"several data sets ({named}): compared by normalized score where it is defined"
-        )
+        unscored = runs["last_return"].notna() & runs["last_score"].isna()
+        how = "normalized score"
+        if unscored.any() and runs["last_score"].notna().any():
+            without = ", ".join(sorted(runs["dataset"][unscored].unique()))
+            how += f", without those that have none ({without})"
+        elif unscored.any():
+            how = "return, which need not be one scale: none has a normalized score"
+        notes.append(f"several data sets ({named}): compared by {how}")
     if runs["num_steps"].nunique() > 1:
         lengths = ", ".join(map(str, sorted(runs["num_steps"].unique())))
         notes.append(f"runs of different lengths ({lengths} steps): last evaluations are not alike")

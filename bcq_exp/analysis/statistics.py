@@ -1,4 +1,7 @@
-"""Statistics of few runs, as Agarwal et al. 2021 (arXiv:2108.13264, "rliable") define them.
+"""Statistics of few runs, after Agarwal et al. 2021 (arXiv:2108.13264, "rliable").
+
+All are of runs, whatever their task: as there where tasks have equally many runs, but for the
+median, which there is of the tasks' means (of one task: its mean).
 
 Scores come as one array a task (a data set): ``{task: (N,)}``, a number a run. Intervals are
 percentile bootstraps, stratified: each task's runs are drawn anew from that task's.

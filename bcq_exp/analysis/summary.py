@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.analysis import statistics
-from bcq_exp.analysis.runs import RunTables, shown
+from bcq_exp.analysis.runs import RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
 
 PAIRS_AT_MOST = 12  # groups of which every pair is compared
@@ -32,10 +32,14 @@ class Aggregate:
 
 
 def measure_of(runs: RunTables, which: str = "last") -> tuple[str, pd.Series]:
-    """What runs are compared by: normalized score where all have one, else mean return (N,)."""
+    """What runs are compared by: normalized score where all have one, else mean return (N,).
+
+    Of several data sets those without a score are left out (NaN) if others have one.
+    """
     scores = pd.to_numeric(runs.runs[f"{which}_score"])
     returns = pd.to_numeric(runs.runs[f"{which}_return"])
-    if scores.notna().any() and (scores.notna() | returns.isna()).all():
+    all_have = (scores.notna() | returns.isna()).all()
+    if scores.notna().any() and (all_have or runs.runs["dataset"].nunique() > 1):
         return "normalized score", scores
     return "return", returns
 
@@ -93,7 +97,7 @@ def marginal(runs: RunTables, key: str, which: str = "last") -> pd.DataFrame:
     """
     _, values = measure_of(runs, which)
     column = key_column(runs, key)
-    levels = column.map(shown)
+    levels = pd.Series(told_apart(list(column)), index=column.index)
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > statistics.LEVELS_AT_MOST:
         cut = pd.qcut(column, 4, duplicates="drop")
         levels = cut.map(lambda i: f"{i.left:.3g} – {i.right:.3g}").astype(str)
@@ -121,4 +125,6 @@ def key_column(runs: RunTables, key: str) -> pd.Series:
         [c.get(key) for c in runs.runs["config"]], index=runs.runs.index, dtype=object
     )
     are_numbers = column.map(lambda x: isinstance(x, int | float) and not isinstance(x, bool)).all()
-    return column.astype(float) if are_numbers else column.map(shown)
+    if are_numbers:
+        return column.astype(float)
+    return pd.Series(told_apart(list(column)), index=column.index)

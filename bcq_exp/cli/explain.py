@@ -76,7 +76,8 @@ def one_line(error: BaseException) -> str:
         options = [option for option in options if not option.startswith("_")]
         return f"{head}; there are {', '.join(options)}" if options else head
     hints = ("See http", "Set the env", "To append to your")
-    return "; ".join(line for line in lines if not line.startswith(hints))
+    told = "; ".join(line for line in lines if not line.startswith(hints))
+    return told or type(error).__name__
 
 
 def _key_error(error: OmegaConfBaseException, message: str) -> str | None:

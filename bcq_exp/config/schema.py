@@ -44,6 +44,7 @@ from bcq_exp.ranges import (
     POLICY_NOISE,
     POSITIVE,
     SCHEDULES,
+    SEED,
     SHARE,
     TAU,
     Matching,
@@ -157,7 +158,7 @@ class PendulumConfig:
     _target_: str = "???"
     level: str = key(OneOf(("expert", "medium", "random", "mixture")))
     num_steps: int = key(COUNT)
-    seed: int = key(NATURAL)
+    seed: int = key(SEED)
     holdout: float | None = key(SHARE, None)
 
 
@@ -195,9 +196,9 @@ class TrainerConfig:
     log_every: int = key(COUNT, meaning=MEASURING)
     eval_every: int = key(COUNT, meaning=MEASURING)
     eval_episodes: int = key(NATURAL, meaning=EVALUATING)
-    eval_seed: int = key(NATURAL, meaning=EVALUATING)
+    eval_seed: int = key(SEED, meaning=EVALUATING)
     checkpoint_every: int = key(COUNT, meaning=MEASURING)
-    objective: str = key(OneOf(("return_mean", "normalized_score", FQE)), meaning=EVALUATING)
+    objective: str = key(OneOf(("return_mean", "normalized_score", FQE)), meaning=WATCHING)
     fqe_steps: int = key(COUNT, meaning=WATCHING)
     normalize_obs: bool = False
     concurrent_from: int | None = key(COUNT, None)
@@ -227,7 +228,7 @@ class RunConfig:
     Because of those it types no node as it is composed; :func:`bcq_exp.config.checking.check` does.
     """
 
-    seed: int = key(NATURAL, meaning=STACKING)
+    seed: int = key(SEED, meaning=STACKING)
     name: str | None = key(default=None, meaning=WATCHING)
     resume: Any = key(OneOf(("auto", True, False, "restart")), meaning=WATCHING)
     algo: Any = "???"
@@ -242,7 +243,7 @@ class EvaluateConfig:
 
     run: str = key(PATH)
     num_episodes: int = key(COUNT)
-    seed: int = key(NATURAL)
+    seed: int = key(SEED)
     device: str = key(DEVICE)
     trust: bool = False
     video: str | None = key(Matching(r".+\.(gif|mp4)", "a path ending in .gif or .mp4"), None)
@@ -280,7 +281,7 @@ class CollectConfig:
     num_steps: int | None = key(COUNT, None)
     noise_std: float = key(NATURAL)
     random_action_prob: float = key(FRACTION)
-    seed: int = key(NATURAL)
+    seed: int = key(SEED)
     overwrite: bool = False
 
 

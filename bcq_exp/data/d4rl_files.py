@@ -92,7 +92,7 @@ def _read_table(name: str, path: Path) -> dict[str, np.ndarray]:
         raise DataError(
             f"data set {name!r}: {path} does not fit into memory ({first_line(error)})"
         ) from error
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         raise DataError(
             f"data set {name!r}: {path} cannot be read ({first_line(error)})"
         ) from error

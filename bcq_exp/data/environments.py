@@ -47,7 +47,9 @@ _GONE_FIELDS = ("autoreset", "apply_api_compatibility")  # in specs written befo
 
 def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
     """(random, expert) mean returns known for an environment, else None."""
-    return REFERENCE_SCORES.get(spec.name) if spec is not None else None
+    if spec is None or spec.namespace is not None:  # a stranger's of the same name
+        return None
+    return REFERENCE_SCORES.get(spec.name)
 
 
 def normalized_score(ret: float, scores: tuple[float, float] | None) -> float | None:
@@ -99,7 +101,7 @@ def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
             stored.pop(field, None)
         stored.setdefault("additional_wrappers", [])
         spec = EnvSpec.from_json(json.dumps(stored))
-    except (ValueError, TypeError, AttributeError, gym.error.Error) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, gym.error.Error) as error:
         raise DataError(
             f"data set {source!r}: its environment specification cannot be read "
             f"({first_line(error)}); set dataset.env to the environment's id"
@@ -190,10 +192,12 @@ def from_state(state: dict[str, Any], *, trusted: bool = False, **kwargs: Any) -
     """The environment of :func:`to_state`, with flat observations; ``kwargs`` for ``gym.make``.
 
     Raises:
-        DataError: no environment was written down, or it cannot be made here.
+        DataError: no environment was written down, it cannot be made here, or it is another now.
     """
     spec = spec_of_state(state, trusted=trusted)
-    return flatten_env(make_raw(state["source"], spec, **kwargs))
+    env = flatten_env(make_raw(state["source"], spec, **kwargs))
+    check_acts_in(env, *spaces_of_state(state))
+    return env
 
 
 def make(env: str, **kwargs: Any) -> gym.Env:
@@ -209,6 +213,32 @@ def spaces_of_state(state: dict[str, Any]) -> tuple[Box, Box]:
     """The flat observation and action spaces of :func:`to_state`."""
     low, high = (np.asarray(state[name], dtype=np.float32) for name in ("act_low", "act_high"))
     return Box(-np.inf, np.inf, (state["obs_dim"],), np.float32), Box(low, high)
+
+
+def check_acts_in(env: gym.Env, observation_space: Box, action_space: Box) -> None:
+    """Refuse an environment, flat, for an agent of other flat spaces.
+
+    Raises:
+        DataError: naming both sizes.
+    """
+    if env.observation_space.shape == observation_space.shape and _same(
+        env.action_space, action_space
+    ):
+        return
+    raise DataError(
+        f"environment {env_name(env)!r} has observations {env.observation_space.shape} and actions "
+        f"{env.action_space}; the agent was trained with {observation_space.shape} and "
+        f"{action_space}"
+    )
+
+
+def _same(space: gym.Space, other: Box) -> bool:
+    return (
+        isinstance(space, Box)
+        and space.shape == other.shape
+        and np.allclose(space.low, other.low)
+        and np.allclose(space.high, other.high)
+    )
 
 
 def check_fit(source: str, env: gym.Env, leaves: tuple[Leaf, ...], action_space: Box) -> None:
@@ -231,9 +261,7 @@ def check_fit(source: str, env: gym.Env, leaves: tuple[Leaf, ...], action_space:
             f"gives {_layout(found)}; set dataset.env to one that fits"
         )
     space = check_action_space(source, env.action_space)
-    if space.shape != action_space.shape or not (
-        np.allclose(space.low, action_space.low) and np.allclose(space.high, action_space.high)
-    ):
+    if not _same(space, action_space):
         raise DataError(
             f"data set {source!r}: its actions are {action_space}, but environment {name!r} "
             f"takes {space}; set dataset.env to one that fits"

@@ -99,7 +99,7 @@ def metadata(dataset_id: str) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"data set {dataset_id!r}: {path} is damaged ({error})") from error
 
 
@@ -142,10 +142,28 @@ def check_new(dataset_id: str, *, overwrite: bool = False) -> None:
     """Refuse an id under which nothing can be published.
 
     Raises:
-        DataError: the id is malformed, or taken and not to be overwritten.
+        DataError: the id is malformed, taken and not to be overwritten, or would lie in another
+            data set or around others.
     """
-    if data_folder(dataset_id).parent.exists() and not overwrite:
+    place, root = data_folder(dataset_id).parent, minari_root()
+    for folder in place.parents:
+        if folder == root:
+            break
+        if _holds_a_set(folder):
+            raise DataError(f"data set {dataset_id!r}: {folder} is a data set; choose another id")
+    if not place.exists():
+        return
+    if not _holds_a_set(place):
+        raise DataError(
+            f"data set {dataset_id!r}: {place} is there and is no data set (it may hold others); "
+            "choose another id"
+        )
+    if not overwrite:
         raise _taken(dataset_id)
+
+
+def _holds_a_set(folder: Path) -> bool:
+    return (folder / "data" / "metadata.json").exists()
 
 
 def lock_of(dataset_id: str) -> Path:
@@ -205,13 +223,24 @@ def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool =
             write(new / "data")
             _name_space(dataset_id)
             if overwrite and target.exists():
-                shutil.move(target, Path(temporary) / "old")
-            os.rename(new, target)
+                _replace(target, new, Path(temporary) / "old")
+            else:
+                os.rename(new, target)
     except OSError as error:
         if refusal(error) is not None:
             raise
         # The rename refuses a target that another process has put there meanwhile.
         raise (_taken(dataset_id) if target.exists() else _unwritable(error)) from error
+
+
+def _replace(target: Path, new: Path, aside: Path) -> None:
+    """Put ``new`` in the place of ``target``, which comes back if anything goes wrong."""
+    os.rename(target, aside)
+    try:
+        os.rename(new, target)
+    except BaseException:  # a signal's too
+        os.rename(aside, target)
+        raise
 
 
 def _name_space(dataset_id: str) -> None:

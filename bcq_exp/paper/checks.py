@@ -141,6 +141,15 @@ def _check_numbers(cfg: DictConfig) -> None:
             f"agent.start_steps={cfg.agent.start_steps}: must be below transitions.concurrent="
             f"{cfg.transitions.concurrent}, or no learner could begin"
         )
+    every = cfg.agent.eval_every
+    for name in {"final_buffer", "concurrent"} & set(cfg.settings):
+        end = cfg.transitions[name]
+        if end < cfg.agent.num_steps and end // every * every <= (1 - LAST) * end:
+            raise UserError(
+                f"agent.eval_every={every}: claims take an agent's evaluations in the last "
+                f"{LAST:.0%} of transitions.{name}={end}, and there is none; give at most "
+                f"{LAST * end:.0f}"
+            )
     share = min(EARLY, LAST)
     if cfg.learner.eval_every > share * cfg.learner.num_steps:
         raise UserError(

@@ -74,7 +74,7 @@ def _draw(
     if evaluations.empty:
         return
     of_step = evaluations.groupby("step")[column]
-    mean, std = of_step.mean(), of_step.std(ddof=0).fillna(0)
+    mean, std = of_step.mean(), of_step.std().fillna(0)
     axes.plot(mean.index, mean, color=colour, lw=1.4, ls=ls, label=label)
     axes.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
 

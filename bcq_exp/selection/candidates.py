@@ -25,6 +25,7 @@ LOADERS = {
     for load in (load_minari, load_pendulum, load_d4rl_hdf5)
 }
 ONLINE = f"{explore.__module__}.{explore.__name__}"
+HOW_THEY_CAME = ("download", "use_cache")  # keys that do not decide what the data are
 ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for
 
 
@@ -212,6 +213,6 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """A key in which two nodes differ; one that is not there is as good as null."""
     mine, theirs = dict(flattened(one)), dict(flattened(other))
     for key in {**mine, **theirs}:
-        if mine.get(key) != theirs.get(key):
+        if key not in HOW_THEY_CAME and mine.get(key) != theirs.get(key):
             return f"dataset.{key}={mine.get(key)}, not {theirs.get(key)}"
     return None

@@ -99,7 +99,8 @@ class FittedQ:
         self._engine = stacked_critics(
             transitions, rows, self._drawn, act_next, units, settings, placement
         )
-        self._limit = BEYOND * float(np.abs(transitions.rew).max()) * units.horizon
+        largest = float(np.abs(transitions.rew).max())
+        self._limit = BEYOND * largest * units.horizon or np.inf
         shapes = f"{act_next.shape} {first_act.shape} {evidence.dataset.content_hash}"
         digest = hashlib.sha256(f"{shapes} {json.dumps(asdict(settings))}".encode())
         for acts in (act_next, first_act):
@@ -152,18 +153,22 @@ class FittedQ:
                 told(self.step, {"critic_loss": float(found[:, -1, LOSS].mean())})
 
     def _save(self, path: Path) -> None:
-        states = [self._engine.state_dict(k) for k in range(self._engine.num_runs)]
-        content = {"digest": self._digest, "runs": states}
+        content = {"digest": self._digest, "runs": self._states()}
         with written(path), atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
+
+    def _states(self) -> list[dict[str, Any]]:
+        return [self._engine.state_dict(k) for k in range(self._engine.num_runs)]
 
     def _take_up(self, path: Path) -> None:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            same = content["digest"] == self._digest
+            same, runs = content["digest"] == self._digest, content["runs"]
+            if same and [run.keys() for run in runs] != [s.keys() for s in self._states()]:
+                raise ValueError("not these critics")
         except Exception:  # whatever reading a damaged file raises
             log.warning("%s is damaged: fitted anew", path)
             return
         if same:
-            for k, state in enumerate(content["runs"]):
+            for k, state in enumerate(runs):
                 self._engine.load_state_dict(k, state)

@@ -173,7 +173,8 @@ def check_evaluated(cfg: DictConfig, until: int) -> None:
 def _job(cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None) -> Job:
     if until == cfg.trainer.num_steps:
         until = None
-    alone = [override for override in overrides if not override.startswith("name=")]  # the sweep's
+    of_sweep = ("name=", "sweep=", "resume=")
+    alone = [override for override in overrides if not override.startswith(of_sweep)]
     return Job(cfg, folder, command(alone), is_alone=False, until=until)
 
 

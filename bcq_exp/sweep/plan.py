@@ -97,7 +97,11 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     placed = [f"hydra.sweep.dir='{folder}'"]
     if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):
         placed.append("hydra/sweeper=grid")
-    if not axes or any(override.startswith("hydra.sweep.subdir=") for override in fixed):
+    if any(override.startswith("hydra.sweep.subdir=") for override in fixed):
+        return SweepPlan(folder, tuple(placed))
+    if not axes:  # one run, which a sweep over seeds is to find again
+        if not (folder / "0").exists():  # as earlier versions named it
+            placed.append(f"hydra.sweep.subdir='seed={cfg.seed}'")
         return SweepPlan(folder, tuple(placed))
     keys = ",".join(axis.key for axis in axes)
     placed.append(f"hydra.sweep.subdir='{subdir_of(keys)}'")

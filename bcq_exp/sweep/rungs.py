@@ -69,17 +69,24 @@ def rung_sizes(num_settings: int, eta: int, num_rungs: int) -> list[int]:
 
 
 def compare(step: int, values: Mapping[str, float | None], num_kept: int) -> Rung:
-    """Rank settings by their values; of equal ones the first is the better. Failed ones stop."""
+    """Rank settings by their values; of equal ones the first is the better.
+
+    Those that failed, or whose value is no number, stop.
+    """
+    known = {
+        name: None if value is None or not math.isfinite(value) else value
+        for name, value in values.items()
+    }
 
     def badness(name: str) -> float:
-        value = values[name]
+        value = known[name]
         return math.inf if value is None else -value
 
-    ranked = sorted(values, key=badness)
+    ranked = sorted(known, key=badness)
     return Rung(
         step,
         tuple(
-            Setting(name, values[name], rank, rank <= num_kept and values[name] is not None)
+            Setting(name, known[name], rank, rank <= num_kept and known[name] is not None)
             for rank, name in enumerate(ranked, 1)
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,18 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from bcq_exp.config.meaning import identity
+from bcq_exp.config.plain import plain
 from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.ranges import COUNT, SEED
+from bcq_exp.sweep import state
+from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.launcher import CohortLauncher
+from bcq_exp.training.record import check_free
 
 log = logging.getLogger(__name__)
 
+STUDY_FILE = "optuna.db"  # in the sweep's folder
 SAMPLERS = {
     "tpe": "TPESampler",
     "random": "RandomSampler",
@@ -52,9 +60,13 @@ class OptunaSweeper(Sweeper):
         seed: int,
         params: Mapping[str, Any] | None,
     ) -> None:
-        for name, count in (("num_trials", num_trials), ("batch_size", batch_size)):
-            if count < 1:
-                raise UserError(f"hydra.sweeper.{name}={count}: must be at least 1")
+        for name, count, allowed in (
+            ("num_trials", num_trials, COUNT),
+            ("batch_size", batch_size, COUNT),
+            ("seed", seed, SEED),
+        ):
+            if not isinstance(count, int) or count not in allowed:
+                raise UserError(f"hydra.sweeper.{name}={count}: must be an integer {allowed}")
         for name, value, known in (
             ("sampler", sampler, tuple(SAMPLERS)),
             ("direction", direction, ("maximize", "minimize")),
@@ -80,8 +92,12 @@ class OptunaSweeper(Sweeper):
         if isinstance(self._launcher, CohortLauncher) and self._launcher.plan_only:
             self._say_plan(self._launcher, fixed, space)
             return
+        if self.config.resume == "restart":
+            self._set_aside(folder)
+            fixed = [o for o in fixed if not o.startswith("resume=")] + ["resume=auto"]
         study = self._study(folder)
-        waiting = _taken_up_again(study)
+        self._check_same(study, folder, space)
+        waiting = _taken_up_again(study, space)
         failures: dict[int, str] = {}
         number = 0
         while (left := self._num_trials - _num_complete(study) - len(failures)) > 0:
@@ -91,9 +107,17 @@ class OptunaSweeper(Sweeper):
                 [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
                 for trial in trials
             ]
-            results = self._launcher.launch(overrides, initial_job_idx=number)
-            number += count
-            for trial, result in zip(trials, results, strict=True):
+            jobs = list(dict.fromkeys(map(tuple, overrides)))  # equal trials are one run
+            try:
+                launched = self._launcher.launch(list(map(list, jobs)), initial_job_idx=number)
+            except UserError:  # of all: none is to look as if it were running
+                for trial in trials:
+                    study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+                raise
+            number += len(jobs)
+            result_of = dict(zip(jobs, launched, strict=True))
+            for trial, given in zip(trials, overrides, strict=True):
+                result = result_of[tuple(given)]
                 failure = _tell(study, trial, result)
                 if failure is not None:
                     failures[trial.number] = failure
@@ -140,7 +164,7 @@ class OptunaSweeper(Sweeper):
         optuna = _optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        storage = self._storage or f"sqlite:///{(folder / 'optuna.db').absolute()}"
+        storage = self._storage or f"sqlite:///{(folder / STUDY_FILE).absolute()}"
         try:
             study = optuna.create_study(
                 study_name=self._study_name,
@@ -160,25 +184,76 @@ class OptunaSweeper(Sweeper):
             log.info("study %s: %d trials so far", storage, len(study.trials))
         return study
 
+    def _set_aside(self, folder: Path) -> None:
+        """Begin anew: the study's file and its runs leave.
 
-def _taken_up_again(study: Any) -> list[Any]:
-    """Trials that a kill left running; failed ones are queued anew for the study to ask."""
+        Raises:
+            UserError: if the study is elsewhere.
+        """
+        if self._storage is not None:
+            raise UserError(
+                f"resume=restart: the study in hydra.sweeper.storage={self._storage} is not set "
+                "aside; give another hydra.sweeper.study_name, and name"
+            )
+        if (folder / STUDY_FILE).exists():
+            check_free(folder)
+            state.set_aside(folder, STUDY_FILE)
+
+    def _check_same(self, study: Any, folder: Path, space: Mapping[str, Any]) -> None:
+        """See that all trials of a study learn the same but for what is searched.
+
+        Raises:
+            UserError: naming the keys that differ.
+        """
+        assert self.config is not None
+        cfg, _ = parted(self.config.copy())
+        settings = cfg.trainer
+        mine = {
+            **identity(plain(cfg)),
+            "trainer.num_steps": settings.num_steps,
+            "trainer.objective": settings.objective,
+        }
+        mine = {key: value for key, value in mine.items() if key not in space}
+        theirs = study.user_attrs.get("learns")
+        if theirs is None:
+            study.set_user_attr("learns", mine)
+            return
+        changed = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+        if changed:
+            told = ", ".join(f"{key} ({theirs.get(key)} -> {mine.get(key)})" for key in changed)
+            raise UserError(
+                f"{folder} holds a search with another configuration: {told}; choose another "
+                "name, or resume=restart to set it aside"
+            )
+
+
+def _taken_up_again(study: Any, space: Mapping[str, Any]) -> list[Any]:
+    """Trials that a kill left running; failed ones are queued anew for the study to ask.
+
+    Those of another space fail for good.
+    """
     optuna = _optuna()
-    for trial in study.get_trials(states=(optuna.trial.TrialState.FAIL,)):
-        if not any(
+    states = optuna.trial.TrialState
+    for trial in study.get_trials(states=(states.RUNNING,)):
+        if trial.params.keys() != space.keys():
+            study.tell(trial.number, state=states.FAIL)
+    for trial in study.get_trials(states=(states.FAIL,)):
+        if trial.params.keys() == space.keys() and not any(
             other.number > trial.number and other.params == trial.params for other in study.trials
         ):
             study.enqueue_trial(trial.params)
-    running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-    return [optuna.trial.Trial(study, trial._trial_id) for trial in running if trial.params]
+    running = study.get_trials(states=(states.RUNNING,))
+    return [optuna.trial.Trial(study, trial._trial_id) for trial in running]
 
 
 def _tell(study: Any, trial: Any, result: JobReturn) -> str | None:
     """Give the study a trial's objective; why there is none, if it failed."""
-    if result.status == JobStatus.COMPLETED:
+    if result.status == JobStatus.COMPLETED and math.isfinite(result.return_value):
         study.tell(trial, result.return_value)
         return None
     study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+    if result.status == JobStatus.COMPLETED:
+        return f"its objective is {result.return_value}"
     return str(result._return_value)
 
 
@@ -197,7 +272,18 @@ def _num_complete(study: Any) -> int:
 
 
 def _distribution(override: Override) -> Any:
-    """Optuna's distribution of a swept override."""
+    """Optuna's distribution of a swept override.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        return _as_distribution(override)
+    except ValueError as error:
+        raise UserError(f"{override.input_line}: {first_line(error)}") from error
+
+
+def _as_distribution(override: Override) -> Any:
     distributions = _optuna().distributions
     value = override.value()
     if isinstance(value, IntervalSweep):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import write_atomically
+from bcq_exp.training import start
 from bcq_exp.training.record import (
     SWEEP_FILE,
     RunRecord,
@@ -53,6 +54,18 @@ def expect(folder: Path, names: Sequence[str], overrides: str) -> None:
     runs = list(dict.fromkeys([*before["runs"], *names]))
     commands = list(dict.fromkeys([*before["commands"], f"python -m bcq_exp -m {overrides}"]))
     _write(folder, {**before, "commands": commands, "runs": runs})
+
+
+def set_aside(folder: Path, *files: str) -> None:
+    """Move all runs of a sweep out of the way, and files of it; what asked is still known."""
+    for path in sorted(folder.glob("*/summary.json")):
+        start.set_aside(path.parent)
+    for name in files:
+        home = folder / ".set_aside"
+        home.mkdir(exist_ok=True)
+        taken = len(list(home.glob(f"{name}.*")))
+        (folder / name).rename(home / f"{name}.{taken + 1}")
+    _write(folder, {**_read(folder), "runs": [], "stopped": {}})
 
 
 def note_stopped(folder: Path, reasons: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.sweep import slurm
-from bcq_exp.sweep.workers import MOST_DEATHS, Workers, needs
+from bcq_exp.sweep.workers import MOST_DEATHS, Workers, check_count, needs
 from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Submitit(Workers):
 
     def __init__(self, cluster: str, count: int, parameters: Mapping[str, Any]) -> None:
         needs("submitit", "slurm")
+        check_count(count)
         self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
 
     @property

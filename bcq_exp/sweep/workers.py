@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import write_atomically
+from bcq_exp.ranges import COUNT
 from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,10 @@ class Joblib(Workers):
 
     def __init__(self, n_jobs: int) -> None:
         joblib = needs("joblib", "joblib")
+        if not isinstance(n_jobs, int) or n_jobs == 0:
+            raise UserError(
+                f"hydra.launcher.workers.n_jobs={n_jobs}: must be an integer, -1 for one a core"
+            )
         self.count = joblib.effective_n_jobs(n_jobs)
 
     def run(
@@ -132,6 +137,7 @@ class Ray(Workers):
 
     def __init__(self, count: int, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:
         needs("ray", "ray")
+        check_count(count)
         self.count, self._init, self._remote = count, dict(init), dict(remote)
 
     def check(self, folder: Path, count: int) -> None:
@@ -240,6 +246,16 @@ def _exit_codes(error: BaseException) -> str:
 
 def _numbered(function: Callable[[T], R], index: int, group: T) -> tuple[int, R]:
     return index, function(group)
+
+
+def check_count(count: Any) -> None:
+    """Refuse a number of workers that is none.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if not isinstance(count, int) or count not in COUNT:
+        raise UserError(f"hydra.launcher.workers.count={count}: must be an integer {COUNT}")
 
 
 def needs(module: str, extra: str) -> Any:

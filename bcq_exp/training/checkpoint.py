@@ -86,7 +86,11 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found not in (1, FORMAT):
         raise Damaged(f"{path}: not a checkpoint of format {FORMAT}, nor of format 1", SET_ASIDE)
-    return checkpoint if found == FORMAT else checkpoint_of_today(checkpoint)  # type: ignore[return-value]
+    with whole(path):
+        content = checkpoint if found == FORMAT else checkpoint_of_today(checkpoint)
+        if lacking := Checkpoint.__required_keys__ - content.keys() - {"record"}:
+            raise ValueError(f"it has no {', '.join(sorted(lacking))}")
+    return content  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from bcq_exp.config.meaning import shared_by_stack
 from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import algorithm_nodes, hidden_sizes
 from bcq_exp.training.job import Job
+from bcq_exp.training.objective import Objective
 from bcq_exp.training.record import RunRecord, hold
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ class Kind:
     Args:
         shared: what those of one cohort agree in: algorithm, data, sizes, cadence.
         step: where it stands.
+        window: how many steps it has taken since its last row.
         optimizers: inside a cohort those of equal ones stand side by side, as the stack wants them.
     """
 
     shared: str
     step: int
+    window: int
     optimizers: str
 
 
@@ -41,15 +44,15 @@ def kind_of(job: Job, *, begins_anew: bool = False) -> Kind:
     Raises:
         Damaged: if what it would go on from is.
     """
-    step = 0 if begins_anew else _step(job)
-    return Kind(shared_by_stack(job.cfg), step, _optimizers(job))
+    step, window = (0, 0) if begins_anew else _place(job)
+    return Kind(shared_by_stack(job.cfg), step, window, _optimizers(job))
 
 
 def cohorts(kinds: Sequence[Kind]) -> list[list[int]]:
     """The jobs of these kinds, by number, that can be trained together."""
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[str, int, int], list[int]] = {}
     for number, kind in enumerate(kinds):
-        groups.setdefault((kind.shared, kind.step), []).append(number)
+        groups.setdefault((kind.shared, kind.step, kind.window), []).append(number)
     return [sorted(group, key=lambda i: kinds[i].optimizers) for group in groups.values()]
 
 
@@ -78,6 +81,8 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
     # says what is lacking before the data is loaded
     placement = placement_of(jobs[0].cfg, len(jobs))
     dataset = build.build_dataset(jobs[0].cfg)
+    for job in jobs:
+        Objective.of(job.cfg).check_known(dataset)
     with enough_memory(), ExitStack() as until_trained:
         for job in jobs:
             until_trained.enter_context(hold(job.folder))
@@ -92,11 +97,11 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
     return [run.failure for run in trainer.runs]
 
 
-def _step(job: Job) -> int:
+def _place(job: Job) -> tuple[int, int]:
     from bcq_exp.training import checkpoint
 
     found = checkpoint.to_go_on(RunRecord(job.folder), lazily=True)
-    return 0 if found is None else found.content["step"]
+    return (0, 0) if found is None else (found.content["step"], len(found.content["window"]))
 
 
 def _optimizers(job: Job) -> str:

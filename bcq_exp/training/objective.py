@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -13,6 +13,9 @@ from bcq_exp.config.fqe import FQESettings
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import FQE
 from bcq_exp.training.record import RunRecord
+
+if TYPE_CHECKING:
+    from bcq_exp.data.task import Task
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,15 @@ class Objective:
         if settings.objective == FQE:
             return cls(FQE, FQESettings(num_steps=settings.fqe_steps))
         return cls(str(settings.objective))
+
+    def check_known(self, task: Task) -> None:
+        """See, before anything is trained, that it is known of what learns this task.
+
+        Raises:
+            UserError: if it is a score and the task has no scale.
+        """
+        if self.name == "normalized_score" and task.normalized_score(0.0) is None:
+            raise self._unscored(task.id)
 
     def row(
         self, folder: Path, until: int | None = None, summary: Mapping[str, Any] | None = None
@@ -81,8 +93,10 @@ class Objective:
         if self.fqe is not None:
             what = "has no estimate" if row is None else "fitted Q evaluation diverged"
             raise UserError(f"trainer.objective=fqe: {folder}: {what}")
-        dataset = RunRecord(folder).told_summary()["dataset"]["id"]
-        raise UserError(
+        raise self._unscored(RunRecord(folder).told_summary()["dataset"]["id"])
+
+    def _unscored(self, dataset: str) -> UserError:
+        return UserError(
             f"trainer.objective={self.name}: no reference scores are known for data set {dataset}; "
             "use return_mean"
         )

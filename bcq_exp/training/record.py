@@ -30,6 +30,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import repeat
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from zipfile import BadZipFile
@@ -159,7 +160,12 @@ class RunRecord:
         with whole(path), np.load(path) as file:
             if set(file.files) != EPISODES:  # the archive's list of them has no checksum
                 raise ValueError(f"it has {', '.join(file.files) or 'nothing'}")
-            return dict(file)
+            found = dict(file)
+            steps, returns, lengths = (found[name] for name in ("step", "returns", "lengths"))
+            are_numbers = all(array.dtype.kind in "iuf" for array in found.values())
+            if not are_numbers or returns.shape != lengths.shape or len(returns) != len(steps):
+                raise ValueError("its arrays do not belong together")
+            return found
 
     def estimates(self) -> list[dict[str, Any]]:
         """What was made of the policy's value without the environment, a row a step, the last last.
@@ -171,7 +177,10 @@ class RunRecord:
         if not path.exists():
             return []
         with whole(path, "delete it: it is made anew"):
-            return [dict(row, step=int(row["step"])) for row in json.loads(path.read_bytes())]
+            return [
+                {**row, "step": int(row["step"]), "settings": dict(row["settings"])}
+                for row in json.loads(path.read_bytes())
+            ]
 
     def add_estimate(self, row: Mapping[str, Any]) -> None:
         """Keep an estimate; one of the same step and settings is replaced.
@@ -210,6 +219,7 @@ class RunRecord:
             found = json.loads(path.read_bytes())
             if not isinstance(found, dict) or not found.keys() >= SUMMARY:
                 raise ValueError("not a run's summary")
+            _check_kinds(found)
             checksum = found.pop("crc32", None)
             if checksum is None:  # an earlier version's
                 return {"record": {}, **summary_of_today(found)}
@@ -298,7 +308,7 @@ class RunRecord:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-_UNREADABLE = (  # what readers make of damage
+UNREADABLE = (  # what readers make of damage
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile,
     zlib.error, csv.Error, pickle.UnpicklingError,
 )  # fmt: skip
@@ -315,9 +325,31 @@ def whole(path: Path, advice: str = SET_ASIDE) -> Iterator[None]:
         yield
     except Damaged as error:
         raise Damaged(error.what, advice) from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise Damaged(f"{path} is damaged ({reason})", advice) from error
+
+
+def _check_kinds(summary: Mapping[str, Any]) -> None:
+    """See that what readers go by is what it should be; its checksum may be a stranger's.
+
+    Raises:
+        LookupError, TypeError: if not.
+    """
+    wanted: list[tuple[Any, Any]] = [
+        (summary["config"]["trainer"]["num_steps"], int),
+        (summary["config"]["algo"], dict),
+        (summary["config"]["dataset"], dict),
+        (summary["dataset"]["id"], str),
+        (summary["step"], int),
+        (summary["status"], str),
+    ]
+    for name in ("last", "best"):
+        if (row := summary[name]) is not None:
+            wanted += [(row["return_mean"], Real), (row["normalized_score"], Real | None)]
+    for value, kind in wanted:
+        if not isinstance(value, kind):
+            raise TypeError(f"{value!r} is not what it should be")
 
 
 def _as_json(content: Any) -> str:

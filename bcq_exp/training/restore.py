@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from omegaconf import OmegaConf
 
 from bcq_exp.config.meaning import identity
@@ -18,12 +20,12 @@ from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
 from bcq_exp.engine.placement import place
-from bcq_exp.errors import UserError
+from bcq_exp.errors import UserError, first_line
 from bcq_exp.files import write_atomically
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
 from bcq_exp.training.parts import build_algorithm, check_names_only_ours
-from bcq_exp.training.record import RunRecord
+from bcq_exp.training.record import UNREADABLE, RunRecord
 
 
 class TrainedRun(NamedTuple):
@@ -33,11 +35,13 @@ class TrainedRun(NamedTuple):
         agent: its policy.
         step: gradient steps that it has taken.
         make_env: makes its environment.
+        spaces: flat observations and actions that it was trained with.
     """
 
     agent: Agent
     step: int
     make_env: EnvMaker
+    spaces: tuple[Box, Box]
 
 
 def load_run(
@@ -58,6 +62,17 @@ def load_run(
             something else than ``config``.
     """
     saved = _checkpoint(folder)
+    with _loadable(folder):
+        return _load(saved, folder, device, trusted, config)
+
+
+def _load(
+    saved: checkpoint.Checkpoint,
+    folder: str | Path,
+    device: str,
+    trusted: bool,
+    config: Mapping[str, Any] | None,
+) -> TrainedRun:
     if config is not None and identity(saved["config"]) != identity(config):
         raise UserError(f"{folder}: its checkpoint.pt is of another configuration")
     if not trusted and config is None:
@@ -71,7 +86,19 @@ def load_run(
     scaling = saved["normalization"]
     normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
     make_env = partial(environments.from_state, saved["environment"], trusted=trusted)
-    return TrainedRun(Agent.of(algorithm, normalizer), saved["step"], make_env)
+    return TrainedRun(Agent.of(algorithm, normalizer), saved["step"], make_env, spaces)
+
+
+@contextmanager
+def _loadable(folder: str | Path) -> Iterator[None]:
+    """Say in one line that a checkpoint does not hold what its configuration makes."""
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(
+            f"{folder}: its checkpoint's networks are not those of its configuration ({reason})"
+        ) from error
 
 
 def load_collected(

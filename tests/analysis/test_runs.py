@@ -157,3 +157,27 @@ def test_one_seed_is_said_and_has_no_interval(tmp_path):
     assert "one run only: no interval can be given" in data["notes"][-1]
     assert all(a["iqm"][1:] == [None, None] for a in data["aggregates"]["last"])
     json.dumps(data, allow_nan=False)
+
+
+def test_values_that_are_close_are_other_groups(tmp_path):
+    for number, gamma in enumerate((0.99991, 0.99994)):
+        make_run(tmp_path / "s" / str(number), [1.0], changes={"algo.gamma": gamma})
+    runs = load_runs(tmp_path / "s")
+    assert list(runs.groups()) == ["gamma=0.99991", "gamma=0.99994"]
+    assert list(summary.marginal(runs, "algo.gamma")["value"]) == ["0.99991", "0.99994"]
+
+
+def test_a_run_counts_once_however_it_is_spelt_and_a_place_without_runs_is_refused(tmp_path):
+    one = make_run(tmp_path / "p[1]" / "one", [1.0])
+    assert len(load_runs(one, tmp_path / "p[1]" / ".." / "p[1]").runs) == 1
+    with pytest.raises(UserError, match="nothere: no runs found"):
+        load_runs(one, tmp_path / "nothere")
+
+
+def test_of_several_data_sets_those_without_a_score_are_left_out_and_named(tmp_path):
+    make_run(tmp_path / "s" / "a", [30.0], scored=True)
+    make_run(tmp_path / "s" / "b", [-500.0], dataset="other/set-v0")
+    runs = load_runs(tmp_path / "s")
+    name, values = summary.measure_of(runs)
+    assert name == "normalized score" and list(values.dropna()) == [30.0]
+    assert any("without those that have none (other/set-v0)" in note for note in runs.notes)

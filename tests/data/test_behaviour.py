@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -5,7 +8,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data.behaviour import Noisy, ScriptedPendulum, UniformRandom, collect, save, scripted
 from bcq_exp.data.datasets import load_minari
-from bcq_exp.data.minari_store import local_ids
+from bcq_exp.data.minari_store import check_new, local_ids
 from bcq_exp.data.transitions import DataError
 
 WIDE = Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
@@ -151,3 +154,27 @@ def test_an_existing_id_is_replaced_only_when_asked(env):
 def test_a_malformed_id_is_refused(env):
     with pytest.raises(DataError, match="not a Minari id"):
         store(env, ScriptedPendulum(), id="no version", num_steps=1)
+
+
+def test_no_data_set_lies_in_another_or_around_others(env):
+    store(env, ScriptedPendulum(), id="test-v0/pendulum-v0")
+    for id, said in (("test-v0", "is no data"), ("test-v0/pendulum-v0/x-v0", "is a data set")):
+        for overwrite in (False, True):
+            with pytest.raises(DataError, match=said):
+                check_new(id, overwrite=overwrite)
+    assert local_ids() == ["test-v0/pendulum-v0"]
+
+
+def test_what_is_replaced_comes_back_if_a_signal_comes_between(env, monkeypatch):
+    store(env, ScriptedPendulum())
+    rename = os.rename
+
+    def stopped(source, target):
+        if Path(source).name == "new":
+            raise SystemExit(143)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", stopped)
+    with pytest.raises(SystemExit):
+        store(env, ScriptedPendulum(), num_steps=20, overwrite=True)
+    assert len(load_minari("test/pendulum-v0").transitions) == 250

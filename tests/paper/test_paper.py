@@ -42,6 +42,7 @@ MISTAKES = [
     (["budget=small", "envs=[]"], "envs: one or more"),
     (["budget=small", "-m"], "-m: not of this command"),
     (["budget=small", "learner.eval_every=10000"], "give at most 7500"),
+    (["budget=small", "agent.eval_every=30000"], "in the last 25% of transitions.concurrent=40000"),
     (["budget=small", "transitions.final_buffer=100001"], "give at most as many"),
     (["budget=small", "agent.start_steps=40000"], "must be below transitions.concurrent"),
     (["budget=small", "hydra/launcher=abacus"], "hydra/launcher/abacus"),

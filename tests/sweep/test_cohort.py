@@ -11,7 +11,7 @@ from bcq_exp.engine.engine import ParallelEngine
 from bcq_exp.engine.memory import run_bytes
 from bcq_exp.errors import UserError
 from bcq_exp.training import build
-from bcq_exp.training.cohort import cohorts, kind_of, placement_of, train_cohort
+from bcq_exp.training.cohort import Kind, cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, engine_of, fit
@@ -154,3 +154,8 @@ def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
     assert group_size(jobs, "auto") == 5
     with pytest.raises(UserError, match="group_size=6: 6 runs .* need about .* at most 5, or auto"):
         group_size(jobs, 6)
+
+
+def test_runs_that_told_their_last_row_at_other_steps_are_not_stacked():
+    kinds = [Kind("same", 150, window, "adam") for window in (0, 50, 0)]
+    assert cohorts(kinds) == [[0, 2], [1]]

@@ -77,6 +77,13 @@ def test_the_best_go_on_the_first_of_equal_ones_and_no_failed_one():
     assert compare(10, {"b": None}, 1).going_on == []
 
 
+def test_a_value_that_is_no_number_is_none():
+    rung = compare(10, {"nan": float("nan"), "one": 1.0, "two": 2.0}, 1)
+    assert [(s.name, s.value, s.goes_on) for s in rung.settings] == [
+        ("two", 2.0, True), ("one", 1.0, False), ("nan", None, False),
+    ]  # fmt: skip
+
+
 def test_a_third_goes_on_by_the_mean_of_its_seeds(halved):
     first, second, last = rungs(halved)
     assert [(rung["step"], len(rung["settings"])) for rung in (first, second, last)] == [

@@ -67,3 +67,20 @@ def test_drawn_numbers_are_shortened_and_told_apart():
     long = run_folder("k", [f"k={'x' * 300}"])
     assert len(long) < LONGEST_FOLDER_NAME + 20
     assert long != run_folder("k", [f"k={'x' * 301}"])
+
+
+def test_one_run_of_a_sweep_is_found_again_by_a_sweep_over_seeds(tmp_path):
+    short = (*TINY, "trainer.num_steps=10", "trainer.eval_every=10", "-m", "name=s")
+    for seeds, said in (("0", "1 to train"), ("0,1", "1 complete, 1 to train")):
+        done = forked(*short, f"seed={seeds}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    names = {path.parent.name for path in (tmp_path / "multirun" / "s").glob("*/summary.json")}
+    assert names == {"seed=0", "seed=1"}
+
+
+def test_a_file_in_place_of_multirun_is_one_line(tmp_path):
+    (tmp_path / "multirun").write_text("")
+    done = forked("-m", "seed=0,1", "name=s", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("cannot write ")

@@ -1,8 +1,10 @@
 """The Optuna sweeper: a study that goes on, a killed trial, a failed one, mistakes."""
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from bcq_exp.sweep.search import _taken_up_again, _tell
 from bcq_exp.sweep.state import run_states
 from tests.commands import TINY
 from tests.forked import forked
@@ -66,9 +68,52 @@ def test_a_failed_trial_is_told_and_tried_again(tmp_path):
     assert states == [("FAIL", {"critic_optim.lr": "1e+30"})] * 2 or len(states) == 2
 
 
+@pytest.mark.slow
+def test_equal_trials_are_one_run_and_a_study_is_of_one_configuration(tmp_path):
+    choice = ("-m", "hydra/sweeper=optuna", "name=o", "algo.num_sampled_action=choice(1,2)")
+    search = (*choice, *(o for o in SHORT if "num_sampled" not in o))
+    done = forked(*search, "hydra.sweeper.num_trials=6", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "multirun" / "o"
+    assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE"] * 6
+    assert len(run_states(folder)) == 2
+    other = (*search, "algo.gamma=0.5", "hydra.sweeper.num_trials=2")
+    done = forked(*other, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "algo.gamma (0.99 -> 0.5)" in done.stderr and "resume=restart" in done.stderr
+    done = forked(*other, "resume=restart", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(study(tmp_path).trials) == 2
+    assert {state.status for state in run_states(folder)} == {"done"}
+    aside = {path.name for path in (folder / ".set_aside").iterdir()}
+    assert aside == {"optuna.db.1", *(f"algo.num_sampled_action={n}.1" for n in (1, 2))}
+
+
+def test_an_objective_that_is_no_number_fails_its_trial():
+    found = optuna.create_study()
+    trial = found.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+    result = JobReturn(status=JobStatus.COMPLETED)
+    result.return_value = float("nan")
+    assert _tell(found, trial, result) == "its objective is nan"
+    assert found.trials[0].state.name == "FAIL"
+
+
+def test_trials_of_another_space_are_not_taken_up():
+    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    found = optuna.create_study()
+    found.ask({"y": optuna.distributions.FloatDistribution(0, 1)})
+    mine = found.ask(space)
+    assert [trial.number for trial in _taken_up_again(found, space)] == [mine.number]
+    assert [trial.state.name for trial in found.trials] == ["FAIL", "RUNNING"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (("algo.lmbda=tag(log,interval(0,1))",), "algo.lmbda=tag(log,interval(0,1)): "),
+        (("algo.lmbda=interval(1,0)",), "algo.lmbda=interval(1,0): "),
+        (("algo.lmbda=interval(0,1)", "hydra.sweeper.num_trials=1.5"), "must be an integer"),
+        (("algo.lmbda=interval(0,1)", "hydra.sweeper.seed=-1"), "hydra.sweeper.seed=-1: must be"),
         ((), "nothing to search"),
         (("hydra.sweeper.sampler=x", "algo.lmbda=interval(0,1)"), "must be one of tpe"),
         (("algo.lmbda=interval(0,3)",), "algo.lmbda=3.0: must be a number in [0, 1]"),

@@ -114,11 +114,45 @@ def test_an_empty_folder_has_no_rows(tmp_path):
 
 
 def test_the_summary_is_replaced(record, tmp_path):
-    whole = dict.fromkeys(SUMMARY) | {"config": {"algo": {"_target_": "x"}}}
+    config = {"algo": {"_target_": "x"}, "trainer": {"num_steps": 9}, "dataset": {}}
+    whole = dict.fromkeys(SUMMARY) | {"config": config, "dataset": {"id": "d"}, "step": 3}
     record.write_summary({**whole, "status": "running", "more": 1})
     record.write_summary({**whole, "status": "completed"})
     assert record.summary() == {**whole, "status": "completed", "record": record.marks()}
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"config": {}},
+        {"dataset": {}},
+        {"step": None},
+        {"last": {"return_mean": "x", "normalized_score": None}},
+        {"best": []},
+    ],
+    ids=str,
+)
+def test_a_summary_with_a_right_checksum_and_other_content_is_damaged(wrong, record):
+    config = {"algo": {"_target_": "x"}, "trainer": {"num_steps": 9}, "dataset": {}}
+    whole = dict.fromkeys(SUMMARY) | {"config": config, "dataset": {"id": "d"}, "step": 3}
+    record.write_summary({**whole, "status": "running", **wrong})
+    with pytest.raises(Damaged, match="summary.json is damaged"):
+        record.summary()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"returns": np.array([["a", "b"]])}, {"step": np.arange(2)}, {"lengths": np.ones((1, 3))}],
+    ids=["words", "other steps", "other episodes"],
+)
+def test_episodes_that_do_not_belong_together_are_damaged(wrong, record, tmp_path):
+    arrays = {"step": np.array([5]), "returns": np.ones((1, 2)), "lengths": np.ones((1, 2))}
+    np.savez(tmp_path / "eval_returns.npz", **arrays)
+    assert record.episodes()["step"] == 5
+    np.savez(tmp_path / "eval_returns.npz", **{**arrays, **wrong})
+    with pytest.raises(Damaged, match="do not belong together"):
+        record.episodes()
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
@@ -144,7 +178,8 @@ def test_the_old_file_stands_until_the_new_one_is_complete(tmp_path):
 def test_a_checkpoint_comes_back(tmp_path):
     import torch
 
-    content = {"format": checkpoint.FORMAT, "step": 3, "window": torch.ones(2, 3)}
+    content = dict.fromkeys(checkpoint.Checkpoint.__required_keys__)
+    content |= {"format": checkpoint.FORMAT, "step": 3, "window": torch.ones(2, 3)}
     checkpoint.save(tmp_path / "c.pt", content)
     loaded = checkpoint.load(tmp_path / "c.pt")
     assert loaded["step"] == 3

@@ -90,6 +90,27 @@ def test_who_is_trusted_may_name_anything(folder):
     assert Evaluator(run.make_env, 1, seed=0).evaluate(run.agent).lengths.tolist() == [7]
 
 
+WRONG = {
+    "no configuration": lambda saved: saved.pop("config"),
+    "an empty engine": lambda saved: saved.update(engine={}),
+    "a word for a configuration": lambda saved: saved.update(config="x"),
+    "no environment": lambda saved: saved.update(environment=None),
+    "other sizes": lambda saved: saved["config"]["actor"].update(hidden_sizes=[3]),
+    "a negative size": lambda saved: saved["environment"].update(obs_dim=-3),
+    "a deep specification": lambda saved: saved["environment"].update(spec="[" * 100_000),
+    "another environment": lambda saved: spec_of(saved, id="MountainCarContinuous-v0"),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_a_checkpoint_that_is_whole_and_wrong_is_one_line(change, folder):
+    spoiled(folder, change)
+    (folder / "checkpoint.previous.pt").unlink()
+    with pytest.raises(UserError) as caught:
+        restore.load_run(folder, "cpu").make_env()
+    assert "\n" not in str(caught.value)
+
+
 def test_a_data_sets_specification_is_read_the_same_way():
     with pytest.raises(DataError, match="set dataset.env to 'module:id'"):
         parse_spec("x", json.dumps({"id": "Mine-v0", "entry_point": "subprocess:check_output"}))

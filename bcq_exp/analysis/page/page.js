@@ -29,7 +29,17 @@ function escaped(text) {
 function groupOf(run, by) {
   if (by === NONE) return "all runs";
   if (by === ALL_KEYS) return run.group;
-  return `${short(by)}=${digits(valueOf(run, by))}`;
+  return `${short(by)}=${told(by, valueOf(run, by))}`;
+}
+
+// the keys whose values would be taken for each other if they were shortened
+const EXACT = new Set(DATA.keys.filter((key) => {
+  const values = new Set(DATA.runs.map((run) => run.values[key]));
+  return new Set([...values].map(digits)).size < values.size;
+}));
+
+function told(key, value) {
+  return EXACT.has(key) && typeof value === "number" ? String(value) : digits(value);
 }
 
 function valueOf(run, key) {
@@ -333,7 +343,7 @@ function dimension(key, runs) {
   if (values.every((v) => typeof v === "number")) {
     if (levels.length <= 8) {
       levels.sort((a, b) => a - b); // evenly spaced: sweeps choose 0.001, 0.01, 0.1
-      return { label: short(key), values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map(digits), range: [-0.1, levels.length - 0.9] };
+      return { label: short(key), values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map((v) => told(key, v)), range: [-0.1, levels.length - 0.9] };
     }
     const [low, high] = [Math.min(...values), Math.max(...values)];
     if (low > 0 && high / low > 30) {
@@ -342,7 +352,7 @@ function dimension(key, runs) {
     }
     return { label: short(key), values };
   }
-  return { label: short(key), values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map(digits), range: [-0.1, levels.length - 0.9] };
+  return { label: short(key), values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map((v) => told(key, v)), range: [-0.1, levels.length - 0.9] };
 }
 
 function drawHeat() {
@@ -355,7 +365,7 @@ function drawHeat() {
   const cells = ys.map((y) => xs.map((x) => cell(x, y)));
   const mean = (v) => (v.length ? v.reduce((a, b) => a + b) / v.length : null);
   const crowded = xs.length * ys.length > 80;
-  plot("heat", [{ type: "heatmap", x: xs.map(digits), y: ys.map(digits), z: cells.map((row) => row.map(mean)), text: cells.map((row) => row.map((v) => (v.length ? digits(mean(v)) : ""))), customdata: cells.map((row) => row.map((v) => v.length)), texttemplate: crowded ? undefined : "%{text}", colorscale: "Viridis", xgap: 1, ygap: 1, colorbar: { thickness: 12 }, hovertemplate: `${short(kx)}=%{x}, ${short(ky)}=%{y}<br>%{z:.4g}, %{customdata} runs<extra></extra>` }], { height: 340, xaxis: { type: "category", title: { text: short(kx) } }, yaxis: { type: "category", title: { text: short(ky) } } }, "two_keys");
+  plot("heat", [{ type: "heatmap", x: xs.map((v) => told(kx, v)), y: ys.map((v) => told(ky, v)), z: cells.map((row) => row.map(mean)), text: cells.map((row) => row.map((v) => (v.length ? digits(mean(v)) : ""))), customdata: cells.map((row) => row.map((v) => v.length)), texttemplate: crowded ? undefined : "%{text}", colorscale: "Viridis", xgap: 1, ygap: 1, colorbar: { thickness: 12 }, hovertemplate: `${short(kx)}=%{x}, ${short(ky)}=%{y}<br>%{z:.4g}, %{customdata} runs<extra></extra>` }], { height: 340, xaxis: { type: "category", title: { text: short(kx) } }, yaxis: { type: "category", title: { text: short(ky) } } }, "two_keys");
 }
 
 // ---- tables
@@ -399,14 +409,14 @@ function drawRuns() {
     { html: `<span class="status-${r.status}" title="${escaped(r.reason || "")}">${r.status}</span>`, text: r.status, sort: r.status },
     { text: `${r.step}/${r.num_steps}`, sort: r.step },
     ...(manySets ? [r.dataset] : []),
-    ...DATA.keys.map((k) => r.values[k]),
+    ...DATA.keys.map((k) => ({ text: told(k, r.values[k]), sort: r.values[k] })),
     r.seed, r.last_return, r.best_return, ...(hasScore ? [r.last_score] : []), r.steps_per_second,
     { html: `<button class="copy" title="${escaped(r.command)}">copy</button>`, text: r.command, sort: r.command },
   ]);
   table($("run-table"), head, rows);
   [...$("run-table").tBodies[0].rows].forEach((tr, i) => {
     const r = DATA.runs[i];
-    const pairs = DATA.keys.flatMap((k) => [`${k}=${digits(r.values[k])}`, `${short(k)}=${digits(r.values[k])}`]);
+    const pairs = DATA.keys.flatMap((k) => [`${k}=${told(k, r.values[k])}`, `${short(k)}=${told(k, r.values[k])}`]);
     tr.dataset.run = i;
     tr.dataset.search = [r.name, r.status, r.reason, r.dataset, `seed=${r.seed}`, ...pairs].join(" ").toLowerCase();
   });

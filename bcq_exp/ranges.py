@@ -68,6 +68,7 @@ Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)
 NATURAL = Range(low=0)
 SEED = Range(0, 2**32 - 1)  # what every generator takes
+THREADS = Range(1, 1024)  # a million end in a crash
 FRACTION = Range(low=0, high=1)
 POSITIVE = Range(low=0, low_open=True)
 SHARE = Range(0, 1, low_open=True, high_open=True)

@@ -33,7 +33,8 @@ def run_name(name: str | None, resume: Any) -> str:
             )
         return str(name)
     if resume is True:
-        checkpoints = sorted(Path("multirun").glob("*/checkpoint.pt"), key=_modified)
+        found = Path("multirun").glob("*/checkpoint.pt")
+        checkpoints = sorted((p for p in found if not _is_set_aside(p.parent)), key=_modified)
         if not checkpoints:
             raise UserError("resume=true: multirun/ holds no run with a checkpoint; give its name=")
         return checkpoints[-1].parent.name
@@ -72,6 +73,12 @@ def keys_of(subdir: str) -> str | None:
 def _rounded(value: str) -> str:
     """A number as a search draws it, to four digits; everything else as it is."""
     return f"{float(value):.4g}" if re.fullmatch(r"-?\d*\.\d{6,}(e-?\d+)?", value) else value
+
+
+def _is_set_aside(folder: Path) -> bool:
+    """Whether a run made room for another (``start.set_aside``), which is there."""
+    name, _, number = folder.name.rpartition(".")
+    return number.isdecimal() and bool(name) and folder.with_name(name).exists()
 
 
 def _modified(path: Path) -> float:

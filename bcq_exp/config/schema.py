@@ -47,6 +47,7 @@ from bcq_exp.ranges import (
     SEED,
     SHARE,
     TAU,
+    THREADS,
     Matching,
     OneOf,
 )
@@ -203,7 +204,7 @@ class TrainerConfig:
     normalize_obs: bool = False
     concurrent_from: int | None = key(COUNT, None)
     device: str = key(DEVICE, meaning=PLACING)
-    num_threads: int | None = key(COUNT, None, PLACING)
+    num_threads: int | None = key(THREADS, None, PLACING)
     precision: str = key(PRECISIONS)
     capture: str = key(OneOf(("auto", "eager")), meaning=PLACING)
     compile: bool = key(default=False, meaning=Meaning(identity=False))

@@ -67,17 +67,20 @@ class Run:
         )
 
     def log_training(
-        self, step: int, statistics: Mapping[str, float | None], *, seconds: float
+        self, step: int, statistics: Mapping[str, float | None], taken: int, seconds: float
     ) -> None:
-        """A row of training statistics, their means since the last; ``seconds`` they took."""
+        """A row of training statistics, their means since the last.
+
+        ``taken`` steps took ``seconds``: not all since the last row where the run has gone on.
+        """
         self.seconds += seconds
+        self._last_logged = step
         row = {"step": step, **statistics}
         self.record.append("train", row)
-        rate = (step - self._last_logged) / seconds
+        rate = taken / seconds
         self.record.append(
             "timing", {"step": step, "wall_time": self.seconds, "steps_per_second": rate}
         )
-        self._last_logged = step
         self.tracker.log("train", row)
 
     def evaluate(self, step: int, algorithm: OfflineAlgorithm) -> None:

@@ -117,28 +117,26 @@ class Trainer:
             run.finish(status, self._engine.step)
 
     def _loop(self, shown: Progress) -> None:
-        started, cadence = time.perf_counter(), self._cadence
+        cadence, taken, seconds = self._cadence, 0, 0.0  # of training alone, since the last row
         at_once = 1  # steps between two looks
         while self._engine.step < cadence.until and self._signal is None and self._alive():
             first, since = self._engine.step, time.perf_counter()
             statistics = self._engine.advance(min(cadence.next_stop(first) - first, at_once))
-            step = self._engine.step
-            at_once = 1 + int((step - first) * LOOK_EVERY / (time.perf_counter() - since))
+            step, passed = self._engine.step, time.perf_counter() - since
+            at_once = 1 + int((step - first) * LOOK_EVERY / passed)
+            taken, seconds = taken + step - first, seconds + passed
             self._drop_diverged(first, statistics)
             self._window = torch.cat([self._window, statistics], 1)
             means = None
             if cadence.is_due(cadence.log_every, step):
                 means = _means(self._window)
-                seconds = time.perf_counter() - started
                 for k, run in self._alive():
-                    run.log_training(step, self._named(means[k]), seconds=seconds)
-                self._window = self._window[:, :0]
+                    run.log_training(step, self._named(means[k]), taken, seconds)
+                self._window, taken, seconds = self._window[:, :0], 0, 0.0
             if cadence.is_due(cadence.eval_every, step):
                 self._evaluate(step)
             if cadence.is_due(cadence.checkpoint_every, step) or step == cadence.until:
                 self._save()
-            if means is not None:
-                started = time.perf_counter()
             shown.update(step, None if means is None else self._losses(means))
 
     def _evaluate(self, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from bcq_exp.training import build, restore
 from bcq_exp.training import run as runs
 from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.record import RunRecord
-from bcq_exp.training.trainer import Cadence, all_finite
+from bcq_exp.training.run import Run
+from bcq_exp.training.trainer import Cadence, Trainer, all_finite
 from tests.commands import TINY, algorithm_of, compose, fit, spoil_engine
 from tests.same import assert_same_run, checkpoint
 
@@ -278,3 +280,24 @@ def test_a_run_without_rows_has_no_rate(tmp_path):
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert (summary["steps_per_second"], summary["best"], summary["last"]) == (None, None, None)
     assert summary["seed"] == 3
+
+
+def test_the_rate_is_of_training_alone(tmp_path, monkeypatch):
+    """However often a run is evaluated between two rows."""
+    evaluate, loop, whole = Run.evaluate, Trainer._loop, []
+
+    def slowly(run, step, algorithm):
+        time.sleep(0.1)
+        evaluate(run, step, algorithm)
+
+    def timed(trainer, shown):
+        began = time.perf_counter()
+        loop(trainer, shown)
+        whole.append(time.perf_counter() - began)
+
+    monkeypatch.setattr(Run, "evaluate", slowly)
+    monkeypatch.setattr(Trainer, "_loop", timed)
+    fit(tmp_path, *TINY, "trainer.eval_every=40", "trainer.log_every=240")
+    (row,) = RunRecord(tmp_path).rows("timing")
+    assert row["wall_time"] < whole[0] - 6 * 0.1
+    assert row["steps_per_second"] == pytest.approx(240 / row["wall_time"])

@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 
+from bcq_exp.config.naming import run_name
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord, present_status
 from tests.commands import TINY, bcq_exp, command, fit, tree
@@ -138,3 +139,13 @@ def test_of_two_processes_that_start_one_run_one_is_refused(tmp_path):
     assert sum("is training this run; wait for it" in text for text in said) == 1
     rows = RunRecord(tmp_path / "multirun" / "twice").rows("train")
     assert [row["step"] for row in rows] == list(range(40, 2001, 40))
+
+
+def test_resume_true_goes_on_with_no_run_that_was_set_aside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("foo.1", "bar.2"):
+        (tmp_path / "multirun" / name).mkdir(parents=True)
+        (tmp_path / "multirun" / name / "checkpoint.pt").touch()
+    assert run_name(None, True) in ("foo.1", "bar.2")
+    (tmp_path / "multirun" / "foo").mkdir()
+    assert run_name(None, True) == "bar.2"

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--format", choices=("md", "tex"), help="also print the paper's table")
     parser.add_argument(
-        "--show", choices=("mean", "iqm"), default="mean", help="mean ± std, or IQM [CI] (mean)"
+        "--show", choices=("mean", "iqm"), help="in that table: mean ± std, or IQM [CI] (mean)"
     )
     parser.add_argument(
         "--watch",
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="write anew every S seconds (10)",
     )
     options = parser.parse_args(arguments)
+    if options.show is not None and options.format is None:
+        raise UserError("--show: of --format's table; give --format md or tex")
     _compare(options)
 
 
@@ -71,7 +73,7 @@ def _compare(options: argparse.Namespace) -> None:
         if options.format is None:
             _print(runs, options.which)
         else:
-            print(paper_table(runs, options.format, options.show, options.which), end="")
+            print(paper_table(runs, options.format, options.show or "mean", options.which), end="")
         print(f"{page.resolve()}", file=sys.stderr if options.format else sys.stdout, flush=True)
         if not underway:
             return

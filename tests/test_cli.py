@@ -167,3 +167,9 @@ def test_a_mistake_that_was_raised_again_within_itself_is_told_all_the_same():
     inner, outer = ValueError("inner"), RuntimeError("outer")
     inner.__context__, outer.__cause__ = outer, inner
     assert one_line(outer) == "outer"
+
+
+def test_a_name_that_hydra_would_read_as_a_number_is_kept(tmp_path):
+    brief = ("trainer.num_steps=4", "trainer.eval_every=4", "name=2024_01_05")
+    assert forked(*TINY, *brief, cwd=tmp_path).returncode == 0
+    assert [path.name for path in (tmp_path / "multirun").iterdir()] == ["2024_01_05"]

@@ -16,6 +16,9 @@ Form = Literal["md", "tex"]
 Show = Literal["mean", "iqm"]
 
 
+IN_TEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+
+
 def digits(value: float) -> str:
     """A number with the digits that mean something: one decimal up to 1000, none above."""
     if math.isnan(value):
@@ -88,7 +91,7 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
     """The same, for booktabs."""
 
     def escaped(text: str) -> str:
-        return "".join(f"\\{c}" if c in "_%&#" else c for c in text)
+        return "".join(f"\\{c}" if c in "_%&#${}" else IN_TEX.get(c, c) for c in text)
 
     lines = [
         rf"\begin{{tabular}}{{lr{'c' * (len(header) - 2)}}}",

@@ -42,6 +42,7 @@ class Plan(Protocol):
         """Write what has to be there before it is launched."""
 
 
+A_NUMBER = r"[+-]?[\d_]+(\.[\d_]*)?([eE][+-]?[\d_]+)?"  # to Hydra's grammar
 Task = Callable[[DictConfig], Any]
 Compose = Callable[[list[str]], DictConfig]
 PlanRun = Callable[[DictConfig, Path], Plan]
@@ -97,6 +98,8 @@ def _as_hydra_reads(word: str, paths: Sequence[str]) -> str:
     key, _, value = word.partition("=")
     if value == "None":  # so W&B's agents write it
         return f"{key}=null"
+    if key == "name" and re.fullmatch(A_NUMBER, value):  # 2024_01_05 would be 20240105
+        return f"{key}='{value}'"
     if key in paths and value and value[0] not in "'\"" and value != "null":
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"{key}='{escaped}'"

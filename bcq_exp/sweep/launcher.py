@@ -89,7 +89,7 @@ class CohortLauncher(Launcher):
                 if groups:
                     self._workers.check(sweep, len(groups))
                 OmegaConf.save(self._config, sweep / "multirun.yaml")
-                asked = shlex.join(self._config.hydra.overrides.task)
+                asked = shlex.join(_asked(self._config.hydra.overrides))
                 state.expect(sweep, [each.folder.name for each in planned], asked)
                 for each in missing:
                     if each.sets_aside:
@@ -238,6 +238,12 @@ def _train_group(jobs: Sequence[Job]) -> list[str | None]:
         if not isinstance(error, UserError):
             log.exception("a group of %d runs failed", len(jobs))
         return [_reason(error)] * len(jobs)
+
+
+def _asked(overrides: DictConfig) -> list[str]:
+    """What the user gave, less what placed the sweep."""
+    ours = ("hydra.sweep.dir=", "hydra.sweep.subdir=", "hydra.mode=", "hydra/sweeper=grid")
+    return [o for o in overrides.hydra if not o.startswith(ours)] + list(overrides.task)
 
 
 def _reason(error: BaseException) -> str:

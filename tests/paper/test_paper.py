@@ -21,7 +21,7 @@ from tests.paper.test_plan import plan
 # two settings that share an agent, learners of four stacks: a minute or two
 BRIEF = (
     *("budget=tiny", "settings=[concurrent,imperfect]", "algorithms=[bcq,ddpg,td3_bc]"),
-    *("agent.num_steps=1500", "agent.start_steps=500", "agent.eval_every=1500"),
+    *("agent.num_steps=1500", "agent.start_steps=500", "agent.eval_every=700"),
     *("transitions.concurrent=1500", "transitions.final_buffer=1500", "transitions.imperfect=600"),
     *("learner.num_steps=400", "learner.eval_every=100", "learner.eval_episodes=2"),
 )

@@ -1,5 +1,7 @@
 """D4RL files, with edges worked out by hand. Row i has obs 10 i, act i / 100 and rew i."""
 
+from contextlib import suppress
+
 import gymnasium as gym
 import h5py
 import numpy as np
@@ -236,6 +238,22 @@ def test_the_cache_knows_the_step_limit(load):
     assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 5
     gym.registry["BcqLine3-v0"].max_episode_steps = 2
     assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 4
+
+
+def test_a_damaged_file_and_a_link_to_nowhere_are_refused(load, tmp_path):
+    load(6, terminals=[5], env="BcqLine3-v0")
+    (path,) = tmp_path.glob("*.hdf5")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 37):  # a byte here, a byte there
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with suppress(DataError):
+            load_d4rl_hdf5(str(path), env="BcqLine3-v0", use_cache=False)
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as file:
+        del file["actions"]
+        file["actions"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(DataError, match="data set"):
+        load_d4rl_hdf5(str(path), env="BcqLine3-v0", use_cache=False)
 
 
 def test_a_refused_file_is_one_line_of_the_command(tmp_path):

@@ -84,3 +84,15 @@ def test_a_file_in_place_of_multirun_is_one_line(tmp_path):
     done = forked("-m", "seed=0,1", "name=s", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert done.stderr.startswith("cannot write ")
+
+
+@pytest.mark.parametrize(
+    "workers",
+    ["joblib hydra.launcher.workers.n_jobs=1.5", "submitit_local hydra.launcher.workers.count=0"],
+)
+def test_a_number_of_workers_that_is_none_is_one_line(workers, tmp_path):
+    launcher, number = workers.split()
+    pytest.importorskip(launcher.partition("_")[0])
+    done = forked("-m", "seed=0,1", f"hydra/launcher={launcher}", number, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"{number}: must be an integer" in done.stderr

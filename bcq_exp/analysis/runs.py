@@ -125,9 +125,9 @@ def shown(value: Any, *, exactly: bool = False) -> str:
 
 def told_apart(values: Sequence[Any]) -> list[str]:
     """A key's values as a person writes them, exactly where shorter ones would be the same."""
-    short, exact = map(shown, values), (shown(value, exactly=True) for value in values)
-    found, distinct = list(short), list(exact)
-    return found if len({*found}) == len({*distinct}) else distinct
+    short = [shown(value) for value in values]
+    exact = [shown(value, exactly=True) for value in values]
+    return short if len({*short}) == len({*exact}) else exact
 
 
 def _run_folders(place: str) -> Iterator[Path]:

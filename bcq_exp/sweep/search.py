@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.meaning import identity
 from bcq_exp.config.plain import plain
 from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.files import written
 from bcq_exp.ranges import COUNT, SEED
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
@@ -92,12 +93,14 @@ class OptunaSweeper(Sweeper):
         if isinstance(self._launcher, CohortLauncher) and self._launcher.plan_only:
             self._say_plan(self._launcher, fixed, space)
             return
+        check_free(folder)  # what another launch has under way looks like what a kill left
         if self.config.resume == "restart":
             self._set_aside(folder)
             fixed = [o for o in fixed if not o.startswith("resume=")] + ["resume=auto"]
         study = self._study(folder)
         self._check_same(study, folder, space)
         waiting = _taken_up_again(study, space)
+        taken_up = {trial.number for trial in waiting}
         failures: dict[int, str] = {}
         number = 0
         while (left := self._num_trials - _num_complete(study) - len(failures)) > 0:
@@ -110,9 +113,10 @@ class OptunaSweeper(Sweeper):
             jobs = list(dict.fromkeys(map(tuple, overrides)))  # equal trials are one run
             try:
                 launched = self._launcher.launch(list(map(list, jobs)), initial_job_idx=number)
-            except UserError:  # of all: none is to look as if it were running
+            except UserError:  # of all: none of ours is to look as if it were running
                 for trial in trials:
-                    study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+                    if trial.number not in taken_up:
+                        study.tell(trial, state=_optuna().trial.TrialState.FAIL)
                 raise
             number += len(jobs)
             result_of = dict(zip(jobs, launched, strict=True))
@@ -163,7 +167,8 @@ class OptunaSweeper(Sweeper):
     def _study(self, folder: Path) -> Any:
         optuna = _optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        folder.mkdir(parents=True, exist_ok=True)
+        with written(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         storage = self._storage or f"sqlite:///{(folder / STUDY_FILE).absolute()}"
         try:
             study = optuna.create_study(
@@ -196,7 +201,6 @@ class OptunaSweeper(Sweeper):
                 "aside; give another hydra.sweeper.study_name, and name"
             )
         if (folder / STUDY_FILE).exists():
-            check_free(folder)
             state.set_aside(folder, STUDY_FILE)
 
     def _check_same(self, study: Any, folder: Path, space: Mapping[str, Any]) -> None:

@@ -308,7 +308,7 @@ class RunRecord:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-UNREADABLE = (  # what readers make of damage
+_UNREADABLE = (  # what readers make of damage
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile,
     zlib.error, csv.Error, pickle.UnpicklingError,
 )  # fmt: skip
@@ -325,7 +325,7 @@ def whole(path: Path, advice: str = SET_ASIDE) -> Iterator[None]:
         yield
     except Damaged as error:
         raise Damaged(error.what, advice) from None
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise Damaged(f"{path} is damaged ({reason})", advice) from error
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +19,12 @@ from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
 from bcq_exp.engine.placement import place
-from bcq_exp.errors import UserError, first_line
+from bcq_exp.errors import UserError
 from bcq_exp.files import write_atomically
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
 from bcq_exp.training.parts import build_algorithm, check_names_only_ours
-from bcq_exp.training.record import UNREADABLE, RunRecord
+from bcq_exp.training.record import RunRecord, whole
 
 
 class TrainedRun(NamedTuple):
@@ -62,7 +61,7 @@ def load_run(
             something else than ``config``.
     """
     saved = _checkpoint(folder)
-    with _loadable(folder):
+    with whole(RunRecord(Path(folder)).checkpoint):  # or not what its configuration makes
         return _load(saved, folder, device, trusted, config)
 
 
@@ -87,18 +86,6 @@ def _load(
     normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
     make_env = partial(environments.from_state, saved["environment"], trusted=trusted)
     return TrainedRun(Agent.of(algorithm, normalizer), saved["step"], make_env, spaces)
-
-
-@contextmanager
-def _loadable(folder: str | Path) -> Iterator[None]:
-    """Say in one line that a checkpoint does not hold what its configuration makes."""
-    try:
-        yield
-    except UNREADABLE as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(
-            f"{folder}: its checkpoint's networks are not those of its configuration ({reason})"
-        ) from error
 
 
 def load_collected(

@@ -79,9 +79,10 @@ def test_one_run_of_a_sweep_is_found_again_by_a_sweep_over_seeds(tmp_path):
     assert names == {"seed=0", "seed=1"}
 
 
-def test_a_file_in_place_of_multirun_is_one_line(tmp_path):
+@pytest.mark.parametrize("given", ["seed=0,1", "hydra/sweeper=optuna algo.lmbda=interval(0,1)"])
+def test_a_file_in_place_of_multirun_is_one_line(given, tmp_path):
     (tmp_path / "multirun").write_text("")
-    done = forked("-m", "seed=0,1", "name=s", cwd=tmp_path)
+    done = forked("-m", *given.split(), "name=s", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert done.stderr.startswith("cannot write ")
 

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from bcq_exp.sweep.search import _taken_up_again, _tell
 from bcq_exp.sweep.state import run_states
+from bcq_exp.training.record import hold
 from tests.commands import TINY
 from tests.forked import forked
 
@@ -87,6 +88,17 @@ def test_equal_trials_are_one_run_and_a_study_is_of_one_configuration(tmp_path):
     assert {state.status for state in run_states(folder)} == {"done"}
     aside = {path.name for path in (folder / ".set_aside").iterdir()}
     assert aside == {"optuna.db.1", *(f"algo.num_sampled_action={n}.1" for n in (1, 2))}
+
+
+def test_a_search_that_another_process_has_in_hand_is_left_alone(tmp_path):
+    folder = tmp_path / "multirun" / "o"
+    folder.mkdir(parents=True)
+    storage = f"sqlite:///{folder / 'optuna.db'}"
+    optuna.create_study(study_name="bcq_exp", storage=storage, direction="maximize").ask()
+    with hold(folder):
+        done = forked(*SEARCH, "hydra.sweeper.num_trials=2", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert [trial.state.name for trial in study(tmp_path).trials] == ["RUNNING"]
 
 
 def test_an_objective_that_is_no_number_fails_its_trial():

@@ -16,9 +16,9 @@ from tests.sweep.slurm_cluster import Missing, slurm_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
-SWEEP = (
+SWEEP = (  # runs of a dozen seconds: a cluster takes some to pass a signal on
     *("-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1", *TINY),
-    *("trainer.num_steps=5000", "trainer.checkpoint_every=500", "trainer.eval_every=2500"),
+    *("trainer.num_steps=15000", "trainer.checkpoint_every=1500", "trainer.eval_every=7500"),
 )
 NAMES = [f"algo.lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)]
 ON_SLURM = (
@@ -154,7 +154,7 @@ def test_preempted_jobs_save_and_are_started_again(cluster, undisturbed, tmp_pat
         return len(interrupted) == len(NAMES)
 
     wait_until(both_were_interrupted)
-    assert any(step % 500 for step in interrupted.values()), "saved at once, not at the last mark"
+    assert any(step % 1500 for step in interrupted.values()), "saved at once, not at the last mark"
     said = sweep.ended(0)
     assert "again" not in said  # the queue did it
     assert tables(tmp_path) == undisturbed
@@ -175,16 +175,13 @@ def test_cancelled_jobs_are_given_up_until_the_same_command_again(cluster, undis
 
 
 def test_jobs_outlive_the_launch_and_the_same_command_waits(cluster, undisturbed, tmp_path):
-    longer = "trainer.num_steps=15000"  # than a launch takes to look
-    sweep = Launched(cluster, tmp_path, longer)
+    sweep = Launched(cluster, tmp_path)
     sweep.in_the_middle()
     sweep.process.kill()
     sweep.process.communicate()
-    said = Launched(cluster, tmp_path, longer).ended(0)
+    said = Launched(cluster, tmp_path).ended(0)
     assert "waiting for 2 jobs of an earlier launch; to end them: scancel" in said
     assert "4 runs, 4 complete, 0 to train" in said
     ended = {(state.status, state.step) for state in run_states(tmp_path / "multirun" / "s")}
     assert ended == {("done", 15000)}
-    for name, told in tables(tmp_path).items():
-        sooner = [rows[: len(own)] for rows, own in zip(told, undisturbed[name], strict=True)]
-        assert sooner == undisturbed[name]
+    assert tables(tmp_path) == undisturbed

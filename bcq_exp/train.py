@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 
@@ -25,13 +24,13 @@ def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    return train(cfg, Path(hydra.runtime.output_dir), hydra.overrides.task)
+    return train(cfg, Path(hydra.runtime.output_dir), command(hydra.overrides.task, hydra))
 
 
-def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float:
+def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:
     """Train the run of a folder to its end, from its checkpoint if it has one.
 
-    ``overrides`` are what the command line changed, for the record.
+    ``asked`` is the command line, for the record.
 
     Raises:
         RunStopped: if the run failed or was stopped by a signal.
@@ -47,7 +46,7 @@ def train(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float
     if start.is_completed(cfg, summary):
         log.info("%s is complete: nothing to do (trainer.num_steps=... goes on)", folder)
     else:
-        (failure,) = train_cohort([Job(cfg, folder, command(overrides))])
+        (failure,) = train_cohort([Job(cfg, folder, asked)])
         if failure is not None:
             raise RunStopped(f"run failed: {failure}; its files are in {folder}", status=1)
     return _objective(cfg, folder)

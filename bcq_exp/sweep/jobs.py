@@ -66,7 +66,7 @@ class SweepJobs:
 
     def __init__(self, loader: ConfigLoader, sweep: DictConfig) -> None:
         self._composer = SweepComposer(loader, sweep)
-        self._place = _place(sweep)
+        self._place, self._hydra = _place(sweep), sweep.hydra
 
     def folder(self, number: int, overrides: Sequence[str]) -> Path:
         """The folder of a job."""
@@ -91,7 +91,7 @@ class SweepJobs:
                     check_evaluated(cfg, until)
                 if folder in planned:
                     raise UserError(f"two runs of the sweep map to one folder: {folder}")
-                job = _job(cfg, folder, overrides, until)
+                job = self._job(cfg, folder, overrides, until)
                 planned[folder] = _planned(number, job, list(overrides))
         return list(planned.values())
 
@@ -113,7 +113,7 @@ class SweepJobs:
             full, folder = self.compose(each.number, each.overrides)
             cfg, hydra = parted(full)
             _write_hydra_files(cfg, hydra, folder)
-            jobs.append(_job(cfg, folder, each.overrides, each.until))
+            jobs.append(self._job(cfg, folder, each.overrides, each.until))
         return jobs
 
     def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
@@ -124,6 +124,15 @@ class SweepJobs:
             return parted(full)[0], folder
         sweep, keys = self._place
         return own, Path(sweep, run_folder(keys, overrides)).absolute()
+
+    def _job(
+        self, cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None
+    ) -> Job:
+        if until == cfg.trainer.num_steps:
+            until = None
+        of_sweep = ("name=", "sweep=", "resume=")
+        alone = [override for override in overrides if not override.startswith(of_sweep)]
+        return Job(cfg, folder, command(alone, self._hydra), is_alone=False, until=until)
 
 
 def _place(config: DictConfig) -> tuple[str, str] | None:
@@ -168,14 +177,6 @@ def check_evaluated(cfg: DictConfig, until: int) -> None:
             f"evaluation at step {until}, where the runs of the sweep are compared; all need the "
             "same"
         )
-
-
-def _job(cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None) -> Job:
-    if until == cfg.trainer.num_steps:
-        until = None
-    of_sweep = ("name=", "sweep=", "resume=")
-    alone = [override for override in overrides if not override.startswith(of_sweep)]
-    return Job(cfg, folder, command(alone), is_alone=False, until=until)
 
 
 def _planned(number: int, job: Job, overrides: list[str]) -> Planned:

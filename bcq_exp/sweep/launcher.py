@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
 from bcq_exp.training.cohort import cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
+from bcq_exp.training.provenance import command
 from bcq_exp.training.record import RunRecord, check_free, hold
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class CohortLauncher(Launcher):
                 if groups:
                     self._workers.check(sweep, len(groups))
                 OmegaConf.save(self._config, sweep / "multirun.yaml")
-                asked = shlex.join(_asked(self._config.hydra.overrides))
+                asked = command(["-m", *_asked(self._config.hydra.overrides)], self._config.hydra)
                 state.expect(sweep, [each.folder.name for each in planned], asked)
                 for each in missing:
                     if each.sets_aside:

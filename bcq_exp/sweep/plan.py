@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from bcq_exp.config.naming import run_folder, subdir_of
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
 from bcq_exp.training import start
+from bcq_exp.training.provenance import command
 from bcq_exp.training.record import is_sweep
 
 Compose = Callable[[list[str]], DictConfig]
@@ -116,7 +116,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
         tuple(placed),
         expected=tuple(names),
         set_aside=there if cfg.resume == "restart" else (),
-        command=shlex.join(overrides),
+        command=command(["-m", *overrides], cfg.hydra),
     )
 
 

@@ -47,12 +47,12 @@ class RunState:
     reason: str | None = None
 
 
-def expect(folder: Path, names: Sequence[str], overrides: str) -> None:
+def expect(folder: Path, names: Sequence[str], command: str) -> None:
     """Write down which runs there should be, beside those expected before, and what asked."""
     folder.mkdir(parents=True, exist_ok=True)
     before = _read(folder)
     runs = list(dict.fromkeys([*before["runs"], *names]))
-    commands = list(dict.fromkeys([*before["commands"], f"python -m bcq_exp -m {overrides}"]))
+    commands = list(dict.fromkeys([*before["commands"], command]))
     _write(folder, {**before, "commands": commands, "runs": runs})
 
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+BY_COMMAND = "command-line"  # Hydra's word for the provider of --config-dir
 PACKAGES = (
     "bcq_exp",
     "torch",
@@ -51,9 +53,20 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def command(overrides: Sequence[str]) -> str:
-    """The command line of one run with these overrides, as a shell takes it."""
-    return f"python -m bcq_exp {shlex.join(overrides)}".strip()
+def command(words: Sequence[str], hydra: Any) -> str:
+    """The command line with these words, as a shell takes it.
+
+    Args:
+        hydra: Hydra's own configuration, which knows where else configurations were looked for.
+    """
+    return f"python -m bcq_exp {shlex.join([*_own_configs(hydra), *words])}".strip()
+
+
+def _own_configs(hydra: Any) -> list[str]:
+    """The words by which Hydra finds a user's own configurations."""
+    words = [f"--config-name={name}"] if (name := hydra.job.config_name) != "config" else []
+    folders = [each.path for each in hydra.runtime.config_sources if each.provider == BY_COMMAND]
+    return words + [f"--config-dir={folder}" for folder in folders]
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,8 @@
 """An algorithm of a user's own package: one class, one choice file, --config-dir."""
 
+import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,25 @@ def test_the_folder_is_checked_with_a_config_dir_too(tmp_path):
         done = run(*short, *overrides, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert said in done.stderr
+
+
+def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
+    short = (*COMMON, "algo=denoising", "trainer.num_steps=40")
+    assert run("--config-name=config", *short, "name=x", cwd=tmp_path).returncode == 0
+    assert run("-m", *short, "seed=3,4", "name=s", cwd=tmp_path).returncode == 0
+    folder = tmp_path / "multirun"
+    commands = json.loads((folder / "s" / "sweep.json").read_text())["commands"]
+    recorded = RunRecord(folder / "x").summary()["command"]
+    alone = RunRecord(folder / "s" / "seed=3").summary()["command"]
+    for line, said in (
+        (recorded, "x is complete: nothing to do"),
+        (commands[0], "2 runs, 2 complete, 0 to train"),
+        (f"{alone} name=alone", "step 40: return"),
+    ):
+        assert f"--config-dir={HERE / 'conf'}" in line
+        done = forked(*shlex.split(line)[3:], cwd=tmp_path, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
 
 
 def test_a_config_dir_that_is_none_is_one_line(tmp_path):

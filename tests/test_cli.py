@@ -94,7 +94,7 @@ def test_options_may_stand_anywhere_among_the_overrides(tmp_path):
 
 
 def test_the_help_names_every_command(tmp_path):
-    shown = bcq_exp("--help", cwd=tmp_path).stdout
+    shown = forked("--help", cwd=tmp_path).stdout
     package = Path(bcq_exp_package.__file__).parent
     modules = [p.stem for p in package.glob("*.py") if "def main(" in p.read_text()]
     assert {"train", "status", "compare", "evaluate", "collect"} < set(modules)
@@ -105,7 +105,7 @@ def test_the_help_names_every_command(tmp_path):
 
 @pytest.mark.parametrize("module", ["bcq_exp", "bcq_exp.evaluate", "bcq_exp.collect"])
 def test_help_shows_usage_and_keys_and_runs_nothing(module, tmp_path):
-    done = bcq_exp("--help", cwd=tmp_path, module=module)
+    done = forked("--help", cwd=tmp_path, module=module)
     assert done.returncode == 0
     assert f"python -m {module}" in done.stdout
     assert "seed: " in done.stdout

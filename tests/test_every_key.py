@@ -30,7 +30,7 @@ BASE = (
     "trainer.num_steps=6",
     "trainer.batch_size=4",
     "trainer.log_every=2",
-    "trainer.eval_every=3",
+    "trainer.eval_every=6",
     "trainer.checkpoint_every=3",
     "policy.action_scaling=true",
     "logger=wandb",
@@ -94,7 +94,8 @@ OTHER = {
     "logger.job_type": "j",
     "logger.tags": "[t]",
 }
-SCHEDULE_KEYS = {f"{optim}.{key}" for optim in OPTIMS for key in ("schedule", "final_lr_fraction")}
+OPTIMIZER_KEYS = {f"{optim}.{key}" for optim in OPTIMS for key in OPTIMIZER}
+LOSSES = ("trainer.eval_episodes=0",)  # alone tell optimizers apart
 ELSEWHERE = {
     "resume",
     "name",
@@ -205,15 +206,17 @@ def test_the_same_configuration_gives_the_same_outcome(outcome):
     assert outcome("one") == outcome("other")
 
 
-@pytest.mark.parametrize("key", sorted(OTHER.keys() - SCHEDULE_KEYS))
+@pytest.mark.parametrize("key", sorted(OTHER.keys() - OPTIMIZER_KEYS))
 def test_another_value_gives_another_outcome(key, outcome):
     assert outcome("other", f"{key}={OTHER[key]}") != outcome("base")
 
 
-@pytest.mark.parametrize("key", sorted(SCHEDULE_KEYS))
-def test_so_it_does_for_the_schedules(key, outcome):
-    linear = f"{key.partition('.')[0]}.schedule=linear"
-    assert outcome("other", linear, f"{key}={OTHER[key]}") != outcome("base", linear)
+@pytest.mark.parametrize("key", sorted(OPTIMIZER_KEYS))
+def test_so_it_does_for_the_optimizers(key, outcome):
+    optim, _, option = key.partition(".")
+    scheduled = option in ("schedule", "final_lr_fraction")
+    common = (*LOSSES, *([f"{optim}.schedule=linear"] if scheduled else []))
+    assert outcome("other", *common, f"{key}={OTHER[key]}") != outcome("base", *common)
 
 
 @pytest.mark.parametrize("optim", OPTIMS)
@@ -221,9 +224,9 @@ def test_so_it_does_for_the_schedules(key, outcome):
     ("name", "key"), [(name, key) for name, keys in OF_OTHER_OPTIMIZERS.items() for key in keys]
 )
 def test_so_it_does_for_the_other_optimizers(name, key, optim, outcome):
-    chosen = f"optimizer@{optim}={name}"
-    other = outcome("other", chosen, f"{optim}.{key}={OF_OTHER_OPTIMIZERS[name][key]}")
-    assert other != outcome("base", chosen)
+    chosen = (*LOSSES, f"optimizer@{optim}={name}")
+    other = outcome("other", *chosen, f"{optim}.{key}={OF_OTHER_OPTIMIZERS[name][key]}")
+    assert other != outcome("base", *chosen)
 
 
 def test_the_device_is_resolved():

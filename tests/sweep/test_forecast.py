@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.commands import TINY, bcq_exp, fit, tree
+from tests.commands import TINY, fit, tree
 from tests.forked import forked
 
 SWEEP = ("-m", "name=s", *TINY, "algo.num_sampled_action=3,6", "seed=0,1")
@@ -21,7 +21,7 @@ def begun(tmp_path):
 
 def test_a_plan_tells_runs_groups_time_and_disk_and_writes_nothing(begun):
     before = tree(begun)
-    done = bcq_exp(*SWEEP, "--plan", cwd=begun)
+    done = forked(*SWEEP, "--plan", cwd=begun)
     assert (done.returncode, done.stderr) == (0, "")
     assert tree(begun) == before
     assert "multirun/s: 4 runs, 1 complete, 3 to train in 2 groups of 2/1" in done.stdout

@@ -10,7 +10,8 @@ import pytest
 
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, bcq_exp, compose, fit, spoil_engine
+from tests.commands import TINY, compose, fit, spoil_engine
+from tests.forked import forked
 from tests.same import assert_same_rows, assert_same_run, checkpoint
 
 NORMALIZED = "trainer.normalize_obs=true"
@@ -57,7 +58,7 @@ def test_after_a_kill(tmp_path):
     assert checkpoint(folder)["step"] == 110
     assert RunRecord(folder).rows("train")[-1]["step"] == 140  # which going on has to forget
     assert RunRecord(folder).summary()["status"] == "running"
-    resumed = bcq_exp(*OFF, NORMALIZED, "name=r", cwd=tmp_path)
+    resumed = forked(*OFF, NORMALIZED, "name=r", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     fit(tmp_path / "straight", *OFF, NORMALIZED)
     assert_same_run(folder, tmp_path / "straight")

@@ -11,7 +11,7 @@ import pytest
 from bcq_exp.config.naming import run_name
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord, present_status
-from tests.commands import TINY, bcq_exp, command, fit, tree
+from tests.commands import TINY, command, fit, tree
 from tests.forked import forked
 from tests.same import assert_same_rows
 
@@ -110,7 +110,7 @@ with hold(pathlib.Path({str(run)!r})):
     try:
         assert other.stdout.readline() == "held\n"
         record.write_summary({**before, "status": "running", "process": process})
-        done = bcq_exp(*SAME, cwd=tmp_path)
+        done = forked(*SAME, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert f"process {other.pid} on here is training this run" in done.stderr
         assert present_status(record.summary(), run) == "running"

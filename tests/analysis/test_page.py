@@ -71,6 +71,25 @@ def test_groups_and_axes_change(opened, report):
     assert "behaviour policy" in names
 
 
+def test_values_that_are_close_are_told_exactly(opened, tmp_path):
+    for lr in (0.0010001, 0.0010002):
+        for tau in (0.01, 0.1):
+            changes = {"critic_optim.lr": lr, "algo.tau": tau}
+            make_run(tmp_path / "s" / f"{lr}-{tau}", [10.0, 20.0], changes=changes)
+    write_report(load_runs(tmp_path / "s"), tmp_path / "report" / "index.html")
+    page = opened(tmp_path / "report" / "index.html")
+    page.select_option("#colour", "critic_optim.lr")
+    assert legends(page, "learning-0")[:2] == ["lr=0.0010001", "lr=0.0010002"]
+    page.select_option("#heat-x", "critic_optim.lr")
+    page.select_option("#heat-y", "algo.tau")
+    (heat,) = page.evaluate("document.getElementById('heat').data.map(t => [t.x, t.y])")
+    assert heat == [["0.0010001", "0.0010002"], ["0.01", "0.1"]]
+    page.fill("#filter", "critic_optim.lr=0.0010002")
+    rows = page.locator("#run-table tbody tr:visible")
+    assert rows.count() == 2
+    assert all("0.0010002" in row.inner_text() for row in rows.all())
+
+
 def test_last_and_best_stand_apart(opened, tmp_path):
     for seed in range(2):
         make_run(tmp_path / "s" / str(seed), [30.0 + seed, 20.0 + seed], seed=seed)

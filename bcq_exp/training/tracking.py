@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from threading import TIMEOUT_MAX, Lock, Thread
+from threading import Lock, Thread
 from typing import Any, Literal, Protocol
 
 from bcq_exp.errors import first_line
+from bcq_exp.training import wandb_service as service
 
 log = logging.getLogger(__name__)
 
-# Seconds; W&B's own variables WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT go before them.
-INIT_TIMEOUT = 30.0  # to go online, or else offline
-FINISH_TIMEOUT = 30.0  # to upload what is left when a run has ended
-FLUSHED_AFTER = 5.0  # from the end to the last byte in W&B's file
-GRACE = 10.0  # beyond both, in which W&B's process keeps its word or is ended
+FLUSHED_AFTER = 5.0  # seconds from the end to the last byte in W&B's file
 
 
 class Tracker(Protocol):
@@ -110,7 +105,7 @@ class WandbTracker:
         identity: Mapping[str, Any],
         warnings: Warnings,
     ) -> None:
-        self.id: str | None = id or _new_id()
+        self.id: str | None = id or service.new_id()
         self._warn = warnings
         self._folders = f"{sweep}/*" if sweep else str(folder)
         command = f"`python -m bcq_exp.wandb_mirror {sweep or folder}`"
@@ -167,49 +162,26 @@ class WandbTracker:
 
     def _start(self, mode: str, resume: Literal["allow"] | None, **arguments: Any) -> Any:
         """A W&B run; an offline one where it should be online and cannot."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it complains on our stderr
-        import wandb
 
-        settings = wandb.Settings(  # lean: no console capture, system statistics or code copies
-            console="off",
-            disable_code=True,
-            disable_git=True,
-            finish_timeout=_timeout("FINISH", FINISH_TIMEOUT),
-            finish_timeout_raises=True,
-            init_timeout=_timeout("INIT", INIT_TIMEOUT),
-            silent=True,
-            x_disable_machine_info=True,
-            x_disable_stats=True,
-            x_save_requirements=False,
-        )
+        settings = service.set_up(self._hear)
 
-        wandb.setup(settings)  # silent from its first word on, but for
-        wandb.termsetup(settings, _Listener(self._hear))
-
-        def init(mode: Literal["online", "offline"], id: str | None) -> Any:
-            return wandb.init(
-                id=id,
-                mode=mode,
-                resume=resume,
-                reinit="create_new",
-                settings=settings,
-                **arguments,
-            )
+        def begin(mode: Literal["online", "offline"], id: str | None) -> Any:
+            return service.begin_run(settings, mode=mode, id=id, resume=resume, **arguments)
 
         if mode == "offline":
-            return init("offline", self.id)
+            return begin("offline", self.id)
         id = self.id
         try:
-            if not _is_logged_in():  # init would ask for a key at the terminal
+            if not service.is_logged_in():  # init would ask for a key at the terminal
                 raise RuntimeError("not logged in: run `wandb login`")
-            id = _new_id()  # for the case that follows: W&B's process does not let go of an id
-            return init("online", self.id)
+            id = service.new_id()  # for what follows: W&B's process does not let go of an id
+            return begin("online", self.id)
         except Exception as error:
             remedy = self._anew if resume else self._sync("offline-run")
             self._say("cannot go online", error, f"recording offline; {remedy}")
         if not resume:  # else the run keeps the id that the server knows
             self.id = id
-        return init("offline", id)
+        return begin("offline", id)
 
     def _check_written(self, run: Any) -> None:
         """W&B goes on in silence where its disk is full: see that its file can hold what it got.
@@ -248,64 +220,13 @@ class WandbTracker:
         return f"`wandb sync {option}{self._folders}/wandb/{kind}-*` uploads it"
 
 
-class _Listener:
-    """Takes what W&B would print."""
-
-    def __init__(self, hear: Callable[[str], None]) -> None:
-        self.warning = hear
-
-    def info(self, message: str) -> None:
-        """News are not passed on."""
-
-    def error(self, message: str) -> None:
-        """Nor are errors, which are raised as well."""
-
-
 def wait_for(trackers: Sequence[Tracker]) -> None:
     """See what was handed over to its end, for a bounded time."""
-    patience = _timeout("INIT", INIT_TIMEOUT) + _timeout("FINISH", FINISH_TIMEOUT) + GRACE
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + service.patience()
     if not all([tracker.wait(deadline) for tracker in trackers]):
-        _end_service()
-
-
-def _end_service() -> None:
-    """End W&B's process for this one; the next run gets another.
-
-    One that died or hangs would else be waited for, or complained about, when Python ends.
-    """
-    import psutil
-    import wandb
-
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            if child.name().startswith("wandb-core"):
-                child.kill()
-    with suppress(Exception, SystemExit):  # it exits with the status of the process that died
-        wandb.teardown()
-
-
-def _new_id() -> str:
-    return secrets.token_hex(4)
+        service.end()
 
 
 def _size(values: Mapping[str, Any]) -> int:
     """Bytes that a log of values has at least: W&B writes each as JSON, beside its name."""
     return len(json.dumps(values, separators=(",", ":"), default=str))
-
-
-def _timeout(name: str, default: float) -> float:
-    with suppress(KeyError, ValueError):
-        seconds = float(os.environ[f"WANDB_{name}_TIMEOUT"])
-        if 0 < seconds < TIMEOUT_MAX:
-            return seconds
-    return default
-
-
-def _is_logged_in() -> bool:
-    import wandb
-    from wandb.sdk.lib import wbauth
-
-    settings = wandb.setup().settings
-    key = settings.api_key or settings.identity_token_file
-    return bool(key or wbauth.read_netrc_auth(host=settings.base_url))

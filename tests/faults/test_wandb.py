@@ -16,7 +16,7 @@ import pytest
 import wandb
 
 from bcq_exp import wandb_mirror
-from bcq_exp.training import tracking
+from bcq_exp.training import wandb_service
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.run import Run
 from tests.commands import TINY, bcq_exp, command, fit
@@ -37,7 +37,7 @@ def in_the_campaign(*modes):
 def own_service():
     """Each test has a W&B process of its own."""
     yield
-    tracking._end_service()
+    wandb_service.end()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def impatient(monkeypatch):
     with monkeypatch.context() as soon:
         soon.setenv("WANDB_INIT_TIMEOUT", str(SOON))
         soon.setenv("WANDB_FINISH_TIMEOUT", str(SOON))
-        soon.setattr(tracking, "GRACE", 1.0)
+        soon.setattr(wandb_service, "GRACE", 1.0)
         yield soon
 
 
@@ -79,7 +79,11 @@ def until(true, seconds=30):
 
 
 def signal_service(signum):
-    (service,) = (p for p in psutil.Process().children() if p.name().startswith("wandb-core"))
+    (service,) = (
+        child
+        for child in psutil.Process().children()
+        if child.name().startswith("wandb-core") and child.status() != psutil.STATUS_ZOMBIE
+    )
     service.send_signal(signum)
 
 

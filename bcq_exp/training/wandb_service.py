@@ -1,0 +1,111 @@
+"""What is asked of W&B itself, and of its process: to start runs, in silence, and to end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from threading import TIMEOUT_MAX
+from typing import Any
+
+# Seconds; W&B's own variables WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT go before them.
+INIT_TIMEOUT = 30.0  # to go online, or else offline
+FINISH_TIMEOUT = 30.0  # to upload what is left when a run has ended
+GRACE = 10.0  # beyond both, in which W&B's process keeps its word or is ended
+
+
+def set_up(hear: Callable[[str], None]) -> Any:
+    """Settings for this process's runs: lean, without console capture, system statistics or code
+    copies, and silent; ``hear`` takes W&B's warnings.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it complains on our stderr
+    import wandb
+
+    settings = wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        finish_timeout=_finish_timeout(),
+        finish_timeout_raises=True,
+        init_timeout=_init_timeout(),
+        silent=True,
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
+    wandb.setup(settings)  # silent from its first word on, but for
+    wandb.termsetup(settings, _Listener(hear))
+    return settings
+
+
+def begin_run(settings: Any, **arguments: Any) -> Any:
+    """A W&B run beside others, by the arguments of ``wandb.init``."""
+    import wandb
+
+    return wandb.init(reinit="create_new", settings=settings, **arguments)
+
+
+def new_id() -> str:
+    """An id for a run."""
+    return secrets.token_hex(4)
+
+
+def is_logged_in() -> bool:
+    """Whether W&B has a key; without one it would ask at the terminal."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb.setup().settings
+    key = settings.api_key or settings.identity_token_file
+    return bool(key or wbauth.read_netrc_auth(host=settings.base_url))
+
+
+def patience() -> float:
+    """Seconds in which W&B should have done whatever it is asked for."""
+    return _init_timeout() + _finish_timeout() + GRACE
+
+
+def end() -> None:
+    """End W&B's process for this one; the next run gets another.
+
+    One that died or hangs would else be waited for, or complained about, when Python ends.
+    """
+    import psutil
+    import wandb
+
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.name().startswith("wandb-core"):
+                child.kill()
+    with suppress(Exception, SystemExit):  # it exits with the status of the process that died
+        wandb.teardown()
+
+
+class _Listener:
+    """Takes what W&B would print."""
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        self.warning = hear
+
+    def info(self, message: str) -> None:
+        """News are not passed on."""
+
+    def error(self, message: str) -> None:
+        """Nor are errors, which are raised as well."""
+
+
+def _init_timeout() -> float:
+    return _timeout("INIT", INIT_TIMEOUT)
+
+
+def _finish_timeout() -> float:
+    return _timeout("FINISH", FINISH_TIMEOUT)
+
+
+def _timeout(name: str, default: float) -> float:
+    with suppress(KeyError, ValueError):
+        seconds = float(os.environ[f"WANDB_{name}_TIMEOUT"])
+        if 0 < seconds < TIMEOUT_MAX:
+            return seconds
+    return default

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from bcq_exp.config.checking import check, check_folders
-from bcq_exp.config.naming import run_folder, subdir_of
-from bcq_exp.errors import UserError
+from bcq_exp.config.meaning import flattened
+from bcq_exp.config.naming import keys_of, run_folder, subdir_of
+from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
+from bcq_exp.sweep.composing import parted
 from bcq_exp.training import start
 from bcq_exp.training.provenance import command
-from bcq_exp.training.record import is_sweep
+from bcq_exp.training.record import RunRecord, is_sweep
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -108,6 +112,8 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     if any(axis.is_continuous for axis in axes):
         return SweepPlan(folder, tuple(placed))
     names = _folder_names(folder, keys, axes)
+    if not any(axis.is_group for axis in axes):  # which brings keys of its own
+        _check_others(cfg, folder, names, keys.split(","))
     if ours:  # it does the rest itself
         return SweepPlan(folder, tuple(placed))
     there = tuple(folder / name for name in names if (folder / name).exists())
@@ -136,6 +142,38 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
     parsed = {o.get_key_element(): o for o in every}.values()  # of a key given twice, the last
     fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
     return fixed, [_axis(o) for o in parsed if o.is_sweep_override()]
+
+
+def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
+    """See that earlier launches' other runs differ by no more than what names the runs.
+
+    Raises:
+        UserError: if nothing but the configuration of each would tell them apart.
+    """
+    for name in state.expected(folder):
+        if name in names or (named_by := _named_by(folder / name)) is None:
+            continue
+        with suppress(Damaged):
+            summary = RunRecord(folder / name).summary()
+            if summary is None or named_by - dict(flattened(summary["config"])).keys():
+                continue
+            changed = start.changes(parted(cfg.copy())[0], summary)
+            told = [words for key, words in changed.items() if key not in {*keys} | named_by]
+            if told:
+                raise UserError(
+                    f"{folder} holds runs with another configuration, {name} among them: "
+                    f"{', '.join(told)}; choose another name"
+                )
+            return  # one stands for all
+
+
+def _named_by(run: Path) -> set[str] | None:
+    """The keys that name a run of a sweep, by Hydra's own files; ``None`` where they do not say."""
+    with suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
+        subdir = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.sweep._get_node("subdir")
+        keys = keys_of(str(subdir._value()))
+        return None if keys is None else set(keys.split(","))
+    return None
 
 
 def _axis(override: Override) -> Axis:

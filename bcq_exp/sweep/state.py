@@ -56,6 +56,11 @@ def expect(folder: Path, names: Sequence[str], command: str) -> None:
     _write(folder, {**before, "commands": commands, "runs": runs})
 
 
+def expected(folder: Path) -> list[str]:
+    """The runs that were ever asked for."""
+    return list(_read(folder)["runs"])
+
+
 def set_aside(folder: Path, *files: str) -> None:
     """Move all runs of a sweep out of the way, and files of it; what asked is still known."""
     for path in sorted(folder.glob("*/summary.json")):

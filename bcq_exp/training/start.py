@@ -85,22 +85,26 @@ def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> N
     Raises:
         UserError: if it would learn something else, or ends before the run's present step.
     """
-    new, old = identity(plain(cfg)), identity(summary["config"])
-    changed = [
-        f"{key} ({old.get(key)} -> {new.get(key)})"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if changed:
+    if changed := changes(cfg, summary):
         raise UserError(
-            f"{folder} holds a run with another configuration: {', '.join(changed)}; choose "
-            "another name, or resume=restart to set the old run aside"
+            f"{folder} holds a run with another configuration: {', '.join(changed.values())}; "
+            "choose another name, or resume=restart to set the old run aside"
         )
     if summary["status"] != "completed" and summary["step"] > cfg.trainer.num_steps:
         raise UserError(
             f"trainer.num_steps={cfg.trainer.num_steps}: the run in {folder} has taken "
             f"{summary['step']} steps already; give at least as many"
         )
+
+
+def changes(cfg: DictConfig, summary: dict[str, Any]) -> dict[str, str]:
+    """The keys in which a configuration would learn something else than a run, each in words."""
+    new, old = identity(plain(cfg)), identity(summary["config"])
+    return {
+        key: f"{key} ({old.get(key)} -> {new.get(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
 
 
 def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:

@@ -97,3 +97,22 @@ def test_a_number_of_workers_that_is_none_is_one_line(workers, tmp_path):
     done = forked("-m", "seed=0,1", f"hydra/launcher={launcher}", number, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"{number}: must be an integer" in done.stderr
+
+
+def test_a_sweeps_runs_differ_by_what_names_them(tmp_path):
+    common = [o for o in TINY if not o.startswith(("algo.", "policy."))]
+    short = ("-m", "name=s", *common, "trainer.num_steps=40")
+    assert forked(*short, "seed=0,1", cwd=tmp_path).returncode == 0
+    refused = forked(*short, "seed=2,3", "algo.tau=0.1", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert refused.stderr.startswith("error: multirun/s holds runs with another configuration, ")
+    assert "seed=0 among them: algo.tau (0.005 -> 0.1); choose another name" in refused.stderr
+    assert {path.name for path in tmp_path.glob("multirun/s/*/")} == {"seed=0", "seed=1"}
+    for more in (  # what is swept, then or now, is in the names
+        ("seed=0,2",),
+        ("seed=2,3", "algo.tau=0.1,0.005"),
+        ("seed=2", "algo.tau=0.2,0.3"),
+        ("seed=0,1", "algo=bc,vae_bc"),
+    ):
+        done = forked(*short, *more, "--plan", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr

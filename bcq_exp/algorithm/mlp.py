@@ -8,6 +8,7 @@ as they are.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 FEW_COLUMNS = 16  # of a product that BLAS computes several times faster as its transpose
+FEW_ROWS = 32  # of which a product takes less time than the weights' cast to another type
 
 
 class HasComputeDtype:
     """A module whose matrix products are computed in ``compute_dtype``.
 
-    ``None`` is the type of the parameters. What it returns has the type of its input.
+    ``None`` is the type of the parameters, as are an :class:`MLP`'s of few rows. What it returns
+    has the type of its input.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -43,7 +46,8 @@ class MLP(HasComputeDtype, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         params = [p for layer in self.layers for p in (layer.weight, layer.bias)]
         rows = x.reshape(-1, x.shape[-1])
-        y, *_ = _MLPFunction.apply(self.compute_dtype or x.dtype, rows, *params)
+        dtype = x.dtype if len(rows) < FEW_ROWS else self.compute_dtype or x.dtype
+        y, *_ = _MLPFunction.apply(dtype, rows, *params)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -100,6 +104,10 @@ class _MLPFunction(torch.autograd.Function):
         ]
         results = _MLPFunction.apply(dtype, *stacked)
         return results, (0,) * len(results)
+
+
+# torch asks for it at every call, and finding it takes a fifth of one
+_MLPFunction.forward.__signature__ = inspect.signature(_MLPFunction.forward)  # type: ignore[attr-defined]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

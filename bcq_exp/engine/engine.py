@@ -111,9 +111,15 @@ class CohortEngine:
 
     def advance(self, num_steps: int) -> Tensor:
         first = self._step
-        told = self.take_steps(num_steps)
-        statistics = told.to("cpu", torch.float64)  # the one synchronization
-        statistics = statistics.reshape(num_steps, len(self._runs), -1)
+        return self.told(self.take_steps(num_steps), first)
+
+    def told(self, taken: Tensor, first: int) -> Tensor:
+        """What :meth:`take_steps` returned, from the step ``first`` on, as :meth:`advance` has it.
+
+        Waits for the device.
+        """
+        statistics = taken.to("cpu", torch.float64)  # the one synchronization
+        statistics = statistics.reshape(len(taken), len(self._runs), -1)
         for turn, columns in self._told.items():
             rows = statistics[(turn - first) % self._cycle :: self._cycle]
             rows[..., columns] = rows[..., columns].nan_to_num(inf, inf, -inf)

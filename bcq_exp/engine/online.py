@@ -66,12 +66,15 @@ class OnlineEngine:
         return self._start_steps + self._learner.steps_to_record
 
     def advance(self, num_steps: int) -> Tensor:
-        told = []
+        first, taken = self._learner.step, []
         for _ in range(num_steps):
             self._collect(self._explorer.step(self._step, self._behave))
-            learns = self._step >= self._start_steps
-            told.append(self._learner.advance(1) if learns else self._untold)
+            if self._step >= self._start_steps:
+                taken.append(self._learner.take_steps(1))
             self._step += 1
+        told = [self._untold.expand(1, num_steps - len(taken), -1)]
+        if taken:
+            told.append(self._learner.told(torch.cat(taken), first))
         return torch.cat(told, 1)
 
     def algorithm(self, run: int) -> OfflineAlgorithm:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bcq_exp.algorithm.mlp import MLP, frozen
+from bcq_exp.algorithm.mlp import FEW_ROWS, MLP, frozen
 from bcq_exp.algorithm.networks import choose_compute_dtype
 
 
@@ -61,3 +61,12 @@ def test_bfloat16_products_keep_float32_parameters_gradients_and_results():
     torch.testing.assert_close(y, torchs(x), rtol=0.05, atol=0.02)
     for mine, theirs in zip(grads, exact, strict=True):
         assert (mine - theirs).norm() < 0.05 * theirs.norm()
+
+
+def test_few_rows_are_computed_in_the_parameters_type():
+    ours, _ = twins(torch.float32)
+    exact, _ = twins(torch.float32)
+    choose_compute_dtype(ours, torch.bfloat16)
+    few, many = torch.randn(FEW_ROWS - 1, 5), torch.randn(FEW_ROWS, 5)
+    assert torch.equal(ours(few), exact(few))
+    assert not torch.equal(ours(many), exact(many))

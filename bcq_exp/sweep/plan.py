@@ -158,13 +158,24 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
             if summary is None or named_by - dict(flattened(summary["config"])).keys():
                 continue
             changed = start.changes(parted(cfg.copy())[0], summary)
-            told = [words for key, words in changed.items() if key not in {*keys} | named_by]
+            told = [
+                words
+                for key, words in changed.items()
+                if key not in {*keys} | named_by and not _follows(cfg, key)
+            ]
             if told:
                 raise UserError(
                     f"{folder} holds runs with another configuration, {name} among them: "
                     f"{', '.join(told)}; choose another name"
                 )
             return  # one stands for all
+
+
+def _follows(cfg: DictConfig, key: str) -> bool:
+    """Whether a value is said in terms of others."""
+    above, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, above) if above else cfg
+    return isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, name)
 
 
 def _named_by(run: Path) -> set[str] | None:

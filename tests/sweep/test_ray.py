@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from tests.commands import command
-from tests.sweep.test_slurm import NAMES, SWEEP, RunRecord, wait_until
+from tests.sweep.test_slurm import NAMES, SAVED_EVERY, STEPS, SWEEP, RunRecord, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
@@ -44,11 +44,11 @@ def test_a_dead_nodes_cohort_goes_on_elsewhere(cluster, tmp_path):
         return RunRecord(folder / NAMES[0]).summary()
 
     wait_until(lambda: now()["process"]["pid"] != at_first[NAMES[0]])
-    assert now()["step"] >= 500, "from its checkpoint"
+    assert now()["step"] >= SAVED_EVERY, "from its checkpoint"
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     for name in NAMES:
         summary = RunRecord(folder / name).summary()
-        assert (summary["status"], summary["step"]) == ("completed", 5000)
+        assert (summary["status"], summary["step"]) == ("completed", STEPS)
         moved = at_first[name] == at_first[NAMES[0]]
         assert (summary["process"]["pid"] != at_first[name]) == moved

@@ -16,9 +16,11 @@ from tests.sweep.slurm_cluster import Missing, slurm_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
-SWEEP = (  # runs of a dozen seconds: a cluster takes some to pass a signal on
+STEPS, SAVED_EVERY = 15_000, 1_500  # a dozen seconds: a cluster takes some to pass a signal on
+SWEEP = (
     *("-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1", *TINY),
-    *("trainer.num_steps=15000", "trainer.checkpoint_every=1500", "trainer.eval_every=7500"),
+    *(f"trainer.num_steps={STEPS}", f"trainer.checkpoint_every={SAVED_EVERY}"),
+    f"trainer.eval_every={STEPS // 2}",
 )
 NAMES = [f"algo.lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)]
 ON_SLURM = (
@@ -154,7 +156,7 @@ def test_preempted_jobs_save_and_are_started_again(cluster, undisturbed, tmp_pat
         return len(interrupted) == len(NAMES)
 
     wait_until(both_were_interrupted)
-    assert any(step % 1500 for step in interrupted.values()), "saved at once, not at the last mark"
+    assert any(step % SAVED_EVERY for step in interrupted.values()), "at once, not at the last mark"
     said = sweep.ended(0)
     assert "again" not in said  # the queue did it
     assert tables(tmp_path) == undisturbed
@@ -183,5 +185,5 @@ def test_jobs_outlive_the_launch_and_the_same_command_waits(cluster, undisturbed
     assert "waiting for 2 jobs of an earlier launch; to end them: scancel" in said
     assert "4 runs, 4 complete, 0 to train" in said
     ended = {(state.status, state.step) for state in run_states(tmp_path / "multirun" / "s")}
-    assert ended == {("done", 15000)}
+    assert ended == {("done", STEPS)}
     assert tables(tmp_path) == undisturbed

@@ -13,7 +13,7 @@ from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.plan import plan_sweep
 from bcq_exp.training import start
 from bcq_exp.training.objective import Objective
-from bcq_exp.training.provenance import command
+from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    return train(cfg, Path(hydra.runtime.output_dir), command(hydra.overrides.task, hydra))
+    asked = command([*own_configs(hydra), *hydra.overrides.task])
+    return train(cfg, Path(hydra.runtime.output_dir), asked)
 
 
 def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:

@@ -34,6 +34,15 @@ def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value, meaning in _meanings(resolved) if meaning.compared}
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """The dotted keys in which two configurations differ, each in words."""
+    return {
+        key: f"{key} ({old.get(key)} -> {new.get(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+
+
 def shared_by_stack(cfg: DictConfig) -> str:
     """What a composed run has to agree in with those it is stacked with, as text."""
     leaves = _meanings(plain(cfg), node=cfg)

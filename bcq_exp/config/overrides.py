@@ -45,6 +45,12 @@ def one_of(values: Iterable[object]) -> str:
     return f"choice({','.join(map(str, values))})"
 
 
+def going_on(overrides: Iterable[str]) -> list[str]:
+    """Overrides of a run that its command began: what was to be done with older ones is done."""
+    kept = [o for o in overrides if o.partition("=")[0].lstrip("+") != "resume"]
+    return [*kept, "resume=auto"]
+
+
 def changed(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """A configuration with other values, in nested mappings; the one given stays as it is."""
     merged = OmegaConf.merge(cfg, values)

@@ -21,6 +21,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from bcq_exp.config.naming import keys_of, run_folder
+from bcq_exp.config.overrides import going_on
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
 from bcq_exp.ranges import SHARE
@@ -87,7 +88,7 @@ class HalvingSweeper(GridSweeper):
             for name, reason in _reasons(rungs[-1]):
                 stopped |= {run_folder(keys, job): reason for job in settings[name]}
             _write(folder, rungs, stopped)
-            settings = {name: _going_on(settings[name]) for name in rungs[-1].going_on}
+            settings = {n: list(map(going_on, settings[n])) for n in rungs[-1].going_on}
             if not settings:
                 break
         if settings:
@@ -142,11 +143,6 @@ def _key(override: str) -> str:
 
 def _jobs(settings: Settings) -> list[list[str]]:
     return [job for jobs in settings.values() for job in jobs]
-
-
-def _going_on(jobs: Sequence[list[str]]) -> list[list[str]]:
-    """Jobs that were begun by this launch: whatever that did with older ones is done."""
-    return [[o for o in job if _key(o) != "resume"] + ["resume=auto"] for job in jobs]
 
 
 def _failed(result: JobReturn) -> bool:

@@ -26,7 +26,7 @@ from bcq_exp.training import start
 from bcq_exp.training.cohort import Kind, kind_of
 from bcq_exp.training.job import Job
 from bcq_exp.training.objective import Objective, check_objective
-from bcq_exp.training.provenance import command
+from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord
 
 
@@ -66,7 +66,7 @@ class SweepJobs:
 
     def __init__(self, loader: ConfigLoader, sweep: DictConfig) -> None:
         self._composer = SweepComposer(loader, sweep)
-        self._place, self._hydra = _place(sweep), sweep.hydra
+        self._place, self._own_configs = _place(sweep), own_configs(sweep.hydra)
 
     def folder(self, number: int, overrides: Sequence[str]) -> Path:
         """The folder of a job."""
@@ -132,7 +132,8 @@ class SweepJobs:
             until = None
         of_sweep = ("name=", "sweep=", "resume=")
         alone = [override for override in overrides if not override.startswith(of_sweep)]
-        return Job(cfg, folder, command(alone, self._hydra), is_alone=False, until=until)
+        asked = command([*self._own_configs, *alone])
+        return Job(cfg, folder, asked, is_alone=False, until=until)
 
 
 def _place(config: DictConfig) -> tuple[str, str] | None:

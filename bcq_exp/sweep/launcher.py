@@ -35,7 +35,7 @@ from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
 from bcq_exp.training.cohort import cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
-from bcq_exp.training.provenance import command
+from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, check_free, hold
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class CohortLauncher(Launcher):
                 if groups:
                     self._workers.check(sweep, len(groups))
                 OmegaConf.save(self._config, sweep / "multirun.yaml")
-                asked = command(["-m", *_asked(self._config.hydra.overrides)], self._config.hydra)
+                asked = command(_asked(self._config.hydra))
                 state.expect(sweep, [each.folder.name for each in planned], asked)
                 for each in missing:
                     if each.sets_aside:
@@ -240,10 +240,11 @@ def _train_group(jobs: Sequence[Job]) -> list[str | None]:
         return [_reason(error)] * len(jobs)
 
 
-def _asked(overrides: DictConfig) -> list[str]:
+def _asked(hydra: DictConfig) -> list[str]:
     """What the user gave, less what placed the sweep."""
     ours = ("hydra.sweep.dir=", "hydra.sweep.subdir=", "hydra.mode=", "hydra/sweeper=grid")
-    return [o for o in overrides.hydra if not o.startswith(ours)] + list(overrides.task)
+    given = [o for o in hydra.overrides.hydra if not o.startswith(ours)]
+    return [*own_configs(hydra), "-m", *given, *hydra.overrides.task]
 
 
 def _reason(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.training import start
-from bcq_exp.training.provenance import command
+from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, is_sweep
 
 Compose = Callable[[list[str]], DictConfig]
@@ -122,7 +122,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
         tuple(placed),
         expected=tuple(names),
         set_aside=there if cfg.resume == "restart" else (),
-        command=command(["-m", *overrides], cfg.hydra),
+        command=command([*own_configs(cfg.hydra), "-m", *overrides]),
     )
 
 
@@ -150,8 +150,9 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
     Raises:
         UserError: if nothing but the configuration of each would tell them apart.
     """
+    ours = set(names)
     for name in state.expected(folder):
-        if name in names or (named_by := _named_by(folder / name)) is None:
+        if name in ours or (named_by := _named_by(folder / name)) is None:
             continue
         with suppress(Damaged):
             summary = RunRecord(folder / name).summary()

@@ -16,7 +16,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from bcq_exp.config.meaning import identity
+from bcq_exp.config.meaning import differences, identity
+from bcq_exp.config.overrides import going_on
 from bcq_exp.config.plain import plain
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import written
@@ -96,7 +97,7 @@ class OptunaSweeper(Sweeper):
         check_free(folder)  # what another launch has under way looks like what a kill left
         if self.config.resume == "restart":
             self._set_aside(folder)
-            fixed = [o for o in fixed if not o.startswith("resume=")] + ["resume=auto"]
+            fixed = going_on(fixed)
         study = self._study(folder)
         self._check_same(study, folder, space)
         waiting = _taken_up_again(study, space)
@@ -222,12 +223,11 @@ class OptunaSweeper(Sweeper):
         if theirs is None:
             study.set_user_attr("learns", mine)
             return
-        changed = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-        if changed:
-            told = ", ".join(f"{key} ({theirs.get(key)} -> {mine.get(key)})" for key in changed)
+        if changed := differences(theirs, mine):
             raise UserError(
-                f"{folder} holds a search with another configuration: {told}; choose another "
-                "name, or resume=restart to set it aside"
+                f"{folder} holds a search with another configuration: "
+                f"{', '.join(changed.values())}; choose another name, or resume=restart to set it "
+                "aside"
             )
 
 

@@ -53,17 +53,13 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def command(words: Sequence[str], hydra: Any) -> str:
-    """The command line with these words, as a shell takes it.
-
-    Args:
-        hydra: Hydra's own configuration, which knows where else configurations were looked for.
-    """
-    return f"python -m bcq_exp {shlex.join([*_own_configs(hydra), *words])}".strip()
+def command(words: Sequence[str]) -> str:
+    """The command line with these words, as a shell takes it."""
+    return f"python -m bcq_exp {shlex.join(words)}".strip()
 
 
-def _own_configs(hydra: Any) -> list[str]:
-    """The words by which Hydra finds a user's own configurations."""
+def own_configs(hydra: Any) -> list[str]:
+    """The words by which Hydra found a user's own configurations, by its own configuration."""
     words = [f"--config-name={name}"] if (name := hydra.job.config_name) != "config" else []
     folders = [each.path for each in hydra.runtime.config_sources if each.provider == BY_COMMAND]
     return words + [f"--config-dir={folder}" for folder in folders]

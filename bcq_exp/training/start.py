@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bcq_exp.config.meaning import identity
+from bcq_exp.config.meaning import differences, identity
 from bcq_exp.config.plain import plain
 from bcq_exp.errors import UserError
 from bcq_exp.training.job import Job
@@ -99,12 +99,7 @@ def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> N
 
 def changes(cfg: DictConfig, summary: dict[str, Any]) -> dict[str, str]:
     """The keys in which a configuration would learn something else than a run, each in words."""
-    new, old = identity(plain(cfg)), identity(summary["config"])
-    return {
-        key: f"{key} ({old.get(key)} -> {new.get(key)})"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    }
+    return differences(identity(summary["config"]), identity(plain(cfg)))
 
 
 def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:

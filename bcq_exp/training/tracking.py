@@ -162,7 +162,6 @@ class WandbTracker:
 
     def _start(self, mode: str, resume: Literal["allow"] | None, **arguments: Any) -> Any:
         """A W&B run; an offline one where it should be online and cannot."""
-
         settings = service.set_up(self._hear)
 
         def begin(mode: Literal["online", "offline"], id: str | None) -> Any:

@@ -92,7 +92,7 @@ class _MLPFunction(torch.autograd.Function):
             else:
                 of_params += [None, None]
             if i > 0:  # through the layer, then through the ReLU before it
-                grad = torch.ops.aten.threshold_backward(grad @ weights[i], inputs[i], 0)
+                grad = torch.ops.aten.threshold_backward(_product(grad, weights[i]), inputs[i], 0)
         of_x = _product(grad, weights[0]).to(dtype) if of_x_wanted else None
         return None, of_x, *reversed(of_params)
 
@@ -120,7 +120,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a b, by way of its transpose where it has few columns."""
+    """a b, by way of its transpose where it has few columns, as sums of one term without BLAS."""
+    if a.shape[-1] == 1:
+        return a * b
     return (b.mT @ a.mT).mT if b.shape[-1] < FEW_COLUMNS else a @ b
 
 

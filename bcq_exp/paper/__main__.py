@@ -48,10 +48,13 @@ def _do(plan: PaperPlan, at_once: int) -> None:
         for folder in plan.agents.folders.values()
         if (RunRecord(folder).summary() or {}).get("status") == "completed"
     }
-    # of an agent that failed there are none, as its learners will say
     recordings = [dataset.command for dataset in missing_data(plan) if dataset.agent in trained]
     _stop_at_mistakes(run_all(recordings, os.cpu_count() or 1, silent=True))
-    _stop_at_mistakes(run_all([sweep.command for sweep in plan.sweeps_left], at_once))
+    # of an agent that failed there is no data set
+    missing = missing_data(plan)
+    there = {(d.setting, d.env) for d in plan.datasets_left if d not in missing}
+    sweeps = [sweep for sweep in plan.sweeps_left if (sweep.setting, sweep.env) in there]
+    _stop_at_mistakes(run_all([sweep.command for sweep in sweeps], at_once))
 
 
 def _report(plan: PaperPlan) -> None:

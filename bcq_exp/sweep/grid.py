@@ -8,7 +8,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 
 from bcq_exp.sweep.launcher import CohortLauncher
 
@@ -28,7 +28,8 @@ class GridSweeper(BasicSweeper):
         for batch in batches:
             returned.append(launcher.launch(batch, sum(map(len, returned))))
             for result in returned[-1]:
-                _ = result.return_value  # raises what it failed with
+                if result.status == JobStatus.FAILED:  # return_value says it as Hydra does
+                    raise result._return_value
         return returned
 
     def parsed(self, arguments: Sequence[str]) -> list[Override]:

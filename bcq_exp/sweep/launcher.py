@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -39,6 +39,9 @@ from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, check_free, hold
 
 log = logging.getLogger(__name__)
+
+Reason = str | UserError  # why a run failed: by itself, or by what the user has to set right
+MOST_NAMED = 10  # runs that failed for one reason
 
 
 class CohortLauncher(Launcher):
@@ -75,7 +78,11 @@ class CohortLauncher(Launcher):
         initial_job_idx: int,
         until: int | None = None,
     ) -> Sequence[JobReturn]:
-        """Train the jobs that are not complete, or only to the step ``until``."""
+        """Train the jobs that are not complete, or only to the step ``until``.
+
+        Raises:
+            UserError: if none could be trained, all for one mistake of the user's.
+        """
         setup_globals()
         hydra_before = HydraConfig.instance().cfg
         try:
@@ -97,11 +104,20 @@ class CohortLauncher(Launcher):
                 configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
                 sizes = [len(runs) for runs in groups]
                 log.info(_what_comes(sweep, len(planned), len(missing), sizes, until))
-                failures = {each.folder: each.damage for each in planned if each.damage}
+                failures: dict[Path, Reason] = {
+                    each.folder: each.damage for each in planned if each.damage
+                }
                 failures |= self._train(missing, groups, sweep)
                 arrived = [each for each in planned if each.folder not in failures]
                 failures |= see_to_estimates(arrived, sweep)
-                return self._results(planned, failures)
+                error = _failure(failures, len(planned)) if failures else None
+                results = [
+                    self._result(each, error if each.folder in failures else None)
+                    for each in planned
+                ]
+                if isinstance(error, UserError):
+                    raise error
+                return results
         finally:
             HydraConfig.instance().cfg = hydra_before
 
@@ -173,7 +189,7 @@ class CohortLauncher(Launcher):
 
     def _train(
         self, missing: Sequence[Planned], groups: Sequence[list[Planned]], sweep: Path
-    ) -> dict[Path, str]:
+    ) -> dict[Path, Reason]:
         """Train the groups; why a run failed, by its folder."""
         if not groups:
             return {}
@@ -181,7 +197,7 @@ class CohortLauncher(Launcher):
             for each in missing:
                 cfg, _ = self._jobs.compose(each.number, each.overrides)
                 self._context.callbacks.on_job_start(config=cfg, task_function=self._task)
-        failures: dict[Path, str] = {}
+        failures: dict[Path, Reason] = {}
         ended = 0
         composed = (self._jobs.ready(group) for group in groups)  # each as a worker takes it
         for index, result in self._workers.run(_train_group, composed, sweep):
@@ -193,14 +209,6 @@ class CohortLauncher(Launcher):
             failed = f", {len(failures)} failed" if failures else ""
             log.info("%d of %d runs ended%s", ended, len(missing), failed)
         return failures
-
-    def _results(self, planned: Sequence[Planned], failures: dict[Path, str]) -> list[JobReturn]:
-        """What Hydra wants back of every job, in its order."""
-        said = [f"  {folder.name}: {reason}" for folder, reason in failures.items()]
-        error = RunStopped(
-            "\n".join([f"{len(failures)} of {len(planned)} runs failed:", *said]), status=1
-        )
-        return [self._result(each, error if each.folder in failures else None) for each in planned]
 
     def _result(self, planned: Planned, error: Exception | None) -> JobReturn:
         result = JobReturn(
@@ -219,12 +227,12 @@ class CohortLauncher(Launcher):
         return result
 
 
-def _train_group(jobs: Sequence[Job]) -> list[str | None]:
+def _train_group(jobs: Sequence[Job]) -> list[Reason | None]:
     """Why each job failed, or ``None``; what ends the whole group is each one's reason.
 
     A worker that died may have saved some of them at a later step than others, or completed them.
     """
-    failures: dict[Path, str | None] = {job.folder: None for job in jobs}
+    failures: dict[Path, Reason | None] = {job.folder: None for job in jobs}
     try:
         left = [job for job in jobs if not start.has_arrived(job, RunRecord(job.folder).summary())]
         for members in cohorts([kind_of(job) for job in left]):
@@ -234,9 +242,10 @@ def _train_group(jobs: Sequence[Job]) -> list[str | None]:
         return [failures[job.folder] for job in jobs]
     except RunStopped:
         raise
+    except UserError as error:
+        return [error] * len(jobs)
     except Exception as error:
-        if not isinstance(error, UserError):
-            log.exception("a group of %d runs failed", len(jobs))
+        log.exception("a group of %d runs failed", len(jobs))
         return [_reason(error)] * len(jobs)
 
 
@@ -247,9 +256,27 @@ def _asked(hydra: DictConfig) -> list[str]:
     return [*own_configs(hydra), "-m", *given, *hydra.overrides.task]
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> Reason:
+    if isinstance(error, UserError):
+        return error
     line = first_line(error)
-    return line if isinstance(error, UserError | RunStopped) else f"{type(error).__name__}: {line}"
+    return line if isinstance(error, RunStopped) else f"{type(error).__name__}: {line}"
+
+
+def _failure(failures: Mapping[Path, Reason], num_runs: int) -> UserError | RunStopped:
+    """What so many runs of a launch end with: a mistake that none got past is the user's."""
+    named: dict[str, list[str]] = {}
+    for folder, reason in failures.items():
+        named.setdefault(str(reason), []).append(folder.name)
+    first = next(iter(failures.values()))
+    if isinstance(first, UserError) and len(named) == 1 and len(failures) == num_runs:
+        return first
+    lines = [f"{len(failures)} of {num_runs} runs failed:"]
+    for said, names in named.items():
+        lines += [f"  {name}: {said}" for name in names[:MOST_NAMED]]
+        if more := names[MOST_NAMED:]:
+            lines.append(f"  and {len(more)} more for that reason")
+    return RunStopped("\n".join(lines), status=1)
 
 
 def _value(planned: Planned) -> float:

@@ -66,7 +66,7 @@ def _compare(options: argparse.Namespace) -> None:
                 page,
                 options.which,
                 options.watch if underway else None,
-                selection=_selection(options.runs),
+                selection=_selection(options.runs, runs),
             )
         except OSError as error:
             raise UserError(f"--output {page.parent}: {error.strerror or error}") from error
@@ -80,11 +80,20 @@ def _compare(options: argparse.Namespace) -> None:
         time.sleep(options.watch)
 
 
-def _selection(places: Sequence[str]) -> dict[str, Any] | None:
+def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     """What ``bcq_exp.select`` left in a sweep's folder, where it is one that is shown."""
     from bcq_exp.selection.results import read
 
-    return read(Path(places[0])) if len(places) == 1 else None
+    found = read(Path(places[0])) if len(places) == 1 else None
+    if found is None:
+        return None
+    judged = {(Path(each["folder"]).name, each["step"]) for each in found["policies"]}
+    there = runs.runs[runs.runs["step"] > 0]
+    now = set(zip((Path(folder).name for folder in there["folder"]), there["step"], strict=True))
+    if judged == now:
+        return found
+    old = f"the runs have changed since: `python -m bcq_exp.select {places[0]}` judges them anew"
+    return {**found, "notes": [*found["notes"], old]}
 
 
 def _home(places: Sequence[str]) -> Path:

@@ -15,6 +15,7 @@ from bcq_exp.ranges import COUNT, GAMMA, POSITIVE, SEED, TAU, Range
 
 if TYPE_CHECKING:
     from bcq_exp.selection.estimates import Selection
+    from bcq_exp.selection.ranking import Measured
 
 EPISODES_SHOWN = (0, 1, 2, 5, 10, 20, 50, 100)
 MOST_ROWS = 40
@@ -24,7 +25,7 @@ NUMBERS: dict[str, tuple[type, Range, str]] = {
     "num_members": (int, COUNT, "critics a policy, whose spread is the interval"),
     "lr": (float, POSITIVE, "learning rate"),
     "gamma": (float, GAMMA, "discount of the value, whatever the runs' own"),
-    "tau": (float, TAU, "share of a critic that its target takes each step"),
+    "tau": (float, TAU, "share of a critic that its target takes each step, or: as the steps take"),
     "seed": (int, SEED, "of weights, episodes and batches"),
 }
 
@@ -41,10 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, (kind, allowed, words) in NUMBERS.items():
         option = f"--{name.replace('_', '-')}"
         default = getattr(FQESettings, name)
-        parser.add_argument(option, type=number(kind, allowed), help=f"{words} ({default})")
-    usual = " ".join(map(str, FQESettings.hidden_sizes))
+        usual = f"{words} ({FQESettings().target_tau if default is None else default:g})"
+        parser.add_argument(option, type=number(kind, allowed), help=usual)
+    sizes = " ".join(map(str, FQESettings.hidden_sizes))
     parser.add_argument(
-        "--hidden-sizes", nargs="+", type=number(int, COUNT), help=f"of a critic ({usual})"
+        "--hidden-sizes", nargs="+", type=number(int, COUNT), help=f"of a critic ({sizes})"
     )
     options = parser.parse_args(arguments)
     _select(options)
@@ -62,7 +64,7 @@ def _select(options: argparse.Namespace) -> None:
     from bcq_exp.selection.results import CRITICS, FOLDER, POLICIES, write
     from bcq_exp.training.mirror import add_estimates
     from bcq_exp.training.progress import progress
-    from bcq_exp.training.record import LOCK
+    from bcq_exp.training.record import LOCK, RunRecord
 
     schema.register()
     given = {name: getattr(options, name) for name in NUMBERS}
@@ -78,6 +80,8 @@ def _select(options: argparse.Namespace) -> None:
     busy = f"{folder}: another process selects there; wait for it, or give --output"
     with locks.hold(folder / LOCK, busy):
         candidates, evidence = load_candidates(folders, trusted=options.trust)
+        for each in folders:
+            RunRecord(each).estimates()  # to add to: damage is told before all the work
         with (
             enough_memory("fewer runs at a time, or a smaller --batch-size"),
             progress(0, settings.num_steps, f"{len(candidates)} policies") as shown,
@@ -99,12 +103,13 @@ def _print(selection: Selection, settings: FQESettings) -> None:
     title = f"{len(policies)} policies by fitted Q evaluation, gamma {settings.gamma:g}"
     table = Table(title=title, title_justify="left")
     table.add_column("run", overflow="fold")
-    for name in ("value ± 2 se", "own critic's", "TD error", "discounted return", "return"):
+    for name in ("step", "value ± 2 se", "own critic's", "TD error", "discounted return", "return"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in policies.head(MOST_ROWS).to_dict("records"):
         others = (row[name] for name in ("critic_value", "td_error", "discounted_return"))
         table.add_row(
             escape(row["run"]),
+            str(row["step"]),
             _shown(row["fqe"]) + _shown(row["fqe_high"] - row["fqe"], before=" ± "),
             *map(_shown, others),
             _shown(row["return_mean"]),
@@ -118,8 +123,9 @@ def _print(selection: Selection, settings: FQESettings) -> None:
         for name in next(iter(selection.quality.values())):
             table.add_column(name, justify="right", no_wrap=True)
         for estimator, measures in selection.quality.items():
-            cells = (f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}]" for m in measures.values())
-            table.add_row(estimator, *map(escape, cells))
+            count = measures["spearman"].num_policies
+            of = f", of {count}" if count < len(policies) else ""
+            table.add_row(estimator + of, *(escape(_measured(m)) for m in measures.values()))
         console.print(table)
     if selection.budget:
         table = Table(title="return of the policy chosen after N episodes", title_justify="left")
@@ -133,6 +139,12 @@ def _print(selection: Selection, settings: FQESettings) -> None:
         console.print(table)
     for note in selection.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _measured(found: Measured) -> str:
+    if found.value != found.value:
+        return ""
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _shown(value: float | None, before: str = "") -> str:

@@ -1,7 +1,7 @@
 """Fitted Q evaluation (Le, Voloshin & Yue 2019, arXiv:1903.08738): the value of a fixed policy pi
 from transitions that others recorded.
 
-    y   = r + gamma (1 - terminated) Q_{k-1}(s', pi(s'))
+    y   = r + gamma (1 - terminated) Q_{k-1}(s', pi(s'))    in [V_min, V_max]
     Q_k = argmin_f E_(s, a, r, s')~D [ (f(s, a) - y)^2 ]
     V   = E_s0 [ Q_K(s0, pi(s0)) ]
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,8 @@ class Hyperparameters(NamedTuple):
 
     gamma: float | Tensor
     tau: float | Tensor
+    v_min: float | Tensor
+    v_max: float | Tensor
 
 
 def train_step(
@@ -75,6 +78,7 @@ def train_step(
             batch.terminated,
             hyper.gamma,
         )
+        target = over_runs(torch.clamp)(target, hyper.v_min, hyper.v_max)
     loss, q_mean = over_runs(losses.critic_loss)(nets.critic, batch.obs, batch.act, target)
     optimizers["critic"].apply(loss)
     polyak_update((nets.critic_target,), (nets.critic,), hyper.tau)
@@ -93,6 +97,7 @@ class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
         critic_optim: its optimizer.
         gamma: discount factor, in [0, 1].
         tau: share of the source that the target takes each step, in (0, 1].
+        v_min, v_max: no value lies beyond these.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -110,11 +115,16 @@ class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
         critic_optim: OptimizerFactory,
         gamma: float = 0.99,
         tau: float = 0.005,
+        v_min: float = -inf,
+        v_max: float = inf,
     ) -> None:
         super().__init__(policy=None)  # it learns none
         require("gamma", gamma, GAMMA)
         require("tau", tau, TAU)
+        if not v_min <= v_max:
+            raise ValueError(f"v_min={v_min}, v_max={v_max}: must be the ends of an interval")
         self.gamma, self.tau = gamma, tau
+        self.v_min, self.v_max = v_min, v_max
         self.critic = critic
         self.critic_target = self._add_lagged_network(critic)
         self._optimizers = {"critic": critic_optim.create(critic.parameters())}
@@ -136,7 +146,7 @@ class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(gamma=self.gamma, tau=self.tau)
+        return Hyperparameters(self.gamma, self.tau, self.v_min, self.v_max)
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:
         return self.critic(obs, act).squeeze(-1)

@@ -96,12 +96,16 @@ def run_folders(*places: str | Path) -> list[Path]:
     found: dict[Path, Path] = {}
     for place in places:
         folders = list(_run_folders(str(place)))
-        if not folders:
+        if not folders and not _is_of_a_sweep(Path(place)):
             raise UserError(
                 f"{place}: no runs found; give folders of runs or sweeps, such as multirun/NAME"
             )
         for folder in folders:
             found.setdefault(folder.resolve(), folder)
+    if not found:
+        raise UserError(
+            f"{places[0]}: no runs found; give the sweep's folder, {Path(places[0]).parent}"
+        )
     return list(found.values())
 
 
@@ -128,6 +132,11 @@ def told_apart(values: Sequence[Any]) -> list[str]:
     short = [shown(value) for value in values]
     exact = [shown(value, exactly=True) for value in values]
     return short if len({*short}) == len({*exact}) else exact
+
+
+def _is_of_a_sweep(place: Path) -> bool:
+    """Whether it lies beside a sweep's runs, as what a shell makes of ``multirun/NAME/*`` does."""
+    return place.exists() and (place.parent / "multirun.yaml").exists()
 
 
 def _run_folders(place: str) -> Iterator[Path]:

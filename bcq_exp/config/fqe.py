@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+LAGS = 5.0  # after which a target has left all but e^-5 of where it began behind
+FOLLOWING = 5.0  # steps that a critic takes, about, to be where its target wants it
+LONGEST = 1000.0  # steps that a horizon is taken to have at most
 
 
 @dataclass(frozen=True)
@@ -16,7 +21,8 @@ class FQESettings:
         hidden_sizes: of a critic.
         lr: Adam's.
         gamma: discount of the value that is estimated, whatever a run's own.
-        tau: share of the critic that its target takes each step.
+        tau: share of the critic that its target takes each step; ``None`` is as much as brings the
+            targets to their end in these steps.
         seed: of weights, episodes and batches.
     """
 
@@ -26,5 +32,21 @@ class FQESettings:
     hidden_sizes: tuple[int, ...] = (64, 64)
     lr: float = 1e-3
     gamma: float = 0.99
-    tau: float = 0.005
+    tau: float | None = None
     seed: int = 0
+
+    @property
+    def target_tau(self) -> float:
+        """``tau``, in (0, 1]. Where critics follow their targets at once, these leave where they
+        began as e^(-t / lag), with a lag of 1 / (tau (1 - gamma)) steps."""
+        return self.tau or min(1.0, LAGS * self._horizon / self.num_steps)
+
+    @property
+    def share_reached(self) -> float:
+        """Of the way to their end, the share that the critics go, about."""
+        lag = self._horizon * (1 / self.target_tau + FOLLOWING)
+        return 1 - math.exp(-self.num_steps / lag)
+
+    @property
+    def _horizon(self) -> float:
+        return min(LONGEST, 1 / (1 - self.gamma)) if self.gamma < 1 else LONGEST

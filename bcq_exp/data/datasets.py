@@ -18,7 +18,7 @@ from bcq_exp.data import environments, minari_store, pendulum
 from bcq_exp.data.cache import cached
 from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
-from bcq_exp.data.holdout import held_out_episodes
+from bcq_exp.data.holdout import FEWEST, held_out_episodes
 from bcq_exp.data.minari_files import read_minari, spec_text
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import DataError, Transitions
@@ -69,8 +69,14 @@ class Dataset(Task):
         if share is None:
             return self
         is_held_out = held_out_episodes(self.id, len(self.episode_lengths), share)
-        held_out = self._of_episodes(is_held_out)
-        return replace(self._of_episodes(~is_held_out), held_out=held_out)
+        held_out, kept = self._of_episodes(is_held_out), self._of_episodes(~is_held_out)
+        least = min(np.count_nonzero(side.episode_rows) for side in (held_out, kept))
+        if least < FEWEST:
+            raise DataError(
+                f"dataset.holdout={share}: of {self.id}'s episodes {least} on one side have "
+                f"transitions; at least {FEWEST} on either are needed: give another share, or null"
+            )
+        return replace(kept, held_out=held_out)
 
     def _of_episodes(self, chosen: np.ndarray) -> Dataset:
         return replace(

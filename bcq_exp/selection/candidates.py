@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,12 +29,16 @@ ONLINE = f"{explore.__module__}.{explore.__name__}"
 HOW_THEY_CAME = ("download", "use_cache")  # keys that do not decide what the data are
 ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for
 
+S = TypeVar("S")
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A run's policy as its newest checkpoint has it.
 
     Args:
+        status: of its run: completed, running, interrupted or failed.
         returns: of the evaluation at that step, an episode each (E,); ``None`` without one.
         discounted_return: mean of these by ``gamma``, the run's own discount.
     """
@@ -41,6 +46,7 @@ class Candidate:
     name: str
     folder: Path
     step: int
+    status: str
     agent: Agent
     returns: np.ndarray | None
     discounted_return: float | None
@@ -112,7 +118,7 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
             )
     dataset = _load(first, folders[0], trusted)
     for folder in folders:
-        if told[folder]["dataset"]["content_hash"] != dataset.content_hash:
+        if told[folder]["dataset"].get("content_hash") != dataset.content_hash:
             raise UserError(
                 f"{folder}: learnt from data of another content than {dataset.id} has now"
             )
@@ -132,15 +138,19 @@ def load_candidate(
     """
     run = load_run(folder, "cpu", trusted=trusted, config=config)
     record = RunRecord(folder)
+    summary = record.told_summary()
     episodes = record.episodes()
     at = np.flatnonzero(episodes["step"] == run.step) if episodes else np.empty(0, dtype=int)
-    row = next((row for row in record.rows("eval") if row["step"] == run.step), {})
+    returns = episodes["returns"][at[-1]] if len(at) else np.full(1, np.nan)
+    rows = record.rows("eval", summary["record"])
+    row = next((row for row in rows if row.get("step") == run.step), {})
     return Candidate(
         name=name,
         folder=folder,
         step=run.step,
+        status=summary["status"],
         agent=run.agent,
-        returns=episodes["returns"][at[-1]] if len(at) else None,
+        returns=returns if np.isfinite(returns).all() else None,
         discounted_return=row.get("discounted_return_mean"),
     )
 
@@ -149,11 +159,21 @@ def policies_actions(
     candidates: Sequence[Candidate], evidence: Evidence, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What P policies do after each of N transitions (P, N, A), and at first (P, E, A)."""
-    after, first = (
-        np.stack([actions(each.agent, obs, seed) for each in candidates])
-        for obs in (evidence.dataset.transitions.obs_next, evidence.first_obs)
-    )
-    return after, first
+
+    def of(one: Candidate) -> tuple[np.ndarray, np.ndarray]:
+        obs_next = evidence.dataset.transitions.obs_next
+        return actions(one.agent, obs_next, seed), actions(one.agent, evidence.first_obs, seed)
+
+    after, first = zip(*by_one_thread_each(of, candidates), strict=True)
+    return np.stack(after), np.stack(first)
+
+
+def by_one_thread_each(function: Callable[[S], T], policies: Iterable[S]) -> list[T]:
+    """The function of each policy, to the same bits however many cores there are."""
+    with ThreadPoolExecutor(
+        torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+    ) as threads:
+        return list(threads.map(function, policies))
 
 
 def actions(agent: Agent, obs: np.ndarray, seed: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from bcq_exp.algorithm.base import NoNoise
 from bcq_exp.algorithm.batch import Batch
@@ -35,24 +36,32 @@ MEMBER, EPISODES = "member", "episodes"  # purposes of random numbers
 @dataclass(frozen=True)
 class Units:
     """What critics work in: observations of mean 0 and deviation 1, actions in [-1, 1], and
-    rewards by the size of a discounted sum of them, so that values are about 1."""
+    rewards by the size of a discounted sum of them, so that values are about 1.
+
+    Args:
+        scale: that size, in the rewards' own unit.
+        value_range: what any policy's values lie between, with rewards such as those recorded.
+    """
 
     normalizer: ObsNormalizer
     low: np.ndarray
     high: np.ndarray
-    horizon: float
     scale: float
+    value_range: tuple[float, float]
 
     @classmethod
     def of(cls, transitions: Transitions, action_space: Any, gamma: float) -> Units:
         size = float(np.abs(transitions.rew).mean(dtype=np.float64))
         horizon = 1 / (1 - gamma) if gamma < 1 else len(transitions)
+        scale = size * horizon or 1.0
+        worst, best = float(transitions.rew.min()), float(transitions.rew.max())
         return cls(
             ObsNormalizer.of(transitions.obs),
             action_space.low,
             action_space.high,
-            horizon,
-            size * horizon or 1.0,
+            scale,
+            # of one reward, if an episode may end after it, or of that reward for ever
+            (min(worst, worst * horizon) / scale, max(best, best * horizon) / scale),
         )
 
     def obs(self, obs: np.ndarray) -> np.ndarray:
@@ -80,7 +89,7 @@ class PolicyTable(TransitionTable):
     Args:
         table: the transitions, which all share.
         act_next: (P, N, A), each policy's.
-        rows: (M, N), the transitions that each member of an ensemble sees.
+        rows: (M, R), the transitions that each member of an ensemble sees, filled up to the most.
         policy, member: which of them each run has (K,).
     """
 
@@ -89,10 +98,9 @@ class PolicyTable(TransitionTable):
         member: Tensor,
     ) -> None:  # fmt: skip
         super().__init__(table, *sizes)
-        num_rows = act_next.shape[1]
         self._act_next, self._chosen = act_next.flatten(0, 1), rows.flatten()
-        self._policy = (policy * num_rows).unsqueeze(-1)  # (K, 1)
-        self._member = (member * num_rows).unsqueeze(-1)
+        self._policy = (policy * act_next.shape[1]).unsqueeze(-1)  # (K, 1)
+        self._member = (member * rows.shape[1]).unsqueeze(-1)
 
     def batch(self, indices: Tensor) -> Batch:
         """Of K runs (K, B), of one (B,)."""
@@ -122,13 +130,14 @@ def stacked_critics(
         act_next: what each policy does after the transitions (P, N, A).
     """
     dtype, device = placement.precision.dtype, placement.device
-    num_rows, sizes = len(transitions), (transitions.obs.shape[1], transitions.act.shape[1])
+    sizes = transitions.obs.shape[1], transitions.act.shape[1]
     table = TransitionTable.of(transitions, dtype, device, units)
     acts = torch.as_tensor(units.act(act_next), dtype=dtype, device=device)
-    rows = torch.stack([_rows_of(episodes, episode_rows) for episodes in drawn]).to(device)
+    seen = [_rows_of(episodes, episode_rows) for episodes in drawn]
+    rows = pad_sequence(seen, batch_first=True).to(device)
     streams = [
-        HostStream(_member_seed(settings, m), num_rows, settings.batch_size, NoNoise())
-        for m in range(settings.num_members)
+        HostStream(_member_seed(settings, m), len(own), settings.batch_size, NoNoise())
+        for m, own in enumerate(seen)
     ]
     count = len(act_next) * settings.num_members
     rounds = math.ceil(count / placement.group_size)
@@ -138,7 +147,7 @@ def stacked_critics(
         policy, member = numbers // settings.num_members, numbers % settings.num_members
         engines.append(
             CohortEngine(
-                [_critic(settings, m, sizes, placement) for m in member.tolist()],
+                [_critic(settings, m, sizes, units, placement) for m in member.tolist()],
                 PolicyTable(table.rows, sizes, acts, rows, policy, member),
                 [streams[m] for m in member.tolist()],
                 placement.capture,
@@ -154,7 +163,11 @@ def drawn_episodes(settings: FQESettings, num_episodes: int) -> list[np.ndarray]
 
 
 def _critic(
-    settings: FQESettings, member: int, sizes: tuple[int, int], placement: Placement
+    settings: FQESettings,
+    member: int,
+    sizes: tuple[int, int],
+    units: Units,
+    placement: Placement,
 ) -> FQE:
     obs_dim, act_dim = sizes
     with torch.random.fork_rng(devices=[]):
@@ -163,7 +176,15 @@ def _critic(
     critic.to(dtype=placement.precision.dtype, device=placement.device)
     choose_compute_dtype(critic, placement.precision.compute_dtype)
     optim = AdamOptimizerFactory(lr=settings.lr)
-    return FQE(critic=critic, critic_optim=optim, gamma=settings.gamma, tau=settings.tau)
+    v_min, v_max = units.value_range
+    return FQE(
+        critic=critic,
+        critic_optim=optim,
+        gamma=settings.gamma,
+        tau=settings.target_tau,
+        v_min=v_min,
+        v_max=v_max,
+    )
 
 
 def _member_seed(settings: FQESettings, member: int) -> int:
@@ -172,7 +193,7 @@ def _member_seed(settings: FQESettings, member: int) -> int:
 
 
 def _rows_of(episodes: np.ndarray, episode_rows: np.ndarray) -> Tensor:
-    """The transitions of episodes, repeated or cut to the N that there are of all (N,)."""
+    """The transitions of episodes, of one drawn twice both times."""
     starts = np.cumsum(episode_rows) - episode_rows
-    rows = np.concatenate([np.arange(starts[e], starts[e] + episode_rows[e]) for e in episodes])
-    return torch.from_numpy(np.resize(rows, episode_rows.sum()))
+    rows = [np.arange(starts[e], starts[e] + episode_rows[e]) for e in episodes]
+    return torch.from_numpy(np.concatenate(rows))

@@ -6,10 +6,11 @@ is, and kept while they learn, to go on from.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Told = Callable[[int, Mapping[str, float]], None]
 LOSS = 0  # of an evaluation's statistics
-BEYOND = 2.0  # times what the largest reward for ever would be worth: a value of none
+VERSION = 2  # of what is kept: another means other critics
 
 
 @dataclass
@@ -89,6 +90,8 @@ class FittedQ:
         placement = place(_Placing(settings.batch_size), [settings.hidden_sizes], num_runs)
         units = Units.of(transitions, evidence.dataset.action_space, settings.gamma)
         self._placement, self._units = placement, units
+        low, high = units.value(np.array(units.value_range))
+        self._limits = low - (high - low), high + (high - low)
         dtype, device = placement.precision.dtype, placement.device
         self._first = (
             torch.as_tensor(units.obs(evidence.first_obs), dtype=dtype, device=device),
@@ -99,10 +102,8 @@ class FittedQ:
         self._engine = stacked_critics(
             transitions, rows, self._drawn, act_next, units, settings, placement
         )
-        largest = float(np.abs(transitions.rew).max())
-        self._limit = BEYOND * largest * units.horizon or np.inf
         shapes = f"{act_next.shape} {first_act.shape} {evidence.dataset.content_hash}"
-        digest = hashlib.sha256(f"{shapes} {json.dumps(asdict(settings))}".encode())
+        digest = hashlib.sha256(f"{VERSION} {shapes} {json.dumps(asdict(settings))}".encode())
         for acts in (act_next, first_act):
             digest.update(np.ascontiguousarray(acts).data)
         self._digest = digest.hexdigest()
@@ -119,17 +120,20 @@ class FittedQ:
     def estimates(self) -> list[Values]:
         """Every policy's.
 
-        A critic has diverged whose mean is twice what any reward that there is would be for ever.
+        A critic has diverged whose mean lies further beyond what values can be than they can lie
+        apart.
         """
         obs, acts = self._first
         found = np.empty((self._num_policies, self._settings.num_members, len(obs)))
-        for k in range(self._engine.num_runs):
-            policy, member = divmod(k, self._settings.num_members)
-            with torch.no_grad():
+        with self._placement.in_force(), torch.no_grad():
+            for k in range(self._engine.num_runs):
+                policy, member = divmod(k, self._settings.num_members)
                 value = self._engine.algorithm(k).value(obs, acts[policy])
-            assert value is not None
-            found[policy, member] = self._units.value(value.double().cpu().numpy())
-        found[~(np.abs(found.mean(-1)) <= self._limit)] = np.nan
+                assert value is not None
+                found[policy, member] = self._units.value(value.double().cpu().numpy())
+        low, high = self._limits
+        means = found.mean(-1)
+        found[~((low <= means) & (means <= high))] = np.nan
         of_drawn = [found[:, m, drawn].mean(-1) for m, drawn in enumerate(self._drawn)]
         return list(map(Values, found.mean(-1), np.stack(of_drawn, 1)))
 
@@ -161,14 +165,15 @@ class FittedQ:
         return [self._engine.state_dict(k) for k in range(self._engine.num_runs)]
 
     def _take_up(self, path: Path) -> None:
+        before = copy.deepcopy(self._states())
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            same, runs = content["digest"] == self._digest, content["runs"]
-            if same and [run.keys() for run in runs] != [s.keys() for s in self._states()]:
-                raise ValueError("not these critics")
+            if content["digest"] == self._digest:
+                self._put_back(content["runs"])
         except Exception:  # whatever reading a damaged file raises
             log.warning("%s is damaged: fitted anew", path)
-            return
-        if same:
-            for k, state in enumerate(runs):
-                self._engine.load_state_dict(k, state)
+            self._put_back(before)
+
+    def _put_back(self, states: Sequence[dict[str, Any]]) -> None:
+        for k, state in zip(range(self._engine.num_runs), states, strict=True):
+            self._engine.load_state_dict(k, state)

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from bcq_exp.selection.candidates import Candidate, Evidence, values
+from bcq_exp.selection.candidates import Candidate, Evidence, by_one_thread_each, values
+
+
+def naive_estimates(
+    candidates: Sequence[Candidate], evidence: Evidence, act_next: np.ndarray, first_act: np.ndarray
+) -> list[dict[str, float]]:
+    """:func:`critic_value` and :func:`td_error` of P policies, whose actions are (P, N, A) and
+    (P, E, A)."""
+
+    def of(k: int) -> dict[str, float]:
+        one = candidates[k]
+        return {
+            "critic_value": critic_value(one, evidence, first_act[k]),
+            "td_error": td_error(one, evidence, act_next[k]),
+        }
+
+    return by_one_thread_each(of, range(len(candidates)))
 
 
 def critic_value(candidate: Candidate, evidence: Evidence, first_act: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from bcq_exp.errors import UserError
 from bcq_exp.files import written
 from bcq_exp.selection.candidates import Candidate, load_candidate, load_evidence, policies_actions
 from bcq_exp.selection.fit import FittedQ, estimate_row
+from bcq_exp.selection.notes import of_settings
 from bcq_exp.selection.results import CRITICS
 from bcq_exp.training.mirror import add_estimates
 from bcq_exp.training.progress import progress
@@ -45,6 +46,8 @@ def estimate(wanted: Mapping[Path, FQESettings], place: Path) -> dict[Path, str]
     for folder, settings in wanted.items():
         dataset = RunRecord(folder).told_summary()["config"]["dataset"]
         kinds.setdefault((json.dumps(dataset, sort_keys=True), settings), []).append(folder)
+    for note in {note for _, settings in kinds for note in of_settings(settings)}:
+        log.warning("trainer.fqe_steps: %s", note)
     failures: dict[Path, str] = {}
     with locks.hold(place / LOCK, f"{place}: another process estimates its runs; wait for it"):
         for (_, settings), same in kinds.items():

@@ -5,41 +5,58 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb, nan
 
 import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
+FEWEST = 3  # policies, of which a ranking can be right or wrong
 
 
 @dataclass(frozen=True)
 class Measured:
     """A number, NaN where it is not defined, and its interval.
 
-    That is a bootstrap's over policies: what other policies of the kind might have told.
+    That is a bootstrap's over policies: what other policies of the kind might have told. It is too
+    narrow where they are few, and leaves out how well their returns are known.
+
+    Args:
+        num_policies: of which there is a score and a return.
     """
 
     value: float
     low: float
     high: float
+    num_policies: int
 
 
 def spearman(scores: np.ndarray, returns: np.ndarray) -> float:
     """Spearman's rank correlation of (P,) and (P,): Pearson's of the ranks, ties at their mean."""
     a, b = _ranks(scores), _ranks(returns)
     if a.std() == 0 or b.std() == 0:
-        return float("nan")
+        return nan
     return float(np.corrcoef(a, b)[0, 1])
 
 
 def regret(scores: np.ndarray, returns: np.ndarray, k: int) -> float:
     """regret@k: how much less than the best of all policies the best of the k of highest scores
-    returns, as a share of the range from the worst to the best; NaN where all return the same."""
+    returns, as a share of the range from the worst to the best; NaN where all return the same.
+
+    Of equal scores any may be the higher: the mean over all ways to tell them apart.
+    """
     spread = np.ptp(returns)
     if spread == 0:
-        return float("nan")
-    top = np.argsort(-scores, kind="stable")[:k]
-    return float((returns.max() - returns[top].max()) / spread)
+        return nan
+    if len(scores) <= k:
+        return 0.0
+    last = np.sort(scores)[-k]  # the least of the k
+    surely, perhaps = returns[scores > last], np.sort(returns[scores == last])
+    num_chosen = k - len(surely)
+    ways = [comb(rank, num_chosen - 1) for rank in range(len(perhaps))]  # each is the best chosen
+    chances = np.array([float(way / sum(ways)) for way in ways])
+    best = chances @ np.maximum(perhaps, surely.max(initial=-np.inf))
+    return float((returns.max() - best) / spread)
 
 
 def measured(
@@ -50,21 +67,21 @@ def measured(
 ) -> Measured:
     """A measure of policies' scores and returns, (P,) each, with its percentile interval.
 
-    Policies without a score are ranked last: whoever chose by it would not have chosen them.
+    It is of the policies that have both, FEWEST at least.
     """
-    known = np.isfinite(scores)
-    if not known.any():
-        return Measured(*[float("nan")] * 3)
-    scores = np.where(known, scores, -np.inf)
+    known = np.isfinite(scores) & np.isfinite(returns)
+    scores, returns = scores[known], returns[known]
+    if len(scores) < FEWEST:
+        return Measured(nan, nan, nan, len(scores))
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(scores), size=(RESAMPLES, len(scores)))
     found = np.array([measure(scores[rows], returns[rows]) for rows in drawn])
     found = found[np.isfinite(found)]
     value = measure(scores, returns)
     if not len(found):
-        return Measured(value, float("nan"), float("nan"))
+        return Measured(value, nan, nan, len(scores))
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Measured(value, float(low), float(high))
+    return Measured(value, float(low), float(high), len(scores))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

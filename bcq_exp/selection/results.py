@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # they bring torch
     from bcq_exp.selection.estimates import Selection
 
 FOLDER = "ope"  # in the sweep's, off-policy evaluation
-PARTS = {"settings", "notes", "policies", "quality", "budget"}  # of the selection's file
+PARTS = {  # of the selection's file
+    "settings": dict, "notes": list, "policies": list, "quality": dict, "budget": dict,
+}  # fmt: skip
 POLICIES, SELECTION, CRITICS = "policies.csv", "selection.json", "fqe.pt"
 
 
@@ -57,10 +59,10 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_bytes())
-        if not set(found) >= PARTS:
-            raise ValueError("it lacks parts")
-        return found
-    except (ValueError, TypeError) as error:
+        if any(not isinstance(found[name], kind) for name, kind in PARTS.items()):
+            raise ValueError("its parts are of other kinds")
+        return {**found, "policies": [dict(each) for each in found["policies"]]}
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise UserError(
             f"{path} is damaged ({first_line(error)}); `python -m bcq_exp.select {folder}` makes "
             "it anew"

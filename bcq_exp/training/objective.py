@@ -112,6 +112,11 @@ def check_objective(cfg: DictConfig, *, is_wanted: bool) -> None:
         UserError: if there will be none.
     """
     settings = cfg.trainer
+    if settings.objective == FQE and "holdout" not in cfg.dataset:
+        raise UserError(
+            "trainer.objective=fqe: takes recorded episodes that training does not see, and this "
+            "dataset has no holdout; use return_mean"
+        )
     if settings.objective == FQE and cfg.dataset.get("holdout") is None:
         raise UserError(
             "trainer.objective=fqe: it takes episodes that training does not see; give "

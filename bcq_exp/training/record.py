@@ -163,7 +163,9 @@ class RunRecord:
             found = dict(file)
             steps, returns, lengths = (found[name] for name in ("step", "returns", "lengths"))
             are_numbers = all(array.dtype.kind in "iuf" for array in found.values())
-            if not are_numbers or returns.shape != lengths.shape or len(returns) != len(steps):
+            if not are_numbers or not returns.ndim == 2 or not returns.shape[1]:
+                raise ValueError("its returns are not an evaluation's")
+            if returns.shape != lengths.shape or steps.shape != returns.shape[:1]:
                 raise ValueError("its arrays do not belong together")
             return found
 

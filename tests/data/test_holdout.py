@@ -1,5 +1,7 @@
 """Episodes kept from training: whole ones, the same each time, none in both parts."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -59,6 +61,15 @@ def test_the_shares_that_a_refusal_offers_are_taken():
         low, high = str(said.value).split("give ")[1].split(" of them")[0].split(" to ")
         for share in (float(low), float(high)):
             assert 2 <= held_out_episodes("a", count, share).sum() <= count - 2
+
+
+def test_episodes_without_transitions_are_no_evidence(stored):
+    whole = load_minari(stored)
+    is_held_out = held_out_episodes(stored, len(LENGTHS), 0.25)
+    rows = np.where(is_held_out, 0, whole.episode_rows)
+    cut = replace(whole, episode_rows=rows, transitions=whole.transitions[: rows.sum()])
+    with pytest.raises(DataError, match="dataset.holdout=0.25: of .* 0 on one side have trans"):
+        cut.without(0.25)
 
 
 def test_steps_without_a_successor_are_of_no_part(tmp_path):

@@ -14,6 +14,7 @@ from bcq_exp.config.fqe import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection.candidates import Evidence
+from bcq_exp.selection.critics import _rows_of
 from bcq_exp.selection.fit import FittedQ, Values, estimate_row
 
 NUM_STATES, GAMMA = 4, 0.9
@@ -65,12 +66,12 @@ def chain(num_episodes=200, horizon=10, seed=0):
     return Evidence.of(dataset(transitions, lengths, -1, 1))
 
 
-def chain_values(policy):
+def chain_values(policy, gamma=GAMMA):
     """V of a policy (NUM_STATES,), by the linear equations."""
     matrix, rewards = np.eye(NUM_STATES), np.arange(NUM_STATES) - np.abs(policy)
     for state, act in enumerate(policy):
         if state + (act > 0) < NUM_STATES:
-            matrix[state, state + (act > 0)] -= GAMMA
+            matrix[state, state + (act > 0)] -= gamma
     return np.linalg.solve(matrix, rewards)
 
 
@@ -110,6 +111,43 @@ def test_the_values_of_a_chain_are_those_of_its_equations(tmp_path):
     for values, acts in zip(found, CHAIN, strict=True):
         known = chain_values(acts)[starts].mean()
         assert values.mean() == pytest.approx(known, abs=0.05 * max(1, abs(known)))
+
+
+def test_the_defaults_come_to_their_end_at_their_discount(tmp_path):
+    evidence = chain()
+    staying = POLICIES[1:]  # for ever: worth a hundred times what a step is
+    usual = {"gamma": 0.99, "batch_size": FQESettings.batch_size, "num_members": 2}
+    found = of_all(fit(evidence, staying, tmp_path / "fqe.pt", num_steps=5000, **usual))
+    starts = evidence.first_obs.argmax(1)
+    for values, acts in zip(found, CHAIN[1:], strict=True):
+        known = chain_values(acts, 0.99)[starts].mean()
+        assert values.mean() == pytest.approx(known, rel=0.2)  # 0.22 of it with a tau of 0.005
+
+
+def test_how_far_critics_come_is_told_beforehand():
+    assert FQESettings().share_reached > 0.98
+    assert FQESettings(num_steps=600).share_reached < 0.7
+    assert FQESettings(tau=0.005).share_reached < 0.7
+    assert FQESettings(gamma=0.9, num_steps=2000).share_reached > 0.98
+    assert FQESettings(num_steps=100).target_tau == 1.0
+    assert 0 < FQESettings(gamma=1.0).target_tau <= 1
+
+
+def test_targets_stay_within_what_rewards_can_come_to(tmp_path):
+    evidence = chain(40)
+    found = fit(evidence, POLICIES, tmp_path / "a.pt", num_steps=300, tau=1.0)
+    critic = found._engine.algorithm(0)
+    worst, best = evidence.dataset.transitions.rew.min(), evidence.dataset.transitions.rew.max()
+    scale = found._units.scale
+    assert critic.v_min * scale == pytest.approx(worst / (1 - GAMMA))
+    assert critic.v_max * scale == pytest.approx(best / (1 - GAMMA))
+    with pytest.raises(ValueError, match="ends of an interval"):
+        FQE(critic=critic.critic, critic_optim=AdamOptimizerFactory(lr=0.1), v_min=1.0, v_max=0.0)
+
+
+def test_a_member_sees_all_of_its_episodes_each_as_often_as_drawn():
+    rows = _rows_of(np.array([2, 0, 2]), np.array([3, 4, 2]))
+    assert rows.tolist() == [7, 8, 0, 1, 2, 7, 8]
 
 
 @pytest.mark.slow

@@ -31,6 +31,15 @@ def test_regret_is_a_share_of_the_range():
     assert np.isnan(regret(scores, np.ones(4), 1))
 
 
+def test_of_equal_scores_any_may_be_the_higher():
+    # all one score: the best of one drawn, and of two drawn, out of 10, 40, 20, 30
+    assert regret(np.ones(4), RETURNS, 1) == pytest.approx((40 - 25) / 30)
+    assert regret(np.ones(4), RETURNS, 2) == pytest.approx((40 - (3 * 40 + 2 * 30 + 20) / 6) / 30)
+    scores = np.array([2.0, 1.0, 1.0, 0.0])  # 10 for sure, then 40 or 20
+    assert regret(scores, RETURNS, 2) == pytest.approx((40 - 30) / 30)
+    assert regret(scores[::-1], RETURNS[::-1], 2) == pytest.approx((40 - 30) / 30)
+
+
 def test_an_interval_holds_its_value_and_narrows_with_more_policies():
     rng = np.random.default_rng(0)
     widths = []
@@ -42,10 +51,11 @@ def test_an_interval_holds_its_value_and_narrows_with_more_policies():
     assert widths[1] < widths[0] / 3
 
 
-def test_a_policy_without_a_score_is_ranked_last_and_nothing_follows_from_none():
-    scores = np.array([np.nan, 3.0, 1.0, 2.0])
-    assert measured(spearman, scores, RETURNS).value == 1.0
-    assert np.isnan(measured(spearman, np.full(4, np.nan), RETURNS).value)
+def test_policies_without_a_score_or_a_return_are_left_out_and_two_are_too_few():
+    scores = np.array([np.nan, 3.0, 1.0, 2.0, 9.0])
+    found = measured(spearman, scores, np.array([*RETURNS, np.nan]))
+    assert (found.value, found.num_policies) == (1.0, 3)
+    assert np.isnan(measured(spearman, scores[:3], RETURNS[:3]).value)
 
 
 def episodes(seed=0, spread=5.0):

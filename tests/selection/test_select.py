@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from bcq_exp.selection.candidates import load_candidates, policies_actions
+from bcq_exp.selection.naive import naive_estimates
+from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, command
 from tests.forked import forked
@@ -111,6 +114,74 @@ def test_policies_of_different_numbers_of_episodes_and_sweeps(folder):
     assert "regret@5" in content["quality"]["fqe"] and content["budget"]
 
 
+def test_what_is_compared_unlike_is_told(folder):
+    """Runs that have not ended, returns that are not known, few of them; damage is refused."""
+    sweep = folder / "multirun" / "s"
+    first, second, third, fourth = (sweep / state.name for state in run_states(sweep))
+    for run, change in ((second, {"status": "failed"}), (third, {"status": "interrupted"})):
+        record = RunRecord(run)
+        record.write_summary({**record.summary(), **change})
+    with np.load(first / "eval_returns.npz") as file:
+        arrays = dict(file)
+    np.savez(first / "eval_returns.npz", **{**arrays, "returns": arrays["returns"] * np.nan})
+    done = select("multirun/s", *FAST, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for note in (
+        "of runs that have not ended (1 failed, 1 interrupted) the newest checkpoint counts",
+        "returns are known of 3 of 4 policies, at the step of their checkpoints",
+        "3 policies are few: intervals",
+        "in 60 steps of tau 1, fitted Q evaluation goes 10% of the way",
+        "episodes are cut after 200 steps, where a reward still weighs 13%",
+    ):
+        assert note in " ".join(done.stdout.split()), note
+    quality = json.loads((sweep / "ope" / "selection.json").read_text())["quality"]
+    assert quality["fqe"]["spearman"]["num_policies"] == 3
+    for array in (arrays["returns"][0], arrays["returns"][:, :0]):
+        np.savez(first / "eval_returns.npz", **{**arrays, "returns": array, "lengths": array})
+        said = refusal("multirun/s", *FAST, cwd=folder)
+        assert "eval_returns.npz is damaged" in said
+    np.savez(first / "eval_returns.npz", **arrays)
+    (fourth / "estimates.json").write_text("[1]")
+    assert "estimates.json is damaged" in refusal("multirun/s", *FAST, cwd=folder)
+    (fourth / "estimates.json").unlink()
+    with (fourth / "eval.csv").open("a") as file:
+        file.seek(20)
+        file.truncate()
+    assert "eval.csv is damaged" in refusal("multirun/s", *FAST, cwd=folder)
+
+
+def test_naive_estimates_are_the_runs_own_critics(folder):
+    sweep = folder / "multirun" / "s"
+    candidates, evidence = load_candidates([sweep / state.name for state in run_states(sweep)][:2])
+    act_next, first_act = policies_actions(candidates, evidence, 0)
+    t = evidence.dataset.transitions
+    found = naive_estimates(candidates, evidence, act_next, first_act)
+    for k, (one, told) in enumerate(zip(candidates, found, strict=True)):
+        q1 = one.agent.policy.critic
+        with torch.no_grad():
+            first, here, after = (
+                q1(torch.tensor(obs), torch.tensor(act)).squeeze(-1).numpy()
+                for obs, act in (
+                    (evidence.first_obs, first_act[k]),
+                    (t.obs, t.act),
+                    (t.obs_next, act_next[k]),
+                )
+            )
+        assert told["critic_value"] == pytest.approx(first.mean(), rel=1e-4)
+        error = t.rew + 0.99 * (1 - t.terminated) * after - here
+        assert told["td_error"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)
+
+
+def test_what_a_shell_makes_of_a_star_is_the_sweep(folder):
+    sweep = folder / "multirun" / "s"
+    (sweep / "report").mkdir()
+    given = sorted(str(path.relative_to(folder)) for path in sweep.iterdir())
+    done = select(*given, *FAST, "--output", "here", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "4 policies by fitted Q evaluation" in done.stdout
+    assert "no runs found" in refusal("multirun/s/report", cwd=folder)
+
+
 @pytest.mark.slow
 def test_a_killed_selection_goes_on_to_the_same_bits(folder):
     slow = ("--num-steps", "3000", "--num-members", "2", "--hidden-sizes", "16")
@@ -200,6 +271,11 @@ def test_the_report_has_it(folder, opened):
     assert [name for name in lines if name] == ["started with any", "started by the ranking"]
     assert shown.locator("#selection-quality tbody tr").count() == 4
     assert "fitted Q evaluation" in shown.inner_text("#selection-quality")
+    assert "the runs have changed since" not in page.read_text()
+    record = RunRecord(sweep / policies["run"][0])
+    record.write_summary({**record.summary(), "step": 240})
+    assert forked("multirun/s", module="bcq_exp.compare", cwd=folder).returncode == 0
+    assert "the runs have changed since" in page.read_text()
     (sweep / "ope" / "selection.json").write_text("{}")
     done = forked("multirun/s", module="bcq_exp.compare", cwd=folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -450,15 +450,18 @@ function drawSelection() {
   $("selection").hidden = $("selection-link").hidden = !s;
   if (!s) return;
   $("selection-how").textContent = [`Discount ${s.settings.gamma}.`, ...s.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`)].join(" ");
-  const head = ["rank", "run", "value ± 2 se", "own critic's", "own TD error", "discounted return", "return"];
+  const head = ["rank", "run", "step", "value ± 2 se", "own critic's", "own TD error", "discounted return", "return"];
   const rows = s.policies.map((p, i) => [
     i + 1,
     { text: p.run, sort: p.run },
+    p.step,
     { text: p.fqe === null ? "diverged" : `${fixed(p.fqe)}${p.fqe_high === null ? "" : ` ± ${fixed(p.fqe_high - p.fqe)}`}`, sort: p.fqe },
     ...[p.critic_value, p.td_error, p.discounted_return, p.return_mean].map((v) => ({ text: fixed(v), sort: v })),
   ]);
   table($("selection-table"), head, rows);
   const known = s.policies.filter((p) => p.fqe !== null && p.discounted_return !== null);
+  const missing = s.policies.length - known.length;
+  $("selection-missing").textContent = known.length && missing ? `${missing} of ${s.policies.length} are missing: they have no estimate, or no discounted return.` : "";
   if (known.length) {
     const ends = [...known.map((p) => p.discounted_return), ...known.map((p) => p.fqe)];
     const range = [Math.min(...ends), Math.max(...ends)];
@@ -476,11 +479,11 @@ function drawSelection() {
       { x: b.episodes, y: b.returns, name: words[start], mode: "lines", line: { color: PALETTE[i], width: 2.2 }, hovertemplate: "%{y:.4g} after %{x} episodes<extra>%{fullData.name}</extra>" },
     ]);
     plot("selection-budget", traces, { height: 400, legend: legend(2), xaxis: { title: { text: "episodes in the environment" } }, yaxis: { title: { text: "return" } } }, "online_budget");
-  } else $("selection-budget").textContent = "Returns are not known of every policy.";
+  } else $("selection-budget").textContent = "No ranking is judged.";
   const two = (v) => (v === null ? "–" : v.toFixed(2));
   const measures = Object.keys(Object.values(s.quality)[0] || {});
-  const cells = (found) => measures.map((m) => ({ text: `${two(found[m].value)} [${two(found[m].low)}, ${two(found[m].high)}]`, sort: found[m].value }));
-  table($("selection-quality"), ["ranked by", ...measures], Object.entries(s.quality).map(([name, found]) => [ESTIMATORS[name], ...cells(found)]));
+  const cells = (found) => measures.map((m) => ({ text: found[m].value === null ? "–" : `${two(found[m].value)} [${two(found[m].low)}, ${two(found[m].high)}]`, sort: found[m].value }));
+  table($("selection-quality"), ["ranked by", ...measures], Object.entries(s.quality).map(([name, found]) => [ESTIMATORS[name] + (found.spearman.num_policies < s.policies.length ? `, of ${found.spearman.num_policies}` : ""), ...cells(found)]));
 }
 
 function drawNotes() {

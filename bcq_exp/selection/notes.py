@@ -1,0 +1,148 @@
+"""What has to be known of a selection to read its numbers right, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from bcq_exp.config.fqe import FQESettings
+from bcq_exp.selection.candidates import Candidate, Evidence
+from bcq_exp.selection.ranking import FEWEST
+
+CONVERGED = 0.95  # of the way to their end, that critics have to go
+CUT = 0.05  # what rewards still weigh where episodes are cut, from which on that is told
+FEW = 10  # policies, of which a bootstrap's interval is too narrow
+
+
+def notes_of(
+    policies: pd.DataFrame,
+    ranked: Sequence[Candidate],
+    evidence: Evidence,
+    settings: FQESettings,
+) -> list[str]:
+    """Of policies as :class:`bcq_exp.selection.estimates.Selection` has them, and in that order."""
+    return [
+        *_of_evidence(evidence),
+        *of_settings(settings),
+        *_of_runs(ranked),
+        *_of_first(policies),
+        *_of_fqe(policies),
+        *_of_values(policies, evidence, settings.gamma),
+        *_of_gammas([each.agent.gamma for each in ranked], settings.gamma),
+        *_of_horizon(policies, evidence, settings.gamma),
+        *_of_known(sum(each.returns is not None for each in ranked), len(ranked)),
+    ]
+
+
+def _of_evidence(evidence: Evidence) -> list[str]:
+    count = len(evidence.dataset.episode_lengths)
+    if evidence.is_held_out:
+        return [f"judged by {count} held-out episodes of {evidence.dataset.id}"]
+    return [
+        f"judged by all {count} episodes of {evidence.dataset.id}, which the policies learnt from: "
+        "dataset.holdout=0.2 when training keeps some of them apart"
+    ]
+
+
+def of_settings(settings: FQESettings) -> list[str]:
+    """Whether critics have come to their end."""
+    if settings.share_reached >= CONVERGED:
+        return []
+    return [
+        f"in {settings.num_steps} steps of tau {settings.target_tau:g}, fitted Q evaluation goes "
+        f"{settings.share_reached:.0%} of the way from 0 to its values: give it more steps"
+    ]
+
+
+def _of_runs(ranked: Sequence[Candidate]) -> list[str]:
+    """In what the runs differ that is none of what was swept."""
+    notes = []
+    steps = [each.step for each in ranked]
+    if min(steps) < max(steps):
+        notes.append(f"policies of {min(steps)} to {max(steps)} steps are compared")
+    if unfinished := Counter(each.status for each in ranked if each.status != "completed"):
+        named = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
+        notes.append(f"of runs that have not ended ({named}) the newest checkpoint counts")
+    episodes = [len(each.returns) for each in ranked if each.returns is not None]
+    if episodes and min(episodes) < max(episodes):
+        notes.append(f"returns are means of {min(episodes)} to {max(episodes)} episodes")
+    return notes
+
+
+def _of_horizon(policies: pd.DataFrame, evidence: Evidence, gamma: float) -> list[str]:
+    """Whether values and discounted returns are of the same."""
+    spec = evidence.dataset.env_spec
+    limit = None if spec is None else spec.max_episode_steps
+    if limit is None or gamma**limit < CUT or policies["discounted_return"].isna().all():
+        return []
+    return [
+        f"episodes are cut after {limit} steps, where a reward still weighs {gamma**limit:.0%}: "
+        "values are of going on for ever, discounted returns end there"
+    ]
+
+
+def _of_known(num_known: int, num_policies: int) -> list[str]:
+    """Of how many policies returns are known, and what follows for the judgement."""
+    if not num_known:
+        return ["returns are not known: no ranking is judged"]
+    notes = []
+    if num_known < num_policies:
+        notes.append(
+            f"returns are known of {num_known} of {num_policies} policies, at the step of their "
+            "checkpoints: rankings are judged by those"
+        )
+    if num_known < FEWEST:
+        notes.append(f"{num_known} policies: too few to judge a ranking of")
+    elif num_known < FEW:
+        notes.append(
+            f"{num_known} policies are few: intervals, which resample them, are too narrow, and "
+            "chance alone orders them well now and then"
+        )
+    return notes
+
+
+def _of_first(policies: pd.DataFrame) -> list[str]:
+    """Whether the first is told apart from those after it."""
+    reaching = int((policies["fqe_high"][1:] >= policies["fqe"].iloc[0]).sum())
+    if not reaching:
+        return []
+    return [
+        f"{reaching} other policies' intervals reach the first's value, so their order may be "
+        "chance; the one of the highest fqe_low is the safer choice"
+    ]
+
+
+def _of_fqe(policies: pd.DataFrame) -> list[str]:
+    diverged = policies[policies["fqe"].isna()]
+    if diverged.empty:
+        return []
+    named = ", ".join(diverged["run"][:3])
+    more = f" and {len(diverged) - 3} more" if len(diverged) > 3 else ""
+    return [f"fitted Q evaluation diverged for {named}{more}: ranked last"]
+
+
+def _of_values(policies: pd.DataFrame, evidence: Evidence, gamma: float) -> list[str]:
+    """Whether policies are valued beyond what anything recorded came to."""
+    rewards = np.split(evidence.dataset.transitions.rew, np.cumsum(evidence.episode_rows)[:-1])
+    best = max(float(own @ gamma ** np.arange(len(own))) for own in rewards)
+    count = int((policies["fqe"] > best).sum())
+    if not count or best < 0:  # below 0, an episode that is cut is worth more than one that goes on
+        return []
+    return [
+        f"{count} policies are valued above the best recorded episode's discounted return "
+        f"({best:.1f}): where they leave what was recorded, critics overestimate"
+    ]
+
+
+def _of_gammas(gammas: Sequence[float | None], gamma: float) -> list[str]:
+    others = sorted({found for found in gammas if found is not None and found != gamma})
+    if not others:
+        return []
+    named = ", ".join(f"{found:g}" for found in others)
+    return [
+        f"policies with gamma {named} were evaluated by that: their discounted returns are left "
+        f"out, and their own critics' values are not of gamma {gamma:g}"
+    ]

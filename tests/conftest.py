@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,26 +57,32 @@ def own_data(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Chromium, if it and playwright are here."""
+def browsers():
+    """Chromium by whether it has WebGL, if it and playwright are here."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         pytest.skip("no Chromium here (Debian: chromium)")
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+
+        @cache
+        def launched(webgl: bool):
+            # without a GPU a page takes half as long again for it
+            without = [] if webgl else ["--disable-gpu", "--disable-software-rasterizer"]
+            args = ["--no-sandbox", *without]
+            return started.chromium.launch(executable_path=path, args=args)
+
+        yield launched
 
 
 @pytest.fixture
-def opened(browser):
+def opened(browsers):
     """Opens a page; what it asked of the network and complained of must be nothing."""
     troubles, contexts = [], []
 
-    def open_page(path, **options):
-        context = browser.new_context(**options)
+    def open_page(path, webgl=False, **options):
+        context = browsers(webgl).new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)

@@ -40,7 +40,7 @@ def legends(page, plot):
 
 
 def test_every_section_is_drawn(opened, report):
-    page = opened(report)
+    page = opened(report, webgl=True)
     for plot in ("learning-0", "intervals", "improvement", "profiles", "importance", "heat"):
         assert page.locator(f"#{plot} svg.main-svg").count() > 0, plot
     assert page.locator("#training .js-plotly-plot").count() == 11

@@ -110,8 +110,7 @@ def _of_first(policies: pd.DataFrame) -> list[str]:
     if not reaching:
         return []
     return [
-        f"{reaching} other policies' intervals reach the first's value, so their order may be "
-        "chance; the one of the highest fqe_low is the safer choice"
+        f"{reaching} other policies' intervals reach the first's value: their order may be chance"
     ]
 
 

@@ -163,9 +163,8 @@ class RunRecord:
             found = dict(file)
             steps, returns, lengths = (found[name] for name in ("step", "returns", "lengths"))
             are_numbers = all(array.dtype.kind in "iuf" for array in found.values())
-            if not are_numbers or not returns.ndim == 2 or not returns.shape[1]:
-                raise ValueError("its returns are not an evaluation's")
-            if returns.shape != lengths.shape or steps.shape != returns.shape[:1]:
+            belong = returns.shape == lengths.shape and steps.shape == returns.shape[:1]
+            if not are_numbers or not belong or returns.ndim != 2 or not returns.shape[1]:
                 raise ValueError("its arrays do not belong together")
             return found
 

@@ -91,7 +91,8 @@ class FittedQ:
         units = Units.of(transitions, evidence.dataset.action_space, settings.gamma)
         self._placement, self._units = placement, units
         low, high = units.value(np.array(units.value_range))
-        self._limits = low - (high - low), high + (high - low)
+        beyond = high - low or np.inf  # rewards of 0 alone have no range
+        self._limits = low - beyond, high + beyond
         dtype, device = placement.precision.dtype, placement.device
         self._first = (
             torch.as_tensor(units.obs(evidence.first_obs), dtype=dtype, device=device),

@@ -1,5 +1,7 @@
 """Fitted Q evaluation against values that are known: in closed form, by importance sampling."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -143,6 +145,16 @@ def test_targets_stay_within_what_rewards_can_come_to(tmp_path):
     assert critic.v_max * scale == pytest.approx(best / (1 - GAMMA))
     with pytest.raises(ValueError, match="ends of an interval"):
         FQE(critic=critic.critic, critic_optim=AdamOptimizerFactory(lr=0.1), v_min=1.0, v_max=0.0)
+
+
+def test_without_a_reward_values_are_0_not_diverged(tmp_path):
+    evidence = chain(40)
+    t = evidence.dataset.transitions
+    without = replace(evidence.dataset, transitions=t.replace(rew=np.zeros_like(t.rew)))
+    found = of_all(
+        fit(replace(evidence, dataset=without), POLICIES, tmp_path / "a.pt", num_steps=500)
+    )
+    np.testing.assert_allclose(found, 0, atol=0.05)
 
 
 def test_a_member_sees_all_of_its_episodes_each_as_often_as_drawn():

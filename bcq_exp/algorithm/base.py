@@ -255,7 +255,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     @property
     def has_schedule(self) -> bool:
         """Whether the host has to change a learning rate after each step."""
-        return any(o.factory.schedule is not None for o in self.optimizers.values())
+        return any(o.has_schedule for o in self.optimizers.values())
 
     @property
     def is_pure(self) -> bool:

@@ -13,7 +13,7 @@ from bcq_exp.algorithm.base import Minimizer, OfflineAlgorithm, OverRuns, Traini
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import StateToAction
 from bcq_exp.algorithm.networks import broadcasting
-from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.policy import DeterministicPolicy
 
 
@@ -57,7 +57,7 @@ class BC(OfflineAlgorithm[DeterministicPolicy]):
 
     def __init__(self, *, policy: DeterministicPolicy, actor_optim: OptimizerFactory) -> None:
         super().__init__(policy=policy)
-        self._optimizers["actor"] = actor_optim.create(policy.actor.parameters())
+        self._optimizers["actor"] = optimizer_for(policy.actor, actor_optim)
 
     @classmethod
     def from_parts(

@@ -34,7 +34,7 @@ from bcq_exp.algorithm.networks import (
     latent_dim,
     redrawn,
 )
-from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.algorithm.watch import DEAD_VAE, Watch, diverging_q
 from bcq_exp.ranges import COUNT, GAMMA, LMBDA, TAU, require
@@ -58,9 +58,11 @@ class BCQPolicy(Policy):
     Args:
         actor_perturbation: ``(obs, act) -> act``, the perturbation network.
         critic: ``(obs, act) -> (B, 1)``, the first critic.
-        vae: ``(obs, act, eps) -> (reconstruction, mean, std)`` and ``decode(obs, latent) -> act``.
-            Its ``latent_dim`` says how wide a noise to pass; without one it draws its own.
-            ``latent_clip`` and ``kl_weight``, where it has them, replace the paper's 0.5.
+        vae: ``(obs, act) -> (reconstruction, mean, std)`` and ``decode(obs) -> act``. Each is
+            passed a noise (B, L) of standard normals, ``(obs, act, eps)``, or a latent,
+            ``(obs, latent)``, where its signature takes one and the VAE's ``latent_dim`` gives its
+            width; otherwise it draws its own. ``latent_clip`` and ``kl_weight``, where the VAE has
+            them, replace the paper's 0.5.
         forward_sampled_times: sampled actions a state in :meth:`forward` (the paper's 100).
         action_scaling: networks work in [-1, 1], scaled to the space's bounds when acting.
         action_bound_method: how actions are kept in range (:class:`ActionMap` has the table).
@@ -233,7 +235,8 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     Args:
         policy: the policy, with the perturbation, the first critic and the VAE.
-        actor_perturbation_optim: optimizer of the perturbation.
+        actor_perturbation_optim: optimizer of the perturbation. Here and below a factory of
+            Tianshou's form is also taken (:func:`~bcq_exp.algorithm.optim.optimizer_for`).
         critic_optim: optimizer of the first critic.
         vae_optim: optimizer of the VAE.
         critic2: the second critic; ``None`` clones the first and draws its weights anew (two equal
@@ -245,6 +248,7 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         num_sampled_action: sampled actions a next state in the target (the paper's 10).
 
     Raises:
+        TypeError: if an optimizer's factory is none.
         ValueError: if a number is out of its range, or no weight of the clone can be redrawn.
     """
 
@@ -286,12 +290,12 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         self.critic_target = self._add_lagged_network(policy.critic)
         self.critic2_target = self._add_lagged_network(self.critic2)
         self._optimizers = {
-            "actor_perturbation": actor_perturbation_optim.create(
-                policy.actor_perturbation.parameters()
+            "actor_perturbation": optimizer_for(
+                policy.actor_perturbation, actor_perturbation_optim
             ),
-            "critic": critic_optim.create(policy.critic.parameters()),
-            "critic2": (critic2_optim or critic_optim).create(self.critic2.parameters()),
-            "vae": vae_optim.create(policy.vae.parameters()),
+            "critic": optimizer_for(policy.critic, critic_optim),
+            "critic2": optimizer_for(self.critic2, critic2_optim or critic_optim),
+            "vae": optimizer_for(policy.vae, vae_optim),
         }
 
     @classmethod

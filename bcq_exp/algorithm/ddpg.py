@@ -26,7 +26,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
 from bcq_exp.algorithm.networks import broadcasting
-from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.algorithm.watch import Watch, diverging_q
 from bcq_exp.ranges import GAMMA, TAU, require
@@ -141,8 +141,8 @@ class DDPG(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgor
         self.actor_target = self._add_lagged_network(policy.actor)
         self.critic_target = self._add_lagged_network(critic)
         self._optimizers = {
-            "actor": actor_optim.create(policy.actor.parameters()),
-            "critic": critic_optim.create(critic.parameters()),
+            "actor": optimizer_for(policy.actor, actor_optim),
+            "critic": optimizer_for(critic, critic_optim),
         }
 
     @classmethod

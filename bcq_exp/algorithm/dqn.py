@@ -26,7 +26,7 @@ from bcq_exp.algorithm.base import (
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import StateToAction
 from bcq_exp.algorithm.networks import ActionRange, broadcasting
-from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.algorithm.watch import Watch, diverging_q
 from bcq_exp.ranges import BINS, GAMMA, TAU, require
@@ -187,7 +187,7 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
         require("tau", tau, TAU)
         self.gamma, self.tau = gamma, tau
         self.critic_target = self._add_lagged_network(policy.critic)
-        self._optimizers["critic"] = critic_optim.create(policy.critic.parameters())
+        self._optimizers["critic"] = optimizer_for(policy.critic, critic_optim)
 
     @classmethod
     def from_parts(

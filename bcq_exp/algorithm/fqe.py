@@ -33,7 +33,7 @@ from bcq_exp.algorithm.base import (
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import StateAction
 from bcq_exp.algorithm.networks import broadcasting
-from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.ranges import GAMMA, TAU, require
 
 
@@ -127,7 +127,7 @@ class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
         self.v_min, self.v_max = v_min, v_max
         self.critic = critic
         self.critic_target = self._add_lagged_network(critic)
-        self._optimizers = {"critic": critic_optim.create(critic.parameters())}
+        self._optimizers = {"critic": optimizer_for(critic, critic_optim)}
 
     @classmethod
     def from_parts(

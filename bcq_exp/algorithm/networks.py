@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -233,8 +233,9 @@ class VAE(ActionRange):
 class _Rows:
     """Gives a network that takes plain rows, (R, O) with (R, X), the broadcasting of pure ones.
 
-    The observation is repeated row by row (``repeat_interleave``). A noise or latent of width zero
-    stands for a VAE that draws its own (see :func:`latent_dim`): it is not passed on.
+    The observation is repeated row by row (``repeat_interleave``). A noise or latent is passed on
+    where the VAE's signature takes one; it has width zero for a VAE without a ``latent_dim``,
+    which draws its own (see :func:`latent_dim`).
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -248,15 +249,17 @@ class _Rows:
         if not inputs:  # an actor: observations alone
             return self._module(obs)
         act, *noise = inputs
-        out = self._module(*_as_rows(obs, act), *(x for x in noise if x.shape[-1]))
+        rows = _as_rows(obs, act)
+        out = self._module(*rows, *(x for x in noise if _takes(self._module.forward, *rows, x)))
         if isinstance(out, tuple):  # the VAE, which sees one action an observation
             return out
         return out.unflatten(0, act.shape[:-1])
 
     def decode(self, obs: Tensor, latent: Tensor) -> Tensor:
-        obs_rows, latent_rows = _as_rows(obs, latent)
-        noise = (latent_rows,) if latent.shape[-1] else ()
-        return self._module.decode(obs_rows, *noise).unflatten(0, latent.shape[:-1])  # type: ignore[operator]
+        decode: Any = self._module.decode
+        rows = _as_rows(obs, latent)
+        act = decode(*rows) if _takes(decode, *rows) else decode(rows[0])
+        return act.unflatten(0, latent.shape[:-1])
 
 
 def _as_rows(obs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,6 +267,17 @@ def _as_rows(obs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     obs = obs.expand(*x.shape[:-1], *obs.shape[lead:])
     # reshape, as flatten loses the rows of a latent of width zero
     return obs.flatten(0, lead - 1), x.reshape(x.shape[:-1].numel(), x.shape[-1])
+
+
+def _takes(function: Callable[..., Any], *inputs: Tensor) -> bool:
+    """Whether the last input has a width, and a function's signature a place for it."""
+    if inputs[-1].shape[-1] == 0:
+        return False
+    try:
+        inspect.signature(function).bind(*inputs)
+    except TypeError:
+        return False
+    return True
 
 
 def is_pure(network: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from bcq_exp.ranges import COSINE, LINEAR
 
@@ -117,6 +118,11 @@ class Optimizer:
         self._follow_schedule()
 
     @property
+    def has_schedule(self) -> bool:
+        """Whether the host changes the learning rate after each step."""
+        return self.factory.schedule is not None
+
+    @property
     def can_be_recorded(self) -> bool:
         """Whether all that a step changes lies in tensors (see ``engine.capture``)."""
         return self.factory.schedule is None or isinstance(self._lr, Tensor)
@@ -150,9 +156,11 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`; the settings are the present ones, device and all."""
-        saved, (own,) = state["optimizer"], self._optimizer.param_groups
-        settings = {name: value for name, value in own.items() if name != "params"}
-        groups = [{**group, **settings} for group in saved["param_groups"]]
+        saved = state["optimizer"]
+        groups = [
+            {**group, **{name: value for name, value in own.items() if name != "params"}}
+            for group, own in zip(saved["param_groups"], self._optimizer.param_groups, strict=True)
+        ]
         self._optimizer.load_state_dict({**saved, "param_groups": groups})
         self.num_steps = state["num_steps"]
         self._follow_schedule()
@@ -274,6 +282,74 @@ class OptimizerFactory(ABC):
     @abstractmethod
     def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         """Torch's own, whose update works element by element."""
+
+
+def optimizer_for(network: nn.Module, factory: OptimizerFactory | Any) -> Optimizer:
+    """The optimizer of a network's parameters.
+
+    Args:
+        factory: an :class:`OptimizerFactory`, or one of Tianshou's form: its
+            ``create_instances(network)`` returns a torch optimizer and a scheduler of its learning
+            rate, or ``None``, which is stepped once a gradient step.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if isinstance(factory, OptimizerFactory):
+        return factory.create(network.parameters())
+    if not hasattr(factory, "create_instances"):
+        raise TypeError(
+            f"an optimizer is made by an OptimizerFactory, such as AdamOptimizerFactory(lr=1e-3), "
+            f"not by {factory!r}"
+        )
+    return _MadeElsewhere(network.parameters(), *factory.create_instances(network))
+
+
+class _MadeElsewhere(Optimizer):
+    """A torch optimizer as it comes, and the scheduler of its learning rate."""
+
+    can_be_recorded = False  # its step may count on the host
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler | None,
+    ) -> None:
+        super().__init__(_Keeping(optimizer=optimizer), list(params))
+        self._scheduler = scheduler
+
+    @property
+    def has_schedule(self) -> bool:
+        return self._scheduler is not None
+
+    def after_steps(self, count: int) -> None:
+        super().after_steps(count)
+        if self._scheduler is not None:
+            for _ in range(count):
+                self._scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        scheduler = None if self._scheduler is None else self._scheduler.state_dict()
+        return {**super().state_dict(), "scheduler": scheduler}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+            rates = self._scheduler.get_last_lr()
+            for group, lr in zip(self._optimizer.param_groups, rates, strict=True):
+                group["lr"] = lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Keeping(OptimizerFactory):
+    """Returns the optimizer that is there already."""
+
+    optimizer: torch.optim.Optimizer
+
+    def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return self.optimizer
 
 
 @dataclass(frozen=True)

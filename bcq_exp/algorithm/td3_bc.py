@@ -27,7 +27,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
 from bcq_exp.algorithm.networks import ActionRange, broadcasting, redrawn
-from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.algorithm.watch import Watch, diverging_q
 from bcq_exp.ranges import ALPHA, GAMMA, NOISE_CLIP, POLICY_NOISE, TAU, require
@@ -236,9 +236,9 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
         self.critic2_target = self._add_lagged_network(self.critic2)
         self.smoothing = smoothing
         self._optimizers = {
-            "actor": actor_optim.create(policy.actor.parameters()),
-            "critic": critic_optim.create(self.critic.parameters()),
-            "critic2": critic_optim.create(self.critic2.parameters()),
+            "actor": optimizer_for(policy.actor, actor_optim),
+            "critic": optimizer_for(self.critic, critic_optim),
+            "critic2": optimizer_for(self.critic2, critic_optim),
         }
 
     @classmethod

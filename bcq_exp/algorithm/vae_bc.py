@@ -17,7 +17,7 @@ from bcq_exp.algorithm.base import Minimizer, OfflineAlgorithm, OverRuns, Traini
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import ConditionalVAE
 from bcq_exp.algorithm.networks import broadcasting, kl_weight, latent_clip, latent_dim
-from bcq_exp.algorithm.optim import OptimizerFactory
+from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.algorithm.watch import DEAD_VAE, Watch
 
@@ -98,7 +98,7 @@ class VAEBC(OfflineAlgorithm[VAEPolicy]):
 
     def __init__(self, *, policy: VAEPolicy, vae_optim: OptimizerFactory) -> None:
         super().__init__(policy=policy)
-        self._optimizers["vae"] = vae_optim.create(policy.vae.parameters())
+        self._optimizers["vae"] = optimizer_for(policy.vae, vae_optim)
 
     @classmethod
     def from_parts(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
     from bcq_exp.algorithm.optim import AdamOptimizerFactory, OptimizerFactory
     from bcq_exp.data.transitions import Transitions
+    from bcq_exp.training.restore import load_policy
 
 __version__ = "0.2.0"
 
@@ -27,6 +28,7 @@ _HOME = {  # name -> module, imported when first asked for: the command line mus
     "AdamOptimizerFactory": "bcq_exp.algorithm.optim",
     "OptimizerFactory": "bcq_exp.algorithm.optim",
     "Transitions": "bcq_exp.data.transitions",
+    "load_policy": "bcq_exp.training.restore",
 }
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Perturbation",
     "TrainingStats",
     "Transitions",
+    "load_policy",
 ]
 
 

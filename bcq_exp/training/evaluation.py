@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -72,6 +73,17 @@ class Agent:
         """Environment actions (B, A) for environment observations (B, O)."""
         unit = self.policy(Batch(obs=self._scaled(obs)), generator=generator).act
         return self.policy.map_action(unit)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """As :meth:`bcq_exp.algorithm.policy.Policy.predict`, of environment observations."""
+        scaled = self._scaled(np.asarray(observation))
+        return self.policy.predict(scaled, state, episode_start, deterministic)
 
     @torch.no_grad()
     def value(self, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:

@@ -65,6 +65,19 @@ def load_run(
         return _load(saved, folder, device, trusted, config)
 
 
+def load_policy(folder: str | Path, device: str = "auto", *, trusted: bool = False) -> Agent:
+    """What a run learnt, acting on the environment's observations: ``load_policy(f).predict(obs)``.
+
+    Args:
+        folder: the run's.
+        trusted: whether the checkpoint may name code beyond ours and Gymnasium's.
+
+    Raises:
+        UserError: as of :func:`load_run`.
+    """
+    return load_run(folder, device, trusted=trusted).agent
+
+
 def _load(
     saved: checkpoint.Checkpoint,
     folder: str | Path,

@@ -45,6 +45,7 @@ CONTRACT = [
     "AdamOptimizerFactory",
     "Transitions",
     "Batch",
+    "load_policy",
 ]
 LOSSES = ["actor_loss", "critic1_loss", "critic2_loss", "vae_loss"]
 

@@ -108,6 +108,41 @@ def test_an_action_beyond_one_is_not_squeezed():
     assert np.array_equal(policy.map_action(act), act)
 
 
+def test_predict_is_the_environments_action_and_the_state():
+    policy = make_policy(action_scaling=True, forward_sampled_times=3)
+    torch.manual_seed(5)
+    act, state = policy.predict(OBS.numpy(), "kept", episode_start=np.ones(5, bool))
+    torch.manual_seed(5)
+    np.testing.assert_array_equal(act, policy.map_action(policy(Batch(obs=OBS)).act))
+    assert state == "kept"
+    assert policy.predict(OBS)[1] is None
+
+
+@pytest.mark.parametrize("space", [None, Box(-np.inf, np.inf, (OBS_DIM,))], ids=["none", "space"])
+def test_one_observation_is_one_action(space):
+    policy = make_policy(observation_space=space)
+    together, _ = policy.predict(OBS[:1], deterministic=True)
+    alone, _ = policy.predict(OBS[0], deterministic=True)
+    assert together.shape == (1, ACT_DIM)
+    np.testing.assert_array_equal(alone, together[0])
+
+
+def test_deterministic_predictions_are_equal_and_the_others_draw():
+    policy = make_policy()
+    before = torch.get_rng_state()
+    first, again = (policy.predict(OBS, deterministic=True)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not np.array_equal(policy.predict(OBS)[0], policy.predict(OBS)[0])
+
+
+def test_a_saved_state_dict_is_the_policy():
+    policy, other = make_policy(seed=0), make_policy(seed=1)
+    assert not np.array_equal(*(p.predict(OBS, deterministic=True)[0] for p in (policy, other)))
+    other.load_state_dict(policy.state_dict())
+    np.testing.assert_array_equal(*(p.predict(OBS, deterministic=True)[0] for p in (policy, other)))
+
+
 def test_fewer_than_one_sample_is_refused():
     with pytest.raises(ValueError, match="at least 1, not 0"):
         make_policy(forward_sampled_times=0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bcq_exp import load_policy
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.data.datasets import load_pendulum
@@ -233,6 +234,11 @@ def test_so_it_is_with_normalized_observations_in_double_precision(tmp_path):
     obs = load_pendulum(num_steps=2000).transitions.obs
     np.testing.assert_allclose(run.agent.normalizer.mean, obs.mean(0), atol=1e-4)
     np.testing.assert_allclose(run.agent.normalizer.std, obs.std(0), atol=1e-4)
+    policy = load_policy(tmp_path / "r", "cpu")
+    act, _ = policy.predict(obs[:5], deterministic=True)
+    np.testing.assert_array_equal(act, run.agent.act(obs[:5], torch.Generator().manual_seed(0)))
+    alone, _ = policy.predict(obs[0], deterministic=True)
+    np.testing.assert_allclose(alone, policy.predict(obs[:1], deterministic=True)[0][0])
 
 
 def test_an_agent_that_collects_acts_as_it_is_evaluated(trained):

@@ -97,6 +97,16 @@ def test_the_actor_learns_from_the_critic_and_vae_already_stepped():
     assert statistics["actor_loss"] == pytest.approx(-q.mean().item(), rel=1e-12)
 
 
+def test_the_actors_loss_asks_for_no_gradient_of_the_critic():
+    bcq, asked = make_bcq(), []
+    bcq.policy.critic.register_forward_pre_hook(
+        lambda critic, _: asked.append({p.requires_grad for p in critic.parameters()})
+    )
+    step(bcq)
+    assert asked == [{True}, {False}]  # its own loss, then the actor's
+    assert all(p.requires_grad for p in bcq.policy.critic.parameters())
+
+
 @pytest.mark.parametrize("tau", [0.005, 0.3, 1.0])
 def test_targets_take_the_share_tau_of_their_stepped_sources(tau):
     bcq = make_bcq(tau=tau)

@@ -85,7 +85,9 @@ def test_one_run_has_no_interval():
     assert value == 3
     assert np.isnan(low)
     assert np.isnan(high)
-    assert np.isnan(probability_of_improvement({"t": np.ones(1)}, {"t": np.ones(1)}).low)
+    for one, other in ((1, 1), (1, 4), (4, 1)):
+        x, y = {"t": np.arange(one)}, {"t": np.arange(other)}
+        assert np.isnan(probability_of_improvement(x, y).low)
 
 
 def test_importance_is_what_a_key_explains_beyond_chance():

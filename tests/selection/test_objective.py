@@ -103,7 +103,9 @@ def test_a_grid_is_valued_at_once_and_only_once(folder):
     sweep = folder / "multirun" / "g"
     assert not (sweep / "fqe.pt").exists()
     assert "fitted Q" not in launch(*grid, cwd=folder).stdout
-    for state in run_states(sweep):
+    states = run_states(sweep)
+    assert len(states) == 4
+    for state in states:
         (row,) = RunRecord(sweep / state.name).estimates()
         assert row["step"] == 90 and row["fqe_low"] < row["fqe"] < row["fqe_high"]
         mirrored = [told for run in read(sweep / state.name) for told in run.rows("ope")]

@@ -1,10 +1,12 @@
 """The networks' own promises."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 
-from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
+from bcq_exp.algorithm.networks import VAE, Critic, Perturbation, redrawn
 from tests.algorithm.small import ACT_DIM, BOUNDS, OBS_DIM, SIZES, SPACE
 
 
@@ -96,3 +98,24 @@ def test_the_reconstruction_decodes_mean_plus_std_times_noise():
     obs, act, eps = normal(5, OBS_DIM), normal(5, ACT_DIM, seed=1), normal(5, 4, seed=2)
     recon, mean, std = vae(obs, act, eps)
     torch.testing.assert_close(recon, vae.decode(obs, mean + std * eps))
+
+
+def test_what_is_drawn_anew_is_the_same_in_any_dtype():
+    torch.manual_seed(0)
+    network = Critic(**SIZES)
+    drawn = []
+    for source in (network, deepcopy(network).double()):
+        torch.manual_seed(1)
+        drawn.append(redrawn(source).double())
+    for single, double, old in zip(
+        *(d.parameters() for d in drawn), network.parameters(), strict=True
+    ):
+        assert torch.equal(single, double)
+        assert not torch.equal(single.float(), old)
+
+
+def test_layers_that_begin_alike_do_not_keep_the_others_from_being_drawn_anew():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+    drawn = redrawn(network)
+    assert torch.equal(drawn[1].weight, network[1].weight)
+    assert not torch.equal(drawn[0].weight, network[0].weight)

@@ -48,6 +48,14 @@ def test_last_parts_of_keys_that_collide_are_written_whole(tmp_path):
     assert labels[0] == "actor_optim.lr=0.1, vae_optim.lr=0.1"
 
 
+def test_runs_are_named_by_their_folders_and_by_their_sweeps_where_those_are_alike(tmp_path):
+    for name in ("a/x", "a/10", "a/9", "b/9"):
+        make_run(tmp_path / name, [1.0])
+    assert list(load_runs(tmp_path / "a").runs["name"]) == ["9", "10", "x"]
+    both = load_runs(tmp_path / "b", tmp_path / "a").runs["name"]
+    assert list(both) == ["b/9", "a/9", "a/10", "a/x"]
+
+
 def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):
     make_run(tmp_path / "s" / "a", [1.0, 2.0])
     half = make_run(tmp_path / "s" / "b", [1.0, 2.0, 3.0], seed=1, dataset="other/set-v0")

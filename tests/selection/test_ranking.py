@@ -98,3 +98,10 @@ def test_equal_policies_are_chosen_by_lot_and_of_any_number_of_episodes():
     last = budget_curve(returns[::-1], 10).returns[-1]
     assert first == pytest.approx(last, abs=0.02)
     assert 0.03 < first < 0.09  # tried once, it succeeds in a fifth of the trials: else any
+
+
+def test_a_policy_whose_first_episodes_were_poor_is_tried_again():
+    returns = [np.array([97.0, 100.0]), np.array([98.0]), np.array([0.0])]
+    curve = budget_curve(returns, 200)
+    # chosen by its mean alone the best would stay out in the half of the trials that begin with 97
+    assert curve.returns[-1] > 98.4

@@ -48,6 +48,7 @@ def test_actions_must_lie_in_their_space_but_for_rounding():
     [
         (-1.0, 8.0, 8.00005, 8.001),
         (0.0, np.inf, 1e30, -0.001),
+        (0.0, np.inf, -5e-6, -0.001),
         (-np.inf, 1000.0, 1000.009, 1000.1),
         (1000.0, 1000.001, 1000.0011, 1000.01),  # float32 has nothing between 1000 and 1000.00006
         (5.0, 5.0, 5.0000005, 5.00001),
@@ -68,7 +69,7 @@ def test_observations_must_lie_in_their_space_but_for_rounding(name, low, high, 
             check(make(**(others | {name: values})), space)
 
 
-@pytest.mark.parametrize("row", [0, 63, 64, 127, 128, 199])
+@pytest.mark.parametrize("row", [0, 63, 64, 127, 128, 191, 192, 199])
 def test_every_row_and_column_counts(row):
     for column in range(2):
         obs = np.zeros((200, 2), np.float32)

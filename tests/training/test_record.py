@@ -155,6 +155,25 @@ def test_episodes_that_do_not_belong_together_are_damaged(wrong, record, tmp_pat
         record.episodes()
 
 
+def test_evaluations_without_their_episodes_are_damage(tmp_path):
+    record = RunRecord(tmp_path)
+    for step in (10, 20):
+        record.append("eval", {"step": step, "return_mean": 1.0})
+        record.append_episodes(step, np.ones(2), np.ones(2, int))
+    record.check(record.marks())
+    record.append("eval", {"step": 30, "return_mean": 1.0})
+    with pytest.raises(Damaged, match=r"eval_returns.npz is damaged \(it lacks evaluations"):
+        record.check(record.marks())
+
+
+def test_estimates_are_kept_by_step_and_settings(tmp_path):
+    record = RunRecord(tmp_path)
+    for step, setting, value in ((90, 1, 0.1), (60, 1, 0.2), (90, 2, 0.3), (90, 1, 0.4)):
+        record.add_estimate({"step": step, "settings": {"num_steps": setting}, "fqe": value})
+    found = [(row["step"], row["settings"]["num_steps"], row["fqe"]) for row in record.estimates()]
+    assert found == [(60, 1, 0.2), (90, 2, 0.3), (90, 1, 0.4)]
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "f"
     write_atomically(path, b"old")

@@ -1,0 +1,27 @@
+"""What a range holds: its ends, no infinity, and values of the type that it names."""
+
+from math import inf, nan
+
+import pytest
+
+from bcq_exp.ranges import BINS, BOUND_METHODS, NATURAL, POSITIVE, SHARE, TAU, OneOf, require
+
+HOLDS = [
+    (SHARE, (1e-9, 0.5, 1 - 1e-9), (0, 1, -0.1, 1.1)),
+    (TAU, (1e-9, 1), (0, 1.1)),
+    (POSITIVE, (1e-300, 1e300), (0, -1, inf, nan, 10**400)),
+    (NATURAL, (0, 10**300), (-1, -inf, inf, nan, 10**400)),
+    (BINS, (2, 3), (1, 0)),
+    (BOUND_METHODS, ("clip", "tanh", None), ("Clip", "", "null", 0)),
+    (OneOf((0, False)), (0, False), (0.0, None)),
+    (OneOf((1,)), (1,), (True, 1.0)),
+]
+
+
+@pytest.mark.parametrize(("allowed", "inside", "outside"), HOLDS, ids=[str(x[0]) for x in HOLDS])
+def test_a_range_holds_what_it_says(allowed, inside, outside):
+    for value in inside:
+        require("x", value, allowed)
+    for value in outside:
+        with pytest.raises(ValueError, match="^x is .*, not "):
+            require("x", value, allowed)

@@ -10,7 +10,11 @@ import numpy as np
 
 from bcq_exp.engine.stream import BLOCK_STEPS, generator
 
-EPISODE, RANDOM, NOISE = "episode", "random", "explore"  # the purposes of its random numbers
+Behave = Callable[[np.ndarray, int], np.ndarray]
+"""A policy's action (A,) for an observation (O,); what it draws, it draws from the seed."""
+
+# the purposes of its random numbers
+EPISODE, RANDOM, NOISE, POLICY = "episode", "random", "explore", "policy"
 
 
 class Moment(NamedTuple):
@@ -27,8 +31,9 @@ class Moment(NamedTuple):
 class Explorer:
     """An environment under exploration: uniformly random steps, then a policy's with noise.
 
-    Each episode's start, each step's random action and each step's noise follow from the seed and
-    the step, so a state is reached again by replaying the actions of its episode.
+    Each episode's start, each step's random action, what the policy draws and each step's noise
+    follow from the seed and the step, so a state is reached again by replaying the actions of its
+    episode.
 
     Args:
         env: flat observations, a bounded Box of actions.
@@ -48,9 +53,10 @@ class Explorer:
         self._obs = np.empty(0)
         self._block = -1  # of random numbers at hand
         self._uniform = self._normal = np.empty(0)
+        self._policy_seeds = np.empty(0, np.int64)
 
-    def step(self, step: int, behave: Callable[[np.ndarray], np.ndarray]) -> Moment:
-        """The environment's step ``step``, counted from 0; ``behave`` maps (O,) to (A,)."""
+    def step(self, step: int, behave: Behave) -> Moment:
+        """The environment's step ``step``, counted from 0."""
         if self.episode < 0:
             self._begin(0, step)
         moment = self._take(self._action(step, behave))
@@ -71,17 +77,20 @@ class Explorer:
         start = int(generator(self._seed, EPISODE, episode).integers(2**31))
         self._obs, _ = self._env.reset(seed=start)
 
-    def _action(self, step: int, behave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    def _action(self, step: int, behave: Behave) -> np.ndarray:
         block, row = divmod(step, BLOCK_STEPS)
         if block != self._block:
             self._block = block
             shape = (BLOCK_STEPS, *self._low.shape)
             self._uniform = generator(self._seed, RANDOM, block).uniform(size=shape)
             self._normal = generator(self._seed, NOISE, block).standard_normal(shape)
+            seeds = generator(self._seed, POLICY, block)
+            self._policy_seeds = seeds.integers(2**63, size=BLOCK_STEPS)
         if step < self._start_steps:
             action = self._low + (self._high - self._low) * self._uniform[row]
         else:
-            action = behave(self._obs) + self._normal[row] * self._noise
+            action = behave(self._obs, int(self._policy_seeds[row]))
+            action = action + self._normal[row] * self._noise
         return action.clip(self._low, self._high).astype(self._low.dtype)
 
     def _take(self, action: np.ndarray) -> Moment:

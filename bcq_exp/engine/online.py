@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
@@ -48,9 +49,10 @@ class OnlineEngine:
         self._run = run
         self._explorer = explorer
         self._start_steps = start_steps
-        self._generator = torch.Generator()  # of a policy that draws: set anew at every step
-        obs_dim, act_dim = run.policy.observation_space.shape[0], run.policy.action_space.shape[0]
-        self._collected = _Collected(capacity, obs_dim, act_dim)
+        self._generator = torch.Generator()  # of a policy that draws: seeded again at every step
+        spaces = run.policy.observation_space, run.policy.action_space
+        obs_dim, act_dim = (space.shape[0] for space in spaces)
+        self._collected = Collected(capacity, *spaces)
         self._table = TransitionTable.empty(capacity, obs_dim, act_dim, param.dtype, param.device)
         self._learner = CohortEngine([run], self._table, [stream], capture)
         self.statistics, self.losses = self._learner.statistics, self._learner.losses
@@ -100,8 +102,8 @@ class OnlineEngine:
         episode, start = state["episode"]
         self._explorer.resume(episode, start, self._collected.act[start : self._step])
 
-    def _behave(self, obs: np.ndarray) -> np.ndarray:
-        self._generator.manual_seed(self._step)
+    def _behave(self, obs: np.ndarray, seed: int) -> np.ndarray:
+        self._generator.manual_seed(seed)
         acting = self._run.policy(Batch(obs=obs[None]), generator=self._generator)
         return self._run.policy.map_action(acting.act)[0]
 
@@ -117,12 +119,17 @@ class OnlineEngine:
         self._table.put(row, obs, obs_next, unit, rew, terminated)
 
 
-class _Collected:
-    """Every step so far, in the environment's units: arrays (N, ...) as a data set has them."""
+class Collected:
+    """Every step so far, in the environment's units: arrays (N, ...) as a data set has them.
 
-    def __init__(self, capacity: int, obs_dim: int, act_dim: int) -> None:
-        self.obs, self.obs_next = (np.zeros((capacity, obs_dim), np.float32) for _ in range(2))
-        self.act = np.zeros((capacity, act_dim), np.float32)
+    Actions keep the type of their space: those of the present episode are taken again by a run that
+    resumes, and a rounded one leads elsewhere.
+    """
+
+    def __init__(self, capacity: int, observation_space: Box, action_space: Box) -> None:
+        shape = (capacity, *observation_space.shape)
+        self.obs, self.obs_next = (np.zeros(shape, np.float32) for _ in range(2))
+        self.act = np.zeros((capacity, *action_space.shape), action_space.dtype)
         self.rew = np.zeros(capacity, np.float32)
         self.terminated, self.truncated = (np.zeros(capacity, bool) for _ in range(2))
 

@@ -1,8 +1,12 @@
 """Learning online: what is collected, what is learnt from it, and going on to the bit."""
 
+import threading
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 
 from bcq_exp.algorithm.base import NoNoise
 from bcq_exp.algorithm.batch import Batch
@@ -33,10 +37,30 @@ ONLINE = (
 )
 
 
+class Chaos(gym.Env):
+    """Actions are doubles, and a rounded one leads elsewhere."""
+
+    observation_space = Box(-1.0, 1.0, (1,), np.float64)
+    action_space = Box(-1.0, 1.0, (1,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = self.np_random.uniform(-1, 1, 1)
+        return self.state, {}
+
+    def step(self, action):
+        self.state = np.sin(1e9 * (self.state + action))
+        return self.state, float(self.state[0]), False, False, {}
+
+
+gym.register("Chaos-v0", Chaos, max_episode_steps=200)
+BCQ = ("algo=bcq", "vae.hidden_sizes=[8]", "policy.forward_sampled_times=5")
+
+
 def engine(*overrides, **changed):
     cfg = compose(*ONLINE, *overrides)
     task = explore(
-        "Pendulum-v1", start_steps=cfg.dataset.start_steps, noise_std=cfg.dataset.noise_std
+        cfg.dataset.env, start_steps=cfg.dataset.start_steps, noise_std=cfg.dataset.noise_std
     )
     return engine_of([cfg], task, **changed)
 
@@ -113,9 +137,26 @@ def test_indices_are_uniform_over_what_is_there():
     assert set(stream.block(1).indices[20].tolist()) == set(range(40))  # all there will be
 
 
-@pytest.mark.parametrize("step", [30, 60, 61, 250])
-def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(step):
-    straight, first, second = engine(), engine(), engine()
+def test_what_a_policy_draws_follows_from_the_runs_seed_and_the_step():
+    drawn = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        online, seeds = engine(*BCQ, f"seed={seed}"), []
+        online.algorithm(0).policy.register_forward_pre_hook(
+            lambda policy, args, kwargs, seeds=seeds: seeds.append(
+                kwargs["generator"].initial_seed()
+            ),
+            with_kwargs=True,
+        )
+        online.advance(100)
+        drawn[name] = seeds
+    assert len(drawn["a"]) == 40 and drawn["a"] == drawn["b"]
+    assert len({*drawn["a"], *drawn["c"]}) == 80
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "Chaos-v0"])
+@pytest.mark.parametrize("step", [0, 30, 60, 61, 250])
+def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(step, env):
+    straight, first, second = (engine(f"dataset.env={env}") for _ in range(3))
     expected = straight.advance(300)[:, step:]
     first.advance(step)
     second.load_state_dict(0, first.state_dict(0))
@@ -153,6 +194,28 @@ def test_runs_of_a_sweep_explore_side_by_side_as_they_do_alone():
     for k, cfg in enumerate(cfgs):
         alone = engine_of([cfg], task).advance(120)[0]
         torch.testing.assert_close(told[k], alone, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [1, 40])
+def test_they_do_so_however_few_steps_are_asked_for_at_a_time(size):
+    cfgs = [compose(*ONLINE, f"seed={k}") for k in range(2)]
+    together = engine_of(cfgs, explore("Pendulum-v1", start_steps=60, noise_std=0.3), num_threads=2)
+    threads = {}
+
+    def noted(online, advance):
+        def advanced(num_steps):
+            threads[online] = threading.get_ident()
+            return advance(num_steps)
+
+        online.advance = advanced
+
+    for online in together._engines:
+        noted(online, online.advance)
+    here = {threading.get_ident()}
+    for _ in range(80 // size):
+        together.advance(size)
+        apart = here.isdisjoint(threads.values())
+        assert apart == (together.step > 62), "side by side once both are recorded"
 
 
 def test_there_is_nothing_to_normalize_by(tmp_path):

@@ -59,7 +59,8 @@ class TransitionTable:
     def put(self, row: int, *columns: np.ndarray) -> None:
         """Write obs, obs_next, act, rew and terminated, (n, ...) each, from ``row`` on."""
         size = len(columns[0])
-        rows = np.concatenate([c.reshape(size, -1) for c in columns], 1, dtype=np.float32)
+        two_dims = [c[:, None] if c.ndim == 1 else c for c in columns]
+        rows = np.concatenate(two_dims, 1, dtype=np.float32)
         self.rows[row : row + size].copy_(torch.from_numpy(rows))
 
     def put_transitions(self, row: int, t: Transitions) -> None:

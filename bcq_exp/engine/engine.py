@@ -63,7 +63,7 @@ class PartialEngine(Engine, Protocol):
 
     @property
     def steps_to_record(self) -> int:
-        """Its first steps, after which all that it replays is recorded."""
+        """Steps to take yet until all that it replays is recorded; 0 once it is."""
 
 
 class CohortEngine:
@@ -107,7 +107,9 @@ class CohortEngine:
 
     @property
     def steps_to_record(self) -> int:
-        return self._cycle + 1  # in the first of each, optimizers make their state
+        if self._replays:
+            return 0
+        return max(0, self._cycle - self._step) + 1  # first, optimizers make their state
 
     def advance(self, num_steps: int) -> Tensor:
         first = self._step
@@ -205,7 +207,6 @@ class ParallelEngine:
             num_threads, initializer=torch.set_num_threads, initargs=(1,)
         )
         self.statistics, self.losses = engines[0].statistics, engines[0].losses
-        self._are_recorded = False
 
     @property
     def step(self) -> int:
@@ -217,13 +218,11 @@ class ParallelEngine:
 
     def advance(self, num_steps: int) -> Tensor:
         collected = []
-        if not self._are_recorded:  # one after the other: the tracer is not made for threads
-            enough = self._engines[0].steps_to_record
-            first = min(enough, num_steps)
+        first = min(num_steps, max(engine.steps_to_record for engine in self._engines))
+        if first:  # one after the other: the tracer is not made for threads
             collected.append(torch.cat([engine.advance(first) for engine in self._engines]))
-            self._are_recorded, num_steps = first == enough, num_steps - first
-        if num_steps:
-            each = self._threads.map(lambda engine: engine.advance(num_steps), self._engines)
+        if left := num_steps - first:
+            each = self._threads.map(lambda engine: engine.advance(left), self._engines)
             collected.append(torch.cat(list(each)))
         return torch.cat(collected, 1)
 
@@ -238,4 +237,3 @@ class ParallelEngine:
     def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
         engine, k = self._owner[run]
         engine.load_state_dict(k, state)
-        self._are_recorded = False

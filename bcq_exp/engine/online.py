@@ -65,7 +65,8 @@ class OnlineEngine:
 
     @property
     def steps_to_record(self) -> int:
-        return self._start_steps + self._learner.steps_to_record
+        left = self._learner.steps_to_record
+        return left + max(0, self._start_steps - self._step) if left else 0
 
     def advance(self, num_steps: int) -> Tensor:
         first, taken = self._learner.step, []

@@ -24,6 +24,7 @@ from bcq_exp.engine.placement import place
 from bcq_exp.files import atomic_path, clear_halves, written
 from bcq_exp.selection.candidates import Evidence
 from bcq_exp.selection.critics import Units, drawn_episodes, stacked_critics
+from bcq_exp.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +160,8 @@ class FittedQ:
 
     def _save(self, path: Path) -> None:
         content = {"digest": self._digest, "runs": self._states()}
-        with written(path), atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)
+        with written(path), atomic_path(path) as temporary:
+            save_tensors(content, temporary)
 
     def _states(self) -> list[dict[str, Any]]:
         return [self._engine.state_dict(k) for k in range(self._engine.num_runs)]

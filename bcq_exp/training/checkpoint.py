@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, clear_halves, written
 from bcq_exp.training.older import checkpoint_of_today
 from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord, whole
+from bcq_exp.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -54,19 +55,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         CannotWrite: if the system refuses, with what there was in place.
     """
     with written(path), atomic_path(path) as temporary:
-        with temporary.open("wb") as file:
-            _save(checkpoint, file)
+        save_tensors(dict(checkpoint), temporary)
         if path.exists():
             os.replace(path, _previous(path))
-
-
-def _save(checkpoint: Checkpoint, file: BinaryIO) -> None:
-    try:
-        torch.save(dict(checkpoint), file)
-    except RuntimeError as error:  # of closing what a write has failed in
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
 
 
 def load(path: Path, *, lazily: bool = False) -> Checkpoint:

@@ -2,9 +2,9 @@
 
 The work is that of one real step of the algorithm on this host, seen kernel by kernel, so whatever
 an algorithm declares (sampled actions, networks, turns) is in it and no formula has to follow. The
-task's sizes are not looked up, as its data would have to be loaded: they are HalfCheetah's. So a
-plan's seconds are "about"; what runs cost relative to each other, which is what dividing them asks
-for, they tell well (tests/bench/RESULTS.md).
+sizes of recorded data are not looked up, as they would have to be loaded: they are HalfCheetah's.
+So a plan's seconds are "about"; what runs cost relative to each other, which is what dividing them
+asks for, they tell well (tests/bench/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -25,14 +25,18 @@ from torch.utils.flop_counter import flop_registry
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.data.datasets import step_limit
-from bcq_exp.engine.placement import Placement
+from bcq_exp.data.online import Exploration, explore
+from bcq_exp.engine.online import Collected
+from bcq_exp.training.build import build_dataset
 from bcq_exp.training.cohort import placement_of
 from bcq_exp.training.parts import build_algorithm
 
 OBS_DIM, ACT_DIM = 17, 6
+UNKNOWN_SPACES: tuple[Box, Box] = Box(-np.inf, np.inf, (OBS_DIM,)), Box(-1.0, 1.0, (ACT_DIM,))
 EPISODE_STEPS = 1000  # of an evaluation, where the environment's limit is not known
 ROW_BYTES = 200  # of a line in train.csv or eval.csv
-RUN_BYTES = 50_000  # of a run's other files
+RUN_BYTES = 20_000  # of a run's other files
+TENSOR_BYTES = 350  # of a tensor's entry in a checkpoint, besides its numbers
 CHECKPOINTS = 2  # the last and the one before
 
 
@@ -134,14 +138,20 @@ def cost_of(cfg: DictConfig) -> RunCost:
         UserError: if it cannot be built.
     """
     placement = placement_of(cfg, 2)  # of two, as one alone says nothing of stacking
-    algorithm = _built(cfg, placement)
+    online = _exploration(cfg)
+    spaces = UNKNOWN_SPACES if online is None else (online.observation_space, online.action_space)
+    algorithm = build_algorithm(cfg, *spaces, replace(placement, device=torch.device("cpu")))
     trainer = cfg.trainer
-    step = _counted_step(algorithm, trainer.batch_size)
-    obs = np.zeros((max(1, trainer.eval_episodes), OBS_DIM), np.float32)
+    obs_dim, act_dim = (space.shape[0] for space in spaces)
+    step = _counted_step(algorithm, trainer.batch_size, obs_dim, act_dim)
+    obs = np.zeros((max(1, trainer.eval_episodes), obs_dim), np.float32)
     with _Count() as act:
         algorithm.policy(Batch(obs=obs))
     rows = trainer.num_steps / trainer.log_every + trainer.num_steps / trainer.eval_every
-    state = sum(x.nbytes for x in _tensors(algorithm.state_dict()))
+    state = sum(x.nbytes + TENSOR_BYTES for x in _tensors(algorithm.state_dict()))
+    if online is not None:  # a checkpoint holds all that the run collected
+        collected = Collected(1, *spaces)
+        state += trainer.num_steps * sum(x.nbytes for x in _tensors(collected.state_dict(1)))
     precision = placement.precision
     return RunCost(
         step=step,
@@ -155,20 +165,22 @@ def cost_of(cfg: DictConfig) -> RunCost:
     )
 
 
-def _built(cfg: DictConfig, placement: Placement) -> OfflineAlgorithm:
-    spaces = (Box(-np.inf, np.inf, (OBS_DIM,)), Box(-1.0, 1.0, (ACT_DIM,)))
-    return build_algorithm(cfg, *spaces, replace(placement, device=torch.device("cpu")))
+def _exploration(cfg: DictConfig) -> Exploration | None:
+    """The environment of a run that collects its own data."""
+    if not str(cfg.dataset._target_).endswith(explore.__name__):
+        return None
+    return build_dataset(cfg)  # type: ignore[return-value]
 
 
-def _counted_step(algorithm: OfflineAlgorithm, batch_size: int) -> Work:
+def _counted_step(algorithm: OfflineAlgorithm, batch_size: int, obs_dim: int, act_dim: int) -> Work:
     """The mean work of its turns, once optimizers have their state."""
     zeros = next(algorithm.parameters()).new_zeros
     batch = Batch(
-        obs=zeros(batch_size, OBS_DIM),
-        act=zeros(batch_size, ACT_DIM),
+        obs=zeros(batch_size, obs_dim),
+        act=zeros(batch_size, act_dim),
         rew=zeros(batch_size),
         terminated=zeros(batch_size),
-        obs_next=zeros(batch_size, OBS_DIM),
+        obs_next=zeros(batch_size, obs_dim),
     )
     shapes = algorithm.noise_shapes(batch_size)
     noise = type(shapes)._make(zeros(shape) for shape in shapes)

@@ -130,7 +130,7 @@ class Run:
                 "step": step,
                 "config": self.facts["config"],
                 "engine": engine_state,
-                "window": window.clone(),
+                "window": window,
                 "normalization": None if self.normalizer is None else self.normalizer.state_dict(),
                 "environment": dict(self.environment),
                 "record": self.record.marks(lasting=True),

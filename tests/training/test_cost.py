@@ -6,7 +6,7 @@ import gymnasium as gym
 import pytest
 
 from bcq_exp.training.cost import ACT_DIM, OBS_DIM, cost_of
-from tests.commands import TINY, compose, fit
+from tests.commands import compose
 
 
 def flops(*overrides):
@@ -64,10 +64,3 @@ def test_evaluations_are_as_long_as_the_environments_episodes(tmp_path, monkeypa
     assert steps(*mine) == 200
     metadata.write_text("[")  # refused when it is trained
     assert steps(*mine) == 1000
-
-
-@pytest.mark.slow
-def test_a_run_takes_about_the_disk_it_is_said_to(tmp_path):
-    fit(tmp_path / "run", *TINY)
-    taken = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
-    assert 0.5 < cost_of(compose(*TINY)).disk / taken < 2

@@ -52,11 +52,12 @@ def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trai
     found = [to_go_on(record) for record in records]
     normalizer = build_normalizer(cfgs[0], task, found[0])
     engine = build_engine(cfgs, task, normalizer, placement)
+    nothing = torch.empty(0, len(engine.statistics), dtype=torch.float64)
     windows = []
     for k, (record, saved) in enumerate(zip(records, found, strict=True)):
         if saved is not None:
             engine.load_state_dict(k, saved.content["engine"])
-            windows.append(saved.content["window"])
+        windows.append(nothing if saved is None else saved.content["window"])
         take_up(record, saved)
     warnings = Warnings()
     runs = [
@@ -71,8 +72,7 @@ def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trai
         checkpoint_every=settings.checkpoint_every,
         until=jobs[0].until or settings.num_steps,
     )
-    window = torch.stack(windows) if windows else None
-    return Trainer(engine, runs, cadence, window, placement.num_threads)
+    return Trainer(engine, runs, cadence, torch.stack(windows), placement.num_threads)
 
 
 def build_dataset(cfg: DictConfig) -> Task:

@@ -60,7 +60,7 @@ class Trainer:
     step reached; a second one at once.
 
     Args:
-        window: statistics (K, steps, S) since the last row of ``train.csv``, of runs that go on.
+        window: statistics (K, steps, S) since the last row of ``train.csv``.
         num_threads: evaluations that may run at a time.
     """
 
@@ -69,7 +69,7 @@ class Trainer:
         engine: Engine,
         runs: Sequence[Run],
         cadence: Cadence,
-        window: Tensor | None = None,
+        window: Tensor,
         num_threads: int = 1,
     ) -> None:
         self.runs = runs
@@ -79,8 +79,7 @@ class Trainer:
         self._threads = ThreadPoolExecutor(
             num_threads, initializer=torch.set_num_threads, initargs=(1,)
         )
-        nothing = torch.empty(len(runs), 0, len(engine.statistics), dtype=torch.float64)
-        self._window = nothing if window is None else window
+        self._window = window
 
     def fit(self) -> None:
         """Train as far as the cadence says; outcomes stand in ``run.failure`` and the summaries.

@@ -1,5 +1,7 @@
 """Runs trained together are the runs trained alone, in every file."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,14 @@ from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine import placement
 from bcq_exp.engine.engine import ParallelEngine
 from bcq_exp.engine.memory import run_bytes
-from bcq_exp.errors import UserError
+from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import build
 from bcq_exp.training.cohort import Kind, cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, engine_of, fit
+from tests.engine.test_online import ONLINE
+from tests.same import assert_same_run
 
 DOUBLE = (*TINY, "trainer.precision=fp64")
 DIFFERENT = (
@@ -159,3 +163,22 @@ def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
 def test_runs_that_told_their_last_row_at_other_steps_are_not_stacked():
     kinds = [Kind("same", 150, window, "adam") for window in (0, 50, 0)]
     assert cohorts(kinds) == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize("base", [TINY, (*ONLINE, "algo=ddpg")], ids=["recorded", "online"])
+def test_runs_of_which_some_were_saved_before_their_first_step_go_on_together(base, tmp_path):
+    """A signal that comes before the first step leaves a checkpoint of step 0."""
+    options = (*base, "trainer.num_steps=120", "trainer.eval_episodes=1")
+    jobs = jobs_of(tmp_path, ("seed=0",), ("seed=1",), base=options)
+    placement = placement_of(jobs[0].cfg, 1)
+    dataset = build.build_dataset(jobs[0].cfg)
+    stopped = build.build_trainer(jobs[:1], dataset, placement)
+    stopped._signal = signal.SIGTERM
+    with pytest.raises(RunStopped, match="stopped by SIGTERM at step 0, checkpoint saved"):
+        stopped.fit()
+    assert len(cohorts([kind_of(job) for job in jobs])) == 1
+    assert train_cohort(jobs) == [None, None]
+    alone = jobs_of(tmp_path / "alone", ("seed=0",), ("seed=1",), base=options)
+    assert train_cohort(alone) == [None, None]
+    for job, same in zip(jobs, alone, strict=True):
+        assert_same_run(job.folder, same.folder)

@@ -17,6 +17,7 @@ from bcq_exp.files import write_atomically
 from bcq_exp.training import start
 from bcq_exp.training.record import (
     SWEEP_FILE,
+    Marks,
     RunRecord,
     is_sweep,
     present_status,
@@ -96,14 +97,14 @@ def _run_state(folder: Path, why_stopped: str | None) -> RunState:
     record = RunRecord(folder)
     try:
         summary = record.summary()
-        timing = record.last_row("timing", summary and summary["record"])
+        if summary is None:
+            return RunState(folder.name, "missing")
+        found = present_status(summary, folder)
+        timing = _timing(record, summary["record"], found)
     except Damaged as error:
         return RunState(folder.name, "damaged", reason=str(error))
-    if summary is None:
-        return RunState(folder.name, "missing")
     step = max(int(timing.get("step") or 0), summary["step"])
     num_steps = summary["config"]["trainer"]["num_steps"]
-    found = present_status(summary, folder)
     status: Status = {"completed": "done"}.get(found, found)  # type: ignore[assignment]
     rate = timing.get("steps_per_second")
     return RunState(
@@ -115,6 +116,25 @@ def _run_state(folder: Path, why_stopped: str | None) -> RunState:
         last_return=None if summary["last"] is None else summary["last"]["return_mean"],
         reason=why_stopped if status == "stopped" else summary["failure"],
     )
+
+
+def _timing(record: RunRecord, marks: Marks, status: str) -> Mapping[str, float | None]:
+    """The last row of ``timing.csv``; empty where rows are lost that a launch trains again.
+
+    Raises:
+        Damaged: if a launch would refuse the run.
+    """
+    try:
+        if status not in ("completed", "running"):
+            record.check_marks(marks)
+        return record.last_row("timing", marks)
+    except Damaged:
+        if status == "completed":
+            raise
+    from bcq_exp.training import checkpoint  # brings torch
+
+    checkpoint.to_go_on(record, lazily=True)
+    return {}
 
 
 def _read(folder: Path) -> dict[str, Any]:

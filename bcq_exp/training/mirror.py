@@ -70,8 +70,8 @@ def mirror(folder: Path) -> Path:
     record, said = RunRecord(folder), list[str]()
     with hold(folder):
         summary = record.told_summary()
-        rows = [("train", row) for row in record.rows("train")]
-        rows += [("eval", row) for row in record.rows("eval")]
+        rows = [("train", row) for row in record.rows("train", summary["record"])]
+        rows += [("eval", row) for row in record.rows("eval", summary["record"])]
         rows += [(OPE, _told(row)) for row in record.estimates()]
         wandb = folder / "wandb"
         _set_aside(wandb)

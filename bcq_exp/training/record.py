@@ -91,7 +91,7 @@ class RunRecord:
         """The complete rows of a CSV file; a half-written last line is left out.
 
         Args:
-            marks: how far it went, as a summary or a checkpoint has it.
+            marks: how far to read, as a summary or a checkpoint has it; ``None`` reads all.
 
         Raises:
             Damaged: if what is there is no table of numbers, or lacks what there was.
@@ -101,23 +101,25 @@ class RunRecord:
             return [_row(names, line) for line in lines]
 
     def last_row(self, table: Table, marks: Marks | None = None) -> dict[str, float | None]:
-        """The last of :meth:`rows`, without a look at the others; empty where there is none.
+        """The last row, one that is newer than the marks too; empty where there is none.
 
         Raises:
-            Damaged: as that does.
+            Damaged: if the table lacks what there was.
         """
         with whole(self._csv(table)):
-            names, lines = self._lines(table, marks)
+            names, lines = self._lines(table, marks, newer=True)
             return _row(names, lines[-1]) if lines else {}
 
     def columns(self, table: Table, marks: Marks | None = None) -> dict[str, np.ndarray]:
-        """:meth:`rows` as columns (rows,) of float64, NaN where a cell is empty; much faster.
+        """Columns (rows,) of float64, NaN where a cell is empty: much faster than :meth:`rows`.
+
+        Rows that are newer than the marks are read too, up to the first that is damaged.
 
         Raises:
-            Damaged: as that does.
+            Damaged: as :meth:`rows` does.
         """
         with whole(self._csv(table)):
-            names, lines = self._lines(table, marks)
+            names, lines = self._lines(table, marks, newer=True)
             if {len(names) - 1, *map(str.count, lines, repeat(","))} != {len(names) - 1}:
                 raise ValueError("a row of another length")
             cells = ",".join(lines).split(",") if lines else []
@@ -133,12 +135,21 @@ class RunRecord:
             file.seek(-1, os.SEEK_END)
             return file.read() != b"\n"
 
-    def _lines(self, table: Table, marks: Marks | None) -> tuple[list[str], list[str]]:
-        """A table's column names and its complete rows, as they stand there."""
+    def _lines(
+        self, table: Table, marks: Marks | None, *, newer: bool = False
+    ) -> tuple[list[str], list[str]]:
+        """A table's column names and its complete rows, as they stand there.
+
+        Args:
+            newer: read beyond the marks too. A loss of power can leave garbage there, and a run
+                that resumes discards it: it ends the table.
+        """
         path = self._csv(table)
         content = path.read_bytes() if path.exists() else b""
         if marks:
             check_mark(path, content, marks[table])
+            size = marks[table]["size"]
+            content = content[: _end_of_rows(content, size) if newer else size]
         header, *lines = content.decode().replace("\r\n", "\n").split("\n")
         return next(csv.reader([header]), []), lines[:-1]
 
@@ -258,6 +269,15 @@ class RunRecord:
         if list(found[: len(evaluated)]) != evaluated:
             path = self._episodes_file
             raise Damaged(f"{path} is damaged (it lacks evaluations of eval.csv)", SET_ASIDE)
+
+    def check_marks(self, marks: Marks) -> None:
+        """Hold every table against its mark, without a look at its rows.
+
+        Raises:
+            Damaged: naming the first that lacks what it had.
+        """
+        for table in TABLES:
+            self._lines(table, marks)
 
     def marks_at(self, step: int) -> Marks:
         """How far the tables were at a step, by the steps in their rows.
@@ -410,6 +430,28 @@ def is_sweep(folder: Path) -> bool:
 def sweep_name(folder: Path) -> str | None:
     """The name of the sweep that a run's folder lies in, if it lies in one."""
     return folder.parent.name if is_sweep(folder.parent) else None
+
+
+def _end_of_rows(content: bytes, start: int) -> int:
+    """Where a table ends: at the first line from ``start`` on that is no row of numbers."""
+    num_commas = content.partition(b"\n")[0].count(b",")
+    for line in content[start:].splitlines(keepends=True):
+        is_header = start == 0 and line.startswith(b"step,") and line.isascii()
+        is_whole = line.endswith(b"\n") and line.count(b",") == num_commas
+        if not (is_whole and (is_header or _are_numbers(line))):
+            break
+        start += len(line)
+    return start
+
+
+def _are_numbers(line: bytes) -> bool:
+    """Whether every cell is a number, or empty."""
+    try:
+        for cell in line.split(b","):
+            float(cell.strip() or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 def _row(names: Sequence[str], line: str) -> dict[str, float | None]:

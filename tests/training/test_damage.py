@@ -154,6 +154,57 @@ def test_rows_after_the_summary_are_read_too(run):
     assert len(load_runs(run).training) == 7
 
 
+GARBAGE = {
+    "noise": b"\xff\x00\xfe\n",
+    "zeros": bytes(50),
+    "zeros and a row": bytes(50) + b"\r\n280,1,1\r\n",
+    "a letter": b"280,0.x\r\n",
+    "another length": b"280\r\n",
+    "an earlier step": b"1,1,1,1,1,1,1,1\r\n",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_what_stands_after_the_last_mark_is_nobodys_loss(garbage, run, straight):
+    """A loss of power leaves it, in a run that was killed."""
+    record = RunRecord(run)
+    record.write_summary(record.summary() | {"status": "running"})
+    (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
+    before = load_runs(run)
+    for table in TABLES:
+        with (run / f"{table}.csv").open("ab") as file:
+            file.write(garbage)
+    (state,) = run_states(run.parent)
+    assert (state.status, state.step) == ("interrupted", 240)
+    found = load_runs(run)
+    assert len(found.training) == len(before.training) == 6
+    assert len(found.evaluations) == len(before.evaluations) == 2
+    fit(run, *LONGER)
+    assert_same_run(run, straight)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_status_and_launch_agree_on_rows_lost_since_the_checkpoint(table, run, straight):
+    """Which the summary has, as it was written after the checkpoint."""
+    record = RunRecord(run)
+    (run / "checkpoint.pt").unlink()  # that of step 180 is left
+    record.write_summary(record.summary() | {"status": "running"})
+    (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
+    content = (run / f"{table}.csv").read_bytes()
+    (run / f"{table}.csv").write_bytes(content[:-3] + b"x\r\n")
+    (state,) = run_states(run.parent)
+    assert state.status == "interrupted"
+    (run / f"{table}.csv").write_bytes(b"x" + content[1:])
+    (state,) = run_states(run.parent)
+    assert state.status == "damaged" and f"{table}.csv is damaged" in state.reason
+    with pytest.raises(Damaged) as refused:
+        fit(run, *LONGER)
+    assert str(refused.value) == state.reason
+    (run / f"{table}.csv").write_bytes(content[:-3] + b"x\r\n")
+    fit(run, *LONGER)
+    assert_same_run(run, straight)
+
+
 @pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path):
     """The limit lets tables and summaries be written, and no checkpoint."""

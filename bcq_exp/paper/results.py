@@ -129,7 +129,8 @@ def _agent_scores(plan: PaperPlan) -> dict[str, float]:
     for dataset in plan.datasets:
         end = dataset.num_steps if dataset.record == "buffer" else plan.agents.num_steps
         record = RunRecord(dataset.agent)
-        rows = pd.DataFrame(record.rows("eval", record.told_summary()["record"]))
+        summary = record.summary()
+        rows = pd.DataFrame(record.rows("eval", summary and summary["record"]))
         if not rows.empty:
             wanted = rows["step"].between((1 - LAST) * end, end, inclusive="right")
             found[dataset.id] = float(rows.loc[wanted, "normalized_score"].mean())

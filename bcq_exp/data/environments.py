@@ -268,6 +268,24 @@ def check_fit(source: str, env: gym.Env, leaves: tuple[Leaf, ...], action_space:
         )
 
 
+def check_ends(env: gym.Env) -> None:
+    """Refuse an environment of which whole episodes are wanted and that has no step limit.
+
+    Raises:
+        DataError: naming it.
+    """
+    wrapped = env
+    while isinstance(wrapped, gym.Wrapper):
+        if isinstance(wrapped, gym.wrappers.TimeLimit):
+            return
+        wrapped = wrapped.env
+    raise DataError(
+        f"environment {env_name(env)!r} has no step limit, and an episode may never end; register "
+        "it with max_episode_steps and give its id as dataset.env, or train with "
+        "trainer.eval_episodes=0"
+    )
+
+
 def env_name(env: gym.Env) -> str:
     """The id it was made from, else the name of its class."""
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__

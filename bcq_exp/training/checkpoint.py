@@ -10,6 +10,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,14 +122,14 @@ def take_up(record: RunRecord, found: Found | None) -> None:
     """
     clear_halves(record.folder)
     if found is None:
-        record.rewind(0, NOTHING)
+        record.rewind(NOTHING)
         return
     if found.path != record.checkpoint:
         with written(record.checkpoint):
             if record.checkpoint.exists():
                 os.replace(record.checkpoint, record.checkpoint.with_stem("checkpoint.damaged"))
             os.replace(found.path, record.checkpoint)
-    record.rewind(found.content["step"], found.content["record"])
+    record.rewind(found.content["record"])
 
 
 def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> Found | None:
@@ -154,6 +155,12 @@ def _with_rows(record: RunRecord, path: Path, *, lazily: bool) -> Checkpoint:
     content = load(path, lazily=lazily)
     if "record" not in content:  # an earlier version's
         content["record"] = record.marks_at(content["step"])
+    summary = record.summary()
+    if summary is not None and summary["step"] == content["step"] and summary["record"]:
+        # it covers the evaluation that followed the checkpoint
+        with suppress(Damaged):
+            record.check(summary["record"])
+            return {**content, "record": summary["record"]}
     record.check(content["record"])
     return content
 

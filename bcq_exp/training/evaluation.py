@@ -15,6 +15,7 @@ from torch import Tensor
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.policy import Policy
+from bcq_exp.data.environments import check_ends
 
 _ROWS_AT_ONCE = 65536
 
@@ -143,6 +144,10 @@ def _mean(values: np.ndarray | None) -> float | None:
     return None if values is None else float(values.mean())
 
 
+class Stopped(Exception):
+    """An evaluation that was ended before its episodes."""
+
+
 class Evaluator:
     """Evaluates agents over ``num_episodes`` episodes, run side by side in a vector environment.
 
@@ -151,17 +156,30 @@ class Evaluator:
 
     Args:
         make_env: makes one environment with flat observations.
+
+    Raises:
+        DataError: if nothing ends the environment's episodes.
     """
 
     def __init__(self, make_env: Callable[..., gym.Env], num_episodes: int, seed: int) -> None:
         self._envs = SyncVectorEnv(
             [make_env] * num_episodes, autoreset_mode=AutoresetMode.NEXT_STEP
         )
+        check_ends(self._envs.envs[0])
         self._num_episodes = num_episodes
         self._seed = seed
 
-    def evaluate(self, agent: Agent) -> EpisodeResults:
-        """One whole episode in each environment."""
+    def evaluate(
+        self, agent: Agent, is_stopped: Callable[[], bool] = lambda: False
+    ) -> EpisodeResults:
+        """One whole episode in each environment.
+
+        Args:
+            is_stopped: asked before each step.
+
+        Raises:
+            Stopped: once it is true.
+        """
         generator = torch.Generator().manual_seed(self._seed)
         obs, _ = self._envs.reset(seed=[self._seed + i for i in range(self._num_episodes)])
         returns, discounted = np.zeros((2, self._num_episodes))
@@ -170,6 +188,8 @@ class Evaluator:
         running = np.ones(self._num_episodes, dtype=bool)
         act = np.zeros(self._envs.action_space.shape or (), dtype=self._envs.action_space.dtype)
         while running.any():
+            if is_stopped():
+                raise Stopped
             # A finished environment resets itself and idles on: it is stepped, but its policy is
             # not asked and its rewards do not count.
             act[running] = agent.act(obs[running], generator)

@@ -287,12 +287,8 @@ class RunRecord:
         """
         return {table: self._mark_at(self._csv(table), step) for table in TABLES}
 
-    def rewind(self, step: int, marks: Marks) -> None:
-        """Forget every row after ``step``: a run that goes on from there writes them anew.
-
-        Args:
-            marks: how far the tables were then.
-        """
+    def rewind(self, marks: Marks) -> None:
+        """Forget every row after the marks: a run that goes on from there writes them anew."""
         if summary := self.summary():  # which so is true before, while and after they are cut
             self._write_summary({**summary, "record": marks})
         for table in TABLES:
@@ -301,8 +297,8 @@ class RunRecord:
                 with written(path):
                     os.truncate(path, marks[table]["size"])
         if episodes := self.episodes():
-            kept = episodes["step"] <= step
-            self._write_episodes({name: array[kept] for name, array in episodes.items()})
+            num_kept = len(self.rows("eval"))
+            self._write_episodes({name: array[:num_kept] for name, array in episodes.items()})
 
     def _mark_at(self, path: Path, step: int) -> Mark:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []

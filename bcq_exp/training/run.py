@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.training import checkpoint
-from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer
+from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
 from bcq_exp.training.record import RunRecord, sweep_name, this_process
 from bcq_exp.training.tracking import Tracker
 
@@ -83,12 +83,20 @@ class Run:
         )
         self.tracker.log("train", row)
 
-    def evaluate(self, step: int, algorithm: OfflineAlgorithm) -> None:
-        """A row of evaluation; an environment that raises fails this run alone."""
-        if self.evaluator is None:
+    def evaluate(
+        self, step: int, algorithm: OfflineAlgorithm, is_stopped: Callable[[], bool]
+    ) -> None:
+        """A row of evaluation, if there is none; an environment that raises fails this run alone.
+
+        Args:
+            is_stopped: asked at every step of the environments; once it is true, no row is written.
+        """
+        if self.evaluator is None or (self._evaluations and self._evaluations[-1]["step"] == step):
             return
         try:
-            results = self.evaluator.evaluate(Agent.of(algorithm, self.normalizer))
+            results = self.evaluator.evaluate(Agent.of(algorithm, self.normalizer), is_stopped)
+        except Stopped:
+            return
         except Exception as error:
             self.log.debug("evaluation failed", exc_info=True)
             self.fail(step, f"evaluation failed at step {step}: {type(error).__name__}: {error}")

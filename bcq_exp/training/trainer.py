@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isnan
 from typing import Any
 
@@ -57,7 +58,8 @@ class Trainer:
 
     A run that diverges leaves the cohort with its last good checkpoint; the others go on. A signal
     (Ctrl-C, SIGTERM, or SIGUSR2 as schedulers warn with) ends all of them with a checkpoint at the
-    step reached; a second one at once.
+    step reached; a second one at once. An evaluation that is due is preceded by a checkpoint, and
+    made when the run resumes if a signal, or a kill, came between.
 
     Args:
         window: statistics (K, steps, S) since the last row of ``train.csv``.
@@ -76,6 +78,7 @@ class Trainer:
         self._engine = engine
         self._cadence = cadence
         self._signal: int | None = None
+        self._saved: int | None = None  # the step of the last checkpoint
         self._threads = ThreadPoolExecutor(
             num_threads, initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -118,6 +121,8 @@ class Trainer:
     def _loop(self, shown: Progress) -> None:
         cadence, taken, seconds = self._cadence, 0, 0.0  # of training alone, since the last row
         at_once = 1  # steps between two looks
+        if cadence.is_due(cadence.eval_every, self._engine.step) and self._engine.step:
+            self._evaluate(self._engine.step)
         while self._engine.step < cadence.until and self._signal is None and self._alive():
             first, since = self._engine.step, time.perf_counter()
             statistics = self._engine.advance(min(cadence.next_stop(first) - first, at_once))
@@ -132,23 +137,21 @@ class Trainer:
                 for k, run in self._alive():
                     run.log_training(step, self._named(means[k]), taken, seconds)
                 self._window, taken, seconds = self._window[:, :0], 0, 0.0
-            if cadence.is_due(cadence.eval_every, step):
-                self._evaluate(step)
-            if cadence.is_due(cadence.checkpoint_every, step) or step == cadence.until:
+            evaluates = cadence.is_due(cadence.eval_every, step)
+            saves = cadence.is_due(cadence.checkpoint_every, step) or step == cadence.until
+            if saves or evaluates:
                 self._save()
+            if evaluates:
+                self._evaluate(step)
             shown.update(step, None if means is None else self._losses(means))
 
     def _evaluate(self, step: int) -> None:
         """Evaluate every run, several at a time: acting leaves Python's lock, as training does."""
         alive = self._alive()
         if len(alive) == 1:
-            ((k, run),) = alive
-            run.evaluate(step, self._engine.algorithm(k))
+            self._evaluate_run(step, alive[0])
             return
-        engine = self._engine
-        list(
-            self._threads.map(lambda each: each[1].evaluate(step, engine.algorithm(each[0])), alive)
-        )
+        list(self._threads.map(partial(self._evaluate_run, step), alive))
         returns = [run.last_return for _, run in self._alive() if run.last_return is not None]
         if returns:
             log.info(
@@ -159,6 +162,10 @@ class Trainer:
                 sum(returns) / len(returns),
                 len(returns),
             )
+
+    def _evaluate_run(self, step: int, numbered: tuple[int, Run]) -> None:
+        k, run = numbered
+        run.evaluate(step, self._engine.algorithm(k), lambda: self._signal is not None)
 
     def _named(self, means: Tensor) -> dict[str, float | None]:
         """Statistics (S,) by name, ``None`` where no step told them."""
@@ -182,6 +189,10 @@ class Trainer:
                 run.fail(step, f"a loss is not finite at step {step}")
 
     def _save(self) -> None:
+        """A checkpoint of every run, unless the last was of this step."""
+        if self._saved == self._engine.step:
+            return
+        self._saved = self._engine.step
         for k, run in self._alive():
             state = self._engine.state_dict(k)
             if all_finite(state):

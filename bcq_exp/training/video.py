@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from bcq_exp.data.environments import EnvMaker
+from bcq_exp.data.environments import EnvMaker, check_ends
 from bcq_exp.errors import UserError
 from bcq_exp.training.evaluation import Agent
 
@@ -19,7 +19,8 @@ def film(agent: Agent, make_env: EnvMaker, path: Path, seed: int) -> int:
     """Write the episode that starts from ``seed`` to ``path`` (.gif or .mp4); returns its frames.
 
     Raises:
-        UserError: if the environment cannot draw itself here, or the file cannot be written.
+        UserError: if the environment cannot draw itself here, nothing ends its episodes, or the
+            file cannot be written.
     """
     import imageio.v3 as iio
 
@@ -27,7 +28,10 @@ def film(agent: Agent, make_env: EnvMaker, path: Path, seed: int) -> int:
     env = make_env(render_mode="rgb_array")
     fps = env.metadata.get("render_fps", 30)
     try:
+        check_ends(env)
         frames = np.stack(list(_frames(agent, env, seed)))
+    except UserError:
+        raise
     except Exception as error:  # drawing needs what a machine may lack (a display, EGL, pygame)
         raise UserError(
             f"video={path}: the environment cannot be drawn here ({type(error).__name__}: {error})"

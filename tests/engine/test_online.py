@@ -54,6 +54,7 @@ class Chaos(gym.Env):
 
 
 gym.register("Chaos-v0", Chaos, max_episode_steps=200)
+gym.register("Endless-v0", Chaos)
 BCQ = ("algo=bcq", "vae.hidden_sizes=[8]", "policy.forward_sampled_times=5")
 
 
@@ -216,6 +217,13 @@ def test_they_do_so_however_few_steps_are_asked_for_at_a_time(size):
         together.advance(size)
         apart = here.isdisjoint(threads.values())
         assert apart == (together.step > 62), "side by side once both are recorded"
+
+
+def test_an_environment_that_may_never_end_is_refused_before_a_step(tmp_path):
+    endless = (*ONLINE, "dataset.env=Endless-v0")
+    with pytest.raises(UserError, match="'Endless-v0' has no step limit.*dataset.env"):
+        fit(tmp_path / "r", *endless)
+    assert not list(tmp_path.glob("r/*.csv"))
 
 
 def test_there_is_nothing_to_normalize_by(tmp_path):

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
+from gymnasium.wrappers import TimeLimit
 
 from bcq_exp import VAE, Batch, BCQPolicy, Critic, Perturbation
 from bcq_exp.data.datasets import load_pendulum
-from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer
+from bcq_exp.data.transitions import DataError
+from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
+from bcq_exp.training.video import film
 from tests.commands import algorithm_of, compose
 
 
@@ -32,6 +35,10 @@ class Countdown(gym.Env):
         ended = self.left == 0
         reward = float(action[0]) + self.np_random.normal()
         return self.observe(), reward, ended and not self.truncates, ended and self.truncates, {}
+
+
+def countdown():
+    return TimeLimit(Countdown(), 100)
 
 
 class Doubles:
@@ -65,7 +72,7 @@ def one_by_one(agent, seeds):
 @pytest.mark.parametrize("normalizer", [None, ObsNormalizer(np.ones(2), np.full(2, 3.0))])
 def test_side_by_side_is_one_by_one(normalizer):
     agent = Agent(Doubles(), normalizer)
-    results = Evaluator(Countdown, 12, seed=40).evaluate(agent)
+    results = Evaluator(countdown, 12, seed=40).evaluate(agent)
     asked = agent.policy.asked
     returns, lengths = one_by_one(agent, range(40, 52))
     assert results.lengths.tolist() == lengths
@@ -90,7 +97,7 @@ class Tensors(Doubles):
 @pytest.mark.parametrize("normalizer", [None, ObsNormalizer(np.ones(2), np.full(2, 3.0))])
 def test_discounted_returns_and_what_the_critic_took_them_to_be(normalizer):
     agent = Agent(Tensors(), normalizer, lambda obs, act: obs[:, 1] + 10 * act[:, 0], gamma=0.9)
-    results = Evaluator(Countdown, 12, seed=40).evaluate(agent)
+    results = Evaluator(countdown, 12, seed=40).evaluate(agent)
     for i in range(12):
         env, discounted, discount, ended = Countdown(), 0.0, 1.0, False
         obs, _ = env.reset(seed=40 + i)
@@ -106,7 +113,7 @@ def test_discounted_returns_and_what_the_critic_took_them_to_be(normalizer):
 
 
 def test_without_a_critic_nothing_is_estimated():
-    results = Evaluator(Countdown, 2, seed=40).evaluate(Agent(Doubles()))
+    results = Evaluator(countdown, 2, seed=40).evaluate(Agent(Doubles()))
     assert results.discounted_return_mean is None and results.value_mean is None
 
 
@@ -157,6 +164,26 @@ def test_evaluating_twice_is_the_same_and_another_seed_is_not():
     assert np.array_equal(first.returns, again.returns)
     assert first.lengths.tolist() == [200] * 3
     assert not np.array_equal(first.returns, other.evaluate(agent).returns)
+
+
+def test_an_environment_without_a_step_limit_is_refused_before_an_episode(tmp_path):
+    refusal = "environment 'Countdown' has no step limit.*register it with max_episode_steps"
+    with pytest.raises(DataError, match=refusal):
+        Evaluator(Countdown, 2, seed=0)
+    with pytest.raises(DataError, match=refusal):
+        film(Agent(Doubles()), lambda **_: Countdown(), tmp_path / "a.gif", seed=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_ends_at_the_step_at_which_it_is_told_to():
+    asked = iter([False] * 7 + [True])
+    agent = pendulum_agent()
+    evaluator = Evaluator(pendulum, 2, seed=7)
+    expected = evaluator.evaluate(agent)
+    with pytest.raises(Stopped):
+        evaluator.evaluate(agent, lambda: next(asked))
+    assert next(asked, None) is None
+    assert np.array_equal(evaluator.evaluate(agent).returns, expected.returns)
 
 
 def test_evaluating_leaves_global_generators_alone():

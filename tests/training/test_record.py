@@ -62,7 +62,7 @@ def test_a_half_written_line_is_left_out(tail, record, tmp_path):
     with (tmp_path / "train.csv").open("a") as file:
         file.write(tail)
     assert record.rows("train") == complete
-    record.rewind(30, record.marks_at(30))
+    record.rewind(record.marks_at(30))
     record.append("train", {"step": 40, "loss": 1.0, "q": 2.0})
     assert record.rows("train") == [*complete, {"step": 40, "loss": 1.0, "q": 2.0}]
 
@@ -72,7 +72,7 @@ def test_a_half_written_line_is_left_out(tail, record, tmp_path):
 )
 def test_rewinding_forgets_what_came_after(step, train, evals, record, tmp_path):
     before = {p.name: p.read_bytes() for p in tmp_path.glob("*.csv")}
-    record.rewind(step, record.marks_at(step))
+    record.rewind(record.marks_at(step))
     assert [row["step"] for row in record.rows("train")] == [10, 20, 30][:train]
     assert [row["step"] for row in record.rows("timing")] == [10, 20, 30][:train]
     assert [row["step"] for row in record.rows("eval")] == [15, 30][:evals]
@@ -88,7 +88,7 @@ def test_rewinding_forgets_what_came_after(step, train, evals, record, tmp_path)
 def test_a_file_killed_in_its_header_starts_anew(content, tmp_path):
     (tmp_path / "train.csv").write_text(content)
     record = RunRecord(tmp_path)
-    record.rewind(10, record.marks_at(10))
+    record.rewind(record.marks_at(10))
     record.append("train", {"step": 20, "loss": 1.0})
     assert record.rows("train") == [{"step": 20, "loss": 1.0}]
 
@@ -106,7 +106,7 @@ def test_a_table_begun_by_an_earlier_version_keeps_its_columns(tmp_path):
 
 def test_an_empty_folder_has_no_rows(tmp_path):
     record = RunRecord(tmp_path)
-    record.rewind(0, record.marks())
+    record.rewind(record.marks())
     assert record.rows("train") == []
     assert record.episodes() == {}
     assert record.summary() is None

@@ -7,12 +7,15 @@ import subprocess
 import sys
 
 import pytest
+from gymnasium.vector import SyncVectorEnv
 
 from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.training.cohort import train_cohort
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, fit, spoil_engine
 from tests.forked import forked
 from tests.same import assert_same_rows, assert_same_run, checkpoint
+from tests.sweep.test_cohort import jobs_of
 
 NORMALIZED = "trainer.normalize_obs=true"
 OFF = (*TINY, "trainer.log_every=70", "trainer.checkpoint_every=110")
@@ -117,6 +120,81 @@ def test_off_the_cadence(signum, tmp_path, monkeypatch):
     fit(tmp_path / "r", *TINY, *cadence)
     fit(tmp_path / "straight", *TINY, *cadence)
     assert_same_run(tmp_path / "r", tmp_path / "straight")
+
+
+class Killed(BaseException):
+    """As a kill, it is caught by nobody."""
+
+
+def kill():
+    raise Killed
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def at_step_of_an_environment(monkeypatch, number, act):
+    """Act at a step of the vector environments, counted from 1; the list of all steps."""
+    steps, step = [], SyncVectorEnv.step
+
+    def counted(envs, actions):
+        steps.append(len(steps))
+        if len(steps) == number:
+            act()
+        return step(envs, actions)
+
+    monkeypatch.setattr(SyncVectorEnv, "step", counted)
+    return steps
+
+
+@pytest.mark.parametrize(("act", "ended"), [(kill, Killed), (terminate, RunStopped)])
+@pytest.mark.parametrize("number", [10, 250])  # in the first evaluation, and in the last
+def test_within_an_evaluation(number, act, ended, tmp_path, monkeypatch):
+    """A kill loses nothing that was trained; a signal does not wait for the episodes' end."""
+    with monkeypatch.context() as patch:
+        steps = at_step_of_an_environment(patch, number, act)
+        with pytest.raises(ended):
+            fit(tmp_path / "r", *TINY)
+    assert len(steps) == number
+    step = 120 if number < 200 else 240
+    assert checkpoint(tmp_path / "r")["step"] == step
+    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("eval")] == [120][: step // 240]
+    fit(tmp_path / "r", *TINY)
+    fit(tmp_path / "straight", *TINY)
+    assert_same_run(tmp_path / "r", tmp_path / "straight")
+    fit(tmp_path / "r", *TINY, "trainer.num_steps=280")  # the row of step 240 is kept
+    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("eval")] == [120, 240, 280]
+
+
+def test_between_an_evaluations_files(tmp_path, monkeypatch):
+    """Its episodes are written, its row is not."""
+    with monkeypatch.context() as patch:
+        append = RunRecord.append
+        patch.setattr(
+            RunRecord,
+            "append",
+            lambda record, table, row: kill() if table == "eval" else append(record, table, row),
+        )
+        with pytest.raises(Killed):
+            fit(tmp_path / "r", *TINY)
+    assert RunRecord(tmp_path / "r").episodes()["step"].tolist() == [120]
+    fit(tmp_path / "r", *TINY)
+    fit(tmp_path / "straight", *TINY)
+    assert_same_run(tmp_path / "r", tmp_path / "straight")
+
+
+def test_within_the_evaluation_of_several(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        steps = at_step_of_an_environment(patch, 250, terminate)  # in the second's first
+        with pytest.raises(RunStopped, match="SIGTERM at step 120"):
+            train_cohort(jobs_of(tmp_path / "r", ("seed=0",), ("seed=1",), base=TINY))
+    assert len(steps) < 400, "the handler runs when the main thread is scheduled"
+    for name in ("r", "straight"):
+        jobs = jobs_of(tmp_path / name, ("seed=0",), ("seed=1",), base=TINY)
+        assert train_cohort(jobs) == [None, None]
+    for number in ("0", "1"):
+        assert_same_run(tmp_path / "r" / number, tmp_path / "straight" / number)
 
 
 def test_signals_are_handed_back_afterwards(tmp_path, monkeypatch):

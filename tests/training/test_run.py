@@ -153,7 +153,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
 
 
 def test_an_environment_that_raises_fails_the_run_in_one_line(tmp_path, monkeypatch):
-    def evaluate(self, agent):
+    def evaluate(self, agent, is_stopped):
         raise ZeroDivisionError("in the simulator")
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
@@ -161,7 +161,7 @@ def test_an_environment_that_raises_fails_the_run_in_one_line(tmp_path, monkeypa
         RunStopped, match="evaluation failed at step 120: ZeroDivisionError: in the"
     ):
         fit(tmp_path / "r", *TINY)
-    assert checkpoint(tmp_path / "r")["step"] == 60
+    assert checkpoint(tmp_path / "r")["step"] == 120
 
 
 def test_the_summary_tells_the_whole_story(trained):
@@ -292,9 +292,9 @@ def test_the_rate_is_of_training_alone(tmp_path, monkeypatch):
     """However often a run is evaluated between two rows."""
     evaluate, loop, whole = Run.evaluate, Trainer._loop, []
 
-    def slowly(run, step, algorithm):
+    def slowly(run, *args):
         time.sleep(0.1)
-        evaluate(run, step, algorithm)
+        evaluate(run, *args)
 
     def timed(trainer, shown):
         began = time.perf_counter()

@@ -29,12 +29,16 @@ class ObsNormalizer:
 
     @classmethod
     def of(cls, obs: np.ndarray) -> ObsNormalizer:
-        """From a data set's observations (N, O); a constant entry is only centred."""
+        """From a data set's observations (N, O); a constant column is only centred.
+
+        A column is constant where it varies by no more than float32 rounds its own mean.
+        """
         # By parts, because NumPy's std makes a copy of all in float64.
         parts = [obs[i : i + _ROWS_AT_ONCE] for i in range(0, len(obs), _ROWS_AT_ONCE)]
         mean = sum(part.sum(0, dtype=np.float64) for part in parts) / len(obs)
         std = np.sqrt(sum(((part - mean) ** 2).sum(0) for part in parts) / len(obs))
-        return cls(mean, np.where(std > 1e-6, std, 1.0))
+        rounding = np.finfo(np.float32).eps * np.abs(mean)
+        return cls(mean, np.where(std > rounding, std, 1.0))
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         return ((obs - self.mean) / self.std).astype(np.float32)

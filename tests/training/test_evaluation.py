@@ -203,6 +203,21 @@ def test_the_normalizer_gives_mean_zero_and_deviation_one():
     assert scaled.dtype == np.float32
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-3, 1.0, 1e6])
+def test_scaled_observations_do_not_depend_on_the_unit(unit):
+    varying = np.random.default_rng(0).normal(3.0, 0.5, (1000, 1))
+    obs = np.concatenate([varying, np.full((1000, 1), 0.1)], 1)
+    scaled = ObsNormalizer.of((unit * obs).astype(np.float32))((unit * obs).astype(np.float32))
+    np.testing.assert_allclose(scaled, ObsNormalizer.of(obs)(obs), atol=1e-4)
+    np.testing.assert_allclose(scaled.std(0), [1, 0], atol=1e-4)
+
+
+def test_a_column_that_only_rounding_moves_is_constant():
+    neighbours = np.nextafter(np.float32(1e6), np.float32([0, 2e6]))
+    obs = np.resize(neighbours, (100, 1))
+    assert np.abs(ObsNormalizer.of(obs)(obs)).max() < 0.1
+
+
 def test_a_saved_normalizer_is_the_same():
     normalizer = ObsNormalizer.of(np.random.default_rng(0).normal(size=(10, 3)))
     copy = ObsNormalizer.from_state_dict(normalizer.state_dict())

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from gymnasium.spaces import Box
 
 from bcq_exp.data.spaces import Leaf, check_action_space, observation_leaves
@@ -43,6 +43,25 @@ _FILE_NAMES = {
 }
 
 _GONE_FIELDS = ("autoreset", "apply_api_compatibility")  # in specs written before Gymnasium 1.0
+
+# Of Gymnasium's wrappers those that only map observations, actions and rewards or count steps: the
+# others write files, open windows, or take functions.
+_HARMLESS_WRAPPERS = {
+    *("ClipAction", "RescaleAction", "StickyAction", "RepeatAction", "ClipReward"),
+    *("NormalizeObservation", "NormalizeReward", "DelayObservation", "DtypeObservation"),
+    *("FilterObservation", "FlattenObservation", "FrameStackObservation", "RescaleObservation"),
+    *("ReshapeObservation", "TimeAwareObservation", "TimeLimit", "OrderEnforcing"),
+    *("PassiveEnvChecker", "RecordEpisodeStatistics"),
+}
+
+
+def same_environment(spec: EnvSpec, text: str) -> bool:
+    """Whether an environment is the one, of any version, that a specification's text is of."""
+    try:
+        other = _read_spec(spec.id, text)
+    except DataError:
+        return False
+    return (spec.namespace, spec.name) == (other.namespace, other.name)
 
 
 def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
@@ -90,10 +109,21 @@ def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
     """An EnvSpec from the JSON in a data set's metadata or a checkpoint.
 
     Unless it is ``trusted``, the code that it runs is not its own: the environment is the
-    registered one of its id, whatever entry point the text has, and its wrappers are Gymnasium's.
+    registered one of its id, whatever entry point the text has, and its wrappers are Gymnasium's
+    harmless ones. So it is where the text has no entry point.
 
     Raises:
         DataError: text that is no environment specification, or of code that is not registered.
+    """
+    spec = _read_spec(source, text)
+    return spec if trusted and spec.entry_point is not None else _registered(source, spec)
+
+
+def _read_spec(source: str, text: str) -> EnvSpec:
+    """The specification as the text has it.
+
+    Raises:
+        DataError: text that is none.
     """
     try:
         stored = json.loads(text)
@@ -101,31 +131,56 @@ def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
             stored.pop(field, None)
         stored.setdefault("additional_wrappers", [])
         spec = EnvSpec.from_json(json.dumps(stored))
+        dict(**spec.kwargs)  # which nothing has looked at
+        return spec
     except (ValueError, TypeError, AttributeError, RecursionError, gym.error.Error) as error:
         raise DataError(
             f"data set {source!r}: its environment specification cannot be read "
-            f"({first_line(error)}); set dataset.env to the environment's id"
+            f"({first_line(error)}); set dataset.env to the environment's id, or "
+            "trainer.eval_episodes=0 to train without it"
         ) from error
-
-    return spec if trusted else _registered(source, spec)
 
 
 def _registered(source: str, spec: EnvSpec) -> EnvSpec:
-    """A stranger's specification with the entry points that this process knows."""
+    """A stranger's specification with the code that this process knows, and without rendering.
+
+    Raises:
+        DataError: the environment is not registered, or a wrapper is neither its own nor harmless.
+    """
     known = gym.registry.get(spec.id)
-    foreign = [
-        wrapper.entry_point
-        for wrapper in spec.additional_wrappers
-        if not str(wrapper.entry_point).startswith("gymnasium.wrappers.")
-    ]
-    if known is None or foreign:
-        what = f"wrapper {foreign[0]!r}" if foreign else f"environment {spec.id!r}"
-        raise DataError(
-            f"data set {source!r}: {what} is not one that Gymnasium has registered, and code that "
-            "a file names is not run; set dataset.env to 'module:id', or trust=true for a run's "
-            "folder that you trust"
-        )
-    return replace(spec, entry_point=known.entry_point, vector_entry_point=known.vector_entry_point)
+    if known is None:
+        raise _refused(source, f"environment {spec.id!r} is not one that Gymnasium has registered")
+    return replace(
+        spec,
+        entry_point=known.entry_point,
+        vector_entry_point=known.vector_entry_point,
+        kwargs={key: value for key, value in spec.kwargs.items() if key != "render_mode"},
+        additional_wrappers=tuple(
+            wrapper if wrapper in known.additional_wrappers else _harmless(source, wrapper)
+            for wrapper in spec.additional_wrappers
+        ),
+    )
+
+
+def _harmless(source: str, wrapper: WrapperSpec) -> WrapperSpec:
+    """A stranger's wrapper as Gymnasium's of today.
+
+    Raises:
+        DataError: it is not, or may do more than change what passes through it.
+    """
+    module, _, name = str(wrapper.entry_point).partition(":")
+    if f"{module}.".startswith("gymnasium.wrappers.") and name in _HARMLESS_WRAPPERS:
+        return replace(wrapper, entry_point=f"gymnasium.wrappers:{name}")
+    allowed = ", ".join(sorted(_HARMLESS_WRAPPERS))
+    raise _refused(source, f"wrapper {wrapper.entry_point!r} is not one of Gymnasium's {allowed}")
+
+
+def _refused(source: str, reason: str) -> DataError:
+    return DataError(
+        f"data set {source!r}: {reason}, and code that a file names is not run; set dataset.env "
+        "to 'module:id', or trainer.eval_episodes=0 to train without it; of a run's folder, set "
+        "env to 'module:id', or trust=true where you trust it"
+    )
 
 
 def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
@@ -136,7 +191,8 @@ def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
     """
     if spec is None:
         raise DataError(
-            f"data set {source!r} names no environment; set dataset.env to a Gymnasium id"
+            f"data set {source!r} names no environment; set dataset.env to a Gymnasium id, or "
+            "trainer.eval_episodes=0 to train without one"
         )
     try:
         return gym.make(spec, **kwargs)
@@ -157,16 +213,18 @@ def flatten_env(env: gym.Env) -> gym.Env:
 
 
 def to_state(
-    source: str, spec: EnvSpec | None, observation_space: Box, action_space: Box
+    source: str, spec: EnvSpec | str | None, observation_space: Box, action_space: Box
 ) -> dict[str, Any]:
     """An environment and its flat spaces in plain values, for a checkpoint.
 
-    ``spec`` is None in it where Gymnasium cannot write the specification down (an entry point that
-    is a function of somebody's session).
+    Args:
+        spec: as text where it is a data set's own and of code that is not registered here. None of
+            that is written down: who makes the environment is to have its code registered.
     """
+    spec = _without_code(source, spec) if isinstance(spec, str) else spec
     try:
-        text = spec.to_json() if spec is not None else None
-    except ValueError:
+        text = None if spec is None else importable(spec).to_json()
+    except ValueError:  # a function among its keyword arguments
         text = None
     return {
         "source": source,
@@ -177,27 +235,54 @@ def to_state(
     }
 
 
-def spec_of_state(state: dict[str, Any], *, trusted: bool = False) -> EnvSpec:
-    """The specification in :func:`to_state`'s values, as :func:`parse_spec` reads it.
+def importable(spec: EnvSpec) -> EnvSpec:
+    """A specification that can be written down: entry points that are classes are left out.
 
-    Raises:
-        DataError: none was written down, or it is of code that is not registered.
+    :func:`parse_spec` takes the registered ones in their place.
     """
-    if state["spec"] is None:
-        raise DataError(f"data set {state['source']!r}: its environment could not be written down")
-    return parse_spec(state["source"], state["spec"], trusted=trusted)
+    entry, vector = (
+        point if isinstance(point, str) else None
+        for point in (spec.entry_point, spec.vector_entry_point)
+    )
+    return replace(spec, entry_point=entry, vector_entry_point=vector)
 
 
-def from_state(state: dict[str, Any], *, trusted: bool = False, **kwargs: Any) -> gym.Env:
-    """The environment of :func:`to_state`, with flat observations; ``kwargs`` for ``gym.make``.
+def _without_code(source: str, text: str) -> EnvSpec | None:
+    """A stranger's specification without entry points; None where it cannot be read."""
+    try:
+        spec = _read_spec(source, text)
+        wrappers = tuple(_harmless(source, wrapper) for wrapper in spec.additional_wrappers)
+    except DataError:
+        return None
+    return replace(spec, entry_point=None, vector_entry_point=None, additional_wrappers=wrappers)
+
+
+def from_state(
+    state: dict[str, Any], *, trusted: bool = False, env: str | None = None, **kwargs: Any
+) -> gym.Env:
+    """The environment of :func:`to_state`, with flat observations.
+
+    Args:
+        trusted: whether the state may name any code.
+        env: ``module:id`` where the run's configuration names it so; of a trusted one the module
+            is imported, which registers it.
+        kwargs: for ``gym.make``.
 
     Raises:
         DataError: no environment was written down, it cannot be made here, or it is another now.
     """
-    spec = spec_of_state(state, trusted=trusted)
-    env = flatten_env(make_raw(state["source"], spec, **kwargs))
-    check_acts_in(env, *spaces_of_state(state))
-    return env
+    source = state["source"]
+    if trusted and env is not None:
+        find_spec(source, env)
+    if state["spec"] is None:
+        raise DataError(
+            f"data set {source!r}: the run has no environment that could be written down; name "
+            "one, env=ID or env=module:ID"
+        )
+    spec = parse_spec(source, state["spec"], trusted=trusted)
+    made = flatten_env(make_raw(source, spec, **kwargs))
+    check_acts_in(made, *spaces_of_state(state))
+    return made
 
 
 def make(env: str, **kwargs: Any) -> gym.Env:

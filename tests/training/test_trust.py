@@ -32,6 +32,11 @@ def spec_of(saved, **changes):
 
 
 WRAPPER = {"name": "W", "entry_point": "subprocess:Popen", "kwargs": {}}
+VIDEO = {
+    "name": "RecordVideo",
+    "entry_point": "gymnasium.wrappers.rendering:RecordVideo",
+    "kwargs": {"video_folder": "film"},
+}
 CONFIGS = {
     "a target": lambda c, t: c["actor"].update(_target_="pathlib.Path.touch"),
     "a nested target": lambda c, t: c["actor"].update(
@@ -72,14 +77,27 @@ def test_an_entry_point_of_a_registered_environment_is_the_registered_one(folder
     [
         {"id": "Mine-v0", "entry_point": "subprocess:check_output"},
         {"additional_wrappers": [WRAPPER]},
+        {"additional_wrappers": [VIDEO]},
     ],
-    ids=["an environment", "a wrapper"],
+    ids=["an environment", "a wrapper", "one that writes files"],
 )
-def test_an_environment_that_is_not_registered_is_refused(changes, folder, tmp_path):
+def test_code_that_is_not_known_to_be_harmless_is_refused(changes, folder, tmp_path):
     spoiled(folder, lambda saved: spec_of(saved, **changes))
     done = forked(f"run={folder}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "is not one that Gymnasium has registered" in done.stderr
+    assert "is not one " in done.stderr and "trust=true" in done.stderr
+    assert not (tmp_path / "film").exists()
+
+
+@pytest.mark.parametrize("module", ["common", "transform_reward"])  # of another version, of this
+def test_a_wrapper_that_only_changes_what_passes_is_made(module, folder):
+    entry_point = f"gymnasium.wrappers.{module}:ClipReward"
+    wrapper = {"name": "ClipReward", "entry_point": entry_point, "kwargs": {"max_reward": -20.0}}
+    drawing = {"render_mode": "human"}
+    spoiled(folder, lambda s: spec_of(s, additional_wrappers=[wrapper], kwargs=drawing))
+    run = restore.load_run(folder, "cpu")
+    assert Evaluator(run.make_env, 1, seed=0).evaluate(run.agent).return_mean <= -20 * 200
+    assert run.make_env().render_mode is None
 
 
 def test_who_is_trusted_may_name_anything(folder):

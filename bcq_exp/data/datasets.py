@@ -111,12 +111,7 @@ def load_minari(
     folder = minari_store.fetch(id, download=download)
     files = [path for path in folder.rglob("*") if path.is_file()]
     contents = cached(files, lambda: read_minari(id, folder), id, use=use_cache)
-    if env is not None:
-        spec = environments.find_spec(id, env)
-    elif contents.env_spec is not None:
-        spec = environments.parse_spec(id, contents.env_spec)
-    else:
-        spec = None
+    spec = None if env is None else environments.find_spec(id, env)
     return _dataset(id, contents, spec).without(holdout)
 
 
@@ -202,7 +197,17 @@ def step_limit(node: Mapping[str, Any]) -> int | None:
         return None
 
 
-def _dataset(id: str, contents: Contents, spec: EnvSpec | None) -> Dataset:
+def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
+    """Contents as a data set, to be evaluated in the environment that the user has chosen."""
+    spec, own, foreign = chosen, contents.env_spec, None
+    if chosen is None and own is not None:
+        try:
+            spec = environments.parse_spec(id, own)
+        except DataError:  # nobody may ask for it
+            foreign = own
+    scores = contents.reference_scores
+    if chosen is not None and own is not None and not environments.same_environment(chosen, own):
+        scores = None
     return Dataset(
         id=id,
         transitions=contents.transitions,
@@ -210,9 +215,10 @@ def _dataset(id: str, contents: Contents, spec: EnvSpec | None) -> Dataset:
         action_space=contents.action_space,
         leaves=contents.leaves,
         env_spec=spec,
+        foreign_env=foreign,
         content_hash=contents.content_hash,
         episode_returns=contents.episode_returns,
         episode_lengths=contents.episode_lengths,
         episode_rows=contents.episode_rows,
-        reference_scores=contents.reference_scores or environments.reference_scores(spec),
+        reference_scores=scores or environments.reference_scores(spec),
     )

@@ -21,9 +21,12 @@ class Task(ABC):
         id: name for people and logs.
         observation_space: flat ``(O,)``.
         action_space: ``(A,)``, finite bounds.
-        env_spec: the evaluation environment, None where neither data nor user names one.
+        env_spec: the evaluation environment, None where neither data nor user names one that can be
+            made here.
         reference_scores: mean returns of a (random, expert) policy, where known.
         leaves: the parts of a flat observation, in order; none says that it has no parts.
+        foreign_env: the specification that the data have instead, of code that is not registered
+            here, as text.
     """
 
     id: str
@@ -32,6 +35,7 @@ class Task(ABC):
     env_spec: EnvSpec | None
     reference_scores: tuple[float, float] | None
     leaves: tuple[Leaf, ...] = ()
+    foreign_env: str | None = None
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -51,7 +55,10 @@ class Task(ABC):
         Raises:
             DataError: no environment is named, it cannot be made, or does not fit the data.
         """
-        env = environments.make_raw(self.id, self.env_spec, **kwargs)
+        spec = self.env_spec
+        if self.foreign_env is not None:
+            spec = environments.parse_spec(self.id, self.foreign_env)  # says why it cannot be
+        env = environments.make_raw(self.id, spec, **kwargs)
         leaves = self.leaves or (Leaf((), self.observation_space.shape[0]),)
         try:
             environments.check_fit(self.id, env, leaves, self.action_space)
@@ -62,6 +69,5 @@ class Task(ABC):
 
     def environment_state(self) -> dict[str, Any]:
         """What ``environments.from_state`` needs to make the environment without the data."""
-        return environments.to_state(
-            self.id, self.env_spec, self.observation_space, self.action_space
-        )
+        spec = self.foreign_env or self.env_spec
+        return environments.to_state(self.id, spec, self.observation_space, self.action_space)

@@ -93,6 +93,15 @@ def test_reference_scores_of_the_metadata_come_first(minari_files):
     assert load_minari(id).reference_scores == pytest.approx((-1196.757, -150.479))
 
 
+def test_reference_scores_of_another_environment_are_not_kept(minari_files):
+    id = minari_files.write(env="Pendulum-v1", ref_min_score=10.0, ref_max_score=30.0)
+    assert load_minari(id, env="Pendulum-v1").reference_scores == (10.0, 30.0)
+    assert load_minari(id, env="MountainCarContinuous-v0").reference_scores is None
+    assert load_minari(id, env="Hopper-v5").reference_scores == (-20.272305, 3234.3)
+    minari_files.edit_metadata(id, env_spec=None)
+    assert load_minari(id, env="MountainCarContinuous-v0").reference_scores == (10.0, 30.0)
+
+
 def test_the_evaluation_environment_comes_first(minari_files):
     other = gym.spec("MountainCarContinuous-v0").to_json()
     id = minari_files.write(env="Pendulum-v1", eval_env_spec=None)
@@ -367,7 +376,7 @@ def test_damaged_spaces(minari_files, key, text):
 def test_a_damaged_environment_spec_can_be_overridden(minari_files, text):
     id = minari_files.write(eval_env_spec=text)
     with pytest.raises(DataError, match="specification cannot be read .* set dataset.env"):
-        load_minari(id)
+        load_minari(id).make_env()
     assert load_minari(id, env="Pendulum-v1").env_spec.id == "Pendulum-v1"
 
 

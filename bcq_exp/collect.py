@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from bcq_exp.cli.child import Command, run
 from bcq_exp.cli.entry import entry
+from bcq_exp.config.naming import as_name
 from bcq_exp.config.overrides import online_agent
 from bcq_exp.errors import UserError
 
@@ -89,7 +90,7 @@ def _check(cfg: DictConfig) -> None:
 def _trained(cfg: DictConfig) -> str:
     """The folder of the agent's run, trained to its end: by a command of its own."""
     agent = dict(cfg.agent)
-    name = agent.pop("name") or f"ddpg_{cfg.env}_noise{agent['noise_std']}_seed{cfg.seed}"
+    name = agent.pop("name") or f"ddpg_{as_name(cfg.env)}_noise{agent['noise_std']}_seed{cfg.seed}"
     run(Command("bcq_exp", (f"name={name}", *online_agent(**agent, env=cfg.env, seed=cfg.seed))))
     return str(Path("multirun", name))
 
@@ -142,9 +143,7 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
 
         torch.set_num_threads(1)  # one observation has no work for two: they would wait
         run = restore.load_run(agent, trusted=_trusts(cfg))
-        env = run.make_env() if cfg.env is None else environments.make(cfg.env)
-        environments.check_acts_in(env, *run.spaces)
-        return env, restore.as_behaviour(run.agent, cfg.seed)
+        return run.env_maker(cfg.env)(), restore.as_behaviour(run.agent, cfg.seed)
     env = environments.make(cfg.env)
     if cfg.behaviour == "random":
         return env, behaviour.UniformRandom(check_action_space(cfg.id, env.action_space))

@@ -14,7 +14,8 @@ def main(cfg: DictConfig) -> float:
     from bcq_exp.training import evaluation, restore, video
 
     run = restore.load_run(cfg.run, cfg.device, trusted=cfg.trust)
-    evaluator = evaluation.Evaluator(run.make_env, cfg.num_episodes, cfg.seed)
+    make_env = run.env_maker(cfg.env)
+    evaluator = evaluation.Evaluator(make_env, cfg.num_episodes, cfg.seed)
     results = evaluator.evaluate(run.agent)
     evaluator.close()
     print(
@@ -23,10 +24,10 @@ def main(cfg: DictConfig) -> float:
     )
     print(f"length  {results.length_mean:.0f} steps")
     print(f"lowest  {results.returns.min():.1f}   highest {results.returns.max():.1f}")
-    path = restore.save_evaluation(cfg.run, run.step, cfg.seed, results)
+    path = restore.save_evaluation(cfg.run, run.step, cfg.seed, results, cfg.env)
     print(f"saved   {path}")
     if cfg.video is not None:
-        num_frames = video.film(run.agent, run.make_env, Path(cfg.video), cfg.seed)
+        num_frames = video.film(run.agent, make_env, Path(cfg.video), cfg.seed)
         print(f"video   {cfg.video} ({num_frames} frames of the first episode)")
     return results.return_mean
 

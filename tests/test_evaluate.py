@@ -11,7 +11,7 @@ import torch
 
 from bcq_exp.training import restore
 from bcq_exp.training.evaluation import Evaluator
-from tests.commands import tree
+from tests.commands import TINY, tree
 from tests.forked import forked
 
 
@@ -50,6 +50,37 @@ def test_returns_are_printed_and_saved_and_an_episode_filmed(trained, tmp_path):
     after = tree(run)
     assert {name: after[name] for name in before} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["film", "multirun"]
+
+
+OWN = "tests.own.envs:own/Pendulum-v0"
+
+
+def test_a_run_whose_environment_was_registered_with_a_class(trained, tmp_path):
+    id = json.loads((trained / "summary.json").read_text())["dataset"]["id"]
+    data = ("dataset=minari", f"dataset.id={id}", f"dataset.env={OWN}")
+    brief = ("trainer.num_steps=4", "trainer.eval_every=4", "name=own")
+    options = (option for option in TINY if not option.startswith("dataset."))
+    done = forked(*data, *options, *brief, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for given in (("trust=true",), (f"env={OWN}",)):
+        done = evaluate("run=multirun/own", "num_episodes=2", *given, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "length  20 steps" in done.stdout
+    refused = evaluate("run=multirun/own", "num_episodes=2", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "'own/Pendulum-v0' is not one that Gymnasium has registered" in refused.stderr
+    assert "trust=true" in refused.stderr
+
+
+def test_another_environment_is_evaluated_in_by_its_id(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    done = evaluate("run=run", "num_episodes=1", f"env={OWN}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (saved,) = run.glob("evaluation_*.json")
+    assert json.loads(saved.read_text())["env"] == OWN
+    refused = evaluate("run=run", "env=MountainCarContinuous-v0", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "the agent was trained with (3,)" in refused.stderr
 
 
 MISTAKES = [

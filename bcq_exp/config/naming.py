@@ -59,6 +59,11 @@ def run_folder(keys: str, overrides: Sequence[str]) -> str:
     return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"  # what tells it apart
 
 
+def as_name(env: str) -> str:
+    """An environment's id as a part of a name: ``module:ns/Name-v0`` is ``module-ns-Name-v0``."""
+    return re.sub(r"[^\w-]", "-", env)
+
+
 def subdir_of(keys: str) -> str:
     """What names the runs of a sweep over these keys, for ``hydra.sweep.subdir``."""
     return f'${{bcq.run_folder:"{keys}",${{hydra.overrides.task}}}}'

@@ -243,6 +243,7 @@ class EvaluateConfig:
     """The root of ``python -m bcq_exp.evaluate``."""
 
     run: str = key(PATH)
+    env: str | None = None
     num_episodes: int = key(COUNT)
     seed: int = key(SEED)
     device: str = key(DEVICE)

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from bcq_exp.data import minari_store
-from bcq_exp.data.environments import env_name
+from bcq_exp.data.environments import env_name, importable
 from bcq_exp.data.spaces import check_action_space
 from bcq_exp.data.transitions import DataError
 
@@ -262,7 +262,8 @@ def save(
         import minari
         from minari.dataset.minari_storage import MinariStorage
 
-        storage = MinariStorage.new(folder, env.observation_space, env.action_space, env.spec)
+        spec = None if env.spec is None else importable(env.spec)
+        storage = MinariStorage.new(folder, env.observation_space, env.action_space, spec)
         metadata: dict[str, Any] = {
             "dataset_id": dataset_id,
             "minari_version": minari.__version__,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.cli.child import Command
 from bcq_exp.config.meaning import identity
-from bcq_exp.config.naming import run_folder
+from bcq_exp.config.naming import as_name, run_folder
 from bcq_exp.config.overrides import one_of, online_agent
 from bcq_exp.training.record import RunRecord
 
@@ -241,7 +240,7 @@ def _learners(
         protocol.append(f"trainer.concurrent_from={cfg.agent.start_steps}")
     for own in sorted({OWN_OVERRIDES.get(algo, ()) for algo in cfg.algorithms}):
         algorithms = [a for a in cfg.algorithms if OWN_OVERRIDES.get(a, ()) == own]
-        name = "_".join((cfg.name, setting, _as_name(env), *(algorithms if own else ())))
+        name = "_".join((cfg.name, setting, as_name(env), *(algorithms if own else ())))
         overrides = (*protocol, *own)
         swept = (f"algo={one_of(algorithms)}", f"seed={one_of(seeds)}")
         yield LearnerSweep(
@@ -259,11 +258,7 @@ def _learners(
 
 def dataset_id(env: str, setting: str, digest: str, seed: str) -> str:
     """``bcq_paper/Hopper-v5/imperfect-3f2a9c1d-s0-v0``."""
-    return f"bcq_paper/{_as_name(env)}/{setting}-{digest}-s{seed}-v0"
-
-
-def _as_name(env: str) -> str:
-    return re.sub(r"[^\w-]", "-", env)
+    return f"bcq_paper/{as_name(env)}/{setting}-{digest}-s{seed}-v0"
 
 
 def _digest(**recipe: Any) -> str:

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box
 from omegaconf import OmegaConf
 
 from bcq_exp.config.meaning import identity
+from bcq_exp.config.naming import as_name
 from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
@@ -41,6 +43,18 @@ class TrainedRun(NamedTuple):
     step: int
     make_env: EnvMaker
     spaces: tuple[Box, Box]
+
+    def env_maker(self, env: str | None) -> EnvMaker:
+        """What makes another environment of the same spaces, by its id; its own for None."""
+        if env is None:
+            return self.make_env
+
+        def make(**kwargs: Any) -> gym.Env:
+            made = environments.make(env, **kwargs)
+            environments.check_acts_in(made, *self.spaces)
+            return made
+
+        return make
 
 
 def load_run(
@@ -97,8 +111,14 @@ def _load(
     algorithm.load_state_dict(saved["engine"]["algorithm"])
     scaling = saved["normalization"]
     normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
-    make_env = partial(environments.from_state, saved["environment"], trusted=trusted)
-    return TrainedRun(Agent.of(algorithm, normalizer), saved["step"], make_env, spaces)
+    agent = Agent.of(algorithm, normalizer)
+    return TrainedRun(agent, saved["step"], _env_maker(saved, trusted), spaces)
+
+
+def _env_maker(saved: checkpoint.Checkpoint, trusted: bool) -> EnvMaker:
+    named = str(saved["config"]["dataset"].get("env"))
+    env = named if ":" in named else None
+    return partial(environments.from_state, saved["environment"], trusted=trusted, env=env)
 
 
 def load_collected(
@@ -116,7 +136,7 @@ def load_collected(
         raise UserError(f"num_steps={num_steps}: the run in {folder} has taken {saved['step']}")
     collected = saved["engine"]["collected"].items()
     steps = {name: values[:num_steps].numpy() for name, values in collected}
-    return steps, partial(environments.from_state, saved["environment"], trusted=trusted)
+    return steps, _env_maker(saved, trusted)
 
 
 def origin(folder: str | Path) -> dict[str, Any]:
@@ -142,11 +162,18 @@ def as_behaviour(agent: Agent, seed: int) -> Behaviour:
     return behave
 
 
-def save_evaluation(folder: str | Path, step: int, seed: int, results: EpisodeResults) -> Path:
-    """Write an evaluation at a step beside the run's other files, every episode; returns where."""
-    path = Path(folder) / f"evaluation_{len(results.returns)}_episodes_seed_{seed}.json"
+def save_evaluation(
+    folder: str | Path, step: int, seed: int, results: EpisodeResults, env: str | None = None
+) -> Path:
+    """Write an evaluation at a step beside the run's other files, every episode; returns where.
+
+    ``env`` is the environment, where it is not the run's own.
+    """
+    place = "" if env is None else f"_in_{as_name(env)}"
+    path = Path(folder) / f"evaluation_{len(results.returns)}_episodes_seed_{seed}{place}.json"
     content = {
         "step": step,
+        "env": env,
         "seed": seed,
         "return_mean": results.return_mean,
         "return_std": results.return_std,

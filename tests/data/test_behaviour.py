@@ -130,6 +130,16 @@ def test_what_is_saved_is_loaded(env):
     assert dataset.make_env().action_space == dataset.action_space
 
 
+def test_data_of_an_environment_registered_with_a_class_are_saved():
+    gym.register("Classy-v0", entry_point=gym.envs.classic_control.PendulumEnv)
+    try:
+        store(gym.make("Classy-v0"), ScriptedPendulum(), num_steps=20)
+        assert load_minari("test/pendulum-v0").env_spec == gym.spec("Classy-v0")
+    finally:
+        del gym.registry["Classy-v0"]
+    assert load_minari("test/pendulum-v0").env_spec is None
+
+
 def test_minari_itself_knows_what_is_saved(env):
     import minari
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from math import nan
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -60,8 +59,6 @@ def _objective(cfg: DictConfig, folder: Path) -> float:
 
         for reason in estimate({folder: objective.fqe}, folder).values():
             raise UserError(reason)
-    if objective.fqe is None and not cfg.trainer.eval_episodes:
-        return nan  # nobody asks for it
     return objective.value(folder)
 
 

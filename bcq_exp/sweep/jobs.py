@@ -29,6 +29,8 @@ from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord
 
+GRIDS = ("BasicSweeper", "GridSweeper")  # sweepers that train every run, whatever it returns
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -67,6 +69,7 @@ class SweepJobs:
     def __init__(self, loader: ConfigLoader, sweep: DictConfig) -> None:
         self._composer = SweepComposer(loader, sweep)
         self._place, self._own_configs = _place(sweep), own_configs(sweep.hydra)
+        self._chooses = not sweep.hydra.sweeper._target_.endswith(GRIDS)
 
     def folder(self, number: int, overrides: Sequence[str]) -> Path:
         """The folder of a job."""
@@ -86,7 +89,7 @@ class SweepJobs:
             for number, overrides in enumerate(job_overrides, first):
                 cfg, folder = self._own(number, overrides)
                 check(cfg)
-                check_objective(cfg, is_wanted=True)
+                check_objective(cfg, is_wanted=self._chooses)
                 if until is not None:
                     check_evaluated(cfg, until)
                 if folder in planned:

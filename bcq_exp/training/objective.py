@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +26,20 @@ class Objective:
     Args:
         name: of the number.
         fqe: of fitted Q evaluation, where it is that.
+        is_asked_for: whether there is one: ``trainer.eval_episodes=0`` leaves none but that of
+            fitted Q evaluation.
     """
 
     name: str
     fqe: FQESettings | None = None
+    is_asked_for: bool = True
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Objective:
         settings = cfg.trainer
         if settings.objective == FQE:
             return cls(FQE, FQESettings(num_steps=settings.fqe_steps))
-        return cls(str(settings.objective))
+        return cls(str(settings.objective), is_asked_for=settings.eval_episodes > 0)
 
     def check_known(self, task: Task) -> None:
         """See, before anything is trained, that it is known of what learns this task.
@@ -43,7 +47,8 @@ class Objective:
         Raises:
             UserError: if it is a score and the task has no scale.
         """
-        if self.name == "normalized_score" and task.normalized_score(0.0) is None:
+        is_score = self.name == "normalized_score" and self.is_asked_for
+        if is_score and task.normalized_score(0.0) is None:
             raise self._unscored(task.id)
 
     def row(
@@ -73,13 +78,13 @@ class Objective:
     def value(
         self, folder: Path, until: int | None = None, summary: Mapping[str, Any] | None = None
     ) -> float:
-        """Its value, of a run that has arrived; arguments as in :meth:`row`.
+        """Its value, of a run that has arrived, NaN where none is asked for; see :meth:`row`.
 
         Raises:
             UserError: if the environment has no normalized score, or fitted Q evaluation diverged
                 or was not kept.
         """
-        return self.number(self.row(folder, until, summary), folder)
+        return self.number(self.row(folder, until, summary), folder) if self.is_asked_for else nan
 
     def number(self, row: Mapping[str, Any] | None, folder: Path) -> float:
         """Its value in what :meth:`row` found for a folder.
@@ -106,7 +111,7 @@ def check_objective(cfg: DictConfig, *, is_wanted: bool) -> None:
     """See that there will be an objective.
 
     Args:
-        is_wanted: whether a sweeper asks for it.
+        is_wanted: whether a sweeper chooses by it.
 
     Raises:
         UserError: if there will be none.

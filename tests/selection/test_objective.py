@@ -193,11 +193,25 @@ def test_halving_by_it_decides_at_every_rung(folder):
     assert "fitted Q" not in again.stdout
 
 
+def test_a_grid_needs_no_objective(folder):
+    grid = (*NO_ENV, "trainer.objective=return_mean", "dataset.holdout=null", "name=g", "-m")
+    launch(*grid, "seed=0,1", cwd=folder)
+    assert [state.status for state in run_states(folder / "multirun" / "g")] == ["done"] * 2
+    again = launch(*grid, "seed=0,1", cwd=folder)
+    assert "2 complete, 0 to train" in again.stdout
+    for module in ("bcq_exp.status", "bcq_exp.compare"):
+        done = forked("multirun/g", cwd=folder, module=module)
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (("dataset.holdout=null",), "trainer.objective=fqe: it takes episodes that training does"),
-        (("trainer.objective=return_mean", "-m", "seed=0,1"), "trainer.eval_episodes=0: trainer"),
+        (
+            ("trainer.objective=return_mean", "-m", "algo.tau=0.1,0.2", *HALVING),
+            "trainer.eval_episodes=0: trainer.objective=return_mean is not known",
+        ),
         (("dataset.holdout=0.05",), "that is 1 of the 20 episodes of no/env-v0"),
         (("dataset.holdout=1.0",), "dataset.holdout=1.0: must be a number in (0, 1), or null"),
         (("trainer.eval_episodes=1",), "no/env-v0"),

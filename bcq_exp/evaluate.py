@@ -27,7 +27,8 @@ def main(cfg: DictConfig) -> float:
     path = restore.save_evaluation(cfg.run, run.step, cfg.seed, results, cfg.env)
     print(f"saved   {path}")
     if cfg.video is not None:
-        num_frames = video.film(run.agent, make_env, Path(cfg.video), cfg.seed)
+        assert results.first_actions is not None
+        num_frames = video.film(results.first_actions, make_env, Path(cfg.video), cfg.seed)
         print(f"video   {cfg.video} ({num_frames} frames of the first episode)")
     return results.return_mean
 

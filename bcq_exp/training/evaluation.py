@@ -114,12 +114,14 @@ class EpisodeResults:
         lengths: in steps (E,).
         discounted_returns: by the agent's gamma (E,).
         values: what the agent took those to be, Q(s_0, a_0) (E,).
+        first_actions: of the first episode (T, A), to play it again.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     discounted_returns: np.ndarray | None = None
     values: np.ndarray | None = None
+    first_actions: np.ndarray | None = None
 
     @property
     def return_mean(self) -> float:
@@ -188,6 +190,7 @@ class Evaluator:
         obs, _ = self._envs.reset(seed=[self._seed + i for i in range(self._num_episodes)])
         returns, discounted = np.zeros((2, self._num_episodes))
         discount, values = 1.0, None
+        first_actions = []
         lengths = np.zeros(self._num_episodes, dtype=np.int64)
         running = np.ones(self._num_episodes, dtype=bool)
         act = np.zeros(self._envs.action_space.shape or (), dtype=self._envs.action_space.dtype)
@@ -199,6 +202,8 @@ class Evaluator:
             act[running] = agent.act(obs[running], generator)
             if not lengths.any():
                 values = agent.value(obs, act)
+            if running[0]:
+                first_actions.append(act[0].copy())
             obs, rewards, terminated, truncated, _ = self._envs.step(act)
             returns[running] += rewards[running]
             if agent.gamma is not None:
@@ -206,7 +211,13 @@ class Evaluator:
                 discount *= agent.gamma
             lengths[running] += 1
             running &= ~(terminated | truncated)
-        return EpisodeResults(returns, lengths, None if agent.gamma is None else discounted, values)
+        return EpisodeResults(
+            returns=returns,
+            lengths=lengths,
+            discounted_returns=None if agent.gamma is None else discounted,
+            values=values,
+            first_actions=np.stack(first_actions),
+        )
 
     def close(self) -> None:
         """Close the environments."""

@@ -1,4 +1,4 @@
-"""Films an agent: one episode to a GIF or MP4."""
+"""Films an episode that was played, to a GIF or MP4."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-import torch
 
-from bcq_exp.data.environments import EnvMaker, check_ends
+from bcq_exp.data.environments import EnvMaker
 from bcq_exp.errors import UserError
-from bcq_exp.training.evaluation import Agent
 
 
-def film(agent: Agent, make_env: EnvMaker, path: Path, seed: int) -> int:
-    """Write the episode that starts from ``seed`` to ``path`` (.gif or .mp4); returns its frames.
+def film(actions: np.ndarray, make_env: EnvMaker, path: Path, seed: int) -> int:
+    """Play an episode again and write it to ``path`` (.gif or .mp4); returns its frames.
+
+    The actions are replayed, because an agent that samples acts otherwise alone than it did beside
+    the other episodes of its evaluation.
+
+    Args:
+        actions: the environment's (T, A).
+        seed: that the episode started from.
 
     Raises:
-        UserError: if the environment cannot draw itself here, nothing ends its episodes, or the
-            file cannot be written.
+        UserError: if the environment cannot draw itself here, or the file cannot be written.
     """
     import imageio.v3 as iio
 
@@ -28,10 +32,7 @@ def film(agent: Agent, make_env: EnvMaker, path: Path, seed: int) -> int:
     env = make_env(render_mode="rgb_array")
     fps = env.metadata.get("render_fps", 30)
     try:
-        check_ends(env)
-        frames = np.stack(list(_frames(agent, env, seed)))
-    except UserError:
-        raise
+        frames = np.stack(list(_frames(actions, env, seed)))
     except Exception as error:  # drawing needs what a machine may lack (a display, EGL, pygame)
         raise UserError(
             f"video={path}: the environment cannot be drawn here ({type(error).__name__}: {error})"
@@ -47,12 +48,8 @@ def film(agent: Agent, make_env: EnvMaker, path: Path, seed: int) -> int:
     return len(frames)
 
 
-def _frames(agent: Agent, env: gym.Env, seed: int) -> Iterator[np.ndarray]:
-    generator = torch.Generator().manual_seed(seed)
-    obs, _ = env.reset(seed=seed)
-    running = True
-    while running:
+def _frames(actions: np.ndarray, env: gym.Env, seed: int) -> Iterator[np.ndarray]:
+    env.reset(seed=seed)
+    for action in actions:
         yield np.asarray(env.render())
-        act = agent.act(np.asarray(obs)[None], generator)[0]
-        obs, _, terminated, truncated, _ = env.step(act)
-        running = not (terminated or truncated)
+        env.step(action)

@@ -1,5 +1,7 @@
 """Evaluation equals episodes played one by one, always from the same starts."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from gymnasium.wrappers import TimeLimit
 from bcq_exp import VAE, Batch, BCQPolicy, Critic, Perturbation
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.data.transitions import DataError
+from bcq_exp.training import video
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
-from bcq_exp.training.video import film
 from tests.commands import algorithm_of, compose
 
 
@@ -166,13 +168,10 @@ def test_evaluating_twice_is_the_same_and_another_seed_is_not():
     assert not np.array_equal(first.returns, other.evaluate(agent).returns)
 
 
-def test_an_environment_without_a_step_limit_is_refused_before_an_episode(tmp_path):
+def test_an_environment_without_a_step_limit_is_refused_before_an_episode():
     refusal = "environment 'Countdown' has no step limit.*register it with max_episode_steps"
     with pytest.raises(DataError, match=refusal):
         Evaluator(Countdown, 2, seed=0)
-    with pytest.raises(DataError, match=refusal):
-        film(Agent(Doubles()), lambda **_: Countdown(), tmp_path / "a.gif", seed=0)
-    assert not list(tmp_path.iterdir())
 
 
 def test_it_ends_at_the_step_at_which_it_is_told_to():
@@ -184,6 +183,25 @@ def test_it_ends_at_the_step_at_which_it_is_told_to():
         evaluator.evaluate(agent, lambda: next(asked))
     assert next(asked, None) is None
     assert np.array_equal(evaluator.evaluate(agent).returns, expected.returns)
+
+
+def test_a_film_is_the_first_episode(tmp_path):
+    agent, rewards = pendulum_agent(), []
+    results = Evaluator(pendulum, 3, seed=7).evaluate(agent)
+
+    class Watched(gym.Wrapper):
+        def step(self, action):
+            *seen, _ = moved = self.env.step(action)
+            rewards.append(seen[1])
+            return moved
+
+    film = partial(
+        video.film, make_env=lambda **options: Watched(gym.make("Pendulum-v1", **options))
+    )
+    assert film(results.first_actions, path=tmp_path / "a.gif", seed=7) == 200
+    assert sum(rewards) == pytest.approx(results.returns[0], rel=1e-12)
+    alone = Evaluator(pendulum, 1, seed=7).evaluate(agent)
+    assert alone.returns[0] != pytest.approx(results.returns[0], rel=1e-6)  # it draws
 
 
 def test_evaluating_leaves_global_generators_alone():

@@ -111,7 +111,7 @@ def collect(
     behaviour: Behaviour,
     *,
     num_steps: int,
-    seed: int,
+    seed: int | Sequence[int],
     on_step: Callable[[int], None] | None = None,
 ) -> "list[EpisodeBuffer]":
     """Run ``behaviour`` for exactly ``num_steps`` steps; the same seed gives the same steps.
@@ -120,7 +120,8 @@ def collect(
         env: an environment with flat observations ``(O,)`` and bounded actions ``(A,)``.
         behaviour: who acts.
         num_steps: recorded steps; an episode still running then is cut and marked truncated.
-        seed: decides every episode's start and every random choice of the behaviour.
+        seed: decides every episode's start and every random choice of the behaviour; several
+            integers are one seed, as of :class:`numpy.random.SeedSequence`.
         on_step: called after each step with the number of steps so far.
 
     Returns:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ENV_ID = "Pendulum-v1"
 LEVELS = ("expert", "medium", "random", "mixture")
 DEFAULT_STEPS, DEFAULT_SEED = 50_000, 0
+VERSIONS = {"mixture": 1}  # of what is recorded under a level, else 0: another one, another id
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ def pendulum_id(level: str, num_steps: int = DEFAULT_STEPS, seed: int = DEFAULT_
             f"num_steps must be at least {len(LEVELS) - 1} and seed at least 0"
         )
     default = (num_steps, seed) == (DEFAULT_STEPS, DEFAULT_SEED)
-    return f"bcq_exp/pendulum/{level}{'' if default else f'-{num_steps}steps-seed{seed}'}-v0"
+    numbers = "" if default else f"-{num_steps}steps-seed{seed}"
+    return f"bcq_exp/pendulum/{level}{numbers}-v{VERSIONS.get(level, 0)}"
 
 
 def ensure_pendulum(level: str, num_steps: int, seed: int) -> str:
@@ -69,14 +71,22 @@ def _make(dataset_id: str, level: str, num_steps: int, seed: int) -> None:
 
 
 def _episodes(env: gym.Env, level: str, num_steps: int, seed: int) -> "list[EpisodeBuffer]":
-    """Episodes of one level; a mixture is thirds of the three others, one after the other."""
+    """Episodes of one level; a mixture is thirds of the three others, one after the other.
+
+    Each third starts from states of its own.
+    """
     parts = LEVELS[:3] if level == "mixture" else (level,)
     episodes: list[EpisodeBuffer] = []
     for index, part in enumerate(parts):
         # The shares add up to num_steps, whatever the division leaves over.
         share = num_steps * (index + 1) // len(parts) - num_steps * index // len(parts)
-        episodes += collect(env, _behaviour(env, part), num_steps=share, seed=seed)
+        episodes += collect(env, _behaviour(env, part), num_steps=share, seed=_seed(seed, index))
     return episodes
+
+
+def _seed(seed: int, part: int) -> tuple[int, int]:
+    """Of a part of the data; the first one's gives what ``seed`` alone does."""
+    return seed, part
 
 
 def _behaviour(env: gym.Env, level: str) -> Behaviour:

@@ -9,12 +9,21 @@ import pytest
 
 from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.findings import findings
+from bcq_exp.data import pendulum
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord
 from tests.commands import fit
 from tests.forked import forked
 
 OLD = Path(__file__).parents[1] / "old_run"
+
+
+@pytest.fixture(autouse=True)
+def old_data(tmp_path, monkeypatch):
+    """Pendulum's mixture as version 0.1 recorded it: each third from the same states."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setattr(pendulum, "_seed", lambda seed, part: (seed, 0))
+    monkeypatch.setattr(pendulum, "VERSIONS", {})
 
 
 @pytest.fixture

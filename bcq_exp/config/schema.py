@@ -170,6 +170,7 @@ class MinariConfig:
     env: str | None = None
     download: bool = True
     use_cache: bool = True
+    clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
 
 
@@ -178,7 +179,9 @@ class D4RLConfig:
     _target_: str = "???"
     path: str = key(PATH)
     env: str | None = None
+    action_bounds: list[Any] | None = None
     use_cache: bool = True
+    clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
 
 

@@ -45,11 +45,27 @@ def check_transitions(
             low, high = _widened(bounds[name])
             if not (np.all(lowest >= low) and np.all(highest <= high)):
                 row, column = np.argwhere((values < low) | (values > high))[0]
+                clip = ", or clip them: dataset.clip_actions=true" if name == "act" else ""
                 raise DataError(
                     f"data set {source!r}: {name}[{column}] is {values[row, column]:.6g} at "
                     f"{place(row, lengths)}; its space allows [{bounds[name].low[column]:g}, "
-                    f"{bounds[name].high[column]:g}]; {remedy}"
+                    f"{bounds[name].high[column]:g}]; {remedy}{clip}"
                 )
+
+
+def clip_actions(
+    source: str, transitions: Transitions, action_space: Box, lengths: np.ndarray
+) -> Transitions:
+    """Actions kept in their space, as an environment or a robot that clips for itself takes them.
+
+    Raises:
+        DataError: actions of another size than their space, or one that is not finite.
+    """
+    act = transitions.act
+    check_width(source, "act", act.shape[1], action_space.shape[0])
+    check_finite(source, "act", act, lengths)
+    clipped = np.clip(act, action_space.low, action_space.high).astype(act.dtype)
+    return transitions.replace(act=clipped)
 
 
 def check_finite(

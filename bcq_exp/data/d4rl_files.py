@@ -1,10 +1,12 @@
 """Reading an old D4RL file (one flat HDF5 table of steps) into a :class:`Contents`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
 
 from bcq_exp.data.checks import (
     as_flags,
@@ -14,10 +16,11 @@ from bcq_exp.data.checks import (
     check_same_length,
     check_transitions,
     check_width,
+    clip_actions,
 )
 from bcq_exp.data.contents import Contents, episode_sums
 from bcq_exp.data.environments import make_raw
-from bcq_exp.data.spaces import check_action_space, flat_box, observation_leaves
+from bcq_exp.data.spaces import Leaf, check_action_space, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.errors import first_line
 
@@ -27,8 +30,15 @@ _NEEDED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
 
 
-def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Contents:
-    """Everything in a D4RL file, validated against the environment ``spec``.
+def read_d4rl(
+    name: str,
+    path: Path,
+    spec: EnvSpec | None,
+    *,
+    action_bounds: Sequence[Any] | None = None,
+    clips_actions: bool = False,
+) -> Contents:
+    """Everything in a D4RL file, validated.
 
     Returns and lengths of episodes count every recorded step, also those that are dropped because
     their successor is unknown.
@@ -36,28 +46,34 @@ def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Contents:
     Args:
         name: the data set's name, for messages.
         path: the ``.hdf5`` file.
-        spec: gives the action space and, for files without ``timeouts``, the step limit.
+        spec: gives the step limit for files without ``timeouts`` and, without ``action_bounds``,
+            the spaces.
+        action_bounds: lowest and highest action, one pair for all or one for each. No environment
+            is made where they are given, and observations are without bounds.
+        clips_actions: whether actions beyond their bounds are clipped, not refused.
 
     Raises:
         DataError: a file that cannot be read or lacks an array, edges that cannot be known, arrays
             that do not fit the environment, or data that :func:`check_transitions` refuses.
     """
-    env = make_raw(name, spec)
-    try:
-        leaves = observation_leaves(name, env.observation_space)
-        observation_space = flat_box(env.observation_space)
-        action_space = check_action_space(name, env.action_space)
-    finally:
-        env.close()
     table = _read_table(name, path)
-    check_width(name, "observations", table["observations"].shape[1], observation_space.shape[0])
-    cuts = _cuts(name, table, spec.max_episode_steps)
+    width = table["observations"].shape[1]
+    if action_bounds is None:
+        leaves, observation_space, action_space = _spaces(name, spec)
+    else:
+        leaves = (Leaf((), width),)
+        observation_space = Box(-np.inf, np.inf, (width,), np.float32)
+        action_space = _bounded(name, action_bounds, table["actions"].shape[1])
+    check_width(name, "observations", width, observation_space.shape[0])
+    cuts = _cuts(name, table, None if spec is None else spec.max_episode_steps)
     lengths = _episode_lengths(table["terminals"] | cuts)
     check_finite(name, "rew", table["rewards"], lengths)  # those of dropped rows are summed, too
     if "next_observations" in table:
         transitions, kept = _all_rows(table, cuts), lengths
     else:
         transitions, kept = _linked_rows(table, cuts), lengths - cuts[np.cumsum(lengths) - 1]
+    if clips_actions:
+        transitions = clip_actions(name, transitions, action_space, kept)
     remedy = "correct the values, or set dataset.env to the environment they are of"
     check_transitions(name, transitions, observation_space, action_space, kept, remedy)
     return Contents(
@@ -71,6 +87,34 @@ def read_d4rl(name: str, path: Path, spec: EnvSpec) -> Contents:
         env_spec=None,
         reference_scores=None,
         content_hash=content_hash(transitions),
+    )
+
+
+def _spaces(name: str, spec: EnvSpec | None) -> tuple[tuple[Leaf, ...], Box, Box]:
+    """(leaves, flat observations, actions) of an environment."""
+    env = make_raw(name, spec)
+    try:
+        leaves = observation_leaves(name, env.observation_space)
+        return leaves, flat_box(env.observation_space), check_action_space(name, env.action_space)
+    finally:
+        env.close()
+
+
+def _bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
+    """The space of ``size`` actions with these bounds.
+
+    Raises:
+        DataError: no pair of finite numbers, the lower first, and not one for each action either.
+    """
+    try:
+        low, high = np.broadcast_to(np.array(bounds, np.float32), (size, 2)).T
+        if np.isfinite([low, high]).all() and (low < high).all():
+            return Box(low.copy(), high.copy())
+    except (TypeError, ValueError):
+        pass
+    raise DataError(
+        f"dataset.action_bounds={bounds}: must be [lowest, highest], or such a pair for each of "
+        f"the {size} actions of {name}"
     )
 
 
@@ -148,8 +192,8 @@ def _cuts(name: str, table: dict[str, np.ndarray], max_episode_steps: int | None
     else:
         raise DataError(
             f"data set {name!r}: it has neither timeouts nor next_observations and its "
-            "environment has no step limit, so the edges of episodes are unknown; set dataset.env "
-            "to an environment with max_episode_steps"
+            "environment has no known step limit, so the edges of episodes are unknown; set "
+            "dataset.env to an environment with max_episode_steps"
         )
     cuts[-1] = not terminals[-1]
     return cuts

@@ -6,7 +6,7 @@ raises :class:`DataError` with one line that names the data set, the place and w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ def load_minari(
     download: bool = True,
     env: str | None = None,
     use_cache: bool = True,
+    clip_actions: bool | None = None,
     holdout: float | None = None,
 ) -> Dataset:
     """A Minari data set from the local folder, or downloaded into it.
@@ -103,6 +104,7 @@ def load_minari(
         download: fetch it where it is not in ``$MINARI_DATASETS_PATH`` (``~/.minari/datasets``).
         env: environment to evaluate in instead of the one the data set names.
         use_cache: see :mod:`bcq_exp.data.cache`.
+        clip_actions: clip recorded actions to their space, as the environment or robot did.
         holdout: share of the episodes to hold out (:meth:`Dataset.without`).
 
     Raises:
@@ -110,7 +112,13 @@ def load_minari(
     """
     folder = minari_store.fetch(id, download=download)
     files = [path for path in folder.rglob("*") if path.is_file()]
-    contents = cached(files, lambda: read_minari(id, folder), id, use=use_cache)
+    clips = bool(clip_actions)
+    contents = cached(
+        files,
+        lambda: read_minari(id, folder, clips),
+        *(id, f"clips_actions={clips}"),
+        use=use_cache,
+    )
     spec = None if env is None else environments.find_spec(id, env)
     return _dataset(id, contents, spec).without(holdout)
 
@@ -138,7 +146,13 @@ def load_pendulum(
 
 
 def load_d4rl_hdf5(
-    path: str, *, env: str | None = None, use_cache: bool = True, holdout: float | None = None
+    path: str,
+    *,
+    env: str | None = None,
+    action_bounds: Sequence[Any] | None = None,
+    use_cache: bool = True,
+    clip_actions: bool | None = None,
+    holdout: float | None = None,
 ) -> Dataset:
     """An old D4RL file: HDF5 with observations, actions, rewards, terminals, and optionally
     timeouts and next_observations.
@@ -154,7 +168,10 @@ def load_d4rl_hdf5(
     Args:
         path: the file.
         env: environment to evaluate in; by default guessed from the file's name.
+        action_bounds: lowest and highest action, one pair for all or one for each; the file is
+            then read without an environment.
         use_cache: see :mod:`bcq_exp.data.cache`.
+        clip_actions: clip recorded actions to their bounds, as the environment or robot did.
         holdout: share of the episodes to hold out.
 
     Raises:
@@ -166,15 +183,21 @@ def load_d4rl_hdf5(
     if not file.is_file():
         raise DataError(f"data set {name!r}: there is no file {path!r}")
     env = env or environments.guess_env(file.name)
-    if env is None:
+    if env is None and action_bounds is None:
         raise DataError(
             f"data set {name!r}: the environment cannot be told from the file name {file.name!r}; "
-            "set dataset.env to a Gymnasium id"
+            "set dataset.env to a Gymnasium id, or dataset.action_bounds to train without one"
         )
-    spec = environments.find_spec(name, env)
+    spec = None if env is None else environments.find_spec(name, env)
+    clips = bool(clip_actions)
     # The step limit decides edges, and a user's own registration may change under the same id.
-    options = (spec.id, str(spec.max_episode_steps))
-    contents = cached([file], lambda: read_d4rl(name, file, spec), *options, use=use_cache)
+    edges = "" if spec is None else f"{spec.id} {spec.max_episode_steps}"
+    contents = cached(
+        [file],
+        lambda: read_d4rl(name, file, spec, action_bounds=action_bounds, clips_actions=clips),
+        *(edges, f"action_bounds={action_bounds}", f"clips_actions={clips}"),
+        use=use_cache,
+    )
     return _dataset(name, contents, spec).without(holdout)
 
 

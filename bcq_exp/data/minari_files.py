@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from bcq_exp.data.checks import check_numbers, check_transitions, check_width
+from bcq_exp.data.checks import check_numbers, check_transitions, check_width, clip_actions
 from bcq_exp.data.contents import Contents, Episode, assemble, episode_sums
 from bcq_exp.data.environments import make_raw, parse_spec
 from bcq_exp.data.spaces import Leaf, check_action_space, flat_box, observation_leaves
@@ -43,7 +43,7 @@ class _Source:
     action_space: Box
 
 
-def read_minari(name: str, folder: Path) -> Contents:
+def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Contents:
     """Everything in the ``data`` folder of a Minari data set, validated.
 
     HDF5 is read directly, episode by episode, into arrays of the final size; other storage
@@ -52,6 +52,7 @@ def read_minari(name: str, folder: Path) -> Contents:
     Args:
         name: the data set's id, for messages.
         folder: its ``data`` folder, with ``metadata.json``.
+        clips_actions: whether actions beyond their bounds are clipped, not refused.
 
     Raises:
         DataError: metadata or storage that cannot be read or contradict each other, spaces BCQ
@@ -75,6 +76,8 @@ def read_minari(name: str, folder: Path) -> Contents:
         transitions, lengths = read(source)
     if "total_steps" in metadata:
         _check_total(name, "steps", _count(name, metadata, "total_steps"), int(lengths.sum()))
+    if clips_actions:
+        transitions = clip_actions(name, transitions, source.action_space, lengths)
     check_transitions(
         name,
         transitions,

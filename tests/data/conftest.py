@@ -1,6 +1,7 @@
 """Folders of their own for every test, and small real data sets to load."""
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,10 @@ class MinariFiles:
         metadata = json.loads(path.read_text()) | changes
         kept = {key: value for key, value in metadata.items() if value is not None}
         path.write_text(json.dumps(kept))
+
+    def delete(self, dataset_id: str) -> None:
+        """Remove the data set."""
+        shutil.rmtree(self.folder(dataset_id).parent)
 
     def edit(self, dataset_id: str, change: Callable[[h5py.File], None]) -> None:
         """Change the stored arrays."""

@@ -10,7 +10,13 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data.datasets import load_d4rl_hdf5
 from bcq_exp.data.transitions import DataError
+from tests.commands import TINY
 from tests.forked import forked
+
+NO_EVALUATION = (
+    *(option for option in TINY if not option.startswith("dataset.")),
+    *("trainer.eval_episodes=0", "trainer.num_steps=10", "trainer.batch_size=4"),
+)
 
 
 class LineEnv(gym.Env):
@@ -36,7 +42,10 @@ def line_envs():
 def load(tmp_path):
     """Write a file of ``n`` rows (flags by row number) and load it."""
 
-    def load(n, *, terminals=(), timeouts=None, follow=False, env="BcqLine-v0", flags=None, **new):
+    def load(
+        n, *, terminals=(), timeouts=None, follow=False, env="BcqLine-v0", flags=None, options=None,
+        **new,
+    ):  # fmt: skip
         rows = np.arange(n)
         arrays = {
             "observations": 10.0 * rows[:, None],
@@ -53,7 +62,7 @@ def load(tmp_path):
             for name, array in (arrays | (flags or {}) | new).items():
                 if array is not None:
                     file[name] = array
-        return load_d4rl_hdf5(str(path), env=env)
+        return load_d4rl_hdf5(str(path), env=env, **(options or {}))
 
     return load
 
@@ -232,6 +241,55 @@ def test_an_unknown_name_asks_for_the_environment(tmp_path):
         load_d4rl_hdf5(str(path))
     with pytest.raises(DataError, match="'Nowhere-v0' is not registered"):
         load_d4rl_hdf5(str(path), env="Nowhere-v0")
+
+
+@pytest.mark.parametrize("bounds", [[-1, 2], [[-1, 2]]])
+def test_action_bounds_stand_in_for_an_environment(load, bounds):
+    known = load(5, terminals=[4], timeouts=[2])
+    dataset = load(5, terminals=[4], timeouts=[2], env=None, options={"action_bounds": bounds})
+    assert dataset.content_hash == known.content_hash
+    assert dataset.action_space == Box(-1, 2, (1,), np.float32)
+    assert dataset.observation_space.shape == (1,)
+    with pytest.raises(DataError, match="names no environment; .* trainer.eval_episodes=0"):
+        dataset.make_env()
+
+
+@pytest.mark.parametrize("bounds", [[1], [1, -1], [[-1, 1], [-1, 1]], ["a", 1], [0, np.inf]])
+def test_bounds_that_are_none_are_refused(load, bounds):
+    with pytest.raises(DataError, match=r"dataset.action_bounds=.*: must be \[lowest, highest\]"):
+        load(5, follow=True, env=None, options={"action_bounds": bounds})
+
+
+def test_edges_that_nothing_tells_are_refused_with_action_bounds_too(load):
+    with pytest.raises(DataError, match="the edges of episodes are unknown"):
+        load(5, env=None, options={"action_bounds": [-1, 1]})
+
+
+def test_actions_beyond_their_bounds_are_clipped_where_asked_for(load):
+    beyond = np.linspace(-3, 3, 5)[:, None]
+    with pytest.raises(DataError, match="or clip them: dataset.clip_actions=true$"):
+        load(5, follow=True, actions=beyond)
+    clip = {"clip_actions": True}
+    dataset = load(5, follow=True, actions=beyond, options=clip)
+    assert dataset.transitions.act[:, 0].tolist() == [-1, -1, 0, 1, 1]
+    assert dataset.transitions.act.dtype == np.float32
+    with pytest.raises(DataError, match=r"act\[0\] is -3"):  # not what the cache has of it
+        load(5, follow=True, actions=beyond)
+    for wrong in ({"actions": np.full((5, 1), np.inf)}, {"actions": np.zeros((5, 2))}):
+        with pytest.raises(DataError, match="act is inf|act has 2 numbers"):
+            load(5, follow=True, options=clip, **wrong)
+
+
+def test_a_file_of_no_known_environment_is_trained_on_by_the_command(load, tmp_path):
+    load(40, terminals=[39], timeouts=[])
+    options = ("dataset=d4rl_hdf5", "dataset.path=toy-v2.hdf5", "dataset.action_bounds=[[-2,2]]")
+    done = forked(*options, *NO_EVALUATION, "name=r", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = forked(*options, *NO_EVALUATION, "name=r", cwd=tmp_path)
+    assert "is complete" in again.stdout + again.stderr
+    refused = forked(*options[:2], *NO_EVALUATION, "name=s", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "or dataset.action_bounds to train without one" in refused.stderr
 
 
 def test_the_cache_knows_the_step_limit(load):

@@ -295,6 +295,33 @@ def test_observations_outside_their_space_are_refused(minari_files):
         load_minari(id)
 
 
+def test_actions_beyond_their_space_are_clipped_where_asked_for(minari_files):
+    id = minari_files.write()
+    minari_files.edit(id, set_value("episode_1/actions", (1, 0), 1.5))
+    with pytest.raises(DataError, match="or clip them: dataset.clip_actions=true"):
+        load_minari(id)
+    assert load_minari(id, clip_actions=True).transitions.act.max() == 1
+    with pytest.raises(DataError, match=r"act\[0\] is 1.5"):
+        load_minari(id)
+
+
+def test_a_set_of_an_environment_that_is_not_here_is_loaded(minari_files):
+    wrapper = {"name": "W", "entry_point": "their_robots:Arm", "kwargs": {}}
+    known = json.loads(gym.spec("Pendulum-v1").to_json())
+    for changes, said in (
+        ({"id": "Robot-v0", "entry_point": "their_robots:Robot"}, "'Robot-v0' is not one that"),
+        ({"additional_wrappers": [wrapper]}, "'their_robots:Arm' is not one of Gymnasium's"),
+    ):
+        id = minari_files.write("test/robot-v0", env_spec=json.dumps(known | changes))
+        dataset = load_minari(id)
+        assert (dataset.env_spec, len(dataset.transitions)) == (None, 5)
+        with pytest.raises(DataError, match=f"{said}.* or trainer.eval_episodes=0"):
+            dataset.make_env()
+        state = dataset.environment_state()
+        assert "their_robots" not in json.dumps(state)  # trusting our own run would run it
+        minari_files.delete(id)
+
+
 def test_flags_may_be_numbers(minari_files):
     id = minari_files.write()
     expected = load_minari(id).content_hash

@@ -33,7 +33,7 @@ from bcq_exp.data.contents import Contents
 from bcq_exp.data.spaces import Leaf
 from bcq_exp.data.transitions import Transitions
 
-FORMAT_VERSION = 3  # raise it whenever loading turns the same file into other arrays
+FORMAT_VERSION = 4  # raise it whenever loading turns the same file into other arrays
 
 _log = logging.getLogger(__name__)
 _ROWS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
@@ -148,6 +148,7 @@ def _write(folder: Path, contents: Contents) -> None:
         "env_spec": contents.env_spec,
         "reference_scores": contents.reference_scores,
         "content_hash": contents.content_hash,
+        "notes": contents.notes,
     }
     (folder / _META).write_text(json.dumps(meta))
     (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
@@ -164,6 +165,7 @@ def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents
         env_spec=meta["env_spec"],
         reference_scores=(scores[0], scores[1]) if scores is not None else None,
         content_hash=meta["content_hash"],
+        notes=tuple(meta["notes"]),
     )
 
 

@@ -34,6 +34,7 @@ class Contents:
         env_spec: the environment as :meth:`EnvSpec.to_json` text, where the file names one.
         reference_scores: (random, expert) returns, where the file names them.
         content_hash: sha256 (hex) over the transitions.
+        notes: what has to be known of the data, in words.
     """
 
     transitions: Transitions
@@ -46,6 +47,7 @@ class Contents:
     env_spec: str | None
     reference_scores: tuple[float, float] | None
     content_hash: str
+    notes: tuple[str, ...] = ()
 
 
 class Episode(NamedTuple):

@@ -20,6 +20,7 @@ from bcq_exp.data.checks import (
 )
 from bcq_exp.data.contents import Contents, episode_sums
 from bcq_exp.data.environments import make_raw
+from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import Leaf, check_action_space, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.errors import first_line
@@ -28,6 +29,8 @@ _VECTORS = ("observations", "actions", "next_observations")
 _FLAGS = ("terminals", "timeouts")
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
+
+_SAMPLED = 100_000  # rows in which resolution is looked at, about
 
 
 def read_d4rl(
@@ -56,7 +59,8 @@ def read_d4rl(
         DataError: a file that cannot be read or lacks an array, edges that cannot be known, arrays
             that do not fit the environment, or data that :func:`check_transitions` refuses.
     """
-    table = _read_table(name, path)
+    resolution = Resolution()
+    table = _read_table(name, path, resolution)
     width = table["observations"].shape[1]
     if action_bounds is None:
         leaves, observation_space, action_space = _spaces(name, spec)
@@ -87,6 +91,7 @@ def read_d4rl(
         env_spec=None,
         reference_scores=None,
         content_hash=content_hash(transitions),
+        notes=resolution.notes(transitions.arrays()),
     )
 
 
@@ -118,8 +123,11 @@ def _bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
     )
 
 
-def _read_table(name: str, path: Path) -> dict[str, np.ndarray]:
-    """The file's arrays: vectors float32 ``(N, ...)``, rewards float32 and flags bool ``(N,)``."""
+def _read_table(name: str, path: Path, resolution: Resolution) -> dict[str, np.ndarray]:
+    """The file's arrays: vectors float32 ``(N, ...)``, rewards float32 and flags bool ``(N,)``.
+
+    ``resolution`` sees them as they are recorded.
+    """
     import h5py
 
     try:
@@ -145,7 +153,12 @@ def _read_table(name: str, path: Path) -> dict[str, np.ndarray]:
     if "next_observations" in stored:
         widths = (stored[key].shape[1] for key in ("next_observations", "observations"))
         check_width(name, "next_observations", *widths)
-    return {key: _convert(name, key, array) for key, array in stored.items()}
+    table = {key: _convert(name, key, array) for key, array in stored.items()}
+    follows = np.flatnonzero(~(table["terminals"] | table.get("timeouts", False))[:-1])
+    follows = follows[:: 1 + len(follows) // _SAMPLED]
+    for key, short in (("observations", "obs"), ("actions", "act"), ("rewards", "rew")):
+        resolution.compare(short, stored[key][follows], stored[key][follows + 1])
+    return table
 
 
 def _whole(name: str, key: str, stored: Any) -> np.ndarray:

@@ -6,6 +6,7 @@ raises :class:`DataError` with one line that names the data set, the place and w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from bcq_exp.data.minari_files import read_minari, spec_text
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import DataError, Transitions
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset(Task):
@@ -36,6 +39,7 @@ class Dataset(Task):
         episode_rows: transitions ``(E,)`` int64; fewer than steps, none even, where successors are
             unknown.
         held_out: the episodes that are kept from training, if any are; the others are here.
+        notes: what has to be known of the data, in words.
     """
 
     transitions: Transitions
@@ -44,6 +48,7 @@ class Dataset(Task):
     episode_lengths: np.ndarray
     episode_rows: np.ndarray
     held_out: Dataset | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def behaviour_return(self) -> float:
@@ -58,6 +63,7 @@ class Dataset(Task):
             "num_episodes": len(self.episode_returns),
             "behaviour_return": self.behaviour_return,
             **({} if self.held_out is None else {"held_out": len(self.held_out.episode_lengths)}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def without(self, share: float | None) -> Dataset:
@@ -222,6 +228,8 @@ def step_limit(node: Mapping[str, Any]) -> int | None:
 
 def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
     """Contents as a data set, to be evaluated in the environment that the user has chosen."""
+    for note in contents.notes:
+        _log.warning("data set %r: %s", id, note)
     spec, own, foreign = chosen, contents.env_spec, None
     if chosen is None and own is not None:
         try:
@@ -244,4 +252,5 @@ def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
         episode_lengths=contents.episode_lengths,
         episode_rows=contents.episode_rows,
         reference_scores=scores or environments.reference_scores(spec),
+        notes=contents.notes,
     )

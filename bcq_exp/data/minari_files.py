@@ -15,6 +15,7 @@ from gymnasium.spaces import Box
 from bcq_exp.data.checks import check_numbers, check_transitions, check_width, clip_actions
 from bcq_exp.data.contents import Contents, Episode, assemble, episode_sums
 from bcq_exp.data.environments import make_raw, parse_spec
+from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import Leaf, check_action_space, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.errors import first_line
@@ -41,6 +42,7 @@ class _Source:
     leaves: tuple[Leaf, ...]
     observation_space: Box
     action_space: Box
+    resolution: Resolution
 
 
 def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Contents:
@@ -69,6 +71,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
             leaves=leaves,
             observation_space=flat_box(observation_space),
             action_space=check_action_space(name, action_space),
+            resolution=Resolution(),
         )
         scores = _reference_scores(name, metadata)
     read = _read_hdf5 if metadata.get("data_format", "hdf5") == "hdf5" else _read_any
@@ -98,6 +101,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         env_spec=spec_text(metadata),
         reference_scores=scores,
         content_hash=content_hash(transitions),
+        notes=(*source.resolution.notes(transitions.arrays()), *_half_a_scale(metadata)),
     )
 
 
@@ -178,6 +182,18 @@ def _reference_scores(name: str, metadata: dict[str, Any]) -> tuple[float, float
             "metadata.json; they must be finite numbers, the first below the second, or be left out"
         )
     return float(low), float(high)
+
+
+def _half_a_scale(metadata: dict[str, Any]) -> list[str]:
+    """A note where one reference score stands alone."""
+    names = ("ref_min_score", "ref_max_score")
+    there = [name for name in names if metadata.get(name) is not None]
+    if len(there) != 1:
+        return []
+    return [
+        f"{there[0]} stands alone in its metadata.json and is not used; a normalized score takes "
+        f"{' and '.join(names)}"
+    ]
 
 
 def _read_hdf5(source: _Source) -> tuple[Transitions, np.ndarray]:
@@ -268,8 +284,13 @@ def _minari_episode(episode: Any, index: int, source: _Source) -> Episode:
 
 
 def _assemble(source: _Source, lengths: np.ndarray, episodes: Iterator[Episode]) -> Transitions:
+    def seen() -> Iterator[Episode]:
+        for episode in episodes:
+            source.resolution.see({"obs": episode.obs, "act": episode.act, "rew": episode.rew})
+            yield episode
+
     sizes = source.observation_space.shape[0], source.action_space.shape[0]
-    return assemble(source.name, lengths, episodes, *sizes)
+    return assemble(source.name, lengths, seen(), *sizes)
 
 
 def _observations(source: _Source, index: int, parts: list[np.ndarray]) -> np.ndarray:

@@ -292,6 +292,13 @@ def test_a_file_of_no_known_environment_is_trained_on_by_the_command(load, tmp_p
     assert "or dataset.action_bounds to train without one" in refused.stderr
 
 
+def test_a_reward_that_float32_makes_stand_still_is_noted(load):
+    rewards = 1e9 + np.array([0, 1, 2, 1e6, 1e6 + 1])
+    (note,) = load(5, terminals=[2, 4], rewards=rewards, follow=True).notes
+    assert note.startswith("rew[0] changes by at most 1 a step")
+    assert load(5, terminals=[4], rewards=rewards, follow=True).notes == ()
+
+
 def test_the_cache_knows_the_step_limit(load):
     assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 5
     gym.registry["BcqLine3-v0"].max_episode_steps = 2

@@ -322,6 +322,35 @@ def test_a_set_of_an_environment_that_is_not_here_is_loaded(minari_files):
         minari_files.delete(id)
 
 
+def clock(start, still=7.0):
+    """Observations of a clock that ticks each second, and of one that has stopped."""
+    return lambda e, length: (
+        start + np.stack([np.arange(length + 1.0), np.full(length + 1, still)], 1)
+    )
+
+
+def test_a_column_that_float32_makes_stand_still_is_noted_at_each_load(minari_files, caplog):
+    id = minari_files.write(observations=clock(1.7e9))
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        dataset = load_minari(id)
+        (record,) = caplog.records
+        assert (
+            "obs[0] changes by at most 1 a step, which float32 does not tell apart at 1.7e+09"
+            in (record.getMessage())
+        )
+        assert dataset.facts()["notes"] == list(dataset.notes)
+    caplog.clear()
+    assert load_minari(minari_files.write("test/near-v0", observations=clock(1.7e6))).notes == ()
+    assert not caplog.records
+
+
+def test_one_reference_score_alone_is_noted(minari_files, caplog):
+    id = minari_files.write(env="Pendulum-v1", ref_max_score=30.0)
+    assert load_minari(id).reference_scores == pytest.approx((-1196.757, -150.479))
+    assert "ref_max_score stands alone in its metadata.json and is not used" in caplog.text
+
+
 def test_flags_may_be_numbers(minari_files):
     id = minari_files.write()
     expected = load_minari(id).content_hash

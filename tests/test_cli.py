@@ -22,7 +22,10 @@ MISTAKES = [
     (["algo.lambda=0.5"], "algo.lambda: no such key; there are gamma, lmbda, num_sampled_action"),
     (["traner.batch_size=1"], "traner"),
     (["trainer.num_steps=many"], "trainer.num_steps=many: must be an integer at least 1"),
-    (["policy.action_scaling=perhaps"], "policy.action_scaling=perhaps: must be true or false"),
+    (
+        ["policy.action_scaling=perhaps"],
+        "policy.action_scaling=perhaps: must be one of auto, true, false",
+    ),
     (["actor.hidden_sizes=64"], "actor.hidden_sizes"),
     (["actor=huge"], "there are paper, small, tianshou"),
     (["optimizer@actor_optim=lion"], "there are adam, adamw, rmsprop, sgd"),

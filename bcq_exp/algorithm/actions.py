@@ -10,7 +10,15 @@ from gymnasium.spaces import Box, Space
 from bcq_exp.ranges import BOUND_METHODS, require
 
 BoundMethod = Literal["clip", "tanh"] | None
+LARGEST, SMALLEST = 10.0, 0.1  # sizes of actions that networks learn with as they are
 _TANH_LIMIT = 1 - 1e-6  # atanh of the edge itself is infinite; this is 7.25
+
+
+def is_far_from_one(space: Box) -> bool:
+    """Whether an action's bounds are so large, or so close together, that it should be scaled."""
+    size = np.maximum(np.abs(space.low), np.abs(space.high))
+    half_range = (space.high - space.low) / 2
+    return bool((size > LARGEST).any() or (half_range < SMALLEST).any())
 
 
 class ActionMap:

@@ -35,11 +35,15 @@ def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """The dotted keys in which two configurations differ, each in words."""
+    """The dotted keys in which two configurations differ, each in words.
+
+    A stored ``true`` or ``false`` is what was decided for ``auto``.
+    """
     return {
         key: f"{key} ({old.get(key)} -> {new.get(key)})"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
+        and not (isinstance(old.get(key), bool) and new.get(key) == "auto")
     }
 
 

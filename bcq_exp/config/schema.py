@@ -96,7 +96,7 @@ class DDPGConfig(AlgoConfig):
 
 @dataclass
 class PolicyConfig:
-    action_scaling: bool = False
+    action_scaling: Any = key(OneOf(("auto", True, False)))
     action_bound_method: str | None = key(BOUND_METHODS)
 
 

@@ -198,7 +198,8 @@ def _data(
     """The data sets of one setting in one environment, one for each agent."""
     num_steps = cfg.transitions[name]
     explorer = {**cfg.agent, "env": env, "noise_std": float(setting.agent.noise_std)}
-    agent = compose("config", online_agent(**explorer, seed=0))
+    # scaling was false by default when names were first made, and is for the paper's actions
+    agent = compose("config", (*online_agent(**explorer, seed=0), "policy.action_scaling=false"))
     recording = ("record", "noise_std", "random_action_prob")
     digest = _digest(
         agent=identity(OmegaConf.to_container(agent, resolve=True)),  # type: ignore[arg-type]

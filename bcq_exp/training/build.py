@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -39,7 +39,7 @@ from bcq_exp.training import provenance
 from bcq_exp.training.checkpoint import Found, take_up, to_go_on
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
 from bcq_exp.training.job import Job
-from bcq_exp.training.parts import build_algorithm
+from bcq_exp.training.parts import build_algorithm, with_scaling_decided
 from bcq_exp.training.record import RunRecord, sweep_name
 from bcq_exp.training.run import Run, run_log
 from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker, Warnings
@@ -48,8 +48,11 @@ from bcq_exp.training.trainer import Cadence, Trainer
 
 def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trainer:
     """The trainer of a cohort's runs, each at its checkpoint if it has one."""
+    jobs = [replace(job, cfg=with_scaling_decided(job.cfg, task.action_space)) for job in jobs]
     cfgs, records = [job.cfg for job in jobs], [RunRecord(job.folder) for job in jobs]
     found = [to_go_on(record) for record in records]
+    for job, saved in zip(jobs, found, strict=True):
+        _check_scaling(job, saved)
     normalizer = build_normalizer(cfgs[0], task, found[0])
     engine = build_engine(cfgs, task, normalizer, placement)
     nothing = torch.empty(0, len(engine.statistics), dtype=torch.float64)
@@ -73,6 +76,21 @@ def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trai
         until=jobs[0].until or settings.num_steps,
     )
     return Trainer(engine, runs, cadence, torch.stack(windows), placement.num_threads)
+
+
+def _check_scaling(job: Job, saved: Found | None) -> None:
+    """Hold what ``policy.action_scaling=auto`` came to against the checkpoint.
+
+    Raises:
+        UserError: if the run there learnt in other units.
+    """
+    policy = None if saved is None else saved.content["config"].get("policy")
+    if policy is not None and policy["action_scaling"] != job.cfg.policy.action_scaling:
+        raise UserError(
+            f"{job.folder} holds a run with policy.action_scaling={policy['action_scaling']}, "
+            f"auto is {job.cfg.policy.action_scaling} of its action space; give the run's, or "
+            "resume=restart to set it aside"
+        )
 
 
 def build_dataset(cfg: DictConfig) -> Task:

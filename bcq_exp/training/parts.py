@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from gymnasium.spaces import Box
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from bcq_exp.algorithm.actions import ActionMap
+from bcq_exp.algorithm.actions import ActionMap, is_far_from_one
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.networks import check_broadcasts, choose_compute_dtype, is_pure
 from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
 from bcq_exp.config.meaning import flattened
+from bcq_exp.config.overrides import changed
 from bcq_exp.config.schema import algorithm_nodes
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import init_seed
@@ -99,6 +100,13 @@ def _holds(value: Any, is_so: Callable[[Any], bool]) -> bool:
     return is_so(value)
 
 
+def with_scaling_decided(cfg: DictConfig, action_space: Box) -> DictConfig:
+    """The configuration with ``true`` or ``false`` for ``policy.action_scaling=auto``."""
+    if OmegaConf.select(cfg, "policy.action_scaling") != "auto":
+        return cfg
+    return changed(cfg, {"policy": {"action_scaling": is_far_from_one(action_space)}})
+
+
 def build_algorithm(
     cfg: DictConfig, observation_space: Box, action_space: Box, placement: Placement
 ) -> OfflineAlgorithm:
@@ -108,7 +116,7 @@ def build_algorithm(
         UserError: if a part is unknown to the algorithm or refused by its constructor.
     """
     kind = algorithm_class(cfg)
-    nodes = algorithm_nodes(cfg)
+    nodes = algorithm_nodes(with_scaling_decided(cfg, action_space))
     policy = dict(nodes.pop("policy", {}))
     try:
         low, high = ActionMap(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
-from bcq_exp.algorithm.actions import ActionMap
+from bcq_exp.algorithm.actions import ActionMap, is_far_from_one
 
 BOXES = {
     "symmetric": Box(-2.0, 2.0, (2,), np.float64),
@@ -91,3 +91,22 @@ def test_an_unknown_method_is_a_value_error():
 def test_scaling_needs_bounds():
     with pytest.raises(ValueError, match="needs bounds"):
         ActionMap(Box(-np.inf, 1.0, (2,)), action_scaling=True)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "far"),
+    [
+        (-1.0, 1.0, False),
+        (-0.4, 0.4, False),
+        (-3.0, 3.0, False),
+        (0.0, 1.0, False),
+        (50.0, 150.0, True),
+        (-1e-3, 1e-3, True),
+        (9.9, 10.0, True),
+        (-20.0, 1.0, True),
+    ],
+)
+def test_actions_far_from_one_in_size_are_told(low, high, far):
+    assert is_far_from_one(Box(low, high, (1,))) is far
+    both = Box(np.float32([-1, low]), np.float32([1, high]))
+    assert is_far_from_one(both) is far

@@ -13,14 +13,14 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.training import build, restore
+from bcq_exp.training import build, parts, restore
 from bcq_exp.training import run as runs
 from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.run import Run
 from bcq_exp.training.trainer import Cadence, Trainer, all_finite
 from tests.commands import TINY, algorithm_of, compose, fit, spoil_engine
-from tests.same import assert_same_run, checkpoint
+from tests.same import assert_same_rows, assert_same_run, checkpoint
 
 SHORT = (*TINY, "trainer.num_steps=120")
 
@@ -307,3 +307,22 @@ def test_the_rate_is_of_training_alone(tmp_path, monkeypatch):
     (row,) = RunRecord(tmp_path).rows("timing")
     assert row["wall_time"] < whole[0] - 6 * 0.1
     assert row["steps_per_second"] == pytest.approx(240 / row["wall_time"])
+
+
+BRIEF = (*TINY, "trainer.num_steps=6", "trainer.eval_episodes=1", "trainer.checkpoint_every=2")
+
+
+def test_actions_are_scaled_where_their_bounds_are_far_from_one(tmp_path, monkeypatch):
+    fit(tmp_path / "near", *BRIEF)
+    stored = RunRecord(tmp_path / "near").summary()["config"]["policy"]
+    assert stored["action_scaling"] is False  # what auto came to
+    fit(tmp_path / "near", *BRIEF, "trainer.num_steps=8")  # and goes on
+    with pytest.raises(UserError, match=r"policy.action_scaling \(False -> True\)"):
+        fit(tmp_path / "near", *BRIEF, "policy.action_scaling=true")
+    monkeypatch.setattr(parts, "is_far_from_one", lambda space: True)
+    with pytest.raises(UserError, match="action_scaling=False, auto is True of its action space"):
+        fit(tmp_path / "near", *BRIEF, "trainer.num_steps=9")
+    fit(tmp_path / "far", *BRIEF)
+    assert RunRecord(tmp_path / "far").summary()["config"]["policy"]["action_scaling"] is True
+    fit(tmp_path / "given", *BRIEF, "policy.action_scaling=true")
+    assert_same_rows(tmp_path / "far", tmp_path / "given")

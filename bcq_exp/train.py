@@ -40,7 +40,7 @@ def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:
     from bcq_exp.training.job import Job
 
     record = RunRecord(folder)
-    summary = record.summary()
+    summary = record.progress()
     if summary is not None:
         start.check_continues(cfg, summary, folder)
     if start.is_completed(cfg, summary):

@@ -155,7 +155,7 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
         if name in ours or (named_by := _named_by(folder / name)) is None:
             continue
         with suppress(Damaged):
-            summary = RunRecord(folder / name).summary()
+            summary = RunRecord(folder / name).progress()
             if summary is None or named_by - dict(flattened(summary["config"])).keys():
                 continue
             changed = start.changes(parted(cfg.copy())[0], summary)

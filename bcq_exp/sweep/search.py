@@ -220,7 +220,7 @@ class OptunaSweeper(Sweeper):
         }
         mine = {key: value for key, value in mine.items() if key not in space}
         theirs = study.user_attrs.get("learns")
-        if theirs is None:
+        if theirs is None or not _num_complete(study):  # what began and failed binds nobody
             study.set_user_attr("learns", mine)
             return
         if changed := differences(theirs, mine):

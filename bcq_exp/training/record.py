@@ -251,6 +251,19 @@ class RunRecord:
             raise UserError(f"{self.folder}: no summary.json there; give the folder of a run")
         return summary
 
+    def progress(self) -> dict[str, Any] | None:
+        """:meth:`summary` of a run that has something to resume or to lose.
+
+        ``None`` where no run has begun, or it ended before its first step was recorded.
+
+        Raises:
+            Damaged: as that does.
+        """
+        summary = self.summary()
+        if summary is None or summary["step"] or self.checkpoint.exists() or self.last_row("train"):
+            return summary
+        return None
+
     @property
     def has_begun(self) -> bool:
         """Whether there is a summary, whole or not."""

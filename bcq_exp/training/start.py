@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 def check_folder(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """Hold a run against what its folder already has; nothing is written.
 
-    Returns the summary of the run there that it is to go on from, if there is one.
+    Returns the summary of the run there that it is to go on from, if there is one. A run that ended
+    before it recorded anything binds nobody.
 
     Raises:
         UserError: if an earlier run must not be continued (``resume=false``), has another
@@ -38,15 +39,13 @@ def check_folder(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         if cfg.resume is True and not is_sweep(folder.parent):
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")
         return None
+    if cfg.resume == "restart" or (summary := record.progress()) is None:
+        return None
     if cfg.resume is False:
         raise UserError(
             f"resume=false: {folder} holds a run already; choose another name, resume=auto to "
             "continue it or resume=restart to set it aside"
         )
-    if cfg.resume == "restart":
-        return None
-    summary = record.summary()
-    assert summary is not None
     check_continues(cfg, summary, folder)
     return summary
 

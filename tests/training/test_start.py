@@ -11,7 +11,7 @@ import pytest
 from bcq_exp.config.naming import run_name
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord, present_status
-from tests.commands import TINY, command, fit, tree
+from tests.commands import TINY, command, fit, spoil_engine, tree
 from tests.forked import forked
 from tests.same import assert_same_rows
 
@@ -87,6 +87,19 @@ def test_resume_restart_sets_the_old_run_aside_and_starts_over(run, trained):
     assert tree(run.with_name("trained.1")) == before
     assert RunRecord(run.with_name("trained.2")).summary()["step"] == 240
     assert RunRecord(run).summary()["step"] == 40
+
+
+def test_a_run_that_crashed_before_its_first_step_leaves_its_name_free(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        spoil_engine(patch, lambda engine: setattr(engine, "advance", lambda num_steps: 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            fit(tmp_path / "r", *TINY)
+    assert RunRecord(tmp_path / "r").summary()["status"] == "failed"
+    fit(tmp_path / "r", *TINY, "algo.lmbda=0.5", "resume=false", "trainer.num_steps=120")
+    summary = RunRecord(tmp_path / "r").summary()
+    assert (summary["status"], summary["failure"], summary["step"]) == ("completed", None, 120)
+    with pytest.raises(UserError, match=r"algo.lmbda \(0.5 -> 0.75\)"):
+        fit(tmp_path / "r", *TINY)
 
 
 def test_resume_true_without_a_run_is_refused(tmp_path):

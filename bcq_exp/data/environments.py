@@ -42,6 +42,8 @@ _FILE_NAMES = {
     r"pendulum(?![a-z])": "Pendulum-v1",
 }
 
+_SPACES = ("obs_dim", "act_low", "act_high")
+_DECISIVE = ("id", "entry_point", "kwargs", "max_episode_steps", "additional_wrappers")
 _GONE_FIELDS = ("autoreset", "apply_api_compatibility")  # in specs written before Gymnasium 1.0
 
 # Of Gymnasium's wrappers those that only map observations, actions and rewards or count steps: the
@@ -233,6 +235,19 @@ def to_state(
         "act_low": action_space.low.tolist(),
         "act_high": action_space.high.tolist(),
     }
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """What differs between two environments in :func:`to_state`'s values, each in words.
+
+    Only what an episode follows from is compared, of specifications that were written down.
+    """
+    parts = [{name: state[name] for name in _SPACES} for state in (old, new)]
+    if old["spec"] is not None and new["spec"] is not None:
+        for part, state in zip(parts, (old, new), strict=True):
+            part |= {name: json.loads(state["spec"]).get(name) for name in _DECISIVE}
+    one, other = parts
+    return {k: f"{k} ({v} -> {other[k]})" for k, v in one.items() if v != other[k]}
 
 
 def importable(spec: EnvSpec) -> EnvSpec:

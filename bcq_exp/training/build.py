@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.config.meaning import config_hash
 from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.environments import changes
 from bcq_exp.data.online import Exploration
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import Transitions
@@ -47,12 +49,18 @@ from bcq_exp.training.trainer import Cadence, Trainer
 
 
 def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trainer:
-    """The trainer of a cohort's runs, each at its checkpoint if it has one."""
+    """The trainer of a cohort's runs, each at its checkpoint if it has one.
+
+    Raises:
+        UserError: if a part cannot be built, or the environment of a checkpoint is another now.
+    """
     jobs = [replace(job, cfg=with_scaling_decided(job.cfg, task.action_space)) for job in jobs]
     cfgs, records = [job.cfg for job in jobs], [RunRecord(job.folder) for job in jobs]
     found = [to_go_on(record) for record in records]
     for job, saved in zip(jobs, found, strict=True):
-        _check_scaling(job, saved)
+        if saved is not None:
+            _check_environment(job.folder, saved, task)
+            _check_scaling(job, saved)
     normalizer = build_normalizer(cfgs[0], task, found[0])
     engine = build_engine(cfgs, task, normalizer, placement)
     nothing = torch.empty(0, len(engine.statistics), dtype=torch.float64)
@@ -78,18 +86,31 @@ def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trai
     return Trainer(engine, runs, cadence, torch.stack(windows), placement.num_threads)
 
 
-def _check_scaling(job: Job, saved: Found | None) -> None:
+def _check_scaling(job: Job, saved: Found) -> None:
     """Hold what ``policy.action_scaling=auto`` came to against the checkpoint.
 
     Raises:
         UserError: if the run there learnt in other units.
     """
-    policy = None if saved is None else saved.content["config"].get("policy")
+    policy = saved.content["config"].get("policy")
     if policy is not None and policy["action_scaling"] != job.cfg.policy.action_scaling:
         raise UserError(
             f"{job.folder} holds a run with policy.action_scaling={policy['action_scaling']}, "
             f"auto is {job.cfg.policy.action_scaling} of its action space; give the run's, or "
             "resume=restart to set it aside"
+        )
+
+
+def _check_environment(folder: Path, found: Found, task: Task) -> None:
+    """Compare a run's environment with the one of its checkpoint.
+
+    Raises:
+        UserError: if its spaces or episodes are others now.
+    """
+    if changed := changes(found.content["environment"], task.environment_state()):
+        raise UserError(
+            f"cannot resume {folder}: its environment changed: {', '.join(changed.values())}; use "
+            "a new name= or resume=restart"
         )
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from bcq_exp.config.meaning import shared_by_stack
 from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import algorithm_nodes, hidden_sizes
+from bcq_exp.training import start
 from bcq_exp.training.job import Job
 from bcq_exp.training.objective import Objective
 from bcq_exp.training.record import RunRecord, hold
@@ -72,7 +73,8 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
 
     Raises:
         RunStopped: after a signal, with every run's checkpoint saved.
-        UserError: if data set, environment or device cannot be had, or another process has a run.
+        UserError: if data set, environment or device cannot be had, the data set changed since a
+            run began, or another process has a run.
     """
     from bcq_exp.engine.memory import enough_memory
     from bcq_exp.training import build
@@ -83,6 +85,7 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
     dataset = build.build_dataset(jobs[0].cfg)
     for job in jobs:
         Objective.of(job.cfg).check_known(dataset)
+        start.check_data(job, dataset.facts())
     with enough_memory(), ExitStack() as until_trained:
         for job in jobs:
             until_trained.enter_context(hold(job.folder))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from omegaconf import DictConfig
 
 from bcq_exp.config.meaning import differences, identity
 from bcq_exp.config.plain import plain
-from bcq_exp.errors import UserError
+from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.job import Job
 from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
@@ -99,6 +101,36 @@ def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> N
 def changes(cfg: DictConfig, summary: dict[str, Any]) -> dict[str, str]:
     """The keys in which a configuration would learn something else than a run, each in words."""
     return differences(identity(summary["config"]), identity(plain(cfg)))
+
+
+def check_data(job: Job, facts: Mapping[str, Any]) -> None:
+    """Compare a data set with those that the run there, and others of its sweep, learned from.
+
+    Args:
+        facts: of the data set as it is now (:meth:`bcq_exp.data.task.Task.facts`).
+
+    Raises:
+        UserError: if one had other contents under the same ``dataset`` keys.
+    """
+    folder, data = job.folder, _data_of(plain(job.cfg))
+    others = folder.parent.glob("*/summary.json") if is_sweep(folder.parent) else ()
+    for place in (folder, *(path.parent for path in others)):
+        with suppress(Damaged):
+            summary = RunRecord(place).progress()
+            if summary is None or _data_of(summary["config"]) != data:
+                continue
+            recorded, now = summary["dataset"].get("content_hash"), facts["content_hash"]
+            if recorded not in (None, now):
+                raise UserError(
+                    f"cannot resume {folder if place == folder else folder.parent}: its data set "
+                    f"changed (recorded {recorded[:12]}..., now {now[:12]}...); use a new name= or "
+                    "resume=restart"
+                )
+            return  # one run stands for all: each was compared before it began
+
+
+def _data_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    return identity({"dataset": config["dataset"]})
 
 
 def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:

@@ -1,0 +1,100 @@
+"""A run goes on with the data that it began with, and so do the others of its sweep."""
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from bcq_exp.data.datasets import load_minari
+from bcq_exp.errors import UserError
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY, fit, tree
+from tests.forked import forked
+
+MINE = tuple(word for word in TINY if not word.startswith("dataset."))
+OF_MINARI = (*MINE, "dataset=minari", "dataset.id=my/set-v0", "dataset.download=false")
+OF_D4RL = (*MINE, "dataset=d4rl_hdf5", "dataset.env=Pendulum-v1")
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """Records the data set ``my/set-v0`` in place of an older one; returns its content's hash."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+
+    def record(seed):
+        words = ("id=my/set-v0", "env=Pendulum-v1", "num_steps=600", f"seed={seed}")
+        done = forked(*words, "overwrite=true", module="bcq_exp.collect", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return load_minari("my/set-v0", download=False).content_hash
+
+    return record
+
+
+def write_d4rl(path, seed):
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.uniform(-1, 1, (400, 3)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (400, 1)).astype(np.float32)
+        file["rewards"] = rng.normal(size=400).astype(np.float32)
+        file["terminals"] = np.zeros(400, bool)
+        file["timeouts"] = np.arange(400) % 200 == 199
+
+
+def test_a_run_does_not_resume_on_a_set_that_was_recorded_again(record, tmp_path):
+    first = record(seed=0)
+    half, whole = "trainer.num_steps=120", "trainer.num_steps=240"
+    fit(tmp_path / "r", *OF_MINARI, half)
+    shutil.copytree(tmp_path / "r", tmp_path / "same")
+    second = record(seed=1)
+    before = tree(tmp_path / "r")
+    with pytest.raises(UserError, match=f"cannot resume .*/r: .*{first[:12]}.*{second[:12]}"):
+        fit(tmp_path / "r", *OF_MINARI, whole)
+    assert tree(tmp_path / "r") == before
+    fit(tmp_path / "r", *OF_MINARI, whole, "resume=restart")
+    assert RunRecord(tmp_path / "r").summary()["dataset"]["content_hash"] == second
+    record(seed=0)
+    fit(tmp_path / "same", *OF_MINARI, whole)
+    assert RunRecord(tmp_path / "same").summary()["step"] == 240
+
+
+def test_nor_on_a_file_that_was_replaced(tmp_path):
+    path = tmp_path / "buffer.hdf5"
+    options = (*OF_D4RL, f"dataset.path={path}", "trainer.normalize_obs=true")
+    write_d4rl(path, seed=0)
+    fit(tmp_path / "r", *options, "trainer.num_steps=120")
+    write_d4rl(path, seed=1)
+    with pytest.raises(UserError, match=r"its data set changed \(recorded .*, now .*\)"):
+        fit(tmp_path / "r", *options)
+    assert RunRecord(tmp_path / "r").summary()["step"] == 120
+
+
+@pytest.mark.parametrize("launcher", ["vectorized", pytest.param("basic", marks=pytest.mark.slow)])
+def test_a_sweep_is_not_extended_on_other_data(launcher, record, tmp_path):
+    sweep = ("-m", "name=s", f"hydra/launcher={launcher}", *OF_MINARI, "trainer.num_steps=120")
+    first = record(seed=0)
+    assert forked(*sweep, "seed=0", cwd=tmp_path).returncode == 0
+    second = record(seed=1)
+    for seeds in ("1,2", *(["0,1"] if launcher == "basic" else [])):
+        done = forked(*sweep, f"seed={seeds}", cwd=tmp_path)
+        assert done.returncode != 0
+        assert "multirun/s: its data set changed " in done.stderr
+        assert f"(recorded {first[:12]}..., now {second[:12]}...)" in done.stderr
+    assert not list(tmp_path.glob("multirun/s/seed=[12]/train.csv"))
+    assert RunRecord(tmp_path / "multirun/s/seed=0").summary()["dataset"]["content_hash"] == first
+    elsewhere = forked(*sweep, "name=t", "seed=0,1", cwd=tmp_path)
+    assert elsewhere.returncode == 0, elsewhere.stderr
+
+
+def test_a_sweep_over_data_sets_goes_on(tmp_path):
+    paths = [tmp_path / name / "buffer.hdf5" for name in "abc"]
+    for seed, path in enumerate(paths):
+        write_d4rl(path, seed)
+    sweep = ("-m", "name=s", *OF_D4RL, "trainer.num_steps=120")
+    for some in (paths[:1], paths):
+        done = forked(*sweep, f"dataset.path={','.join(map(str, some))}", "seed=0", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    found = tmp_path.glob("multirun/s/*/summary.json")
+    hashes = {RunRecord(path.parent).summary()["dataset"]["content_hash"] for path in found}
+    assert len(hashes) == 3

@@ -9,7 +9,14 @@ from omegaconf import OmegaConf
 
 from bcq_exp.config.checking import check
 from bcq_exp.config.keys import schema_of
-from bcq_exp.config.meaning import compared, config_hash, flattened, shared_by_stack
+from bcq_exp.config.meaning import (
+    compared,
+    config_hash,
+    differences,
+    flattened,
+    identity,
+    shared_by_stack,
+)
 from bcq_exp.config.naming import run_name
 from bcq_exp.config.plain import plain, refers
 from bcq_exp.errors import UserError
@@ -189,6 +196,24 @@ IDENTITY = [
     ("trainer.device=cpu", True),
     ("trainer.num_threads=2", True),
 ]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_steps_are_part_of_what_is_learnt_where_a_schedule_follows_from_them(schedule):
+    scheduled = f"critic_optim.schedule={schedule}"
+    one, more = (plain(compose(scheduled, f"trainer.num_steps={n}")) for n in (120, 240))
+    assert config_hash(one) != config_hash(more)
+    assert list(differences(identity(one), identity(more)).values()) == [
+        f"critic_optim.schedule ({schedule} over 120 steps -> {schedule} over 240 steps)"
+    ]
+
+
+@pytest.mark.parametrize("key", ["use_cache", "download"])
+def test_how_data_come_here_is_not_what_is_learnt(key):
+    given = ["dataset=minari", "dataset.id=a/b-v0"]
+    one, other = (plain(compose(*given, f"dataset.{key}={x}")) for x in ("true", "false"))
+    assert config_hash(one) == config_hash(other)
+    assert compared(one) == compared(other)
 
 
 @pytest.mark.parametrize(("override", "same"), IDENTITY, ids=[o for o, _ in IDENTITY])

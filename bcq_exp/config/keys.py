@@ -29,7 +29,7 @@ class Meaning:
 LEARNING = Meaning()
 STACKING = Meaning(may_differ=True)  # a number of the equations, or what each run has of its own
 WATCHING = Meaning(identity=False, may_differ=True, compared=False)  # its name, its dashboard
-PLACING = Meaning(identity=False, compared=False)  # how far it goes, and on what
+PLACING = Meaning(identity=False, compared=False)  # how far it goes, on what
 MEASURING = Meaning(compared=False)  # how often it is looked at
 EVALUATING = Meaning(may_differ=True, compared=False)
 
@@ -48,7 +48,7 @@ def key(
         values: what it may be; of a list, each element, of which it holds ``length``, or at least
             one.
         meaning: where it is another than the schema's own ``meaning``, or the node's above.
-        schema: of a node that has always the same.
+        schema: of a node, for readers of stored configurations, which have no types.
     """
     metadata = {"allowed": values, "length": length, "meaning": meaning, "schema": schema}
     return field(default="???" if default is MISSING else default, metadata=metadata)

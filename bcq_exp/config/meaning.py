@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.keys import LEARNING, Meaning, schema_of
 from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
+from bcq_exp.ranges import CONSTANT
 
 
 def flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -25,8 +26,15 @@ def flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration by dotted keys, those alone that say what is learnt."""
-    return {key: value for key, value, meaning in _meanings(resolved) if meaning.identity}
+    """A stored configuration by dotted keys, those alone that say what is learnt.
+
+    A learning rate that follows a schedule depends on the number of steps as well.
+    """
+    kept = {key: value for key, value, meaning in _meanings(resolved) if meaning.identity}
+    for node in resolved.keys() - schema_of(RunConfig).keys():  # those that algo composes
+        if (schedule := kept.get(f"{node}.schedule", CONSTANT)) != CONSTANT:
+            kept[f"{node}.schedule"] = f"{schedule} over {resolved['trainer']['num_steps']} steps"
+    return kept
 
 
 def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:

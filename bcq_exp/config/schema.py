@@ -168,8 +168,8 @@ class MinariConfig:
     _target_: str = "???"
     id: str = "???"
     env: str | None = None
-    download: bool = True
-    use_cache: bool = True
+    download: bool = key(default=True, meaning=PLACING)
+    use_cache: bool = key(default=True, meaning=PLACING)
     clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
 
@@ -180,7 +180,7 @@ class D4RLConfig:
     path: str = key(PATH)
     env: str | None = None
     action_bounds: list[Any] | None = None
-    use_cache: bool = True
+    use_cache: bool = key(default=True, meaning=PLACING)
     clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
 
@@ -236,7 +236,8 @@ class RunConfig:
     name: str | None = key(default=None, meaning=WATCHING)
     resume: Any = key(OneOf(("auto", True, False, "restart")), meaning=WATCHING)
     algo: Any = "???"
-    dataset: Any = key(meaning=MEASURING)  # told apart by their ids, as tasks
+    # told apart by their ids, as tasks; a stored one has no type: its keys mean what Minari's do
+    dataset: Any = key(meaning=MEASURING, schema=MinariConfig)
     trainer: Any = key(schema=TrainerConfig)
     logger: Any = key(schema=LoggerConfig)
 

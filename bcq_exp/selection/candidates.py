@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bcq_exp.analysis.runs import run_names
-from bcq_exp.config.meaning import flattened
+from bcq_exp.config.meaning import differences, identity
 from bcq_exp.data.datasets import Dataset, load_d4rl_hdf5, load_minari, load_pendulum
 from bcq_exp.data.online import explore
 from bcq_exp.errors import UserError, first_line
@@ -26,7 +26,6 @@ LOADERS = {
     for load in (load_minari, load_pendulum, load_d4rl_hdf5)
 }
 ONLINE = f"{explore.__module__}.{explore.__name__}"
-HOW_THEY_CAME = ("download", "use_cache")  # keys that do not decide what the data are
 ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for
 
 S = TypeVar("S")
@@ -111,10 +110,10 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
     nodes = {folder: each["config"]["dataset"] for folder, each in told.items()}
     first = nodes[folders[0]]
     for folder, node in nodes.items():
-        if (difference := _difference(node, first)) is not None:
+        if changed := differences(identity({"dataset": first}), identity({"dataset": node})):
             raise UserError(
-                f"{folder}: learnt from other data than {folders[0]} ({difference}); policies are "
-                "compared on one data set"
+                f"{folder}: learned from other data than {folders[0]}: "
+                f"{', '.join(changed.values())}; policies are compared on one data set"
             )
     dataset = _load(first, folders[0], trusted)
     for folder in folders:
@@ -227,12 +226,3 @@ def _untrusted(folder: Path, said: str) -> UserError:
         f"{folder}: its data come from dataset.{said}, which is none of ours; --trust calls it, if "
         "you trust where the folder comes from"
     )
-
-
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """A key in which two nodes differ; one that is not there is as good as null."""
-    mine, theirs = dict(flattened(one)), dict(flattened(other))
-    for key in {**mine, **theirs}:
-        if key not in HOW_THEY_CAME and mine.get(key) != theirs.get(key):
-            return f"dataset.{key}={mine.get(key)}, not {theirs.get(key)}"
-    return None

@@ -89,6 +89,16 @@ def test_resume_restart_sets_the_old_run_aside_and_starts_over(run, trained):
     assert RunRecord(run).summary()["step"] == 40
 
 
+def test_more_steps_are_another_configuration_where_a_schedule_follows_from_them(tmp_path):
+    scheduled = (*TINY, "actor_optim.schedule=linear", "trainer.eval_episodes=0")
+    fit(tmp_path / "r", *scheduled, "trainer.num_steps=120")
+    before = tree(tmp_path / "r")
+    message = r"actor_optim.schedule \(linear over 120 steps -> linear over 240 steps\)"
+    with pytest.raises(UserError, match=message):
+        fit(tmp_path / "r", *scheduled, "trainer.num_steps=240")
+    assert tree(tmp_path / "r") == before
+
+
 def test_a_run_that_crashed_before_its_first_step_leaves_its_name_free(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoil_engine(patch, lambda engine: setattr(engine, "advance", lambda num_steps: 1 / 0))

@@ -17,8 +17,10 @@ from bcq_exp.errors import UserError
 from bcq_exp.ranges import PATH, Range
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig) -> dict[str, Any]:
     """Hold every key and value of a composed configuration against its schema.
+
+    Returns the values, resolved, as Python's own containers.
 
     Raises:
         UserError: one line naming the first key that is unknown, still wants a value, or has one
@@ -31,6 +33,7 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{key}: give it a value, {key}=...")
         if schema_field is not None and not _is_allowed(value, schema_field):
             raise UserError(f"{key}={_shown(value)}: must be {describe(schema_field)}")
+    return values
 
 
 def check_folders(config: DictConfig) -> Path:

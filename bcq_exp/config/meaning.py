@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bcq_exp.config.keys import LEARNING, Meaning, schema_of
+from bcq_exp.config.keys import LEARNING, WATCHING, Meaning, schema_of
 from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.ranges import CONSTANT
@@ -35,6 +35,12 @@ def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
         if (schedule := kept.get(f"{node}.schedule", CONSTANT)) != CONSTANT:
             kept[f"{node}.schedule"] = f"{schedule} over {resolved['trainer']['num_steps']} steps"
     return kept
+
+
+def trained(resolved: Mapping[str, Any]) -> str:
+    """All of a stored configuration that bears on a run's training, or where it is, as text."""
+    leaves = {key: value for key, value, meaning in _meanings(resolved) if meaning != WATCHING}
+    return json.dumps(leaves, sort_keys=True)
 
 
 def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from bcq_exp.config.checking import check, check_folders
-from bcq_exp.config.meaning import flattened
+from bcq_exp.config.meaning import flattened, trained
 from bcq_exp.config.naming import keys_of, run_folder, subdir_of
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
@@ -207,17 +207,34 @@ def _axis(override: Override) -> Axis:
 
 
 def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
-    """Every value of every key, one at a time beside the others' first."""
+    """Every value of every key, one at a time beside the others' first.
+
+    Raises:
+        UserError: for a value that is none, or two that make equal runs.
+    """
     first = [axis.overrides[0] for axis in axes]
     base = compose([*fixed, *first])
-    check(base)
+    learned = trained(check(base))
     for i, axis in enumerate(axes):
         varied = base.copy()  # whose value is replaced by the next one
+        seen = {learned: axis.overrides[0]}
         for override in axis.overrides[1:]:
             if axis.is_group or not _replace_value(varied, override):
-                check(compose([*fixed, *first[:i], override, *first[i + 1 :]]))
+                values = check(compose([*fixed, *first[:i], override, *first[i + 1 :]]))
             else:
-                check(varied)
+                values = check(varied)
+            same = seen.setdefault(trained(values), override)
+            if same != override and not axis.is_continuous:
+                raise UserError(
+                    f"{same}, {override}: equal runs, as nothing that is trained differs; "
+                    + _remedy(axis)
+                )
+
+
+def _remedy(axis: Axis) -> str:
+    if axis.key == "sweep":
+        return "give one sweep, and launch the other under another name"
+    return f"give one value of {axis.key}"
 
 
 def _replace_value(cfg: DictConfig, override: str) -> bool:

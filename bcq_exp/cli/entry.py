@@ -183,7 +183,7 @@ def _plan(
             return plan_sweep and explained(plan_sweep, args.overrides, compose)
         if plan_only:
             raise UserError("--plan: says what a sweep will be; this is one run, a sweep has -m")
-        folder = check_folders(cfg)
+        folder = check_folders(cfg, is_sweep=False)
         with open_dict(cfg):
             del cfg["hydra"]
         check(cfg)
@@ -222,9 +222,7 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     from hydra import compose
 
     def composed(given: list[str]) -> DictConfig:
-        cfg = compose(config_name, overrides=given, return_hydra_config=True)
-        str(cfg.hydra.run.dir)  # a name that is none shows when it is resolved
-        return cfg
+        return compose(config_name, overrides=given, return_hydra_config=True)
 
     try:
         return explained(composed, overrides)

@@ -36,25 +36,25 @@ def check(config: DictConfig) -> dict[str, Any]:
     return values
 
 
-def check_folders(config: DictConfig) -> Path:
-    """Hold what Hydra is to write to against what may be; returns the folder of a single run.
+def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
+    """Hold what Hydra is to write to against what may be; returns the folder of the run or sweep.
+
+    The other's is not looked up: with ``resume=true`` there may be none.
 
     Raises:
         UserError: one line naming the first key that is empty, which Hydra would take for the
             present folder.
     """
     hydra = config.hydra
-    subdir = hydra.sweep._get_node("subdir")  # of each run: resolved when there is one
-    places = {
-        "run.dir": str(hydra.run.dir),
-        "sweep.dir": str(hydra.sweep.dir),
-        "sweep.subdir": None if subdir is None else subdir._value(),
-        "output_subdir": hydra.output_subdir,
-    }
-    for key, value in places.items():
+    key = "sweep.dir" if is_sweep else "run.dir"
+    folder = str(OmegaConf.select(hydra, key))
+    places = {key: folder, "output_subdir": hydra.output_subdir}
+    if is_sweep and (subdir := hydra.sweep._get_node("subdir")) is not None:
+        places["sweep.subdir"] = subdir._value()  # of each run: resolved when there is one
+    for name, value in places.items():
         if value is not None and value not in PATH:
-            raise UserError(f"hydra.{key}={value}: must be {PATH}")
-    return Path(places["run.dir"])
+            raise UserError(f"hydra.{name}={value}: must be {PATH}")
+    return Path(folder)
 
 
 def describe(schema_field: Field) -> str:

@@ -95,8 +95,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
                 f"{what}: not with hydra/launcher=basic, which takes the runs one by one, each to "
                 "its end; with any other"
             )
-    check_folders(cfg)
-    folder = Path(cfg.hydra.sweep.dir)
+    folder = check_folders(cfg, is_sweep=True)
     _check_folder(cfg, folder)
     placed = [f"hydra.sweep.dir='{folder}'"]
     if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):

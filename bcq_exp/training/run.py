@@ -61,10 +61,12 @@ class Run:
     @property
     def command_to_go_on(self) -> str:
         """What a person types to continue this run, or its sweep."""
-        sweep = sweep_name(self.record.folder)
-        return (
-            f"python -m bcq_exp ... {f'name={self.title}' if sweep is None else f'name={sweep} -m'}"
-        )
+        folder, key, option = self.record.folder, "hydra.run.dir", ""
+        if sweep_name(folder) is not None:
+            folder, key, option = folder.parent, "hydra.sweep.dir", " -m"
+        is_named = folder.parent.name == "multirun"
+        where = f"name={folder.name}" if is_named else f"{key}={folder}"
+        return f"python -m bcq_exp ... {where}{option}"
 
     def log_training(
         self, step: int, statistics: Mapping[str, float | None], taken: int, seconds: float

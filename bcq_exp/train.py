@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from bcq_exp.cli.entry import entry
+from bcq_exp.config.overrides import located
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.plan import plan_sweep
 from bcq_exp.training import start
@@ -24,7 +25,7 @@ def main(cfg: DictConfig) -> float:
 
     hydra = HydraConfig.get()
     asked = command([*own_configs(hydra), *hydra.overrides.task])
-    return train(cfg, Path(hydra.runtime.output_dir), asked)
+    return train(located(cfg, hydra.runtime.cwd), Path(hydra.runtime.output_dir), asked)
 
 
 def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:

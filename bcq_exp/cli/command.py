@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -27,6 +28,8 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     def run(*arguments: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _end)  # so that what is half-written is removed
+        if root := os.environ.get("MINARI_DATASETS_PATH"):  # Hydra may change the folder (chdir)
+            os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(root)
         logging.raiseExceptions = False  # a log that cannot be written is no reason to say more
         try:
             function(*arguments)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.checking import check
 from bcq_exp.config.naming import keys_of, run_folder
+from bcq_exp.config.overrides import located
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.training import start
@@ -70,6 +71,7 @@ class SweepJobs:
         self._composer = SweepComposer(loader, sweep)
         self._place, self._own_configs = _place(sweep), own_configs(sweep.hydra)
         self._chooses = not sweep.hydra.sweeper._target_.endswith(GRIDS)
+        self._cwd, self._chdir = str(sweep.hydra.runtime.cwd), bool(sweep.hydra.job.chdir)
 
     def folder(self, number: int, overrides: Sequence[str]) -> Path:
         """The folder of a job."""
@@ -136,7 +138,8 @@ class SweepJobs:
         of_sweep = ("name=", "sweep=", "resume=")
         alone = [override for override in overrides if not override.startswith(of_sweep)]
         asked = command([*self._own_configs, *alone])
-        return Job(cfg, folder, asked, is_alone=False, until=until)
+        cfg = located(cfg, self._cwd)
+        return Job(cfg, folder, asked, is_alone=False, until=until, chdir=self._chdir)
 
 
 def _place(config: DictConfig) -> tuple[str, str] | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -71,6 +73,13 @@ class CohortLauncher(Launcher):
     ) -> None:
         self._context, self._task, self._config = hydra_context, task_function, config
         self._jobs = SweepJobs(hydra_context.config_loader, config)
+        if config.hydra.job.chdir:
+            if self._group_size not in ("auto", 1):
+                raise UserError(
+                    f"hydra.launcher.group_size={self._group_size}: with hydra.job.chdir=true each "
+                    "run is trained by itself, in its folder; use 1 or auto"
+                )
+            self._group_size = 1
 
     def launch(
         self,
@@ -232,6 +241,11 @@ def _train_group(jobs: Sequence[Job]) -> list[Reason | None]:
 
     A worker that died may have saved some of them at a later step than others, or completed them.
     """
+    if jobs[0].chdir:
+        (job,) = jobs
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with chdir(job.folder):
+            return _train_group([replace(job, chdir=False)])
     failures: dict[Path, Reason | None] = {job.folder: None for job in jobs}
     try:
         left = [job for job in jobs if not start.has_arrived(job, RunRecord(job.folder).summary())]

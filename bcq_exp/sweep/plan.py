@@ -19,6 +19,7 @@ from yaml import YAMLError
 from bcq_exp.config.checking import check, check_folders
 from bcq_exp.config.meaning import flattened, trained
 from bcq_exp.config.naming import keys_of, run_folder, subdir_of
+from bcq_exp.config.overrides import located
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
@@ -157,7 +158,8 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
             summary = RunRecord(folder / name).progress()
             if summary is None or named_by - dict(flattened(summary["config"])).keys():
                 continue
-            changed = start.changes(parted(cfg.copy())[0], summary)
+            own = located(parted(cfg.copy())[0], cfg.hydra.runtime.cwd)
+            changed = start.changes(own, summary)
             told = [
                 words
                 for key, words in changed.items()

@@ -18,6 +18,7 @@ class Job:
         command: what a person types for this run alone.
         is_alone: whether it is all the process does; a sweep's run keeps its words to its own log.
         until: the step at which it stops, so that it can go on later; ``None`` is its end.
+        chdir: whether it is trained in its folder (``hydra.job.chdir``), and so by itself.
     """
 
     cfg: DictConfig
@@ -25,6 +26,7 @@ class Job:
     command: str
     is_alone: bool = True
     until: int | None = None
+    chdir: bool = False
 
     @property
     def title(self) -> str:

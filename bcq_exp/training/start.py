@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bcq_exp.config.meaning import differences, identity
+from bcq_exp.config.overrides import located
 from bcq_exp.config.plain import plain
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.job import Job
@@ -72,6 +74,7 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
     Raises:
         UserError: as that does, or if the algorithm does not read what the configuration has.
     """
+    cfg = located(cfg, os.getcwd())
     check_objective(cfg, is_wanted=False)
     if not is_completed(cfg, check_folder(cfg, folder)):
         from bcq_exp.training.parts import algorithm_class

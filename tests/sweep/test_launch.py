@@ -133,7 +133,8 @@ def test_mistakes_of_several_kinds_are_told_run_by_run(tmp_path):
     assert done.returncode == 1
     said = done.stderr.splitlines()
     assert said[0] == "24 of 24 runs failed:" and len(said) == 1 + 2 * 11
-    assert said[1] == "  seed=0,dataset.path=a.hdf5: data set 'a': there is no file 'a.hdf5'"
+    lacking = f"data set 'a': there is no file '{tmp_path / 'a.hdf5'}'"
+    assert said[1] == f"  seed=0,dataset.path=a.hdf5: {lacking}"
     assert said[11] == "  and 2 more for that reason"
 
 

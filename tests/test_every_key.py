@@ -154,7 +154,8 @@ def outcome(tmp_path, monkeypatch):
         return SimpleNamespace(
             settings=SimpleNamespace(sync_file=sys.executable),  # any file of some size
             define_metric=lambda *a, **k: None,
-            log=lambda row: None,
+            log=lambda row, step, commit: None,
+            starting_step=0,
             summary={},
             finish=lambda exit_code: None,
         )

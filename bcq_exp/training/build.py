@@ -295,7 +295,9 @@ def build_run(
         tracker=(
             NoTracker()
             if cfg.logger.mode == "disabled"
-            else build_tracker(cfg.logger.mode, record, facts, job.title, warnings)
+            else build_tracker(
+                cfg.logger.mode, record, facts, job.title, warnings, record.num_logged
+            )
         ),
         evaluator=_evaluator(cfg, task),
         normalizer=normalizer,
@@ -316,13 +318,19 @@ def _evaluator(cfg: DictConfig, task: Task) -> Evaluator | None:
 
 
 def build_tracker(
-    mode: str, record: RunRecord, facts: Mapping[str, Any], title: str, warnings: Warnings
+    mode: str,
+    record: RunRecord,
+    facts: Mapping[str, Any],
+    title: str,
+    warnings: Warnings,
+    num_rows: int,
 ) -> Tracker:
     """W&B with the identity that makes its grouping work without further clicks.
 
     Args:
         mode: offline or online.
         facts: what ``summary.json`` says of the run.
+        num_rows: rows of it that W&B was given before.
     """
     logger = facts["config"]["logger"]
     sweep, before = sweep_name(record.folder), record.summary()
@@ -341,5 +349,6 @@ def build_tracker(
             "tags": [*logger["tags"], facts["dataset"]["id"]],
             "name": title,
         },
+        num_rows=num_rows,
         warnings=warnings,
     )

@@ -48,7 +48,7 @@ def _add_estimate(folder: Path, row: Mapping[str, Any], warnings: Warnings) -> l
     mode = summary["config"]["logger"]["mode"]
     if mode == "disabled":
         return []
-    tracker = build_tracker(mode, record, summary, folder.name, warnings)
+    tracker = build_tracker(mode, record, summary, folder.name, warnings, record.num_logged)
     tracker.log(OPE, _told(row))
     tell_end(tracker, summary)
     return [tracker]
@@ -75,7 +75,8 @@ def mirror(folder: Path) -> Path:
         rows += [(OPE, _told(row)) for row in record.estimates()]
         wandb = folder / "wandb"
         _set_aside(wandb)
-        tracker = build_tracker("offline", record, summary, folder.name, Warnings(said.append))
+        warnings = Warnings(said.append)
+        tracker = build_tracker("offline", record, summary, folder.name, warnings, num_rows=0)
         for prefix, row in sorted(rows, key=lambda each: each[1]["step"] or 0):
             tracker.log(prefix, row)
         tell_end(tracker, summary)

@@ -91,6 +91,7 @@ class WandbTracker:
         id: W&B's id of the run to continue; ``None`` starts a new one.
         config: the resolved configuration, logged whole.
         identity: project, entity, group, job_type, tags and name, as ``wandb.init`` takes them.
+        num_rows: rows that the run logged before, from which W&B's own ``_step`` counts on.
         warnings: of the runs that are trained together.
     """
 
@@ -103,6 +104,7 @@ class WandbTracker:
         id: str | None,
         config: Mapping[str, Any],
         identity: Mapping[str, Any],
+        num_rows: int,
         warnings: Warnings,
     ) -> None:
         self.id: str | None = id or service.new_id()
@@ -112,6 +114,7 @@ class WandbTracker:
         self._anew = f"{command} writes it for W&B anew"
         self._failed = False
         self._num_bytes = _size(config)
+        self._num_rows = num_rows
         self._tasks: SimpleQueue[tuple[str, Callable[[Any], None]] | None] = SimpleQueue()
         self._thread = Thread(
             target=self._work,
@@ -123,9 +126,16 @@ class WandbTracker:
 
     def log(self, prefix: str, row: Mapping[str, Any]) -> None:
         named = {k if k == "step" else f"{prefix}/{k}": v for k, v in row.items() if v is not None}
+        number, self._num_rows = self._num_rows, self._num_rows + 1
+
+        def send(run: Any) -> None:
+            first = run.starting_step  # the server has the rows before it, which resuming repeats
+            if number >= first or prefix == "ope":  # an estimate is of a run that has ended
+                run.log(named, step=max(number, first), commit=True)
+
         if not self._failed:
             self._num_bytes += _size(named)
-            self._tasks.put(("failed", lambda run: run.log(named)))
+            self._tasks.put(("failed", send))
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         def end(run: Any) -> None:

@@ -59,6 +59,7 @@ def test_the_best_return_is_kept_beside_the_last(offline, trained):
 
 
 def test_curves_are_drawn_over_gradient_steps(offline):
+    assert [row["_step"] for row in offline.history] == list(range(8))
     assert offline.metrics["train/*"][0] == "step"
     assert offline.metrics["eval/*"][0] == "step"
     step, summaries = offline.metrics["eval/return_mean"]
@@ -109,8 +110,9 @@ class FakeRun(SimpleNamespace):
     def __init__(self, failing=(), **values):
         settings = SimpleNamespace(sync_file=sys.executable)  # any file of some size
         super().__init__(
-            summary={}, rows=[], failing=failing, ended=[], settings=settings, **values
-        )
+            summary={}, rows=[], numbers=[], failing=failing, ended=[], settings=settings,
+            **{"starting_step": 0, **values},
+        )  # fmt: skip
 
     def _maybe_fail(self, name):
         if name in self.failing:
@@ -119,7 +121,9 @@ class FakeRun(SimpleNamespace):
     def define_metric(self, *args, **kwargs):
         self._maybe_fail("define_metric")
 
-    def log(self, row):
+    def log(self, row, step, commit):
+        assert commit and step >= self.starting_step  # else W&B waits for more, or drops it
+        self.numbers.append(step)
         if "eval/return_mean" in row:  # in the middle of the run
             self._maybe_fail("log")
         self.rows.append(row)
@@ -205,6 +209,27 @@ def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path, monkeypatch):
     assert asked == [(wandb_id, None), (wandb_id, "allow")]
     steps = [[row["step"] for row in run.rows] for run in runs]
     assert steps == [[40, 80, 120, 120], [160, 200, 240, 240]]
+    assert [run.numbers for run in runs] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("had", [0, 4])
+def test_after_a_kill_rows_have_their_numbers_again(had, tmp_path, monkeypatch):
+    """Those that the server got before it, of an online run, are not sent to it again."""
+    import wandb
+
+    runs = [FakeRun(), FakeRun(starting_step=had)]
+    left = iter(runs)
+    monkeypatch.setattr(wandb, "init", lambda **_: next(left))
+    fit(tmp_path / "r", *WANDB, "trainer.num_steps=120")
+    killed = RunRecord(tmp_path / "r").summary() | {"status": "running"}
+    RunRecord(tmp_path / "r").write_summary(killed)
+    checkpoint = tmp_path / "r" / "checkpoint.pt"
+    checkpoint.with_stem("checkpoint.previous").replace(checkpoint)  # of step 60
+    fit(tmp_path / "r", *WANDB)
+    numbered = [dict(zip(run.numbers, (r["step"] for r in run.rows), strict=True)) for run in runs]
+    assert numbered[0] == {0: 40, 1: 80, 2: 120, 3: 120}
+    rows = {1: 80, 2: 120, 3: 120, 4: 160, 5: 200, 6: 240, 7: 240}
+    assert numbered[1] == {number: step for number, step in rows.items() if number >= had}
 
 
 def test_a_failed_run_ends_with_a_failure_in_wandb_too(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """What section 6 of the paper claims, and what these runs say to it.
 
 A claim is comparisons, each of pairs of runs on the same data by the same seed. A comparison is
-decided by an exact sign-flip (permutation) test of the mean difference at 2.5% on either side.
+decided by an exact sign-flip (permutation) test of the mean difference at 2.5% on either side; the
+pairs that share a data set change their sign together. A claim held where each of its comparisons
+did, which needs no correction; it did not where one did not, by Holm's correction over all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ TRUTH = "its true return"  # which is over- or underestimated
 # columns that all runs on the same data share
 OF_DATA = {BEHAVIOUR: "behaviour_score", AGENT: "agent_score"}
 ERROR = 0.025  # on either side
-PAIRS_TO_DECIDE = math.ceil(-math.log2(ERROR))  # 2 ** -N is the least p of N
+DATASETS_TO_DECIDE = math.ceil(-math.log2(ERROR))  # 2 ** -N is the least p of N
 MATCHES = 5.0  # points of normalized score within which two count as equal
 UNCORRELATED = ("final_buffer", "concurrent", "imitation")  # section 3.1's
 ALL = ("final_buffer", "concurrent", "imitation", "imperfect")
@@ -107,10 +109,13 @@ class Decision(NamedTuple):
     """A comparison in one setting.
 
     Args:
-        difference: of the mean, with the bootstrap interval over seeds, in the measure's unit; how
-            much better.
-        num_planned: pairs there would be if all runs had completed.
-        p: that ``better`` does not lie above, by the sign-flip test; ``p_opposite``: that it does.
+        num_pairs, num_planned: pairs there are, and there would be if all runs had ended.
+        num_datasets: that the pairs are of.
+        num_failed: pairs of which a run failed, which counts as the worst of its task.
+        difference: of the mean, with the interval over data sets, in the measure's unit; how much
+            better.
+        p: that ``better`` does not lie above, by the sign-flip test; ``p_opposite``: that it does,
+            corrected for the claim's other comparisons.
     """
 
     comparison: Comparison
@@ -118,6 +123,8 @@ class Decision(NamedTuple):
     verdict: Verdict
     num_pairs: int
     num_planned: int
+    num_datasets: int = 0
+    num_failed: int = 0
     difference: Estimate | None = None
     p: float = float("nan")
     p_opposite: float = float("nan")
@@ -132,10 +139,15 @@ class Decision(NamedTuple):
         margin = self.comparison.margin
         within = f" (against {-margin:+.0f})" if margin else ""
         of = f" of {self.num_planned}" if self.num_pairs < self.num_planned else ""
+        pairs = f"{self.num_pairs}{of} pairs"
+        if self.num_datasets < self.num_pairs:
+            pairs += f" on {self.num_datasets} data sets"
+        if self.num_failed:
+            pairs += f" ({self.num_failed} with a failed run)"
         of_values = self.comparison.measure in ("closeness", "overestimation")
         unit = " (log10 of the error)" if of_values else ""
         return (
-            f"{head} {self.difference.value:+.1f}{interval}{unit}, {self.num_pairs}{of} pairs, "
+            f"{head} {self.difference.value:+.1f}{interval}{unit}, {pairs}, "
             f"p {_shown_p(min(self.p, self.p_opposite))}{within}: {self.verdict}"
         )
 
@@ -151,18 +163,21 @@ class Decided(NamedTuple):
 def decide(results: Results, claims: Sequence[Claim] = CLAIMS) -> list[Decided]:
     """Every claim about algorithms and settings that were asked for.
 
-    It held where each of its comparisons did, in each setting; it did not where one did not.
+    It held where each of its comparisons did, in each setting; it did not where one did not, by
+    Holm's correction.
     """
     known = {*results.algorithms, *OF_DATA, TRUTH}
     found = []
     for claim in claims:
         if not all({c.better, c.than} <= known for c in claim.comparisons):
             continue
-        decisions = tuple(
-            _decision(results, comparison, setting)
-            for comparison in claim.comparisons
-            for setting in comparison.settings
-            if setting in results.settings
+        decisions = _judged(
+            [
+                _tested(results, comparison, setting)
+                for comparison in claim.comparisons
+                for setting in comparison.settings
+                if setting in results.settings
+            ]
         )
         if decisions:
             found.append(Decided(claim, _together([d.verdict for d in decisions]), decisions))
@@ -175,38 +190,77 @@ def _together(verdicts: Sequence[Verdict]) -> Verdict:
     return "held" if set(verdicts) == {"held"} else "not decided"
 
 
-def _decision(results: Results, comparison: Comparison, setting: str) -> Decision:
-    better, than = (
-        _measured(results, name, comparison, setting)
-        for name in (comparison.better, comparison.than)
+def _judged(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
+    """The comparisons of a claim with their verdicts."""
+    corrected = holm([each.p_opposite for each in decisions])
+    return tuple(
+        each._replace(
+            p_opposite=p_opposite,
+            verdict="held"
+            if each.p <= ERROR
+            else "not held"
+            if p_opposite <= ERROR
+            else "not decided",
+        )
+        for each, p_opposite in zip(decisions, corrected, strict=True)
     )
-    pairs = (better - than).dropna()
+
+
+def _tested(results: Results, comparison: Comparison, setting: str) -> Decision:
+    """A comparison before it is judged."""
+    pairs = _pairs(results, comparison, setting)
+    found = Decision(comparison, setting, "not decided", len(pairs), results.num_pairs)
     if pairs.empty:
-        return Decision(comparison, setting, "not decided", 0, results.num_pairs)
-    by_env = {str(env): part.to_numpy() for env, part in pairs.groupby(level="env")}
-    p, p_opposite = sign_flip(pairs.to_numpy() + comparison.margin)
-    verdict: Verdict = (
-        "held" if p <= ERROR else "not held" if p_opposite <= ERROR else "not decided"
-    )
-    difference = statistics.estimate(by_env, statistics.mean)
-    return Decision(
-        comparison, setting, verdict, len(pairs), results.num_pairs, difference, p, p_opposite
+        return found
+    of_data = pairs.groupby(["env", "dataset"])["difference"]
+    means = of_data.mean()
+    by_env = {str(env): part.to_numpy() for env, part in means.groupby(level="env")}
+    p, p_opposite = sign_flip((of_data.sum() + comparison.margin * of_data.size()).to_numpy())
+    return found._replace(
+        num_datasets=len(means),
+        num_failed=int(pairs["has_failed"].sum()),
+        difference=statistics.estimate(by_env, statistics.mean),
+        p=p,
+        p_opposite=p_opposite,
     )
 
 
-def _measured(results: Results, name: str, comparison: Comparison, setting: str) -> pd.Series:
-    """The measure of one side, by (env, seed); a behaviour is that of the other side's data."""
-    algorithms = {comparison.better, comparison.than} - {*OF_DATA, TRUTH}
-    runs = results.completed(name if name in algorithms else algorithms.pop(), setting)
-    if name == TRUTH:
-        return pd.Series(0.0, index=runs.index)
-    return runs[OF_DATA.get(name, comparison.measure)]
+def _pairs(results: Results, comparison: Comparison, setting: str) -> pd.DataFrame:
+    """The pairs that there are: env, seed, dataset, difference of the measure, has_failed.
+
+    A behaviour is that of the other side's data.
+    """
+    names = (comparison.better, comparison.than)
+    learners = [name for name in names if name not in (*OF_DATA, TRUTH)]
+    runs = {name: results.ended(name, setting) for name in learners}
+    any_side = runs[learners[0]]
+
+    def measured(name: str) -> pd.Series:
+        if name == TRUTH:
+            return pd.Series(0.0, index=any_side.index)
+        return any_side[OF_DATA[name]] if name in OF_DATA else runs[name][comparison.measure]
+
+    better, than = map(measured, names)
+    pairs = pd.DataFrame({"difference": better - than}).dropna()
+    failed = [runs[name]["has_failed"].reindex(pairs.index) for name in learners]
+    pairs["has_failed"] = np.logical_or.reduce(failed)
+    return pairs.join(any_side["dataset"]).reset_index()
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values (1979); NaN, of what was not tested, stays and counts not."""
+    tested = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    found, least = list(p), 0.0
+    for rank, (value, i) in enumerate(tested):
+        least = max(least, min(1.0, (len(tested) - rank) * value))
+        found[i] = least
+    return found
 
 
 def sign_flip(differences: np.ndarray) -> tuple[float, float]:
     """p of a mean that is not above 0, and of one that is not below, over all flips of signs (N,).
 
-    Exact up to 16 pairs, where 2^N flips are enumerated.
+    Exact up to 16 differences, where 2^N flips are enumerated.
     """
     if len(differences) < 2:
         return 1.0, 1.0

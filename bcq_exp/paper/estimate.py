@@ -25,8 +25,8 @@ from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
 from bcq_exp.paper import checks
-from bcq_exp.paper.claims import PAIRS_TO_DECIDE
-from bcq_exp.paper.plan import PaperPlan, steps_taken
+from bcq_exp.paper.claims import DATASETS_TO_DECIDE
+from bcq_exp.paper.plan import PaperPlan, agent_seeds, steps_taken
 from bcq_exp.sweep.workers import InProcess
 from bcq_exp.training import build
 from bcq_exp.training.evaluation import Agent
@@ -77,8 +77,8 @@ def say_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
         left = f"{share.num_left} of {share.num}" if share.num_left < share.num else str(share.num)
         log.info("%-14s %10s   about %s", share.name, left, duration(share.seconds))
     log.info("%-14s %10s   about %s", "in all", "", duration(sum(s.seconds for s in shares)))
-    if (pairs := len(cfg.envs) * cfg.num_seeds) < PAIRS_TO_DECIDE:
-        log.info("%d pairs of runs a setting: no claim can be decided by so few", pairs)
+    if (num_datasets := len(cfg.envs) * len(agent_seeds(cfg))) < DATASETS_TO_DECIDE:
+        log.info("data sets a setting: %d; no claim can be decided by so few", num_datasets)
 
 
 def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:

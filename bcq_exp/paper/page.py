@@ -7,9 +7,10 @@ from html import escape
 from pathlib import Path
 
 from bcq_exp.analysis.report import write_report
+from bcq_exp.analysis.statistics import INTERVALS
 from bcq_exp.files import write_atomically
 from bcq_exp.paper import figures
-from bcq_exp.paper.claims import ERROR, MATCHES, PAIRS_TO_DECIDE, Decided
+from bcq_exp.paper.claims import DATASETS_TO_DECIDE, ERROR, MATCHES, Decided
 from bcq_exp.paper.plan import LAST
 from bcq_exp.paper.results import Results
 from bcq_exp.paper.table import rows, table
@@ -22,10 +23,12 @@ COLUMNS = (
 HOW = (
     f"Results are means over the evaluations of the last {LAST:.0%} of training; bands and ± are "
     "standard deviations over seeds. Differences are of normalized scores, in points, by pairs of "
-    "runs on the same data by the same seed, with a bootstrap interval over seeds; p is of an "
-    f"exact sign-flip test, and at most {ERROR} decides, which takes {PAIRS_TO_DECIDE} pairs; to "
-    f"match is to lie at most {MATCHES:.0f} points below. Runs that failed have no pairs. A claim "
-    "held where each part did."
+    "runs on the same data by the same seed, with an interval over data sets; p is of an exact "
+    "sign-flip test, in which pairs on one data set change their sign together, and at most "
+    f"{ERROR} decides, which takes {DATASETS_TO_DECIDE} data sets; to match is to lie at most "
+    f"{MATCHES:.0f} points below. A run that failed counts as the worst of its task. A claim held "
+    "where each part did, and did not where one part did not, by Holm's correction over the "
+    f"parts. {INTERVALS}"
 )
 CAPTIONS = {
     "curves": "Return; dashed: the behaviour policy, as recorded.",

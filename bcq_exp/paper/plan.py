@@ -58,6 +58,7 @@ class DataSet:
     Args:
         id: Minari's; holds a digest of all that determines the content but for versions.
         seed: of the agent, and of the recording.
+        is_agent_itself: whether its final policy acted, without noise.
         agent: its run's folder.
     """
 
@@ -67,6 +68,7 @@ class DataSet:
     seed: int
     num_steps: int
     record: str
+    is_agent_itself: bool
     agent: Path
     command: Command
 
@@ -158,12 +160,13 @@ def steps_taken(folder: Path) -> int:
     return 0 if summary is None else summary["step"]
 
 
-def _agent_seeds(cfg: DictConfig) -> range:
+def agent_seeds(cfg: DictConfig) -> range:
+    """Of the agents of an environment, and so of its data sets in a setting."""
     return range(cfg.num_seeds if cfg.own_agents else 1)
 
 
 def _agents(cfg: DictConfig, noises: Sequence[float], launcher: Sequence[str]) -> AgentSweep:
-    name, seeds = f"{cfg.name}_agents", _agent_seeds(cfg)
+    name, seeds = f"{cfg.name}_agents", agent_seeds(cfg)
     command = Command(
         "bcq_exp",
         (
@@ -207,7 +210,7 @@ def _data(
         num_steps=num_steps,
         **{key: setting[key] for key in recording},
     )
-    for seed in _agent_seeds(cfg):
+    for seed in agent_seeds(cfg):
         id = dataset_id(env, name, digest, str(seed))
         folder = agents.folders[env, float(setting.agent.noise_std), seed]
         arguments = (
@@ -215,7 +218,9 @@ def _data(
             f"num_steps={num_steps}", f"seed={seed}",
         )  # fmt: skip
         command = Command("bcq_exp.collect", arguments)
-        yield DataSet(id, name, env, seed, num_steps, setting.record, folder, command)
+        record, is_noisy = setting.record, bool(setting.noise_std or setting.random_action_prob)
+        itself = record == "policy" and not is_noisy
+        yield DataSet(id, name, env, seed, num_steps, record, itself, folder, command)
 
 
 def _learners(

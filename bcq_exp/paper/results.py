@@ -37,8 +37,8 @@ class Results:
     Args:
         runs: a row a run: setting, env, algo (as ``algo=`` has it), seed; score: normalized, the
             mean of the last evaluations; early_score: of the first; behaviour_score: of the
-            recorded episodes; agent_score: of the agent that collected them, the mean of its last
-            evaluations while it did; overestimation: sign(d) log10(1 + |d|) of d, the critic's
+            recorded episodes; agent_score: of the agent that collected them, without its noise;
+            overestimation: sign(d) log10(1 + |d|) of d, the critic's
             estimate less the discounted return, over the last evaluations; closeness: minus its
             absolute value.
         evaluations: a row an evaluation, with the columns of ``eval.csv``; ``run`` is its run's
@@ -76,16 +76,29 @@ class Results:
             closeness=-over.abs(),
         )
         runs["behaviour_score"] = _behaviour_scores(runs)
-        runs["agent_score"] = runs["dataset"].map(_agent_scores(plan))
+        by_itself = {dataset.id for dataset in plan.datasets if dataset.is_agent_itself}
+        runs["agent_score"] = runs["behaviour_score"].where(
+            runs["dataset"].isin(by_itself), runs["dataset"].map(_agent_scores(plan))
+        )
         self.num_pairs = len(self.envs) * len({seed for s in plan.sweeps for _, seed in s.folders})
         self.runs = runs
         self.tables = _as_tables(loaded, runs)
 
-    def completed(self, algo: str, setting: str) -> pd.DataFrame:
-        """The completed runs of an algorithm in a setting, by (env, seed)."""
-        runs = self.runs
-        which = (runs["algo"] == algo) & (runs["setting"] == setting)
-        return runs[which & (runs["status"] == "completed")].set_index(["env", "seed"])
+    def ended(self, algo: str, setting: str) -> pd.DataFrame:
+        """The runs of an algorithm in a setting that completed or failed, by (env, seed).
+
+        ``has_failed`` is new; a run that did counts as the worst of its task in every measure.
+        """
+        of_setting = self.runs[self.runs["setting"] == setting]
+        ended = of_setting["status"].isin(["completed", "failed"])
+        runs = of_setting[(of_setting["algo"] == algo) & ended]
+        has_failed = (runs["status"] == "failed") | runs["score"].isna()
+        worst = _worst(of_setting)
+        for measure in worst:
+            runs = runs.assign(
+                **{measure: runs[measure].where(~has_failed, runs["env"].map(worst[measure]))}
+            )
+        return runs.assign(has_failed=has_failed).set_index(["env", "seed"])
 
     def of_task(self, setting: str, env: str) -> pd.DataFrame:
         """The runs of a setting in an environment, as far as they are."""
@@ -105,6 +118,18 @@ def _means(evaluations: pd.DataFrame, after: pd.Series, until: pd.Series) -> pd.
     return wanted.groupby("run").mean().reindex(after.index)
 
 
+def _worst(runs: pd.DataFrame) -> pd.DataFrame:
+    """The least of each measure among a setting's runs and behaviours, by environment."""
+    scores = runs[["score", "early_score", "behaviour_score", "agent_score"]].min(axis=1)
+    least = {
+        "score": scores,
+        "early_score": scores,
+        "closeness": runs["closeness"],
+        "overestimation": runs["overestimation"].clip(upper=0).fillna(0),  # 0: is none
+    }
+    return pd.DataFrame(least).groupby(runs["env"]).min()
+
+
 def _signed_log(values: pd.Series) -> pd.Series:
     return np.sign(values) * np.log10(1 + values.abs())
 
@@ -121,26 +146,30 @@ def _behaviour_scores(runs: pd.DataFrame) -> pd.Series:
 
 
 def _agent_scores(plan: PaperPlan) -> dict[str, float]:
-    """By data set, the mean score of the evaluations of the last steps that were recorded of it.
-
-    Of a final policy, those of the agent's last steps.
-    """
+    """By data set, the score of the agent that collected it: of all its training the mean of the
+    last evaluations in it, of its final policy the last one."""
     found = {}
     for dataset in plan.datasets:
-        end = dataset.num_steps if dataset.record == "buffer" else plan.agents.num_steps
         record = RunRecord(dataset.agent)
         summary = record.summary()
         rows = pd.DataFrame(record.rows("eval", summary and summary["record"]))
-        if not rows.empty:
-            wanted = rows["step"].between((1 - LAST) * end, end, inclusive="right")
-            found[dataset.id] = float(rows.loc[wanted, "normalized_score"].mean())
+        if rows.empty:
+            continue
+        if dataset.record == "buffer":
+            end = dataset.num_steps
+            rows = rows[rows["step"].between((1 - LAST) * end, end, inclusive="right")]
+        else:
+            rows = rows.tail(1)
+        found[dataset.id] = float(rows["normalized_score"].mean())
     return found
 
 
 def _as_tables(loaded: RunTables, runs: pd.DataFrame) -> RunTables:
     """For the report: by algorithm, a data set a task, the results as the last evaluations."""
+    tasks = pd.Series(list(map(task_name, runs["setting"], runs["env"])), index=runs.index)
     told = loaded.runs.assign(
-        dataset=list(map(task_name, runs["setting"], runs["env"])),
+        dataset=tasks,
+        behaviour_return=runs.groupby(tasks)["behaviour_return"].transform("mean"),
         last_return=np.where(runs["result"].isna(), loaded.runs["last_return"], runs["result"]),
         last_score=np.where(runs["score"].isna(), loaded.runs["last_score"], runs["score"]),
     )

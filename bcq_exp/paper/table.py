@@ -10,7 +10,8 @@ from bcq_exp.paper.results import Results, shown, task_name
 def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
     """Head and rows: the return of the last evaluations, mean ± standard deviation over seeds.
 
-    The best of a row is bold where its interval lies apart from every other's.
+    The best of a row is bold where its interval lies apart from every other's
+    (:func:`bcq_exp.analysis.tables.standing_apart`). A cell of fewer runs than planned says so.
     """
     head = ["", "behaviour", *map(shown, results.algorithms)]
     body = []
@@ -23,10 +24,12 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
             }
             known = {algo: x for algo, x in returns.items() if len(x)}
             found = {a: statistics.estimate({env: x}, statistics.mean) for a, x in known.items()}
-            best = tables.standing_apart(found)
+            best = tables.standing_apart(found, {a: len(x) for a, x in known.items()})
             behaviour = of_task["behaviour_return"].dropna().mean()
+            planned = results.num_pairs // len(results.envs)
             cells = [
                 tables.cell(known[algo], found[algo], form, "mean", bold=algo == best)
+                + f" ({len(known[algo])} of {planned})" * (len(known[algo]) < planned)
                 if algo in known
                 else ""
                 for algo in results.algorithms
@@ -38,4 +41,4 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
 def table(results: Results, form: Form) -> str:
     """The same as Markdown or LaTeX."""
     head, body = rows(results, form)
-    return tables.markdown(head, body) if form == "md" else tables.latex(head, body)
+    return tables.captioned(head, body, form, "Mean ± standard deviation over seeds")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from bcq_exp.data import environments
 from bcq_exp.paper import page
-from bcq_exp.paper.claims import AGENT, BEHAVIOUR, TRUTH, Claim, Comparison, decide, sign_flip
+from bcq_exp.paper.claims import AGENT, BEHAVIOUR, TRUTH, Claim, Comparison, decide, holm, sign_flip
 from bcq_exp.paper.results import Results
 from bcq_exp.paper.table import table
 from bcq_exp.training.record import RunRecord
@@ -23,9 +24,21 @@ SETTINGS = ("imitation", "imperfect")
 def results(tmp_path, monkeypatch):
     """Makes results of 2 settings, 3 environments, 3 seeds, where algorithms score as told."""
     monkeypatch.chdir(tmp_path)
-    made = plan("budget=small", f"settings=[{','.join(SETTINGS)}]", "algorithms=[bcq,bc,ddpg]")
 
-    def make(score, *, value=lambda algo: 50.0, behaviour=20.0, left_out=(), failed=()):
+    def make(
+        score,
+        *,
+        value=lambda algo: 50.0,
+        behaviour=20.0,
+        left_out=(),
+        failed=(),
+        empty=False,
+        shared=False,
+        settings=SETTINGS,
+    ):
+        shutil.rmtree("multirun", ignore_errors=True)
+        of = (f"settings=[{','.join(settings)}]", "algorithms=[bcq,bc,ddpg]")
+        made = plan("budget=small", *of, f"own_agents={not shared}")
         for folder in made.agents.folders.values():
             folder.mkdir(parents=True, exist_ok=True)
             for step in (50_000, 80_000, 100_000):  # the last two are of the last quarter
@@ -37,7 +50,9 @@ def results(tmp_path, monkeypatch):
             for (algo, seed), folder in sweep.folders.items():
                 if (algo, seed) in left_out:
                     continue
-                returns = [score(algo, sweep.setting, seed, i) for i in range(8)]
+                has_failed = (algo, seed) in failed
+                num_evaluations = 0 if has_failed and empty else 8
+                returns = [score(algo, sweep.setting, seed, i) for i in range(num_evaluations)]
                 make_run(
                     folder,
                     returns,
@@ -47,8 +62,8 @@ def results(tmp_path, monkeypatch):
                         "discounted_return_mean": 50.0,
                         "value_mean": None if algo == "bc" else value(algo),
                     },
-                    dataset=names[sweep.setting, sweep.env, seed],
-                    status="failed" if (algo, seed) in failed else "completed",
+                    dataset=names[sweep.setting, sweep.env, 0 if shared else seed],
+                    status="failed" if has_failed else "completed",
                     behaviour_return=low + behaviour / 100 * (high - low),
                 )
         return Results(made)
@@ -138,18 +153,81 @@ def test_missing_runs_leave_their_pairs_out_and_other_algorithms_their_claims(re
     assert {d.setting for d in everywhere.decisions} == set(SETTINGS)
 
 
-def test_runs_that_failed_have_no_pairs_and_that_is_said(results):
-    made = results(lambda algo, *_: {"ddpg": -50.0}.get(algo, 1.0), failed={("ddpg", 2)})
-    first = verdict(made, "bcq", "ddpg", SETTINGS).decisions[0]
-    assert (first.num_pairs, first.num_planned) == (6, 9)
-    assert "6 of 9 pairs" in str(first)
+def test_a_failed_run_counts_as_the_worst_of_its_task_in_whatever_is_measured(results):
+    scores = {"ddpg": 10.0, "bcq": 40.0, "bc": 30.0}
+    made = results(lambda algo, *_: scores[algo], failed={("bcq", 2)})
+    first = verdict(made, "bcq", "bc", SETTINGS).decisions[0]
+    assert (first.num_pairs, first.num_planned, first.num_failed) == (9, 9, 3)
+    assert first.difference.value == pytest.approx((6 * 10 + 3 * (10 - 30)) / 9)
+    assert "9 pairs (3 with a failed run)" in str(first)
+    # the behaviour scores 20, all runs more: failing is no better than it
+    made_well = results(lambda algo, *_: scores[algo] + 50, failed={("bcq", 2)})
+    first = verdict(made_well, "bcq", BEHAVIOUR, SETTINGS).decisions[0]
+    assert first.difference.value == pytest.approx(6 * 70 / 9)
 
 
-def test_an_agent_is_what_its_own_last_evaluations_say(results):
+def test_a_run_that_failed_before_its_first_evaluation_is_the_worst_too(results):
+    made = results(lambda algo, *_: {"ddpg": 5.0}.get(algo, 30.0), failed={("bcq", 1)}, empty=True)
+    first = verdict(made, "bcq", "bc", SETTINGS).decisions[0]
+    assert (first.num_pairs, first.num_failed) == (9, 3)
+    assert first.difference.value == pytest.approx(3 * (5 - 30) / 9)
+    row = next(line for line in table(made, "md").splitlines() if "imitation, Hopper" in line)
+    assert "30.0 ± 0.0 (2 of 3)" in row
+
+
+def test_pairs_on_one_data_set_are_not_independent(results):
+    """Nine pairs agree, but of three data sets: the least p is 1/8."""
+    made = results(lambda algo, s, seed, i: {"bcq": 30.0}.get(algo, 20.0) + seed, shared=True)
+    first = verdict(made, "bcq", "bc", SETTINGS).decisions[0]
+    assert (first.num_pairs, first.num_datasets, first.p) == (9, 3, 1 / 8)
+    assert first.verdict == "not decided"
+    assert "9 pairs on 3 data sets" in str(first)
+
+
+def test_sharing_data_gives_no_effect_where_there_is_none():
+    """Three seeds on each of nine data sets, whose effects are chance: 2.5% and not 22%."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        sums = 3 * rng.normal(size=9) + rng.normal(size=(3, 9)).sum(0)
+        held += sign_flip(sums)[0] <= 0.025
+    assert held <= 0.05 * 200
+
+
+def test_not_held_is_corrected_for_the_number_of_comparisons():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.02, float("nan")]) == pytest.approx([0.02, float("nan")], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_one_of_many_comparisons_that_chance_turned_refutes_no_claim(results):
+    """By itself one setting would refute: p is 5/512 there, and 10/512 of two comparisons."""
+    wobble = dict(enumerate([-3.0, 1.0, -1.0]))
+
+    def score(algo, setting, seed, i):
+        lower = algo == "bcq" and setting == "imperfect"
+        return 30.0 + (wobble[seed] if algo == "bcq" else 0.0) - 1.5 * lower
+
+    made = results(score)
+    alone = verdict(made, "bcq", "bc", ("imperfect",))
+    both = verdict(made, "bcq", "bc", SETTINGS)
+    (p,) = (d.p_opposite for d in alone.decisions)
+    assert [d.p_opposite for d in both.decisions][1] == pytest.approx(2 * p)
+    assert both.decisions[1].verdict == ("not held" if 2 * p <= 0.025 else "not decided")
+
+
+def test_an_agent_is_the_policy_that_recorded(results):
     made = results(lambda algo, *_: 70.0)
-    first = verdict(made, AGENT, "ddpg", SETTINGS).decisions[0]
+    (imitation,) = verdict(made, AGENT, "ddpg", ("imitation",)).decisions
+    assert imitation.difference.value == pytest.approx(20 - 70)  # as recorded, not its last quarter
+    (imperfect,) = verdict(made, AGENT, "ddpg", ("imperfect",)).decisions
+    assert imperfect.difference.value == pytest.approx(100 - 70)  # its final policy, without noise
+
+
+def test_an_agent_whose_buffer_is_learnt_from_is_its_last_evaluations(results):
+    made = results(lambda algo, *_: 70.0, settings=("final_buffer",))
+    (first,) = verdict(made, AGENT, "ddpg", ("final_buffer",)).decisions
     assert first.difference.value == pytest.approx(90 - 70)
-    assert verdict(made, AGENT, "ddpg", SETTINGS).verdict == "held"
 
 
 def test_the_files_of_the_results(results, tmp_path, opened):
@@ -170,12 +248,14 @@ def test_the_files_of_the_results(results, tmp_path, opened):
     page.write(made, decided, tmp_path / "out")
     assert (tmp_path / "out" / "curves.svg").read_bytes() == first
     row = next(line for line in table(made, "md").splitlines() if "imitation, Hopper" in line)
-    assert row.split(" | ")[2:4] == ["**61.0 ± 1.0**", "31.0 ± 1.0"]
+    assert row.split(" | ")[2:4] == ["61.0 ± 1.0", "31.0 ± 1.0"]  # three seeds are too few for bold
     assert r"\bottomrule" in table(made, "tex")
     assert len((tmp_path / "out" / "runs.csv").read_text().splitlines()) == 1 + 2 * 3 * 3 * 3
     shown = opened(tmp_path / "out" / "index.html")
     assert shown.locator(".verdict").count() == len(decided)
     assert shown.locator(".lead svg").count() == 2
-    tasks = shown.evaluate("DATA.behaviour")
-    assert sorted(tasks) == sorted(f"{s}, {e}" for s in SETTINGS for e in made.envs)
+    lines = shown.evaluate("behaviours([...DATA.runs.keys()])")
+    assert sorted(task for task, _ in lines) == sorted(
+        f"{s}, {e}" for s in SETTINGS for e in made.envs
+    )
     assert json.loads(json.dumps(shown.evaluate("DATA.keys"))) == ["algo"]

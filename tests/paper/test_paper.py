@@ -132,7 +132,7 @@ def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, 
     said = [" ".join(line.split()) for line in planned.stdout.splitlines()]
     assert said[:2] == ["agents 0 of 1 about 0 s", "data sets 0 of 2 about 0 s"]
     assert said[2].startswith("bcq 4 about")
-    assert said[-1] == "2 pairs of runs a setting: no claim can be decided by so few"
+    assert said[-1] == "data sets a setting: 1; no claim can be decided by so few"
 
     done = paper(*BRIEF)
     assert done.returncode == 0, done.stderr

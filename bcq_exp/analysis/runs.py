@@ -13,11 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bcq_exp.config.meaning import compared
+from bcq_exp.config.meaning import compared, noted
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.record import Marks, RunRecord, Table, present_status
 
 ALGORITHM = "algo"
+OF_DATA = "dataset."
+# keys of data sets that runs are not grouped by: the id and hash of the contents say what they do
+ORIGIN = {
+    f"{OF_DATA}{name}" for name in ("_target_", "id", "path", "download", "use_cache", "level")
+}
+NAMED = 6  # keys, or values of one, that a note names
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,16 @@ class RunTables:
     Args:
         runs: name, folder, status, reason, step, num_steps, seed, dataset, behaviour_return,
             last_return, best_return, last_score, best_score, wall_time, steps_per_second, command
-            and more; ``config`` holds each one's whole configuration, flattened.
+            and more; ``dataset`` is its id, with the hash where one id has several contents;
+            ``config`` holds the keys of each one's configuration that runs are grouped by.
         evaluations: run, step, wall_time (seconds), return_mean, return_std, normalized_score,
             length_mean; a row an evaluation.
         training: run, step, wall_time and the columns of ``train.csv``; a row each logged step.
         keys: configuration keys that differ between the runs, ``seed`` left out; ``algo`` is the
-            algorithm, and a key that only some algorithms have counts among those alone.
-        notes: what is odd about the runs, in words: half-written lines, mixed lengths or data sets.
+            algorithm, and a key that only some algorithms have counts among those alone, one of
+            the data set among runs on the same.
+        notes: what is odd about the runs, in words: half-written lines, mixed lengths or data sets,
+            and what differs between them that they are not grouped by.
     """
 
     runs: pd.DataFrame
@@ -76,15 +85,18 @@ def load_runs(*places: str | Path) -> RunTables:
     if not read:
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
         raise UserError(f"no run is whole: {notes[0]}{more}")
-    configs = [_compared(summaries[record.folder]["config"]) for record in read]
+    told = [summaries[record.folder] for record in read]
+    configs = _compared([summary["config"] for summary in told])
     names = run_names([record.folder for record in read])
     runs = pd.DataFrame(
-        [_row(r, summaries[r.folder], n, c) for r, n, c in zip(read, names, configs, strict=True)]
+        [_row(r, s, n, c) for r, s, n, c in zip(read, told, names, configs, strict=True)]
     )
-    marks = [summaries[record.folder]["record"] for record in read]
+    notes += _tell_contents_apart(runs)
+    marks = [summary["record"] for summary in told]
     evaluations, training = _tables(read, marks, ("eval", "train"), notes)
-    keys = tuple(key for key in _differing(configs) if key != "seed")
-    return RunTables(runs, evaluations, training, keys, tuple(notes + _oddities(runs, evaluations)))
+    keys = tuple(key for key in _differing(configs, list(runs["dataset"])) if key != "seed")
+    notes += [*_oddities(runs, evaluations), *_ungrouped([s["config"] for s in told], keys)]
+    return RunTables(runs, evaluations, training, keys, tuple(notes + _provenance(runs)))
 
 
 def run_folders(*places: str | Path) -> list[Path]:
@@ -167,29 +179,84 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
     return summaries, notes
 
 
-def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs are told apart by; the algorithm by its name."""
-    found = compared(config)
-    return {ALGORITHM: str(found.pop("algo._target_")).rpartition(".")[2], **found}
+def _compared(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What runs are told apart by; the algorithm by its name, where no other has the same."""
+    targets = [str(config["algo"]["_target_"]) for config in configs]
+    names = short_names(dict.fromkeys(targets))
+    found = []
+    for config, target in zip(configs, targets, strict=True):
+        keys = compared(config)
+        kept = {key: value for key, value in keys.items() if key not in ORIGIN}
+        del kept["algo._target_"]
+        found.append({ALGORITHM: names[target], **kept})
+    return found
 
 
-def _differing(configs: list[dict[str, Any]]) -> list[str]:
-    """Keys that differ, the algorithm first; others than that among runs of one algorithm."""
+def _differing(configs: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[str]:
+    """Keys that differ, the algorithm first; others than that among runs of one algorithm, and
+    those of the data set among runs on one."""
     algorithms = list(dict.fromkeys(config[ALGORITHM] for config in configs))
     found = [ALGORITHM] if len(algorithms) > 1 else []
     for algorithm in algorithms:
-        found += _differing_within([c for c in configs if c[ALGORITHM] == algorithm])
+        alike = [
+            (config, task)
+            for config, task in zip(configs, tasks, strict=True)
+            if config[ALGORITHM] == algorithm
+        ]
+        for key in dict.fromkeys(key for config, _ in alike for key in config):
+            values: dict[str, set[str]] = {}
+            for config, task in alike:
+                value = json.dumps(config[key]) if key in config else "missing"
+                values.setdefault(task if key.startswith(OF_DATA) else "", set()).add(value)
+            if any(len(each) > 1 for each in values.values()):
+                found.append(key)
     return list(dict.fromkeys(found))
 
 
-def _differing_within(configs: list[dict[str, Any]]) -> list[str]:
-    keys = list(dict.fromkeys(key for config in configs for key in config))
-    missing = object()
-    return [
-        key
-        for key in keys
-        if len({json.dumps(config.get(key, str(missing))) for config in configs}) > 1
+def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    """The keys that differ, but are not grouped by, in words."""
+    values: dict[str, dict[str, Any]] = {}
+    for config in configs:
+        for key, value in {**compared(config), **noted(config)}.items():
+            if key not in ORIGIN and not key.endswith("_target_"):
+                values.setdefault(key, {})[json.dumps(value)] = value
+    found = [
+        f"{key} ({_listed(told_apart(list(each.values())))})"
+        for key, each in values.items()
+        if len(each) > 1 and key not in ("seed", *keys)
     ]
+    return [f"runs also differ in {_listed(found)}, which they are not grouped by"] * bool(found)
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    return ", ".join(words[:NAMED]) + more
+
+
+def _tell_contents_apart(runs: pd.DataFrame) -> list[str]:
+    """Name data sets by their hash too where one id has several contents; says so."""
+    notes = []
+    hashes = runs["dataset_hash"].map(str)
+    for name, of_id in hashes.groupby(runs["dataset"]):
+        if of_id.nunique() > 1:
+            runs.loc[of_id.index, "dataset"] = f"{name}@" + of_id.str[:8]
+            notes.append(
+                f"{of_id.nunique()} contents under the id {name}: each is a data set of its own"
+            )
+    return notes
+
+
+def _provenance(runs: pd.DataFrame) -> list[str]:
+    """The versions and commits that differ, in words."""
+    values: dict[str, dict[str, None]] = {}
+    for versions, commit in zip(runs["versions"], runs["git_commit"], strict=True):
+        for name, version in {
+            **versions,
+            "commit": None if pd.isna(commit) else commit[:8],
+        }.items():
+            values.setdefault(name, {})[shown(version)] = None
+    found = [f"{name} ({_listed(list(each))})" for name, each in values.items() if len(each) > 1]
+    return [f"runs were made with several versions of {_listed(found)}"] * bool(found)
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -284,6 +351,13 @@ def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
     if runs["num_steps"].nunique() > 1:
         lengths = ", ".join(map(str, sorted(runs["num_steps"].unique())))
         notes.append(f"runs of different lengths ({lengths} steps): last evaluations are not alike")
+    failed = runs[runs["status"] == "failed"]
+    if len(failed):
+        known = int(failed["last_return"].notna().sum())
+        notes.append(
+            f"{len(failed)} runs failed: of {known} of them the last evaluation before that "
+            "counts, the others count nowhere"
+        )
     stopped = runs[runs["status"] == "stopped"]
     if len(stopped):
         at = " and ".join(map(str, sorted(stopped["step"].unique())))

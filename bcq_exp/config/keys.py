@@ -29,7 +29,8 @@ class Meaning:
 LEARNING = Meaning()
 STACKING = Meaning(may_differ=True)  # a number of the equations, or what each run has of its own
 WATCHING = Meaning(identity=False, may_differ=True, compared=False)  # its name, its dashboard
-PLACING = Meaning(identity=False, compared=False)  # how far it goes, on what
+EXTENDING = Meaning(identity=False)  # how far it goes
+PLACING = Meaning(identity=False, compared=False)  # on what
 MEASURING = Meaning(compared=False)  # how often it is looked at
 EVALUATING = Meaning(may_differ=True, compared=False)
 

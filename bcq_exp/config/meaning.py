@@ -48,6 +48,16 @@ def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value, meaning in _meanings(resolved) if meaning.compared}
 
 
+def noted(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration by dotted keys, those alone that reports name where runs differ in
+    them, though they do not tell runs apart by them: how runs were measured, and where."""
+    return {
+        key: value
+        for key, value, meaning in _meanings(resolved)
+        if not meaning.compared and meaning != WATCHING
+    }
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """The dotted keys in which two configurations differ, each in words.
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import (
     EVALUATING,
+    EXTENDING,
     LEARNING,
     MEASURING,
     PLACING,
@@ -195,7 +196,7 @@ class OnlineConfig:
 
 @dataclass
 class TrainerConfig:
-    num_steps: int = key(COUNT, meaning=PLACING)
+    num_steps: int = key(COUNT, meaning=EXTENDING)
     batch_size: int = key(COUNT)
     log_every: int = key(COUNT, meaning=MEASURING)
     eval_every: int = key(COUNT, meaning=MEASURING)
@@ -236,8 +237,7 @@ class RunConfig:
     name: str | None = key(default=None, meaning=WATCHING)
     resume: Any = key(OneOf(("auto", True, False, "restart")), meaning=WATCHING)
     algo: Any = "???"
-    # told apart by their ids, as tasks; a stored one has no type: its keys mean what Minari's do
-    dataset: Any = key(meaning=MEASURING, schema=MinariConfig)
+    dataset: Any = key(schema=MinariConfig)  # a stored one has no type: its keys mean as Minari's
     trainer: Any = key(schema=TrainerConfig)
     logger: Any = key(schema=LoggerConfig)
 

@@ -29,13 +29,14 @@ def make_run(
     scored: bool = False,
     training: Mapping[str, Any] | None = None,
     evaluated: Mapping[str, float] | None = None,
+    dataset_facts: Mapping[str, Any] | None = None,
     **summary: Any,
 ) -> Path:
     """A run of 1000 steps an evaluation, whose evaluations returned ``returns``.
 
     ``changes`` are configuration values by dotted key, ``training`` columns (num_rows,) or
     constants of train.csv, ``evaluated`` further ones of eval.csv, ``summary`` entries of
-    summary.json. ``scored`` gives every return a
+    summary.json, ``dataset_facts`` of its ``dataset``. ``scored`` gives every return a
     normalized score, the return itself.
     """
     folder.mkdir(parents=True)
@@ -90,6 +91,7 @@ def make_run(
                 "num_transitions": 10,
                 "num_episodes": 2,
                 "behaviour_return": behaviour_return,
+                **(dataset_facts or {}),
             },
             "command": f"python -m bcq_exp seed={seed}",
             "versions": {"torch": "2.13.0", "mujoco": None},

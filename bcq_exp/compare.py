@@ -107,7 +107,7 @@ def _print(runs: RunTables, which: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from bcq_exp.analysis import summary
+    from bcq_exp.analysis import statistics, summary
     from bcq_exp.analysis.findings import findings
     from bcq_exp.analysis.tables import digits
 
@@ -117,9 +117,10 @@ def _print(runs: RunTables, which: str) -> None:
     table.add_column("group", overflow="fold")
     for name in ("runs", "IQM [95% CI]", "mean ± std", "median"):
         table.add_column(name, justify="right", no_wrap=True)
-    for a in summary.aggregates(runs, runs.groups(), which):
+    found = summary.aggregates(runs, runs.groups(), which)
+    for a in found:
         iqm = a.estimates["iqm"]
-        interval = "" if a.num_runs < 2 else f" [{digits(iqm.low)}, {digits(iqm.high)}]"
+        interval = "" if iqm.low != iqm.low else f" [{digits(iqm.low)}, {digits(iqm.high)}]"
         table.add_row(
             escape(a.group),
             str(a.num_runs),
@@ -128,16 +129,18 @@ def _print(runs: RunTables, which: str) -> None:
             digits(a.estimates["median"].value),
         )
     console.print(table)
-    for task, value in runs.runs.groupby("dataset")["behaviour_return"].first().dropna().items():
+    behaviours = runs.runs[["dataset", "behaviour_return"]].dropna().drop_duplicates()
+    for task, value in behaviours.itertuples(index=False):
         console.print(f"behaviour's return on {task}: {value:.1f}", markup=False, highlight=False)
-    for note in runs.notes:
+    for note in [*runs.notes, *summary.few_runs(found)]:
         console.print(f"note: {note}", markup=False, highlight=False)
+    print(statistics.INTERVALS)
     kinds: dict[tuple[str, str], list[str]] = {}
     for f in findings(runs):
         kinds.setdefault((f.severity, f.kind), []).append(f"{runs.runs['name'][f.run]}: {f.detail}")
-    for (severity, kind), found in kinds.items():
-        more = f" (and {len(found) - 1} more runs)" if len(found) > 1 else ""
-        console.print(f"{severity}: {kind}: {found[0]}{more}", markup=False, highlight=False)
+    for (severity, kind), details in kinds.items():
+        more = f" (and {len(details) - 1} more runs)" if len(details) > 1 else ""
+        console.print(f"{severity}: {kind}: {details[0]}{more}", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,14 @@ def _print(selection: Selection, settings: FQESettings) -> None:
     title = f"{len(policies)} policies by fitted Q evaluation, gamma {settings.gamma:g}"
     table = Table(title=title, title_justify="left")
     table.add_column("run", overflow="fold")
-    for name in ("step", "value ± 2 se", "own critic's", "TD error", "discounted return", "return"):
+    for name in (
+        "step",
+        "value ± interval",
+        "own critic's",
+        "TD error",
+        "discounted return",
+        "return",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in policies.head(MOST_ROWS).to_dict("records"):
         others = (row[name] for name in ("critic_value", "td_error", "discounted_return"))

@@ -74,16 +74,17 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "measure": measure,
+            "intervals": statistics.INTERVALS,
+            "margins": [_margin(count) for count in range(len(runs.runs) + 1)],
             "which": which,
             "keys": list(runs.keys),
             "short": short_names([*runs.keys, "seed", "dataset"]),
-            "notes": list(runs.notes) + _few_seeds(found),
+            "notes": [*runs.notes, *summary.few_runs(found)],
             "groups": order,
             "runs": [
                 _run(runs, int(index), folder, str(labels[index]), columns)
                 for index in runs.runs.index
             ],
-            "behaviour": _behaviour(runs),
             "aggregates": {
                 name: [_aggregate(a) for a in of_name] for name, of_name in aggregates.items()
             },
@@ -110,7 +111,8 @@ def _run(
     row = runs.runs.loc[index]
     names = (
         "name", "status", "reason", "step", "num_steps", "seed", "dataset", "last_return",
-        "best_return", "last_score", "best_score", "wall_time", "steps_per_second", "command",
+        "best_return", "last_score", "best_score", "behaviour_return", "wall_time",
+        "steps_per_second", "command",
     )  # fmt: skip
     values = {key: column[index] for key, column in columns.items()}
     return {
@@ -126,18 +128,9 @@ def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
     return {"group": found.group, "num_runs": found.num_runs, "std": found.std, **estimates}
 
 
-def _behaviour(runs: RunTables) -> dict[str, float]:
-    """The behaviour policy's mean return by data set, in the unit of returns."""
-    found = runs.runs.groupby("dataset")["behaviour_return"].mean().dropna()
-    return {str(task): float(value) for task, value in found.items()}
-
-
-def _few_seeds(found: list[summary.Aggregate]) -> list[str]:
-    alone = [a.group for a in found if a.num_runs < 2]
-    if not alone:
-        return []
-    which = "every group has" if len(alone) == len(found) else f"{len(alone)} groups have"
-    return [f"{which} one run only: no interval can be given, and no band is drawn"]
+def _margin(num_runs: int) -> float | None:
+    """How many standard errors the band of so many curves reaches."""
+    return statistics.margin(num_runs - 1) if num_runs >= statistics.FEWEST else None
 
 
 def _profiles(

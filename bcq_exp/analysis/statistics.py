@@ -3,8 +3,9 @@
 All are of runs, whatever their task: as there where tasks have equally many runs, but for the
 median, which there is of the tasks' means (of one task: its mean).
 
-Scores come as one array a task (a data set): ``{task: (N,)}``, a number a run. Intervals are
-percentile bootstraps, stratified: each task's runs are drawn anew from that task's.
+Scores come as one array a task (a data set): ``{task: (N,)}``, a number a run. Intervals are not
+the percentile bootstraps of that paper, which cover the truth in 73% of cases with 3 runs and 83%
+with 5: they are Student's t intervals (:func:`interval`).
 """
 
 from __future__ import annotations
@@ -14,27 +15,50 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import trim_mean
+from scipy import optimize, stats
 
 Scores = Mapping[str, np.ndarray]
 Statistic = Callable[[np.ndarray], np.ndarray]  # (..., N) -> (...)
 
-NUM_RESAMPLES = 2000
-CONFIDENCE = 0.95
+NUM_RESAMPLES = 1000
+QUANTILE = 0.98  # of t: with 0.95, intervals of few skewed scores cover the truth in 88% of cases
+FEWEST = 3  # runs of which there is an interval: of 2 it is 32 standard errors wide
+FEWEST_TO_WIN = 4  # runs of which a group can be marked as the best
 LEVELS_AT_MOST = 6  # a numeric key of more values is cut at its quartiles
+INTERVALS = (
+    f"95% intervals: Student's t with bootstrap standard errors by data set, at its {QUANTILE:.0%} "
+    "quantile; in simulations of 3, 5 and 10 runs, normal or exponential, they cover the true "
+    "value in 92% to 99% of cases."
+)
 
 
 class Estimate(NamedTuple):
-    """A statistic with its interval; ``low`` and ``high`` are NaN where one run says nothing."""
+    """A statistic with its interval; ``low`` and ``high`` are NaN where runs are too few."""
 
     value: float
     low: float
     high: float
 
 
+def interval(value: float, error: float, num_free: float) -> Estimate:
+    """The t interval of every estimate of this project.
+
+    Args:
+        error: standard error of ``value``.
+        num_free: its degrees of freedom.
+    """
+    reach = margin(num_free) * error
+    return Estimate(value, value - reach, value + reach)
+
+
+def margin(num_free: float) -> float:
+    """How many standard errors an interval reaches to either side."""
+    return float(stats.t.ppf((1 + QUANTILE) / 2, num_free))
+
+
 def iqm(scores: np.ndarray) -> np.ndarray:
     """Interquartile mean (..., N) -> (...): the mean of the middle half (section 4.3)."""
-    return trim_mean(scores, 0.25, axis=-1)
+    return stats.trim_mean(scores, 0.25, axis=-1)
 
 
 def mean(scores: np.ndarray) -> np.ndarray:
@@ -56,23 +80,34 @@ def optimality_gap(scores: np.ndarray, gamma: float = 100.0) -> np.ndarray:
 
 
 def estimate(scores: Scores, statistic: Statistic, seed: int = 0) -> Estimate:
-    """``statistic`` over all tasks' runs with its stratified bootstrap interval.
+    """``statistic`` over all tasks' runs with its interval.
 
-    An interval wants two runs of a task; with one a task there is none.
+    The variances that drawing each task's runs again gives are added up, with the degrees of
+    freedom of Welch and Satterthwaite. There is no interval with fewer than FEWEST runs, or where
+    a task has only one, whose variance nothing tells.
     """
-    joined = np.concatenate(list(scores.values()))
+    joined = np.concatenate(list(scores.values())).astype(float)
     value = float(statistic(joined))
-    if max(map(len, scores.values())) < 2:
+    counts = np.array([len(own) for own in scores.values()])
+    if counts.min() < 2 or counts.sum() < FEWEST:
         return Estimate(value, np.nan, np.nan)
     rng = np.random.default_rng(seed)
-    resamples = np.concatenate([_resampled(x, rng) for x in scores.values()], axis=1)
-    return Estimate(value, *_interval(statistic(resamples)))
+    variances = np.empty(len(counts))
+    for task, last in enumerate(np.cumsum(counts)):
+        rows = slice(last - counts[task], last)
+        drawn = np.tile(joined, (NUM_RESAMPLES, 1))
+        drawn[:, rows] = _resampled(joined[rows], rng)
+        variances[task] = statistic(drawn).var() * counts[task] / (counts[task] - 1)
+    total = variances.sum()
+    num_free = total**2 / (variances**2 / (counts - 1)).sum() if total else np.inf
+    return interval(value, float(np.sqrt(total)), num_free)
 
 
-def probability_of_improvement(x: Scores, y: Scores, seed: int = 0) -> Estimate:
+def probability_of_improvement(x: Scores, y: Scores) -> Estimate:
     """P(X > Y): the chance that a run of ``x`` beats one of ``y``, ties half (section 4.3).
 
-    Averaged over the tasks both have (Mann-Whitney's U over N M).
+    Averaged over the tasks both have (Mann-Whitney's U over N M). The interval is Newcombe's score
+    interval (2006, method 5), those of several tasks combined by the squares of their arms.
 
     Raises:
         ValueError: if they share no task.
@@ -80,30 +115,30 @@ def probability_of_improvement(x: Scores, y: Scores, seed: int = 0) -> Estimate:
     tasks = [task for task in x if task in y]
     if not tasks:
         raise ValueError("no task in common")
-    value = float(np.mean([_wins(x[t], y[t]) for t in tasks]))
-    if max(min(len(x[t]), len(y[t])) for t in tasks) < 2:
+    wins = np.array([_wins(x[t], y[t]) for t in tasks])
+    value = float(wins.mean())
+    if min(min(len(x[t]), len(y[t])) for t in tasks) < 2:
         return Estimate(value, np.nan, np.nan)
-    rng = np.random.default_rng(seed)
-    drawn = np.mean(
-        [_wins(_resampled(x[t], rng, 500), _resampled(y[t], rng, 500)) for t in tasks], axis=0
+    ends = np.array(
+        [_score_interval(p, len(x[t]), len(y[t])) for p, t in zip(wins, tasks, strict=True)]
     )
-    return Estimate(value, *_interval(drawn))
+    below, above = np.sqrt(np.square(wins[:, None] - ends).sum(0)) / len(tasks)
+    return Estimate(value, value - float(below), value + float(above))
 
 
 def performance_profile(
-    scores: Scores, thresholds: np.ndarray, seed: int = 0
+    scores: Scores, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of runs above each threshold (T,), and its interval's bounds (T,) (section 4.2)."""
+    """Share of runs above each threshold (T,), and its interval's bounds (T,) (section 4.2).
+
+    The interval is the exact one of a share (Clopper and Pearson 1934).
+    """
     joined = np.concatenate(list(scores.values()))
-    share = (joined[None] > thresholds[:, None]).mean(1)
-    if max(map(len, scores.values())) < 2:
-        nothing = np.full(len(thresholds), np.nan)
-        return share, nothing, nothing
-    rng = np.random.default_rng(seed)
-    resamples = np.concatenate([_resampled(x, rng, 500) for x in scores.values()], axis=1)
-    shares = np.stack([(resamples > threshold).mean(1) for threshold in thresholds])
-    tail = (1 - CONFIDENCE) / 2
-    return share, np.quantile(shares, tail, axis=1), np.quantile(shares, 1 - tail, axis=1)
+    above, count = (joined[None] > thresholds[:, None]).sum(1), len(joined)
+    tail = (1 - QUANTILE) / 2
+    low = np.where(above > 0, stats.beta.ppf(tail, above, count - above + 1), 0.0)
+    high = np.where(above < count, stats.beta.ppf(1 - tail, above + 1, count - above), 1.0)
+    return above / count, low, high
 
 
 def importance(values: pd.Series, scores: pd.Series) -> float:
@@ -126,17 +161,25 @@ def importance(values: pd.Series, scores: pd.Series) -> float:
     return float(max(0.0, (between - (num_levels - 1) * within / num_free) / total))
 
 
-def _resampled(
-    scores: np.ndarray, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
-) -> np.ndarray:
-    """(N,) -> (num_resamples, N), drawn with replacement."""
-    return scores[rng.integers(len(scores), size=(num_resamples, len(scores)))]
+def _resampled(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N,) -> (NUM_RESAMPLES, N), drawn with replacement."""
+    return scores[rng.integers(len(scores), size=(NUM_RESAMPLES, len(scores)))]
 
 
-def _interval(resampled: np.ndarray) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return float(low), float(high)
+def _score_interval(wins: float, num_x: int, num_y: int) -> tuple[float, float]:
+    """Of P(X > Y) by the scores of ``num_x`` and ``num_y`` runs: no p lies further from ``wins``
+    than its own standard errors reach."""
+    reach = stats.norm.ppf((1 + QUANTILE) / 2)
+    others = (num_x + num_y) / 2 - 1
+
+    def excess(p: float) -> float:
+        variance = p * (1 - p) * (1 + others * ((1 - p) / (2 - p) + p / (1 + p))) / num_x / num_y
+        return (wins - p) ** 2 - reach**2 * variance
+
+    inside = min(max(wins, 1e-9), 1 - 1e-9)  # at 0 and 1 the variance is none
+    low = optimize.brentq(excess, 0, inside) if wins > 0 else 0.0
+    high = optimize.brentq(excess, inside, 1) if wins < 1 else 1.0
+    return low, high
 
 
 def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -73,6 +73,21 @@ def aggregates(runs: RunTables, labels: pd.Series, which: str = "last") -> list[
     return sorted(found, key=lambda aggregate: -aggregate.estimates["iqm"].value)
 
 
+def few_runs(found: Sequence[Aggregate]) -> list[str]:
+    """What groups of few runs cannot show, in words."""
+    notes = []
+    without = [a for a in found if np.isnan(a.estimates["mean"].low)]
+    small = [a for a in found if a not in without and a.num_runs < statistics.FEWEST_TO_WIN]
+    for few, what in (
+        (without, f"too few runs for an interval, which takes {statistics.FEWEST}, and 2 per data"),
+        (small, "3 runs: intervals are wide, and none is marked as the best"),
+    ):
+        if few:
+            which = "every group has" if len(few) == len(found) else f"{len(few)} groups have"
+            notes.append(f"{which} {what}")
+    return notes
+
+
 def improvements(
     runs: RunTables, labels: pd.Series, order: Sequence[str], which: str = "last"
 ) -> tuple[list[str], list[list[Estimate | None]]]:
@@ -120,11 +135,12 @@ def importances(runs: RunTables, which: str = "last") -> dict[str, float]:
 
 
 def key_column(runs: RunTables, key: str) -> pd.Series:
-    """One key's value in every run: numbers where all are, else as written."""
+    """One key's value in every run: numbers where all are, else as written; so is a seed, which is
+    a name and no quantity."""
     column = pd.Series(
         [c.get(key) for c in runs.runs["config"]], index=runs.runs.index, dtype=object
     )
     are_numbers = column.map(lambda x: isinstance(x, int | float) and not isinstance(x, bool)).all()
-    if are_numbers:
+    if are_numbers and not key.endswith("seed"):
         return column.astype(float)
     return pd.Series(told_apart(list(column)), index=column.index)

@@ -29,7 +29,8 @@ def digits(value: float) -> str:
 def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "last") -> str:
     """A row a group, a column a data set: mean ± std, or IQM [interval], and how many runs.
 
-    The best of a column is bold where its interval lies apart from every other's.
+    The best of a column is bold where its interval lies apart from every other's
+    (:func:`standing_apart`).
     """
     labels = runs.groups()
     name, values = summary.measure_of(runs, which)
@@ -43,7 +44,7 @@ def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "
         known = {g: x.to_numpy(float) for g, x in scores.items() if len(x)}
         statistic = statistics.mean if show == "mean" else statistics.iqm
         found = {g: statistics.estimate({task: x}, statistic) for g, x in known.items()}
-        best = standing_apart(found)
+        best = standing_apart(found, {group: len(x) for group, x in known.items()})
         for group, x in known.items():
             cells[group][task] = cell(x, found[group], form, show, bold=group == best)
     count = labels.value_counts()
@@ -52,12 +53,16 @@ def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "
         [group, str(count[group]), *(of_group.get(task, "") for task in tasks)]
         for group, of_group in cells.items()
     ]
-    return markdown(header, rows) if form == "md" else latex(header, rows)
+    what = "Mean ± standard deviation over runs" if show == "mean" else "IQM [interval]"
+    return captioned(header, rows, form, what)
 
 
-def standing_apart(found: Mapping[str, Estimate]) -> str | None:
-    """The group whose interval lies above every other's, if there is one."""
-    if len(found) < 2 or any(math.isnan(e.low) for e in found.values()):
+def standing_apart(found: Mapping[str, Estimate], num_runs: Mapping[str, int]) -> str | None:
+    """The group whose interval lies above every other's, if there is one.
+
+    There is none where a group has fewer than FEWEST_TO_WIN runs.
+    """
+    if len(found) < 2 or min(num_runs.values()) < statistics.FEWEST_TO_WIN:
         return None
     best = max(found, key=lambda group: found[group].value)
     apart = all(e.high < found[best].low for group, e in found.items() if group != best)
@@ -76,6 +81,17 @@ def cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) 
         return f"**{text}**" if bold else text
     text = text.replace("–", r"\text{--}")
     return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"
+
+
+def captioned(header: list[str], rows: list[list[str]], form: Form, what: str) -> str:
+    """A table and, below it, what its cells, its bold one and its intervals are."""
+    caption = (
+        f"{what}. Bold: the interval lies above every other's, and each has "
+        f"{statistics.FEWEST_TO_WIN} runs or more. {statistics.INTERVALS}"
+    )
+    if form == "md":
+        return f"{markdown(header, rows)}\n{caption}\n"
+    return f"{latex(header, rows)}% {caption}\n"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

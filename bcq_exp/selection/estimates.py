@@ -109,10 +109,10 @@ def _quality(policies: pd.DataFrame, estimator: str, seed: int) -> dict[str, Mea
     scores = SIGNS[estimator] * policies[estimator].to_numpy()
     returns = policies["return_mean"].to_numpy()
     num_scored = int(np.isfinite(scores).sum())
-    found = {"spearman": measured(spearman, scores, returns, seed)}
+    found = {"spearman": measured(spearman, scores, returns, (-1, 1), seed)}
     for k in REGRETS:
         if k < num_scored:
-            found[f"regret@{k}"] = measured(partial(regret, k=k), scores, returns, seed)
+            found[f"regret@{k}"] = measured(partial(regret, k=k), scores, returns, (0, 1), seed)
         elif k < len(policies):  # the best is always among them
             found[f"regret@{k}"] = Measured(math.nan, math.nan, math.nan, num_scored)
     return found

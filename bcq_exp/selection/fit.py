@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bcq_exp.analysis import statistics
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.engine.placement import place
 from bcq_exp.files import atomic_path, clear_halves, written
@@ -60,17 +61,22 @@ class Values(NamedTuple):
 def estimate_row(
     step: int, values: Values, settings: FQESettings, **others: float
 ) -> dict[str, Any]:
-    """What is kept of a policy: the ensemble's mean, two standard errors to either side of it, and
-    other estimates; ``None`` for a number that is none.
+    """What is kept of a policy: the ensemble's mean with its interval, and other estimates;
+    ``None`` for a number that is none.
 
     In a bootstrap the samples' deviation is the mean's standard error; of one there is none.
     """
-    mean = float(values.of_all.mean())
-    deviation = values.of_drawn.std(ddof=1) if settings.num_members > 1 else np.nan
-    half = 2 * float(deviation)
-    told = {"fqe": mean, "fqe_low": mean - half, "fqe_high": mean + half, **others}
+    fqe, low, high = ensemble_interval(float(values.of_all.mean()), values.of_drawn)
+    told = {"fqe": fqe, "fqe_low": low, "fqe_high": high, **others}
     finite = {name: value if np.isfinite(value) else None for name, value in told.items()}
     return {"step": step, **finite, "settings": asdict(settings)}
+
+
+def ensemble_interval(value: float, of_drawn: np.ndarray) -> statistics.Estimate:
+    """A number with its interval from the same of each member's bootstrap sample (M,)."""
+    if len(of_drawn) < 2:
+        return statistics.Estimate(value, np.nan, np.nan)
+    return statistics.interval(value, float(of_drawn.std(ddof=1)), len(of_drawn) - 1)
 
 
 class FittedQ:

@@ -14,7 +14,7 @@ from bcq_exp.selection.ranking import FEWEST
 
 CONVERGED = 0.95  # of the way to their end, that critics have to go
 CUT = 0.05  # what rewards still weigh where episodes are cut, from which on that is told
-FEW = 10  # policies, of which a bootstrap's interval is too narrow
+FEW = 10  # policies, which chance orders well now and then
 
 
 def notes_of(
@@ -98,8 +98,8 @@ def _of_known(num_known: int, num_policies: int) -> list[str]:
         notes.append(f"{num_known} policies: too few to judge a ranking of")
     elif num_known < FEW:
         notes.append(
-            f"{num_known} policies are few: intervals, which resample them, are too narrow, and "
-            "chance alone orders them well now and then"
+            f"{num_known} policies are few: intervals are wide, and chance alone orders them well "
+            "now and then"
         )
     return notes
 

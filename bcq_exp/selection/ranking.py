@@ -9,8 +9,9 @@ from math import comb, nan
 
 import numpy as np
 
+from bcq_exp.analysis import statistics
+
 RESAMPLES = 2000
-LEVEL = 0.95
 FEWEST = 3  # policies, of which a ranking can be right or wrong
 
 
@@ -18,8 +19,8 @@ FEWEST = 3  # policies, of which a ranking can be right or wrong
 class Measured:
     """A number, NaN where it is not defined, and its interval.
 
-    That is a bootstrap's over policies: what other policies of the kind might have told. It is too
-    narrow where they are few, and leaves out how well their returns are known.
+    That is over policies: what other policies of the kind might have told. It leaves out how well
+    their returns are known.
 
     Args:
         num_policies: of which there is a score and a return.
@@ -63,9 +64,11 @@ def measured(
     measure: Callable[[np.ndarray, np.ndarray], float],
     scores: np.ndarray,
     returns: np.ndarray,
+    limits: tuple[float, float],
     seed: int = 0,
 ) -> Measured:
-    """A measure of policies' scores and returns, (P,) each, with its percentile interval.
+    """A measure of policies' scores and returns, (P,) each, with its interval by a bootstrap's
+    standard error, within what the measure can be.
 
     It is of the policies that have both, FEWEST at least.
     """
@@ -80,7 +83,9 @@ def measured(
     value = measure(scores, returns)
     if not len(found):
         return Measured(value, nan, nan, len(scores))
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    num_free = len(scores) - 1
+    error = float(found.std() * np.sqrt(len(scores) / num_free))
+    low, high = np.clip(statistics.interval(value, error, num_free)[1:], *limits)
     return Measured(value, float(low), float(high), len(scores))
 
 

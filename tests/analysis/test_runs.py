@@ -1,6 +1,7 @@
 """Folders as tables: which keys differ, what is odd, what is damaged."""
 
 import json
+import shutil
 from contextlib import ExitStack
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_aggregates_are_those_of_the_last_or_best_evaluations(tmp_path):
     assert best.estimates["mean"].value == pytest.approx(12.0)  # 11, 12, 13
     assert best.num_runs == 3
     assert best.std == pytest.approx(1.0)
-    assert 11 <= best.estimates["mean"].low < 12 < best.estimates["mean"].high <= 13
+    assert best.estimates["mean"].high - 12 == pytest.approx(6.965 / 3**0.5, rel=0.1)  # t, 2 free
     assert "optimality_gap" not in best.estimates  # of returns there is none
     order = [a.group for a in summary.aggregates(runs, runs.groups())]
     assert order[0] == "lmbda=1, tau=0.01"
@@ -108,6 +109,15 @@ def test_marginals_and_importances(tmp_path):
     assert next(iter(shares)) == "algo.lmbda"
     assert shares["algo.lmbda"] > 0.8
     assert shares.keys() == {"algo.lmbda", "algo.tau", "seed"}
+
+
+def test_a_seed_is_a_name_not_a_quantity(tmp_path):
+    values = np.random.default_rng(0).permutation(8)  # no quarter of the seeds is alike
+    for lmbda in (0.5, 1.0):
+        for seed, value in enumerate(values):
+            folder = tmp_path / f"{lmbda}-{seed}"
+            make_run(folder, [float(value)], seed=seed, changes={"algo.lmbda": lmbda})
+    assert summary.importances(load_runs(tmp_path)) == {"seed": 1.0, "algo.lmbda": 0.0}
 
 
 def test_what_is_worth_an_eye_is_found(tmp_path):
@@ -142,29 +152,136 @@ def test_the_papers_table_in_markdown_and_latex(tmp_path):
     assert "| lmbda=1, tau=0.001 | 3 | 11.1 ± 1.0 |" in lines
     assert "**" not in table  # no interval lies apart
     tex = paper_table(runs, "tex", show="iqm")
-    assert r"lmbda=1, tau=0.01 & 3 & $12.0 [11.0, 13.0]$ \\" in tex
+    (row,) = [line for line in tex.splitlines() if line.startswith("lmbda=1, tau=0.01 ")]
+    assert row.startswith("lmbda=1, tau=0.01 & 3 & $12.0 [8.") and row.endswith(r"]$ \\")
+    assert tex.splitlines()[-1].startswith("% IQM [interval]. Bold: ")
+    assert table.splitlines()[-1].endswith("in 92% to 99% of cases.")
+    shutil.rmtree(tmp_path / "s")
+    make_grid(tmp_path / "s", num_seeds=5)
     for k in range(3):
-        make_run(tmp_path / "s" / f"far{k}", [50.0 + k], seed=k, changes={"algo.tau": 0.5})
-    assert "| **51.0 ± 1.0** |" in paper_table(load_runs(tmp_path / "s"), "md")
-    assert r"$\mathbf{51.0 \pm 1.0}$" in paper_table(load_runs(tmp_path / "s"), "tex")
+        make_run(tmp_path / "s" / f"far{k}", [90.0 + k], seed=k, changes={"algo.tau": 0.5})
+    assert "**" not in paper_table(load_runs(tmp_path / "s"), "md")  # three are too few
+    for k in range(3, 5):
+        make_run(tmp_path / "s" / f"far{k}", [90.0 + k], seed=k, changes={"algo.tau": 0.5})
+    assert "| **92.0 ± 1.6** |" in paper_table(load_runs(tmp_path / "s"), "md")
+    assert r"$\mathbf{92.0 \pm 1.6}$" in paper_table(load_runs(tmp_path / "s"), "tex")
 
 
 def test_bold_wants_an_interval_that_lies_apart():
     from bcq_exp.analysis.statistics import Estimate
 
-    assert standing_apart({"a": Estimate(5, 4, 6), "b": Estimate(2, 1, 3)}) == "a"
-    assert standing_apart({"a": Estimate(5, 2, 6), "b": Estimate(2, 1, 3)}) is None
-    nan = float("nan")
-    assert standing_apart({"a": Estimate(5, nan, nan), "b": Estimate(2, 1, 3)}) is None
+    num_runs, nan = {"a": 4, "b": 4}, float("nan")
+    assert standing_apart({"a": Estimate(5, 4, 6), "b": Estimate(2, 1, 3)}, num_runs) == "a"
+    assert standing_apart({"a": Estimate(5, 2, 6), "b": Estimate(2, 1, 3)}, num_runs) is None
+    assert standing_apart({"a": Estimate(5, nan, nan), "b": Estimate(2, 1, 3)}, num_runs) is None
     assert [digits(x) for x in (1234.56, 12.345, nan)] == ["1235", "12.3", "–"]
 
 
-def test_one_seed_is_said_and_has_no_interval(tmp_path):
+def test_few_seeds_are_said_and_one_has_no_interval(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s", num_seeds=1))
     data = page_data(runs, tmp_path)
-    assert "one run only: no interval can be given" in data["notes"][-1]
+    assert "every group has too few runs for an interval" in data["notes"][-1]
     assert all(a["iqm"][1:] == [None, None] for a in data["aggregates"]["last"])
     json.dumps(data, allow_nan=False)
+    make_grid(tmp_path / "t", num_seeds=3)
+    assert (
+        "every group has 3 runs: intervals are wide"
+        in page_data(load_runs(tmp_path / "t"), tmp_path)["notes"][-1]
+    )
+
+
+def groups_of(folder, *runs):
+    """What runs that differ in one thing are told apart by, and what is said of them."""
+    for number, keywords in enumerate(runs):
+        make_run(folder / str(number), [1.0], **keywords)
+    runs = load_runs(folder)
+    return runs, list(runs.groups()), "\n".join(runs.notes)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "groups"),
+    [
+        ("dataset.noise_std", (0.1, 0.5), ["noise_std=0.1", "noise_std=0.5"]),
+        ("dataset.holdout", (None, 0.5), ["holdout=null", "holdout=0.5"]),
+        ("dataset.env", (None, "Other-v0"), ["env=null", "env=Other-v0"]),
+        ("trainer.num_steps", (120, 240), ["num_steps=120", "num_steps=240"]),
+    ],
+)
+def test_what_decides_a_result_is_grouped_by(key, values, groups, tmp_path):
+    _, found, _ = groups_of(tmp_path, *({"changes": {key: value}} for value in values))
+    assert found == groups
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("trainer.eval_episodes", (5, 10)),
+        ("trainer.eval_every", (5, 10)),
+        ("trainer.eval_seed", (5, 10)),
+        ("trainer.device", ("cpu", "cuda")),
+    ],
+)
+def test_what_else_differs_is_said(key, values, tmp_path):
+    _, found, said = groups_of(tmp_path, *({"changes": {key: value}} for value in values))
+    assert found == ["all runs"] * 2
+    assert f"runs also differ in {key} ({values[0]}, {values[1]}), which they are not" in said
+
+
+def test_names_and_dashboards_differ_without_a_word(tmp_path):
+    changes = ({"name": name, "logger.project": name, "dataset.download": name} for name in "ab")
+    runs, found, _ = groups_of(tmp_path, *({"changes": each} for each in changes))
+    assert found == ["all runs"] * 2
+    assert runs.notes == ()
+
+
+def test_other_contents_of_one_id_are_another_data_set_with_its_own_behaviour(tmp_path):
+    contents = (
+        {"id": "a/b-v0", "content_hash": c * 64, "behaviour_return": value}
+        for c, value in (("3", 5.0), ("4", 7.0))
+    )
+    paths = ("a/buffer.hdf5", "b/buffer.hdf5")
+    runs, found, said = groups_of(
+        tmp_path,
+        *(
+            {"dataset_facts": facts, "changes": {"dataset.path": path}}
+            for facts, path in zip(contents, paths, strict=True)
+        ),
+    )
+    assert found == ["all runs"] * 2
+    assert list(runs.runs["dataset"]) == ["a/b-v0@33333333", "a/b-v0@44444444"]
+    assert "2 contents under the id a/b-v0" in said
+    header = paper_table(runs, "md").splitlines()[0]
+    assert "a/b-v0@33333333 (return) | a/b-v0@44444444 (return)" in header
+    data = page_data(runs, tmp_path)
+    assert [run["behaviour_return"] for run in data["runs"]] == [5.0, 7.0]
+
+
+def test_a_key_of_the_data_groups_among_runs_on_the_same_data(tmp_path):
+    _, found, said = groups_of(
+        tmp_path,
+        {"dataset": "a/b-v0", "changes": {"dataset.holdout": None}},
+        {"dataset": "c/d-v0", "changes": {"dataset.holdout": 0.5}},
+    )
+    assert found == ["all runs"] * 2
+    assert "dataset.holdout (null, 0.5)" in said
+
+
+def test_algorithms_of_one_name_are_told_apart_and_what_else_they_differ_in_is_said(tmp_path):
+    own = {"algo._target_": "mine.BCQ", "trainer.batch_size": 7}
+    _, found, said = groups_of(tmp_path, {}, {"changes": own})
+    assert found == ["algo=bcq_exp.algorithm.bcq.BCQ", "algo=mine.BCQ"]
+    assert "trainer.batch_size (100, 7)" in said
+
+
+def test_versions_commits_and_failures_are_said(tmp_path):
+    versions = ({"torch": "2", "mujoco": "3.3"}, {"torch": "2", "mujoco": "3.4"})
+    _, _, said = groups_of(
+        tmp_path,
+        {"versions": versions[0], "git_commit": "abc"},
+        {"versions": versions[1], "git_commit": None, "status": "failed"},
+    )
+    assert "several versions of mujoco (3.3, 3.4), commit (abc, null)" in said
+    assert "1 runs failed: of 1 of them the last evaluation before that counts" in said
 
 
 def test_values_that_are_close_are_other_groups(tmp_path):

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.statistics import (
+    QUANTILE,
     estimate,
     importance,
     iqm,
@@ -15,6 +17,7 @@ from bcq_exp.analysis.statistics import (
     performance_profile,
     probability_of_improvement,
 )
+from bcq_exp.analysis.tables import standing_apart
 
 EIGHT = np.array([8.0, 1, 2, 100, 4, 5, 6, -50])
 
@@ -47,44 +50,104 @@ def test_a_performance_profile_is_the_share_above_each_threshold():
         {"t": np.array([1.0, 2, 3, 4])}, np.array([0.0, 2.0, 4.0])
     )
     np.testing.assert_allclose(share, [1.0, 0.5, 0.0])
-    assert ((low <= share) & (share <= high)).all()
-    assert 0 <= low[1] < 0.5 < high[1] <= 1
+    np.testing.assert_allclose([low[2], high[0]], [0.0, 1.0])
+    # all of 4 above: p**4 is the tail
+    assert low[0] == pytest.approx(((1 - QUANTILE) / 2) ** 0.25)
+    assert low[1] == pytest.approx(1 - high[1])
 
 
-def test_the_bootstrap_of_the_mean_has_its_known_width():
-    scores = np.random.default_rng(0).normal(10, 2, size=400)
+def test_an_interval_of_a_mean_is_students():
+    scores = np.random.default_rng(0).normal(10, 2, size=9)
     value, low, high = estimate({"t": scores}, mean)
-    error = scores.std(ddof=1) / np.sqrt(len(scores))
+    reach = stats.t.ppf(0.99, 8) * scores.std(ddof=1) / 3
     assert value == scores.mean()
-    assert low == pytest.approx(value - 1.96 * error, abs=0.3 * error)
-    assert high == pytest.approx(value + 1.96 * error, abs=0.3 * error)
+    assert (low, high) == pytest.approx((value - reach, value + reach), abs=0.08 * reach)
 
 
-def test_the_bootstrap_agrees_with_scipys():
-    from scipy.stats import bootstrap
-
-    scores = np.random.default_rng(1).gamma(2, 3, size=20)
-    theirs = bootstrap(
-        (scores,), iqm, method="percentile", n_resamples=5000, rng=np.random.default_rng(2)
-    ).confidence_interval
-    value, low, high = estimate({"t": scores}, iqm)
+def test_an_interval_of_several_tasks_is_welchs():
+    """As SciPy has it for a difference of two means: the sum of two, one with its sign changed."""
+    a, b = np.array([1.0, 2, 4]), np.array([10.0, 30, 50, 20, 90])
+    theirs = stats.ttest_ind(-a, b, equal_var=False).confidence_interval(QUANTILE)
+    _, low, high = estimate({"a": a, "b": b}, lambda x: x[..., :3].mean(-1) + x[..., 3:].mean(-1))
     width = theirs.high - theirs.low
-    assert low == pytest.approx(theirs.low, abs=0.06 * width)
-    assert high == pytest.approx(theirs.high, abs=0.06 * width)
-    assert low < value < high
+    assert (low, high) == pytest.approx((-theirs.high, -theirs.low), abs=0.04 * width)
 
 
-def test_the_bootstrap_is_stratified():
-    """Two tasks without spread of their own: resampling them apart leaves none."""
-    apart = estimate({"a": np.zeros(5), "b": np.full(5, 100.0)}, mean)
-    assert apart == (50.0, 50.0, 50.0)
+DRAWS = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "skewed": lambda rng, n: rng.exponential(size=n),
+}
+TRUTHS = {
+    "normal": {mean: 0.0, iqm: 0.0, median: 0.0},
+    # between the quartiles, log 4/3 and log 4, twice the integral of x exp(-x)
+    "skewed": {mean: 1.0, iqm: 1 + 1.5 * np.log(4 / 3) - 0.5 * np.log(4), median: np.log(2)},
+}
 
 
-def test_one_run_has_no_interval():
+@pytest.mark.parametrize("num_runs", [3, 5, 10])
+@pytest.mark.parametrize("kind", DRAWS)
+def test_intervals_cover_the_truth(kind, num_runs):
+    rng = np.random.default_rng(num_runs)
+    for statistic, truth in TRUTHS[kind].items():
+        num_trials = (
+            600 if statistic is mean else 100
+        )  # the others' reach further than they need to
+        found = [
+            estimate({"t": DRAWS[kind](rng, num_runs)}, statistic, seed)
+            for seed in range(num_trials)
+        ]
+        assert np.mean([low <= truth <= high for _, low, high in found]) >= 0.92, statistic
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_intervals_of_several_data_sets_cover_the_truth(kind):
+    """Of other sizes, spreads and numbers of runs; the share of each in the mean is its runs'."""
+    rng, hits = np.random.default_rng(0), []
+    counts, sizes = np.array([3, 3, 5]), np.array([1.0, 5.0, 20.0])
+    truth = TRUTHS[kind][mean] * (counts * sizes).sum() / counts.sum()
+    for seed in range(500):
+        scores = {str(n * s): s * DRAWS[kind](rng, n) for n, s in zip(counts, sizes, strict=True)}
+        _, low, high = estimate(scores, mean, seed)
+        hits.append(low <= truth <= high)
+    assert np.mean(hits) >= 0.92
+
+
+@pytest.mark.parametrize("num_runs", [3, 5, 10])
+def test_the_chance_to_beat_is_covered(num_runs):
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 1.0, 2.0):
+        truth = stats.norm.cdf(shift / 2**0.5)
+        found = [
+            probability_of_improvement(
+                {"t": rng.normal(shift, size=num_runs)}, {"t": rng.normal(size=num_runs)}
+            )
+            for _ in range(300)
+        ]
+        assert np.mean([low <= truth <= high for _, low, high in found]) >= 0.92
+    both = {"t": np.arange(num_runs), "u": np.arange(num_runs)}
+    value, low, high = probability_of_improvement(both, both)
+    assert (value, low + high) == (0.5, pytest.approx(1))
+    assert 0.5 - low < 0.5 - probability_of_improvement({"t": both["t"]}, {"t": both["t"]}).low
+
+
+def test_a_winner_among_equals_is_rare():
+    rng, num_won = np.random.default_rng(0), 0
+    for seed in range(300):
+        groups = {name: rng.normal(size=4) for name in "abc"}
+        found = {name: estimate({"t": x}, mean, seed) for name, x in groups.items()}
+        num_won += standing_apart(found, dict.fromkeys(found, 4)) is not None
+    assert num_won <= 0.02 * 300
+    assert standing_apart(found, {**dict.fromkeys(found, 4), "c": 3}) is None
+
+
+def test_too_few_runs_have_no_interval():
     value, low, high = estimate({"t": np.array([3.0])}, median)
     assert value == 3
-    assert np.isnan(low)
-    assert np.isnan(high)
+    assert np.isnan([low, high]).all()
+    assert np.isnan(estimate({"t": np.array([3.0, 4.0])}, mean).low)
+    # one of b and c each: what they would be another time is not known
+    assert estimate({"a": [10, 11], "b": [50], "c": [90]}, mean)[:1] == (40.25,)
+    assert np.isnan(estimate({"a": [10, 11], "b": [50], "c": [90]}, mean).low)
     for one, other in ((1, 1), (1, 4), (4, 1)):
         x, y = {"t": np.arange(one)}, {"t": np.arange(other)}
         assert np.isnan(probability_of_improvement(x, y).low)

@@ -45,7 +45,7 @@ def test_an_interval_holds_its_value_and_narrows_with_more_policies():
     widths = []
     for count in (10, 200):
         returns = rng.standard_normal(count)
-        found = measured(spearman, returns + rng.standard_normal(count), returns)
+        found = measured(spearman, returns + rng.standard_normal(count), returns, (-1, 1))
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 3
@@ -53,9 +53,9 @@ def test_an_interval_holds_its_value_and_narrows_with_more_policies():
 
 def test_policies_without_a_score_or_a_return_are_left_out_and_two_are_too_few():
     scores = np.array([np.nan, 3.0, 1.0, 2.0, 9.0])
-    found = measured(spearman, scores, np.array([*RETURNS, np.nan]))
+    found = measured(spearman, scores, np.array([*RETURNS, np.nan]), (-1, 1))
     assert (found.value, found.num_policies) == (1.0, 3)
-    assert np.isnan(measured(spearman, scores[:3], RETURNS[:3]).value)
+    assert np.isnan(measured(spearman, scores[:3], RETURNS[:3], (-1, 1)).value)
 
 
 def episodes(seed=0, spread=5.0):

@@ -1,12 +1,11 @@
 "use strict";
 // Draws DATA (bcq_exp.analysis.report). Aggregates come computed; only bands of a grouping that is
-// chosen here are resampled here, by the same percentile bootstrap over runs.
+// chosen here are computed here, by the same t intervals over runs.
 
 const PALETTE = ["#2f6fc4", "#d1671f", "#2c9a63", "#b5408f", "#7b61c9", "#a3821a", "#1d9bb0", "#c94a4a", "#6b7785", "#5f9e2f", "#d4789f", "#4a5fd0"];
 const ALL_KEYS = "all keys";
 const NONE = "none";
-const RESAMPLES = 400;
-const MANY = 200; // runs above which bands are not resampled, and single ones are drawn of a choice
+const MANY = 200; // runs above which single ones are drawn of a choice
 const $ = (id) => document.getElementById(id);
 
 const short = (key) => DATA.short[key] ?? key;
@@ -82,15 +81,6 @@ const curve = (table, run, column) => (column in DATA[table][run] ? numbers(DATA
 
 const columnsOf = (table) => [...new Set(DATA[table].flatMap(Object.keys))].filter((c) => c !== "step" && c !== "wall_time");
 
-function random(seed) { // mulberry32: the same bands each time the page is opened
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
 function smoothed(values, weight) { // exponential moving average, as dashboards do
   let last = null;
   return values.map((v) => {
@@ -122,28 +112,17 @@ function band(curves) { // mean and 95% interval over runs on a common x
     const [low, high] = [xs[0], xs[xs.length - 1]];
     xs = Array.from({ length: 100 }, (_, i) => low + ((high - low) * i) / 99);
   }
-  const draw = random(1);
   const out = { x: [], mean: [], low: [], high: [] };
   for (const [i, x] of xs.entries()) {
     const ys = curves.map((c) => (alike ? c.y[i] : interpolated(c.x, c.y, x))).filter((v) => v !== null);
     if (!ys.length || ys.length < curves.length / 2) continue;
     out.x.push(x);
     out.mean.push(ys.reduce((a, b) => a + b) / ys.length);
-    if (ys.length < 2) { out.low.push(null); out.high.push(null); continue; }
-    if (DATA.runs.length > MANY) { // resampling a thousand runs takes a browser half a minute
-      const mean = out.mean[out.mean.length - 1];
-      const error = Math.sqrt(ys.reduce((sum, y) => sum + (y - mean) ** 2, 0) / (ys.length - 1) / ys.length);
-      out.low.push(mean - 1.96 * error);
-      out.high.push(mean + 1.96 * error);
-      continue;
-    }
-    const means = Array.from({ length: RESAMPLES }, () => {
-      let sum = 0;
-      for (let i = 0; i < ys.length; i++) sum += ys[Math.floor(draw() * ys.length)];
-      return sum / ys.length;
-    }).sort((a, b) => a - b);
-    out.low.push(means[Math.floor(0.025 * RESAMPLES)]);
-    out.high.push(means[Math.ceil(0.975 * RESAMPLES) - 1]);
+    const mean = out.mean[out.mean.length - 1];
+    const margin = DATA.margins[ys.length];
+    const error = Math.sqrt(ys.reduce((sum, y) => sum + (y - mean) ** 2, 0) / (ys.length - 1) / ys.length);
+    out.low.push(margin === null ? null : mean - margin * error);
+    out.high.push(margin === null ? null : mean + margin * error);
   }
   return out;
 }
@@ -225,13 +204,11 @@ function drawLearning(s) {
     const within = new Set(members);
     const traces = curveTraces("evaluation", s.y, groups, colours, within, s);
     if (!traces.length && facets.size > 1) return;
-    const tasks = new Set(members.map((run) => DATA.runs[run].dataset));
     if (s.y === "return_mean" && traces.length) {
       const ends = traces.flatMap((t) => [t.x[0], t.x[t.x.length - 1]]);
-      for (const task of tasks) {
-        const value = DATA.behaviour[task];
-        if (value === undefined) continue; // the run collects its own data
-        traces.push({ x: [Math.min(...ends), Math.max(...ends)], y: [value, value], mode: "lines", type: "scatter", name: tasks.size > 1 ? `behaviour, ${task}` : "behaviour policy", line: { color: "#8a94a0", dash: "dash", width: 1.6 }, hovertemplate: `${digits(value)}<extra>behaviour on ${escaped(task)}</extra>` });
+      const lines = behaviours(members);
+      for (const [task, value] of lines) {
+        traces.push({ x: [Math.min(...ends), Math.max(...ends)], y: [value, value], mode: "lines", type: "scatter", name: lines.length > 1 ? `behaviour, ${escaped(task)}` : "behaviour policy", line: { color: "#8a94a0", dash: "dash", width: 1.6 }, hovertemplate: `${digits(value)}<extra>behaviour on ${escaped(task)}</extra>` });
       }
     }
     const tall = facets.size === 1;
@@ -242,6 +219,14 @@ function drawLearning(s) {
       xaxis: { title: { text: title } }, yaxis: { title: { text: s.y.replaceAll("_", " ") } },
     }, `learning_${s.y}_${index}`);
   });
+}
+
+function behaviours(members) { // data set and return of those that these runs learnt from
+  const found = new Map();
+  for (const { dataset, behaviour_return: value } of members.map((run) => DATA.runs[run])) {
+    if (value !== null) found.set(`${dataset} ${value}`, [dataset, value]); // null: it collects its own
+  }
+  return [...found.values()];
 }
 
 function drawTraining(s) {
@@ -264,7 +249,7 @@ function drawAggregates() {
   const found = DATA.aggregates[which];
   const names = ["iqm", "mean", "median", "optimality_gap"].filter((n) => found.length && found[0][n]);
   const words = { iqm: "IQM", mean: "mean", median: "median", optimality_gap: "optimality gap" };
-  $("aggregates-how").textContent = `The ${which} evaluation's ${unit} of each run${which === "best" ? " (chosen in hindsight: higher than a policy picked beforehand would reach)" : ""}, over ${new Set(DATA.runs.map((r) => r.dataset)).size} data set(s); 95% stratified bootstrap intervals (Agarwal et al. 2021).` + (names.includes("optimality_gap") ? " Optimality gap: how far below 100, lower is better." : "");
+  $("aggregates-how").textContent = `The ${which} evaluation's ${unit} of each run${which === "best" ? " (chosen in hindsight: higher than a policy picked beforehand would reach)" : ""}, over ${new Set(DATA.runs.map((r) => r.dataset)).size} data set(s) (Agarwal et al. 2021). ${DATA.intervals}` + (names.includes("optimality_gap") ? " Optimality gap: how far below 100, lower is better." : "");
   const shownGroups = found.slice(0, 40);
   const colours = colourOf(new Map(DATA.groups.map((g) => [g, []])));
   const traces = names.map((name, i) => {
@@ -450,7 +435,7 @@ function drawSelection() {
   $("selection").hidden = $("selection-link").hidden = !s;
   if (!s) return;
   $("selection-how").textContent = [`Discount ${s.settings.gamma}.`, ...s.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`)].join(" ");
-  const head = ["rank", "run", "step", "value ± 2 se", "own critic's", "own TD error", "discounted return", "return"];
+  const head = ["rank", "run", "step", "value ± interval", "own critic's", "own TD error", "discounted return", "return"];
   const rows = s.policies.map((p, i) => [
     i + 1,
     { text: p.run, sort: p.run },

@@ -60,7 +60,8 @@ def _table(folder: Path, states: Sequence[RunState]) -> Table:
 
     counts: Counter[str] = Counter(state.status for state in states)
     words = ", ".join(f"{counts[status]} {status}" for status in COLOURS if counts[status])
-    table = Table(title=f"{folder}: {len(states)} runs: {words}", title_justify="left")
+    title = escape(f"{folder}: {len(states)} runs: {words}")
+    table = Table(title=title, title_justify="left")
     for name in ("run", "status", "step", "time left", "last return", "reason"):
         right = name in ("step", "time left", "last return")
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason")

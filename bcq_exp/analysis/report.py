@@ -6,10 +6,12 @@ import base64
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -46,16 +48,16 @@ def write_report(
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
     reload = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
-    page = parts["page.html"]
-    for mark, content in (
-        ("<!--reload-->", reload),
-        ("<!--lead-->", lead),
-        ("/*css*/", parts["page.css"]),
-        ("/*plotly*/", _plotly()),
-        ("/*data*/", f"const DATA = {data};"),
-        ("/*js*/", parts["page.js"]),
-    ):
-        page = page.replace(mark, content)
+    contents = {
+        "<!--reload-->": reload,
+        "<!--lead-->": lead,
+        "/*css*/": parts["page.css"],
+        "/*plotly*/": _plotly(),
+        "/*data*/": data,
+        "/*js*/": parts["page.js"],
+    }
+    marks = "|".join(map(re.escape, contents))  # at once: a text may hold another's mark
+    page = re.sub(marks, lambda mark: contents[mark.group()], parts["page.html"])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
 
@@ -117,7 +119,8 @@ def _run(
     values = {key: column[index] for key, column in columns.items()}
     return {
         **{name: row[name] for name in names},
-        "href": os.path.relpath(row["folder"], folder),
+        # with ./, as a folder may be named javascript:
+        "href": quote(f"./{os.path.relpath(row['folder'], folder)}", safe="/=,+@"),
         "group": group,
         "values": values,
     }

@@ -23,6 +23,10 @@ OF_DATA = "dataset."
 ORIGIN = {
     f"{OF_DATA}{name}" for name in ("_target_", "id", "path", "download", "use_cache", "level")
 }
+SHOWN = {  # of a summary, besides what every reader wants
+    "wall_time", "steps_per_second", "command", "config_hash", "git_commit", "versions",
+    "algorithm", "losses", "watches",
+}  # fmt: skip
 NAMED = 6  # keys, or values of one, that a note names
 
 
@@ -174,7 +178,12 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
         except Damaged as error:
             notes.append(f"{error.what}; left out")
             continue
-        if summary is not None:
+        if summary is None:
+            continue
+        if missing := SHOWN - summary.keys():
+            named = ", ".join(sorted(missing))
+            notes.append(f"{record.folder}: its summary lacks {named}; left out")
+        else:
             summaries[record.folder] = summary
     return summaries, notes
 

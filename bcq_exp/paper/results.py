@@ -91,13 +91,11 @@ class Results:
         """
         of_setting = self.runs[self.runs["setting"] == setting]
         ended = of_setting["status"].isin(["completed", "failed"])
-        runs = of_setting[(of_setting["algo"] == algo) & ended]
+        runs = of_setting[(of_setting["algo"] == algo) & ended].copy()
         has_failed = (runs["status"] == "failed") | runs["score"].isna()
         worst = _worst(of_setting)
         for measure in worst:
-            runs = runs.assign(
-                **{measure: runs[measure].where(~has_failed, runs["env"].map(worst[measure]))}
-            )
+            runs[measure] = runs[measure].where(~has_failed, runs["env"].map(worst[measure]))
         return runs.assign(has_failed=has_failed).set_index(["env", "seed"])
 
     def of_task(self, setting: str, env: str) -> pd.DataFrame:

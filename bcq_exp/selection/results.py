@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ FOLDER = "ope"  # in the sweep's, off-policy evaluation
 PARTS = {  # of the selection's file
     "settings": dict, "notes": list, "policies": list, "quality": dict, "budget": dict,
 }  # fmt: skip
+TEXTS = ("run", "folder")  # of a policy; the rest are numbers
 POLICIES, SELECTION, CRITICS = "policies.csv", "selection.json", "fqe.pt"
 
 
@@ -61,12 +64,29 @@ def read(folder: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
         if any(not isinstance(found[name], kind) for name, kind in PARTS.items()):
             raise ValueError("its parts are of other kinds")
-        return {**found, "policies": [dict(each) for each in found["policies"]]}
-    except (OSError, ValueError, TypeError, LookupError) as error:
+        policies = [dict(each) for each in found["policies"]]
+        texts = [*found["notes"], *(each[name] for each in policies for name in TEXTS)]
+        numbers = [{k: v for k, v in each.items() if k not in TEXTS} for each in policies]
+        parts = [*numbers, *(found[name] for name in ("settings", "quality", "budget"))]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise ValueError("its texts are none")
+        if not all(isinstance(value, Real | None) for part in parts for value in _leaves(part)):
+            raise ValueError("its numbers are none")
+        return {**found, "policies": policies}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({first_line(error)}); `python -m bcq_exp.select {folder}` makes "
             "it anew"
         ) from error
+
+
+def _leaves(content: Any) -> Iterator[Any]:
+    """Every value in dictionaries and lists."""
+    if isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _leaves(value)
+    else:
+        yield content
 
 
 def _plain(content: Any) -> Any:

@@ -38,6 +38,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from bcq_exp import locks
+from bcq_exp.algorithm.watch import Watch
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically, written
 from bcq_exp.training.older import summary_of_today
@@ -49,6 +50,7 @@ COMPARED = (  # columns of eval.csv
 )  # fmt: skip
 LOCK = ".lock"  # in a run's folder, or a sweep's: held by the process that has it in hand
 SUMMARY = {"status", "failure", "step", "last", "best", "dataset", "config", "seed"}  # at least
+STATUSES = ("running", "completed", "interrupted", "failed", "stopped")
 EPISODES = {"step", "returns", "lengths"}  # the arrays of eval_returns.npz
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 SET_ASIDE = "resume=restart sets the run aside"
@@ -236,12 +238,12 @@ class RunRecord:
             found = json.loads(path.read_bytes())
             if not isinstance(found, dict) or not found.keys() >= SUMMARY:
                 raise ValueError("not a run's summary")
-            _check_kinds(found)
             checksum = found.pop("crc32", None)
             if checksum is None:  # an earlier version's
-                return {"record": {}, **summary_of_today(found)}
-            if checksum != _checksum(found):
+                found = {"record": {}, **summary_of_today(found)}
+            elif checksum != _checksum(found):
                 raise ValueError("its checksum differs")
+            _check_kinds(found)
             return found
 
     def told_summary(self) -> dict[str, Any]:
@@ -376,9 +378,18 @@ def _check_kinds(summary: Mapping[str, Any]) -> None:
         (summary["config"]["algo"], dict),
         (summary["config"]["dataset"], dict),
         (summary["dataset"]["id"], str),
+        (summary["dataset"].get("content_hash"), str | None),
+        (summary["dataset"].get("behaviour_return"), Real | None),
         (summary["step"], int),
-        (summary["status"], str),
+        (summary["failure"], str | None),
+        (summary.get("steps_per_second"), Real | None),
+        *((summary.get(name), str | None) for name in ("command", "git_commit", "config_hash")),
+        *((version, str | None) for version in summary.get("versions", {}).values()),
+        *((loss, str) for loss in summary.get("losses", ())),
+        *((Watch(**watch).kind, str) for watch in summary.get("watches", ())),
     ]
+    if summary["status"] not in STATUSES:
+        raise ValueError(f"its status is {summary['status']!r}")
     for name in ("last", "best"):
         if (row := summary[name]) is not None:
             wanted += [(row["return_mean"], Real), (row["normalized_score"], Real | None)]

@@ -280,3 +280,79 @@ def test_the_commands_table_and_mistakes(tmp_path):
     done = forked("nothing", module="bcq_exp.compare", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no runs found" in done.stderr
+
+
+EVIL = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "/*js*/ /*data*/ <!--lead--> <!--<script>",
+    "\" onmouseover='alert(3)' %{y} alert(4) `",
+    "<a href='javascript:alert(5)'>b</a>",
+    "__proto__",
+)
+
+
+def test_every_text_is_data(opened, tmp_path, monkeypatch):
+    """Names, ids, reasons, keys, values, notes, versions, columns and what select found."""
+    monkeypatch.chdir(tmp_path)
+    for number, evil in enumerate(EVIL):
+        make_run(
+            tmp_path / "s" / evil.replace("/", "\u2215"),
+            [] if number == 2 else [1.0, 2.0 + number],
+            dataset=evil,
+            status="failed" if number % 2 else "completed",
+            failure=evil,
+            changes={"algo.lmbda": evil, "algo.tau": evil[::-1], "actor.phi": 0.1 * number},
+            training={evil.replace(",", ";").replace('"', "'"): 1.0},
+            command=evil,
+            git_commit=evil,
+            versions={evil: evil},
+            dataset_facts={"content_hash": evil},
+        )
+    config = {f"algo.{evil.replace('.', ' ')}": number for number, evil in enumerate(EVIL)}
+    make_run(tmp_path / "s" / "javascript:alert(6)", [3.0], changes=config)
+    policy = dict.fromkeys(("fqe", "fqe_low", "fqe_high", "critic_value", "td_error"), 1.0)
+    known = {"step": 1, "return_mean": 2.0, "discounted_return": 3.0}
+    selection = {
+        "settings": {"gamma": 0.9}, "notes": list(EVIL), "quality": {}, "budget": {},
+        "policies": [{"run": evil, "folder": evil, **policy, **known} for evil in EVIL],
+    }  # fmt: skip
+    runs = load_runs(tmp_path / "s")
+    write_report(runs, tmp_path / "s" / "index.html", selection=selection)  # links start with names
+    page = opened(tmp_path / "s" / "index.html")
+    page.on("dialog", lambda dialog: pytest.fail(f"ran {dialog.message}"))
+    assert page.evaluate("DATA.runs.length") == 7
+    links = page.eval_on_selector_all(
+        "a", "all => all.map(a => a.protocol + a.getAttribute('href'))"
+    )
+    assert not [link for link in links if link.startswith("javascript")]
+    assert "file:./javascript%3Aalert%281%29".replace("281", "286") in "".join(links)
+    names = page.eval_on_selector_all(
+        "#run-table tbody tr", "all => all.map(t => t.cells[0].innerText)"
+    )
+    assert set(names) == set(runs.runs["name"])
+    assert page.locator("#run-table .status-failed").count() == 3
+    for evil in EVIL:
+        assert evil in page.inner_text("#versions")
+        assert evil in page.inner_text("#selection-how")
+    for choice in page.evaluate("[...document.getElementById('colour').options].map(o => o.value)"):
+        page.select_option("#colour", choice)
+    page.hover("#learning-0")
+    page.select_option("#colour", "dataset")
+    page.select_option("#facet", "none")
+    assert {f"dataset={evil}" for evil in EVIL} - {f"dataset={EVIL[2]}"} <= set(
+        page.evaluate("groupsBy('dataset').keys().toArray()")
+    )
+    assert page.locator("img, [onerror], [onmouseover]").count() == 0
+    assert page.locator("script").count() == 3
+
+
+def test_a_status_of_no_known_word_is_damage_for_page_and_status(tmp_path):
+    make_run(tmp_path / "s" / "a", [1.0])
+    make_run(tmp_path / "s" / "b", [1.0], status="<script>alert(1)</script>")
+    (tmp_path / "s" / "sweep.json").write_text('{"runs": [], "commands": []}')
+    notes = "".join(load_runs(tmp_path / "s").notes)
+    assert "summary.json is damaged (ValueError: its status is '<script>" in notes
+    done = forked("s", module="bcq_exp.status", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 done, 1 damaged" in done.stdout

@@ -130,6 +130,10 @@ def test_the_summary_is_replaced(record, tmp_path):
         {"step": None},
         {"last": {"return_mean": "x", "normalized_score": None}},
         {"best": []},
+        {"status": "<img src=x onerror=alert(1)>"},
+        {"failure": 3},
+        {"watches": [{"kind": "x"}]},
+        {"versions": {"torch": {}}},
     ],
     ids=str,
 )

@@ -1,6 +1,9 @@
 "use strict";
 // Draws DATA (bcq_exp.analysis.report). Aggregates come computed; only bands of a grouping that is
-// chosen here are computed here, by the same t intervals over runs.
+// chosen here are computed here, by the same t intervals over runs. Every text of DATA may be a
+// stranger's: it becomes textContent, or is escaped, for HTML and for what Plotly takes for HTML.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
 
 const PALETTE = ["#2f6fc4", "#d1671f", "#2c9a63", "#b5408f", "#7b61c9", "#a3821a", "#1d9bb0", "#c94a4a", "#6b7785", "#5f9e2f", "#d4789f", "#4a5fd0"];
 const ALL_KEYS = "all keys";
@@ -20,7 +23,7 @@ function digits(value) {
 }
 
 function escaped(text) {
-  return String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
+  return String(text).replace(/[&<>"'%]/g, (c) => `&#${c.charCodeAt(0)};`); // %{...} is Plotly's
 }
 
 // ---- groups
@@ -142,7 +145,7 @@ function curveTraces(table, column, groups, colours, within, state) {
     const common = { legendgroup: label, mode: "lines", type: "scatter" };
     if (state.single && curves.length > 1) {
       for (const c of curves.filter((c) => state.chosen.has(c.run))) {
-        traces.push({ ...common, x: c.x, y: c.y, showlegend: false, line: { color: translucent(colour, 0.28), width: 1 }, name: DATA.runs[c.run].name, hovertemplate: "%{y:.4g} at %{x}<extra>%{fullData.name}</extra>" });
+        traces.push({ ...common, x: c.x, y: c.y, showlegend: false, line: { color: translucent(colour, 0.28), width: 1 }, name: escaped(DATA.runs[c.run].name), hovertemplate: "%{y:.4g} at %{x}<extra>%{fullData.name}</extra>" });
       }
     }
     const b = band(curves);
@@ -151,7 +154,7 @@ function curveTraces(table, column, groups, colours, within, state) {
       traces.push({ ...common, x: b.x, y: b.high, showlegend: false, hoverinfo: "skip", line: { width: 0 }, fill: "tonexty", fillcolor: translucent(colour, 0.16) });
     }
     const title = curves.length === 1 ? DATA.runs[curves[0].run].name : `${label} (${curves.length} runs)`;
-    traces.push({ ...common, x: b.x, y: b.mean, name: label, mode: b.x.length < 12 ? "lines+markers" : "lines", marker: { size: 5 }, line: { color: colour, width: 2.2 }, hovertemplate: `%{y:.4g} at %{x}<extra>${escaped(title)}</extra>` });
+    traces.push({ ...common, x: b.x, y: b.mean, name: escaped(label), mode: b.x.length < 12 ? "lines+markers" : "lines", marker: { size: 5 }, line: { color: colour, width: 2.2 }, hovertemplate: `%{y:.4g} at %{x}<extra>${escaped(title)}</extra>` });
   }
   return traces;
 }
@@ -216,7 +219,7 @@ function drawLearning(s) {
       title: tall ? undefined : { text: escaped(label), font: { size: 13 } },
       height: tall ? 470 + (groups.size > 12 ? 60 : 0) : 340,
       showlegend: tall || index === 0, legend: legend(groups.size),
-      xaxis: { title: { text: title } }, yaxis: { title: { text: s.y.replaceAll("_", " ") } },
+      xaxis: { title: { text: title } }, yaxis: { title: { text: escaped(s.y.replaceAll("_", " ")) } },
     }, `learning_${s.y}_${index}`);
   });
 }
@@ -237,7 +240,7 @@ function drawTraining(s) {
   columns.forEach((column, index) => {
     const traces = curveTraces("training", column, groups, colours, everything, s);
     plot(panel($("training"), `training-${column}`), traces, {
-      title: { text: column.replaceAll("_", " "), font: { size: 13 } }, height: 270, showlegend: false,
+      title: { text: escaped(column.replaceAll("_", " ")), font: { size: 13 } }, height: 270, showlegend: false,
       xaxis: { title: { text: index < columns.length - 3 ? "" : s.x === "step" ? "gradient steps" : "wall time (s)" } },
     }, column);
   });
@@ -254,7 +257,7 @@ function drawAggregates() {
   const colours = colourOf(new Map(DATA.groups.map((g) => [g, []])));
   const traces = names.map((name, i) => {
     const e = shownGroups.map((a) => a[name]);
-    return { type: "scatter", mode: "markers", x: e.map((v) => v[0]), y: shownGroups.map((a) => a.group), xaxis: `x${i ? i + 1 : ""}`, yaxis: "y", showlegend: false, marker: { size: 8, color: shownGroups.map((a) => colours.get(a.group)) }, error_x: { type: "data", symmetric: false, array: e.map((v) => (v[2] === null ? 0 : v[2] - v[0])), arrayminus: e.map((v) => (v[1] === null ? 0 : v[0] - v[1])), color: "#8a94a0", thickness: 1.6 }, hovertemplate: `%{y}<br>${words[name]} %{x:.4g}<extra></extra>` };
+    return { type: "scatter", mode: "markers", x: e.map((v) => v[0]), y: shownGroups.map((a) => escaped(a.group)), xaxis: `x${i ? i + 1 : ""}`, yaxis: "y", showlegend: false, marker: { size: 8, color: shownGroups.map((a) => colours.get(a.group)) }, error_x: { type: "data", symmetric: false, array: e.map((v) => (v[2] === null ? 0 : v[2] - v[0])), arrayminus: e.map((v) => (v[1] === null ? 0 : v[0] - v[1])), color: "#8a94a0", thickness: 1.6 }, hovertemplate: `%{y}<br>${words[name]} %{x:.4g}<extra></extra>` };
   });
   const layout = { height: 90 + 24 * shownGroups.length, yaxis: { autorange: "reversed", type: "category", domain: [0, 1], tickfont: { size: 11 } }, grid: undefined, margin: { l: 120, r: 15, t: 34, b: 45 } };
   names.forEach((name, i) => {
@@ -282,7 +285,7 @@ function drawPairs() {
     const z = p.map((row) => row.map((e) => (e === null ? null : e[0])));
     const text = p.map((row) => row.map((e) => (e === null ? "" : e[0].toFixed(2))));
     const hover = p.map((row, i) => row.map((e, j) => (e === null ? "" : `${escaped(groups[i])}<br>beats ${escaped(groups[j])}<br>${e[0].toFixed(2)}${e[1] === null ? "" : ` [${e[1].toFixed(2)}, ${e[2].toFixed(2)}]`}`)));
-    plot("improvement", [{ type: "heatmap", z, x: groups, y: groups, text, texttemplate: "%{text}", hovertext: hover, hovertemplate: "%{hovertext}<extra></extra>", zmin: 0, zmax: 1, colorscale: [[0, "#c94a4a"], [0.5, "#d9dde2"], [1, "#2f6fc4"]], showscale: false, xgap: 1, ygap: 1, textfont: { color: "#14181e", size: 11 } }], { height: 170 + 30 * groups.length, yaxis: { autorange: "reversed", type: "category", tickfont: { size: 10 } }, xaxis: { type: "category", tickangle: 40, tickfont: { size: 10 } } }, "probability_of_improvement");
+    plot("improvement", [{ type: "heatmap", z, x: groups.map(escaped), y: groups.map(escaped), text, texttemplate: "%{text}", hovertext: hover, hovertemplate: "%{hovertext}<extra></extra>", zmin: 0, zmax: 1, colorscale: [[0, "#c94a4a"], [0.5, "#d9dde2"], [1, "#2f6fc4"]], showscale: false, xgap: 1, ygap: 1, textfont: { color: "#14181e", size: 11 } }], { height: 170 + 30 * groups.length, yaxis: { autorange: "reversed", type: "category", tickfont: { size: 10 } }, xaxis: { type: "category", tickangle: 40, tickfont: { size: 10 } } }, "probability_of_improvement");
   }
   const colours = colourOf(new Map(DATA.groups.map((g) => [g, []])));
   const traces = [];
@@ -293,7 +296,7 @@ function drawPairs() {
       traces.push({ ...common, y: low, line: { width: 0, shape: "hv" }, showlegend: false, hoverinfo: "skip" });
       traces.push({ ...common, y: high, line: { width: 0, shape: "hv" }, showlegend: false, hoverinfo: "skip", fill: "tonexty", fillcolor: translucent(colour, 0.12) });
     }
-    traces.push({ ...common, y: share, name: label, line: { color: colour, width: 2, shape: "hv" }, hovertemplate: `%{y:.0%} above %{x:.4g}<extra>${escaped(label)}</extra>` });
+    traces.push({ ...common, y: share, name: escaped(label), line: { color: colour, width: 2, shape: "hv" }, hovertemplate: `%{y:.0%} above %{x:.4g}<extra>${escaped(label)}</extra>` });
   }
   plot("profiles", traces, { height: Math.max(360, 170 + 30 * groups.length), legend: legend(traces.length), xaxis: { title: { text: unit } }, yaxis: { tickformat: ".0%", range: [-0.02, 1.02], title: { text: "runs above" } } }, "performance_profiles");
 }
@@ -311,13 +314,13 @@ function drawHyperparameters() {
   const ink = style.getPropertyValue("--ink").trim();
   if (runs.length) Plotly.react("parallel", [{ type: "parcoords", dimensions, line: { color: scores, colorscale: "Viridis", showscale: true, colorbar: { thickness: 12, title: { text: unit, side: "right" } } }, labelfont: { color: ink, size: 12 }, tickfont: { color: ink, size: 10 }, rangefont: { color: ink, size: 9 }, labelangle: keys.length > 8 ? -20 : 0 }], themed({ height: 360, margin: { l: 70, r: 60, t: 70, b: 30 } }), { responsive: true, displaylogo: false });
   const entries = Object.entries(DATA.importance).reverse();
-  plot("importance", [{ type: "bar", orientation: "h", y: entries.map(([k]) => k), x: entries.map(([, v]) => v), marker: { color: PALETTE[0] }, text: entries.map(([, v]) => `${(100 * v).toFixed(0)}%`), textposition: "outside", cliponaxis: false, hovertemplate: "%{y}: %{x:.1%}<extra></extra>" }], { height: 110 + 28 * entries.length, xaxis: { tickformat: ".0%", range: [0, Math.min(1.1, 1.25 * Math.max(0.05, ...entries.map(([, v]) => v)))] }, yaxis: { type: "category" } }, "importance");
+  plot("importance", [{ type: "bar", orientation: "h", y: entries.map(([k]) => escaped(k)), x: entries.map(([, v]) => v), marker: { color: PALETTE[0] }, text: entries.map(([, v]) => `${(100 * v).toFixed(0)}%`), textposition: "outside", cliponaxis: false, hovertemplate: "%{y}: %{x:.1%}<extra></extra>" }], { height: 110 + 28 * entries.length, xaxis: { tickformat: ".0%", range: [0, Math.min(1.1, 1.25 * Math.max(0.05, ...entries.map(([, v]) => v)))] }, yaxis: { type: "category" } }, "importance");
   const home = $("marginals");
   const all = keys.flatMap((k) => [...DATA.marginals[k].low, ...DATA.marginals[k].high, ...DATA.marginals[k].mean]).filter((v) => v !== null);
   const pad = 0.05 * (Math.max(...all) - Math.min(...all) || 1);
   for (const key of keys) {
     const m = DATA.marginals[key];
-    plot(panel(home, `marginal-${key}`), [{ type: "scatter", mode: "lines+markers", x: m.value, y: m.mean, line: { color: PALETTE[0], width: 1.4, dash: "dot" }, marker: { size: 9 }, error_y: { type: "data", symmetric: false, array: m.high.map((v, i) => (v === null ? 0 : v - m.mean[i])), arrayminus: m.low.map((v, i) => (v === null ? 0 : m.mean[i] - v)), thickness: 1.6 }, customdata: m.num_runs, hovertemplate: `${escaped(key)}=%{x}<br>%{y:.4g}, %{customdata} runs<extra></extra>` }], { height: 280, title: { text: escaped(key), font: { size: 13 } }, xaxis: { type: "category" }, yaxis: { title: { text: unit }, range: [Math.min(...all) - pad, Math.max(...all) + pad] } }, `marginal_${key}`);
+    plot(panel(home, `marginal-${key}`), [{ type: "scatter", mode: "lines+markers", x: m.value.map(escaped), y: m.mean, line: { color: PALETTE[0], width: 1.4, dash: "dot" }, marker: { size: 9 }, error_y: { type: "data", symmetric: false, array: m.high.map((v, i) => (v === null ? 0 : v - m.mean[i])), arrayminus: m.low.map((v, i) => (v === null ? 0 : m.mean[i] - v)), thickness: 1.6 }, customdata: m.num_runs, hovertemplate: `${escaped(key)}=%{x}<br>%{y:.4g}, %{customdata} runs<extra></extra>` }], { height: 280, title: { text: escaped(key), font: { size: 13 } }, xaxis: { type: "category" }, yaxis: { title: { text: unit }, range: [Math.min(...all) - pad, Math.max(...all) + pad] } }, `marginal_${key}`);
   }
   drawHeat();
 }
@@ -328,16 +331,16 @@ function dimension(key, runs) {
   if (values.every((v) => typeof v === "number")) {
     if (levels.length <= 8) {
       levels.sort((a, b) => a - b); // evenly spaced: sweeps choose 0.001, 0.01, 0.1
-      return { label: short(key), values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map((v) => told(key, v)), range: [-0.1, levels.length - 0.9] };
+      return { label: escaped(short(key)), values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map((v) => escaped(told(key, v))), range: [-0.1, levels.length - 0.9] };
     }
     const [low, high] = [Math.min(...values), Math.max(...values)];
     if (low > 0 && high / low > 30) {
       const ticks = [low, Math.sqrt(low * high), high];
-      return { label: short(key), values: values.map(Math.log10), tickvals: ticks.map(Math.log10), ticktext: ticks.map(digits) };
+      return { label: escaped(short(key)), values: values.map(Math.log10), tickvals: ticks.map(Math.log10), ticktext: ticks.map(digits) };
     }
-    return { label: short(key), values };
+    return { label: escaped(short(key)), values };
   }
-  return { label: short(key), values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map((v) => told(key, v)), range: [-0.1, levels.length - 0.9] };
+  return { label: escaped(short(key)), values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map((v) => escaped(told(key, v))), range: [-0.1, levels.length - 0.9] };
 }
 
 function drawHeat() {
@@ -350,7 +353,7 @@ function drawHeat() {
   const cells = ys.map((y) => xs.map((x) => cell(x, y)));
   const mean = (v) => (v.length ? v.reduce((a, b) => a + b) / v.length : null);
   const crowded = xs.length * ys.length > 80;
-  plot("heat", [{ type: "heatmap", x: xs.map((v) => told(kx, v)), y: ys.map((v) => told(ky, v)), z: cells.map((row) => row.map(mean)), text: cells.map((row) => row.map((v) => (v.length ? digits(mean(v)) : ""))), customdata: cells.map((row) => row.map((v) => v.length)), texttemplate: crowded ? undefined : "%{text}", colorscale: "Viridis", xgap: 1, ygap: 1, colorbar: { thickness: 12 }, hovertemplate: `${short(kx)}=%{x}, ${short(ky)}=%{y}<br>%{z:.4g}, %{customdata} runs<extra></extra>` }], { height: 340, xaxis: { type: "category", title: { text: short(kx) } }, yaxis: { type: "category", title: { text: short(ky) } } }, "two_keys");
+  plot("heat", [{ type: "heatmap", x: xs.map((v) => escaped(told(kx, v))), y: ys.map((v) => escaped(told(ky, v))), z: cells.map((row) => row.map(mean)), text: cells.map((row) => row.map((v) => (v.length ? digits(mean(v)) : ""))), customdata: cells.map((row) => row.map((v) => v.length)), texttemplate: crowded ? undefined : "%{text}", colorscale: "Viridis", xgap: 1, ygap: 1, colorbar: { thickness: 12 }, hovertemplate: `${escaped(short(kx))}=%{x}, ${escaped(short(ky))}=%{y}<br>%{z:.4g}, %{customdata} runs<extra></extra>` }], { height: 340, xaxis: { type: "category", title: { text: escaped(short(kx)) } }, yaxis: { type: "category", title: { text: escaped(short(ky)) } } }, "two_keys");
 }
 
 // ---- tables
@@ -390,8 +393,8 @@ function drawRuns() {
   const manySets = new Set(DATA.runs.map((r) => r.dataset)).size > 1;
   const head = ["run", "status", "step", ...(manySets ? ["dataset"] : []), ...DATA.keys.map((k) => short(k)), "seed", "last return", "best return", ...(hasScore ? ["last score"] : []), "steps/s", "command"];
   const rows = DATA.runs.map((r) => [
-    { html: `<a href="${escaped(encodeURI(r.href))}">${escaped(r.name)}</a>`, text: r.name, sort: r.name, title: r.name },
-    { html: `<span class="status-${r.status}" title="${escaped(r.reason || "")}">${r.status}</span>`, text: r.status, sort: r.status },
+    { html: `<a href="${escaped(r.href)}">${escaped(r.name)}</a>`, text: r.name, sort: r.name, title: r.name },
+    { html: `<span class="status-${escaped(r.status)}" title="${escaped(r.reason || "")}">${escaped(r.status)}</span>`, text: r.status, sort: r.status },
     { text: `${r.step}/${r.num_steps}`, sort: r.step },
     ...(manySets ? [r.dataset] : []),
     ...DATA.keys.map((k) => ({ text: told(k, r.values[k]), sort: r.values[k] })),
@@ -472,7 +475,7 @@ function drawSelection() {
 }
 
 function drawNotes() {
-  const link = (f) => `<li><a href="${escaped(encodeURI(DATA.runs[f.run].href))}">${escaped(DATA.runs[f.run].name)}</a>: ${escaped(f.detail)}</li>`;
+  const link = (f) => `<li><a href="${escaped(DATA.runs[f.run].href)}">${escaped(DATA.runs[f.run].name)}</a>: ${escaped(f.detail)}</li>`;
   const kinds = new Map();
   for (const f of DATA.findings) kinds.set(f.kind, [...(kinds.get(f.kind) || []), f]);
   const blocks = [...kinds].map(([kind, found]) => `<details class="finding ${found[0].severity}" ${found.length < 4 ? "open" : ""}><summary><b>${escaped(kind)}</b> ${found.length} run${found.length > 1 ? "s" : ""}</summary><ul>${found.map(link).join("")}</ul></details>`);

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bcq_exp.cli.arguments import Parser, number, path, place
 from bcq_exp.cli.command import command
 from bcq_exp.config.fqe import FQESettings
+from bcq_exp.errors import UserError
 from bcq_exp.ranges import COUNT, GAMMA, POSITIVE, SEED, TAU, Range
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ NUMBERS: dict[str, tuple[type, Range, str]] = {
     "gamma": (float, GAMMA, "discount of the value, whatever the runs' own"),
     "tau": (float, TAU, "share of a critic that its target takes each step, or: as the steps take"),
     "seed": (int, SEED, "of weights, episodes and batches"),
+    "horizon": (int, COUNT, "steps of an episode that count, such as its limit, or: for ever"),
 }
 
 
@@ -42,13 +44,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, (kind, allowed, words) in NUMBERS.items():
         option = f"--{name.replace('_', '-')}"
         default = getattr(FQESettings, name)
-        usual = f"{words} ({FQESettings().target_tau if default is None else default:g})"
+        default = FQESettings().target_tau if name == "tau" else default
+        usual = words if default is None else f"{words} ({default:g})"
         parser.add_argument(option, type=number(kind, allowed), help=usual)
     sizes = " ".join(map(str, FQESettings.hidden_sizes))
     parser.add_argument(
         "--hidden-sizes", nargs="+", type=number(int, COUNT), help=f"of a critic ({sizes})"
     )
+    parser.add_argument(
+        "--return-range",
+        nargs=2,
+        type=number(float, Range()),
+        metavar=("LOW", "HIGH"),
+        help="what a policy's value is known to lie between (what recorded rewards can come to)",
+    )
     options = parser.parse_args(arguments)
+    if options.return_range and options.return_range[0] >= options.return_range[1]:
+        given = " ".join(map(str, options.return_range))
+        raise UserError(f"--return-range {given}: give the lower end first")
     _select(options)
 
 
@@ -57,7 +70,6 @@ def _select(options: argparse.Namespace) -> None:
     from bcq_exp.analysis.runs import run_folders
     from bcq_exp.config import schema
     from bcq_exp.engine.memory import enough_memory
-    from bcq_exp.errors import UserError
     from bcq_exp.files import written
     from bcq_exp.selection.candidates import load_candidates
     from bcq_exp.selection.estimates import select
@@ -68,6 +80,7 @@ def _select(options: argparse.Namespace) -> None:
 
     schema.register()
     given = {name: getattr(options, name) for name in NUMBERS}
+    given["return_range"] = options.return_range and tuple(options.return_range)
     given["hidden_sizes"] = options.hidden_sizes and tuple(options.hidden_sizes)
     settings = FQESettings(**{name: value for name, value in given.items() if value is not None})
     alone = len(options.runs) == 1 and Path(options.runs[0]).is_dir()
@@ -100,24 +113,28 @@ def _print(selection: Selection, settings: FQESettings) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     policies = selection.policies
-    title = f"{len(policies)} policies by fitted Q evaluation, gamma {settings.gamma:g}"
+    steps = "" if settings.horizon is None else f", {settings.horizon} steps"
+    title = f"{len(policies)} policies by fitted Q evaluation, gamma {settings.gamma:g}{steps}"
     table = Table(title=title, title_justify="left")
     table.add_column("run", overflow="fold")
     for name in (
         "step",
         "value ± interval",
+        "better than behaviour",
         "own critic's",
         "TD error",
         "discounted return",
         "return",
     ):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in policies.head(MOST_ROWS).to_dict("records"):
-        others = (row[name] for name in ("critic_value", "td_error", "discounted_return"))
+    behaviour = {"run": "behaviour policy, as recorded", "step": "", **selection.behaviour}
+    for row in [behaviour, *policies.head(MOST_ROWS).to_dict("records")]:
+        others = (row.get(name) for name in ("critic_value", "td_error", "discounted_return"))
         table.add_row(
             escape(row["run"]),
             str(row["step"]),
-            _shown(row["fqe"]) + _shown(row["fqe_high"] - row["fqe"], before=" ± "),
+            _shown(row["fqe"]) + _reach(row["fqe"], row["fqe_high"]),
+            row.get("better", ""),
             *map(_shown, others),
             _shown(row["return_mean"]),
         )
@@ -152,6 +169,10 @@ def _measured(found: Measured) -> str:
     if found.value != found.value:
         return ""
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _reach(value: float | None, high: float | None) -> str:
+    return "" if value is None or high is None else _shown(high - value, before=" ± ")
 
 
 def _shown(value: float | None, before: str = "") -> str:

@@ -24,6 +24,10 @@ class FQESettings:
         tau: share of the critic that its target takes each step; ``None`` is as much as brings the
             targets to their end in these steps.
         seed: of weights, episodes and batches.
+        horizon: steps from an episode's beginning whose rewards count; ``None`` is for ever, beyond
+            where recorded episodes were cut.
+        return_range: what any policy's value, by ``gamma`` and from any step on, is known to lie
+            between; ``None`` is what the recorded rewards can come to.
     """
 
     num_steps: int = 20_000
@@ -34,6 +38,8 @@ class FQESettings:
     gamma: float = 0.99
     tau: float | None = None
     seed: int = 0
+    horizon: int | None = None
+    return_range: tuple[float, float] | None = None
 
     @property
     def target_tau(self) -> float:
@@ -49,4 +55,10 @@ class FQESettings:
 
     @property
     def _horizon(self) -> float:
-        return min(LONGEST, 1 / (1 - self.gamma)) if self.gamma < 1 else LONGEST
+        return min(LONGEST, self.weight_of_steps(LONGEST))
+
+    def weight_of_steps(self, most: float) -> float:
+        """What all steps that count weigh together: ``most`` where that would have no end."""
+        if self.horizon is not None:
+            return sum(self.gamma**step for step in range(self.horizon))
+        return 1 / (1 - self.gamma) if self.gamma < 1 else most

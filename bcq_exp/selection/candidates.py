@@ -71,6 +71,28 @@ class Evidence:
     first_obs: np.ndarray
     is_held_out: bool
 
+    @property
+    def step_numbers(self) -> np.ndarray:
+        """How many steps of its episode precede each transition (N,)."""
+        return np.concatenate([np.arange(rows) for rows in self.episode_rows])
+
+    @property
+    def behaviours_actions(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the behaviour policy did after each of N transitions (N, A), and at first (E, A).
+
+        After the last of an episode that is not recorded: the action before stands for it.
+        """
+        act, starts = self.dataset.transitions.act, self.step_numbers == 0
+        is_last = np.append(starts[1:], True)
+        after = np.where(is_last[:, None], act, np.roll(act, -1, axis=0))
+        return after, act[starts]
+
+    def returns(self, gamma: float, horizon: int | None) -> np.ndarray:
+        """The recorded episodes' discounted returns (E,), of ``horizon`` steps at most."""
+        rewards = np.split(self.dataset.transitions.rew, np.cumsum(self.episode_rows)[:-1])
+        cut = [own[:horizon] for own in rewards]
+        return np.array([float(own @ gamma ** np.arange(len(own))) for own in cut])
+
     @classmethod
     def of(cls, dataset: Dataset) -> Evidence:
         """The held-out episodes of a data set, or else all of it."""

@@ -50,18 +50,20 @@ class Units:
     value_range: tuple[float, float]
 
     @classmethod
-    def of(cls, transitions: Transitions, action_space: Any, gamma: float) -> Units:
+    def of(cls, transitions: Transitions, action_space: Any, settings: FQESettings) -> Units:
         size = float(np.abs(transitions.rew).mean(dtype=np.float64))
-        horizon = 1 / (1 - gamma) if gamma < 1 else len(transitions)
+        horizon = settings.weight_of_steps(len(transitions))
         scale = size * horizon or 1.0
         worst, best = float(transitions.rew.min()), float(transitions.rew.max())
+        # of one reward, if an episode may end after it, or of that reward for ever
+        ends = min(worst, worst * horizon), max(best, best * horizon)
+        low, high = settings.return_range or ends
         return cls(
             ObsNormalizer.of(transitions.obs),
             action_space.low,
             action_space.high,
             scale,
-            # of one reward, if an episode may end after it, or of that reward for ever
-            (min(worst, worst * horizon) / scale, max(best, best * horizon) / scale),
+            (low / scale, high / scale),
         )
 
     def obs(self, obs: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import pandas as pd
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.selection.bandit import BudgetCurve, budget_curve
 from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
-from bcq_exp.selection.fit import FittedQ, Told, estimate_row
+from bcq_exp.selection.fit import FittedQ, Told, Values, ensemble_interval, estimate_row
 from bcq_exp.selection.naive import naive_estimates
 from bcq_exp.selection.notes import notes_of
 from bcq_exp.selection.ranking import FEWEST, Measured, measured, regret, spearman
@@ -37,7 +37,10 @@ class Selection:
 
     Args:
         policies: a row a policy, by ``fqe`` from best to worst: run, folder, step, the estimators
-            of SIGNS, fqe_high, return_mean and discounted_return.
+            of SIGNS, fqe_high, return_mean, discounted_return, and better: whether it is than the
+            behaviour policy, by the same estimate: yes, no, or cannot tell.
+        behaviour: the same of the policy that recorded the data: fqe with fqe_low and fqe_high, and
+            the recorded episodes' return_mean and discounted_return.
         quality: of each estimator against the known returns: spearman, regret@1, regret@5.
         budget: expected return of the policy chosen after N episodes, started uniformly and by fqe.
         notes: what has to be known of all this, in words.
@@ -45,6 +48,7 @@ class Selection:
     """
 
     policies: pd.DataFrame
+    behaviour: Mapping[str, float | None]
     quality: Mapping[str, Mapping[str, Measured]]
     budget: Mapping[str, BudgetCurve]
     notes: tuple[str, ...]
@@ -65,12 +69,19 @@ def select(
         told: as :meth:`bcq_exp.selection.fit.FittedQ.fit` has it.
     """
     act_next, first_act = policies_actions(candidates, evidence, settings.seed)
-    fitted = FittedQ(evidence, act_next, first_act, settings)
+    recorded_next, recorded_first = evidence.behaviours_actions
+    fitted = FittedQ(
+        evidence,
+        np.concatenate([act_next, recorded_next[None]]),
+        np.concatenate([first_act, recorded_first[None]]),
+        settings,
+    )
     fitted.fit(keep, told)
+    *values, of_behaviour = fitted.estimates()
     naive = naive_estimates(candidates, evidence, act_next, first_act)
     estimates = {
-        each.folder: estimate_row(each.step, values, settings, **others)
-        for each, values, others in zip(candidates, fitted.estimates(), naive, strict=True)
+        each.folder: estimate_row(each.step, own, settings, **others)
+        for each, own, others in zip(candidates, values, naive, strict=True)
     }
     rows = [
         {
@@ -78,13 +89,12 @@ def select(
             "folder": str(each.folder),
             **{name: value for name, value in estimates[each.folder].items() if name != "settings"},
             "return_mean": each.return_mean,
-            "discounted_return": each.discounted_return
-            if each.agent.gamma == settings.gamma
-            else None,
+            "discounted_return": _discounted(each, evidence, settings),
+            "better": is_better(own, of_behaviour),
         }
-        for each in candidates
+        for each, own in zip(candidates, values, strict=True)
     ]
-    numbers = [name for name in rows[0] if name not in ("run", "folder", "step")]
+    numbers = [name for name in rows[0] if name not in ("run", "folder", "step", "better")]
     policies = pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
     policies = policies.sort_values("fqe", ascending=False, kind="stable", na_position="last")
     ranked = [candidates[k] for k in policies.index]
@@ -102,7 +112,37 @@ def select(
             order = np.arange(len(known))  # as they stand
             budget[MAIN] = budget_curve(episodes, NUM_PULLS, order, settings.seed)
     notes = notes_of(policies, ranked, evidence, settings)
-    return Selection(policies, quality, budget, tuple(notes), estimates)
+    behaviour = _behaviour(evidence, of_behaviour, settings)
+    return Selection(policies, behaviour, quality, budget, tuple(notes), estimates)
+
+
+def is_better(policy: Values, behaviour: Values) -> str:
+    """Whether a policy is worth more than the behaviour: their difference by each member, which
+    sees the same episodes of both."""
+    difference = policy.of_all.mean() - behaviour.of_all.mean()
+    found = ensemble_interval(float(difference), policy.of_drawn - behaviour.of_drawn)
+    return "yes" if found.low > 0 else "no" if found.high < 0 else "cannot tell"
+
+
+def _behaviour(evidence: Evidence, values: Values, settings: FQESettings) -> dict[str, Any]:
+    row = estimate_row(0, values, settings)
+    return {
+        **{name: row[name] for name in ("fqe", "fqe_low", "fqe_high")},
+        "discounted_return": float(evidence.returns(settings.gamma, settings.horizon).mean()),
+        "return_mean": evidence.dataset.behaviour_return,
+    }
+
+
+def _discounted(each: Candidate, evidence: Evidence, settings: FQESettings) -> float | None:
+    """A policy's discounted return, if it was evaluated by the discount and over the steps of the
+    estimates."""
+    spec = evidence.dataset.env_spec
+    limit = None if spec is None else spec.max_episode_steps
+    if settings.horizon is not None and (limit is None or limit > settings.horizon):
+        return None
+    if settings.gamma == 1:
+        return each.return_mean
+    return each.discounted_return if each.agent.gamma == settings.gamma else None
 
 
 def _quality(policies: pd.DataFrame, estimator: str, seed: int) -> dict[str, Measured]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bcq_exp.analysis import statistics
 from bcq_exp.config.fqe import FQESettings
+from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
 from bcq_exp.files import atomic_path, clear_halves, written
 from bcq_exp.selection.candidates import Evidence
@@ -79,6 +80,24 @@ def ensemble_interval(value: float, of_drawn: np.ndarray) -> statistics.Estimate
     return statistics.interval(value, float(of_drawn.std(ddof=1)), len(of_drawn) - 1)
 
 
+def _timed(evidence: Evidence, horizon: int) -> tuple[Transitions, np.ndarray]:
+    """The transitions of the first ``horizon`` steps, and first observations, for critics that see
+    how much of the horizon has passed: after its last step nothing follows."""
+    steps = evidence.step_numbers
+    kept = steps < horizon
+    t, now = evidence.dataset.transitions[kept], steps[kept, None]
+
+    def with_time(obs: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        return np.hstack([obs, (steps / horizon).astype(obs.dtype)])
+
+    first_obs = with_time(evidence.first_obs, np.zeros((len(evidence.first_obs), 1)))
+    return t.replace(
+        obs=with_time(t.obs, now),
+        obs_next=with_time(t.obs_next, now + 1),
+        terminated=t.terminated | (now[:, 0] + 1 == horizon),
+    ), first_obs
+
+
 class FittedQ:
     """The critics of P policies with M members each, learning.
 
@@ -91,21 +110,25 @@ class FittedQ:
     def __init__(
         self, evidence: Evidence, act_next: np.ndarray, first_act: np.ndarray, settings: FQESettings
     ) -> None:
-        transitions = evidence.dataset.transitions
+        transitions, first_obs = evidence.dataset.transitions, evidence.first_obs
+        rows = evidence.episode_rows
+        if settings.horizon is not None:
+            kept = evidence.step_numbers < settings.horizon
+            transitions, first_obs = _timed(evidence, settings.horizon)
+            rows, act_next = np.minimum(rows, settings.horizon), act_next[:, kept]
         self._settings, self._num_policies = settings, len(act_next)
         num_runs = self._num_policies * settings.num_members
         placement = place(_Placing(settings.batch_size), [settings.hidden_sizes], num_runs)
-        units = Units.of(transitions, evidence.dataset.action_space, settings.gamma)
+        units = Units.of(transitions, evidence.dataset.action_space, settings)
         self._placement, self._units = placement, units
         low, high = units.value(np.array(units.value_range))
         beyond = high - low or np.inf  # rewards of 0 alone have no range
         self._limits = low - beyond, high + beyond
         dtype, device = placement.precision.dtype, placement.device
         self._first = (
-            torch.as_tensor(units.obs(evidence.first_obs), dtype=dtype, device=device),
+            torch.as_tensor(units.obs(first_obs), dtype=dtype, device=device),
             torch.as_tensor(units.act(first_act), dtype=dtype, device=device),
         )
-        rows = evidence.episode_rows
         self._drawn = drawn_episodes(settings, len(rows))
         self._engine = stacked_critics(
             transitions, rows, self._drawn, act_next, units, settings, placement

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from bcq_exp.config.fqe import FQESettings
@@ -30,9 +29,9 @@ def notes_of(
         *_of_runs(ranked),
         *_of_first(policies),
         *_of_fqe(policies),
-        *_of_values(policies, evidence, settings.gamma),
+        *_of_values(policies, evidence, settings),
         *_of_gammas([each.agent.gamma for each in ranked], settings.gamma),
-        *_of_horizon(policies, evidence, settings.gamma),
+        *_of_horizon(evidence, settings),
         *_of_known(sum(each.returns is not None for each in ranked), len(ranked)),
     ]
 
@@ -72,15 +71,23 @@ def _of_runs(ranked: Sequence[Candidate]) -> list[str]:
     return notes
 
 
-def _of_horizon(policies: pd.DataFrame, evidence: Evidence, gamma: float) -> list[str]:
+def _of_horizon(evidence: Evidence, settings: FQESettings) -> list[str]:
     """Whether values and discounted returns are of the same."""
-    spec = evidence.dataset.env_spec
+    spec, gamma, horizon = evidence.dataset.env_spec, settings.gamma, settings.horizon
     limit = None if spec is None else spec.max_episode_steps
-    if limit is None or gamma**limit < CUT or policies["discounted_return"].isna().all():
+    if horizon is not None:
+        if limit is not None and limit <= horizon:
+            return []
+        return [
+            f"values are of the first {horizon} steps, evaluations' discounted returns of whole "
+            "episodes: these are left out"
+        ]
+    if limit is None or gamma**limit < CUT:
         return []
     return [
         f"episodes are cut after {limit} steps, where a reward still weighs {gamma**limit:.0%}: "
-        "values are of going on for ever, discounted returns end there"
+        f"values are of going on for ever, discounted returns end there; --horizon {limit} makes "
+        "values end there too"
     ]
 
 
@@ -123,12 +130,12 @@ def _of_fqe(policies: pd.DataFrame) -> list[str]:
     return [f"fitted Q evaluation diverged for {named}{more}: ranked last"]
 
 
-def _of_values(policies: pd.DataFrame, evidence: Evidence, gamma: float) -> list[str]:
+def _of_values(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings) -> list[str]:
     """Whether policies are valued beyond what anything recorded came to."""
-    rewards = np.split(evidence.dataset.transitions.rew, np.cumsum(evidence.episode_rows)[:-1])
-    best = max(float(own @ gamma ** np.arange(len(own))) for own in rewards)
+    best = float(evidence.returns(settings.gamma, settings.horizon).max())
     count = int((policies["fqe"] > best).sum())
-    if not count or best < 0:  # below 0, an episode that is cut is worth more than one that goes on
+    # below 0, an episode that is cut is worth more than one that goes on
+    if not count or (best < 0 and settings.horizon is None):
         return []
     return [
         f"{count} policies are valued above the best recorded episode's discounted return "

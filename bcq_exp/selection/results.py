@@ -20,9 +20,10 @@ if TYPE_CHECKING:  # they bring torch
 
 FOLDER = "ope"  # in the sweep's, off-policy evaluation
 PARTS = {  # of the selection's file
-    "settings": dict, "notes": list, "policies": list, "quality": dict, "budget": dict,
+    "settings": dict, "notes": list, "policies": list, "behaviour": dict, "quality": dict,
+    "budget": dict,
 }  # fmt: skip
-TEXTS = ("run", "folder")  # of a policy; the rest are numbers
+TEXTS = ("run", "folder", "better")  # of a policy; the rest are numbers
 POLICIES, SELECTION, CRITICS = "policies.csv", "selection.json", "fqe.pt"
 
 
@@ -38,6 +39,7 @@ def write(selection: Selection, settings: FQESettings, folder: Path) -> None:
         "settings": asdict(settings),
         "notes": list(selection.notes),
         "policies": selection.policies.to_dict("records"),
+        "behaviour": dict(selection.behaviour),
         "quality": {
             estimator: {name: asdict(value) for name, value in measures.items()}
             for estimator, measures in selection.quality.items()
@@ -67,7 +69,8 @@ def read(folder: Path) -> dict[str, Any] | None:
         policies = [dict(each) for each in found["policies"]]
         texts = [*found["notes"], *(each[name] for each in policies for name in TEXTS)]
         numbers = [{k: v for k, v in each.items() if k not in TEXTS} for each in policies]
-        parts = [*numbers, *(found[name] for name in ("settings", "quality", "budget"))]
+        named = ("settings", "behaviour", "quality", "budget")
+        parts = [*numbers, *(found[name] for name in named)]
         if not all(isinstance(text, str) and text for text in texts):
             raise ValueError("its texts are none")
         if not all(isinstance(value, Real | None) for part in parts for value in _leaves(part)):

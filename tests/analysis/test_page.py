@@ -315,6 +315,7 @@ def test_every_text_is_data(opened, tmp_path, monkeypatch):
     known = {"step": 1, "return_mean": 2.0, "discounted_return": 3.0}
     selection = {
         "settings": {"gamma": 0.9}, "notes": list(EVIL), "quality": {}, "budget": {},
+        "behaviour": {name: policy[name] for name in ("fqe", "fqe_high")} | known,
         "policies": [{"run": evil, "folder": evil, **policy, **known} for evil in EVIL],
     }  # fmt: skip
     runs = load_runs(tmp_path / "s")

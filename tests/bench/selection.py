@@ -42,7 +42,7 @@ class Way:
         """Of an evaluation of its policies."""
         transitions, rows = evidence.dataset.transitions, evidence.episode_rows
         settings = FQESettings(num_members=self.members, batch_size=self.batch_size)
-        units = Units.of(transitions, evidence.dataset.action_space, settings.gamma)
+        units = Units.of(transitions, evidence.dataset.action_space, settings)
         placement = place(self, [settings.hidden_sizes], self.policies * self.members)
         drawn = drawn_episodes(settings, len(rows))
         shape = (self.policies, *transitions.act.shape)

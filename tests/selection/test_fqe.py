@@ -12,11 +12,13 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.fqe import FQE
 from bcq_exp.algorithm.networks import Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from bcq_exp.analysis.statistics import margin
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection.candidates import Evidence
 from bcq_exp.selection.critics import _rows_of
+from bcq_exp.selection.estimates import is_better
 from bcq_exp.selection.fit import FittedQ, Values, estimate_row
 
 NUM_STATES, GAMMA = 4, 0.9
@@ -147,6 +149,47 @@ def test_targets_stay_within_what_rewards_can_come_to(tmp_path):
         FQE(critic=critic.critic, critic_optim=AdamOptimizerFactory(lr=0.1), v_min=1.0, v_max=0.0)
 
 
+def test_a_known_range_of_returns_bounds_the_values(tmp_path):
+    found = fit(chain(40), POLICIES, tmp_path / "a.pt", num_steps=300, return_range=(-1.0, 2.0))
+    critic, scale = found._engine.algorithm(0), found._units.scale
+    assert (critic.v_min * scale, critic.v_max * scale) == pytest.approx((-1.0, 2.0))
+
+
+def test_of_a_horizon_only_its_steps_count_discounted_or_not(tmp_path):
+    """Three steps without a discount, of the policy that stays at the end: by hand."""
+    evidence, stays = chain(), CHAIN[1]
+    value = np.zeros(NUM_STATES)
+    for _ in range(3):
+        value = np.arange(NUM_STATES) - 0.5 + value[np.minimum(np.arange(4) + (stays > 0), 3)]
+    expected = (evidence.first_obs @ value).mean()
+    settings = {"gamma": 1.0, "horizon": 3, "num_steps": 3000, "num_members": 2}
+    found = of_all(fit(evidence, POLICIES[1:2], tmp_path / "a.pt", **settings))
+    np.testing.assert_allclose(found, expected, rtol=0.1)
+
+
+def test_the_behaviour_is_valued_as_recorded(tmp_path):
+    """By the actions that it took next; over whole episodes that is their mean return."""
+    evidence = chain()
+    after, first = evidence.behaviours_actions
+    rows = evidence.episode_rows
+    assert (after[0] == evidence.dataset.transitions.act[1]).all() == (rows[0] > 1)
+    assert (first == evidence.dataset.transitions.act[evidence.step_numbers == 0]).all()
+    settings = FQESettings(gamma=1.0, horizon=10, num_steps=3000, num_members=2, batch_size=64)
+    fitted = FittedQ(evidence, after[None], first[None], settings)
+    fitted.fit(tmp_path / "a.pt")
+    returns = evidence.returns(1.0, 10)
+    assert returns.mean() == pytest.approx(evidence.dataset.behaviour_return)
+    np.testing.assert_allclose(of_all(fitted), returns.mean(), rtol=0.15)
+
+
+def test_a_policy_is_better_where_every_member_agrees_beyond_chance():
+    behaviour = Values(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+    assert is_better(Values(*(behaviour[0] + [5, 5.1, 4.9],) * 2), behaviour) == "yes"
+    assert is_better(Values(*(behaviour[0] - [5, 5.1, 4.9],) * 2), behaviour) == "no"
+    assert is_better(Values(*(behaviour[0] + [5, -4, 1],) * 2), behaviour) == "cannot tell"
+    assert is_better(Values(*(behaviour[0] * np.nan,) * 2), behaviour) == "cannot tell"
+
+
 def test_without_a_reward_values_are_0_not_diverged(tmp_path):
     evidence = chain(40)
     t = evidence.dataset.transitions
@@ -243,14 +286,14 @@ def test_the_same_seed_gives_the_same_bits_and_a_stop_changes_none(tmp_path):
     assert np.array_equal(of_all(fit(evidence, policies, tmp_path / "c.pt", num_steps=60)), once)
 
 
-def test_an_interval_is_two_standard_errors_of_the_bootstrap(tmp_path):
+def test_an_interval_is_that_of_every_statistic(tmp_path):
     evidence, settings = chain(40), FQESettings(gamma=GAMMA, batch_size=64, num_members=3)
     fitted = fit(evidence, POLICIES, tmp_path / "a.pt", num_steps=60, num_members=3)
     for values in fitted.estimates():
         assert (values.of_drawn != values.of_all).all()
         row = estimate_row(60, values, settings)
         assert row["fqe"] == pytest.approx(values.of_all.mean())
-        half = 2 * np.std(values.of_drawn, ddof=1)
+        half = margin(2) * np.std(values.of_drawn, ddof=1)
         assert (row["fqe_low"], row["fqe_high"]) == pytest.approx(
             (row["fqe"] - half, row["fqe"] + half)
         )

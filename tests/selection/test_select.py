@@ -53,6 +53,7 @@ def test_a_sweeps_policies_are_told_and_written(folder):
     assert done.returncode == 0, done.stderr
     assert "4 policies by fitted Q evaluation" in done.stdout
     assert "judged by 3 held-out episodes" in done.stdout
+    assert "behaviour policy, as recorded" in done.stdout
     ope = folder / "multirun" / "s" / "ope"
     policies = pd.read_csv(ope / "policies.csv")
     assert sorted(policies["run"]) == [
@@ -66,6 +67,10 @@ def test_a_sweeps_policies_are_told_and_written(folder):
         assert row.discounted_return == pytest.approx(last["discounted_return_mean"])
         assert row.step == last["step"] == 120 and row.td_error > 0
     content = json.loads((ope / "selection.json").read_text())
+    assert {each["better"] for each in content["policies"]} <= {"yes", "no", "cannot tell"}
+    behaviour = content["behaviour"]
+    assert behaviour["fqe_low"] < behaviour["fqe"] < behaviour["fqe_high"]
+    assert behaviour["return_mean"] < behaviour["discounted_return"] < 0  # costs, discounted
     assert content["settings"]["num_steps"] == 60
     assert set(content["quality"]) == {"fqe", "fqe_low", "critic_value", "td_error"}
     assert set(content["quality"]["fqe"]) == {"spearman", "regret@1"}, "the best of 4 is in any 5"

@@ -437,13 +437,15 @@ function drawSelection() {
   const s = DATA.selection;
   $("selection").hidden = $("selection-link").hidden = !s;
   if (!s) return;
-  $("selection-how").textContent = [`Discount ${s.settings.gamma}.`, ...s.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`)].join(" ");
-  const head = ["rank", "run", "step", "value ± interval", "own critic's", "own TD error", "discounted return", "return"];
-  const rows = s.policies.map((p, i) => [
-    i + 1,
+  $("selection-how").textContent = [`Discount ${s.settings.gamma}${s.settings.horizon ? `, ${s.settings.horizon} steps` : ""}.`, ...s.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`)].join(" ");
+  const head = ["rank", "run", "step", "value ± interval", "better than behaviour", "own critic's", "own TD error", "discounted return", "return"];
+  const behaviour = { run: "behaviour policy, as recorded", step: null, critic_value: null, td_error: null, ...s.behaviour };
+  const rows = [behaviour, ...s.policies].map((p, i) => [
+    i || null,
     { text: p.run, sort: p.run },
     p.step,
     { text: p.fqe === null ? "diverged" : `${fixed(p.fqe)}${p.fqe_high === null ? "" : ` ± ${fixed(p.fqe_high - p.fqe)}`}`, sort: p.fqe },
+    p.better ?? null,
     ...[p.critic_value, p.td_error, p.discounted_return, p.return_mean].map((v) => ({ text: fixed(v), sort: v })),
   ]);
   table($("selection-table"), head, rows);

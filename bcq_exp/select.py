@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bcq_exp.cli.arguments import Parser, number, path, place
 from bcq_exp.cli.command import command
@@ -127,8 +127,13 @@ def _print(selection: Selection, settings: FQESettings) -> None:
         "return",
     ):
         table.add_column(name, justify="right", no_wrap=True)
-    behaviour = {"run": "behaviour policy, as recorded", "step": "", **selection.behaviour}
-    for row in [behaviour, *policies.head(MOST_ROWS).to_dict("records")]:
+    behaviour: dict[Any, Any] = {
+        "run": "behaviour policy, as recorded",
+        "step": "",
+        **selection.behaviour,
+    }
+    rows: list[dict[Any, Any]] = policies.head(MOST_ROWS).to_dict("records")
+    for row in [behaviour, *rows]:
         others = (row.get(name) for name in ("critic_value", "td_error", "discounted_return"))
         table.add_row(
             escape(row["run"]),

@@ -2,11 +2,13 @@
 
 import os
 import pty
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import bcq_exp as bcq_exp_package
 from bcq_exp.cli.explain import one_line
@@ -27,15 +29,34 @@ MISTAKES = [
         "policy.action_scaling=perhaps: must be one of auto, true, false",
     ),
     (["actor.hidden_sizes=64"], "actor.hidden_sizes"),
-    (["actor=huge"], "there are paper, small, tianshou"),
+    (["algo.lmbda=[0.5, 0.9]"], "in [0, 1]; to sweep, write algo.lmbda=0.5,0.9 with -m"),
+    (["seed=[0,1]"], "; to sweep, write seed=0,1 with -m"),
+    (["trainer.num_steps=1e4"], "must be an integer at least 1; write 10000"),
+    (["algo.lmbda=0.5,1"], "algo.lmbda=0.5,1: several values are a sweep, which takes -m; a list"),
+    (["actor.hidden_sizes=[64,a]"], "must be a list of one or more integers, each at least 1"),
+    (["lmbda=0.5"], "did you mean algo.lmbda?"),
+    (["algo.lmbda"], "algo.lmbda: must be KEY=VALUE"),
+    (["--lmbda=0.5"], "--lmbda=0.5: no such option (see --help); keys are given as KEY=VALUE"),
+    (["~trainer"], "trainer: cannot be left out"),
+    (["~algo.lmbda"], "~algo.lmbda: cannot be left out"),
+    (["sweep=null"], "sweep=null: must be one of its choices; leave it out for none"),
+    (["networks=[small,paper]"], "one choice; to sweep, write networks=small,paper with -m"),
+    (["actor_optim=sgd"], "actor_optim=sgd: its choice is made by optimizer@actor_optim=sgd"),
+    (["hydra.mode=multirun"], "hydra.mode=multirun: must be one of RUN, MULTIRUN"),
+    (["hydra.run=null"], "hydra.run=null: must be a node of keys, not a value"),
+    (["-m", "hydra.sweeper=null"], "hydra.sweeper: must be a choice, made as hydra/sweeper=NAME"),
+    (["sweep=seeds", "hydra.sweeper.params.seed=null"], "hydra.sweeper.params.seed: needs a value"),
+    (["actor=huge"], "actor=huge: no such choice; there are paper, small, tianshou"),
     (["optimizer@actor_optim=lion"], "there are adam, adamw, rmsprop, sgd"),
     (["actr=small"], "actr"),
-    (["algo.lmbda=[1"], "'[1'"),
+    (["algo.lmbda=[1"], "algo.lmbda=[1: cannot be read; look for a bracket"),
     (["+algo.extra=1"], "algo.extra"),
     (["dataset=minari"], "dataset.id: give it a value, dataset.id=..."),
     (["name=../outside"], "name=../outside: letters, digits"),
     (["name=" + "a" * 300], "name=aaaaaaaaaaaaaaaaaaaa...: 300 bytes; at most 180"),
-    (["name=ünï"], """a character that has to stand in quotes, 'name='"'"'ünï'"'"''"""),
+    (["name=ünï"], """name=ünï: has to stand in quotes, 'name="ünï"'"""),
+    (["logger.tags=[a#b,c]"], """has to stand in quotes, 'logger.tags=["a#b",c]'"""),
+    (["dataset=d4rl_hdf5", "dataset.path=a=b"], """has to stand in quotes, 'dataset.path="a=b"'"""),
     (["resume=true"], "resume=true: multirun/ holds no run"),
     (["resume=true", "name=absent"], "resume=true: multirun/absent holds no run"),
 ]
@@ -55,6 +76,81 @@ def test_a_mistake_is_one_line_with_status_2_and_no_folder(args, message, tmp_pa
     assert_one_error(done, message)
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+FILES = {
+    "experiment=typo": ("algo: {lmda: 1}", "experiment/typo.yaml: algo.lmda: no such key; there"),
+    "experiment=kind": ("algo: {lmbda: x}", "experiment/kind.yaml: algo.lmbda=x: must be a number"),
+    "experiment=dots": ("algo.lmbda: 1", "algo.lmbda: a file nests keys"),
+    "experiment=number": (
+        "trainer: {num_steps: 1e4}",
+        "must be an integer at least 1; write 10000",
+    ),
+    "experiment=choice": ("defaults: [algo: bc]", "writes `override /GROUP: CHOICE`"),
+    "sweep=nested": (
+        "hydra: {sweeper: {params: {algo: {lmbda: '0.5,1'}}}}",
+        "hydra.sweeper.params.algo: keys below it are written with dots, in one line: algo.lmbda: ",
+    ),
+    "sweep=nothing": ("hydra: {mode: MULTIRUN}", "sweep=nothing: its file sweeps no key"),
+    "sweep=list": ("hydra: {sweeper: {params: [seed]}}", "list.yaml: a list where a node of keys"),
+    "sweep=empty": ("hydra:", "a file has a node with no keys; give it some"),
+    "sweep=novalue": ("hydra: {sweeper: {params: {seed: }}}", "hydra.sweeper.params.seed: needs a"),
+}
+
+
+def write_choice(folder, choice, content, package="# @package _global_"):
+    group, _, name = choice.partition("=")
+    path = folder / "own" / group / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{package}\n{content}\n")
+
+
+@pytest.mark.parametrize("choice", FILES)
+def test_a_mistake_in_a_file_is_one_line_that_names_key_and_remedy(choice, tmp_path):
+    content, message = FILES[choice]
+    write_choice(tmp_path, choice, content)
+    assert_one_error(forked("--config-dir=own", choice, cwd=tmp_path), message)
+    assert not (tmp_path / "multirun").exists()
+
+
+def test_a_file_without_its_package_line_is_told_so(tmp_path):
+    write_choice(tmp_path, "experiment=mine", "algo: {lmbda: 1}", package="")
+    done = forked("--config-dir=own", "experiment=mine", cwd=tmp_path)
+    assert_one_error(done, "begins with '# @package _global_'")
+
+
+def test_what_a_message_says_to_write_is_what_was_meant(tmp_path):
+    for wrong in ("name=ünï", "logger.tags=[a#b,c]", "logger.group='", "logger.group=a(b"):
+        hint = forked(wrong, cwd=tmp_path).stderr.rpartition("stand in quotes, ")[2]
+        (override,) = shlex.split(hint)
+        assert override != wrong
+        shown = forked(override, "--cfg", "job", cwd=tmp_path).stdout
+        key, _, value = wrong.partition("=")
+        node = OmegaConf.create(shown)
+        meant = ["a#b", "c"] if value.startswith("[") else value
+        assert OmegaConf.select(node, key) == meant
+
+
+def test_an_experiments_file_sets_seed_and_name_too(tmp_path):
+    write_choice(tmp_path, "experiment=mine", "seed: 7")
+    shown = forked("--config-dir=own", "experiment=mine", "--cfg", "job", cwd=tmp_path).stdout
+    assert OmegaConf.create(shown).seed == 7
+
+
+@pytest.mark.parametrize(
+    ("args", "num_runs"),
+    [
+        (["sweep=seeds"], 10),
+        (["sweep=seeds", "algo.lmbda=0.5,1"], 20),  # without -m
+        (["sweep=seeds", "hydra.mode=RUN"], 10),
+        (["--config-dir=own", "sweep=no_mode"], 2),
+    ],
+)
+def test_a_choice_of_sweep_is_a_sweep_always(args, num_runs, tmp_path):
+    write_choice(tmp_path, "sweep=no_mode", "hydra: {sweeper: {params: {algo.lmbda: '0.5,1'}}}")
+    done = forked(*args, "name=s", "--plan", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"multirun/s: {num_runs} runs, {num_runs} to train" in done.stdout
 
 
 LATE = [

@@ -7,17 +7,17 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import bcq_exp
 from bcq_exp.cli.arguments import refuse
 from bcq_exp.cli.command import command
-from bcq_exp.cli.explain import explained, is_mistake
+from bcq_exp.cli.explain import explained, is_mistake, several_values
 from bcq_exp.config import schema
 from bcq_exp.config.checking import check, check_folders
 from bcq_exp.errors import RunStopped, UserError
@@ -75,7 +75,7 @@ def entry(
             given = [_as_hydra_reads(w, () if several else paths) for w in sys.argv[1:]]
             _register()
             parser = get_args_parser()
-            parser.error = refuse  # type: ignore[method-assign]
+            parser.error = _refuse  # type: ignore[method-assign]
             if plan_sweep is not None:
                 parser.add_argument("--plan", action="store_true")
             args = parser.parse_intermixed_args(given)
@@ -92,6 +92,18 @@ def entry(
         return main
 
     return decorate
+
+
+def _refuse(message: str) -> NoReturn:
+    """What the parser of options has to say.
+
+    Raises:
+        UserError: that.
+    """
+    unknown = message.partition("unrecognized arguments: ")[2].split()
+    if unknown and re.fullmatch(r"--\w[\w.]*(=.*)?", unknown[0]):
+        raise UserError(f"{unknown[0]}: no such option (see --help); keys are given as KEY=VALUE")
+    refuse(message)
 
 
 def _as_hydra_reads(word: str, paths: Sequence[str]) -> str:
@@ -164,6 +176,8 @@ def _plan(
     """Compose and check a run or a sweep before Hydra makes a folder."""
     from hydra.types import RunMode
 
+    from bcq_exp.sweep.plan import split
+
     if args.experimental_rerun:
         raise UserError("--experimental-rerun: not of this command; the same name= goes on")
     plan_only = PLAN_ONLY in args.overrides
@@ -178,9 +192,15 @@ def _plan(
         return _compose(args.config_name or config_name, overrides)
 
     with _search_path(args):
-        cfg = None if args.multirun else compose(args.overrides)
-        if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
+        if args.multirun:
             return plan_sweep and explained(plan_sweep, args.overrides, compose)
+        fixed, axes = explained(split, args.overrides)
+        cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
+        # a choice of sweep is a sweep, whether or not its file says so
+        if cfg.hydra.mode == RunMode.MULTIRUN or cfg.hydra.runtime.choices.get("sweep"):
+            return plan_sweep and explained(plan_sweep, args.overrides, compose)
+        if axes:
+            raise UserError(several_values(axes[0].given))
         if plan_only:
             raise UserError("--plan: says what a sweep will be; this is one run, a sweep has -m")
         folder = check_folders(cfg, is_sweep=False)
@@ -222,18 +242,46 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     from hydra import compose
 
     def composed(given: list[str]) -> DictConfig:
-        return compose(config_name, overrides=given, return_hydra_config=True)
+        cfg = compose(config_name, overrides=given, return_hydra_config=True)
+        for group in cfg.hydra.runtime.choices:
+            node = group.rpartition("@")[2]
+            if "@" in group and not OmegaConf.is_dict(value := cfg.get(node)):
+                raise UserError(f"{node}={value}: its choice is made by {group}={value}")
+        return cfg
 
     try:
         return explained(composed, overrides)
     except UserError as error:
-        unknown = re.search(r"Could not override '(.*)'. No match in the defaults list", str(error))
-        if unknown is None:
-            raise
         algorithm = [override for override in overrides if override.startswith("algo=")]
-        choices = explained(composed, algorithm).hydra.runtime.choices
-        groups = sorted(str(group) for group in choices if "hydra/" not in str(group))
-        of_algorithm = f" with {algorithm[0]}" if algorithm else ""
-        raise UserError(
-            f"{unknown[1]}: no such group{of_algorithm}; there are {', '.join(groups)}"
-        ) from error
+        try:
+            choices = explained(composed, algorithm).hydra.runtime.choices
+        except UserError:  # it is the algorithm's
+            choices = explained(composed, []).hydra.runtime.choices
+        line = _of_groups(overrides, choices, str(error), " ".join(algorithm))
+        if line is None:
+            raise
+        raise UserError(line) from error
+
+
+def _of_groups(
+    overrides: Sequence[str], choices: Mapping[str, str | None], said: str, algorithm: str
+) -> str | None:
+    """What is wrong with overrides of groups, where what Hydra said does not lead there.
+
+    ``choices`` are those of the defaults.
+    """
+    if unknown := re.search(r"Could not override '(.*)'. No match in the defaults list", said):
+        groups = ", ".join(sorted(group for group in choices if "hydra/" not in group))
+        of_algorithm = f" with {algorithm}" if algorithm else ""
+        return f"{unknown[1]}: no such group{of_algorithm}; there are {groups}"
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if value == "null" and group in choices:
+            leave_out = "; leave it out for none" if choices[group] is None else ""
+            return f"{override}: must be one of its choices{leave_out}"
+        if value.startswith("[") and choices.get(group) is not None:
+            return (
+                f"{override}: must be one choice; to sweep, write {group}={value.strip('[]')} "
+                "with -m"
+            )
+    return None

@@ -9,15 +9,26 @@ from collections.abc import Callable
 from traceback import walk_tb
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
-from bcq_exp.config.checking import describe
+from bcq_exp.config.checking import wrong
 from bcq_exp.config.keys import schema_of
-from bcq_exp.errors import UserError
+from bcq_exp.config.meaning import flattened
+from bcq_exp.errors import UserError, first_line
 
 T = TypeVar("T")
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
+_UNCLEAR = {  # their words, and ours that lead to the remedy
+    "is not Optional": "needs a value",
+    "Cannot merge DictConfig with ListConfig": "a list where a node of keys is wanted",
+    "'NoneType' object has no attribute": "a file has a node with no keys; give it some",
+}
 
 
 def explained(function: Callable[..., T], *arguments: Any) -> T:
@@ -53,46 +64,146 @@ def _raised_in(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """A mistake in one line."""
+    chain = _chain(error)
+    for link in chain:
+        if isinstance(link, UserError):
+            return "; ".join(str(link).splitlines())
+    for explain in (_of_override, _of_choice, _of_key):
+        for link in chain:
+            if line := explain(link, str(error)):
+                return line
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    hints = ("See http", "Set the env", "To append to your")
+    told = "; ".join(line for line in lines if not line.startswith(hints))
+    return _words(told) or type(error).__name__
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what it came of."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         if cause in chain:  # raised again while its own effect was handled
             break
         chain.append(cause)
-    for link in chain:
-        if isinstance(link, UserError):
-            return "; ".join(str(link).splitlines())
-    for link in chain:
-        if isinstance(link, OmegaConfBaseException) and (line := _key_error(link, str(error))):
-            return line
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and lines[0].startswith("LexerNoViableAltException: "):
-        override = lines[0].partition(": ")[2]
-        key, _, value = override.partition("=")
-        quoted = f"{key}='{value}'"
-        return f"{override}: a character that has to stand in quotes, {shlex.quote(quoted)}"
-    if "Config search path:" in lines:  # a choice that does not exist
-        lines = lines[: lines.index("Config search path:")]
-        head, *options = (line for line in lines if not line.startswith("Available options"))
-        options = [option for option in options if not option.startswith("_")]
-        return f"{head}; there are {', '.join(options)}" if options else head
-    hints = ("See http", "Set the env", "To append to your")
-    told = "; ".join(line for line in lines if not line.startswith(hints))
-    return told or type(error).__name__
+    return chain
 
 
-def _key_error(error: OmegaConfBaseException, message: str) -> str | None:
-    """A misspelt key or a value of the wrong type, in terms of the schema."""
-    override = re.search(r"override '?\+*([^\s'=]+)(=\S.*)?", message)
-    node = error.parent_node
-    if override is None or not isinstance(node, DictConfig):
+def several_values(override: str) -> str:
+    """What is said of an override that sweeps, of a single run."""
+    key, _, values = override.partition("=")
+    words = f"{override}: several values are a sweep, which takes -m"
+    if not re.fullmatch(r"[^()\[\]{}\"']+", values):
+        return words
+    quoted = shlex.quote(f'{key}="{values}"')
+    return f"{words}; a list is written {key}=[{values}], text with a comma {quoted}"
+
+
+def _of_override(error: BaseException, message: str) -> str | None:
+    """An override that cannot be read, or sweeps where one value is wanted."""
+    from hydra.errors import HydraException, OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error))
+    return several_values(several[1]) if several and isinstance(error, HydraException) else None
+
+
+def _unreadable(override: str) -> str:
+    """An override that is none to Hydra's grammar, and how what was meant is written."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: must be KEY=VALUE; one with spaces stands in quotes"
+    for quoted in (_with_quoted_elements(value), _in_quotes(value)):
+        if quoted is not None and _is_readable(f"{key}={quoted}"):
+            return f"{override}: has to stand in quotes, {shlex.quote(f'{key}={quoted}')}"
+        if value.startswith(("[", "{")):  # in quotes as a whole it would be text
+            break
+    return f"{override}: cannot be read; look for a bracket or quote that is not closed"
+
+
+def _with_quoted_elements(value: str) -> str | None:
+    """A list with quotes around those elements that want them; ``None`` for what is no list."""
+    if not (value.startswith("[") and value.endswith("]")):
         return None
-    key, value = override.group(1), override.group(2) or ""
+    elements = [element.strip() for element in value[1:-1].split(",")]
+    return f"[{','.join(e if _is_readable(f'_={e}') else _in_quotes(e) for e in elements)}]"
+
+
+def _in_quotes(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _is_readable(override: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def _of_choice(error: BaseException, message: str) -> str | None:
+    """A choice that does not exist."""
+    from hydra.errors import MissingConfigException
+
+    if not isinstance(error, MissingConfigException) or error.missing_cfg_file is None:
+        return None
+    group, _, choice = error.missing_cfg_file.rpartition("/")
+    if not group:
+        return None
+    if options := [option for option in error.options or () if not option.startswith("_")]:
+        return f"{_file(message)}{group}={choice}: no such choice; there are {', '.join(options)}"
+    return (
+        f"{_file(message)}{error.missing_cfg_file}: no such file; a file that chooses of another "
+        "group writes `override /GROUP: CHOICE`"
+    )
+
+
+def _words(said: str) -> str:
+    return next((ours for theirs, ours in _UNCLEAR.items() if theirs in said), said)
+
+
+def _of_key(error: BaseException, message: str) -> str | None:
+    """A key that is misspelt or has a value of the wrong type, in terms of the schema."""
+    if not isinstance(error, OmegaConfBaseException):
+        return None
+    override = re.search(r"override '?\+*([^\s'=]+)(=\S.*)?", message)
+    key = override[1] if override else error.full_key
+    if key and key.startswith("~"):
+        return f"{key}: cannot be left out"
+    where = _file(message) + (f"{key}: " if key else "")
+    if not key:
+        return where + _words(first_line(error))
+    node, name = error.parent_node, key.rpartition(".")[2]
+    while isinstance(node, ListConfig):  # a list's elements are wrong as the list is
+        name, node = str(node._key()), node._get_parent()
+    if not isinstance(node, DictConfig):
+        return where + _words(first_line(error))
+    value = (override[2] or "=")[1:] if override else str(error.value)
     known = schema_of(node)
-    name = key.rsplit(".", 1)[-1]
-    if name in known:
-        return f"{key}{value}: must be {describe(known[name])}"
-    names = sorted({*map(str, node), *known} - {"_target_", "hydra"})
-    return f"{key}: no such key{_of_algorithm(node)}; there are {', '.join(names) or 'none'}"
+    if name in known and not isinstance(error, InterpolationResolutionError):
+        return _file(message) + wrong(key, value, known[name])
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and name not in node:
+        names = sorted({*map(str, node), *known} - {"_target_", "hydra"})
+        told = f"no such key{_of_algorithm(node)}; there are {', '.join(names) or 'none'}"
+        return f"{where}{told}{_elsewhere(name, node)}"
+    return where + _words(first_line(error))
+
+
+def _file(message: str) -> str:
+    """The file that Hydra names, before what is wrong in it; a command's own is not named."""
+    found = re.match(r"In '(.*/.*?)': ", message)
+    return f"{found[1]}.yaml: " if found and found[1] != "hydra/config" else ""
+
+
+def _elsewhere(name: str, node: DictConfig) -> str:
+    """The key of that name below a node, as a hint."""
+    keys = (key for key, _ in flattened(OmegaConf.to_container(node)))  # type: ignore[arg-type]
+    found = (key for key in keys if key.endswith(f".{name}") and not key.startswith("hydra."))
+    return next((f"; did you mean {key}?" for key in found), "")
 
 
 def _of_algorithm(node: DictConfig) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import Field
+from contextlib import suppress
+from dataclasses import Field, is_dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +17,8 @@ from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import PATH, Range
+
+_NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -27,12 +31,14 @@ def check(config: DictConfig) -> dict[str, Any]:
             out of its range, and what is allowed.
     """
     root = schema_of(config) or schema_of(RunConfig)
+    for name in root.keys() - config.keys():
+        raise UserError(f"{name}: cannot be left out")
     values = {str(name): _value(config, str(name)) for name in config if name != "hydra"}
     for key, value, schema_field in _leaves(config, values, "", root):
         if value == "???":
             raise UserError(f"{key}: give it a value, {key}=...")
         if schema_field is not None and not _is_allowed(value, schema_field):
-            raise UserError(f"{key}={_shown(value)}: must be {describe(schema_field)}")
+            raise UserError(wrong(key, _shown(value), schema_field))
     return values
 
 
@@ -57,22 +63,54 @@ def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
     return Path(folder)
 
 
+def wrong(key: str, value: str, schema_field: Field) -> str:
+    """A value that a key may not have: what it may be, and how what was meant is written."""
+    return f"{key}={value}: must be {describe(schema_field)}{_meant(key, value, schema_field)}"
+
+
+def _meant(key: str, value: str, schema_field: Field) -> str:
+    kind = str(schema_field.type)
+    if value.startswith("[") and not kind.startswith("list"):
+        return f"; to sweep, write {key}={value.strip('[]').replace(' ', '')} with -m"
+    if kind.startswith("int"):
+        with suppress(ValueError, OverflowError):  # no number, or no finite one
+            if float(value).is_integer() and _is_allowed(int(float(value)), schema_field):
+                return f"; write {int(float(value))}"
+    return ""
+
+
 def describe(schema_field: Field) -> str:
     """What a key may be, in words: its type and range."""
+    if not isinstance(schema_field.type, str) and "allowed" not in schema_field.metadata:
+        return _of_hydra(schema_field.type)
     kind = str(getattr(schema_field.type, "__name__", schema_field.type))
     optional = "None" in kind or schema_field.type is Any
     kind = kind.replace(" | None", "")
     values = schema_field.metadata.get("allowed")
-    nouns = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
     if kind.startswith("list"):
         length = schema_field.metadata.get("length") or "one or more"
         words = f"a list of {length} {'integers' if 'int' in kind else 'numbers'}"
         words = "a list of strings" if "str" in kind else words
         return words if values is None else f"{words}, each {values}"
     if values is None:
-        return nouns.get(kind, kind)
-    words = f"{nouns[kind]} {values}" if isinstance(values, Range) else str(values)
+        return _NOUNS.get(kind, kind)
+    words = f"{_NOUNS[kind]} {values}" if isinstance(values, Range) else str(values)
     return f"{words}, or null" if optional and isinstance(values, Range) else words
+
+
+def _of_hydra(kind: Any) -> str:
+    """What a key of Hydra's own schema may be, whose types are no strings."""
+    if get_origin(kind) is Union:
+        return _of_hydra(get_args(kind)[0])
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(kind.__members__)}"
+    if get_origin(kind) is list:
+        return "a list"
+    if is_dataclass(kind) or get_origin(kind) is dict:
+        return "a node of keys, not a value"
+    return _NOUNS.get(
+        getattr(kind, "__name__", ""), "a list" if get_origin(kind) is list else "set"
+    )
 
 
 def _is_allowed(value: Any, schema_field: Field) -> bool:
@@ -83,9 +121,8 @@ def _is_allowed(value: Any, schema_field: Field) -> bool:
     if values is None or (value is None and "None" in kind):
         return True
     if isinstance(value, list):
-        return len(value) in ((length,) if length else range(1, 100)) and all(
-            element in values for element in value
-        )
+        lengths = (length,) if length else range(0 if "str" in kind else 1, 100)
+        return len(value) in lengths and all(element in values for element in value)
     return value in values
 
 
@@ -114,6 +151,8 @@ def _leaves(
         if (
             known and name not in known and not (is_node and not prefix)
         ):  # those are the algorithm's
+            if "." in name:
+                raise UserError(f"{key}: a file nests keys, each on a line of its own; no dots")
             raise UserError(f"{key}: no such key; there are {', '.join(sorted(known))}")
         if is_node:
             yield from _leaves(node[name], value, f"{key}.", schema_of(node[name]))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,8 +33,12 @@ Compose = Callable[[list[str]], DictConfig]
 
 @dataclass(frozen=True)
 class Axis:
-    """One swept key, and an override for each of its values; of a continuous one, for its ends."""
+    """One swept key, and an override for each of its values; of a continuous one, for its ends.
 
+    ``given`` is the override that sweeps it.
+    """
+
+    given: str
     key: str
     overrides: tuple[str, ...]
     is_continuous: bool
@@ -76,12 +81,11 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
         UserError: for an unknown key, a value out of range, an empty grid, two runs of one folder,
             or a sweep of that name that must not be continued.
     """
-    fixed, axes = _split(overrides)
+    fixed, axes = split(overrides)
     cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
     given = {axis.key for axis in axes} | {override.partition("=")[0] for override in fixed}
-    params = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or OmegaConf.create({}))
-    assert isinstance(params, dict)
-    of_file = _split([f"{key!s}={values}" for key, values in params.items() if key not in given])
+    params = _params(cfg)
+    of_file = split([f"{key!s}={values}" for key, values in params.items() if key not in given])
     fixed, axes = fixed + of_file[0], axes + of_file[1]
     _check_values(fixed, axes, compose)
 
@@ -98,7 +102,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
             )
     folder = check_folders(cfg, is_sweep=True)
     _check_folder(cfg, folder)
-    placed = [f"hydra.sweep.dir='{folder}'"]
+    placed = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir='{folder}'"]
     if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):
         placed.append("hydra/sweeper=grid")
     if any(override.startswith("hydra.sweep.subdir=") for override in fixed):
@@ -126,6 +130,33 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     )
 
 
+def _params(cfg: DictConfig) -> dict[str, Any]:
+    """The keys that a sweep's file sweeps, with their values as on a command line.
+
+    Raises:
+        UserError: if launcher or sweeper is no choice, or the file's keys are not to be read.
+    """
+    for name in ("launcher", "sweeper"):
+        node = cfg.hydra[name]
+        if not (OmegaConf.is_dict(node) and "_target_" in node):
+            raise UserError(f"hydra.{name}: must be a choice, made as hydra/{name}=NAME")
+    params: Any = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or OmegaConf.create({}))
+    for key, value in params.items():
+        if isinstance(value, dict):
+            nested = next((name for name, _ in flattened(value, f"{key}.")), f"{key}.KEY")
+            raise UserError(
+                f"hydra.sweeper.params.{key}: keys below it are written with dots, in one line: "
+                f"{nested}: VALUES"
+            )
+    sweep = cfg.hydra.runtime.choices.get("sweep")
+    if sweep and not params:
+        raise UserError(
+            f"sweep={sweep}: its file sweeps no key; below a first line '# @package _global_' it "
+            "has hydra: sweeper: params: with a line KEY: VALUES for each"
+        )
+    return params
+
+
 def _folder_names(folder: Path, keys: str, axes: Sequence[Axis]) -> list[str]:
     grid = itertools.product(*(axis.overrides for axis in axes))
     names = [run_folder(keys, run) for run in grid]
@@ -135,8 +166,12 @@ def _folder_names(folder: Path, keys: str, axes: Sequence[Axis]) -> list[str]:
     return names
 
 
-def _split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
-    """Overrides of one value, and swept ones."""
+def split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
+    """Overrides of one value, and swept ones.
+
+    Raises:
+        UserError: for a swept key without a value.
+    """
     loader = GlobalHydra.instance().config_loader()
     every = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     parsed = {o.get_key_element(): o for o in every}.values()  # of a key given twice, the last
@@ -200,6 +235,7 @@ def _axis(override: Override) -> Axis:
         raise UserError(f"{override.input_line}: an empty grid; give at least one value")
     loader = GlobalHydra.instance().config_loader()
     return Axis(
+        given=override.input_line or "",
         key=key.lstrip("+"),
         overrides=tuple(f"{key}={v}" for v in values),
         is_continuous=isinstance(value, IntervalSweep),

@@ -42,7 +42,8 @@ def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
         read = _keywords(found) - {"sizes", "bounds", "place"}
         raise UserError(
             f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
-            f"{', '.join(sorted(read))}"
+            f"{', '.join(sorted(read))}; a file that sets keys outside its own group begins with "
+            "'# @package _global_'"
         )
     return found
 

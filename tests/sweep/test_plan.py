@@ -11,7 +11,7 @@ MISTAKES = {
     "algo.nope=1,2": "algo.nope: no such key; there are gamma, lmbda",
     "algo.lmbda=0.5,2": "algo.lmbda=2.0: must be a number in [0, 1]",
     "algo.lmbda=0.5,x": "algo.lmbda=x: must be a number in [0, 1]",
-    "critic=small,huge": "Could not find 'critic/huge'; there are paper, small, tianshou",
+    "critic=small,huge": "critic=huge: no such choice; there are paper, small, tianshou",
     "sweep=seeds,phi_gamma": "sweep=seeds, sweep=phi_gamma: equal runs, as nothing that is trained",
     "logger=wandb,none": "logger=wandb, logger=none: equal runs",
     "name=a,b": "name=a, name=b: equal runs, as nothing that is trained differs; give one value",

@@ -29,7 +29,7 @@ class GridSweeper(BasicSweeper):
             returned.append(launcher.launch(batch, sum(map(len, returned))))
             for result in returned[-1]:
                 if result.status == JobStatus.FAILED:  # return_value says it as Hydra does
-                    raise result._return_value
+                    raise result._return_value.whole
         return returned
 
     def parsed(self, arguments: Sequence[str]) -> list[Override]:

@@ -83,7 +83,9 @@ class HalvingSweeper(GridSweeper):
         failures: list[str] = []
         for step, num_kept in zip(steps, [*sizes[1:], 1], strict=True):
             results = launcher.launch(_jobs(settings), 0, until=step)
-            failures += dict.fromkeys(str(each._return_value) for each in results if _failed(each))
+            failures += dict.fromkeys(
+                str(each._return_value.whole) for each in results if _failed(each)
+            )
             rungs.append(compare(step, _values(settings, results), num_kept))
             for name, reason in _reasons(rungs[-1]):
                 stopped |= {run_folder(keys, job): reason for job in settings[name]}

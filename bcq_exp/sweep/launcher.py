@@ -46,6 +46,19 @@ Reason = str | UserError  # why a run failed: by itself, or by what the user has
 MOST_NAMED = 10  # runs that failed for one reason
 
 
+class RunFailed(RunStopped):
+    """A run of a launch that failed.
+
+    Args:
+        reason: why this one did.
+        whole: what the launch ends with.
+    """
+
+    def __init__(self, reason: Reason, whole: RunStopped) -> None:
+        super().__init__(str(reason), whole.status)
+        self.whole = whole
+
+
 class CohortLauncher(Launcher):
     """``hydra/launcher=vectorized`` and its kin.
 
@@ -120,13 +133,9 @@ class CohortLauncher(Launcher):
                 arrived = [each for each in planned if each.folder not in failures]
                 failures |= see_to_estimates(arrived, sweep)
                 error = _failure(failures, len(planned)) if failures else None
-                results = [
-                    self._result(each, error if each.folder in failures else None)
-                    for each in planned
-                ]
                 if isinstance(error, UserError):
                     raise error
-                return results
+                return [self._result(each, failures.get(each.folder), error) for each in planned]
         finally:
             HydraConfig.instance().cfg = hydra_before
 
@@ -219,14 +228,17 @@ class CohortLauncher(Launcher):
             log.info("%d of %d runs ended%s", ended, len(missing), failed)
         return failures
 
-    def _result(self, planned: Planned, error: Exception | None) -> JobReturn:
+    def _result(
+        self, planned: Planned, reason: Reason | None, whole: RunStopped | None
+    ) -> JobReturn:
         result = JobReturn(
             overrides=planned.overrides,
             working_dir=os.getcwd(),
             task_name=JobRuntime.instance().get("name"),
         )
-        if error is not None:
-            result.return_value, result.status = error, JobStatus.FAILED
+        if reason is not None and whole is not None:
+            result.return_value = RunFailed(reason, whole)
+            result.status = JobStatus.FAILED
         else:
             result.return_value, result.status = _value(planned), JobStatus.COMPLETED
         if planned.kind is not None and self._context.callbacks.callbacks:

@@ -4,6 +4,8 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from bcq_exp.errors import RunStopped
+from bcq_exp.sweep.launcher import RunFailed
 from bcq_exp.sweep.search import _taken_up_again, _tell
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import hold
@@ -111,6 +113,15 @@ def test_an_objective_that_is_no_number_fails_its_trial():
     result.return_value = float("nan")
     assert _tell(found, trial, result) == "its objective is nan"
     assert found.trials[0].state.name == "FAIL"
+
+
+def test_a_trial_has_its_own_reason_not_that_of_all_it_was_trained_with():
+    found = optuna.create_study()
+    trial = found.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+    result = JobReturn(status=JobStatus.FAILED)
+    whole = RunStopped("2 of 2 runs failed:\n  a: not finite\n  b: killed", 1)
+    result.return_value = RunFailed("not finite", whole)
+    assert _tell(found, trial, result) == "not finite"
 
 
 def test_trials_of_another_space_are_not_taken_up():

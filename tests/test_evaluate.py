@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 
+import gymnasium as gym
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 
-from bcq_exp.training import restore
+from bcq_exp.errors import UserError
+from bcq_exp.training import restore, video
 from bcq_exp.training.evaluation import Evaluator
 from tests.commands import TINY, tree
 from tests.forked import forked
@@ -108,3 +110,18 @@ def test_the_key_of_a_missing_device_is_named_in_the_error(trained):
 
     with pytest.raises(UserError, match="device=cuda: this machine has 0 CUDA devices"):
         restore.load_run(trained, "cuda")
+
+
+def test_a_film_that_cannot_be_drawn_says_how_mujoco_draws_without_a_display(tmp_path, monkeypatch):
+    def make_env(**kwargs):
+        env = gym.make("InvertedPendulum-v5", **kwargs)
+        monkeypatch.setattr(env.unwrapped, "render", lambda: 1 / 0)
+        return env
+
+    for backend, hints in ((None, True), ("egl", False)):
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        if backend:
+            monkeypatch.setenv("MUJOCO_GL", backend)
+        with pytest.raises(UserError, match="cannot be drawn here") as refused:
+            video.film(None, make_env, tmp_path / "a.gif", 0)
+        assert ("MUJOCO_GL=egl" in str(refused.value)) == hints

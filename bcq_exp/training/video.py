@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from bcq_exp.data.environments import EnvMaker
-from bcq_exp.errors import UserError
+from bcq_exp.errors import UserError, first_line
 
 
 def film(actions: np.ndarray, make_env: EnvMaker, path: Path, seed: int) -> int:
@@ -35,7 +35,8 @@ def film(actions: np.ndarray, make_env: EnvMaker, path: Path, seed: int) -> int:
         frames = np.stack(list(_frames(actions, env, seed)))
     except Exception as error:  # drawing needs what a machine may lack (a display, EGL, pygame)
         raise UserError(
-            f"video={path}: the environment cannot be drawn here ({type(error).__name__}: {error})"
+            f"video={path}: the environment cannot be drawn here ({type(error).__name__}: "
+            f"{first_line(error)}){_hint(env)}"
         ) from error
     finally:
         env.close()
@@ -46,6 +47,13 @@ def film(actions: np.ndarray, make_env: EnvMaker, path: Path, seed: int) -> int:
     except OSError as error:
         raise UserError(f"video={path}: cannot be written ({error})") from error
     return len(frames)
+
+
+def _hint(env: gym.Env) -> str:
+    is_mujoco = any("mujoco" in kind.__module__ for kind in type(env.unwrapped).__mro__)
+    if not is_mujoco or "MUJOCO_GL" in os.environ:
+        return ""
+    return "; without a display MuJoCo draws with MUJOCO_GL=egl, or MUJOCO_GL=osmesa, set before"
 
 
 def _frames(actions: np.ndarray, env: gym.Env, seed: int) -> Iterator[np.ndarray]:

@@ -64,6 +64,14 @@ class Matching:
 
 PATH = Matching(r"(?s).*\S.*", "a path, not an empty one")
 
+LONGEST_WANDB_TAG, LONGEST_WANDB_NAME = 64, 128  # characters; W&B refuses a run beyond them
+WANDB_TAG = Matching(rf"(?s).{{1,{LONGEST_WANDB_TAG}}}", "1 to 64 characters (W&B's limit)")
+WANDB_NAME = Matching(rf"(?s).{{1,{LONGEST_WANDB_NAME}}}", "1 to 128 characters (W&B's limit)")
+WANDB_PROJECT = Matching(
+    rf"[^/\\#?%:]{{1,{LONGEST_WANDB_NAME}}}",
+    r"1 to 128 characters, none of / \ # ? % : (W&B's limit)",
+)
+
 Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)
 NATURAL = Range(low=0)

@@ -12,6 +12,7 @@ from bcq_exp.cli.arguments import Parser, path
 from bcq_exp.cli.command import command
 from bcq_exp.cli.entry import conf_folder
 from bcq_exp.errors import UserError, first_line
+from bcq_exp.ranges import WANDB_NAME, WANDB_PROJECT
 
 
 @command
@@ -24,6 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--entity", help="the W&B user or team")
     parser.add_argument("--create", action="store_true", help="create it and print its id")
     options = parser.parse_args(arguments)
+    for name, value, allowed in (
+        ("project", options.project, WANDB_PROJECT),
+        ("entity", options.entity, WANDB_NAME),
+    ):
+        if value is not None and value not in allowed:
+            raise UserError(f"--{name} {value}: must be {allowed}")
     file = options.file or conf_folder() / "wandb_sweep.yaml"
     spec = sweep_spec(file, [f"logger.project={options.project}", *options.overrides])
     if options.create:

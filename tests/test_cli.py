@@ -56,6 +56,12 @@ MISTAKES = [
     (["name=" + "a" * 300], "name=aaaaaaaaaaaaaaaaaaaa...: 300 bytes; at most 180"),
     (["name=ünï"], """name=ünï: has to stand in quotes, 'name="ünï"'"""),
     (["logger.tags=[a#b,c]"], """has to stand in quotes, 'logger.tags=["a#b",c]'"""),
+    (["logger.project=a/b"], r"logger.project=a/b: must be 1 to 128 characters, none of / \ # ? %"),
+    (
+        ["logger.tags=[" + "a" * 65 + "]"],
+        "a list of strings, each 1 to 64 characters (W&B's limit)",
+    ),
+    (["logger.group=" + "a" * 129], "a: must be 1 to 128 characters (W&B's limit)"),
     (["dataset=d4rl_hdf5", "dataset.path=a=b"], """has to stand in quotes, 'dataset.path="a=b"'"""),
     (["resume=true"], "resume=true: multirun/ holds no run"),
     (["resume=true", "name=absent"], "resume=true: multirun/absent holds no run"),

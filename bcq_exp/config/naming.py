@@ -56,7 +56,16 @@ def run_folder(keys: str, overrides: Sequence[str]) -> str:
     name = re.sub(r"[^\w=,+@.-]", "_", short[:LONGEST_FOLDER_NAME])
     if short == whole and len(short) <= LONGEST_FOLDER_NAME:
         return name
-    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"  # what tells it apart
+    return f"{name}-{_digest(whole)}"
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text of at most ``limit`` characters, told apart from others that begin alike."""
+    return text if len(text) <= limit else f"{text[: limit - 9]}-{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def as_name(env: str) -> str:

@@ -49,6 +49,9 @@ from bcq_exp.ranges import (
     SHARE,
     TAU,
     THREADS,
+    WANDB_NAME,
+    WANDB_PROJECT,
+    WANDB_TAG,
     Matching,
     OneOf,
 )
@@ -219,11 +222,11 @@ class LoggerConfig:
     meaning: ClassVar[Meaning] = WATCHING
 
     mode: str = key(OneOf(("offline", "online", "disabled")))
-    project: str = "???"
-    entity: str | None = None
-    group: str | None = None
-    job_type: str = "???"
-    tags: list[str] = field(default_factory=list)
+    project: str = key(WANDB_PROJECT)
+    entity: str | None = key(WANDB_NAME, None)
+    group: str | None = key(WANDB_NAME, None)
+    job_type: str = key(WANDB_NAME)
+    tags: list[str] = key(WANDB_TAG)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.config.meaning import config_hash
+from bcq_exp.config.naming import shortened
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.environments import changes
 from bcq_exp.data.online import Exploration
@@ -37,6 +38,7 @@ from bcq_exp.engine.stream import (
     RandomStream,
 )
 from bcq_exp.errors import UserError
+from bcq_exp.ranges import LONGEST_WANDB_NAME, LONGEST_WANDB_TAG
 from bcq_exp.training import provenance
 from bcq_exp.training.checkpoint import Found, take_up, to_go_on
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
@@ -327,6 +329,8 @@ def build_tracker(
 ) -> Tracker:
     """W&B with the identity that makes its grouping work without further clicks.
 
+    What is longer than W&B takes, such as a data set's id as a tag, is shortened.
+
     Args:
         mode: offline or online.
         facts: what ``summary.json`` says of the run.
@@ -334,6 +338,8 @@ def build_tracker(
     """
     logger = facts["config"]["logger"]
     sweep, before = sweep_name(record.folder), record.summary()
+    group = logger["group"] or sweep or facts["dataset"]["id"]
+    tags = [*logger["tags"], facts["dataset"]["id"]]
     logged = ("dataset", "versions", "git_commit", "config_hash", "command")
     return WandbTracker(
         mode=mode,
@@ -344,10 +350,10 @@ def build_tracker(
         identity={
             "project": logger["project"],
             "entity": logger["entity"],
-            "group": logger["group"] or sweep or facts["dataset"]["id"],
+            "group": shortened(group, LONGEST_WANDB_NAME),
             "job_type": logger["job_type"],
-            "tags": [*logger["tags"], facts["dataset"]["id"]],
-            "name": title,
+            "tags": [shortened(tag, LONGEST_WANDB_TAG) for tag in tags],
+            "name": shortened(title, LONGEST_WANDB_NAME),
         },
         num_rows=num_rows,
         warnings=warnings,

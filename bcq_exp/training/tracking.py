@@ -172,6 +172,10 @@ class WandbTracker:
 
     def _start(self, mode: str, resume: Literal["allow"] | None, **arguments: Any) -> Any:
         """A W&B run; an offline one where it should be online and cannot."""
+        if moved := service.find_cache():
+            unwritable, instead = moved
+            remedy = f"its own log and cache are in {instead}; WANDB_CACHE_DIR names another folder"
+            self._warn("cannot write its cache", str(unwritable), remedy)
         settings = service.set_up(self._hear)
 
         def begin(mode: Literal["online", "offline"], id: str | None) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from threading import TIMEOUT_MAX
 from typing import Any
 
@@ -37,6 +39,24 @@ def set_up(hear: Callable[[str], None]) -> Any:
     wandb.setup(settings)  # silent from its first word on, but for
     wandb.termsetup(settings, _Listener(hear))
     return settings
+
+
+def find_cache() -> tuple[Path, Path] | None:
+    """See that W&B's process has a folder for its own log: without one it prints it here.
+
+    Returns the folder that cannot be written, such as one of a home that is read-only, and the one
+    that takes its place; ``None`` if all is well.
+    """
+    from wandb.env import CACHE_DIR, get_cache_dir
+
+    cache = get_cache_dir()
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            return None
+    instead = Path(tempfile.gettempdir(), f"wandb-cache-{os.getuid()}")
+    os.environ[CACHE_DIR] = str(instead)
+    return cache, instead
 
 
 def begin_run(settings: Any, **arguments: Any) -> Any:

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
+from bcq_exp.training import build, wandb_service
 from bcq_exp.training.record import RunRecord
+from bcq_exp.training.tracking import Warnings
 from tests.commands import TINY, bcq_exp, fit
 from tests.same import assert_same_run
 from tests.wandb_reader import read
@@ -65,6 +67,38 @@ def test_curves_are_drawn_over_gradient_steps(offline):
     step, summaries = offline.metrics["eval/return_mean"]
     assert step == "step"
     assert {"max", "last"} <= summaries
+
+
+def test_what_is_longer_than_wandb_takes_is_shortened(tmp_path, monkeypatch):
+    import wandb
+
+    trackers = []
+    monkeypatch.setattr(build, "WandbTracker", lambda **given: trackers.append(given["identity"]))
+    sweep = tmp_path / ("s" * 150)
+    sweep.mkdir()
+    (sweep / "multirun.yaml").touch()
+    logger = {"project": "p", "entity": None, "group": None, "job_type": "j", "tags": ["u"]}
+    for end in "ab":
+        facts = dict.fromkeys(("versions", "git_commit", "config_hash", "command"))
+        facts |= {"config": {"logger": logger}, "dataset": {"id": "d" * 70 + end}}
+        record = RunRecord(sweep / ("r" * 150))
+        build.build_tracker("offline", record, facts, "t" * 140 + end, Warnings())
+    a, b = trackers
+    wandb.Settings(run_tags=a["tags"], run_group=a["group"], run_name=a["name"])  # it takes them
+    assert [len(tag) for tag in a["tags"]] == [1, 64]
+    assert (len(a["group"]), len(a["name"])) == (128, 128)
+    assert a["tags"][1] != b["tags"][1] and a["name"] != b["name"] and a["group"] == b["group"]
+
+
+def test_without_a_writable_home_wandbs_own_log_goes_elsewhere(tmp_path, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # what follows is undone in the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.setattr(wandb_service.tempfile, "gettempdir", lambda: str(tmp_path))
+    unwritable, instead = wandb_service.find_cache()
+    assert str(unwritable).startswith("/proc/none") and instead.parent == tmp_path
+    assert wandb_service.find_cache() is None  # it is said once
 
 
 def test_disabled_writes_nothing_of_wandb(tmp_path, monkeypatch):

@@ -105,3 +105,6 @@ def test_a_policy_whose_first_episodes_were_poor_is_tried_again():
     curve = budget_curve(returns, 200)
     # chosen by its mean alone the best would stay out in the half of the trials that begin with 97
     assert curve.returns[-1] > 98.4
+    for unit in (1e-3, 1e3):  # the bonus is of a scale of 0 to 100, whatever returns are counted in
+        scaled = budget_curve([unit * own for own in returns], 200)
+        np.testing.assert_allclose(scaled.returns, unit * curve.returns)

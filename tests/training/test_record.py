@@ -219,3 +219,11 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
 def test_a_missing_checkpoint_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match="c.pt: there is no checkpoint"):
         checkpoint.load(tmp_path / "c.pt")
+
+
+def test_only_a_piece_of_a_row_is_half_written(record):
+    assert not record.is_half_written("train")
+    with (record.folder / "train.csv").open("a") as file:
+        file.write("40,1")
+    assert record.is_half_written("train")
+    assert not record.is_half_written("eval")

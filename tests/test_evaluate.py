@@ -123,5 +123,5 @@ def test_a_film_that_cannot_be_drawn_says_how_mujoco_draws_without_a_display(tmp
         if backend:
             monkeypatch.setenv("MUJOCO_GL", backend)
         with pytest.raises(UserError, match="cannot be drawn here") as refused:
-            video.film(None, make_env, tmp_path / "a.gif", 0)
+            video.film(np.zeros((1, 1)), make_env, tmp_path / "a.gif", 0)
         assert ("MUJOCO_GL=egl" in str(refused.value)) == hints

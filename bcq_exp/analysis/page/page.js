@@ -11,7 +11,7 @@ const NONE = "none";
 const MANY = 200; // runs above which single ones are drawn of a choice
 const $ = (id) => document.getElementById(id);
 
-const short = (key) => DATA.short[key] ?? key;
+const short = (key) => (Object.hasOwn(DATA.short, key) ? DATA.short[key] : key);
 const unit = DATA.measure;
 
 function digits(value) {
@@ -80,7 +80,7 @@ function numbers(packed) { // base64 of float32, null where there is none
   return unpacked.get(packed);
 }
 
-const curve = (table, run, column) => (column in DATA[table][run] ? numbers(DATA[table][run][column]) : null);
+const curve = (table, run, column) => (Object.hasOwn(DATA[table][run], column) ? numbers(DATA[table][run][column]) : null);
 
 const columnsOf = (table) => [...new Set(DATA[table].flatMap(Object.keys))].filter((c) => c !== "step" && c !== "wall_time");
 

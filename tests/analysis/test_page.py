@@ -252,7 +252,7 @@ def test_many_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
     curves = "document.getElementById('learning-0').data.length"
     groups = page.evaluate(curves)
     low = page.evaluate("document.getElementById('learning-0').data[0].y")
-    assert low == [pytest.approx(2 - statistics.margin(4) * (2.5 / 5) ** 0.5)] * 2  # of 0, 1, 2, 3, 4
+    assert low == [pytest.approx(2 - statistics.margin(4) * (2.5 / 5) ** 0.5)] * 2  # of 0 to 4
     page.check("#single")
     assert "at most 200" in page.inner_text("#single-of")  # which are more than can be drawn
     assert page.evaluate(curves) == groups

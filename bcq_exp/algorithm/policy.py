@@ -47,7 +47,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        """Actions ``.act``, an array (B, A) in the policy's unit, for ``batch.obs`` (B, *obs).
+        """Actions ``.act``, an array (B, A) in the policy's unit, for ``batch.obs`` ``(B, *obs)``.
 
         ``generator=`` (a ``torch.Generator`` on the CPU) supplies what the policy draws, if it
         draws; by default torch's global one does. ``state`` is handed back: it keeps none.

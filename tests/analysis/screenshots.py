@@ -1,4 +1,4 @@
-"""Takes the README's pictures: python -m tests.analysis.screenshots report/index.html"""
+"""Takes the pictures of docs/images/: python -m tests.analysis.screenshots report/index.html"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PICTURES = {"light": (1280, 0, 1180), "dark": (1920, 1180, 1900)}  # width, top, height
 
 
@@ -25,7 +26,7 @@ def main() -> None:
             page.wait_for_selector("body[data-ready=true]")
             whole = Image.open(BytesIO(page.screenshot(full_page=True)))
             shown = whole.crop((0, top, width, top + height)).convert("RGB")
-            path = Path(__file__).parent / f"report_{scheme}.png"
+            path = IMAGES / f"report_{scheme}.png"
             shown.quantize(128).save(path, optimize=True)
             print(path)
         chromium.close()

@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-PICTURES = {"light": (1280, 0, 1180), "dark": (1920, 1180, 1900)}  # width, top, height
+PICTURES = {"light": (1280, 0, 1320), "dark": (1920, 1240, 1640)}  # width, top, height
 
 
 def main() -> None:

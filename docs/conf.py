@@ -12,9 +12,9 @@ REPOSITORY = "https://github.com/ORG/bcq_exp"
 project = "bcq_exp"
 version = release = bcq_exp.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
+html_show_copyright = False
 
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!bcq_exp\b).*")]  # other projects' names: no network is used

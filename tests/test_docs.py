@@ -165,8 +165,9 @@ def test_the_readme_is_short() -> None:
 
 def test_messages_of_the_troubleshooting_page_exist() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
-    terms = re.findall(r"^(.+)\n: ", page, re.MULTILINE)
-    spans = [span for term in terms for span in re.findall(r"`([^`]+)`", term)]
+    entries = re.findall(r"^- (`[^`]+`)(, `[^`]+`)*:", page, re.MULTILINE)
+    spans = [span for entry in entries for each in entry for span in re.findall(r"`(.+)`", each)]
+    assert spans
     parts = [part.strip(" :") for span in spans for part in re.split(r"\.\.\.|[A-Z]{3,}", span)]
     said = "\n".join(messages())
     assert [part for part in parts if part.removeprefix("error: ") not in said] == []

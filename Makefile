@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sweep paper browser test slow-test faults lint bench docs clean
+.PHONY: help setup quickstart sweep paper browser test slow-test faults lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,9 +52,10 @@ lint: setup ## ruff and mypy
 bench: setup ## time training, acting and start-up beside Tianshou and d3rlpy (half an hour, idle machine)
 	$(BIN)/python -m tests.bench.run
 
+clean: ## remove .venv and caches; runs in multirun/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache docs/_build *.egg-info
+
+.PHONY: docs
 docs: setup ## the documentation as a site, docs/_build/index.html; a dead link fails
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
-
-clean: ## remove .venv and caches; runs in multirun/ stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache docs/_build *.egg-info

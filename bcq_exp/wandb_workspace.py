@@ -9,6 +9,7 @@ from typing import Any
 from bcq_exp.cli.arguments import Parser
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError, first_line
+from bcq_exp.extras import require
 from bcq_exp.training.record import COMPARED
 
 DEFAULT_KEYS = ("algo.lmbda", "algo.tau", "algo.num_sampled_action", "actor.phi")
@@ -58,13 +59,9 @@ def workspace(
     Raises:
         UserError: if wandb-workspaces is not installed.
     """
-    try:
-        import wandb_workspaces.reports.v2 as panels
-        import wandb_workspaces.workspaces as spaces
-    except ImportError:
-        raise UserError(
-            "wandb-workspaces is not installed; pip install 'bcq_exp[workspace]'"
-        ) from None
+    require("wandb_workspaces", "workspace", "bcq_exp.wandb_workspace")
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as spaces
 
     def curve(metric: str) -> Any:
         title = metric.partition("/")[2].replace("_", " ")

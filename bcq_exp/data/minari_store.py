@@ -15,6 +15,7 @@ from typing import Any
 from bcq_exp import locks
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import CannotWrite
+from bcq_exp.extras import install_command
 from bcq_exp.files import refusal
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def fetch(dataset_id: str, *, download: bool) -> Path:
 
         minari.download_dataset(dataset_id)
     except ImportError as error:
-        reason = f"downloading needs a package that is missing: {error}"
+        reason = f"downloading needs more packages: {install_command('download')}"
         raise _missing(dataset_id, reason) from error
     except Exception as error:  # whatever the remote storage's client raises without a network
         reason = f"downloading failed: {type(error).__name__}: {error}"

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from bcq_exp.cli.child import run_all
 from bcq_exp.cli.entry import Plan, entry
 from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.extras import require
 
 if TYPE_CHECKING:
     from bcq_exp.paper.plan import PaperPlan
@@ -22,6 +23,7 @@ def _refuse_several(overrides: list[str], compose: object) -> Plan:
 
 @entry("paper", plan_sweep=_refuse_several)
 def main(cfg: DictConfig) -> None:
+    require("matplotlib", "paper", "bcq_exp.paper")  # draws the figures, hours from now
     from bcq_exp.paper import checks
     from bcq_exp.paper.plan import make_plan
 

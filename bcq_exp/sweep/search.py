@@ -20,6 +20,7 @@ from bcq_exp.config.meaning import differences, identity
 from bcq_exp.config.overrides import going_on
 from bcq_exp.config.plain import plain
 from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.extras import require
 from bcq_exp.files import written
 from bcq_exp.ranges import COUNT, SEED
 from bcq_exp.sweep import state
@@ -309,10 +310,4 @@ def _ends(distribution: Any) -> tuple[Any, Any]:
 
 
 def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise UserError(
-            "hydra/sweeper=optuna: optuna is not installed; pip install 'bcq_exp[optuna]'"
-        ) from None
-    return optuna
+    return require("optuna", "optuna", "hydra/sweeper=optuna")

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.extras import require
 from bcq_exp.sweep import slurm
-from bcq_exp.sweep.workers import MOST_DEATHS, Workers, check_count, needs
+from bcq_exp.sweep.workers import MOST_DEATHS, Workers, check_count
 from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Submitit(Workers):
     """
 
     def __init__(self, cluster: str, count: int, parameters: Mapping[str, Any]) -> None:
-        needs("submitit", "slurm")
+        require("submitit", "slurm", f"hydra/launcher=submitit_{cluster}")
         check_count(count)
         self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
 
@@ -79,11 +80,13 @@ class Submitit(Workers):
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
+        from submitit.core.utils import FailedSubmissionError
+
         executor, goes_on = self._executor(folder), GoesOn(function)
         work = list(groups)  # an array is submitted whole
         try:
             jobs = executor.map_array(goes_on, work)
-        except needs("submitit", "slurm").core.utils.FailedSubmissionError as error:
+        except FailedSubmissionError as error:
             last = str(error).strip().splitlines()[-1]
             raise UserError(f"hydra.launcher.workers.parameters: {last}") from None
         waiting = dict(enumerate(jobs))
@@ -114,7 +117,8 @@ class Submitit(Workers):
         Raises:
             UserError: for a parameter that it does not know.
         """
-        submitit = needs("submitit", "slurm")
+        import submitit
+
         try:
             executor = submitit.AutoExecutor(_jobs_folder(folder) / "%j", cluster=self._cluster)
             executor.update_parameters(**self._parameters)
@@ -181,7 +185,9 @@ class GoesOn(Generic[T, R]):
 
     def checkpoint(self, group: T) -> Any:
         """What is to run in its place: the same, as the runs' folders say where it stands."""
-        return needs("submitit", "slurm").helpers.DelayedSubmission(self, group)
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, group)
 
 
 def _outcome(job: Any) -> Any:

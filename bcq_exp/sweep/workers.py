@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.extras import require
 from bcq_exp.files import write_atomically
 from bcq_exp.ranges import COUNT
 from bcq_exp.training.record import LOCK
@@ -79,7 +80,7 @@ class Joblib(Workers):
     """
 
     def __init__(self, n_jobs: int) -> None:
-        joblib = needs("joblib", "joblib")
+        joblib = require("joblib", "joblib", "hydra/launcher=joblib")
         if not isinstance(n_jobs, int) or n_jobs == 0:
             raise UserError(
                 f"hydra.launcher.workers.n_jobs={n_jobs}: must be an integer, -1 for one a core"
@@ -89,7 +90,7 @@ class Joblib(Workers):
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
-        joblib = needs("joblib", "joblib")
+        import joblib
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         left: dict[int, T] = {}
@@ -136,7 +137,7 @@ class Ray(Workers):
     """
 
     def __init__(self, count: int, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:
-        needs("ray", "ray")
+        require("ray", "ray", "hydra/launcher=ray")
         check_count(count)
         self.count, self._init, self._remote = count, dict(init), dict(remote)
 
@@ -186,7 +187,8 @@ class Ray(Workers):
             UserError: if there is none at the address.
         """
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
-        ray = needs("ray", "ray")
+        import ray
+
         with self._refused():
             ray.init(**self._init)
         return ray
@@ -218,7 +220,8 @@ class Ray(Workers):
                     asked,
                     most,
                 )
-        strategies = needs("ray.util.scheduling_strategies", "ray")
+        from ray.util import scheduling_strategies as strategies
+
         look = ray.remote(num_cpus=0)(_sees)
         for node in nodes:
             there = strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -256,19 +259,3 @@ def check_count(count: Any) -> None:
     """
     if not isinstance(count, int) or count not in COUNT:
         raise UserError(f"hydra.launcher.workers.count={count}: must be an integer {COUNT}")
-
-
-def needs(module: str, extra: str) -> Any:
-    """The module of an engine.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(
-            f"hydra/launcher: {module} is not installed; pip install 'bcq_exp[{extra}]'"
-        ) from None

@@ -2,54 +2,65 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PACKAGE := $(VENV)/.installed
+PAPER := $(VENV)/.installed-paper
+DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sweep paper browser test slow-test faults lint bench clean
+.PHONY: help setup quickstart sweep paper test fast-test slow-test faults lint browser bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed ## make .venv and install everything
+setup: $(DEV) ## make .venv and install everything, for development
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(PACKAGE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	# torch first and by its exact version, so that a local CPU build of it can serve
-	$(BIN)/pip install --quiet --constraint constraints.txt torch==$(shell sed -n 's/^torch==//p' constraints.txt)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+	$(PIP) --editable .
 	touch $@
 
-quickstart: setup ## train BCQ on the built-in Pendulum data and compare it with the behaviour policy
-	$(BIN)/python -m bcq_exp name=quickstart
+# with an extra of pyproject.toml
+$(PACKAGE)-%: $(PACKAGE)
+	$(PIP) --editable '.[$*]'
+	touch $@
 
-sweep: setup ## 12 runs trained as one cohort, then their table: three minutes
+quickstart: $(PACKAGE) ## train BCQ on the built-in Pendulum data and write a report of the run
+	$(BIN)/python -m bcq_exp name=quickstart
+	$(BIN)/python -m bcq_exp.compare multirun/quickstart
+
+sweep: $(PACKAGE) ## train 12 runs together and compare them (three minutes)
 	$(BIN)/python -m bcq_exp -m name=sweep algo.lmbda=0.5,1.0 algo.tau=0.005,0.02 'seed=range(0,3)' trainer.num_steps=5000 trainer.eval_every=2500
-	$(BIN)/python -m bcq_exp.status multirun/sweep
+	$(BIN)/python -m bcq_exp.compare multirun/sweep
 
 BUDGET ?= tiny
-paper: setup ## section 6 of the paper: BUDGET=tiny (five minutes, default), small (a night), full
+paper: $(PAPER) ## section 6 of the paper: BUDGET=tiny (five minutes, default), small (a night), full
 	$(BIN)/python -m bcq_exp.paper budget=$(BUDGET)
 
-test: setup browser lint ## lint, type-check and run the fast tests: within ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not faults"
+test: lint fast-test ## lint, check types and run the fast tests (ten minutes on two cores)
 
-browser: # Debian's Chromium, for the tests of the report page; without it they are skipped
-	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
-		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-			&& timeout 240 sh -c 'apt-get update -q && apt-get install -y -q chromium' >/dev/null 2>&1; } \
-		|| echo "no Chromium here: the tests of the report page are skipped"
+fast-test: $(DEV) ## the fast tests
+	$(PYTEST) -m "not slow and not faults"
 
-slow-test: setup browser ## the other tests: clusters, compilers, kills, whole sweeps (ten minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow and not faults"
+slow-test: $(DEV) ## the other tests: clusters, compilers, kills, whole sweeps (ten minutes)
+	$(PYTEST) -m "slow and not faults"
 
-faults: setup ## the long fault campaign (within the hour), and a table of what was tried and survived
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults
+faults: $(DEV) ## the long fault campaign (within the hour), with a table of the faults
+	$(PYTEST) -m faults
 
-lint: setup ## ruff and mypy
+lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup ## time training, acting and start-up beside Tianshou and d3rlpy (half an hour, idle machine)
+browser: ## install Chromium, without which the tests of the report page are skipped (Debian, as root)
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| { apt-get update -q && apt-get install -y -q chromium; }
+
+bench: $(DEV) ## time training, acting and start-up against Tianshou and d3rlpy (half an hour, idle machine)
 	$(BIN)/python -m tests.bench.run
 
 clean: ## remove .venv and caches; runs in multirun/ stay

@@ -63,7 +63,7 @@ def browsers():
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
-        pytest.skip("no Chromium here (Debian: chromium)")
+        pytest.skip("no Chromium; make browser installs it")
     with playwright.sync_playwright() as started:
 
         @cache

@@ -237,7 +237,7 @@ def test_a_run_shows_what_it_did(trained, common):
     assert "step 120: return" in shown
     assert "step 240: return" in shown
     assert "over 2 episodes" in shown
-    assert str(trained) in shown
+    assert shown.splitlines()[-1].endswith(f"python -m bcq_exp.compare {trained}")
     assert "\x1b" not in shown  # no bar where there is no terminal
     log = (trained / "run.log").read_text()
     assert all(line.split("] ")[-1].strip() in log for line in shown.splitlines() if "step" in line)

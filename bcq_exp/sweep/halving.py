@@ -70,7 +70,7 @@ class HalvingSweeper(GridSweeper):
         assert config is not None and isinstance(launcher, CohortLauncher)
         keys = _keys(config)
         settings = self._settings(arguments)
-        trainer, folder = config.trainer, Path(config.hydra.sweep.dir)
+        trainer, folder = config.trainer, self._folder
         steps = rung_steps(trainer.num_steps, trainer.eval_every, self._shares)
         sizes = rung_sizes(len(settings), self._eta, len(steps))
         if launcher.plan_only:
@@ -95,6 +95,7 @@ class HalvingSweeper(GridSweeper):
                 break
         if settings:
             _say_winner(rungs)
+        state.name_report(folder)
         if failures:
             raise RunStopped("\n".join(failures), status=1)
         return rungs

@@ -128,6 +128,7 @@ class OptunaSweeper(Sweeper):
                 if failure is not None:
                     failures[trial.number] = failure
         _report(study, folder)
+        state.name_report(folder)
         if failures:
             raise RunStopped(
                 "\n".join(

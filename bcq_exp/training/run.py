@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -195,7 +196,8 @@ class Run:
         return summary
 
     def _report(self, summary: Mapping[str, Any]) -> None:
-        data, rows = summary["dataset"], (("last", summary["last"]), ("best", summary["best"]))
+        data, folder = summary["dataset"], self.record.folder
+        rows = (("last", summary["last"]), ("best", summary["best"]))
         lines = [
             "",
             *_behaviour(data),
@@ -205,7 +207,8 @@ class Run:
                 for which, row in rows
                 if row is not None
             ),
-            f"  files               {self.record.folder}",
+            f"  files               {folder}",
+            f"  report              python -m bcq_exp.compare {shlex.quote(str(folder))}",
         ]
         for line in lines:
             self.log.info(line)

@@ -60,6 +60,16 @@ def test_every_run_has_its_folder_and_its_wandb_run(sweep):
         assert f"algo.lmbda={lmbda} seed={seed}" in command
 
 
+def test_a_sweep_ends_by_naming_its_report(sweep):
+    folder, done = sweep
+    page = "multirun/s/report/index.html"
+    command = "python -m bcq_exp.compare multirun/s"
+    assert done.stdout.splitlines()[-1] == f"report: {command} writes {page}"
+    cwd = folder.parents[1]
+    assert forked("multirun/s", module="bcq_exp.compare", cwd=cwd).returncode == 0
+    assert (cwd / page).exists()
+
+
 def test_a_complete_sweep_is_recognised(sweep):
     folder, _ = sweep
     before = {name: s["updated"] for name, s in summaries(folder).items()}
@@ -145,6 +155,7 @@ def test_failed_runs_are_named_at_the_end_and_tried_again(tmp_path):
     assert done.returncode == 1
     *_, head, first, second = done.stderr.strip().splitlines()
     assert head == "2 of 4 runs failed:"
+    assert done.stdout.splitlines()[-1].startswith("report: python -m bcq_exp.compare multirun/f ")
     assert first.startswith("  seed=0,critic_optim.lr=1e+30: a loss is not finite at step")
     assert second.startswith("  seed=1,critic_optim.lr=1e+30: a loss is not finite at step")
     states = {s.name: s for s in run_states(tmp_path / "multirun" / "f")}

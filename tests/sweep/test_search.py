@@ -47,6 +47,7 @@ def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
         assert 1e-4 <= trial.params["critic_optim.lr"] <= 1e-2
         assert round(trial.params["algo.tau"], 6) in (0.005, 0.01, 0.015)
         assert trial.params["seed"] in ("3", "4")
+    assert done.stdout.splitlines()[-1].startswith("report: python -m bcq_exp.compare multirun/o ")
     best = OmegaConf.load(folder / "optimization_results.yaml")
     assert best.best_value == max(trial.value for trial in trials)
 

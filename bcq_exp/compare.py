@@ -74,7 +74,8 @@ def _compare(options: argparse.Namespace) -> None:
             _print(runs, options.which)
         else:
             print(paper_table(runs, options.format, options.show or "mean", options.which), end="")
-        print(f"{page.resolve()}", file=sys.stderr if options.format else sys.stdout, flush=True)
+        to = sys.stderr if options.format else sys.stdout
+        print(f"report: {page.resolve()}", file=to, flush=True)
         if not underway:
             return
         time.sleep(options.watch)

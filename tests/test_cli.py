@@ -187,7 +187,7 @@ def test_what_cannot_be_had_is_one_line_with_status_2(args, message, tmp_path):
 
 
 def test_a_sweeps_mistake_is_one_line_too(tmp_path):
-    assert_one_error(bcq_exp("-m", "algo.lmbda=1.5", cwd=tmp_path), "algo.lmbda=1.5: must be")
+    assert_one_error(forked("-m", "algo.lmbda=1.5", cwd=tmp_path), "algo.lmbda=1.5: must be")
 
 
 def test_options_may_stand_anywhere_among_the_overrides(tmp_path):

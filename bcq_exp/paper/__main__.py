@@ -73,7 +73,7 @@ def _report(plan: PaperPlan) -> None:
     decided = decide(results)
     page.write(results, decided, plan.output)
     print(page.claims_markdown(decided), end="")
-    print(plan.output.resolve() / "index.html")
+    print(f"report: {plan.output.resolve() / 'index.html'}")
     runs = results.runs
     if undone := plan.num_learners - int((runs["status"] == "completed").sum()):
         reasons = [*runs["reason"].dropna(), "see above"]

@@ -144,7 +144,7 @@ def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, 
     assert {summary["step"] for summary in summaries} == {400}
     assert "- **not decided**: BCQ outperforms DDPG in every setting." in done.stdout
     page = tmp_path / "multirun" / "paper_tiny" / "index.html"
-    assert done.stdout.splitlines()[-1] == str(page)
+    assert done.stdout.splitlines()[-1] == f"report: {page}"
     assert page.exists()
 
 

@@ -66,7 +66,8 @@ def test_a_sweep_ends_by_naming_its_report(sweep):
     command = "python -m bcq_exp.compare multirun/s"
     assert done.stdout.splitlines()[-1] == f"report: {command} writes {page}"
     cwd = folder.parents[1]
-    assert forked("multirun/s", module="bcq_exp.compare", cwd=cwd).returncode == 0
+    compared = forked("multirun/s", module="bcq_exp.compare", cwd=cwd)
+    assert compared.stdout.splitlines()[-1] == f"report: {cwd / page}"
     assert (cwd / page).exists()
 
 

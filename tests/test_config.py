@@ -248,7 +248,7 @@ def test_reports_tell_runs_apart_by_what_they_learn():
     every, told = meanings("compared")
     left = {k for k in every - told if not k.startswith(("logger.", "dataset."))}
     assert left == {
-        "name", "resume", "trainer.device", "trainer.num_threads", "trainer.num_steps",
+        "name", "resume", "trainer.device", "trainer.num_threads",
         "trainer.log_every", "trainer.eval_every", "trainer.eval_episodes", "trainer.eval_seed",
         "trainer.checkpoint_every", "trainer.objective", "trainer.fqe_steps", "trainer.capture",
     }  # fmt: skip

@@ -215,7 +215,7 @@ def _differing(configs: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> li
         for key in dict.fromkeys(key for config, _ in alike for key in config):
             values: dict[str, set[str]] = {}
             for config, task in alike:
-                value = json.dumps(config[key]) if key in config else "missing"
+                value = json.dumps(config.get(key))  # older runs lack keys that are null by default
                 values.setdefault(task if key.startswith(OF_DATA) else "", set()).add(value)
             if any(len(each) > 1 for each in values.values()):
                 found.append(key)

@@ -69,7 +69,7 @@ FOUND = [
     ("bcq_exp.wandb_workspace", ["project=p", "runs="], "runs=: give"),
     ("bcq_exp.status", ["sweep", "--every=nan"], "argument --every: nan: must be a number above 0"),
     ("bcq_exp.status", [], "the following arguments are required: folder; see --help"),
-    ("bcq_exp", ["--nope"], "unrecognized arguments: --nope; see --help"),
+    ("bcq_exp", ["--nope"], "--nope: no such option (see --help)"),
     ("bcq_exp", ["--experimental-rerun", "file"], "--experimental-rerun: not of this command"),
     ("bcq_exp", ["-cn", "nope"], "Cannot find primary config 'nope'"),
     ("bcq_exp", ["actor=false"], "Config group override must be a string or a list. Got bool"),

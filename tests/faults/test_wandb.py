@@ -61,12 +61,12 @@ def server(monkeypatch):
 def in_the_middle(monkeypatch, folder, do):
     """``do()`` before the first evaluation, when W&B has begun."""
 
-    def evaluate(run, step, algorithm, evaluate=Run.evaluate):
+    def evaluate(run, step, algorithm, is_stopped, evaluate=Run.evaluate):
         if step == 120:
             until(lambda: list(folder.glob("wandb/*run-*/run-*.wandb")))
             until(run.tracker._tasks.empty)  # it has been given what there is so far
             do()
-        evaluate(run, step, algorithm)
+        evaluate(run, step, algorithm, is_stopped)
 
     monkeypatch.setattr(Run, "evaluate", evaluate)
 

@@ -45,7 +45,7 @@ MISTAKES = [
     (["budget=small", "agent.eval_every=30000"], "in the last 25% of transitions.concurrent=40000"),
     (["budget=small", "transitions.final_buffer=100001"], "give at most as many"),
     (["budget=small", "agent.start_steps=40000"], "must be below transitions.concurrent"),
-    (["budget=small", "hydra/launcher=abacus"], "hydra/launcher/abacus"),
+    (["budget=small", "hydra/launcher=abacus"], "hydra/launcher=abacus: no such choice"),
     (["budget=small", "num_seeds=0"], "num_seeds=0: must be an integer at least 1"),
 ]
 

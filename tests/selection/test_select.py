@@ -266,7 +266,7 @@ def test_the_report_has_it(folder, opened):
     shown = opened(page)
     policies = pd.read_csv(sweep / "ope" / "policies.csv")
     rows = shown.locator("#selection-table tbody tr")
-    assert rows.count() == 4
+    assert rows.count() == 5  # with the behaviour policy
     assert policies["run"][0] in rows.nth(0).inner_text()
     assert "judged by 3 held-out episodes" in shown.inner_text("#selection-how").lower()
     points = shown.evaluate("document.getElementById('selection-scatter').data[1]")

@@ -15,7 +15,7 @@ MISTAKES = {
     "sweep=seeds,phi_gamma": "sweep=seeds, sweep=phi_gamma: equal runs, as nothing that is trained",
     "logger=wandb,none": "logger=wandb, logger=none: equal runs",
     "name=a,b": "name=a, name=b: equal runs, as nothing that is trained differs; give one value",
-    "algo.tau=0.1,1e-1": "algo.tau=0.1, algo.tau=0.1: equal runs",
+    "algo.tau=0.1,1e-1": "two runs of the sweep map to one folder: multirun/s/algo.gamma=0.9",
     "seed=1,1": "two runs of the sweep map to one folder: multirun/s/algo.gamma=0.9,seed=1",
 }
 

@@ -82,7 +82,7 @@ def test_what_is_longer_than_wandb_takes_is_shortened(tmp_path, monkeypatch):
         facts = dict.fromkeys(("versions", "git_commit", "config_hash", "command"))
         facts |= {"config": {"logger": logger}, "dataset": {"id": "d" * 70 + end}}
         record = RunRecord(sweep / ("r" * 150))
-        build.build_tracker("offline", record, facts, "t" * 140 + end, Warnings())
+        build.build_tracker("offline", record, facts, "t" * 140 + end, Warnings(), 0)
     a, b = trackers
     wandb.Settings(run_tags=a["tags"], run_group=a["group"], run_name=a["name"])  # it takes them
     assert [len(tag) for tag in a["tags"]] == [1, 64]

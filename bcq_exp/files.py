@@ -109,3 +109,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with written(path), atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the user's cache; an empty or relative ``XDG_CACHE_HOME`` counts as unset."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return root / "bcq_exp" / name

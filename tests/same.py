@@ -36,6 +36,17 @@ def assert_same_state(one: Any, other: Any) -> None:
             assert value == other[key], key
 
 
+def assert_close_state(one: Any, other: Any, rtol: float = 1e-9, atol: float = 1e-9) -> None:
+    """As :func:`assert_same_state`, up to rounding."""
+    one, other = tensors(one), tensors(other)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, other[key], rtol=rtol, atol=atol, equal_nan=True)
+        else:
+            assert value == other[key], key
+
+
 def assert_same_rows(one: Path, other: Path) -> None:
     """Both logs and every evaluated episode."""
     for name in ("train.csv", "eval.csv"):

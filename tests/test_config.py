@@ -250,7 +250,7 @@ def test_reports_tell_runs_apart_by_what_they_learn():
     assert left == {
         "name", "resume", "trainer.device", "trainer.num_threads",
         "trainer.log_every", "trainer.eval_every", "trainer.eval_episodes", "trainer.eval_seed",
-        "trainer.checkpoint_every", "trainer.objective", "trainer.fqe_steps", "trainer.capture",
+        "trainer.checkpoint_every", "trainer.objective", "trainer.fqe_steps", "trainer.engine",
     }  # fmt: skip
 
 

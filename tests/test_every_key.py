@@ -17,8 +17,7 @@ from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
 from bcq_exp.config.meaning import flattened
 from bcq_exp.data.datasets import load_pendulum
-from bcq_exp.engine.capture import eager
-from bcq_exp.engine.placement import CAPTURES, resolve_device
+from bcq_exp.engine.placement import resolve_device
 from bcq_exp.errors import UserError
 from bcq_exp.training import checkpoint
 from bcq_exp.training.record import RunRecord
@@ -101,8 +100,7 @@ ELSEWHERE = {
     "name",
     "trainer.device",
     "trainer.num_threads",
-    "trainer.capture",
-    "trainer.compile",
+    "trainer.engine",
     "trainer.fqe_steps",  # tests/selection
 }
 OF_OTHER_OPTIMIZERS = {
@@ -165,7 +163,6 @@ def outcome(tmp_path, monkeypatch):
         save(path, content)
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setitem(CAPTURES, ("cpu", False), eager)  # six steps are not worth recording
     monkeypatch.setattr(checkpoint, "save", save)
 
     def run(name, *overrides):

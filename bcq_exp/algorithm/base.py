@@ -237,10 +237,17 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
     # What an engine needs of one run, or of several stacked (engine.stacked.StackedRuns)
 
-    def tensor_step(self, batch: Batch, noise: Any, turn: int = 0) -> dict[str, Tensor]:
-        """The tensor work of a step, which a recording can hold."""
-        step = self.steps[turn]
-        return step(self.networks, self.optimizers, self.hyperparameters, batch, noise, _of_one_run)
+    def tensor_step(
+        self, batch: Batch, noise: Any, turn: int = 0, hyperparameters: Any = None
+    ) -> dict[str, Tensor]:
+        """The tensor work of a step, which a CUDA graph or an XLA program can hold.
+
+        Args:
+            turn: which of ``steps``.
+            hyperparameters: in place of its own; 0-d tensors that a program reads anew each time.
+        """
+        hyper = self.hyperparameters if hyperparameters is None else hyperparameters
+        return self.steps[turn](self.networks, self.optimizers, hyper, batch, noise, _of_one_run)
 
     def after_steps(self, count: int) -> None:
         """The host's work of ``count`` steps: learning-rate schedules."""
@@ -263,9 +270,9 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         return all(is_pure(network) for network in self.networks)
 
     @property
-    def can_be_recorded(self) -> bool:
+    def can_be_compiled(self) -> bool:
         """Whether a gradient step runs the same kernels on the same tensors every time."""
-        return self.is_pure and all(o.can_be_recorded for o in self.optimizers.values())
+        return self.is_pure and all(o.can_be_compiled for o in self.optimizers.values())
 
     def state_tensors(self) -> list[Tensor]:
         """Every tensor that a gradient step changes: parameters, targets, optimizers."""

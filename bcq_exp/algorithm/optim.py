@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -101,7 +102,7 @@ class Optimizer:
         self.after_steps(1)
 
     def apply(self, loss: Tensor) -> None:
-        """The tensor work of a step, which a capture can hold; :meth:`after_steps` is the rest."""
+        """The tensor work of a step; :meth:`after_steps` is the rest."""
         self.apply_gradients(torch.autograd.grad(loss, self.params))
 
     def apply_gradients(self, grads: Sequence[Tensor]) -> None:
@@ -123,9 +124,9 @@ class Optimizer:
         return self.factory.schedule is not None
 
     @property
-    def can_be_recorded(self) -> bool:
-        """Whether all that a step changes lies in tensors (see ``engine.capture``)."""
-        return self.factory.schedule is None or isinstance(self._lr, Tensor)
+    def can_be_compiled(self) -> bool:
+        """Whether all that a step reads and changes is in tensors."""
+        return self.factory.schedule is None or self.factory.reads_lr_tensor
 
     def state_tensors(self) -> list[Tensor]:
         """What a step changes besides the parameters, and what it reads: moments, learning rate."""
@@ -150,6 +151,22 @@ class Optimizer:
         """The learning rate of the next step."""
         return float(self._lr)
 
+    def next_lrs(self, count: int) -> list[float]:
+        """The learning rates (count,) of the next steps."""
+        return [self.factory.lr_at(self.num_steps + i) for i in range(count)]
+
+    @contextmanager
+    def lr_from(self, lr: Tensor) -> Iterator[None]:
+        """Let steps in here read their learning rate from a 0-d tensor, if they can."""
+        (group,) = self._optimizer.param_groups
+        before = group["lr"]
+        if self.factory.reads_lr_tensor:
+            group["lr"] = lr
+        try:
+            yield
+        finally:
+            group["lr"] = before
+
     def state_dict(self) -> dict[str, Any]:
         """Moments and steps taken, as plain containers and tensors."""
         return {"optimizer": self._optimizer.state_dict(), "num_steps": self.num_steps}
@@ -172,7 +189,7 @@ class Optimizer:
     def _follow_schedule(self) -> None:
         if self.factory.schedule is None:
             return
-        lr = self.factory.lr * self.factory.schedule(self.num_steps)
+        lr = self.factory.lr_at(self.num_steps)
         if isinstance(self._lr, Tensor):
             self._lr.fill_(lr)
         else:
@@ -219,46 +236,6 @@ class _FusedAdam(torch.optim.Adam):
         )
 
 
-def _adam_as_formulas(*, decoupled_weight_decay: bool) -> Callable[..., None]:
-    def step(
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        means: Sequence[Tensor],
-        squares: Sequence[Tensor],
-        _: Sequence[Tensor],
-        counters: Sequence[Tensor],
-        *,
-        lr: float | Tensor,
-        beta1: float,
-        beta2: float,
-        weight_decay: float,
-        eps: float,
-        amsgrad: bool,
-        maximize: bool,
-    ) -> None:
-        count = counters[0].double()  # 1 - 0.999^t in float32 is off by 1e-5 at first
-        correction1, correction2 = 1 - beta1**count, 1 - beta2**count
-        for param, grad, mean, square in zip(params, grads, means, squares, strict=True):
-            if decoupled_weight_decay:
-                param.mul_(1 - lr * weight_decay)
-            elif weight_decay:
-                grad = grad + weight_decay * param
-            mean.lerp_(grad, 1 - beta1)
-            square.lerp_(grad.square(), 1 - beta2)
-            param.sub_(lr * (mean / correction1) / ((square / correction2).sqrt() + eps))
-
-    return step
-
-
-#: The fused kernels as Kingma & Ba write them, for a compiler that fuses them with what is around.
-ADAM_AS_FORMULAS: dict[Any, Callable[..., None]] = {
-    torch.ops.aten._fused_adam_.default: _adam_as_formulas(decoupled_weight_decay=False),
-    torch.ops.aten._fused_adam_.tensor_lr: _adam_as_formulas(decoupled_weight_decay=False),
-    torch.ops.aten._fused_adamw_.default: _adam_as_formulas(decoupled_weight_decay=True),
-    torch.ops.aten._fused_adamw_.tensor_lr: _adam_as_formulas(decoupled_weight_decay=True),
-}
-
-
 @dataclass(frozen=True)
 class OptimizerFactory(ABC):
     """Makes the optimizer of one network.
@@ -274,6 +251,18 @@ class OptimizerFactory(ABC):
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
     schedule: Schedule | None = None
+
+    reads_lr_tensor: ClassVar[bool] = (
+        False  # whether its kernels take the learning rate as a tensor
+    )
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of the step that ``step`` others precede."""
+        return self.lr if self.schedule is None else self.lr * self.schedule(step)
+
+    def without_lr(self) -> OptimizerFactory:
+        """The same but for a learning rate that steps may read from a tensor."""
+        return replace(self, lr=0.0, schedule=None) if self.reads_lr_tensor else self
 
     def create(self, params: Iterable[nn.Parameter]) -> Optimizer:
         """An optimizer over ``params``."""
@@ -308,7 +297,7 @@ def optimizer_for(network: nn.Module, factory: OptimizerFactory | Any) -> Optimi
 class _MadeElsewhere(Optimizer):
     """A torch optimizer as it comes, and the scheduler of its learning rate."""
 
-    can_be_recorded = False  # its step may count on the host
+    can_be_compiled = False  # its step may count on the host
 
     def __init__(
         self,
@@ -359,6 +348,7 @@ class AdamOptimizerFactory(OptimizerFactory):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     _decoupled_weight_decay: ClassVar[bool] = False
+    reads_lr_tensor: ClassVar[bool] = True
 
     def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         adam = _FusedAdam(
@@ -372,11 +362,8 @@ class AdamOptimizerFactory(OptimizerFactory):
         )
         (group,) = adam.param_groups
         group["decoupled_weight_decay"] = self._decoupled_weight_decay
-        if (
-            self.schedule is not None
-        ):  # it must lie in a tensor for a captured step to see it change
-            dtype = torch.float32 if _are_on_device(params) else torch.float64
-            group["lr"] = torch.tensor(self.lr, dtype=dtype, device=params[0].device)
+        if self.schedule is not None and _are_on_device(params):  # a CUDA graph reads it there
+            group["lr"] = torch.tensor(self.lr, dtype=torch.float32, device=params[0].device)
         return adam
 
 

@@ -213,8 +213,7 @@ class TrainerConfig:
     device: str = key(DEVICE, meaning=PLACING)
     num_threads: int | None = key(THREADS, None, PLACING)
     precision: str = key(PRECISIONS)
-    capture: str = key(OneOf(("auto", "eager")), meaning=PLACING)
-    compile: bool = key(default=False, meaning=Meaning(identity=False))
+    engine: str = key(OneOf(("auto", "eager", "xla", "cuda_graph")), meaning=PLACING)
 
 
 @dataclass

@@ -32,6 +32,7 @@ from gymnasium.spaces import Box
 from bcq_exp.data.contents import Contents
 from bcq_exp.data.spaces import Leaf
 from bcq_exp.data.transitions import Transitions
+from bcq_exp.files import cache_folder
 
 FORMAT_VERSION = 4  # raise it whenever loading turns the same file into other arrays
 
@@ -74,10 +75,8 @@ def cache_key(files: Iterable[Path], *options: str) -> str:
 
 
 def cache_root() -> Path:
-    """Where entries live; an empty or relative ``XDG_CACHE_HOME`` counts as unset."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "bcq_exp" / "transitions"
+    """Where entries live."""
+    return cache_folder("transitions")
 
 
 def load(key: str) -> Contents | None:

@@ -1,7 +1,8 @@
-"""What a step reads and writes besides the runs: the data, the random numbers, the statistics."""
+"""What a step reads and writes besides the runs: transitions, random numbers, metrics."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,27 +12,64 @@ from torch import Tensor
 
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.data.transitions import Transitions
-from bcq_exp.engine.stream import BLOCK_STEPS, RandomStream
+from bcq_exp.engine.stream import BLOCK_STEPS, Block, RandomStream
 
 _ROWS_AT_ONCE = 65536  # copied, so that the data are never held twice
 
 Units = Callable[[Transitions], Transitions]
-"""Puts rows as the data set has them into the networks' units."""
+"""Converts rows as the data set has them to the networks' units."""
 
 
-class TransitionTable:
-    """Transitions as rows of one tensor, so that a batch is one gather.
+class TransitionRows(ABC):
+    """Transitions as rows (D,) of obs, obs_next, act, rew and terminated: D = 2 O + A + 2.
 
     Actions are in the policy's unit, observations as the networks take them.
 
     Args:
-        rows: (N, O + O + A + 2): obs, obs_next, act, rew, terminated.
         obs_dim, act_dim: O and A.
+        dtype, device: of the rows.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, dtype: torch.dtype, device: torch.device):
+        self._sizes = [obs_dim, obs_dim, act_dim, 1, 1]
+        self._dtype, self._device = dtype, device
+
+    @abstractmethod
+    def gather(self, indices: Tensor) -> Tensor:
+        """The transitions ``indices`` (..., B) as (..., B, D)."""
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The batch that gathered rows (..., B, D) hold."""
+        obs, obs_next, act, rew, terminated = rows.split(self._sizes, -1)
+        return Batch(
+            obs=obs,
+            act=act,
+            rew=rew.squeeze(-1),
+            terminated=terminated.squeeze(-1),
+            obs_next=obs_next,
+        )
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return sum(self._sizes)
+
+    def _packed(self, *columns: np.ndarray) -> Tensor:
+        """Rows (n, D) of obs, obs_next, act, rew and terminated, (n, ...) each."""
+        flat = [c[:, None] if c.ndim == 1 else c for c in columns]
+        return torch.from_numpy(np.concatenate(flat, 1, dtype=np.float32))
+
+
+class TransitionTable(TransitionRows):
+    """All transitions as one tensor, so that a batch is one gather.
+
+    Args:
+        rows: (N, D).
     """
 
     def __init__(self, rows: Tensor, obs_dim: int, act_dim: int) -> None:
+        super().__init__(obs_dim, act_dim, rows.dtype, rows.device)
         self.rows = rows
-        self._sizes = [obs_dim, obs_dim, act_dim, 1, 1]
 
     @classmethod
     def of(
@@ -45,7 +83,8 @@ class TransitionTable:
         t = transitions
         table = cls.empty(len(t), t.obs.shape[1], t.act.shape[1], dtype, device)
         for first in range(0, len(t), _ROWS_AT_ONCE):
-            table.put_transitions(first, units(t[first : first + _ROWS_AT_ONCE]))
+            part = units(t[first : first + _ROWS_AT_ONCE])
+            table.put(first, part.obs, part.obs_next, part.act, part.rew, part.terminated)
         return table
 
     @classmethod
@@ -58,108 +97,94 @@ class TransitionTable:
 
     def put(self, row: int, *columns: np.ndarray) -> None:
         """Write obs, obs_next, act, rew and terminated, (n, ...) each, from ``row`` on."""
-        size = len(columns[0])
-        two_dims = [c[:, None] if c.ndim == 1 else c for c in columns]
-        rows = np.concatenate(two_dims, 1, dtype=np.float32)
-        self.rows[row : row + size].copy_(torch.from_numpy(rows))
+        self.rows[row : row + len(columns[0])].copy_(self._packed(*columns))
 
-    def put_transitions(self, row: int, t: Transitions) -> None:
-        """Write transitions from ``row`` on."""
-        self.put(row, t.obs, t.obs_next, t.act, t.rew, t.terminated)
-
-    def bring(self, indices: Tensor) -> None:
-        """Have the transitions ``indices`` (..., B) at hand, which become their rows here."""
-
-    def batch(self, indices: Tensor) -> Batch:
-        """The rows ``indices`` (..., B)."""
-        rows = self.rows.index_select(0, indices.reshape(-1)).reshape(*indices.shape, -1)
-        obs, obs_next, act, rew, terminated = rows.split(self._sizes, -1)
-        return Batch(
-            obs=obs,
-            act=act,
-            rew=rew.squeeze(-1),
-            terminated=terminated.squeeze(-1),
-            obs_next=obs_next,
-        )
+    def gather(self, indices: Tensor) -> Tensor:
+        found = self.rows.index_select(0, indices.reshape(-1).to(self._device))
+        return found.reshape(*indices.shape, -1)
 
 
-class FetchedRows(TransitionTable):
-    """The transitions of one engine's present block alone, of a set too large to be had twice.
+class MappedTransitions(TransitionRows):
+    """Transitions of a set too large to be copied, read from its arrays where they are.
 
-    They are fetched from arrays that stay where they lie, such as in mapped files, and in the same
-    bits as from a table of all.
-
-    Args:
-        size: at most so many are brought at once.
+    The rows are bitwise those of a table of all.
     """
 
-    def __init__(
-        self, transitions: Transitions, dtype: torch.dtype, units: Units, size: int
-    ) -> None:
+    def __init__(self, transitions: Transitions, dtype: torch.dtype, units: Units) -> None:
         obs_dim, act_dim = transitions.obs.shape[1], transitions.act.shape[1]
-        rows = torch.zeros(size, 2 * obs_dim + act_dim + 2, dtype=dtype)
-        super().__init__(rows, obs_dim, act_dim)
+        super().__init__(obs_dim, act_dim, dtype, torch.device("cpu"))
         self._transitions, self._units = transitions, units
 
-    def bring(self, indices: Tensor) -> None:
-        fetched = self._transitions[indices.reshape(-1).numpy()]
-        self.put_transitions(0, self._units(fetched))
-        indices.copy_(torch.arange(indices.numel()).reshape(indices.shape))
+    def gather(self, indices: Tensor) -> Tensor:
+        t = self._units(self._transitions[indices.reshape(-1).numpy()])
+        rows = self._packed(t.obs, t.obs_next, t.act, t.rew, t.terminated)
+        return rows.to(self._dtype).reshape(*indices.shape, self.width)
 
 
-class BlockBuffers:
-    """The streams' present block, and what comes of its steps, in tensors that keep their place.
+class StepBuffers:
+    """The inputs and metrics of the next W steps, in tensors that keep their place.
 
-    Of one run (T, ...), of K runs (T, K, ...); streams that are equal are drawn once.
+    Of one run (W, ...), of K runs (W, K, ...).
 
     Args:
-        table: where the steps' transitions are, brought there before them.
-        num_statistics: S, what each step tells.
-        dtype, device: of noise and statistics.
+        streams: each run's random numbers; equal ones are drawn once.
+        table: the transitions.
+        num_metrics: S, the numbers that a step reports.
+        dtype, device: of noise and metrics.
+        num_steps: W; a step may lie in only one block of random numbers.
     """
 
     def __init__(
         self,
         streams: Sequence[RandomStream],
-        table: TransitionTable,
-        num_statistics: int,
+        table: TransitionRows,
+        num_metrics: int,
         dtype: torch.dtype,
         device: torch.device,
+        num_steps: int = BLOCK_STEPS,
     ) -> None:
         self._streams, self._table = streams, table
         self._index = -1
-        block = streams[0].block(0)
-        lead = (BLOCK_STEPS,) if len(streams) == 1 else (BLOCK_STEPS, len(streams))
+        self._drawn: dict[RandomStream, Block] = {}
+        self.num_steps = num_steps
+        shapes = streams[0].noise
+        lead = (num_steps,) if len(streams) == 1 else (num_steps, len(streams))
 
-        def buffer(like: Tensor, dtype: torch.dtype) -> Tensor:
-            return torch.empty(*lead, *like.shape[1:], dtype=dtype, device=device)
+        def buffer(*shape: int) -> Tensor:
+            return torch.zeros(*lead, *shape, dtype=dtype, device=device)
 
-        self.indices = buffer(block.indices, torch.int64)
-        self.noise: Any = type(block.noise)._make(buffer(x, dtype) for x in block.noise)
-        self.statistics = torch.zeros(*lead, num_statistics, dtype=dtype, device=device)
-        self.row = torch.zeros(1, dtype=torch.int64, device=device)
+        self.rows = buffer(streams[0].batch_size, table.width)
+        self.noise: Any = type(shapes)._make(buffer(*shape) for shape in shapes)
+        self.metrics = buffer(num_metrics)
+        self.row = torch.zeros(1, dtype=torch.int64, device=device)  # of the present step
 
-    def tensors(self) -> list[Tensor]:
-        """All of them."""
-        return [self.indices, *self.noise, self.statistics, self.row]
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What :meth:`fill` writes, but for ``row``."""
+        return [self.rows, *self.noise]
 
-    def rewind(self) -> None:
-        """Point ``row`` at the block's first step, wherever it is."""
+    @property
+    def outputs(self) -> list[Tensor]:
+        """What a step writes."""
+        return [self.metrics, self.row]
+
+    def fill(self, step: int, count: int) -> None:
+        """Provide the inputs of ``count`` steps from ``step`` on, and start at row 0.
+
+        At most ``num_steps``, and all of one block of random numbers.
+        """
+        index, first = divmod(step, BLOCK_STEPS)
+        if index != self._index:
+            self._drawn = {stream: stream.block(index) for stream in set(self._streams)}
+            self._index = index
+        steps, blocks = slice(first, first + count), [self._drawn[s] for s in self._streams]
+        indices = _joined([block.indices[steps] for block in blocks])
+        self.rows[:count].copy_(self._table.gather(indices))
+        for buffer, *drawn in zip(self.noise, *(block.noise for block in blocks), strict=True):
+            buffer[:count].copy_(_joined([noise[steps] for noise in drawn]))
         self.row.zero_()
 
-    def seek(self, step: int) -> int:
-        """Fill the buffers for ``step`` and point ``row`` at it; returns that row."""
-        index, row = divmod(step, BLOCK_STEPS)
-        if index != self._index:
-            blocks = {stream: stream.block(index) for stream in set(self._streams)}
-            for k, stream in enumerate(self._streams):
-                drawn = blocks[stream]
-                for buffer, values in zip(
-                    (self.indices, *self.noise), (drawn.indices, *drawn.noise), strict=True
-                ):
-                    of_run = buffer if len(self._streams) == 1 else buffer[:, k]
-                    of_run.copy_(values)
-            self._table.bring(self.indices)
-            self._index = index
-        self.row.fill_(row)
-        return row
+
+def _joined(runs: Sequence[Tensor]) -> Tensor:
+    """One run's tensor (W, ...), or those of K as (W, K, ...)."""
+    return runs[0] if len(runs) == 1 else torch.stack(list(runs), 1)

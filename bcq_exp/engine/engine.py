@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from math import inf, nan
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
-from bcq_exp.engine.buffers import BlockBuffers, TransitionTable
-from bcq_exp.engine.capture import Capture, Replay, eager, verified
+from bcq_exp.algorithm.policy import Policy
+from bcq_exp.engine.buffers import StepBuffers, TransitionRows
+from bcq_exp.engine.executors import EagerExecutor, Executor, ExecutorFactory, Learner
 from bcq_exp.engine.stacked import StackedRuns
 from bcq_exp.engine.stream import BLOCK_STEPS, RandomStream
 
@@ -61,40 +60,39 @@ class PartialEngine(Engine, Protocol):
     def num_runs(self) -> int:
         """Runs it advances."""
 
-    @property
-    def steps_to_record(self) -> int:
-        """Steps to take yet until all that it replays is recorded; 0 once it is."""
-
 
 class CohortEngine:
-    """One run, or several stacked. A step reads and writes tensors in place: it can be recorded.
+    """One run, or several stacked.
 
     Args:
         runs: the algorithms, in their dtype and on their device; several as
             :class:`bcq_exp.engine.stacked.StackedRuns` takes them.
         table: the data; engines side by side share one that has all of them.
         streams: each run's random numbers.
-        capture: how steps are replayed; :func:`bcq_exp.engine.capture.eager` runs each anew.
+        executor: makes what computes the steps, once optimizers have their state.
+        eager_steps: so many are computed eagerly before; a multiple of BLOCK_STEPS.
+        buffered_steps: steps whose inputs are provided at once.
     """
 
     def __init__(
         self,
         runs: Sequence[OfflineAlgorithm],
-        table: TransitionTable,
+        table: TransitionRows,
         streams: Sequence[RandomStream],
-        capture: Capture,
+        executor: ExecutorFactory,
+        eager_steps: int = 0,
+        buffered_steps: int = BLOCK_STEPS,
     ) -> None:
         param = next(runs[0].parameters())
         self._runs = runs
         self._table = table
         self.statistics, self.losses = runs[0].statistics(), runs[0].losses()
-        self._block = BlockBuffers(streams, table, len(self.statistics), param.dtype, param.device)
-        self._untold = self._block.statistics.new_full(self._block.statistics.shape[1:-1], nan)
-        self._capture = capture
-        self._cycle = len(runs[0].steps)
-        self._told: dict[int, list[int]] = {}  # columns that the steps of each turn tell
-        self._learner: OfflineAlgorithm | StackedRuns | None = None
-        self._replays: list[Replay] = []  # one for each turn
+        self._buffers = StepBuffers(
+            streams, table, len(self.statistics), param.dtype, param.device, buffered_steps
+        )
+        self._make_executor, self._eager_steps = executor, eager_steps
+        self._learner: Learner | None = None
+        self._executor: Executor | None = None
         self._step = 0
 
     @property
@@ -105,88 +103,62 @@ class CohortEngine:
     def num_runs(self) -> int:
         return len(self._runs)
 
-    @property
-    def steps_to_record(self) -> int:
-        if self._replays:
-            return 0
-        return max(0, self._cycle - self._step) + 1  # first, optimizers make their state
-
     def advance(self, num_steps: int) -> Tensor:
-        first = self._step
-        return self.told(self.take_steps(num_steps), first)
+        return self.as_metrics(self.take_steps(num_steps))
 
-    def told(self, taken: Tensor, first: int) -> Tensor:
-        """What :meth:`take_steps` returned, from the step ``first`` on, as :meth:`advance` has it.
-
-        Waits for the device.
-        """
-        statistics = taken.to("cpu", torch.float64)  # the one synchronization
-        statistics = statistics.reshape(len(taken), len(self._runs), -1)
-        for turn, columns in self._told.items():
-            rows = statistics[(turn - first) % self._cycle :: self._cycle]
-            rows[..., columns] = rows[..., columns].nan_to_num(inf, inf, -inf)
-        return statistics.transpose(0, 1)
+    def as_metrics(self, taken: Tensor) -> Tensor:
+        """What :meth:`take_steps` returned as :meth:`advance` has it. Waits for the device."""
+        metrics = taken.to("cpu", torch.float64)  # the one synchronization
+        return metrics.reshape(len(taken), len(self._runs), -1).transpose(0, 1)
 
     def take_steps(self, num_steps: int) -> Tensor:
-        """As :meth:`advance`, without waiting for the device: what each step told lies there still.
+        """As :meth:`advance`, without waiting for the device, where the metrics still are.
 
         Of one run (num_steps, S), of several (num_steps, K, S).
         """
         if self._learner is None:
             self._learner = self._runs[0] if len(self._runs) == 1 else StackedRuns(self._runs)
-        one_by_one = self._cycle > 1 or self._learner.has_schedule
         collected, end = [], self._step + num_steps
         while (left := end - self._step) > 0:
-            row = self._block.seek(self._step)
-            count = min(BLOCK_STEPS - row, left)
-            if one_by_one or self._step < self._cycle:
-                count = 1
-            self._take_steps(self._learner, count)
-            collected.append(self._block.statistics[row : row + count].clone())
+            count = min(self._buffers.num_steps, BLOCK_STEPS - self._step % BLOCK_STEPS, left)
+            if self._learner.num_steps < len(self._learner.steps):
+                count = 1  # its optimizers make their state
+            self._buffers.fill(self._step, count)
+            self._next_executor(self._learner).advance(count)
+            collected.append(self._buffers.metrics[:count].clone())
+            self._step += count
         return torch.cat(collected)
 
     def algorithm(self, run: int) -> OfflineAlgorithm:
+        self._sync()
         return self._runs[run]
 
+    def policy(self, run: int) -> Policy:
+        """One run's policy as it stands; less work than :meth:`algorithm`."""
+        policy = self._runs[run].policy
+        self._sync(list(policy.parameters()))
+        return policy
+
     def state_dict(self, run: int) -> dict[str, Any]:
+        self._sync()
         return {"step": self._step, "algorithm": self._runs[run].state_dict()}
 
     def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
+        self._sync()
         self._runs[run].load_state_dict(state["algorithm"])
         self._step = state["step"]
-        self._learner = None
-        self._replays.clear()
+        self._learner = self._executor = None
 
-    def _take_steps(self, learner: OfflineAlgorithm | StackedRuns, count: int) -> None:
-        turn = self._step % self._cycle
-        if self._step < self._cycle:
-            self._run(learner, turn)
-        else:
-            self._replays = self._replays or [
-                self._recorded(learner, t) for t in range(self._cycle)
-            ]
-            self._replays[turn](count)
-        learner.after_steps(count)
-        self._step += count
+    def _next_executor(self, learner: Learner) -> Executor:
+        if self._executor is None:
+            if self._step < max(self._eager_steps, len(learner.steps)):
+                return EagerExecutor(learner, self._table, self._buffers)
+            self._executor = self._make_executor(learner, self._table, self._buffers)
+        return self._executor
 
-    def _recorded(self, learner: OfflineAlgorithm | StackedRuns, turn: int) -> Replay:
-        program = partial(self._run, learner, turn)
-        state = [*learner.state_tensors(), *self._block.tensors()]
-        if not learner.can_be_recorded:
-            return eager(program, state)
-        optimizers = learner.all_optimizers()
-        return verified(self._capture, program, state, optimizers, self._block.rewind)
-
-    def _run(self, learner: OfflineAlgorithm | StackedRuns, turn: int) -> None:
-        """The present row's gradient step; the statistics go to that row, then the next is due."""
-        block = self._block
-        indices, *drawn = (x.index_select(0, block.row)[0] for x in (block.indices, *block.noise))
-        noise = type(block.noise)._make(drawn)
-        values = learner.tensor_step(self._table.batch(indices), noise, turn)
-        self._told[turn] = [i for i, name in enumerate(self.statistics) if name in values]
-        row = torch.stack([values.get(name, self._untold) for name in self.statistics], -1)
-        block.statistics.index_copy_(0, block.row, row[None])
-        block.row.add_(1)
+    def _sync(self, tensors: Sequence[Tensor] | None = None) -> None:
+        if self._executor is not None:
+            self._executor.sync(tensors)
 
 
 class ParallelEngine:
@@ -217,14 +189,8 @@ class ParallelEngine:
         return len(self._owner)
 
     def advance(self, num_steps: int) -> Tensor:
-        collected = []
-        first = min(num_steps, max(engine.steps_to_record for engine in self._engines))
-        if first:  # one after the other: the tracer is not made for threads
-            collected.append(torch.cat([engine.advance(first) for engine in self._engines]))
-        if left := num_steps - first:
-            each = self._threads.map(lambda engine: engine.advance(left), self._engines)
-            collected.append(torch.cat(list(each)))
-        return torch.cat(collected, 1)
+        each = self._threads.map(lambda engine: engine.advance(num_steps), self._engines)
+        return torch.cat(list(each))
 
     def algorithm(self, run: int) -> OfflineAlgorithm:
         engine, k = self._owner[run]

@@ -13,8 +13,8 @@ from torch import Tensor
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.engine.buffers import TransitionTable
-from bcq_exp.engine.capture import Capture
 from bcq_exp.engine.engine import CohortEngine
+from bcq_exp.engine.executors import ExecutorFactory
 from bcq_exp.engine.explorer import Explorer, Moment
 from bcq_exp.engine.stream import GrowingStream
 
@@ -31,7 +31,7 @@ class OnlineEngine:
         capacity: steps there will be.
         start_steps: as the explorer has them.
         stream: the random numbers of its gradient steps.
-        capture: as of :class:`CohortEngine`.
+        executor, eager_steps: as of :class:`CohortEngine`.
     """
 
     num_runs = 1
@@ -43,7 +43,8 @@ class OnlineEngine:
         capacity: int,
         start_steps: int,
         stream: GrowingStream,
-        capture: Capture,
+        executor: ExecutorFactory,
+        eager_steps: int = 0,
     ) -> None:
         param = next(run.parameters())
         self._run = run
@@ -54,7 +55,9 @@ class OnlineEngine:
         obs_dim, act_dim = (space.shape[0] for space in spaces)
         self._collected = Collected(capacity, *spaces)
         self._table = TransitionTable.empty(capacity, obs_dim, act_dim, param.dtype, param.device)
-        self._learner = CohortEngine([run], self._table, [stream], capture)
+        self._learner = CohortEngine(
+            [run], self._table, [stream], executor, eager_steps, buffered_steps=1
+        )
         self.statistics, self.losses = self._learner.statistics, self._learner.losses
         self._untold = torch.full((1, 1, len(self.statistics)), nan, dtype=torch.float64)
         self._step = 0
@@ -63,13 +66,8 @@ class OnlineEngine:
     def step(self) -> int:
         return self._step
 
-    @property
-    def steps_to_record(self) -> int:
-        left = self._learner.steps_to_record
-        return left + max(0, self._start_steps - self._step) if left else 0
-
     def advance(self, num_steps: int) -> Tensor:
-        first, taken = self._learner.step, []
+        taken = []
         for _ in range(num_steps):
             self._collect(self._explorer.step(self._step, self._behave))
             if self._step >= self._start_steps:
@@ -77,11 +75,11 @@ class OnlineEngine:
             self._step += 1
         told = [self._untold.expand(1, num_steps - len(taken), -1)]
         if taken:
-            told.append(self._learner.told(torch.cat(taken), first))
+            told.append(self._learner.as_metrics(torch.cat(taken)))
         return torch.cat(told, 1)
 
     def algorithm(self, run: int) -> OfflineAlgorithm:
-        return self._run
+        return self._learner.algorithm(0)
 
     def state_dict(self, run: int) -> dict[str, Any]:
         learner = self._learner.state_dict(0)
@@ -105,8 +103,9 @@ class OnlineEngine:
 
     def _behave(self, obs: np.ndarray, seed: int) -> np.ndarray:
         self._generator.manual_seed(seed)
-        acting = self._run.policy(Batch(obs=obs[None]), generator=self._generator)
-        return self._run.policy.map_action(acting.act)[0]
+        policy = self._learner.policy(0)
+        acting = policy(Batch(obs=obs[None]), generator=self._generator)
+        return policy.map_action(acting.act)[0]
 
     def _collect(self, moment: Moment) -> None:
         self._collected.put(self._step, moment)

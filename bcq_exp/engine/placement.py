@@ -5,31 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 
-from bcq_exp.engine.capture import (
-    Capture,
-    cuda_graph,
-    eager,
-    inductor,
-    inductor_cuda_graph,
-    kernel_list,
-)
+from bcq_exp.engine.executors import CUDAGraphExecutor, EagerExecutor, ExecutorFactory
 from bcq_exp.engine.memory import free_bytes, keep_freed_memory, run_bytes
 from bcq_exp.engine.precision import Precision, resolve_precision
+from bcq_exp.engine.stream import BLOCK_STEPS
 from bcq_exp.errors import UserError
 
 WIDE = 256  # hidden units from which products, not the overhead around them, take a step's time
 STACKED_BELOW = 128  # above, on a CPU, one run's products fill a core, and several leave its cache
+EAGER_STEPS = 4 * BLOCK_STEPS  # compiling takes as long as a thousand eager steps of a small run
 STACK_SIZE = 16  # more are no faster: tests/bench/RESULTS.md
-CAPTURES: dict[tuple[str, bool], Capture] = {  # by device and trainer.compile
-    ("cpu", False): kernel_list,
-    ("cpu", True): inductor,
-    ("cuda", False): cuda_graph,
-    ("cuda", True): inductor_cuda_graph,
-}
 
 
 class Settings(Protocol):
@@ -38,8 +28,7 @@ class Settings(Protocol):
     device: str
     num_threads: int | None
     precision: str
-    capture: str
-    compile: bool
+    engine: str
     batch_size: int
 
 
@@ -50,7 +39,8 @@ class Placement:
     Args:
         device: where the tensors lie.
         precision: the types of the numbers.
-        capture: how steps are replayed.
+        engine: what computes the steps: eager, xla or cuda_graph.
+        engine_is_required: whether that was asked for, or only chosen here.
         stacks: whether stacked runs train faster than the same runs side by side.
         group_size: runs trained together.
         num_threads: engines that advance, and runs that are evaluated, at a time.
@@ -59,7 +49,8 @@ class Placement:
 
     device: torch.device
     precision: Precision
-    capture: Capture
+    engine: str
+    engine_is_required: bool
     stacks: bool
     group_size: int
     num_threads: int
@@ -67,7 +58,39 @@ class Placement:
 
     def num_stacks(self, num_runs: int) -> int:
         """Into how many stacks runs are divided: one a thread; a GPU has all of them as one."""
+        if not self.stacks:
+            return num_runs
         return min(self.num_threads, num_runs) if self.device.type == "cpu" else 1
+
+    def __str__(self) -> str:
+        """What computes the steps, and why, for the log."""
+        where = f"{self.engine} on {self.device}"
+        if self.engine_is_required:
+            return f"{where}, as trainer.engine says"
+        return (
+            where
+            + {
+                "xla": f", compiled by JAX after {EAGER_STEPS} eager steps",
+                "eager": ", as JAX is not installed, which would compile the steps",
+                "cuda_graph": "",
+            }[self.engine]
+        )
+
+    def executor(self) -> ExecutorFactory:
+        """What makes the executors of one cohort."""
+        if self.engine == "xla":
+            from bcq_exp.engine.xla.executor import XLACompiler  # imports JAX
+
+            return XLACompiler(self.engine_is_required)
+        return CUDAGraphExecutor if self.engine == "cuda_graph" else EagerExecutor
+
+    @property
+    def eager_steps(self) -> int:
+        """The steps that every run takes eagerly first: a short run compiles nothing.
+
+        It depends on nothing else, so that a run may be extended with the same result.
+        """
+        return EAGER_STEPS if self.engine == "xla" and not self.engine_is_required else 0
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -103,7 +126,9 @@ def place(
     device = resolve_device(settings.device)
     widest = max((size for sizes in hidden_sizes for size in sizes), default=0)
     precision = resolve_precision(settings.precision, device, are_wide=widest >= WIDE)
-    stacks = device.type == "cuda" or widest < STACKED_BELOW
+    engine = resolve_engine(settings.engine, device)
+    # a program of one run leaves nothing to gain
+    stacks = device.type == "cuda" or (widest < STACKED_BELOW and engine != "xla")
     available = settings.num_threads or torch.get_num_threads()
     a_run = run_bytes(hidden_sizes, settings.batch_size, double=precision.dtype == torch.float64)
     size = _group_size(
@@ -119,12 +144,32 @@ def place(
     return Placement(
         device=device,
         precision=precision,
-        capture=eager if settings.capture == "eager" else CAPTURES[device.type, settings.compile],
+        engine=engine,
+        engine_is_required=settings.engine != "auto",
         stacks=stacks,
         group_size=size,
         num_threads=1 if is_alone else available,
         torch_threads=available if shares else 1,
     )
+
+
+def resolve_engine(name: str, device: torch.device) -> str:
+    """The engine of ``trainer.engine``: on CUDA graphs, on a CPU XLA where JAX is installed.
+
+    Raises:
+        UserError: for one that this device, or this installation, does not have.
+    """
+    is_cuda = device.type == "cuda"
+    has_jax = find_spec("jax") is not None
+    if name == "auto":
+        return "cuda_graph" if is_cuda else "xla" if has_jax else "eager"
+    if name == "cuda_graph" and not is_cuda:
+        raise UserError(f"trainer.engine=cuda_graph: needs a CUDA device, not {device}; use auto")
+    if name == "xla" and is_cuda:
+        raise UserError(f"trainer.engine=xla: compiles for CPUs, not {device}; use cuda_graph")
+    if name == "xla" and not has_jax:
+        raise UserError("trainer.engine=xla: JAX is not installed; pip install jax, or use eager")
+    return name
 
 
 def _group_size(wanted: int | str, num_runs: int, *, fastest: int, a_run: int, free: int) -> int:

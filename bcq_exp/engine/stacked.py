@@ -100,14 +100,20 @@ class StackedRuns:
         if self.num_steps >= len(self.steps):
             self._stack_optimizers()
 
-    def tensor_step(self, batch: Batch, noise: Any, turn: int = 0) -> dict[str, Tensor]:
+    def statistics(self) -> tuple[str, ...]:
+        """As :meth:`OfflineAlgorithm.statistics`."""
+        return self._runs[0].statistics()
+
+    def tensor_step(
+        self, batch: Batch, noise: Any, turn: int = 0, hyperparameters: Any = None
+    ) -> dict[str, Tensor]:
         """As :meth:`OfflineAlgorithm.tensor_step`, everything with a leading K."""
         if not self._optimizers:
             return self._step_apart(batch, noise, turn)
         return self.steps[turn](
             self._networks,
             self._optimizers,
-            self._hyperparameters,
+            self._hyperparameters if hyperparameters is None else hyperparameters,
             batch,
             noise,
             self._over_runs,
@@ -133,9 +139,9 @@ class StackedRuns:
         return any(run.has_schedule for run in self._runs)
 
     @property
-    def can_be_recorded(self) -> bool:
-        """As :attr:`OfflineAlgorithm.can_be_recorded`."""
-        return all(run.can_be_recorded for run in self._runs)
+    def can_be_compiled(self) -> bool:
+        """As :attr:`OfflineAlgorithm.can_be_compiled`."""
+        return all(run.can_be_compiled for run in self._runs)
 
     def state_tensors(self) -> list[Tensor]:
         """As :meth:`OfflineAlgorithm.state_tensors`."""

@@ -104,13 +104,25 @@ class PolicyTable(TransitionTable):
         self._policy = (policy * act_next.shape[1]).unsqueeze(-1)  # (K, 1)
         self._member = (member * rows.shape[1]).unsqueeze(-1)
 
-    def batch(self, indices: Tensor) -> Batch:
-        """Of K runs (K, B), of one (B,)."""
-        flat = (self._member + indices).reshape(-1)
-        rows = self._chosen.index_select(0, flat).reshape(len(self._member), -1)
-        act_next = self._act_next.index_select(0, (self._policy + rows).reshape(-1))
-        found = super().batch(rows.reshape(indices.shape))
-        return Batch(**vars(found), act_next=act_next.reshape(found.act.shape))
+    def gather(self, indices: Tensor) -> Tensor:
+        """Rows with the next action behind them: of K runs (..., K, B), of one (..., B)."""
+        own, policy = self._member + indices.to(self._device), self._policy
+        if len(policy) == 1:  # no dimension of runs
+            own, policy = own.reshape(indices.shape), policy.squeeze(0)
+        rows = self._chosen.index_select(0, own.reshape(-1)).reshape(indices.shape)
+        act_next = self._act_next.index_select(0, (policy + rows).reshape(-1))
+        return torch.cat(
+            [super().gather(rows), act_next.reshape(*indices.shape, act_next.shape[-1])], -1
+        )
+
+    @property
+    def width(self) -> int:
+        return super().width + self._act_next.shape[-1]
+
+    def batch(self, rows: Tensor) -> Batch:
+        own = super().width
+        found = super().batch(rows[..., :own])
+        return Batch(**vars(found), act_next=rows[..., own:])
 
 
 def stacked_critics(
@@ -144,7 +156,7 @@ def stacked_critics(
     count = len(act_next) * settings.num_members
     rounds = math.ceil(count / placement.group_size)
     num_stacks = min(count, rounds * placement.num_stacks(count))
-    engines = []
+    executor, engines = placement.executor(), []
     for numbers in torch.arange(count, device=device).tensor_split(num_stacks):
         policy, member = numbers // settings.num_members, numbers % settings.num_members
         engines.append(
@@ -152,7 +164,7 @@ def stacked_critics(
                 [_critic(settings, m, sizes, units, placement) for m in member.tolist()],
                 PolicyTable(table.rows, sizes, acts, rows, policy, member),
                 [streams[m] for m in member.tolist()],
-                placement.capture,
+                executor,
             )
         )
     return ParallelEngine(engines, placement.num_threads)

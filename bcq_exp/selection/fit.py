@@ -43,8 +43,7 @@ class _Placing:
     device: str = "auto"
     num_threads: int | None = None
     precision: str = "fp32"
-    capture: str = "auto"
-    compile: bool = False
+    engine: str = "auto"
 
 
 class Values(NamedTuple):

@@ -25,13 +25,13 @@ from bcq_exp.data.environments import changes
 from bcq_exp.data.online import Exploration
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import Transitions
-from bcq_exp.engine.buffers import FetchedRows, TransitionTable
+from bcq_exp.engine.buffers import MappedTransitions, TransitionTable
 from bcq_exp.engine.engine import CohortEngine, Engine, ParallelEngine
+from bcq_exp.engine.executors import ExecutorFactory
 from bcq_exp.engine.explorer import Explorer
 from bcq_exp.engine.online import OnlineEngine
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import (
-    BLOCK_STEPS,
     DeviceStream,
     GrowingStream,
     HostStream,
@@ -77,6 +77,8 @@ def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trai
         build_run(job, task, normalizer, engine.algorithm(k), warnings)
         for k, job in enumerate(jobs)
     ]
+    for run in runs:
+        run.log.info("engine: %s", placement)
     settings = cfgs[0].trainer
     cadence = Cadence(
         num_steps=settings.num_steps,
@@ -150,8 +152,10 @@ def build_engine(
     spaces = (task.observation_space, task.action_space)
     runs = [build_algorithm(cfg, *spaces, placement) for cfg in cfgs]
     if isinstance(task, Exploration):
+        executor = placement.executor()
         engines: Sequence[CohortEngine | OnlineEngine] = [
-            build_online(cfg, run, task, placement) for cfg, run in zip(cfgs, runs, strict=True)
+            build_online(cfg, run, task, executor, placement.eager_steps)
+            for cfg, run in zip(cfgs, runs, strict=True)
         ]
     else:
         assert isinstance(task, Dataset)
@@ -178,16 +182,20 @@ def _offline(
     stacks = placement.stacks and all(run.is_pure for run in runs)
     parts = placement.num_stacks(len(runs)) if stacks else len(runs)
     bounds = [len(runs) * i // parts for i in range(parts + 1)]
-    engines = []
-    for a, b in pairwise(bounds):
-        size = BLOCK_STEPS * sum(stream.batch_size for stream in streams[a:b])
-        table = whole or FetchedRows(transitions, dtype, units, size)
-        engines.append(CohortEngine(runs[a:b], table, streams[a:b], placement.capture))
-    return engines
+    table = whole or MappedTransitions(transitions, dtype, units)
+    executor, eager_steps = placement.executor(), placement.eager_steps
+    return [
+        CohortEngine(runs[a:b], table, streams[a:b], executor, eager_steps)
+        for a, b in pairwise(bounds)
+    ]
 
 
 def build_online(
-    cfg: DictConfig, run: OfflineAlgorithm, task: Exploration, placement: Placement
+    cfg: DictConfig,
+    run: OfflineAlgorithm,
+    task: Exploration,
+    executor: ExecutorFactory,
+    eager_steps: int,
 ) -> OnlineEngine:
     """A run that explores the environment of ``dataset=online``.
 
@@ -213,7 +221,8 @@ def build_online(
         capacity=cfg.trainer.num_steps,
         start_steps=task.start_steps,
         stream=stream,
-        capture=placement.capture,
+        executor=executor,
+        eager_steps=eager_steps,
     )
 
 

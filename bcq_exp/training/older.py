@@ -29,7 +29,7 @@ def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **config,
         "algo": {"_target_": _BCQ, **config["algo"]},
-        "trainer": {"capture": "auto", "concurrent_from": None, **config["trainer"]},
+        "trainer": {"engine": "auto", "concurrent_from": None, **config["trainer"]},
     }
 
 

@@ -18,6 +18,7 @@ PACKAGES = (
     "numpy",
     "gymnasium",
     "mujoco",  # trajectories change between its versions
+    "jax",
     "minari",
     "hydra-core",
     "omegaconf",

@@ -1,7 +1,6 @@
 """Optimizers: real steps, schedules, clipping, and going on where they were."""
 
 import math
-from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from torch import nn
 
 from bcq_exp.algorithm.optim import (
-    ADAM_AS_FORMULAS,
     AdamOptimizerFactory,
     AdamWOptimizerFactory,
     CosineSchedule,
@@ -172,21 +170,3 @@ def test_steps_that_were_taken_elsewhere_count_each():
     optimizer = SGDOptimizerFactory(lr=0.5, schedule=LinearSchedule(4)).create(params())
     optimizer.after_steps(3)
     assert (optimizer.num_steps, optimizer.lr) == (3, pytest.approx(0.125))
-
-
-@pytest.mark.parametrize("kernel", ADAM_AS_FORMULAS, ids=str)
-def test_adam_as_formulas_is_the_fused_kernel(kernel):
-    rng = torch.Generator().manual_seed(0)
-
-    def tensors(scale):
-        return [scale * torch.rand(n, generator=rng, dtype=torch.float64) for n in (3, 5)]
-
-    first = (tensors(1), tensors(1), tensors(0.1), tensors(0.01), [], [torch.tensor(4.0)] * 2)
-    second = deepcopy(first)
-    lr = torch.tensor(0.01, dtype=torch.float64) if "tensor_lr" in str(kernel) else 0.01
-    options = {"lr": lr, "beta1": 0.7, "beta2": 0.9, "weight_decay": 0.2, "eps": 1e-3}
-    flags = {"amsgrad": False, "maximize": False}
-    kernel(*first, **options, **flags)
-    ADAM_AS_FORMULAS[kernel](*second, **options, **flags)
-    for one, other in zip(first, second, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)

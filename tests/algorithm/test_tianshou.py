@@ -189,12 +189,12 @@ def test_a_factory_of_tianshous_form_steps_and_goes_on_as_torch_does(name, group
     assert not torch.equal(ours.weight, network().weight)
     assert optimizer.num_steps == 6
     assert optimizer.has_schedule == (scheduler is not None)
-    assert not optimizer.can_be_recorded
+    assert not optimizer.can_be_compiled
 
 
 def test_a_factory_of_ours_makes_ours():
     optimizer = optimizer_for(network(), AdamOptimizerFactory(lr=0.5))
-    assert (optimizer.lr, optimizer.can_be_recorded, optimizer.has_schedule) == (0.5, True, False)
+    assert (optimizer.lr, optimizer.can_be_compiled, optimizer.has_schedule) == (0.5, True, False)
 
 
 @pytest.mark.parametrize("factory", [torch.optim.Adam, 1e-3, None])

@@ -38,6 +38,7 @@ class Row:
 
     Args:
         higher_is_better: whether the value is a rate rather than a time.
+        cores: that each contestant may use; None is all of them.
         skip: says why the row cannot be run here, or None.
     """
 
@@ -46,6 +47,7 @@ class Row:
     unit: str
     contestants: tuple[Contestant, ...]
     higher_is_better: bool = True
+    cores: int | None = None
     skip: Callable[[], str | None] = lambda: None
 
 
@@ -72,7 +74,7 @@ def run_row(row: Row, repeats: int, threads: int, say: Callable[[str], None]) ->
     for number in range(repeats):
         for outcome in outcomes:
             if outcome.failure is None:
-                _run_once(outcome, threads)
+                _run_once(outcome, row.cores or threads)
                 last = outcome.failure or f"{outcome.values[-1]:.4g} {row.unit}"
                 say(f"{row.name} {number + 1}/{repeats} {outcome.contestant.name}: {last}")
     return outcomes
@@ -82,7 +84,7 @@ def _run_once(outcome: Outcome, threads: int) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     try:
         done = subprocess.run(
-            outcome.contestant.command,
+            ("taskset", "--cpu-list", f"0-{threads - 1}", *outcome.contestant.command),
             cwd=ROOT,
             env=env,
             capture_output=True,
@@ -101,8 +103,13 @@ def _run_once(outcome: Outcome, threads: int) -> None:
 
 
 def ratios(outcome: Outcome, others: Sequence[Outcome], higher_is_better: bool) -> list[float]:
-    """How many times better than the best other contestant, round by round; [] without any."""
+    """How many times better than the best other contestant, round by round; [] without any.
+
+    Those of the same precision, if there are any.
+    """
     rivals = [o for o in others if not o.contestant.ours and o.failure is None]
+    precision = outcome.contestant.precision
+    rivals = [o for o in rivals if o.contestant.precision == precision] or rivals
     if outcome.failure is not None or not rivals:
         return []
     if higher_is_better:

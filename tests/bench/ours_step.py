@@ -1,8 +1,6 @@
 """Times our training step: the engine that a run of this configuration would get.
 
-.venv/bin/python -m tests.bench.ours_step --size paper [--eager] trainer.precision=fp32
-
-``--eager`` runs every step anew in PyTorch, for what recording it gains.
+.venv/bin/python -m tests.bench.ours_step --size paper trainer.precision=fp32 trainer.engine=eager
 """
 
 from __future__ import annotations
@@ -17,9 +15,8 @@ from tests.bench.arguments import parse
 
 
 def main() -> None:
-    args = parse(__doc__, flags=("eager",))
-    capture = ["trainer.capture=eager"] if args.eager else []
-    cfg = composed.compose_config(args.sizes, [*args.overrides, *capture])
+    args = parse(__doc__)
+    cfg = composed.compose_config(args.sizes, args.overrides)
     dataset = composed.dataset(args.sizes)
     placement = place(cfg.trainer, hidden_sizes(cfg))
     with placement.in_force():

@@ -18,7 +18,8 @@ def all_rows(seconds: float) -> list[Row]:
     return [
         _gemm(),
         _train("train_paper", "Training, the paper's sizes, CPU", "paper", seconds, bf16=True),
-        _train("train_small", "Training, Pendulum 64-64, CPU", "small", seconds),
+        _train("train_small", "Training, Pendulum 64-64, one core", "small", seconds, cores=1),
+        _sweep(seconds),
         _samples(seconds),
         _episodes(),
         _forward(),
@@ -53,17 +54,41 @@ def _ours(name: str, size: str, seconds: float, precision: str, *overrides: str)
     )
 
 
-def _peer(name: str, size: str, seconds: float) -> Contestant:
+def _peer(name: str, size: str, seconds: float, precision: str = "fp32") -> Contestant:
     script = f"tests.bench.peers.{name}_step"
-    command = (str(PEERS_PYTHON), "-m", script, "--size", size, "--seconds", str(seconds))
-    return Contestant(name, command, precision="fp32", flops=step_flops(SIZES[size]))
+    bf16 = ("--bf16",) if precision == "bf16" else ()
+    command = (str(PEERS_PYTHON), "-m", script, "--size", size, "--seconds", str(seconds), *bf16)
+    flops = step_flops(SIZES[size])
+    return Contestant(f"{name} {precision}", command, precision=precision, flops=flops)
 
 
-def _train(name: str, title: str, size: str, seconds: float, *, bf16: bool = False) -> Row:
+def _train(
+    name: str,
+    title: str,
+    size: str,
+    seconds: float,
+    *,
+    bf16: bool = False,
+    cores: int | None = None,
+) -> Row:
     precisions = ("fp32", "bf16") if bf16 else ("fp32",)
     ours = [_ours(f"ours {p}", size, seconds, p, "trainer.device=cpu") for p in precisions]
     peers = [_peer(peer, size, seconds) for peer in ("tianshou", "d3rlpy")]
-    return Row(name, title, "steps/s", (*ours, *peers))
+    peers += [_peer("jax", size, seconds, precision) for precision in precisions]
+    return Row(name, title, "steps/s", (*ours, *peers), cores=cores)
+
+
+def _sweep(seconds: float) -> Row:
+    ours = Contestant(
+        "ours, 27 runs as one cohort",
+        _script("sweep", "--seconds", str(seconds), "--size", "small"),
+        ours=True,
+    )
+    others = _peer("jax", "small", seconds)
+    two = Contestant("jax, two processes", (*others.command, "--processes", "2"))
+    return Row(
+        "sweep_small", "A sweep, Pendulum 64-64, two cores", "run-steps/s", (ours, two), cores=2
+    )
 
 
 def _samples(seconds: float) -> Row:
@@ -142,12 +167,9 @@ def _gemm() -> Row:
 
 
 def _train_gpu(seconds: float) -> Row:
-    cuda, compiled = "trainer.device=cuda", "trainer.compile=true"
-    contestants = [
-        _ours(f"ours {name}", "paper", seconds, name.split()[0], cuda, *options)
-        for name, *options in (("fp32",), ("tf32",), ("bf16",), ("bf16 compiled", compiled))
-    ]
-    plain = _ours("the same in plain PyTorch, fp32", "paper", seconds, "fp32", cuda, "--eager")
+    cuda, eager = "trainer.device=cuda", "trainer.engine=eager"
+    contestants = [_ours(f"ours {p}", "paper", seconds, p, cuda) for p in ("fp32", "tf32", "bf16")]
+    plain = _ours("the same in plain PyTorch, fp32", "paper", seconds, "fp32", cuda, eager)
     title = "Training, the paper's sizes, GPU"
     row = (*contestants, replace(plain, ours=False))
     return Row("train_gpu", title, "steps/s", row, skip=_no_gpu)

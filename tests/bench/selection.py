@@ -31,12 +31,11 @@ class Way:
 
     policies: int
     members: int
-    capture: str = "auto"
+    engine: str = "auto"
     batch_size: int = FQESettings.batch_size
     device: str = "cpu"
     num_threads: int | None = None
     precision: str = "fp32"
-    compile: bool = False
 
     def seconds(self, evidence: Evidence, num_steps: int) -> float:
         """Of an evaluation of its policies."""
@@ -66,7 +65,7 @@ def main() -> None:
         ways = {
             "all at once": Way(options.policies, members),
             "a policy at a time": Way(1, members),
-            "in plain PyTorch": Way(1, members, capture="eager"),
+            "in plain PyTorch": Way(1, members, engine="eager"),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.turns):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+WARM_UP_STEPS = 150  # ours compiles after 128
 CHUNK_STEPS = 50  # steps asked for at once; a run asks for half a second of them
 
 
@@ -18,7 +19,7 @@ def steady_rate(
 
     The first call, which may build or compile something, counts neither as warm-up nor as time.
     """
-    advance(chunk)
+    advance(WARM_UP_STEPS)
     rate = _rate(advance, chunk, seconds / 5)
     calls = max(1, round(rate * seconds / chunk))
     start = time.perf_counter()

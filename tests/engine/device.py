@@ -10,23 +10,22 @@ import copy
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcq_exp.algorithm import bcq, td3_bc
 from bcq_exp.data.datasets import Dataset
-from bcq_exp.engine import engine as engines
-from bcq_exp.engine.capture import Capture, Program, Replay, _recorded, eager
+from bcq_exp.engine import placement
 from bcq_exp.engine.engine import CohortEngine
+from bcq_exp.engine.executors import CUDAGraphExecutor, take_step
 from bcq_exp.engine.stream import DeviceStream
 from tests.commands import engine_of
 
@@ -109,46 +108,35 @@ def pretended_device() -> Iterator[None]:
             )
         for algorithm in (bcq, td3_bc):  # weights are drawn on the host, before any step
             patch.setattr(algorithm, "redrawn", copy.deepcopy)
+        patch.setattr(placement, "CUDAGraphExecutor", Launched)
+        patch.setattr(Launched, "launches", [])
         # no generator is to be had there; the numbers are none anyway
         patch.setattr(DeviceStream, "_generator", lambda *args: torch.Generator())
-        # its trial compares numbers
-        patch.setattr(
-            engines, "verified", lambda capture, program, state, *_: capture(program, state)
-        )
         yield
 
 
-def device_engine(cfgs: Sequence[DictConfig], data: Dataset, capture: Capture) -> CohortEngine:
-    """The engine that these runs get on a GPU, whose host has several cores."""
-    built = engine_of(cfgs, data, device=DEVICE, stacks=True, num_threads=4, capture=capture)
-    assert isinstance(built, CohortEngine), "a GPU has all runs as one stack"
-    return built
+class Launched(CUDAGraphExecutor):
+    """Counts launches; each runs, once, what its graph would be made of, and lets no host in.
 
-
-class Recording:
-    """A capture that replays what a CUDA graph is made of, having seen the plain program first.
-
-    However often it is to run, it runs once: no number would differ.
-
-    Args:
-        graphs: what was recorded.
-        times: how often each replay was to run it.
+    However many steps a graph holds, one is taken: no number would differ.
     """
 
-    def __init__(self) -> None:
-        self.graphs: list[GraphModule] = []
-        self.times: list[int] = []
+    launches: ClassVar[list[int]] = []
 
-    def __call__(self, program: Program, state: Sequence[Tensor]) -> Replay:
-        with no_host():
-            program()
-        graph = _recorded(program, state)
-        self.graphs.append(graph)
-        once = eager(partial(graph, *(tensor.detach() for tensor in state)), state)
+    def _captured(self, turn: int, size: int) -> Any:
+        def replay() -> None:
+            self.launches.append(size)
+            with no_host():
+                take_step(self._learner, self._table, self._buffers, turn)
 
-        def replay(times: int) -> None:
-            self.times.append(times)
-            with torch.no_grad():
-                once(1)
+        return SimpleNamespace(replay=replay)
 
-        return replay
+
+def device_engine(cfgs: Sequence[DictConfig], data: Dataset) -> CohortEngine:
+    """The engine that these runs get on a GPU, whose host has several cores."""
+    built = engine_of(
+        cfgs, data, device=DEVICE, stacks=True, num_threads=4, engine="cuda_graph",
+        engine_is_required=True,
+    )  # fmt: skip
+    assert isinstance(built, CohortEngine), "a GPU has all runs as one stack"
+    return built

@@ -1,12 +1,11 @@
-"""Every algorithm is recorded, stacked and resumed alike: the engines know none of them."""
+"""Every algorithm is compiled, stacked and resumed alike: the engines know none of them."""
 
 import pytest
 import torch
 
 from bcq_exp.data.datasets import load_pendulum
-from bcq_exp.engine.capture import eager
 from tests.commands import CONF, compose, engine_of
-from tests.same import assert_same_state
+from tests.same import assert_close_state, assert_same_state
 
 ALGORITHMS = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
 SOME = [  # the others' steps differ from these in what the tests of each file look at
@@ -44,21 +43,30 @@ def data():
     return load_pendulum(num_steps=2000)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_recorded_steps_are_the_plain_ones_to_the_bit(algo, precision, data, caplog):
-    cfg = compose(*SMALL, f"algo={algo}", f"trainer.precision={precision}")
-    recorded, plain = engine_of([cfg], data), engine_of([cfg], data, capture=eager)
-    assert recorded.algorithm(0).can_be_recorded
-    told = torch.cat([recorded.advance(n) for n in (1, 2, 37)], 1)
-    torch.testing.assert_close(told, plain.advance(40), rtol=0, atol=0, equal_nan=True)
-    assert_same_state(recorded.state_dict(0), plain.state_dict(0))
-    assert not caplog.records
+@pytest.mark.parametrize("algo", SOME)
+def test_compiled_steps_are_the_eager_ones(algo, data):
+    cfg = compose(*SMALL, f"algo={algo}", "trainer.precision=fp64", "trainer.engine=xla")
+    compiled, eager = engine_of([cfg], data), engine_of([cfg], data, engine="eager")
+    metrics = torch.cat([compiled.advance(n) for n in (1, 2, 37)], 1)
+    expected = eager.advance(40)
+    torch.testing.assert_close(metrics, expected, rtol=1e-9, atol=1e-9, equal_nan=True)
+    assert_close_state(compiled.state_dict(0), eager.state_dict(0))
+
+
+@pytest.mark.parametrize("algo", SOME)
+def test_a_run_in_a_compiled_sweep_is_bitwise_the_run_alone(algo, data):
+    cfgs = cfgs_of(algo, "trainer.engine=xla")
+    together = engine_of(cfgs, data, num_threads=2)
+    metrics = together.advance(40)
+    for k, cfg in enumerate(cfgs):
+        alone = engine_of([cfg], data)
+        torch.testing.assert_close(metrics[k], alone.advance(40)[0], rtol=0, atol=0, equal_nan=True)
+        assert_same_state(together.state_dict(k), alone.state_dict(0))
 
 
 @pytest.mark.parametrize("algo", SOME)
 def test_a_cohort_of_different_numbers_is_its_runs_alone(algo, data):
-    cfgs = cfgs_of(algo, "trainer.precision=fp64")
+    cfgs = cfgs_of(algo, "trainer.precision=fp64", "trainer.engine=eager")
     together = engine_of(cfgs, data, num_threads=1)
     told = together.advance(60)
     for k, cfg in enumerate(cfgs):
@@ -67,9 +75,10 @@ def test_a_cohort_of_different_numbers_is_its_runs_alone(algo, data):
         torch.testing.assert_close(told[k], expected, rtol=1e-8, atol=1e-9, equal_nan=True)
 
 
+@pytest.mark.parametrize("engine", ["eager", "xla"])
 @pytest.mark.parametrize("algo", SOME)
-def test_a_loaded_engine_goes_on_to_the_bit(algo, data):
-    cfg = compose(*SMALL, f"algo={algo}")
+def test_a_loaded_engine_resumes_bitwise(algo, engine, data):
+    cfg = compose(*SMALL, f"algo={algo}", f"trainer.engine={engine}")
     straight, first, second = (engine_of([cfg], data) for _ in range(3))
     expected = straight.advance(40)[:, 25:]
     first.advance(25)

@@ -7,14 +7,13 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ, Noise
 from bcq_exp.data import transitions
 from bcq_exp.data.datasets import load_pendulum
-from bcq_exp.engine import capture
 from bcq_exp.engine.buffers import TransitionTable
-from bcq_exp.engine.capture import eager
 from bcq_exp.engine.engine import CohortEngine
+from bcq_exp.engine.executors import EagerExecutor
 from bcq_exp.engine.stream import BLOCK_STEPS, DeviceStream
 from bcq_exp.training import build
 from tests.commands import TINY, algorithm_of, compose, engine_of
-from tests.same import assert_same_state
+from tests.same import assert_close_state, assert_same_state
 
 OPTIONS = {
     "adam": [],
@@ -45,18 +44,19 @@ def by_hand(cfg, num_steps):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_recorded_steps_are_those_of_the_plain_engine_to_the_bit(name):
-    cfg, data = compose(*TINY, *OPTIONS[name]), load_pendulum(num_steps=2000)
-    recorded, plain = engine_of([cfg], data), engine_of([cfg], data, capture=eager)
-    statistics = [recorded.advance(n) for n in (1, 2, 37, 30)]  # across blocks of the stream
-    assert recorded.step == 70
-    assert torch.equal(torch.cat(statistics, 1), plain.advance(70))
-    assert_same_state(recorded.state_dict(0), plain.state_dict(0))
+def test_compiled_steps_are_those_of_the_algorithm_by_itself_in_any_portions(name):
+    cfg = compose(*TINY, "trainer.precision=fp64", "trainer.engine=xla", *OPTIONS[name])
+    engine = engine_of([cfg], load_pendulum(num_steps=2000))
+    bcq, expected = by_hand(cfg, 70)
+    metrics = torch.cat([engine.advance(n) for n in (1, 2, 37, 30)], 1)  # across blocks
+    assert engine.step == 70
+    torch.testing.assert_close(metrics[0], expected, rtol=1e-8, atol=1e-9)
+    assert_close_state(engine.state_dict(0)["algorithm"], bcq.state_dict(), rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_steps_are_those_of_the_algorithm_by_itself(name):
-    cfg = compose(*TINY, "trainer.precision=fp64", *OPTIONS[name])
+    cfg = compose(*TINY, "trainer.precision=fp64", "trainer.engine=eager", *OPTIONS[name])
     engine = engine_of([cfg], load_pendulum(num_steps=2000))
     bcq, expected = by_hand(cfg, 40)
     torch.testing.assert_close(engine.advance(40)[0], expected, rtol=1e-8, atol=1e-10)
@@ -65,8 +65,8 @@ def test_steps_are_those_of_the_algorithm_by_itself(name):
         torch.testing.assert_close(state[key], value.detach(), rtol=1e-8, atol=1e-10)
 
 
-def test_a_loaded_engine_goes_on_to_the_bit():
-    cfg = compose(*TINY)
+def test_a_loaded_engine_resumes_bitwise():
+    cfg = compose(*TINY, "trainer.engine=xla")
     data = load_pendulum(num_steps=2000)
     straight, first, second = (engine_of([cfg], data) for _ in range(3))
     straight.advance(40)
@@ -79,7 +79,7 @@ def test_a_loaded_engine_goes_on_to_the_bit():
 
 
 def test_the_policy_is_the_one_that_is_trained():
-    engine = engine_of([compose(*TINY)], load_pendulum(num_steps=2000))
+    engine = engine_of([compose(*TINY, "trainer.engine=xla")], load_pendulum(num_steps=2000))
     before = {k: v.clone() for k, v in engine.algorithm(0).policy.state_dict().items()}
     engine.advance(3)
     after = engine.algorithm(0).policy.state_dict()
@@ -90,26 +90,6 @@ def test_the_policy_is_the_one_that_is_trained():
     assert moved == {"actor_perturbation", "critic", "vae"}
 
 
-def recorded_alone(program, state):
-    """What a CUDA graph is made of, run on the CPU."""
-    kernels = capture._recorded(program, state)
-    aliases = [tensor.detach() for tensor in state]
-
-    def run():
-        with torch.no_grad():
-            kernels(*aliases)
-
-    return eager(run, state)
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_what_a_gpu_would_run_gives_the_bits_of_the_plain_engine(name):
-    cfg, data = compose(*TINY, *OPTIONS[name]), load_pendulum(num_steps=2000)
-    engines = [engine_of([cfg], data, capture=how) for how in (recorded_alone, eager)]
-    assert torch.equal(*(engine.advance(20) for engine in engines))
-    assert_same_state(*(engine.state_dict(0) for engine in engines))
-
-
 def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
     cfg, data = compose(*TINY), load_pendulum(num_steps=2000)
 
@@ -118,7 +98,7 @@ def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
         stream = build.build_stream(cfg, bcq, len(data.transitions), torch.device("cpu"))
         drawn = DeviceStream(**vars(stream), device=torch.device("cpu"))
         table = TransitionTable.of(data.transitions, torch.float32, torch.device("cpu"))
-        return CohortEngine([bcq], table, [drawn], eager)
+        return CohortEngine([bcq], table, [drawn], EagerExecutor)
 
     straight, portions = engine(), engine()
     expected = straight.advance(70)
@@ -135,13 +115,13 @@ def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
         (["trainer.precision=fp64", "trainer.concurrent_from=500"], 2),  # two side by side
     ],
 )
-def test_a_large_set_is_learnt_from_where_it_lies(monkeypatch, options, num_threads):
+def test_a_large_set_is_read_from_its_memory_map(monkeypatch, options, num_threads):
     cfgs = [compose(*TINY, *options, f"seed={seed}") for seed in (0, 1)]
     data = load_pendulum(num_steps=2000)
     normalizer = build.build_normalizer(cfgs[0], data, None)
 
     def engine():
-        return engine_of(cfgs, data, normalizer, capture=eager, num_threads=num_threads)
+        return engine_of(cfgs, data, normalizer, engine="eager", num_threads=num_threads)
 
     expected = engine().advance(BLOCK_STEPS + 4)
     monkeypatch.setattr(transitions, "LARGE", 0)

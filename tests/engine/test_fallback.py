@@ -1,4 +1,4 @@
-"""A recorded step is tried beside a plain one first; where it is another, steps are plain."""
+"""A compiled step is tried next to an eager one first; where it differs, steps are eager."""
 
 import logging
 import os
@@ -8,23 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from bcq_exp.algorithm.bc import BC
 from bcq_exp.algorithm.optim import SGDOptimizerFactory
 from bcq_exp.data.datasets import load_pendulum
-from bcq_exp.engine import capture
-from bcq_exp.engine.capture import eager, kernel_list, verified
+from bcq_exp.engine.placement import EAGER_STEPS, resolve_engine
+from bcq_exp.errors import UserError
 from tests.commands import TINY, bcq_exp, compose, engine_of
 from tests.same import assert_same_state
 
-SAID = "steps are not recorded but run one by one, which is slower"
+WARNING = "steps run eagerly, which is slower"
 
 
 class CountingSGD(torch.optim.SGD):
-    """Its learning rate falls with a counter of Python's, which a recording cannot see."""
+    """Its learning rate follows a counter of Python's, which a program cannot see."""
 
     def step(self, closure=None):
         self.taken = getattr(self, "taken", 0) + 1
         for group in self.param_groups:
-            group["lr"] = 0.01 / self.taken
+            group["lr"] = 0.01 * (1 + self.taken % 2)
         super().step(closure)
 
 
@@ -48,78 +49,70 @@ class BranchingFactory(SGDOptimizerFactory):
         return BranchingSGD(params, lr=self.lr)
 
 
-@pytest.fixture(autouse=True)
-def warn_anew():
-    capture._warn.cache_clear()
-
-
 def engines(*overrides):
+    """The engine that may fall back, which compiles at once, and an eager one."""
     cfg, data = compose(*TINY, *overrides), load_pendulum(num_steps=2000)
-    return engine_of([cfg], data), engine_of([cfg], data, capture=eager)
+    assert EAGER_STEPS <= 128
+    return engine_of([cfg], data), engine_of([cfg], data, engine="eager")
 
 
-@pytest.mark.parametrize("name", ["CountingFactory", "BranchingFactory"])
-def test_an_optimizer_that_cannot_be_recorded_steps_plainly_and_right(name, caplog):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("CountingFactory", "tensors differ from the eager step's"),
+        ("BranchingFactory", "aten._local_scalar_dense.default"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_compiled_steps_eagerly_and_right(name, reason, caplog):
     target = f"critic_optim._target_=tests.engine.test_fallback.{name}"
+    falling_back, eager = engines("optimizer@critic_optim=sgd", target)
     with caplog.at_level(logging.WARNING):
-        recorded, plain = engines("optimizer@critic_optim=sgd", target)
-        told = torch.cat([recorded.advance(n) for n in (3, 20)], 1)
-    assert sum(SAID in record.message for record in caplog.records) == 1
+        metrics = torch.cat([falling_back.advance(n) for n in (EAGER_STEPS, 20)], 1)
+    (warning,) = [r.message for r in caplog.records if WARNING in r.message]
+    assert reason in warning and "trainer.engine=eager" in warning
     if name == "BranchingFactory":
-        assert torch.equal(told, plain.advance(23))
-        assert_same_state(recorded.state_dict(0), plain.state_dict(0))
+        assert torch.equal(metrics, eager.advance(EAGER_STEPS + 20))
+        assert_same_state(falling_back.state_dict(0), eager.state_dict(0))
 
 
-def test_where_torchs_private_parts_have_moved_steps_are_plain(monkeypatch, caplog):
-    def moved(*args):
-        raise AttributeError("module 'torch._C' has no attribute 'Graph'")
-
-    monkeypatch.setattr(capture, "compile_kernels", moved)
-    recorded, plain = engines()
-    with caplog.at_level(logging.WARNING):
-        assert torch.equal(recorded.advance(10), plain.advance(10))
-    (said,) = [r.message for r in caplog.records if SAID in r.message]
-    assert "AttributeError: module 'torch._C' has no attribute 'Graph'" in said
-    assert "trainer.capture=eager" in said
-    assert_same_state(recorded.state_dict(0), plain.state_dict(0))
+def test_what_cannot_be_compiled_is_an_error_where_xla_is_asked_for():
+    target = "critic_optim._target_=tests.engine.test_fallback.BranchingFactory"
+    cfg = compose(*TINY, "optimizer@critic_optim=sgd", target, "trainer.engine=xla")
+    with pytest.raises(UserError, match=r"trainer.engine=xla: .*_local_scalar_dense.*use auto"):
+        engine_of([cfg], load_pendulum(num_steps=2000)).advance(3)
 
 
-def test_a_replay_that_does_something_else_is_not_used(caplog):
-    state = [torch.zeros(3), torch.ones(2, dtype=torch.int64)]
+def test_an_operator_without_a_program_is_named(monkeypatch):
+    (step,) = BC.steps
 
-    def program():
-        state[0].add_(state[1].sum())
+    def drawing(networks, optimizers, hyperparameters, batch, noise, over_runs):
+        metrics = step(networks, optimizers, hyperparameters, batch, noise, over_runs)
+        return {name: value + torch.rand_like(value) for name, value in metrics.items()}
 
-    def wrong(program, tensors):
-        return lambda times: tensors[0].add_(times)  # one at a time, not two
-
-    with caplog.at_level(logging.WARNING):
-        replay = verified(wrong, program, state, [], lambda: None)
-    assert state[0].tolist() == [0, 0, 0]  # trying it left no trace
-    replay(2)
-    assert state[0].tolist() == [4, 4, 4]
-    assert "replayed, 1 of 2 tensors become others" in caplog.text
+    monkeypatch.setattr(BC, "steps", (drawing,))
+    options = [o for o in TINY if not o.startswith(("policy.", "algo."))]
+    cfg = compose(*options, "algo=bc", "trainer.engine=xla")
+    with pytest.raises(UserError, match=r"trainer.engine=xla: .*aten.rand_like"):
+        engine_of([cfg], load_pendulum(num_steps=2000)).advance(3)
 
 
-def test_a_replay_that_is_right_is_used_without_a_word(caplog):
-    state, calls = [torch.zeros(())], []
+def test_an_engine_that_is_not_available_is_refused(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    with pytest.raises(UserError, match="engine=cuda_graph: needs a CUDA device"):
+        resolve_engine("cuda_graph", cpu)
+    with pytest.raises(UserError, match="engine=xla: compiles for CPUs"):
+        resolve_engine("xla", cuda)
+    assert (resolve_engine("auto", cpu), resolve_engine("auto", cuda)) == ("xla", "cuda_graph")
+    monkeypatch.setattr("bcq_exp.engine.placement.find_spec", lambda name: None)
+    assert resolve_engine("auto", cpu) == "eager"
+    with pytest.raises(UserError, match="engine=xla: JAX is not installed; pip install jax"):
+        resolve_engine("xla", cpu)
 
-    def program():
-        calls.append(1)
-        state[0].add_(1)
 
-    replay = verified(kernel_list, program, state, [], lambda: None)
-    before = len(calls)
-    replay(5)
-    assert (state[0].item(), len(calls), caplog.text) == (5, before, "")
-
-
-def test_capture_eager_records_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(capture, "_recorded", None)  # calling it would raise
-    cfg, data = compose(*TINY, "trainer.capture=eager"), load_pendulum(num_steps=2000)
-    plain = engine_of([cfg], data)
-    plain.advance(5)
-    assert plain.step == 5
+def test_a_short_run_compiles_nothing(monkeypatch):
+    monkeypatch.setattr("bcq_exp.engine.xla.executor.XLACompiler.__call__", None)  # would raise
+    engine, eager = engines()
+    assert torch.equal(engine.advance(EAGER_STEPS), eager.advance(EAGER_STEPS))
 
 
 class OwnCritic(torch.nn.Module):
@@ -147,16 +140,15 @@ class PlainCritic(OwnCritic):
 OWN = "critic._target_=tests.engine.test_fallback."
 
 
-def test_a_critic_of_ones_own_that_declares_it_is_recorded_stacked_and_computed_in_bf16(caplog):
+def test_a_custom_critic_that_declares_it_is_compiled_stacked_and_computed_in_bf16():
     data = load_pendulum(num_steps=2000)
     cfgs = [compose(*TINY, f"{OWN}OwnCritic", f"seed={k}") for k in range(3)]
-    stacked = engine_of(cfgs, data)
+    stacked = engine_of(cfgs, data, engine="eager", stacks=True, num_threads=1)
     assert stacked.num_runs == 3  # one engine, not three side by side
     told = stacked.advance(20)
     for k, cfg in enumerate(cfgs):
-        alone = engine_of([cfg], data, capture=eager).advance(20)[0]
+        alone = engine_of([cfg], data, engine="xla", engine_is_required=True).advance(20)[0]
         torch.testing.assert_close(told[k], alone, rtol=2e-3, atol=2e-4)
-    assert SAID not in caplog.text
     bf16 = engine_of([compose(*TINY, f"{OWN}OwnCritic", "trainer.precision=bf16")], data)
     critic = bf16.algorithm(0).policy.critic
     assert {p.dtype for p in critic.parameters()} == {torch.float32}
@@ -164,14 +156,14 @@ def test_a_critic_of_ones_own_that_declares_it_is_recorded_stacked_and_computed_
     assert not torch.equal(bf16.advance(3)[0], told[0, :3])
 
 
-def test_one_that_declares_nothing_trains_the_same_by_plain_steps_side_by_side():
+def test_one_that_declares_nothing_trains_the_same_by_eager_steps_side_by_side():
     data = load_pendulum(num_steps=2000)
     own, plain = (
         engine_of([compose(*TINY, f"{OWN}{name}", "trainer.precision=fp64")], data)
         for name in ("OwnCritic", "PlainCritic")
     )
     torch.testing.assert_close(plain.advance(20), own.advance(20), rtol=1e-9, atol=1e-11)
-    assert not plain.algorithm(0).can_be_recorded
+    assert not plain.algorithm(0).can_be_compiled
     cfgs = [compose(*TINY, f"{OWN}PlainCritic", f"seed={k}") for k in range(2)]
     assert [e.num_runs for e in engine_of(cfgs, data)._engines] == [1, 1]
     bf16 = engine_of([compose(*TINY, f"{OWN}PlainCritic", "trainer.precision=bf16")], data)
@@ -181,11 +173,11 @@ def test_one_that_declares_nothing_trains_the_same_by_plain_steps_side_by_side()
 @pytest.mark.slow
 def test_on_the_command_line_there_is_one_warning_and_training_goes_on(tmp_path):
     done = bcq_exp(
-        *(*TINY, "optimizer@critic_optim=sgd", "trainer.num_steps=40", "name=r"),
+        *(*TINY, "optimizer@critic_optim=sgd", "trainer.num_steps=160", "name=r"),
         "critic_optim._target_=tests.engine.test_fallback.BranchingFactory",
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(SAID) == 1
+    assert done.stdout.count(WARNING) == 1
     assert "BCQ, last" in done.stdout

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from bcq_exp.engine.capture import eager
 from bcq_exp.engine.precision import (
     Precision,
     has_fast_bf16,
@@ -55,7 +54,7 @@ def test_products_the_fp32_precision_allows_are_true_float32():
 def engine(dataset, *overrides, plain=False):
     """An engine and the steps it takes under its precision, or plainly."""
     cfg = compose(*WIDE, *overrides)
-    engine = engine_of([cfg], dataset, **({"capture": eager} if plain else {}))
+    engine = engine_of([cfg], dataset, **({"engine": "eager"} if plain else {}))
     precision = Precision() if plain else placement_of(cfg).precision
 
     def advance(num_steps):

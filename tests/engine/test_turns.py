@@ -14,12 +14,13 @@ from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine.buffers import TransitionTable
-from bcq_exp.engine.capture import eager, kernel_list
 from bcq_exp.engine.engine import CohortEngine, ParallelEngine
+from bcq_exp.engine.executors import EagerExecutor
 from bcq_exp.engine.stream import HostStream
+from bcq_exp.engine.xla.executor import XLACompiler
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, fit
-from tests.same import assert_same_run, assert_same_state
+from tests.same import assert_close_state, assert_same_run, assert_same_state
 
 COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
 
@@ -89,7 +90,7 @@ def make(seed, lr=1e-3):
     return Delayed(policy, Critic(**sizes).double(), AdamOptimizerFactory(lr=lr))
 
 
-def engine(*seeds, capture=kernel_list):
+def engine(*seeds, executor=EagerExecutor):
     data = load_pendulum(num_steps=2000)
     table = TransitionTable.of(data.transitions, torch.float64, torch.device("cpu"))
     runs = [make(seed, lr=1e-3 * (1 + seed)) for seed in seeds]
@@ -97,7 +98,7 @@ def engine(*seeds, capture=kernel_list):
         HostStream(seed, len(data.transitions), 8, run.noise_shapes(8))
         for seed, run in zip(seeds, runs, strict=True)
     ]
-    return CohortEngine(runs, table, streams, capture)
+    return CohortEngine(runs, table, streams, executor)
 
 
 def test_a_number_is_told_by_the_steps_that_have_it():
@@ -107,13 +108,15 @@ def test_a_number_is_told_by_the_steps_that_have_it():
     assert actor.isnan().tolist() == [True, False] * 3 + [True]
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["alone", "stacked"])
-def test_recorded_steps_are_the_plain_ones_to_the_bit_in_any_portions(seeds):
-    recorded, plain = engine(*seeds), engine(*seeds, capture=eager)
-    told = torch.cat([recorded.advance(n) for n in (1, 2, 4, 33)], 1)
-    torch.testing.assert_close(told, plain.advance(40), rtol=0, atol=0, equal_nan=True)
-    for k in range(len(seeds)):
-        assert_same_state(recorded.state_dict(k), plain.state_dict(k))
+def compiler():
+    return XLACompiler(is_required=True)
+
+
+def test_compiled_steps_take_turns_in_any_portions():
+    compiled, eager = engine(0, executor=compiler()), engine(0)
+    metrics = torch.cat([compiled.advance(n) for n in (1, 2, 4, 33)], 1)
+    torch.testing.assert_close(metrics, eager.advance(40), rtol=1e-9, atol=1e-11, equal_nan=True)
+    assert_close_state(compiled.state_dict(0), eager.state_dict(0))
 
 
 def test_a_stack_is_its_runs_alone():
@@ -123,17 +126,20 @@ def test_a_stack_is_its_runs_alone():
         torch.testing.assert_close(together[k], alone, rtol=1e-9, atol=1e-11, equal_nan=True)
 
 
-def test_engines_side_by_side_record_before_their_threads_begin():
-    parallel = ParallelEngine([engine(0), engine(1)], num_threads=2)
+def test_engines_side_by_side_compile_once_and_are_bitwise_those_alone():
+    shared = compiler()
+    parallel = ParallelEngine([engine(k, executor=shared) for k in range(2)], num_threads=2)
     told = torch.cat([parallel.advance(n) for n in (1, 2, 17)], 1)
     for k in range(2):
-        expected = engine(k).advance(20)[0]
+        expected = engine(k, executor=compiler()).advance(20)[0]
         torch.testing.assert_close(told[k], expected, rtol=0, atol=0, equal_nan=True)
+    assert len(shared._programs) == 1
 
 
 @pytest.mark.parametrize("step", [1, 5, 6])
-def test_it_goes_on_to_the_bit_from_any_turn(step):
-    straight, first, second = engine(0), engine(0), engine(0)
+def test_it_resumes_bitwise_from_any_turn(step):
+    shared = compiler()
+    straight, first, second = (engine(0, executor=shared) for _ in range(3))
     expected = straight.advance(20)[0, step:]
     first.advance(step)
     second.load_state_dict(0, first.state_dict(0))

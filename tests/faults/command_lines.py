@@ -18,7 +18,7 @@ from tests.commands import CONF, compose
 TINY = (
     "dataset.num_steps=300", "trainer.num_steps=2", "trainer.batch_size=4", "trainer.log_every=1",
     "trainer.eval_every=2", "trainer.eval_episodes=1", "trainer.checkpoint_every=2",
-    "trainer.capture=eager", "logger=none",
+    "trainer.engine=eager", "logger=none",
 )  # fmt: skip
 
 # as they are typed; Hydra's grammar takes some of them for more than a value

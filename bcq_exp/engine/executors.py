@@ -1,0 +1,147 @@
+"""Executors: how the gradient steps of one run, or of several stacked, are computed.
+
+All take the same steps with the same random numbers on the same state, so a run may change its
+executor when it resumes, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import inf, nan
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.optim import Optimizer
+from bcq_exp.engine.buffers import StepBuffers, TransitionRows
+from bcq_exp.engine.stacked import StackedRuns
+
+AT_ONCE = 8  # steps that one launch of a CUDA graph takes, where so many are wanted
+
+Learner = OfflineAlgorithm | StackedRuns
+
+
+class Executor(Protocol):
+    """Takes steps whose inputs lie in the buffers; writes their metrics there."""
+
+    def advance(self, count: int) -> None:
+        """Take ``count`` steps, from the buffers' row 0 on."""
+
+    def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
+        """Bring these tensors of the learner, by default all that steps change, up to date."""
+
+
+ExecutorFactory = Callable[[Learner, TransitionRows, StepBuffers], Executor]
+
+
+def take_step(
+    learner: Learner,
+    table: TransitionRows,
+    buffers: StepBuffers,
+    turn: int,
+    hyperparameters: Any = None,
+) -> None:
+    """The tensor work of the step at the buffers' present row; the next row is due then.
+
+    What a step does not report is NaN, what it reports and is no number is infinite.
+
+    Args:
+        turn: which of the learner's ``steps``.
+        hyperparameters: in place of the learner's own.
+    """
+    rows, *noise = (x.index_select(0, buffers.row).squeeze(0) for x in buffers.inputs)
+    found = learner.tensor_step(
+        table.batch(rows), type(buffers.noise)._make(noise), turn, hyperparameters
+    )
+    told = {name: value.nan_to_num(inf, inf, -inf) for name, value in found.items()}
+    untold = torch.full_like(next(iter(told.values())), nan)
+    row = torch.stack([told.get(name, untold) for name in learner.statistics()], -1)
+    buffers.metrics.index_copy_(0, buffers.row, row[None])
+    buffers.row.add_(1)
+
+
+class EagerExecutor:
+    """Runs each operator as Python comes to it."""
+
+    def __init__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> None:
+        self._learner, self._table, self._buffers = learner, table, buffers
+
+    def advance(self, count: int) -> None:
+        for _ in range(count):
+            turn = self._learner.num_steps % len(self._learner.steps)
+            take_step(self._learner, self._table, self._buffers, turn)
+            self._learner.after_steps(1)
+
+    def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
+        """Nothing to do: steps write to the tensors themselves."""
+
+
+class CUDAGraphExecutor:
+    """Launches steps as CUDA graphs: several a launch, no host in between.
+
+    A learner of which a graph cannot hold all runs eagerly.
+    """
+
+    def __init__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> None:
+        self._learner, self._buffers = learner, buffers
+        self._eager = EagerExecutor(learner, table, buffers)
+        self._table = table
+        self._cycle = len(learner.steps)
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+
+    def advance(self, count: int) -> None:
+        if not self._learner.can_be_compiled:
+            self._eager.advance(count)
+            return
+        while count:
+            size = 1 if self._learner.has_schedule or count < AT_ONCE else AT_ONCE
+            turn = self._learner.num_steps % self._cycle
+            self._graph(turn, size).replay()
+            self._learner.after_steps(size)
+            count -= size
+
+    def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
+        """Nothing to do: steps write to the tensors themselves."""
+
+    def _graph(self, turn: int, size: int) -> torch.cuda.CUDAGraph:
+        if (turn, size) not in self._graphs:
+            self._graphs[turn, size] = self._captured(turn, size)
+        return self._graphs[turn, size]
+
+    def _captured(self, turn: int, size: int) -> torch.cuda.CUDAGraph:
+        """The graph of so many steps, warmed up on a side stream as CUDA asks, without effect."""
+
+        def steps() -> None:
+            for i in range(size):
+                take_step(self._learner, self._table, self._buffers, (turn + i) % self._cycle)
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), unchanged(self._learner, self._buffers):
+            self._buffers.row.zero_()
+            steps()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            steps()
+        return graph
+
+
+@contextmanager
+def unchanged(learner: Learner, buffers: StepBuffers) -> Iterator[None]:
+    """Undo what steps in here change."""
+    tensors = [*learner.state_tensors(), *buffers.outputs]
+    before = [tensor.detach().clone() for tensor in tensors]
+    optimizers: list[Optimizer] = learner.all_optimizers()
+    references = [optimizer.references() for optimizer in optimizers]
+    try:
+        yield
+    finally:
+        for optimizer, remembered in zip(optimizers, references, strict=True):
+            optimizer.refer_to(remembered)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)

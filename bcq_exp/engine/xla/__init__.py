@@ -1,0 +1,1 @@
+"""Gradient steps compiled by XLA for CPUs, through JAX."""

@@ -1,0 +1,267 @@
+"""Gradient steps as XLA programs: torch's equations, compiled once, many steps a call.
+
+A step itself runs once while JAX traces. Every operator that torch dispatches on the way (forward,
+backward, optimizers) is applied to JAX's values as well (:mod:`bcq_exp.engine.xla.trace`), so the
+program is what the step did, whatever Python it went through.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax import Array
+from torch import Tensor
+
+from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.engine.buffers import StepBuffers, TransitionRows
+from bcq_exp.engine.executors import EagerExecutor, Executor, Learner, take_step, unchanged
+from bcq_exp.engine.xla.trace import Trace, UntraceableError, to_jax, to_torch
+from bcq_exp.errors import UserError
+from bcq_exp.files import cache_folder
+
+log = logging.getLogger(__name__)
+
+ROUNDING = 0.02  # of a tensor's change, by norm, that a program may be off: bfloat16, fused sums
+
+
+class XLACompiler:
+    """Makes the executors of a cohort's runs, which share their programs.
+
+    JAX is set up for the CPU, and to keep compiled programs in the user's cache.
+
+    Args:
+        is_required: whether a step that cannot be compiled is an error; else it runs eagerly, and
+            one log line says why.
+    """
+
+    def __init__(self, is_required: bool) -> None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        self._is_required = is_required
+        self._programs: dict[Any, _Program] = {}
+        self._failure = ""
+        self._lock = Lock()
+
+    def __call__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> Executor:
+        """An executor, at the first call with these optimizers after compiling for it.
+
+        Raises:
+            UserError: if the step cannot be compiled and has to be.
+        """
+        eager = EagerExecutor(learner, table, buffers)
+        if self._failure:
+            return eager
+        try:
+            run = _compilable(learner)
+            return XLAExecutor(run, buffers, self._program(run, table, buffers))
+        except UntraceableError as error:
+            if self._is_required:
+                raise UserError(f"trainer.engine=xla: {error}; use auto or eager") from error
+            log.warning(
+                "steps run eagerly, which is slower: %s; trainer.engine=eager does so without "
+                "this warning",
+                error,
+            )
+            self._failure = str(error)
+            return eager
+
+    def _program(
+        self, run: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers
+    ) -> _Program:
+        key = tuple(optimizer.factory.without_lr() for optimizer in run.all_optimizers())
+        with self._lock:  # others of the same kind wait for the program
+            if key not in self._programs:
+                program = _Program(run, table, buffers)
+                _verify(run, table, buffers, program)
+                if program.has_constants:  # perhaps this run's own
+                    return program
+                self._programs[key] = program
+            return self._programs[key]
+
+
+def _compilable(learner: Learner) -> OfflineAlgorithm:
+    """The learner, if its steps are the same every time.
+
+    Raises:
+        UntraceableError: if they may not be.
+    """
+    if not isinstance(learner, OfflineAlgorithm):
+        raise UntraceableError("stacked runs have no program")
+    if not learner.is_pure:
+        raise UntraceableError("a network does not declare pure = True")
+    for name, optimizer in learner.optimizers.items():
+        if not optimizer.can_be_compiled:
+            raise UntraceableError(f"the optimizer of {name} keeps more than tensors")
+    return learner
+
+
+class XLAExecutor:
+    """Steps one run. Between :meth:`sync` calls its state is JAX's alone.
+
+    Args:
+        program: of this run, or of another of its cohort.
+    """
+
+    def __init__(self, learner: OfflineAlgorithm, buffers: StepBuffers, program: _Program) -> None:
+        self._learner, self._buffers, self._program = learner, buffers, program
+        self._tensors = _changing(learner)
+        self._place = {id(tensor): i for i, tensor in enumerate(self._tensors)}
+        with jax.enable_x64(True):
+            self._values = [to_jax(tensor) for tensor in self._tensors]
+            self._hyperparameters = [to_jax(x) for x in _as_tensors(learner)]
+        self._unsynced = set[int]()
+
+    def advance(self, count: int) -> None:
+        rates = [o.next_lrs(self._buffers.num_steps) for o in self._learner.all_optimizers()]
+        with jax.enable_x64(True):
+            self._values, metrics = self._program(
+                self._values,
+                [to_jax(x) for x in self._buffers.inputs],
+                jnp.array(np.array(rates, np.float64).T),
+                self._hyperparameters,
+                self._learner.num_steps % len(self._learner.steps),
+                count,
+            )
+        self._buffers.metrics.copy_(to_torch(metrics))
+        self._learner.after_steps(count)
+        self._unsynced = set(range(len(self._values)))
+
+    def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
+        wanted = (
+            range(len(self._tensors))
+            if tensors is None
+            else (self._place[id(tensor)] for tensor in tensors)
+        )
+        with torch.no_grad():
+            for i in self._unsynced.intersection(wanted):
+                self._tensors[i].copy_(to_torch(self._values[i]))
+                self._unsynced.discard(i)
+
+
+class _Program:
+    """So many steps of a run, compiled for its shapes and optimizers."""
+
+    def __init__(
+        self, learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers
+    ) -> None:
+        self._learner, self._table, self._buffers = learner, table, buffers
+        self._tensors = _changing(learner)
+        self._rates = torch.zeros(
+            buffers.num_steps, len(learner.all_optimizers()), dtype=torch.float64
+        )
+        self._hyperparameters = _as_tensors(learner)
+        self.has_constants = False
+        self._compiled = jax.jit(self._steps, donate_argnums=0)
+
+    def __call__(
+        self,
+        state: list[Array],
+        inputs: list[Array],
+        rates: Array,
+        hyperparameters: list[Array],
+        turn: int,
+        count: int,
+    ) -> tuple[list[Array], Array]:
+        """The state after ``count`` steps, and their metrics (W, S)."""
+        return self._compiled(state, inputs, rates, hyperparameters, turn, count)
+
+    def _steps(
+        self,
+        state: list[Array],
+        inputs: list[Array],
+        rates: Array,
+        hyperparameters: list[Array],
+        turn: Array,
+        count: Array,
+    ) -> tuple[list[Array], Array]:
+        cycle = len(self._learner.steps)
+        given = [*inputs, rates, *hyperparameters]
+        turns = [partial(self._step, i, given=given) for i in range(cycle)]
+
+        def step(i: Array, changing: list[Array]) -> list[Array]:
+            if cycle == 1:
+                return turns[0](changing)
+            return jax.lax.switch((turn + i) % cycle, turns, changing)
+
+        outputs = [to_jax(tensor) for tensor in self._buffers.outputs]
+        *state, metrics, _ = jax.lax.fori_loop(0, count, step, [*state, *outputs])
+        return state, metrics
+
+    def _step(self, turn: int, changing: list[Array], *, given: list[Array]) -> list[Array]:
+        learner, buffers = self._learner, self._buffers
+        tensors = [*self._tensors, *buffers.outputs]
+        constant = [*buffers.inputs, self._rates, *self._hyperparameters]
+        hyperparameters = type(learner.hyperparameters)._make(self._hyperparameters)
+        with unchanged(learner, buffers), ExitStack() as stack:
+            trace = stack.enter_context(Trace([*tensors, *constant], [*changing, *given]))
+            rates = self._rates.index_select(0, buffers.row)[0].unbind()
+            for optimizer, rate in zip(learner.all_optimizers(), rates, strict=True):
+                stack.enter_context(optimizer.lr_from(rate))
+            take_step(learner, self._table, buffers, turn, hyperparameters)
+            changed = [trace.value(tensor) for tensor in tensors]
+        self.has_constants = trace.num_constants > 0
+        return changed
+
+
+def _changing(learner: OfflineAlgorithm) -> list[Tensor]:
+    """What a step may change of a run: parameters, buffers and the optimizers' moments."""
+    return [*learner.state_tensors(), *learner.buffers()]
+
+
+def _as_tensors(learner: OfflineAlgorithm) -> list[Tensor]:
+    """A run's hyperparameters (), so that those of other runs can take their place."""
+    like = next(learner.parameters())
+    return [like.new_tensor(float(value)) for value in learner.hyperparameters]
+
+
+def _verify(
+    learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers, program: _Program
+) -> None:
+    """Take two steps both ways, and undo them.
+
+    A constant that is none, such as a counter in Python, shows the second time.
+
+    Raises:
+        UntraceableError: if they differ by more than rounding.
+    """
+    tensors = _changing(learner)
+    before = [tensor.detach().clone() for tensor in tensors]
+    after = []
+    for executor in (
+        XLAExecutor(learner, buffers, program),
+        EagerExecutor(learner, table, buffers),
+    ):
+        with unchanged(learner, buffers):
+            for _ in range(2):
+                buffers.row.zero_()
+                executor.advance(1)
+            executor.sync()
+            after.append([tensor.detach().clone() for tensor in tensors])
+            learner.after_steps(-2)
+    differing = sum(not _agree(*values) for values in zip(*after, before, strict=True))
+    if differing:
+        raise UntraceableError(
+            f"compiled, {differing} of {len(tensors)} tensors differ from the eager step's"
+        )
+
+
+def _agree(compiled: Tensor, expected: Tensor, before: Tensor) -> bool:
+    """Whether a tensor changed alike, up to rounding."""
+    if torch.equal(compiled, expected):
+        return True
+    if not expected.is_floating_point():
+        return False
+    off, change = (compiled - expected).double(), (expected - before).double()
+    if not change.isfinite().all():  # diverged, the same way
+        return torch.equal(compiled.isfinite(), expected.isfinite())
+    return bool(off.norm() <= ROUNDING * change.norm())

@@ -1,0 +1,160 @@
+"""Runs torch's operators on JAX's values while JAX traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax import Array
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bcq_exp.engine.xla.operators import DTYPES, OPERATORS
+
+Layout = tuple[int, torch.Size, tuple[int, ...]]  # where in its memory a tensor lies
+
+
+class UntraceableError(RuntimeError):
+    """A step that no XLA program can be made of; the message says why."""
+
+
+class Trace(TorchDispatchMode):
+    """Applies each operator that torch runs to JAX's values, which it keeps by tensor.
+
+    A tensor is where its elements lie, so an alias has the value of its source. A write makes other
+    views of the same elements unreadable.
+
+    Args:
+        tensors: those that have values at the start; all others are constants.
+        values: JAX's, of the same shapes and types.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], values: Sequence[Array]) -> None:
+        super().__init__()
+        self._memory: dict[int, dict[Layout, Array | None]] = {}
+        self._alive: list[Tensor] = []  # so that nothing else takes its place
+        self.num_constants = 0
+        for tensor, value in zip(tensors, values, strict=True):
+            self._keep(tensor, value)
+
+    def value(self, tensor: Tensor) -> Array:
+        """The value of a tensor as it stands.
+
+        Raises:
+            UntraceableError: if it was written to through another view.
+        """
+        values = self._values_at(tensor)
+        layout = _layout(tensor)
+        if layout not in values:
+            self.num_constants += 1
+            self._keep(tensor, to_jax(tensor))
+        value = values[layout]
+        if value is None:
+            raise UntraceableError(
+                "a tensor is written to through one view and read through another"
+            )
+        return value
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace != "aten":  # marks for torch's profiler
+            return func(*args, **kwargs)
+        lowered = _lowered(func)
+        given = pytree.tree_map_only(Tensor, self.value, (args, kwargs))
+        try:
+            computed = lowered(*given[0], **given[1])
+        except (TypeError, NotImplementedError) as error:
+            raise UntraceableError(f"{func}: {error}") from error
+        result = func(*args, **kwargs)
+        written = list(_written(func, args, kwargs))
+        if written:
+            for tensor in written:
+                self._forget_views_of(tensor)
+        self._keep_all(written or result, computed)
+        return result
+
+    def _keep_all(self, tensors: Any, values: Any) -> None:
+        if isinstance(tensors, Tensor):
+            tensors, values = [tensors], [values]
+        for tensor, value in zip(
+            pytree.tree_leaves(tensors), pytree.tree_leaves(values), strict=True
+        ):
+            self._keep(tensor, value)
+
+    def _keep(self, tensor: Tensor, value: Array) -> None:
+        if value.shape != tuple(tensor.shape):
+            raise UntraceableError(f"a result of shape {value.shape}, not {tuple(tensor.shape)}")
+        self._values_at(tensor)[_layout(tensor)] = value.astype(DTYPES[tensor.dtype])
+        self._alive.append(tensor)
+
+    def _values_at(self, tensor: Tensor) -> dict[Layout, Array | None]:
+        return self._memory.setdefault(tensor.untyped_storage().data_ptr(), {})
+
+    def _forget_views_of(self, tensor: Tensor) -> None:
+        first, last = _span(_layout(tensor))
+        values = self._values_at(tensor)
+        for layout in values:
+            start, end = _span(layout)
+            if start < last and first < end:
+                values[layout] = None
+
+
+def to_jax(tensor: Tensor) -> Array:
+    """A copy of a tensor's elements."""
+    plain = tensor.detach()
+    if plain.dtype == torch.bfloat16:  # NumPy has no such type
+        return jnp.array(plain.float().numpy()).astype(jnp.bfloat16)
+    return jnp.array(plain.numpy())
+
+
+def to_torch(value: Array) -> Tensor:
+    """The elements of one of JAX's arrays, for a copy."""
+    if value.dtype == jnp.bfloat16:
+        value = value.astype(jnp.float32)
+    return torch.from_numpy(np.array(value))
+
+
+def _layout(tensor: Tensor) -> Layout:
+    return int(tensor.storage_offset()), tensor.shape, tensor.stride()
+
+
+def _span(layout: Layout) -> tuple[int, int]:
+    """The first element of a layout, and the one after its last."""
+    offset, shape, strides = layout
+    return offset, offset + 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+
+
+def _lowered(func: OpOverload) -> Callable[..., Any]:
+    """The function of JAX's values that an operator of torch's is."""
+    name = func.overloadpacket.__name__.removesuffix("_")
+    if name in OPERATORS:
+        return OPERATORS[name]
+    element = OPERATORS.get(name.removeprefix("_foreach_"))
+    if element is None or not name.startswith("_foreach_"):
+        raise UntraceableError(f"no XLA program for the operator {func}")
+    return _for_each(element)
+
+
+def _for_each(element: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """An operator over lists of tensors, from the one over their elements."""
+
+    def of_lists(*args: Any, **kwargs: Any) -> list[Any]:
+        count = len(args[0])
+        each = [x if isinstance(x, list | tuple) else [x] * count for x in args]
+        return [element(*values, **kwargs) for values in zip(*each, strict=True)]
+
+    return of_lists
+
+
+def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operator writes to, in the order of its schema."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield from pytree.tree_leaves(args[i] if i < len(args) else kwargs.get(argument.name))

@@ -1,0 +1,35 @@
+"""Times a sweep's runs as one cohort: gradient steps a second, all runs together.
+
+.venv/bin/python -m tests.bench.sweep [--size small] [overrides of every run]
+"""
+
+from __future__ import annotations
+
+from bcq_exp.config.schema import hidden_sizes
+from bcq_exp.engine.placement import place
+from bcq_exp.training import build
+from tests.bench import composed, timing
+from tests.bench.arguments import parse
+
+NUM_RUNS = 27
+
+
+def main() -> None:
+    args = parse(__doc__)
+    cfgs = [
+        composed.compose_config(
+            args.sizes, [*args.overrides, f"algo.lmbda={k / NUM_RUNS}", f"seed={k % 3}"]
+        )
+        for k in range(NUM_RUNS)
+    ]
+    dataset = composed.dataset(args.sizes)
+    placement = place(cfgs[0].trainer, hidden_sizes(cfgs[0]), NUM_RUNS)
+    with placement.in_force():
+        engine = build.build_engine(cfgs, dataset, None, placement)
+        figures = timing.steady_rate(engine.advance, args.seconds)
+    figures["value"] *= NUM_RUNS
+    timing.report(**figures, peak_mib=timing.peak_mib())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Torch's operators give the same numbers and gradients in an XLA program."""
+
+from copy import deepcopy
+
+import jax
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bcq_exp.algorithm.optim import (
+    AdamOptimizerFactory,
+    AdamWOptimizerFactory,
+    RMSpropOptimizerFactory,
+    SGDOptimizerFactory,
+)
+from bcq_exp.engine.xla.trace import Trace, UntraceableError, to_jax, to_torch
+
+FUNCTIONS = {
+    "arithmetic": lambda x, y: (x.abs() + 1).log() - y.exp() / (2 + y.square()) + (3 - x) * -y,
+    "roots": lambda x, y: (x.square() + 1).sqrt() + (y.square() + 1).rsqrt() + (x * x + 1) ** -1.5,
+    "bounds": lambda x, y: x.clamp(-0.5, 0.5) + y.clamp(min=0.1) + y.clamp(max=x) + x.maximum(y),
+    "lerp": lambda x, y: x.lerp(y, 0.3) + torch.addcmul(x, x, y, value=0.5),
+    "activations": lambda x, y: torch.stack(
+        [f(x) for f in (F.relu, F.tanh, F.sigmoid, F.silu, F.gelu, F.leaky_relu)]
+    ),
+    "softmax": lambda x, y: x.softmax(-1) * y.log_softmax(0),
+    "losses": lambda x, y: torch.stack([F.mse_loss(x, y), F.mse_loss(x, y, reduction="sum")]),
+    "products": lambda x, y: (
+        torch.addmm(y[:, :1], x, y.T) + torch.stack([x @ y.T] * 2).bmm(torch.stack([x @ x.T] * 2))
+    ),
+    "comparisons": lambda x, y: torch.where((x > y) & (x <= 1) | (y < -1), x, y),
+    "reductions": lambda x, y: x.amax(-1, keepdim=True) + y.mean((0, 1)) + x.sum(0)[:1] - y.amin(),
+    "norms": lambda x, y: torch.linalg.vector_norm(x, dim=(0, 1), keepdim=True) * y,
+    "shapes": lambda x, y: torch.cat(
+        [
+            x.T.reshape(-1),
+            y.unsqueeze(1).expand(3, 2, 4).transpose(0, 2).flatten(),
+            x[1:, ::2].ravel(),
+        ]
+    ),
+    "parts": lambda x, y: torch.stack([*x.split([1, 3], 1)[1].unbind(1), y.chunk(2, 1)[0].mean(1)]),
+    "chosen": lambda x, y: (
+        y * x.detach().take_along_dim(y.argmax(1, keepdim=True), 1)
+        + x.detach().index_select(0, torch.tensor([2, 0, 1]))
+    ),
+    "numbers": lambda x, y: x * torch.full_like(x, 2) + torch.zeros_like(y).fill_(3),
+    "not a number": lambda x, y: (x / torch.zeros_like(x)).nan_to_num(1.0, 2.0, -3.0) * y,
+}
+
+
+def compiled(function, *tensors):
+    """What a function of tensors makes of them in an XLA program."""
+    results = []
+
+    def program(*values):
+        with Trace(tensors, values) as trace:
+            results[:] = function(*tensors)
+            return [trace.value(result) for result in results]
+
+    with jax.enable_x64(True):
+        return [to_torch(x) for x in jax.jit(program)(*map(to_jax, tensors))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_and_its_gradient(name, dtype):
+    rng = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(3, 4, generator=rng, dtype=dtype).requires_grad_() for _ in range(2))
+
+    def both(x, y):
+        result = FUNCTIONS[name](x, y)
+        scalar = (result.square() + result).sum()
+        of_x, of_y = torch.autograd.grad(scalar, [x, y], materialize_grads=True)
+        return [result, of_x, of_y]
+
+    for found, expected in zip(compiled(both, x, y), both(x, y), strict=True):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        AdamOptimizerFactory(lr=0.01, betas=(0.7, 0.9), eps=1e-3, weight_decay=0.2),
+        AdamWOptimizerFactory(lr=0.01, betas=(0.7, 0.9), eps=1e-3, weight_decay=0.2),
+        AdamOptimizerFactory(lr=0.01, max_grad_norm=0.1),
+        RMSpropOptimizerFactory(lr=0.01, alpha=0.8, momentum=0.4, weight_decay=0.1),
+        SGDOptimizerFactory(lr=0.01, momentum=0.3, nesterov=True, weight_decay=0.1),
+    ],
+    ids=lambda factory: type(factory).__name__.removesuffix("OptimizerFactory"),
+)
+def test_an_optimizer_steps_the_same(factory):
+    rng = torch.Generator().manual_seed(0)
+    params = [
+        torch.nn.Parameter(torch.randn(n, generator=rng, dtype=torch.float64)) for n in (3, 5)
+    ]
+    optimizer = factory.create(params)
+    optimizer.minimize(sum(param.square().sum() for param in params))  # makes its moments
+    state = [*params, *optimizer.state_tensors()]
+    before = deepcopy([x.detach() for x in state])
+
+    def step(*_):
+        optimizer.apply(sum((param**3).sum() for param in params))
+        return state
+
+    found = compiled(step, *state)
+    with torch.no_grad():
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+    step()
+    for one, other in zip(found, state, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_a_view_of_what_was_written_to_is_refused():
+    x = torch.arange(4.0)
+
+    def function(x):
+        view = x.view(2, 2)
+        x.add_(1)
+        return [view * 2]
+
+    with pytest.raises(UntraceableError, match="written to through one view"):
+        compiled(function, x)
+
+
+def test_a_write_to_one_part_leaves_the_others():
+    x = torch.arange(6.0)
+
+    def function(x):
+        first, second = x[:3], x[3:]
+        first.mul_(2)
+        return [first + second]
+
+    (found,) = compiled(function, x.clone())
+    assert found.tolist() == [3, 6, 9]
+
+
+def test_what_is_not_given_is_a_constant_that_is_counted():
+    x, constant = torch.ones(2), torch.tensor([2.0, 3.0])
+    with jax.enable_x64(True), Trace([x], [to_jax(x)]) as trace:
+        found = x * constant
+        assert trace.num_constants == 1
+        assert trace.value(found).tolist() == [2, 3]

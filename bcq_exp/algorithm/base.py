@@ -116,7 +116,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     ===================  =========================================================================
 
     and *does*: :meth:`from_parts` puts it together from a configuration, and its policy acts. From
-    these everything else follows: engines that record, stack and resume it, files, dashboards.
+    these everything else follows: engines that compile, stack and resume it, files, dashboards.
 
     ``state_dict()`` is complete: policy, lagged networks and, as extra state, every optimizer.
     """
@@ -266,7 +266,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
     @property
     def is_pure(self) -> bool:
-        """Whether every network declares that it may be recorded and stacked."""
+        """Whether every network declares that it may be compiled and stacked."""
         return all(is_pure(network) for network in self.networks)
 
     @property

@@ -7,7 +7,7 @@ A network that sets ``pure = True`` declares that
   buffers;
 - observations broadcast beside actions, (B, 1, O) beside (B, n, A), as :func:`concatenated` does.
 
-Then its steps are recorded and, with other runs', stacked, and its linear layers take part in
+Then its steps are compiled and, with other runs', stacked, and its linear layers take part in
 ``trainer.precision``. Any other network is called with plain rows, (R, O) and (R, A), as it is.
 """
 
@@ -281,7 +281,7 @@ def _takes(function: Callable[..., Any], *inputs: Tensor) -> bool:
 
 
 def is_pure(network: Any) -> bool:
-    """Whether a network declares that it may be recorded and stacked (see above)."""
+    """Whether a network declares that it may be compiled and stacked (see above)."""
     return getattr(network, "pure", False) is True
 
 

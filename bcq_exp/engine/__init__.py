@@ -1,1 +1,1 @@
-"""How gradient steps are taken fast: engines, recording, stacking, random streams, placement."""
+"""How gradient steps are taken fast: engines, executors, stacks, random streams, placement."""

@@ -1,7 +1,7 @@
 """Fitted Q evaluation (:mod:`bcq_exp.algorithm.fqe`) of many policies as one computation.
 
-The critics of all policies (:mod:`bcq_exp.selection.critics`) are stacked and recorded as training
-is, and kept while they learn, to go on from.
+The critics of all policies (:mod:`bcq_exp.selection.critics`) train side by side, as runs do. They
+are saved while they learn, and resumed from there.
 """
 
 from __future__ import annotations

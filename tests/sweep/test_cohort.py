@@ -44,7 +44,7 @@ def jobs_of(folder, *differences, base=DOUBLE):
 def test_a_cohort_is_its_runs_alone_to_1e_9_over_100_steps(num_threads):
     data = load_pendulum(num_steps=2000)
     cfgs = [compose(*DOUBLE, *different) for different in DIFFERENT]
-    together = engine_of(cfgs, data, num_threads=num_threads)
+    together = engine_of(cfgs, data, num_threads=num_threads, engine="eager", stacks=True)
     assert isinstance(together, ParallelEngine) == (num_threads > 1)
     statistics = torch.cat([together.advance(n) for n in (1, 3, 60, 36)], 1)
     for k, cfg in enumerate(cfgs):

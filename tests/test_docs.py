@@ -44,7 +44,7 @@ def commands() -> Iterator[Command]:
     seen = set()
     for page in PAGES:
         lines = [line for text in blocks(page, "sh") for line in _joined(text).splitlines()]
-        lines += re.findall(r"`(python -m [^`]+)`", page.read_text())
+        lines += re.findall(r"`(python -m [a-z_.]+(?: [^`]*)?)`", page.read_text())
         words = {_words(line) for line in lines} - {(), *seen}
         seen |= words
         yield from (Command(page, each) for each in sorted(words))
@@ -131,7 +131,10 @@ def _try(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     return 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_python_runs(page, trained, tmp_path, monkeypatch) -> None:
     for name in ("multirun/quickstart", "multirun/first/seed=0"):
         place = tmp_path / name
@@ -139,7 +142,7 @@ def test_python_runs(page, trained, tmp_path, monkeypatch) -> None:
         place.symlink_to(trained)
     monkeypatch.chdir(tmp_path)
     for text in blocks(page, "python"):
-        exec(compile(text, str(page), "exec"), {"__name__": "shown"})
+        exec(compile(text, f"<{page.name}>", "exec"), {"__name__": "shown"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -116,8 +116,7 @@ def place(
     Args:
         hidden_sizes: of each network of a run, as far as they are known.
         group_size: runs to train together; ``auto`` is as many as are fastest: on a GPU as many as
-            fit, on a CPU a stack of STACK_SIZE small runs a core, or one run a core where stacking
-            does not pay.
+            fit, on a CPU STACK_SIZE small runs, or one wide run, a core.
 
     Raises:
         UserError: for a device or precision that is not to be had here, or if ``group_size`` runs
@@ -127,14 +126,15 @@ def place(
     widest = max((size for sizes in hidden_sizes for size in sizes), default=0)
     precision = resolve_precision(settings.precision, device, are_wide=widest >= WIDE)
     engine = resolve_engine(settings.engine, device)
-    # a program of one run leaves nothing to gain
-    stacks = device.type == "cuda" or (widest < STACKED_BELOW and engine != "xla")
+    are_small = widest < STACKED_BELOW
+    # a compiled step has no overhead that runs could share
+    stacks = device.type == "cuda" or (are_small and engine != "xla")
     available = settings.num_threads or torch.get_num_threads()
     a_run = run_bytes(hidden_sizes, settings.batch_size, double=precision.dtype == torch.float64)
     size = _group_size(
         group_size,
         num_runs,
-        fastest=num_runs if device.type == "cuda" else available * (STACK_SIZE if stacks else 1),
+        fastest=num_runs if device.type == "cuda" else available * (STACK_SIZE if are_small else 1),
         a_run=a_run,
         free=free_bytes(device),
     )

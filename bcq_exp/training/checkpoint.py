@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, clear_halves, written
-from bcq_exp.training.older import checkpoint_of_today
+from bcq_exp.training.older import checkpoint_of_today, with_engine
 from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord, whole
 from bcq_exp.training.tensor_files import save_tensors
 
@@ -82,6 +82,7 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
         content = checkpoint if found == FORMAT else checkpoint_of_today(checkpoint)
         if lacking := Checkpoint.__required_keys__ - content.keys() - {"record"}:
             raise ValueError(f"it has no {', '.join(sorted(lacking))}")
+        content = {**content, "config": with_engine(content["config"])}
     return content  # type: ignore[return-value]
 
 

@@ -11,7 +11,10 @@ _BCQ = "bcq_exp.algorithm.bcq.BCQ"  # before 0.2 there was no other
 
 def summary_of_today(summary: dict[str, Any]) -> dict[str, Any]:
     """``summary.json`` as this version writes it."""
-    if "config" not in summary or "_target_" in summary["config"].get("algo", {}):
+    if "trainer" not in summary.get("config", {}):
+        return summary
+    summary = {**summary, "config": with_engine(summary["config"])}
+    if "_target_" in summary["config"].get("algo", {}):
         return summary
     from bcq_exp.algorithm.bcq import BCQ, watches
 
@@ -29,8 +32,14 @@ def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **config,
         "algo": {"_target_": _BCQ, **config["algo"]},
-        "trainer": {"engine": "auto", "concurrent_from": None, **config["trainer"]},
+        "trainer": {"concurrent_from": None, **config["trainer"]},
     }
+
+
+def with_engine(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with ``trainer.engine`` in place of the keys that it replaced."""
+    kept = {k: v for k, v in config["trainer"].items() if k not in ("capture", "compile")}
+    return {**config, "trainer": {"engine": "auto", **kept}}
 
 
 def checkpoint_of_today(checkpoint: dict[str, Any]) -> dict[str, Any]:

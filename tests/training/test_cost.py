@@ -32,7 +32,8 @@ def test_each_sampled_action_costs_the_same_more():
 
 
 def test_a_stack_pays_its_kernels_once_and_wide_runs_pay_each():
-    small, wide = cost_of(compose()), cost_of(compose("networks=paper"))
+    eager = "trainer.engine=eager"
+    small, wide = cost_of(compose(eager)), cost_of(compose(eager, "networks=paper"))
     assert small.step_seconds(8) < 8 * small.step_seconds()
     assert wide.step_seconds(8) == 8 * wide.step_seconds()
     assert wide.step_seconds() > 10 * small.step_seconds()

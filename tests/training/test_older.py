@@ -11,6 +11,7 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.findings import findings
 from bcq_exp.data import pendulum
 from bcq_exp.errors import UserError
+from bcq_exp.training.older import with_engine
 from bcq_exp.training.record import RunRecord
 from tests.commands import fit
 from tests.forked import forked
@@ -84,3 +85,9 @@ def test_it_is_compared_with_one_of_today(old, tmp_path):
     stuck = [watch["above"] for watches in runs.runs["watches"] for watch in watches[2:]]
     assert stuck == pytest.approx([0.95 * 0.1] * 2)
     assert findings(runs) == []
+
+
+def test_the_keys_that_engine_replaced_are_no_difference():
+    stored = {"seed": 1, "trainer": {"num_steps": 5, "capture": "auto", "compile": False}}
+    assert with_engine(stored) == {"seed": 1, "trainer": {"num_steps": 5, "engine": "auto"}}
+    assert with_engine(with_engine(stored)) == with_engine(stored)

@@ -267,7 +267,8 @@ def test_the_report_has_it(folder, opened):
     policies = pd.read_csv(sweep / "ope" / "policies.csv")
     rows = shown.locator("#selection-table tbody tr")
     assert rows.count() == 5  # with the behaviour policy
-    assert policies["run"][0] in rows.nth(0).inner_text()
+    assert "behaviour policy" in rows.nth(0).inner_text()
+    assert policies["run"][0] in rows.nth(1).inner_text()
     assert "judged by 3 held-out episodes" in shown.inner_text("#selection-how").lower()
     points = shown.evaluate("document.getElementById('selection-scatter').data[1]")
     assert points["x"] == pytest.approx(list(policies["discounted_return"]), rel=1e-4)

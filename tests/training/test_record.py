@@ -203,6 +203,7 @@ def test_a_checkpoint_comes_back(tmp_path):
 
     content = dict.fromkeys(checkpoint.Checkpoint.__required_keys__)
     content |= {"format": checkpoint.FORMAT, "step": 3, "window": torch.ones(2, 3)}
+    content["config"] = {"trainer": {"engine": "auto"}}
     checkpoint.save(tmp_path / "c.pt", content)
     loaded = checkpoint.load(tmp_path / "c.pt")
     assert loaded["step"] == 3

@@ -131,7 +131,7 @@ class StepBuffers:
         table: the transitions.
         num_metrics: S, the numbers that a step reports.
         dtype, device: of noise and metrics.
-        num_steps: W; a step may lie in only one block of random numbers.
+        num_steps: W.
     """
 
     def __init__(
@@ -171,18 +171,24 @@ class StepBuffers:
     def fill(self, step: int, count: int) -> None:
         """Provide the inputs of ``count`` steps from ``step`` on, and start at row 0.
 
-        At most ``num_steps``, and all of one block of random numbers.
+        At most ``num_steps``.
         """
-        index, first = divmod(step, BLOCK_STEPS)
+        for first in range(step - step % BLOCK_STEPS, step + count, BLOCK_STEPS):
+            start, end = max(first, step), min(first + BLOCK_STEPS, step + count)
+            self._put(slice(start - step, end - step), slice(start - first, end - first), first)
+        self.row.zero_()
+
+    def _put(self, to: slice, steps: slice, first: int) -> None:
+        """Provide some steps' inputs from the block of random numbers that starts at ``first``."""
+        index = first // BLOCK_STEPS
         if index != self._index:
             self._drawn = {stream: stream.block(index) for stream in set(self._streams)}
             self._index = index
-        steps, blocks = slice(first, first + count), [self._drawn[s] for s in self._streams]
+        blocks = [self._drawn[stream] for stream in self._streams]
         indices = _joined([block.indices[steps] for block in blocks])
-        self.rows[:count].copy_(self._table.gather(indices))
+        self.rows[to].copy_(self._table.gather(indices))
         for buffer, *drawn in zip(self.noise, *(block.noise for block in blocks), strict=True):
-            buffer[:count].copy_(_joined([noise[steps] for noise in drawn]))
-        self.row.zero_()
+            buffer[to].copy_(_joined([noise[steps] for noise in drawn]))
 
 
 def _joined(runs: Sequence[Tensor]) -> Tensor:

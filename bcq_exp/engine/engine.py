@@ -70,7 +70,7 @@ class CohortEngine:
         table: the data; engines side by side share one that has all of them.
         streams: each run's random numbers.
         executor: makes what computes the steps, once optimizers have their state.
-        eager_steps: so many are computed eagerly before; a multiple of BLOCK_STEPS.
+        eager_steps: so many are computed eagerly before; a multiple of ``buffered_steps``.
         buffered_steps: steps whose inputs are provided at once.
     """
 
@@ -120,7 +120,8 @@ class CohortEngine:
             self._learner = self._runs[0] if len(self._runs) == 1 else StackedRuns(self._runs)
         collected, end = [], self._step + num_steps
         while (left := end - self._step) > 0:
-            count = min(self._buffers.num_steps, BLOCK_STEPS - self._step % BLOCK_STEPS, left)
+            size = self._buffers.num_steps
+            count = min(size - self._step % size, left)
             if self._learner.num_steps < len(self._learner.steps):
                 count = 1  # its optimizers make their state
             self._buffers.fill(self._step, count)

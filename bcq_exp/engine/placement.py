@@ -92,6 +92,11 @@ class Placement:
         """
         return EAGER_STEPS if self.engine == "xla" and not self.engine_is_required else 0
 
+    @property
+    def buffered_steps(self) -> int:
+        """The steps that one call of an executor takes: a program's start costs a step's time."""
+        return EAGER_STEPS if self.engine == "xla" else BLOCK_STEPS
+
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Torch's process-wide settings as this wants them, then as they were."""

@@ -183,11 +183,8 @@ def _offline(
     parts = placement.num_stacks(len(runs)) if stacks else len(runs)
     bounds = [len(runs) * i // parts for i in range(parts + 1)]
     table = whole or MappedTransitions(transitions, dtype, units)
-    executor, eager_steps = placement.executor(), placement.eager_steps
-    return [
-        CohortEngine(runs[a:b], table, streams[a:b], executor, eager_steps)
-        for a, b in pairwise(bounds)
-    ]
+    settings = placement.executor(), placement.eager_steps, placement.buffered_steps
+    return [CohortEngine(runs[a:b], table, streams[a:b], *settings) for a, b in pairwise(bounds)]
 
 
 def build_online(

@@ -126,8 +126,8 @@ class XLAExecutor:
         with jax.enable_x64(True):
             self._values, metrics = self._program(
                 self._values,
-                [to_jax(x) for x in self._buffers.inputs],
-                jnp.array(np.array(rates, np.float64).T),
+                [x.numpy() for x in self._buffers.inputs],
+                np.array(rates, np.float64).T,
                 self._hyperparameters,
                 self._learner.num_steps % len(self._learner.steps),
                 count,

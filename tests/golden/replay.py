@@ -47,6 +47,10 @@ class Golden:
         )
         self.first_step = min(int(k[5:].split("/")[0]) for k in self.arrays if k[:5] == "after")
 
+    @property
+    def last_step(self) -> int:
+        return self.first_step + self.steps - 1
+
     def tensor(self, key: str) -> Tensor:
         return torch.as_tensor(self.arrays[key], dtype=torch.float64)
 

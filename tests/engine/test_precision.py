@@ -75,16 +75,18 @@ def test_fp32_stays_within_1e_5_of_the_plain_path_over_100_steps(dataset):
     # fast that a ReLU which rounding switched is seen: plain float32 is then 4e-5 from float64.
     sgd = [f"optimizer@{net}_optim=sgd" for net in ("actor", "critic", "vae")]
     sgd += ["vae_optim.lr=0.0001"]
-    (_, fast), (_, plain) = engine(dataset, *sgd), engine(dataset, *sgd, plain=True)
+    compiled = engine(dataset, *sgd, "trainer.engine=xla", "trainer.precision=fp32")
+    (_, fast), (_, plain) = compiled, engine(dataset, *sgd, plain=True)
     losses, expected = fast(100)[0, :, :4], plain(100)[0, :, :4]
     assert ((losses - expected).abs().amax(0) < 1e-5 * expected.abs().amax(0)).all()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_fast_bf16(CPU), reason="bfloat16 is emulated on this processor")
-def test_bf16_stays_within_5_percent_of_fp32_over_100_steps(dataset):
+@pytest.mark.parametrize("executor", ["eager", "xla"])
+def test_bf16_stays_within_5_percent_of_fp32_over_100_steps(dataset, executor):
     (bf16, fast), (_, plain) = (
-        engine(dataset, "trainer.precision=bf16"),
+        engine(dataset, "trainer.precision=bf16", f"trainer.engine={executor}"),
         engine(dataset, plain=True),
     )
     losses, expected = fast(100)[0, :, :4], plain(100)[0, :, :4]

@@ -15,7 +15,6 @@ from threading import Lock
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from jax import Array
@@ -30,7 +29,9 @@ from bcq_exp.files import cache_folder
 
 log = logging.getLogger(__name__)
 
-ROUNDING = 0.02  # of a tensor's change, by norm, that a program may be off: bfloat16, fused sums
+# of a tensor's change, by norm, that a program may be off: Adam's first steps follow signs alone
+ROUNDING = 0.02
+ROUNDING_BF16 = 0.25
 
 
 class XLACompiler:
@@ -248,14 +249,16 @@ def _verify(
             executor.sync()
             after.append([tensor.detach().clone() for tensor in tensors])
             learner.after_steps(-2)
-    differing = sum(not _agree(*values) for values in zip(*after, before, strict=True))
+    is_bf16 = any(getattr(m, "compute_dtype", None) == torch.bfloat16 for m in learner.modules())
+    rounding = ROUNDING_BF16 if is_bf16 else ROUNDING
+    differing = sum(not _agree(*values, rounding) for values in zip(*after, before, strict=True))
     if differing:
         raise UntraceableError(
             f"compiled, {differing} of {len(tensors)} tensors differ from the eager step's"
         )
 
 
-def _agree(compiled: Tensor, expected: Tensor, before: Tensor) -> bool:
+def _agree(compiled: Tensor, expected: Tensor, before: Tensor, rounding: float) -> bool:
     """Whether a tensor changed alike, up to rounding."""
     if torch.equal(compiled, expected):
         return True
@@ -264,4 +267,4 @@ def _agree(compiled: Tensor, expected: Tensor, before: Tensor) -> bool:
     off, change = (compiled - expected).double(), (expected - before).double()
     if not change.isfinite().all():  # diverged, the same way
         return torch.equal(compiled.isfinite(), expected.isfinite())
-    return bool(off.norm() <= ROUNDING * change.norm())
+    return bool(off.norm() <= rounding * change.norm())

@@ -35,7 +35,9 @@ def _sub(a: Any, b: Any, alpha: float = 1) -> Array:
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, preferred_element_type=a.dtype)
+    """Sums of bfloat16's products are in float32, as in torch."""
+    sums = jnp.float32 if a.dtype == jnp.bfloat16 else a.dtype
+    return jnp.matmul(a, b, preferred_element_type=sums).astype(a.dtype)
 
 
 def _addmm(bias: Array, a: Array, b: Array, beta: float = 1, alpha: float = 1) -> Array:

@@ -74,8 +74,8 @@ def one_line(error: BaseException) -> str:
                 return line
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
     hints = ("See http", "Set the env", "To append to your")
-    told = "; ".join(line for line in lines if not line.startswith(hints))
-    return _words(told) or type(error).__name__
+    said = "; ".join(line for line in lines if not line.startswith(hints))
+    return _words(said) or type(error).__name__
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -321,7 +321,7 @@ def _value(planned: Planned) -> float:
 
 
 def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> KindCost | None:
-    """What runs like this one cost; ``None`` if that cannot be told without their data."""
+    """What runs like this one cost; ``None`` if that is not known without their data."""
     from bcq_exp.training.cost import cost_of
 
     assert one.kind is not None

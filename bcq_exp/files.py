@@ -1,4 +1,4 @@
-"""Files that are whole: replaced at once, told from damaged ones, or one line says why not."""
+"""Files that are replaced at once, recognized when damaged, or refused with one line."""
 
 from __future__ import annotations
 

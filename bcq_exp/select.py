@@ -94,7 +94,7 @@ def _select(options: argparse.Namespace) -> None:
     with locks.hold(folder / LOCK, busy):
         candidates, evidence = load_candidates(folders, trusted=options.trust)
         for each in folders:
-            RunRecord(each).estimates()  # to add to: damage is told before all the work
+            RunRecord(each).estimates()  # to add to: damage is found before all the work
         with (
             enough_memory("fewer runs at a time, or a smaller --batch-size"),
             progress(0, settings.num_steps, f"{len(candidates)} policies") as shown,

@@ -119,18 +119,18 @@ def _options(given: Sequence[str]) -> dict[str, str]:
     return options
 
 
-Told = tuple[Sequence[str], Sequence[str], Sequence[str]]  # keys, losses, diagnostics
+Names = tuple[Sequence[str], Sequence[str], Sequence[str]]  # keys, losses, diagnostics
 
 
-def _of_runs(place: str) -> Told:
+def _of_runs(place: str) -> Names:
     from bcq_exp.analysis import load_runs
 
     runs = load_runs(place)
     losses = list(dict.fromkeys(name for names in runs.runs["losses"] for name in names))
-    return runs.keys, losses, [name for name in runs.told if name not in losses]
+    return runs.keys, losses, [name for name in runs.metrics if name not in losses]
 
 
-def _of_bcq() -> Told:
+def _of_bcq() -> Names:
     from bcq_exp.algorithm.bcq import BCQ
 
     return DEFAULT_KEYS, BCQ.losses(), BCQ.diagnostics

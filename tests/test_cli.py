@@ -16,12 +16,14 @@ from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command
 from tests.forked import forked
 
+REPLACED = "trainer.capture was replaced by trainer.engine=auto|eager|xla|cuda_graph"
 MISTAKES = [
     (["algo.lmbda=1.5"], "algo.lmbda=1.5: must be a number in [0, 1]"),
     (["algo.tau=0"], "algo.tau=0.0: must be a number in (0, 1]"),
     (["trainer.batch_size=0"], "trainer.batch_size=0: must be an integer at least 1"),
     (["seed=-1"], "seed=-1: must be an integer in [0, 4294967295]"),
     (["algo.lambda=0.5"], "algo.lambda: no such key; there are gamma, lmbda, num_sampled_action"),
+    (["+trainer.capture=auto"], REPLACED),
     (["traner.batch_size=1"], "traner"),
     (["trainer.num_steps=many"], "trainer.num_steps=many: must be an integer at least 1"),
     (
@@ -86,6 +88,7 @@ def test_a_mistake_is_one_line_with_status_2_and_no_folder(args, message, tmp_pa
 
 FILES = {
     "experiment=typo": ("algo: {lmda: 1}", "experiment/typo.yaml: algo.lmda: no such key; there"),
+    "experiment=old": ("trainer: {capture: eager}", f"experiment/old.yaml: {REPLACED}"),
     "experiment=kind": ("algo: {lmbda: x}", "experiment/kind.yaml: algo.lmbda=x: must be a number"),
     "experiment=dots": ("algo.lmbda: 1", "algo.lmbda: a file nests keys"),
     "experiment=number": (

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +178,30 @@ def test_the_papers_settings_each_in_one_command_over_one_agent(collect, load, t
     again = collect("id=my/other-v0", "setting=imitation", *AGENT, "agent.start_steps=50")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
     assert "holds a run with another configuration: dataset.start_steps" in again.stderr
+
+
+@pytest.mark.slow
+def test_an_agent_in_an_environment_that_a_users_module_registers_with_a_class(tmp_path, own_data):
+    root = str(Path(__file__).parents[1])  # the agent's process imports tests.own.envs too
+    run = partial(forked, cwd=tmp_path, env={**own_data, "PYTHONPATH": root})
+    own = "tests.own.envs:own/Pendulum-v0"
+    agent = (f"env={own}", *(word for word in AGENT if not word.startswith("env=")))
+    record = run("id=my/own-v0", "behaviour=ddpg", "num_steps=60", *agent, module="bcq_exp.collect")
+    assert printed(record)["episodes"] == "3"
+    (folder,) = (tmp_path / "multirun").iterdir()
+    assert folder.name == "ddpg_tests-own-envs-own-Pendulum-v0_noise0.1_seed3"
+    learn = ("dataset=minari", "dataset.id=my/own-v0", "networks=small", "trainer.num_steps=20",
+             "trainer.eval_every=20", "trainer.eval_episodes=2", "logger=none")  # fmt: skip
+    refused = run(*learn, "name=bcq")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "'own/Pendulum-v0' is not one that Gymnasium has registered" in refused.stderr
+    done = run(*learn, "name=bcq", f"dataset.env={own}")
+    assert done.returncode == 0, done.stderr
+    for name in ("bcq", folder.name):
+        words = (f"run=multirun/{name}", "num_episodes=2", "trust=true")
+        done = run(*words, module="bcq_exp.evaluate")
+        assert done.returncode == 0, done.stderr
+        assert "length  20 steps" in done.stdout
 
 
 MISTAKES = [

@@ -4,9 +4,32 @@ from math import inf, nan
 
 import pytest
 
-from bcq_exp.ranges import BINS, BOUND_METHODS, NATURAL, POSITIVE, SHARE, TAU, OneOf, require
+from bcq_exp.ranges import (
+    BINS,
+    BOUND_METHODS,
+    COUNT,
+    DECAY_RATE,
+    FRACTION,
+    NATURAL,
+    POSITIVE,
+    SEED,
+    SHARE,
+    TAU,
+    THREADS,
+    WANDB_NAME,
+    WANDB_TAG,
+    OneOf,
+    require,
+)
 
 HOLDS = [
+    (COUNT, (1, 10**300), (0, -1)),
+    (FRACTION, (0, 1), (-1e-9, 1 + 1e-9)),
+    (DECAY_RATE, (0, 1 - 1e-9), (-1e-9, 1)),
+    (SEED, (0, 2**32 - 1), (-1, 2**32)),
+    (THREADS, (1, 1024), (0, 1025)),
+    (WANDB_TAG, ("a", "\n" * 64), ("", "a" * 65, 1)),
+    (WANDB_NAME, ("a", "a" * 128), ("", "a" * 129)),
     (SHARE, (1e-9, 0.5, 1 - 1e-9), (0, 1, -0.1, 1.1)),
     (TAU, (1e-9, 1), (0, 1.1)),
     (POSITIVE, (1e-300, 1e300), (0, -1, inf, nan, 10**400)),

@@ -25,7 +25,7 @@ TRANSITION = ("obs", "act", "rew", "terminated", "obs_next")  # what a step is g
 
 @dataclass(kw_only=True)
 class TrainingStats:
-    """What one update tells; an algorithm's own class adds a field for each of its losses.
+    """What one update reports; an algorithm's own class adds a field for each of its losses.
 
     Args:
         train_time: seconds the update took.
@@ -77,7 +77,7 @@ class Step(Protocol):
         over_runs: OverRuns,
         /,
     ) -> dict[str, Tensor]:
-        """Take it; returns the statistics it tells by name, () or (K,), not synchronizing a GPU.
+        """Take it; returns its statistics by name, () or (K,), not synchronizing a GPU.
 
         Args:
             networks: the algorithm's named tuple of them.
@@ -102,10 +102,10 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
     ===================  =========================================================================
     ``training_stats``   the :class:`TrainingStats` whose fields are its losses
-    ``diagnostics``      names of what else each step tells
+    ``diagnostics``      names of what else each step reports
     ``watches``          which of both mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
     ``steps``            its step functions (:class:`Step`), taken in turn: usually one, but an
-                         actor that learns every second step makes it two, of which one tells less
+                         actor that learns every second step makes it two, and one reports less
     ``networks``         a named tuple of all that its steps call, target networks included;
                          what else the equations need of a run, such as the actions' bounds, is
                          a buffer of a module among them
@@ -189,7 +189,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
     @classmethod
     def statistics(cls) -> tuple[str, ...]:
-        """Names of all that a step tells, in the order of ``train.csv``."""
+        """Names of all that a step reports, in the order of ``train.csv``."""
         return (*cls.losses(), *cls.diagnostics)
 
     def update(self, buffer: Any, sample_size: int) -> Any:
@@ -202,7 +202,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
         Entries may be arrays or tensors; actions are in the policy's unit (``map_action_inverse``).
         Returns the algorithm's ``training_stats``, whose fields have a default where not every step
-        tells them.
+        reports them.
         """
         start = time.perf_counter()
         tensors = {name: as_tensor(getattr(batch, name), self) for name in self.transition}
@@ -216,7 +216,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         losses = {name: values[name].item() for name in self.losses() if name in values}
         self._recent_losses.append(losses)
         recent = {n: [x[n] for x in self._recent_losses if n in x] for n in self.losses()}
-        smoothed = {name: float(np.mean(told)) for name, told in recent.items() if told}
+        smoothed = {name: float(np.mean(values)) for name, values in recent.items() if values}
         return self.training_stats(
             **losses, smoothed_loss=smoothed, train_time=time.perf_counter() - start
         )
@@ -244,7 +244,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
         Args:
             turn: which of ``steps``.
-            hyperparameters: in place of its own; 0-d tensors that a program reads anew each time.
+            hyperparameters: in place of its own; 0-d tensors that a program reads each time.
         """
         hyper = self.hyperparameters if hyperparameters is None else hyperparameters
         return self.steps[turn](self.networks, self.optimizers, hyper, batch, noise, _of_one_run)

@@ -239,8 +239,8 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
             Tianshou's form is also taken (:func:`~bcq_exp.algorithm.optim.optimizer_for`).
         critic_optim: optimizer of the first critic.
         vae_optim: optimizer of the VAE.
-        critic2: the second critic; ``None`` clones the first and draws its weights anew (two equal
-            critics would stay equal, and ``lmbda`` would do nothing).
+        critic2: the second critic; ``None`` clones the first and re-initializes the clone (two
+            equal critics would stay equal, and ``lmbda`` would do nothing).
         critic2_optim: optimizer of the second critic; ``None`` is ``critic_optim``.
         gamma: discount factor, in [0, 1].
         tau: share of the source that a target network takes each step, in (0, 1].

@@ -14,7 +14,50 @@ from bcq_exp.algorithm.actions import ActionMap, BoundMethod
 from bcq_exp.algorithm.batch import Batch
 
 
-class Policy(nn.Module, ABC):
+class Predictor(ABC):
+    """Acts in an environment, by one observation or by several."""
+
+    @property
+    @abstractmethod
+    def observation_space(self) -> Space | None:
+        """The space of one observation, where it is known."""
+
+    @abstractmethod
+    def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
+        """What the environment's ``step`` takes (B, A), for observations (B, *obs).
+
+        ``generator``, on the CPU, supplies what a policy draws; by default torch's global one does.
+        """
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """What the environment's ``step`` takes, and ``state``, as in Stable-Baselines3.
+
+        A pair, and not the actions alone as in d3rlpy: ``act, _ = policy.predict(obs)`` would take
+        an array of two actions apart without a word, while an environment refuses a pair.
+
+        Args:
+            observation: one, or B in a batch, which return (A,) or (B, A). Without an
+                ``observation_space`` an observation is a vector.
+            state: handed back: policies here keep none.
+            episode_start: not read, for the same reason.
+            deterministic: draw from a generator of a fixed seed, so that equal calls return equal
+                actions; by default a policy that draws uses torch's global generator.
+        """
+        obs = observation if isinstance(observation, Tensor) else np.asarray(observation)
+        shape = getattr(self.observation_space, "shape", None)
+        is_one = obs.ndim == (1 if shape is None else len(shape))
+        generator = torch.Generator().manual_seed(0) if deterministic else None
+        act = self.act(obs[None] if is_one else obs, generator)
+        return act[0] if is_one else act, state
+
+
+class Policy(nn.Module, Predictor):
     """Maps observations to actions in its own unit, and that unit to the environment's.
 
     Args:
@@ -27,6 +70,8 @@ class Policy(nn.Module, ABC):
         TypeError: if the action space is no Box.
         ValueError: for an unknown bound method, or scaling without bounds.
     """
+
+    observation_space: Space | None = None
 
     def __init__(
         self,
@@ -53,33 +98,8 @@ class Policy(nn.Module, ABC):
         draws; by default torch's global one does. ``state`` is handed back: it keeps none.
         """
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """What the environment's ``step`` takes, and ``state``, as in Stable-Baselines3.
-
-        A pair, and not the actions alone as in d3rlpy: ``act, _ = policy.predict(obs)`` would take
-        an array of two actions apart without a word, while an environment refuses a pair.
-
-        Args:
-            observation: one, or B in a batch, which return (A,) or (B, A). Without an
-                ``observation_space`` an observation is a vector.
-            state: handed back: policies here keep none.
-            episode_start: not read, for the same reason.
-            deterministic: draw from a generator of a fixed seed, so that equal calls return equal
-                actions; by default a policy that draws uses torch's global generator.
-        """
-        obs = self.as_tensor(observation)
-        shape = getattr(self.observation_space, "shape", None)
-        is_one = obs.dim() == (1 if shape is None else len(shape))
-        generator = torch.Generator().manual_seed(0) if deterministic else None
-        act = self(Batch(obs=obs[None] if is_one else obs), generator=generator).act
-        act = self.map_action(act)
-        return act[0] if is_one else act, state
+    def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
+        return self.map_action(self(Batch(obs=obs), generator=generator).act)
 
     def map_action(self, act: np.ndarray) -> np.ndarray:
         """Actions (..., A) of this policy -> what the environment's ``step`` takes."""

@@ -170,7 +170,7 @@ def critic_and_actor_step(
     over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """The second of two (policy_freq = 2): critics, then actor, then targets."""
-    told = critic_step(nets, optimizers, hyper, batch, noise, over_runs)
+    metrics = critic_step(nets, optimizers, hyper, batch, noise, over_runs)
     with frozen(nets.critic):
         loss, bc_loss, lmbda = over_runs(actor_loss)(
             nets.actor, nets.critic, batch.obs, batch.act, hyper.alpha
@@ -181,7 +181,7 @@ def critic_and_actor_step(
         (nets.actor, nets.critic, nets.critic2),
         hyper.tau,
     )
-    return told | {"actor_loss": loss.detach(), "bc_loss": bc_loss.detach(), "lambda": lmbda}
+    return metrics | {"actor_loss": loss.detach(), "bc_loss": bc_loss.detach(), "lambda": lmbda}
 
 
 class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
@@ -189,7 +189,7 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
 
     Args:
         policy: with the actor that learns.
-        critic: ``(obs, act) -> (B, 1)``, the first critic; the second is its copy, drawn anew.
+        critic: ``(obs, act) -> (B, 1)``, the first critic; the second has other initial weights.
         actor_optim: optimizer of the actor.
         critic_optim: optimizer of each critic.
         smoothing: bounds of the target policy's smoothed actions, in the policy's unit.

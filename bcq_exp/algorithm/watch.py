@@ -25,7 +25,7 @@ class Watch:
 
 
 def diverging_q(*statistics: str) -> Watch:
-    """The mean values that an algorithm tells, watched for growing without end."""
+    """The mean values that an algorithm reports, watched for growing without end."""
     return Watch("diverging Q", statistics, diverging=True)
 
 

@@ -77,9 +77,9 @@ def _out_of_bounds(
 
 def _diverging(index: int, watch: Watch, training: pd.DataFrame) -> Iterator[Finding]:
     """Not finite, or grown by DIVERGING_FACTOR over the last half and still growing."""
-    told = training.dropna(how="all")
-    size = told.abs().max(axis=1).to_numpy()
-    if not np.isfinite(told.to_numpy()).all():
+    reported = training.dropna(how="all")
+    size = reported.abs().max(axis=1).to_numpy()
+    if not np.isfinite(reported.to_numpy()).all():
         yield Finding(index, "error", watch.kind, "not finite")
         return
     if len(size) < 8:

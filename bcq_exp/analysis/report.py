@@ -39,12 +39,12 @@ def write_report(
 
     Args:
         which: the evaluation that counts, last or best.
-        refresh: the page loads itself anew every so many seconds.
+        refresh: the page reloads itself every so many seconds.
         lead: HTML to stand before all else.
         selection: what ``python -m bcq_exp.select`` found, as its file has it.
     """
-    told = {**page_data(runs, path.parent, which), "selection": _plain(selection)}
-    data = json.dumps(told, separators=(",", ":"), allow_nan=False)
+    content = {**page_data(runs, path.parent, which), "selection": _plain(selection)}
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
     reload = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
@@ -101,7 +101,7 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
             "importance": summary.importances(runs, which),
             "findings": [vars(finding) for finding in findings(runs)],
             "evaluation": _curves(runs.evaluations, runs, COMPARED, None),
-            "training": _curves(runs.training, runs, runs.told, POINTS_AT_MOST),
+            "training": _curves(runs.training, runs, runs.metrics, POINTS_AT_MOST),
             "reproduction": _reproduction(runs),
         }
     )
@@ -163,8 +163,8 @@ def _curves(
         if part is None:
             curves.append({})
             continue
-        told = [c for c in columns if c in part and part[c].notna().any()]  # by its algorithm
-        names = ["step", "wall_time", *told]
+        own = [c for c in columns if c in part and part[c].notna().any()]  # by its algorithm
+        names = ["step", "wall_time", *own]
         values = part[names].to_numpy(np.float64)
         if points is not None and len(values) > points:
             values = _means_of_parts(values, points)

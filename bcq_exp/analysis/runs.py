@@ -56,8 +56,8 @@ class RunTables:
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """The columns of training: every algorithm's losses first, then what else they tell."""
+    def metrics(self) -> tuple[str, ...]:
+        """The columns of training: every algorithm's losses first, then what else they report."""
         losses = (name for names in self.runs["losses"] for name in names)
         columns = [str(c) for c in self.training if c not in ("run", "step", "wall_time")]
         return tuple(dict.fromkeys([*(name for name in losses if name in columns), *columns]))
@@ -89,17 +89,17 @@ def load_runs(*places: str | Path) -> RunTables:
     if not read:
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
         raise UserError(f"no run is whole: {notes[0]}{more}")
-    told = [summaries[record.folder] for record in read]
-    configs = _compared([summary["config"] for summary in told])
+    found = [summaries[record.folder] for record in read]
+    configs = _compared([summary["config"] for summary in found])
     names = run_names([record.folder for record in read])
     runs = pd.DataFrame(
-        [_row(r, s, n, c) for r, s, n, c in zip(read, told, names, configs, strict=True)]
+        [_row(r, s, n, c) for r, s, n, c in zip(read, found, names, configs, strict=True)]
     )
     notes += _tell_contents_apart(runs)
-    marks = [summary["record"] for summary in told]
+    marks = [summary["record"] for summary in found]
     evaluations, training = _tables(read, marks, ("eval", "train"), notes)
     keys = tuple(key for key in _differing(configs, list(runs["dataset"])) if key != "seed")
-    notes += [*_oddities(runs, evaluations), *_ungrouped([s["config"] for s in told], keys)]
+    notes += [*_oddities(runs, evaluations), *_ungrouped([s["config"] for s in found], keys)]
     return RunTables(runs, evaluations, training, keys, tuple(notes + _provenance(runs)))
 
 
@@ -189,7 +189,7 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
 
 
 def _compared(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What runs are told apart by; the algorithm by its name, where no other has the same."""
+    """What runs differ in; the algorithm by its name, where no other has the same."""
     targets = [str(config["algo"]["_target_"]) for config in configs]
     names = short_names(dict.fromkeys(targets))
     found = []

@@ -84,7 +84,7 @@ def estimate(scores: Scores, statistic: Statistic, seed: int = 0) -> Estimate:
 
     The variances that drawing each task's runs again gives are added up, with the degrees of
     freedom of Welch and Satterthwaite. There is no interval with fewer than FEWEST runs, or where
-    a task has only one, whose variance nothing tells.
+    a task has only one, whose variance is unknown.
     """
     joined = np.concatenate(list(scores.values())).astype(float)
     value = float(statistic(joined))

@@ -17,7 +17,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from bcq_exp.config.checking import wrong
+from bcq_exp.config.checking import unknown, wrong
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import flattened
 from bcq_exp.errors import UserError, first_line
@@ -74,8 +74,8 @@ def one_line(error: BaseException) -> str:
                 return line
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
     hints = ("See http", "Set the env", "To append to your")
-    told = "; ".join(line for line in lines if not line.startswith(hints))
-    return _words(told) or type(error).__name__
+    said = "; ".join(line for line in lines if not line.startswith(hints))
+    return _words(said) or type(error).__name__
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -187,9 +187,8 @@ def _of_key(error: BaseException, message: str) -> str | None:
     if name in known and not isinstance(error, InterpolationResolutionError):
         return _file(message) + wrong(key, value, known[name])
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and name not in node:
-        names = sorted({*map(str, node), *known} - {"_target_", "hydra"})
-        told = f"no such key{_of_algorithm(node)}; there are {', '.join(names) or 'none'}"
-        return f"{where}{told}{_elsewhere(name, node)}"
+        names = {*map(str, node), *known}
+        return _file(message) + unknown(key, names, _of_algorithm(node)) + _elsewhere(name, node)
     return where + _words(first_line(error))
 
 

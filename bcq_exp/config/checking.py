@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import Field, is_dataclass
 from enum import Enum
@@ -19,6 +19,9 @@ from bcq_exp.errors import UserError
 from bcq_exp.ranges import PATH, Range
 
 _NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
+_REPLACED = dict.fromkeys(  # keys of earlier versions
+    ("trainer.capture", "trainer.compile"), "trainer.engine=auto|eager|xla|cuda_graph"
+)
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -61,6 +64,14 @@ def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
         if value is not None and value not in PATH:
             raise UserError(f"hydra.{name}={value}: must be {PATH}")
     return Path(folder)
+
+
+def unknown(key: str, names: Iterable[str], owner: str = "") -> str:
+    """The message for an unknown key: its successor, or the keys (``names``) that exist."""
+    if key in _REPLACED:
+        return f"{key} was replaced by {_REPLACED[key]}"
+    shown = sorted({*names} - {"_target_", "hydra"})
+    return f"{key}: no such key{owner}; there are {', '.join(shown) or 'none'}"
 
 
 def wrong(key: str, value: str, schema_field: Field) -> str:
@@ -153,7 +164,7 @@ def _leaves(
         ):  # those are the algorithm's
             if "." in name:
                 raise UserError(f"{key}: a file nests keys, each on a line of its own; no dots")
-            raise UserError(f"{key}: no such key; there are {', '.join(sorted(known))}")
+            raise UserError(unknown(key, known))
         if is_node:
             yield from _leaves(node[name], value, f"{key}.", schema_of(node[name]))
         else:

@@ -365,7 +365,7 @@ def algorithm_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
 
 
 def hidden_sizes(cfg: DictConfig) -> list[list[int]]:
-    """The hidden layers of each network of a run, as far as its configuration tells them."""
+    """The hidden layers of each network of a run, as far as its configuration has them."""
     found = (node.get("hidden_sizes") for node in algorithm_nodes(cfg).values())
     return [list(sizes) for sizes in found if OmegaConf.is_list(sizes)]
 

@@ -2,10 +2,10 @@
 
 One folder per source file and state of it, under ``$XDG_CACHE_HOME`` (else ``~/.cache``)
 ``/bcq_exp/transitions/<key>``. Delete it whenever you like. An entry that is not to the byte what
-was stored is read anew from its source; a folder that cannot be written costs time, not the run.
+was stored is read again from its source; a folder that cannot be written costs time, not the run.
 
 Every byte of an entry is compared with its digest on each load, because neither a file's time nor
-its size tells of a bit that flipped on the disk. That is one pass at the speed of the disk or of
+its size shows corruption. That is one pass at the speed of the disk or of
 SHA-256 (1.1 GB/s a thread, files side by side) through a small buffer.
 
 The arrays of a large set (:attr:`Transitions.is_large`) are then mapped, not read: they take no

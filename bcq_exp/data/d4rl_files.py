@@ -192,7 +192,7 @@ def _cuts(name: str, table: dict[str, np.ndarray], max_episode_steps: int | None
     """``(N,)`` bool: rows after which an episode goes on unrecorded. A terminal is never one.
 
     Raises:
-        DataError: neither the file nor the environment tells where episodes are cut.
+        DataError: neither the file nor the environment says where episodes are cut.
     """
     terminals = table["terminals"]
     if "timeouts" in table:

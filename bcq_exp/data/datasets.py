@@ -191,7 +191,7 @@ def load_d4rl_hdf5(
     env = env or environments.guess_env(file.name)
     if env is None and action_bounds is None:
         raise DataError(
-            f"data set {name!r}: the environment cannot be told from the file name {file.name!r}; "
+            f"data set {name!r}: the file name {file.name!r} does not name a known environment; "
             "set dataset.env to a Gymnasium id, or dataset.action_bounds to train without one"
         )
     spec = None if env is None else environments.find_spec(name, env)
@@ -210,7 +210,7 @@ def load_d4rl_hdf5(
 def step_limit(node: Mapping[str, Any]) -> int | None:
     """Steps after which episodes of a ``dataset`` node's environment end, without loading its data.
 
-    ``None`` where there is no limit, or it cannot be told.
+    ``None`` where there is no limit, or it is not known.
     """
     env, id, path = node.get("env"), str(node.get("id", "")), node.get("path")
     if str(node.get("_target_")).endswith(load_pendulum.__name__):

@@ -118,7 +118,14 @@ def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
         DataError: text that is no environment specification, or of code that is not registered.
     """
     spec = _read_spec(source, text)
-    return spec if trusted and spec.entry_point is not None else _registered(source, spec)
+    if trusted and spec.entry_point is not None:
+        return spec
+    if trusted and spec.id not in gym.registry:
+        raise DataError(
+            f"data set {source!r}: environment {spec.id!r} is not registered with Gymnasium, and "
+            "its entry point was not stored; set env to 'module:id' to import the module first"
+        )
+    return _registered(source, spec)
 
 
 def _read_spec(source: str, text: str) -> EnvSpec:

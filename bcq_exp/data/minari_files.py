@@ -158,11 +158,11 @@ def _count(name: str, metadata: dict[str, Any], key: str) -> int:
     return count
 
 
-def _check_total(name: str, what: str, told: int, found: int) -> None:
-    """Raise DataError where a file holds more or less than the metadata tell."""
-    if told != found:
+def _check_total(name: str, what: str, stated: int, found: int) -> None:
+    """Raise DataError where a file holds more or less than the metadata state."""
+    if stated != found:
         raise DataError(
-            f"data set {name!r}: its metadata.json tells of {told} {what}, its data hold {found}; "
+            f"data set {name!r}: its metadata.json states {stated} {what}, its data hold {found}; "
             f"correct total_{what} where the data are whole, else fetch or make it again"
         )
 

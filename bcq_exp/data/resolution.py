@@ -1,4 +1,4 @@
-"""Whether float32, in which data are learnt from, still tells recorded numbers apart."""
+"""Whether float32, in which training computes, still distinguishes recorded numbers."""
 
 from collections.abc import Mapping
 

@@ -56,9 +56,9 @@ def take_step(
     found = learner.tensor_step(
         table.batch(rows), type(buffers.noise)._make(noise), turn, hyperparameters
     )
-    told = {name: value.nan_to_num(inf, inf, -inf) for name, value in found.items()}
-    untold = torch.full_like(next(iter(told.values())), nan)
-    row = torch.stack([told.get(name, untold) for name in learner.statistics()], -1)
+    metrics = {name: value.nan_to_num(inf, inf, -inf) for name, value in found.items()}
+    missing = torch.full_like(next(iter(metrics.values())), nan)
+    row = torch.stack([metrics.get(name, missing) for name in learner.statistics()], -1)
     buffers.metrics.index_copy_(0, buffers.row, row[None])
     buffers.row.add_(1)
 

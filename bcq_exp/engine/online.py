@@ -59,7 +59,7 @@ class OnlineEngine:
             [run], self._table, [stream], executor, eager_steps, buffered_steps=1
         )
         self.statistics, self.losses = self._learner.statistics, self._learner.losses
-        self._untold = torch.full((1, 1, len(self.statistics)), nan, dtype=torch.float64)
+        self._nothing = torch.full((1, 1, len(self.statistics)), nan, dtype=torch.float64)
         self._step = 0
 
     @property
@@ -73,10 +73,10 @@ class OnlineEngine:
             if self._step >= self._start_steps:
                 taken.append(self._learner.take_steps(1))
             self._step += 1
-        told = [self._untold.expand(1, num_steps - len(taken), -1)]
+        metrics = [self._nothing.expand(1, num_steps - len(taken), -1)]
         if taken:
-            told.append(self._learner.as_metrics(torch.cat(taken)))
-        return torch.cat(told, 1)
+            metrics.append(self._learner.as_metrics(torch.cat(taken)))
+        return torch.cat(metrics, 1)
 
     def algorithm(self, run: int) -> OfflineAlgorithm:
         return self._learner.algorithm(0)

@@ -165,10 +165,10 @@ def _agent_scores(plan: PaperPlan) -> dict[str, float]:
 def _as_tables(loaded: RunTables, runs: pd.DataFrame) -> RunTables:
     """For the report: by algorithm, a data set a task, the results as the last evaluations."""
     tasks = pd.Series(list(map(task_name, runs["setting"], runs["env"])), index=runs.index)
-    told = loaded.runs.assign(
+    shown = loaded.runs.assign(
         dataset=tasks,
         behaviour_return=runs.groupby(tasks)["behaviour_return"].transform("mean"),
         last_return=np.where(runs["result"].isna(), loaded.runs["last_return"], runs["result"]),
         last_score=np.where(runs["score"].isna(), loaded.runs["last_score"], runs["score"]),
     )
-    return replace(loaded, runs=told, keys=(ALGORITHM,))
+    return replace(loaded, runs=shown, keys=(ALGORITHM,))

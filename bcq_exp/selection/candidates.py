@@ -128,8 +128,8 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
         UserError: for runs of several data sets or shares held out, a run that collected its own
             data, data of another content, or code that is not trusted.
     """
-    told = {folder: RunRecord(folder).told_summary() for folder in folders}
-    nodes = {folder: each["config"]["dataset"] for folder, each in told.items()}
+    summaries = {folder: RunRecord(folder).required_summary() for folder in folders}
+    nodes = {folder: each["config"]["dataset"] for folder, each in summaries.items()}
     first = nodes[folders[0]]
     for folder, node in nodes.items():
         if changed := differences(identity({"dataset": first}), identity({"dataset": node})):
@@ -139,7 +139,7 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
             )
     dataset = _load(first, folders[0], trusted)
     for folder in folders:
-        if told[folder]["dataset"].get("content_hash") != dataset.content_hash:
+        if summaries[folder]["dataset"].get("content_hash") != dataset.content_hash:
             raise UserError(
                 f"{folder}: learnt from data of another content than {dataset.id} has now"
             )
@@ -159,7 +159,7 @@ def load_candidate(
     """
     run = load_run(folder, "cpu", trusted=trusted, config=config)
     record = RunRecord(folder)
-    summary = record.told_summary()
+    summary = record.required_summary()
     episodes = record.episodes()
     at = np.flatnonzero(episodes["step"] == run.step) if episodes else np.empty(0, dtype=int)
     returns = episodes["returns"][at[-1]] if len(at) else np.full(1, np.nan)

@@ -15,7 +15,7 @@ import pandas as pd
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.selection.bandit import BudgetCurve, budget_curve
 from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
-from bcq_exp.selection.fit import FittedQ, Told, Values, ensemble_interval, estimate_row
+from bcq_exp.selection.fit import Callback, FittedQ, Values, ensemble_interval, estimate_row
 from bcq_exp.selection.naive import naive_estimates
 from bcq_exp.selection.notes import notes_of
 from bcq_exp.selection.ranking import FEWEST, Measured, measured, regret, spearman
@@ -60,13 +60,13 @@ def select(
     evidence: Evidence,
     settings: FQESettings,
     keep: Path,
-    told: Told = lambda step, losses: None,
+    callback: Callback = lambda step, losses: None,
 ) -> Selection:
     """Estimate, and hold the estimates against the returns where they are known.
 
     Args:
         keep: the file that fitted critics are kept in, to go on from.
-        told: as :meth:`bcq_exp.selection.fit.FittedQ.fit` has it.
+        callback: as :meth:`bcq_exp.selection.fit.FittedQ.fit` has it.
     """
     act_next, first_act = policies_actions(candidates, evidence, settings.seed)
     recorded_next, recorded_first = evidence.behaviours_actions
@@ -76,7 +76,7 @@ def select(
         np.concatenate([first_act, recorded_first[None]]),
         settings,
     )
-    fitted.fit(keep, told)
+    fitted.fit(keep, callback)
     *values, of_behaviour = fitted.estimates()
     naive = naive_estimates(candidates, evidence, act_next, first_act)
     estimates = {

@@ -30,7 +30,7 @@ from bcq_exp.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)
 
-Told = Callable[[int, Mapping[str, float]], None]
+Callback = Callable[[int, Mapping[str, float]], None]
 LOSS = 0  # of an evaluation's statistics
 VERSION = 2  # of what is kept: another means other critics
 
@@ -67,8 +67,8 @@ def estimate_row(
     In a bootstrap the samples' deviation is the mean's standard error; of one there is none.
     """
     fqe, low, high = ensemble_interval(float(values.of_all.mean()), values.of_drawn)
-    told = {"fqe": fqe, "fqe_low": low, "fqe_high": high, **others}
-    finite = {name: value if np.isfinite(value) else None for name, value in told.items()}
+    found = {"fqe": fqe, "fqe_low": low, "fqe_high": high, **others}
+    finite = {name: value if np.isfinite(value) else None for name, value in found.items()}
     return {"step": step, **finite, "settings": asdict(settings)}
 
 
@@ -167,11 +167,11 @@ class FittedQ:
         of_drawn = [found[:, m, drawn].mean(-1) for m, drawn in enumerate(self._drawn)]
         return list(map(Values, found.mean(-1), np.stack(of_drawn, 1)))
 
-    def fit(self, path: Path, told: Told = lambda step, losses: None) -> None:
+    def fit(self, path: Path, callback: Callback = lambda step, losses: None) -> None:
         """Learn to the last step, from what is kept at ``path`` if it is of the same evaluation.
 
         Args:
-            told: called now and then with the steps taken, and the mean loss in the last.
+            callback: called now and then with the steps taken, and the mean loss in the last.
 
         Raises:
             CannotWrite: if the system refuses.
@@ -184,7 +184,7 @@ class FittedQ:
             while (left := self._settings.num_steps - self.step) > 0:
                 found = self.advance(min(every - self.step % every, left))
                 self._save(path)
-                told(self.step, {"critic_loss": float(found[:, -1, LOSS].mean())})
+                callback(self.step, {"critic_loss": float(found[:, -1, LOSS].mean())})
 
     def _save(self, path: Path) -> None:
         content = {"digest": self._digest, "runs": self._states()}
@@ -201,7 +201,7 @@ class FittedQ:
             if content["digest"] == self._digest:
                 self._put_back(content["runs"])
         except Exception:  # whatever reading a damaged file raises
-            log.warning("%s is damaged: fitted anew", path)
+            log.warning("%s is damaged: fitted again", path)
             self._put_back(before)
 
     def _put_back(self, states: Sequence[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from bcq_exp.selection.candidates import Candidate, Evidence
 from bcq_exp.selection.ranking import FEWEST
 
 CONVERGED = 0.95  # of the way to their end, that critics have to go
-CUT = 0.05  # what rewards still weigh where episodes are cut, from which on that is told
+CUT = 0.05  # what rewards still weigh where episodes are cut, from which on that is noted
 FEW = 10  # policies, which chance orders well now and then
 
 
@@ -112,7 +112,7 @@ def _of_known(num_known: int, num_policies: int) -> list[str]:
 
 
 def _of_first(policies: pd.DataFrame) -> list[str]:
-    """Whether the first is told apart from those after it."""
+    """Whether the first is better than those after it beyond chance."""
     reaching = int((policies["fqe_high"][1:] >= policies["fqe"].iloc[0]).sum())
     if not reaching:
         return []

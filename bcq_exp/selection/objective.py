@@ -25,7 +25,7 @@ LOCK = ".fqe.lock"
 
 
 def estimate(wanted: Mapping[Path, FQESettings], place: Path) -> dict[Path, str]:
-    """Fitted Q evaluation of the runs' policies, told in their folders and in W&B (``ope/``).
+    """Fitted Q evaluation of the runs' policies, recorded in their folders and in W&B (``ope/``).
 
     Each kind of data and settings is one computation. A run is valued the same whatever others
     there are, up to rounding.
@@ -44,7 +44,7 @@ def estimate(wanted: Mapping[Path, FQESettings], place: Path) -> dict[Path, str]
     """
     kinds: dict[tuple[str, FQESettings], list[Path]] = {}
     for folder, settings in wanted.items():
-        dataset = RunRecord(folder).told_summary()["config"]["dataset"]
+        dataset = RunRecord(folder).required_summary()["config"]["dataset"]
         kinds.setdefault((json.dumps(dataset, sort_keys=True), settings), []).append(folder)
     for note in {note for _, settings in kinds for note in of_settings(settings)}:
         log.warning("trainer.fqe_steps: %s", note)
@@ -60,7 +60,7 @@ def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> dic
     failures: dict[Path, str] = {}
     for folder in folders:
         try:
-            config = RunRecord(folder).told_summary()["config"]
+            config = RunRecord(folder).required_summary()["config"]
             candidates.append(load_candidate(folder, folder.name, config=config))
         except UserError as error:
             failures[folder] = str(error)

@@ -19,8 +19,8 @@ FEWEST = 3  # policies, of which a ranking can be right or wrong
 class Measured:
     """A number, NaN where it is not defined, and its interval.
 
-    That is over policies: what other policies of the kind might have told. It leaves out how well
-    their returns are known.
+    The interval is over policies: what other policies of the kind might give. It leaves out how
+    well their returns are known.
 
     Args:
         num_policies: of which there is a score and a return.

@@ -1,6 +1,6 @@
 """Composing a sweep's runs: what they have in common once, then each one's values.
 
-Hydra reads and merges every file anew for each run, which takes a tenth of a second. Files are
+Hydra reads and merges every file again for each run, which takes a tenth of a second. Files are
 chosen by the choices of groups alone; values come after them. So each combination of choices is
 composed by Hydra once, and a run is a copy of that with its values, set by Hydra's own function.
 """

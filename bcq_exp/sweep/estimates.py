@@ -25,7 +25,7 @@ def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]
     wanted: dict[Path, FQESettings] = {}
     for each in planned:
         if each.objective.fqe is not None:
-            with _told(each.folder, failures):
+            with _noted(each.folder, failures):
                 if each.objective.row(each.folder, each.until) is None:
                     wanted[each.folder] = each.objective.fqe
     if wanted:
@@ -35,7 +35,7 @@ def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]
     num_beyond = 0
     for each in planned:
         if each.objective.fqe is not None and each.folder not in failures:
-            with _told(each.folder, failures):
+            with _noted(each.folder, failures):
                 row = each.objective.row(each.folder, each.until)
                 each.objective.number(row, each.folder)
                 num_beyond += row is not None and row["step"] > (each.until or row["step"])
@@ -45,8 +45,8 @@ def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]
 
 
 @contextmanager
-def _told(folder: Path, failures: dict[Path, str]) -> Iterator[None]:
-    """A run's failing, written down for its folder."""
+def _noted(folder: Path, failures: dict[Path, str]) -> Iterator[None]:
+    """Note why a run failed, by its folder."""
     try:
         yield
     except UserError as error:

@@ -3,7 +3,7 @@
 The rungs are those of ASHA (Li et al. 2020, arXiv:1810.05934). Where that promotes a setting as
 soon as it is among the best so far, here a rung is decided when it is whole: runs are trained side
 by side, so that they get there together, and none goes on for being early. Those that go on are
-stacked anew, without the others, from the checkpoints that they stopped at.
+stacked again, without the others, from the checkpoints that they stopped at.
 """
 
 from __future__ import annotations

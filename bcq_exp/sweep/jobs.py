@@ -1,7 +1,7 @@
 """The jobs of a sweep: composed, checked, held against what their folders have, made ready.
 
 Every job is composed and checked before anything is written, and again when its group's turn comes:
-in between only what tells it apart is kept, as a thousand configurations are millions of objects.
+in between only what distinguishes it is kept, as a thousand configurations are millions of objects.
 """
 
 from __future__ import annotations
@@ -198,11 +198,11 @@ def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
     try:
         summary = start.check_folder(job.cfg, job.folder)
         if start.has_arrived(job, summary):
-            if objective.fqe is not None:  # told, or about to be
+            if objective.fqe is not None:  # it has an estimate, or will have
                 return found
             return replace(found, value=objective.value(job.folder, job.until, summary))
         sets_aside = restarts and RunRecord(job.folder).has_begun
-        return replace(found, kind=kind_of(job, begins_anew=restarts), sets_aside=sets_aside)
+        return replace(found, kind=kind_of(job, restarts=restarts), sets_aside=sets_aside)
     except Damaged as error:
         return replace(found, damage=str(error))
 

@@ -132,7 +132,8 @@ class CohortLauncher(Launcher):
                 failures |= self._train(missing, groups, sweep)
                 arrived = [each for each in planned if each.folder not in failures]
                 failures |= see_to_estimates(arrived, sweep)
-                error = _failure(failures, len(planned)) if failures else None
+                num_tried = sum(each.value is None for each in planned)
+                error = _failure(failures, num_tried, len(planned)) if failures else None
                 if isinstance(error, UserError):
                     raise error
                 return [self._result(each, failures.get(each.folder), error) for each in planned]
@@ -289,13 +290,20 @@ def _reason(error: BaseException) -> Reason:
     return line if isinstance(error, RunStopped) else f"{type(error).__name__}: {line}"
 
 
-def _failure(failures: Mapping[Path, Reason], num_runs: int) -> UserError | RunStopped:
-    """What so many runs of a launch end with: a mistake that none got past is the user's."""
+def _failure(
+    failures: Mapping[Path, Reason], num_tried: int, num_runs: int
+) -> UserError | RunStopped:
+    """The error of a launch: the user's mistake where it stopped all runs that had no value yet.
+
+    Args:
+        num_tried: how many those are.
+        num_runs: all runs.
+    """
     named: dict[str, list[str]] = {}
     for folder, reason in failures.items():
         named.setdefault(str(reason), []).append(folder.name)
     first = next(iter(failures.values()))
-    if isinstance(first, UserError) and len(named) == 1 and len(failures) == num_runs:
+    if isinstance(first, UserError) and len(named) == 1 and len(failures) == num_tried:
         return first
     lines = [f"{len(failures)} of {num_runs} runs failed:"]
     for said, names in named.items():
@@ -313,7 +321,7 @@ def _value(planned: Planned) -> float:
 
 
 def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> KindCost | None:
-    """What runs like this one cost; ``None`` if that cannot be told without their data."""
+    """What runs like this one cost; ``None`` if that is not known without their data."""
     from bcq_exp.training.cost import cost_of
 
     assert one.kind is not None

@@ -195,15 +195,15 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
                 continue
             own = located(parted(cfg.copy())[0], cfg.hydra.runtime.cwd)
             changed = start.changes(own, summary)
-            told = [
+            differing = [
                 words
                 for key, words in changed.items()
                 if key not in {*keys} | named_by and not _follows(cfg, key)
             ]
-            if told:
+            if differing:
                 raise UserError(
                     f"{folder} holds runs with another configuration, {name} among them: "
-                    f"{', '.join(told)}; choose another name"
+                    f"{', '.join(differing)}; choose another name"
                 )
             return  # one stands for all
 

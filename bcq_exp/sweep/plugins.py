@@ -13,7 +13,7 @@ NAMESPACE, HOME = "hydra_plugins", "hydra_plugins.bcq_exp"
 
 def register() -> None:
     """Let Hydra instantiate the plugins as ``hydra_plugins.bcq_exp.*``: no other home may be."""
-    plugins = Plugins.instance()  # loads Hydra's own anew, so ours have to be imported after it
+    plugins = Plugins.instance()  # loads Hydra's own again, so ours have to be imported after it
     from bcq_exp.sweep.grid import GridSweeper
     from bcq_exp.sweep.halving import HalvingSweeper
     from bcq_exp.sweep.launcher import CohortLauncher

@@ -193,7 +193,7 @@ class OptunaSweeper(Sweeper):
         return study
 
     def _set_aside(self, folder: Path) -> None:
-        """Begin anew: the study's file and its runs leave.
+        """Set the study's file and its runs aside.
 
         Raises:
             UserError: if the study is elsewhere.
@@ -234,7 +234,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _taken_up_again(study: Any, space: Mapping[str, Any]) -> list[Any]:
-    """Trials that a kill left running; failed ones are queued anew for the study to ask.
+    """Trials that a kill left running; failed ones are queued again for the study to ask.
 
     Those of another space fail for good.
     """

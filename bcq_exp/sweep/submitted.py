@@ -32,7 +32,7 @@ R = TypeVar("R")
 class Submitit(Workers):
     """Jobs of a Slurm cluster, or processes that stand in for it.
 
-    A job whose worker died is submitted anew and goes on from its runs' checkpoints; one that was
+    A job whose worker died is submitted again and goes on from its runs' checkpoints; one that was
     cancelled is given up.
 
     Args:

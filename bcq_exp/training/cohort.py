@@ -39,13 +39,13 @@ class Kind:
     optimizers: str
 
 
-def kind_of(job: Job, *, begins_anew: bool = False) -> Kind:
+def kind_of(job: Job, *, restarts: bool = False) -> Kind:
     """The kind of a job, which may be about to leave behind what its folder has.
 
     Raises:
         Damaged: if what it would go on from is.
     """
-    step, window = (0, 0) if begins_anew else _place(job)
+    step, window = (0, 0) if restarts else _place(job)
     return Kind(shared_by_stack(job.cfg), step, window, _optimizers(job))
 
 

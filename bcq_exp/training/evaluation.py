@@ -9,12 +9,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces import Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
-from bcq_exp.algorithm.batch import Batch
-from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.policy import Policy, Predictor
 from bcq_exp.data.environments import check_ends
 
 _ROWS_AT_ONCE = 65536
@@ -54,7 +54,7 @@ class ObsNormalizer:
 
 
 @dataclass(frozen=True)
-class Agent:
+class Agent(Predictor):
     """A policy with what lies between it and the environment: observation scaling, action units.
 
     Args:
@@ -74,21 +74,12 @@ class Agent:
         gamma = getattr(algorithm.hyperparameters, "gamma", None)
         return cls(algorithm.policy, normalizer, algorithm.value, gamma)
 
-    def act(self, obs: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """Environment actions (B, A) for environment observations (B, O)."""
-        unit = self.policy(Batch(obs=self._scaled(obs)), generator=generator).act
-        return self.policy.map_action(unit)
+    @property
+    def observation_space(self) -> Space | None:
+        return self.policy.observation_space
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """As :meth:`bcq_exp.algorithm.policy.Policy.predict`, of environment observations."""
-        scaled = self._scaled(np.asarray(observation))
-        return self.policy.predict(scaled, state, episode_start, deterministic)
+    def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
+        return self.policy.act(self._scaled(np.asarray(obs)), generator)
 
     @torch.no_grad()
     def value(self, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:

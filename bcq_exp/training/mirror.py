@@ -1,4 +1,4 @@
-"""A run's record told to W&B anew: what W&B lost, or never had, it can have from there."""
+"""A run's record logged to W&B again, where W&B lost or never had it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from bcq_exp.errors import UserError
 from bcq_exp.training.build import build_tracker
 from bcq_exp.training.record import RunRecord, hold
-from bcq_exp.training.run import tell_end
+from bcq_exp.training.run import log_end
 from bcq_exp.training.tracking import Tracker, Warnings, wait_for
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ AT_ONCE = 16  # runs of W&B
 
 
 def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Keep estimates of runs' policies, by folder, and tell W&B where it is told the rest.
+    """Keep estimates of runs' policies, by folder, and log them to W&B where runs are logged there.
 
     Raises:
         CannotWrite: if the system refuses.
@@ -44,17 +44,17 @@ def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
 def _add_estimate(folder: Path, row: Mapping[str, Any], warnings: Warnings) -> list[Tracker]:
     record = RunRecord(folder)
     record.add_estimate(row)
-    summary = record.told_summary()
+    summary = record.required_summary()
     mode = summary["config"]["logger"]["mode"]
     if mode == "disabled":
         return []
     tracker = build_tracker(mode, record, summary, folder.name, warnings, record.num_logged)
-    tracker.log(OPE, _told(row))
-    tell_end(tracker, summary)
+    tracker.log(OPE, _metrics(row))
+    log_end(tracker, summary)
     return [tracker]
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "settings"}
 
 
@@ -69,17 +69,17 @@ def mirror(folder: Path) -> Path:
     """
     record, said = RunRecord(folder), list[str]()
     with hold(folder):
-        summary = record.told_summary()
+        summary = record.required_summary()
         rows = [("train", row) for row in record.rows("train", summary["record"])]
         rows += [("eval", row) for row in record.rows("eval", summary["record"])]
-        rows += [(OPE, _told(row)) for row in record.estimates()]
+        rows += [(OPE, _metrics(row)) for row in record.estimates()]
         wandb = folder / "wandb"
         _set_aside(wandb)
         warnings = Warnings(said.append)
         tracker = build_tracker("offline", record, summary, folder.name, warnings, num_rows=0)
         for prefix, row in sorted(rows, key=lambda each: each[1]["step"] or 0):
             tracker.log(prefix, row)
-        tell_end(tracker, summary)
+        log_end(tracker, summary)
         wait_for([tracker])
     if said:
         raise UserError(f"{folder}: {said[0]}")

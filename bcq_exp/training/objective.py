@@ -98,7 +98,7 @@ class Objective:
         if self.fqe is not None:
             what = "has no estimate" if row is None else "fitted Q evaluation diverged"
             raise UserError(f"trainer.objective=fqe: {folder}: {what}")
-        raise self._unscored(RunRecord(folder).told_summary()["dataset"]["id"])
+        raise self._unscored(RunRecord(folder).required_summary()["dataset"]["id"])
 
     def _unscored(self, dataset: str) -> UserError:
         return UserError(

@@ -14,7 +14,7 @@ LINE_EVERY_S = 10.0
 
 
 class Progress(Protocol):
-    """Told of steps taken; used as a context manager."""
+    """Shows the steps taken; used as a context manager."""
 
     def __enter__(self) -> Progress: ...
 

@@ -6,7 +6,7 @@
                       return and what the critic took it to be
 ``eval_returns.npz``  every episode: ``step`` (V,), ``returns`` (V, E), ``lengths`` (V, E)
 ``timing.csv``        a row each ``trainer.log_every`` steps: seconds trained, steps a second
-``estimates.json``    the policy's value as told without the environment (:mod:`bcq_exp.select`)
+``estimates.json``    the policy's value, estimated from data alone (:mod:`bcq_exp.select`)
 ``summary.json``      status, last and best evaluation, data set, versions, configuration
 ``checkpoint.pt``     all that training needs to go on (:mod:`bcq_exp.training.checkpoint`);
                       ``checkpoint.previous.pt`` is the one before
@@ -195,7 +195,7 @@ class RunRecord:
         path = self._estimates_file
         if not path.exists():
             return []
-        with whole(path, "delete it: it is made anew"):
+        with whole(path, "delete it: it is made again"):
             return [
                 {**row, "step": int(row["step"]), "settings": dict(row["settings"])}
                 for row in json.loads(path.read_bytes())
@@ -246,7 +246,7 @@ class RunRecord:
             _check_kinds(found)
             return found
 
-    def told_summary(self) -> dict[str, Any]:
+    def required_summary(self) -> dict[str, Any]:
         """:meth:`summary` of a run that is to be there.
 
         Raises:
@@ -308,7 +308,7 @@ class RunRecord:
         return {table: self._mark_at(self._csv(table), step) for table in TABLES}
 
     def rewind(self, marks: Marks) -> None:
-        """Forget every row after the marks: a run that goes on from there writes them anew."""
+        """Forget every row after the marks: a run that goes on from there writes them again."""
         if summary := self.summary():  # which so is true before, while and after they are cut
             self._write_summary({**summary, "record": marks})
         for table in TABLES:

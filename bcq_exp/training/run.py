@@ -157,7 +157,7 @@ class Run:
     def finish(self, status: str, step: int) -> None:
         """End this run: completed, stopped where it was to, interrupted or failed."""
         summary = self.write_summary(status, step)
-        tell_end(self.tracker, summary)
+        log_end(self.tracker, summary)
         self._close()
         if status == "completed":
             self._report(summary)
@@ -228,7 +228,7 @@ def _behaviour(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def tell_end(tracker: Tracker, summary: Mapping[str, Any]) -> None:
+def log_end(tracker: Tracker, summary: Mapping[str, Any]) -> None:
     """A run's end, as its ``summary.json`` has it, to where it is tracked."""
     status = summary["status"]
     returns = {f"{which}_return_mean": _return_mean(summary[which]) for which in ("best", "last")}

@@ -116,7 +116,8 @@ def check_data(job: Job, facts: Mapping[str, Any]) -> None:
         UserError: if one had other contents under the same ``dataset`` keys.
     """
     folder, data = job.folder, _data_of(plain(job.cfg))
-    others = folder.parent.glob("*/summary.json") if is_sweep(folder.parent) else ()
+    whole = folder.parent if is_sweep(folder.parent) else folder
+    others = whole.glob("*/summary.json") if whole != folder else ()
     for place in (folder, *(path.parent for path in others)):
         with suppress(Damaged):
             summary = RunRecord(place).progress()
@@ -125,9 +126,8 @@ def check_data(job: Job, facts: Mapping[str, Any]) -> None:
             recorded, now = summary["dataset"].get("content_hash"), facts["content_hash"]
             if recorded not in (None, now):
                 raise UserError(
-                    f"cannot resume {folder if place == folder else folder.parent}: its data set "
-                    f"changed (recorded {recorded[:12]}..., now {now[:12]}...); use a new name= or "
-                    "resume=restart"
+                    f"cannot resume {whole}: its data set changed (recorded {recorded[:12]}..., "
+                    f"now {now[:12]}...); use a new name= or resume=restart"
                 )
             return  # one run stands for all: each was compared before it began
 

@@ -58,24 +58,24 @@ class NoTracker:
 
 
 class Warnings:
-    """What goes wrong with W&B, told once for all runs that are trained together.
+    """What goes wrong with W&B, shown once for all runs that are trained together.
 
     Args:
-        tell: takes a line.
+        show: takes a line.
     """
 
-    def __init__(self, tell: Callable[[str], object] = log.warning) -> None:
-        self._tell = tell
-        self._told: set[str] = set()
+    def __init__(self, show: Callable[[str], object] = log.warning) -> None:
+        self._show = show
+        self._shown: set[str] = set()
         self._lock = Lock()
 
     def __call__(self, what: str, reason: str, remedy: str) -> None:
         """One line for each thing that is to be done."""
         with self._lock:
-            is_new = remedy not in self._told
-            self._told.add(remedy)
+            is_new = remedy not in self._shown
+            self._shown.add(remedy)
         if is_new:
-            self._tell(f"W&B {what} ({reason}): {remedy}")
+            self._show(f"W&B {what} ({reason}): {remedy}")
 
 
 class WandbTracker:
@@ -111,7 +111,7 @@ class WandbTracker:
         self._warn = warnings
         self._folders = f"{sweep}/*" if sweep else str(folder)
         command = f"`python -m bcq_exp.wandb_mirror {sweep or folder}`"
-        self._anew = f"{command} writes it for W&B anew"
+        self._remedy = f"{command} writes it for W&B again"
         self._failed = False
         self._num_bytes = _size(config)
         self._num_rows = num_rows
@@ -190,7 +190,7 @@ class WandbTracker:
             id = service.new_id()  # for what follows: W&B's process does not let go of an id
             return begin("online", self.id)
         except Exception as error:
-            remedy = self._anew if resume else self._sync("offline-run")
+            remedy = self._remedy if resume else self._sync("offline-run")
             self._say("cannot go online", error, f"recording offline; {remedy}")
         if not resume:  # else the run keeps the id that the server knows
             self.id = id
@@ -223,7 +223,7 @@ class WandbTracker:
     def _lose(self, what: str, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            self._say(what, error, f"this run is in its local files; {self._anew}")
+            self._say(what, error, f"this run is in its local files; {self._remedy}")
 
     def _say(self, what: str, error: Exception, remedy: str) -> None:
         self._warn(what, first_line(error), remedy)

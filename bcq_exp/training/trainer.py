@@ -168,7 +168,7 @@ class Trainer:
         run.evaluate(step, self._engine.algorithm(k), lambda: self._signal is not None)
 
     def _named(self, means: Tensor) -> dict[str, float | None]:
-        """Statistics (S,) by name, ``None`` where no step told them."""
+        """Statistics (S,) by name, ``None`` where no step reported them."""
         values = zip(self._engine.statistics, means.tolist(), strict=True)
         return {name: None if isnan(value) else value for name, value in values}
 

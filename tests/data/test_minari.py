@@ -368,10 +368,10 @@ def test_a_set_without_steps_is_refused(minari_files):
 @pytest.mark.parametrize("told", [1, 3])
 def test_less_or_more_than_the_metadata_tell_is_refused(minari_files, told):
     id = minari_files.write(total_episodes=told)
-    with pytest.raises(DataError, match=f"tells of {told} episodes, its data hold 2; correct"):
+    with pytest.raises(DataError, match=f"states {told} episodes, its data hold 2; correct"):
         load_minari(id)
     minari_files.edit_metadata(id, total_episodes=2, total_steps=4)
-    with pytest.raises(DataError, match="tells of 4 steps, its data hold 5; correct total_steps"):
+    with pytest.raises(DataError, match="states 4 steps, its data hold 5; correct total_steps"):
         load_minari(id)
     minari_files.edit_metadata(id, total_steps=None)
     assert len(load_minari(id).transitions) == 5

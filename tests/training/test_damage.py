@@ -96,11 +96,13 @@ def test_a_changed_byte_or_a_cut_anywhere_is_noticed_or_harmless(
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, straight, caplog):
     damaged = (run / "checkpoint.pt").read_bytes()[:-1000]
     (run / "checkpoint.pt").write_bytes(damaged)
+    (run / ".checkpoint.pt.4711").write_bytes(b"what a killed process was about to put in place")
     with caplog.at_level(logging.WARNING):
         fit(run, *LONGER)
     assert "checkpoint.pt is damaged" in caplog.text
     assert "the checkpoint before, of step 180, is used" in caplog.text
     assert (run / "checkpoint.damaged.pt").read_bytes() == damaged
+    assert not (run / ".checkpoint.pt.4711").exists() and (run / ".lock").exists()
     assert_same_run(run, straight)
     assert checkpoint.load(run / "checkpoint.previous.pt")["step"] == 240
 

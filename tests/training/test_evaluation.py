@@ -9,7 +9,7 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
-from bcq_exp import VAE, Batch, BCQPolicy, Critic, Perturbation
+from bcq_exp import VAE, BCQPolicy, Critic, Perturbation
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.data.transitions import DataError
 from bcq_exp.training import video
@@ -49,12 +49,9 @@ class Doubles:
     def __init__(self):
         self.asked = 0
 
-    def __call__(self, batch, generator):
-        self.asked += len(batch.obs)
-        return Batch(act=np.asarray(batch.obs[:, 1:]) / 2)
-
-    def map_action(self, act):
-        return 2 * act
+    def act(self, obs, generator):
+        self.asked += len(obs)
+        return 2 * (obs[:, 1:] / 2)
 
 
 def one_by_one(agent, seeds):

@@ -81,7 +81,7 @@ def test_it_is_compared_with_one_of_today(old, tmp_path):
     runs = load_runs(tmp_path / "multirun")
     assert list(runs.runs["algorithm"]) == ["BCQ", "BCQ"]
     assert runs.keys == ()  # but for the seed they are one setting
-    assert runs.told[:4] == ("actor_loss", "critic1_loss", "critic2_loss", "vae_loss")
+    assert runs.metrics[:4] == ("actor_loss", "critic1_loss", "critic2_loss", "vae_loss")
     stuck = [watch["above"] for watches in runs.runs["watches"] for watch in watches[2:]]
     assert stuck == pytest.approx([0.95 * 0.1] * 2)
     assert findings(runs) == []

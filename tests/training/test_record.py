@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bcq_exp.errors import Damaged, UserError
-from bcq_exp.files import atomic_path, write_atomically
+from bcq_exp.files import atomic_path, check_mark, mark, write_atomically
 from bcq_exp.training import checkpoint
 from bcq_exp.training.record import SUMMARY, RunRecord
 
@@ -176,6 +176,24 @@ def test_estimates_are_kept_by_step_and_settings(tmp_path):
         record.add_estimate({"step": step, "settings": {"num_steps": setting}, "fqe": value})
     found = [(row["step"], row["settings"]["num_steps"], row["fqe"]) for row in record.estimates()]
     assert found == [(60, 1, 0.2), (90, 2, 0.3), (90, 1, 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is gone"),
+        (b"abc", "3 of 4 bytes are there"),
+        (b"abcx", "its checksum differs"),
+        (b"xabcd", "its checksum differs"),
+    ],
+)
+def test_what_a_marked_file_lacks_is_named(content, said, tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"abcd")
+    marked = mark(path)
+    check_mark(path, b"abcd and more", marked)
+    with pytest.raises(Damaged, match=rf"f is damaged \({said}\)"):
+        check_mark(path, content, marked)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):

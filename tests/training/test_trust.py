@@ -106,6 +106,10 @@ def test_who_is_trusted_may_name_anything(folder):
     )
     run = restore.load_run(folder, "cpu", trusted=True)
     assert Evaluator(run.make_env, 1, seed=0).evaluate(run.agent).lengths.tolist() == [7]
+    spoiled(folder, lambda saved: spec_of(saved, entry_point=None))  # a class is not stored
+    with pytest.raises(UserError, match="not stored; set env to 'module:id'") as refused:
+        restore.load_run(folder, "cpu", trusted=True).make_env()
+    assert "trust=true" not in str(refused.value)
 
 
 WRONG = {

@@ -71,9 +71,9 @@ def _check(cfg: DictConfig) -> None:
     if cfg.behaviour == "run" and cfg.run is None:
         raise UserError("behaviour=run: name the run, run=multirun/NAME")
     if cfg.behaviour != "run" and cfg.run is not None:
-        raise UserError(f"run={cfg.run}: read with behaviour=run only, not {cfg.behaviour}")
+        raise UserError(f"run={cfg.run}: only used with behaviour=run, not {cfg.behaviour}")
     if cfg.behaviour != "run" and cfg.env is None:
-        raise UserError(f"behaviour={cfg.behaviour}: name the environment, env=Pendulum-v1 say")
+        raise UserError(f"behaviour={cfg.behaviour}: give the environment, such as env=Pendulum-v1")
     if cfg.env is not None:
         environments.find_spec(cfg.env, cfg.env)
     if cfg.record == "policy":

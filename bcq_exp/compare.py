@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=seconds,
         const=10.0,
         metavar="S",
-        help="write anew every S seconds (10)",
+        help="rewrite every S seconds (10)",
     )
     options = parser.parse_args(arguments)
     if options.show is not None and options.format is None:
@@ -93,7 +93,7 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     now = set(zip((Path(folder).name for folder in there["folder"]), there["step"], strict=True))
     if judged == now:
         return found
-    old = f"the runs have changed since: `python -m bcq_exp.select {places[0]}` judges them anew"
+    old = f"the runs have changed since: `python -m bcq_exp.select {places[0]}` judges them again"
     return {**found, "notes": [*found["notes"], old]}
 
 

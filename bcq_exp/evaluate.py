@@ -1,4 +1,4 @@
-"""``python -m bcq_exp.evaluate run=PATH``: evaluate a trained run anew, or film it."""
+"""``python -m bcq_exp.evaluate run=PATH``: evaluate a trained run again, or film it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _select(options: argparse.Namespace) -> None:
     folder = options.output or Path(options.runs[0] if alone else ".", FOLDER)
     folders = run_folders(*options.runs)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder}: is no folder")
+        raise UserError(f"--output {folder}: not a folder")
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another process selects there; wait for it, or give --output"

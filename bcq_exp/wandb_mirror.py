@@ -1,4 +1,4 @@
-"""``python -m bcq_exp.wandb_mirror multirun/NAME``: runs written for W&B anew, from their files."""
+"""``python -m bcq_exp.wandb_mirror multirun/NAME``: write runs for W&B again, from their files."""
 
 from __future__ import annotations
 

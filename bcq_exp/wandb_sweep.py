@@ -50,7 +50,9 @@ def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"--file {path}: {first_line(error)}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
-        raise UserError(f"--file {path}: no W&B sweep; it has a method, a metric and parameters")
+        raise UserError(
+            f"--file {path}: not a W&B sweep, which has a method, a metric and parameters"
+        )
     words = ["${env}", "python", "-m", "${program}", "logger.mode=online", *overrides]
     return {"program": "bcq_exp", **spec, "command": [*words, "${args_no_hyphens}"]}
 

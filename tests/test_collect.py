@@ -134,7 +134,7 @@ def test_a_run_that_collected_nothing_has_no_buffer(collect, trained):
         ((f"run={trained}",), "it collected nothing; give a run with dataset=online"),
         ((), "behaviour=run: name the run"),
         ((f"run={trained}", "noise_std=0.3"), "are what the run had; leave them out"),
-        ((f"run={trained}", "behaviour=random"), "read with behaviour=run only, not random"),
+        ((f"run={trained}", "behaviour=random"), "only used with behaviour=run, not random"),
         (("behaviour=scripted", "env=Pendulum-v1"), "record=buffer: of a run"),
     ):
         done = collect("id=my/x-v0", "behaviour=run", "record=buffer", *args)

@@ -44,7 +44,7 @@ class ActionMap:
         self, space: Space, *, action_scaling: bool = False, bound_method: BoundMethod = "clip"
     ) -> None:
         if not isinstance(space, Box):
-            raise TypeError(f"policies here want a continuous action space (Box), not {space}")
+            raise TypeError(f"policies need a continuous action space (Box), not {space}")
         require("action_bound_method", bound_method, BOUND_METHODS)
         if action_scaling and not space.is_bounded():
             raise ValueError(f"action_scaling needs bounds on every action, which {space} lacks")

@@ -88,7 +88,7 @@ def load_runs(*places: str | Path) -> RunTables:
     read = [record for record in records if record.folder in summaries]
     if not read:
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
-        raise UserError(f"no run is whole: {notes[0]}{more}")
+        raise UserError(f"no run can be read: {notes[0]}{more}")
     found = [summaries[record.folder] for record in read]
     configs = _compared([summary["config"] for summary in found])
     names = run_names([record.folder for record in read])

@@ -36,7 +36,7 @@ def refuse(message: str) -> NoReturn:
 def place(text: str) -> str:
     """A folder, a file or a glob: nothing is not the present folder."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("a path that is empty")
+        raise argparse.ArgumentTypeError("the path is empty")
     return text
 
 

@@ -179,13 +179,13 @@ def _plan(
     from bcq_exp.sweep.plan import split
 
     if args.experimental_rerun:
-        raise UserError("--experimental-rerun: not of this command; the same name= goes on")
+        raise UserError("--experimental-rerun: not supported; the same name= continues a run")
     plan_only = PLAN_ONLY in args.overrides
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return None
     if args.config_path:  # another root, which Hydra finds its own way: checked when it runs
         if plan_only:
-            raise UserError("--plan: not with --config-path, whose runs are not known before")
+            raise UserError("--plan: cannot be combined with --config-path")
         return None
 
     def compose(overrides: list[str]) -> DictConfig:
@@ -202,7 +202,7 @@ def _plan(
         if axes:
             raise UserError(several_values(axes[0].given))
         if plan_only:
-            raise UserError("--plan: says what a sweep will be; this is one run, a sweep has -m")
+            raise UserError("--plan: describes a sweep, and this is a single run; add -m")
         folder = check_folders(cfg, is_sweep=False)
         with open_dict(cfg):
             del cfg["hydra"]

@@ -114,7 +114,7 @@ def load_minari(
         holdout: share of the episodes to hold out (:meth:`Dataset.without`).
 
     Raises:
-        DataError: not to be had, damaged, unusable spaces or values, or an unknown environment.
+        DataError: missing, damaged, unusable spaces or values, or an unknown environment.
     """
     folder = minari_store.fetch(id, download=download)
     files = [path for path in folder.rglob("*") if path.is_file()]

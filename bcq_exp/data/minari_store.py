@@ -66,7 +66,7 @@ def fetch(dataset_id: str, *, download: bool) -> Path:
     """The data set's folder, downloaded first where it is not there and ``download`` allows.
 
     Raises:
-        DataError: not here and not to be had; says which ids are here.
+        DataError: neither here nor downloadable; says which ids are here.
     """
     folder = data_folder(dataset_id)
     if folder.is_dir():
@@ -135,7 +135,7 @@ def work_folder() -> Path:
     except OSError as error:
         raise _unwritable(error) from error
     if not os.access(folder, os.W_OK):
-        raise _unwritable(PermissionError(errno.EACCES, f"{folder} belongs to someone else"))
+        raise _unwritable(PermissionError(errno.EACCES, f"{folder} is owned by another user"))
     return folder
 
 
@@ -156,7 +156,7 @@ def check_new(dataset_id: str, *, overwrite: bool = False) -> None:
         return
     if not _holds_a_set(place):
         raise DataError(
-            f"data set {dataset_id!r}: {place} is there and is no data set (it may hold others); "
+            f"data set {dataset_id!r}: {place} exists and is not a data set (it may hold others); "
             "choose another id"
         )
     if not overwrite:

@@ -124,7 +124,7 @@ def place(
             fit, on a CPU STACK_SIZE small runs, or one wide run, a core.
 
     Raises:
-        UserError: for a device or precision that is not to be had here, or if ``group_size`` runs
+        UserError: for a device or precision that is not available here, or if ``group_size`` runs
             do not fit in memory.
     """
     device = resolve_device(settings.device)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _refuse_several(overrides: list[str], compose: object) -> Plan:
-    raise UserError("-m: not of this command, which launches the sweeps itself; leave it out")
+    raise UserError("-m: leave it out; this command launches the sweeps itself")
 
 
 @entry("paper", plan_sweep=_refuse_several)

@@ -1,4 +1,4 @@
-"""The paper's figures, drawn anew as SVG: learning curves, and value estimates beside the truth."""
+"""The paper's figures, redrawn as SVG: learning curves, and value estimates beside the truth."""
 
 from __future__ import annotations
 

@@ -240,11 +240,11 @@ def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
     try:
         return LOADERS[target](**keywords)
     except TypeError as error:  # of keywords that it does not have
-        raise UserError(f"{folder}: its data cannot be had ({first_line(error)})") from error
+        raise UserError(f"{folder}: its data set cannot be loaded ({first_line(error)})") from error
 
 
 def _untrusted(folder: Path, said: str) -> UserError:
     return UserError(
-        f"{folder}: its data come from dataset.{said}, which is none of ours; --trust calls it, if "
-        "you trust where the folder comes from"
+        f"{folder}: its data come from dataset.{said}, which is not part of bcq_exp; if you "
+        "trust the folder's source, give --trust to call it"
     )

@@ -36,10 +36,10 @@ def estimate(wanted: Mapping[Path, FQESettings], place: Path) -> dict[Path, str]
         place: where fitted critics are kept until they are done.
 
     Returns:
-        Why runs have none, by folder: their checkpoints are not to be had.
+        Why runs have none, by folder: their checkpoints cannot be read.
 
     Raises:
-        UserError: if the data are not to be had, or another process is at it.
+        UserError: if the data cannot be loaded, or another process is at it.
         CannotWrite: if the system refuses.
     """
     kinds: dict[tuple[str, FQESettings], list[Path]] = {}

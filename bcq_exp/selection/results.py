@@ -65,21 +65,21 @@ def read(folder: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_bytes())
         if any(not isinstance(found[name], kind) for name, kind in PARTS.items()):
-            raise ValueError("its parts are of other kinds")
+            raise ValueError("its parts have the wrong types")
         policies = [dict(each) for each in found["policies"]]
         texts = [*found["notes"], *(each[name] for each in policies for name in TEXTS)]
         numbers = [{k: v for k, v in each.items() if k not in TEXTS} for each in policies]
         named = ("settings", "behaviour", "quality", "budget")
         parts = [*numbers, *(found[name] for name in named)]
         if not all(isinstance(text, str) and text for text in texts):
-            raise ValueError("its texts are none")
+            raise ValueError("its texts are not strings")
         if not all(isinstance(value, Real | None) for part in parts for value in _leaves(part)):
-            raise ValueError("its numbers are none")
+            raise ValueError("its numbers are not numbers")
         return {**found, "policies": policies}
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({first_line(error)}); `python -m bcq_exp.select {folder}` makes "
-            "it anew"
+            "it again"
         ) from error
 
 

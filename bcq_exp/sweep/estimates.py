@@ -18,7 +18,7 @@ def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]
     """See that runs whose objective is an estimate have it; why others do not, by folder.
 
     Raises:
-        UserError: if the data that they learnt from are not to be had.
+        UserError: if the data that they learnt from cannot be loaded.
         CannotWrite: if the system refuses.
     """
     failures: dict[Path, str] = {}

@@ -182,7 +182,7 @@ class OptunaSweeper(Sweeper):
             )
         except Exception as error:  # whatever its database has to say
             raise UserError(
-                f"hydra.sweeper.storage={storage}: no study is to be had there "
+                f"hydra.sweeper.storage={storage}: no study can be opened there "
                 f"({type(error).__name__}: {first_line(error)}); give another storage or name"
             ) from error
         # the same seed again would propose the same trials again

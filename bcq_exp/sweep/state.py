@@ -153,11 +153,11 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
         if not all(isinstance(name, str) for key in nothing for name in found[key]):
-            raise ValueError("its runs and commands are none")
+            raise ValueError("its runs or commands are not strings")
         return {**found, "stopped": dict(found.get("stopped", {}))}
     except (OSError, ValueError, LookupError, TypeError) as error:
         log.warning(
-            "%s is damaged (%s: %s): runs that have not begun are not known of until the sweep is "
+            "%s is damaged (%s: %s): runs that have not started are listed once the sweep is "
             "launched again",
             path,
             type(error).__name__,

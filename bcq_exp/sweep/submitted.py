@@ -75,7 +75,7 @@ class Submitit(Workers):
         if self._is_slurm:
             slurm.check_jobs(self._parameters, count)
             if not slurm.check_seen(self._parameters, folder / LOCK):
-                log.info("no worker was free to look whether it sees %s", folder)
+                log.info("no worker was free to check that it sees %s", folder)
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
@@ -93,7 +93,9 @@ class Submitit(Workers):
         if self._is_slurm:
             ends = slurm.cancel_command([job.job_id for job in jobs])
             log.info(
-                "%d jobs submitted, which need this process no more; %s ends them", len(jobs), ends
+                "%d jobs submitted, which no longer need this process; %s ends them",
+                len(jobs),
+                ends,
             )
         deaths = 0
         for index, state in self._ended(waiting):

@@ -61,7 +61,7 @@ def placement_of(cfg: DictConfig, num_runs: int, group_size: int | str = "auto")
     """Where and how the runs of one cohort are trained; ``cfg`` is one's.
 
     Raises:
-        UserError: for a device, precision or group size that is not to be had here.
+        UserError: for a device, precision or group size that is not available here.
     """
     from bcq_exp.engine.placement import place
 

@@ -68,8 +68,8 @@ def check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
             is_fine = not (_is_special(name) or _holds(value, _is_special_or_interpolates))
         if not is_fine:
             raise UserError(
-                f"{where}: its checkpoint says {key}={value}, which is none of ours; trust=true "
-                "makes it, if you trust where the folder comes from"
+                f"{where}: its checkpoint says {key}={value}, which is not part of bcq_exp; if "
+                "you trust the folder's source, give trust=true to run it"
             )
 
 

@@ -230,10 +230,10 @@ def test_mistakes_are_one_line(folder):
     (folder / "mine.py").write_text("open('touched', 'w')")
     ours, loaders = RunRecord(one).summary(), "bcq_exp.data.datasets"
     for said, hostile in {
-        "dataset._target_=os.getcwd, which is none of ours": {"_target_": "os.getcwd"},
+        "dataset._target_=os.getcwd, which is not part of bcq_exp": {"_target_": "os.getcwd"},
         f"_target_={loaders}.np.load, which": {"_target_": f"{loaders}.np.load", "file": "x"},
         "dataset.env=mine:M-v0, which": {"_target_": f"{loaders}.load_minari", "env": "mine:M-v0"},
-        "its data cannot be had": {"_args_": [1]},
+        "its data set cannot be loaded": {"_args_": [1]},
         "collected its data itself": {"_target_": "bcq_exp.data.online.explore"},
     }.items():
         change(one, **hostile)
@@ -241,7 +241,7 @@ def test_mistakes_are_one_line(folder):
         RunRecord(one).write_summary(ours)
     assert not (folder / "touched").exists()
     (folder / "file").write_text("")
-    assert "--output file: is no folder" in refusal(str(one), "--output", "file", cwd=folder)
+    assert "--output file: not a folder" in refusal(str(one), "--output", "file", cwd=folder)
     change(one, holdout=0.01)
     assert "dataset.holdout=0.01: that is 0 of the 12 episodes" in refusal(str(one), cwd=folder)
     change(one, holdout=0.25)

@@ -38,7 +38,7 @@ def test_one_run_has_no_plan(tmp_path):
     done = forked("--plan", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: --plan: says what a sweep will be; this is one run, a sweep has -m"
+        "error: --plan: describes a sweep, and this is a single run; add -m"
     ]
     assert tree(tmp_path) == {}
 

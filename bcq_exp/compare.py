@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from bcq_exp.cli.arguments import Parser, path, place, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
+from bcq_exp.extras import require
 
 if TYPE_CHECKING:
     from bcq_exp.analysis.runs import RunTables
+    from bcq_exp.analysis.tables import Show
 
 
 @command
@@ -33,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="last",
         help="the evaluation that counts (last)",
     )
+    parser.add_argument(
+        "--figures", type=path, metavar="DIR", help="write figures (SVG, PDF) and tables (tex, csv)"
+    )
     parser.add_argument("--format", choices=("md", "tex"), help="also print the paper's table")
     parser.add_argument(
         "--show", choices=("mean", "iqm"), help="in that table: mean ± std, or IQM [CI] (mean)"
@@ -46,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="rewrite every S seconds (10)",
     )
     options = parser.parse_args(arguments)
-    if options.show is not None and options.format is None:
+    if options.show is not None and options.format is None and options.figures is None:
         raise UserError("--show: of --format's table; give --format md or tex")
+    if options.figures is not None:
+        require("matplotlib", "paper", "--figures")
     _compare(options)
 
 
@@ -70,15 +77,28 @@ def _compare(options: argparse.Namespace) -> None:
             )
         except OSError as error:
             raise UserError(f"--output {page.parent}: {error.strerror or error}") from error
+        if options.figures is not None:
+            _draw(runs, options.figures, options.show or "mean", options.which)
         if options.format is None:
             _print(runs, options.which)
         else:
             print(paper_table(runs, options.format, options.show or "mean", options.which), end="")
         to = sys.stderr if options.format else sys.stdout
+        if options.figures is not None:
+            print(f"figures: {options.figures.resolve()}", file=to)
         print(f"report: {page.resolve()}", file=to, flush=True)
         if not underway:
             return
         time.sleep(options.watch)
+
+
+def _draw(runs: RunTables, folder: Path, show: Show, which: str) -> None:
+    from bcq_exp.analysis.figures import write_figures
+
+    try:
+        write_figures(runs, folder, show, which)
+    except OSError as error:
+        raise UserError(f"--figures {folder}: {error.strerror or error}") from error
 
 
 def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:

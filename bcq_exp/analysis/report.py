@@ -16,15 +16,15 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from bcq_exp.analysis import statistics, summary
+from bcq_exp.analysis import colours, statistics, summary
 from bcq_exp.analysis.findings import findings
-from bcq_exp.analysis.runs import RunTables, short_names, shown
+from bcq_exp.analysis.runs import ALGORITHM, RunTables, short_names, shown
 from bcq_exp.files import write_atomically
 from bcq_exp.training.record import COMPARED
 
 POINTS_AT_MOST = 100  # a curve of more is shown by the means of equal parts; aggregates use all
-THRESHOLDS = 60
 _PAGE = Path(__file__).parent / "page"
+_SCRIPTS = ("groups.js", "statistics.js", "page.js")
 
 
 def write_report(
@@ -46,7 +46,7 @@ def write_report(
     content = {**page_data(runs, path.parent, which), "selection": _plain(selection)}
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
-    parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
+    parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", *_SCRIPTS)}
     reload = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
     contents = {
         "<!--reload-->": reload,
@@ -54,7 +54,7 @@ def write_report(
         "/*css*/": parts["page.css"],
         "/*plotly*/": _plotly(),
         "/*data*/": data,
-        "/*js*/": parts["page.js"],
+        "/*js*/": "\n".join(parts[name] for name in _SCRIPTS),
     }
     marks = "|".join(map(re.escape, contents))  # at once: a text may hold another's mark
     page = re.sub(marks, lambda mark: contents[mark.group()], parts["page.html"])
@@ -64,14 +64,15 @@ def write_report(
 
 def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, Any]:
     """All that the page shows, as plain JSON values; ``folder`` is where its links start from."""
+    behaviours = summary.behaviour_scores(runs)
     labels = runs.groups()
-    measure, values = summary.measure_of(runs, which)
+    measure, _ = summary.measure_of(runs, which)
     aggregates = {name: summary.aggregates(runs, labels, name) for name in ("last", "best")}
     found = aggregates[which]
     columns = {key: summary.key_column(runs, key) for key in runs.keys}
     order = [aggregate.group for aggregate in found]
     order += [str(label) for label in labels.unique() if str(label) not in order]
-    groups, pairs = summary.improvements(runs, labels, order, which)
+    counts = {aggregate.num_runs for each in aggregates.values() for aggregate in each}
     return _plain(
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -84,17 +85,22 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
             "notes": [*runs.notes, *summary.few_runs(found)],
             "groups": order,
             "runs": [
-                _run(runs, int(index), folder, str(labels[index]), columns)
+                {
+                    **_run(runs, int(index), folder, str(labels[index]), columns),
+                    "behaviour_score": behaviours[index],
+                }
                 for index in runs.runs.index
             ],
             "aggregates": {
                 name: [_aggregate(a) for a in of_name] for name, of_name in aggregates.items()
             },
-            "improvement": {
-                "groups": groups,
-                "p": [[None if e is None else list(e) for e in row] for row in pairs],
+            "best_few": summary.best_few(order),
+            "few": statistics.FEWEST_TO_WIN,
+            "normal_margin": statistics.NORMAL_MARGIN,
+            "share_intervals": {
+                count: [ends.tolist() for ends in _share_intervals(count)] for count in counts
             },
-            "profiles": _profiles(runs, values, labels, order),
+            **_colours(columns),
             "marginals": {
                 key: summary.marginal(runs, key, which).to_dict("list") for key in runs.keys
             },
@@ -136,20 +142,28 @@ def _margin(num_runs: int) -> float | None:
     return statistics.margin(num_runs - 1) if num_runs >= statistics.FEWEST else None
 
 
-def _profiles(
-    runs: RunTables, values: pd.Series, labels: pd.Series, order: list[str]
-) -> dict[str, Any]:
-    known = values.dropna()
-    if known.empty:
-        return {"thresholds": [], "groups": {}}
-    thresholds = np.linspace(known.min(), known.max(), THRESHOLDS)
-    groups = {}
-    for label in order[: summary.PAIRS_AT_MOST]:
-        scores = summary.scores_by_task(runs, values, labels.index[labels == label])
-        if scores:
-            share = statistics.performance_profile(scores, thresholds)
-            groups[label] = [part.tolist() for part in share]
-    return {"thresholds": thresholds.tolist(), "groups": groups}
+def _share_intervals(num_runs: int) -> tuple[np.ndarray, np.ndarray]:
+    """The interval's ends (num_runs + 1,) of shares of 0 to all runs."""
+    return statistics.share_interval(np.arange(num_runs + 1), num_runs)
+
+
+def _colours(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
+    """Colours, and the quarters of numeric keys that have more values than there are colours."""
+    names = [str(name) for name in columns[ALGORITHM].unique()] if ALGORITHM in columns else []
+    return {
+        "palette": colours.PALETTE,
+        "dashes": colours.DASHES,
+        "shades": colours.SHADES,
+        "algorithms": colours.of_algorithms(sorted(names)),
+        "behaviour_colour": colours.BEHAVIOUR,
+        "neutral_colour": colours.NEUTRAL,
+        "diverging": colours.DIVERGING,
+        "quarters": {
+            key: summary.quarters(column).tolist()
+            for key, column in columns.items()
+            if pd.api.types.is_numeric_dtype(column) and column.nunique() > len(colours.PALETTE)
+        },
+    }
 
 
 def _curves(

@@ -70,11 +70,23 @@ class RunTables:
         names = short_names(chosen)
         parts: list[list[str]] = [[] for _ in self.runs.index]
         for key in chosen:
-            having = [i for i, config in enumerate(self.runs["config"]) if key in config]
-            values = told_apart([self.runs["config"].iloc[i][key] for i in having])
-            for i, value in zip(having, values, strict=True):
-                parts[i].append(f"{names[key]}={value}")
+            for of_run, value in zip(parts, self.values(key), strict=True):
+                if value is not None:
+                    of_run.append(f"{names[key]}={value}")
         return pd.Series(list(map(", ".join, parts)), index=self.runs.index)
+
+    def values(self, key: str, *, exactly: bool = False) -> list[str | None]:
+        """A key's value in each run as a person writes it; None where a run lacks the key.
+
+        Args:
+            exactly: with all digits, also where fewer distinguish the values.
+        """
+        configs = list(self.runs["config"])
+        having = [i for i, config in enumerate(configs) if key in config]
+        found = [configs[i][key] for i in having]
+        written = [shown(v, exactly=True) for v in found] if exactly else told_apart(found)
+        by_run = dict(zip(having, written, strict=True))
+        return [by_run.get(i) for i in range(len(configs))]
 
 
 def load_runs(*places: str | Path) -> RunTables:
@@ -348,7 +360,7 @@ def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
     for index in runs.index.difference(pd.Index(evaluations["run"].unique())):
         notes.append(f"{runs['name'][index]}: no evaluation yet")
     if runs["dataset"].nunique() > 1:
-        named = ", ".join(sorted(runs["dataset"].unique()))
+        named = _listed(sorted(runs["dataset"].unique()))
         unscored = runs["last_return"].notna() & runs["last_score"].isna()
         how = "normalized score"
         if unscored.any() and runs["last_score"].notna().any():

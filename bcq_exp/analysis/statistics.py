@@ -22,6 +22,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # (..., N) -> (...)
 
 NUM_RESAMPLES = 1000
 QUANTILE = 0.98  # of t: with 0.95, intervals of few skewed scores cover the truth in 88% of cases
+NORMAL_MARGIN = float(stats.norm.ppf((1 + QUANTILE) / 2))  # standard errors
 FEWEST = 3  # runs of which there is an interval: of 2 it is 32 standard errors wide
 FEWEST_TO_WIN = 4  # runs of which a group can be marked as the best
 LEVELS_AT_MOST = 6  # a numeric key of more values is cut at its quartiles
@@ -131,14 +132,19 @@ def performance_profile(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Share of runs above each threshold (T,), and its interval's bounds (T,) (section 4.2).
 
-    The interval is the exact one of a share (Clopper and Pearson 1934).
+    The interval is that of :func:`share_interval`.
     """
     joined = np.concatenate(list(scores.values()))
-    above, count = (joined[None] > thresholds[:, None]).sum(1), len(joined)
+    above = (joined[None] > thresholds[:, None]).sum(1)
+    return above / len(joined), *share_interval(above, len(joined))
+
+
+def share_interval(above: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The exact interval of shares ``above / count`` (T,): its bounds (Clopper, Pearson 1934)."""
     tail = (1 - QUANTILE) / 2
     low = np.where(above > 0, stats.beta.ppf(tail, above, count - above + 1), 0.0)
     high = np.where(above < count, stats.beta.ppf(1 - tail, above + 1, count - above), 1.0)
-    return above / count, low, high
+    return low, high
 
 
 def importance(values: pd.Series, scores: pd.Series) -> float:
@@ -169,12 +175,11 @@ def _resampled(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _score_interval(wins: float, num_x: int, num_y: int) -> tuple[float, float]:
     """Of P(X > Y) by the scores of ``num_x`` and ``num_y`` runs: no p lies further from ``wins``
     than its own standard errors reach."""
-    reach = stats.norm.ppf((1 + QUANTILE) / 2)
     others = (num_x + num_y) / 2 - 1
 
     def excess(p: float) -> float:
         variance = p * (1 - p) * (1 + others * ((1 - p) / (2 - p) + p / (1 + p))) / num_x / num_y
-        return (wins - p) ** 2 - reach**2 * variance
+        return (wins - p) ** 2 - NORMAL_MARGIN**2 * variance
 
     inside = min(max(wins, 1e-9), 1 - 1e-9)  # at 0 and 1 the variance is none
     low = optimize.brentq(excess, 0, inside) if wins > 0 else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ from bcq_exp.analysis import statistics
 from bcq_exp.analysis.runs import RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
 
-PAIRS_AT_MOST = 12  # groups of which every pair is compared
+DRAWN_AT_MOST = 10  # groups that a figure of lines or pairs shows; of more it shows the BEST_FEW
+BEST_FEW = 8
 ESTIMATED: dict[str, statistics.Statistic] = {
     "iqm": statistics.iqm,
     "mean": statistics.mean,
@@ -44,6 +46,27 @@ def measure_of(runs: RunTables, which: str = "last") -> tuple[str, pd.Series]:
     return "return", returns
 
 
+def behaviour_scores(runs: RunTables) -> pd.Series:
+    """The behaviour's normalized score in each run (N,); NaN where it is unknown.
+
+    A score is linear in the return, so two evaluations on a data set determine it.
+    """
+    task = runs.runs["dataset"]
+    found = pd.Series(np.nan, index=runs.runs.index)
+    if "normalized_score" not in runs.evaluations:
+        return found
+    known = runs.evaluations[["run", "return_mean", "normalized_score"]].astype(float).dropna()
+    for name, rows in known.groupby(known["run"].map(task)):
+        returns, scores = rows["return_mean"].to_numpy(), rows["normalized_score"].to_numpy()
+        low, high = returns.argmin(), returns.argmax()
+        if returns[low] < returns[high]:
+            slope = (scores[high] - scores[low]) / (returns[high] - returns[low])
+            mine = task == name
+            behaviour = pd.to_numeric(runs.runs.loc[mine, "behaviour_return"])
+            found[mine] = scores[low] + slope * (behaviour - returns[low])
+    return found
+
+
 def scores_by_task(runs: RunTables, values: pd.Series, members: pd.Index) -> Scores:
     """The members' values by data set; those without an evaluation are left out."""
     known = values.loc[members].dropna()
@@ -73,6 +96,11 @@ def aggregates(runs: RunTables, labels: pd.Series, which: str = "last") -> list[
     return sorted(found, key=lambda aggregate: -aggregate.estimates["iqm"].value)
 
 
+def best_few(groups: Sequence[str]) -> list[str]:
+    """The groups that a figure of lines or pairs shows, of all groups, the best first."""
+    return list(groups if len(groups) <= DRAWN_AT_MOST else groups[:BEST_FEW])
+
+
 def few_runs(found: Sequence[Aggregate]) -> list[str]:
     """What groups of few runs cannot show, in words."""
     notes = []
@@ -89,11 +117,10 @@ def few_runs(found: Sequence[Aggregate]) -> list[str]:
 
 
 def improvements(
-    runs: RunTables, labels: pd.Series, order: Sequence[str], which: str = "last"
-) -> tuple[list[str], list[list[Estimate | None]]]:
-    """P(row beats column) of the first PAIRS_AT_MOST of ``order``; None where no task is shared."""
+    runs: RunTables, labels: pd.Series, groups: Sequence[str], which: str = "last"
+) -> list[list[Estimate | None]]:
+    """P(row beats column) for pairs of ``groups``; None where they share no task."""
     _, values = measure_of(runs, which)
-    groups = list(order)[:PAIRS_AT_MOST]
     scores = {g: scores_by_task(runs, values, labels.index[labels == g]) for g in groups}
 
     def pair(x: str, y: str) -> Estimate | None:
@@ -101,7 +128,7 @@ def improvements(
             return None
         return statistics.probability_of_improvement(scores[x], scores[y])
 
-    return groups, [[pair(x, y) for y in groups] for x in groups]
+    return [[pair(x, y) for y in groups] for x in groups]
 
 
 def marginal(runs: RunTables, key: str, which: str = "last") -> pd.DataFrame:
@@ -114,8 +141,10 @@ def marginal(runs: RunTables, key: str, which: str = "last") -> pd.DataFrame:
     column = key_column(runs, key)
     levels = pd.Series(told_apart(list(column)), index=column.index)
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > statistics.LEVELS_AT_MOST:
-        cut = pd.qcut(column, 4, duplicates="drop")
-        levels = cut.map(lambda i: f"{i.left:.3g} – {i.right:.3g}").astype(str)
+        edges = quarters(column)
+        cut = np.searchsorted(edges[1:-1], column)
+        names = [f"{low:.3g} – {high:.3g}" for low, high in pairwise(edges)]
+        levels = pd.Series([names[part] for part in cut], index=column.index)
     order = column.groupby(levels).min() if pd.api.types.is_numeric_dtype(column) else None
     rows = []
     for level in sorted(levels.unique(), key=lambda x: x if order is None else order[x]):
@@ -124,6 +153,11 @@ def marginal(runs: RunTables, key: str, which: str = "last") -> pd.DataFrame:
             found = statistics.estimate(scores, statistics.mean)
             rows.append((level, sum(map(len, scores.values())), *found))
     return pd.DataFrame(rows, columns=["value", "num_runs", "mean", "low", "high"])
+
+
+def quarters(column: pd.Series) -> np.ndarray:
+    """The edges of a numeric key's quarters, as :func:`statistics.importance` cuts it."""
+    return pd.qcut(column, 4, duplicates="drop", retbins=True)[1]
 
 
 def importances(runs: RunTables, which: str = "last") -> dict[str, float]:

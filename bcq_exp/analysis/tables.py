@@ -1,15 +1,18 @@
-"""The paper's table, in the terminal, Markdown or LaTeX."""
+"""Tables for papers, in Markdown, LaTeX or CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from bcq_exp.analysis import statistics, summary
-from bcq_exp.analysis.runs import RunTables
+from bcq_exp.analysis.runs import RunTables, short_names
 from bcq_exp.analysis.statistics import Estimate
 
 Form = Literal["md", "tex"]
@@ -27,10 +30,10 @@ def digits(value: float) -> str:
 
 
 def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "last") -> str:
-    """A row a group, a column a data set: mean ± std, or IQM [interval], and how many runs.
+    """A row a group: a column a key, the number of runs, and a column a data set.
 
-    The best of a column is bold where its interval lies apart from every other's
-    (:func:`standing_apart`).
+    Results are mean ± std, or IQM [interval]. The best of a column is bold where its interval lies
+    apart from every other's (:func:`standing_apart`).
     """
     labels = runs.groups()
     name, values = summary.measure_of(runs, which)
@@ -48,13 +51,68 @@ def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "
         for group, x in known.items():
             cells[group][task] = cell(x, found[group], form, show, bold=group == best)
     count = labels.value_counts()
-    header = ["group", "runs", *(f"{task} ({name})" for task in tasks)]
+    keys = _values_of_groups(runs, labels)
+    names = short_names(keys)
+    header = [*(names[key] for key in keys), "runs", *(f"{task} ({name})" for task in tasks)]
     rows = [
-        [group, str(count[group]), *(of_group.get(task, "") for task in tasks)]
+        [
+            *(column[group] for column in keys.values()),
+            str(count[group]),
+            *(of_group.get(task, "") for task in tasks),
+        ]
         for group, of_group in cells.items()
     ]
     what = "Mean ± standard deviation over runs" if show == "mean" else "IQM [interval]"
-    return captioned(header, rows, form, what)
+    aligns = "".join("r" if _are_numbers(column.values()) else "l" for column in keys.values())
+    return captioned(header, rows, form, what, f"{aligns}r")
+
+
+def aggregate_csv(runs: RunTables, which: str = "last") -> str:
+    """A row a group, the best IQM first, as numbers.
+
+    The columns are the keys that differ, ``measure``, ``runs``, each estimate of
+    :data:`bcq_exp.analysis.summary.ESTIMATED` with ``_low`` and ``_high``, the ends of its
+    interval (empty where there is none), and ``std``.
+    """
+    labels = runs.groups()
+    found = summary.aggregates(runs, labels, which)
+    measure = f"{which} {summary.measure_of(runs, which)[0]}"
+    keys = _values_of_groups(runs, labels, exactly=True)
+    estimates = list(found[0].estimates) if found else []
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
+    writer.writerow([*keys, "measure", "runs", *ends, "std"])
+    for a in found:
+        numbers = [*(x for name in estimates for x in a.estimates[name]), a.std]
+        known = ["" if math.isnan(x) else x for x in map(float, numbers)]
+        values = (column[a.group] for column in keys.values())
+        writer.writerow([*values, measure, a.num_runs, *known])
+    return text.getvalue()
+
+
+def _values_of_groups(
+    runs: RunTables, labels: pd.Series, *, exactly: bool = False
+) -> dict[str, dict[str, str]]:
+    """By key, each group's value; empty where the group lacks the key.
+
+    Where no key differs, there is one column, of the groups' labels.
+    """
+    first = {str(label): i for i, label in reversed(list(enumerate(labels)))}
+    if not runs.keys:
+        return {"group": {group: group for group in first}}
+    columns = {key: runs.values(key, exactly=exactly) for key in runs.keys}
+    return {
+        key: {group: column[i] or "" for group, i in first.items()}
+        for key, column in columns.items()
+    }
+
+
+def _are_numbers(texts: Iterable[str]) -> bool:
+    try:
+        return all(math.isfinite(float(text)) for text in texts if text)
+    except ValueError:
+        return False
 
 
 def standing_apart(found: Mapping[str, Estimate], num_runs: Mapping[str, int]) -> str | None:
@@ -83,38 +141,48 @@ def cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) 
     return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"
 
 
-def captioned(header: list[str], rows: list[list[str]], form: Form, what: str) -> str:
-    """A table and, below it, what its cells, its bold one and its intervals are."""
+def captioned(
+    header: list[str], rows: list[list[str]], form: Form, what: str, aligns: str = "lr"
+) -> str:
+    """A table and, below it, what its cells, its bold one and its intervals are.
+
+    Args:
+        aligns: l or r for each of the first columns, which are plain text; the others are results.
+    """
     caption = (
         f"{what}. Bold: the interval lies above every other's, and each has "
         f"{statistics.FEWEST_TO_WIN} runs or more. {statistics.INTERVALS}"
     )
     if form == "md":
-        return f"{markdown(header, rows)}\n{caption}\n"
-    return f"{latex(header, rows)}% {caption}\n"
+        return f"{markdown(header, rows, aligns)}\n{caption}\n"
+    return f"{latex(header, rows, aligns)}% {caption}\n"
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose columns after the first are numbers."""
-    lines = [header, ["---", "---:", *["---:"] * (len(header) - 2)], *rows]
+def markdown(header: list[str], rows: list[list[str]], aligns: str) -> str:
+    """A table; columns after those that ``aligns`` aligns are numbers."""
+    rules = ["---" if align == "l" else "---:" for align in aligns.ljust(len(header), "r")]
     return (
-        "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+        "\n".join(
+            f"| {' | '.join(cell.replace('|', '/') for cell in line)} |"
+            for line in [header, rules, *rows]
+        )
         + "\n"
     )
 
 
-def latex(header: list[str], rows: list[list[str]]) -> str:
-    """The same, for booktabs."""
+def latex(header: list[str], rows: list[list[str]], aligns: str) -> str:
+    """The same, for booktabs; columns that ``aligns`` aligns are text, the others LaTeX."""
 
     def escaped(text: str) -> str:
         return "".join(f"\\{c}" if c in "_%&#${}" else IN_TEX.get(c, c) for c in text)
 
+    num_texts = len(aligns)
     lines = [
-        rf"\begin{{tabular}}{{lr{'c' * (len(header) - 2)}}}",
+        rf"\begin{{tabular}}{{{aligns.ljust(len(header), 'c')}}}",
         r"\toprule",
         " & ".join(map(escaped, header)) + r" \\",
         r"\midrule",
-        *(" & ".join([escaped(row[0]), *row[1:]]) + r" \\" for row in rows),
+        *(" & ".join([*map(escaped, row[:num_texts]), *row[num_texts:]]) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
     ]

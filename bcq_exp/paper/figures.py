@@ -1,29 +1,37 @@
-"""The paper's figures, redrawn as SVG: learning curves, and value estimates beside the truth."""
+"""The paper's figures: learning curves, and value estimates next to discounted returns."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from bcq_exp.analysis.colours import of_algorithms
+from bcq_exp.analysis.figures import FORMATS, labels_of, saved, style
 from bcq_exp.paper.results import Results, shown, task_name
 
-COLOURS = {  # Okabe and Ito's, told apart by everyone
-    "bcq": "#0072b2", "ddpg": "#d55e00", "bc": "#009e73", "vae_bc": "#cc79a7", "td3_bc": "#e69f00",
-    "dqn": "#56b4e9",
-}  # fmt: skip
 BEHAVIOUR_COLOUR = "#444444"
 Panel = Callable[[Any, pd.DataFrame, pd.DataFrame], None]
 
 
-def curves(results: Results) -> str:
+def drawn(results: Results) -> dict[str, bytes]:
+    """Every figure in every format, by the name of its file."""
+    with style():
+        figures = {"curves": curves(results), "values": values(results)}
+        return {
+            f"{name}.{form}": saved(figure, form)
+            for name, figure in figures.items()
+            for form in FORMATS
+        }
+
+
+def curves(results: Results) -> Figure:
     """Return over gradient steps: mean and standard deviation over seeds; behaviour as a line."""
+
+    colours = of_algorithms(results.algorithms)
 
     def panel(axes: Any, runs: pd.DataFrame, evaluations: pd.DataFrame) -> None:
         axes.axhline(
@@ -35,25 +43,27 @@ def curves(results: Results) -> str:
         )
         for algo in results.algorithms:
             mine = _of(algo, runs, evaluations)
-            _draw(axes, mine, "return_mean", COLOURS[algo], shown(algo))
+            _draw(axes, mine, "return_mean", colours[algo], shown(algo))
 
     return _grid(results, panel, "return")
 
 
-def values(results: Results) -> str:
+def values(results: Results) -> Figure:
     """The critic's estimate (solid) beside the discounted return (dotted), on a symmetric log axis.
 
     Both are of the states that evaluation episodes begin in; where the solid line leaves the
     dotted one, what is learnt is extrapolation error.
     """
 
+    colours = of_algorithms(results.algorithms)
+
     def panel(axes: Any, runs: pd.DataFrame, evaluations: pd.DataFrame) -> None:
         axes.set_yscale("symlog", linthresh=100)
         estimating = evaluations.dropna(subset="value_mean")
         for algo in results.algorithms:
             mine = _of(algo, runs, estimating)
-            _draw(axes, mine, "value_mean", COLOURS[algo], f"{shown(algo)}, estimate")
-            _draw(axes, mine, "discounted_return_mean", COLOURS[algo], ls=":")
+            _draw(axes, mine, "value_mean", colours[algo], f"{shown(algo)}, estimate")
+            _draw(axes, mine, "discounted_return_mean", colours[algo], ls=":")
         axes.plot([], color=BEHAVIOUR_COLOUR, lw=1.4, ls=":", label="each one's true value")
 
     return _grid(results, panel, "value of the first state")
@@ -79,44 +89,28 @@ def _draw(
     axes.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
 
 
-def _grid(results: Results, panel: Panel, unit: str) -> str:
+def _grid(results: Results, panel: Panel, unit: str) -> Figure:
     """A row a setting, a column an environment; of one environment all in a row."""
     num_rows, num_columns = len(results.settings), len(results.envs)
     if num_columns == 1:
         num_rows, num_columns = 1, num_rows
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "bcq_exp", "font.size": 9}
-    with rc_context(settings):
-        figure = Figure(
-            figsize=(3.4 * num_columns + 0.6, 2.3 * num_rows + 0.7), layout="constrained"
-        )
-        grid = figure.subplots(num_rows, num_columns, squeeze=False, sharex="row")
-        for axes, task in zip(grid.flat, product(results.settings, results.envs), strict=True):
-            runs = results.of_task(*task)
-            axes.set_title(task_name(*task), fontsize=9)
-            axes.spines[["top", "right"]].set_visible(False)
-            if not runs.empty:
-                panel(axes, runs, results.evaluations)
-        for axes in grid[-1]:
-            axes.set_xlabel("gradient steps")
-        for axes in grid[:, 0]:
-            axes.set_ylabel(unit)
-        labels = _labels(list(grid.flat))
-        figure.legend(
-            labels.values(),
-            labels,
-            loc="outside lower center",
-            ncols=min(len(labels), 3 * num_columns),
-        )
-        FigureCanvasSVG(figure)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
-
-
-def _labels(panels: Sequence[Any]) -> dict[str, Any]:
-    """Every label once, with a line that has it."""
-    found: dict[str, Any] = {}
-    for axes in panels:
-        lines, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, lines, strict=True))
-    return found
+    figure = Figure(figsize=(3.4 * num_columns + 0.6, 2.3 * num_rows + 0.7), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False, sharex="row")
+    for axes, task in zip(grid.flat, product(results.settings, results.envs), strict=True):
+        runs = results.of_task(*task)
+        axes.set_title(task_name(*task), fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        if not runs.empty:
+            panel(axes, runs, results.evaluations)
+    for axes in grid[-1]:
+        axes.set_xlabel("gradient steps")
+    for axes in grid[:, 0]:
+        axes.set_ylabel(unit)
+    labels = labels_of(grid.flat)
+    figure.legend(
+        labels.values(),
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 3 * num_columns),
+    )
+    return figure

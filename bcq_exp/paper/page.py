@@ -1,4 +1,4 @@
-"""The results as files: a page beside ``compare``'s, SVGs, tables, claims, a row a run."""
+"""The results as files: the report page, figures, tables, claims, a row a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from bcq_exp.analysis.figures import FORMATS
 from bcq_exp.analysis.report import write_report
 from bcq_exp.analysis.statistics import INTERVALS
 from bcq_exp.files import write_atomically
@@ -40,16 +41,15 @@ CAPTIONS = {
 def write(results: Results, decided: Sequence[Decided], folder: Path) -> None:
     """Everything, into one folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {"curves": figures.curves(results), "values": figures.values(results)}
+    drawn = figures.drawn(results)
     texts = {
-        **{f"{name}.svg": svg for name, svg in drawn.items()},
         "table.md": table(results, "md"),
         "table.tex": table(results, "tex"),
         "claims.md": claims_markdown(decided),
         "runs.csv": results.runs[list(COLUMNS)].to_csv(index=False),
     }
-    for name, text in texts.items():
-        write_atomically(folder / name, text.encode())
+    for name, content in (drawn | {name: text.encode() for name, text in texts.items()}).items():
+        write_atomically(folder / name, content)
     write_report(results.tables, folder / "index.html", lead=_lead(results, decided, drawn))
 
 
@@ -62,7 +62,7 @@ def claims_markdown(decided: Sequence[Decided]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lead(results: Results, decided: Sequence[Decided], drawn: Mapping[str, str]) -> str:
+def _lead(results: Results, decided: Sequence[Decided], drawn: Mapping[str, bytes]) -> str:
     parts = [
         '<section class="lead"><h2>Section 6 of the paper</h2>',
         f'<p class="how">{escape(HOW)}</p>',
@@ -73,8 +73,10 @@ def _lead(results: Results, decided: Sequence[Decided], drawn: Mapping[str, str]
             f'<details class="verdict {verdict.replace(" ", "-")}"><summary><b>{verdict}</b>: '
             f"{escape(claim.sentence)}</summary><ul>{items}</ul></details>"
         )
-    for name, svg in drawn.items():
-        parts.append(f'<p class="how">{escape(CAPTIONS[name])} <a href="{name}.svg">SVG</a></p>')
+    for name, caption in CAPTIONS.items():
+        links = " ".join(f'<a href="{name}.{form}">{form.upper()}</a>' for form in FORMATS)
+        parts.append(f'<p class="how">{escape(caption)} {links}</p>')
+        svg = drawn[f"{name}.svg"].decode()
         parts.append(svg[svg.index("<svg") :])
     head, body = rows(results, "md")
     parts.append('<div class="scroll"><table><thead>' + _row(head, "th") + "</thead><tbody>")

@@ -25,9 +25,9 @@ def main() -> None:
             page.goto(report.as_uri())
             page.wait_for_selector("body[data-ready=true]")
             whole = Image.open(BytesIO(page.screenshot(full_page=True)))
-            shown = whole.crop((0, top, width, top + height)).convert("RGB")
             path = IMAGES / f"report_{scheme}.png"
-            shown.quantize(128).save(path, optimize=True)
+            shown = whole.crop((0, top, width, top + height)).convert("RGB")
+            shown.save(path, optimize=True)  # fewer colours would lose those of small marks
             print(path)
         chromium.close()
 

@@ -2,15 +2,17 @@
 
 import base64
 import time
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bcq_exp.analysis import load_runs, statistics
+from bcq_exp.analysis import load_runs, statistics, summary
+from bcq_exp.analysis.colours import of_algorithms
 from bcq_exp.analysis.report import page_data, write_report
-from bcq_exp.analysis.tables import digits
+from bcq_exp.analysis.tables import aggregate_csv, digits
 from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_grid, make_run
 from tests.forked import forked
@@ -35,9 +37,36 @@ def report(tmp_path_factory):
     return folder / "multirun" / "s" / "report" / "index.html"
 
 
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    """The report of 12 groups of two runs: BCQ and DDPG with six learning rates each."""
+    folder = tmp_path_factory.mktemp("twelve")
+    targets = {"BCQ": "bcq_exp.algorithm.bcq.BCQ", "DDPG": "bcq_exp.algorithm.ddpg.DDPG"}
+    rng = np.random.default_rng(0)
+    for algorithm, target in targets.items():
+        for lr in range(1, 7):
+            for seed in range(2):
+                make_run(
+                    folder / "s" / f"algo={algorithm},critic_optim.lr={lr},seed={seed}",
+                    [lr * 1.0, lr + 20.0 * (algorithm == "BCQ") + rng.integers(4)],
+                    seed=seed,
+                    changes={"algo._target_": target, "critic_optim.lr": lr},
+                )
+    write_report(load_runs(folder / "s"), folder / "index.html")
+    return folder
+
+
 def legends(page, plot):
     return page.eval_on_selector_all(
-        f"#{plot} .legendtext", "nodes => nodes.map(n => n.textContent)"
+        f"#{plot}-legend .name", "nodes => nodes.map(n => n.textContent)"
+    )
+
+
+def drawn(page, plot):
+    """The names and line colours of a plot's lines."""
+    return page.evaluate(
+        f"document.getElementById('{plot}').data.filter(t => t.name && t.line.width > 2 - 1e-9)"
+        ".map(t => [t.name, t.line.color])"
     )
 
 
@@ -58,13 +87,22 @@ def test_every_section_is_drawn(opened, report):
     assert "a loss is not finite at step 7" in page.inner_text("#notes")
     assert "hash of made/up-v0" in page.inner_text("#versions")
     assert f"12.0 {interval_of(11.0, 12.0, 13.0)}" in page.inner_text("#aggregate-table")
+    titles = page.eval_on_selector_all(
+        "button[data-title]", "all => all.map(b => b.dataset.title)"
+    )  # of the plots: none uploads
+    assert set(titles) == {"save as SVG", "save as PNG", "Zoom", "Pan", "Reset axes"}
+    policy = page.get_attribute("meta[http-equiv=Content-Security-Policy]", "content")
+    assert policy.startswith("default-src 'none';") and "http" not in policy
 
 
 def test_groups_and_axes_change(opened, report):
     page = opened(report)
-    assert "lmbda=1, tau=0.01" in legends(page, "learning-0")
+    assert page.input_value("#colour") == "algo.lmbda"  # which explains most
+    assert legends(page, "learning") == ["lmbda=0.5", "lmbda=1", "behaviour policy"]
+    page.select_option("#colour", "all keys")
+    assert "lmbda=1, tau=0.01 †" in legends(page, "learning")  # of three runs
     page.select_option("#colour", "algo.tau")
-    assert legends(page, "learning-0") == ["tau=0.001", "tau=0.01", "behaviour policy"]
+    assert legends(page, "learning") == ["tau=0.001", "tau=0.01", "behaviour policy"]
     page.select_option("#facet", "algo.lmbda")
     assert page.locator("#learning .js-plotly-plot").count() == 2
     page.select_option("#x", "wall_time")
@@ -77,6 +115,9 @@ def test_groups_and_axes_change(opened, report):
     names = page.evaluate("document.getElementById('learning-0').data.map(t => t.name)")
     assert not any("seed=" in str(name) for name in names)
     assert "behaviour policy" in names
+    page.locator("#learning-legend button").first.click()
+    names = page.evaluate("document.getElementById('learning-0').data.map(t => t.name)")
+    assert "tau=0.001" not in names and "tau=0.01" in names
 
 
 def test_values_that_are_close_are_told_exactly(opened, tmp_path):
@@ -87,11 +128,11 @@ def test_values_that_are_close_are_told_exactly(opened, tmp_path):
     write_report(load_runs(tmp_path / "s"), tmp_path / "report" / "index.html")
     page = opened(tmp_path / "report" / "index.html")
     page.select_option("#colour", "critic_optim.lr")
-    assert legends(page, "learning-0")[:2] == ["lr=0.0010001", "lr=0.0010002"]
+    assert legends(page, "learning")[:2] == ["lr=0.0010001 †", "lr=0.0010002 †"]
     page.select_option("#heat-x", "critic_optim.lr")
     page.select_option("#heat-y", "algo.tau")
-    (heat,) = page.evaluate("document.getElementById('heat').data.map(t => [t.x, t.y])")
-    assert heat == [["0.0010001", "0.0010002"], ["0.01", "0.1"]]
+    axes = page.evaluate("['xaxis', 'yaxis'].map(a => $('heat').layout[a].ticktext)")
+    assert axes == [["0.0010001", "0.0010002"], ["0.01", "0.1"]]
     page.fill("#filter", "critic_optim.lr=0.0010002")
     rows = page.locator("#run-table tbody tr:visible")
     assert rows.count() == 2
@@ -107,6 +148,7 @@ def test_last_and_best_stand_apart(opened, tmp_path):
     assert "By each run's last evaluation." in page.inner_text("#hyperparameters")
     page.select_option("#which", "best")
     assert f"31.0 {interval_of(30.0, 31.0, 32.0)}" in page.inner_text("#aggregate-table")
+    assert "The best evaluation's return" in page.inner_text("#aggregates-how")
 
 
 def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp_path):
@@ -118,25 +160,27 @@ def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp
                 seed=seed,
                 changes={"algo.lmbda": lmbda},
             )
-    data = {w: page_data(load_runs(tmp_path / "s"), tmp_path, w) for w in ("last", "best")}
-    for which, better in (("last", "lmbda=1"), ("best", "lmbda=0")):
-        found = data[which]["improvement"]
-        row = found["groups"].index(better)
-        assert found["p"][row][1 - row][0] == 1.0
-        means = dict(
-            zip(
-                *(data[which]["marginals"]["algo.lmbda"][k] for k in ("value", "mean")), strict=True
-            )
-        )
-        assert means == ({"0": 11.0, "1": 31.0} if which == "last" else {"0": 91.0, "1": 31.0})
+    for which, expected in (("last", [11.0, 31.0]), ("best", [91.0, 31.0])):
+        table = page_data(load_runs(tmp_path / "s"), tmp_path, which)["marginals"]["algo.lmbda"]
+        assert dict(zip(table["value"], table["mean"], strict=True)) == {
+            "0": expected[0],
+            "1": expected[1],
+        }
     write_report(load_runs(tmp_path / "s"), tmp_path / "index.html", "best")
     page = opened(tmp_path / "index.html")
     assert "By each run's best evaluation." in page.inner_text("#hyperparameters")
-    assert "By each run's best evaluation." in page.inner_text("#aggregates")
+    assert page.input_value("#which") == "best"
+    beats = "$('improvement').data[0].z"
+    labels = "$('improvement').layout.yaxis.ticktext"
+    assert page.evaluate(labels) == ["lmbda=0 †  1", "lmbda=1 †  2"]
+    assert page.evaluate(beats) == [[None, 1.0], [0.0, None]]
+    page.select_option("#which", "last")
+    assert page.evaluate(labels) == ["lmbda=1 †  1", "lmbda=0 †  2"]
 
 
 def test_the_curves_are_the_means_of_their_runs(opened, report):
     page = opened(report)
+    page.select_option("#colour", "all keys")
     traces = page.evaluate(
         "document.getElementById('learning-0').data.map(t => [t.name, t.x, t.y])"
     )
@@ -176,7 +220,9 @@ def test_the_table_sorts_filters_and_links(opened, report):
     assert page.locator("#run-table tbody tr:visible").count() == 2
     assert page.inner_text("#shown") == "2 of 13 runs"
     page.fill("#filter", "failed")
-    assert page.locator("#run-table tbody tr:visible").count() == 1
+    failed = page.locator("#run-table tbody tr:visible")
+    assert failed.count() == 1
+    assert failed.locator("a").inner_text() == "broken<b>"
     page.fill("#filter", "")
     link = page.locator("#run-table a").first.get_attribute("href")
     assert link.startswith("./../algo.lmbda=")
@@ -184,17 +230,98 @@ def test_the_table_sorts_filters_and_links(opened, report):
 
 
 def test_figures_and_tables_are_saved(opened, report):
-    page = opened(report)
+    page = opened(report, webgl=True)
     with page.expect_download() as table:
         page.click("[data-csv=aggregate-table]")
-    text = Path(table.value.path()).read_text()
-    assert text.splitlines()[0].startswith("group,runs,IQM [95% CI]")
-    assert '"lmbda=1, tau=0.01",3,' in text
-    for kind, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
-        page.hover("#importance")
-        with page.expect_download() as figure:
-            page.locator(f"#importance button[data-title='save as {kind}']").click()
-        assert Path(figure.value.path()).read_bytes().startswith(begins)
+    saved = pd.read_csv(table.value.path())
+    expected = pd.read_csv(StringIO(aggregate_csv(load_runs(report.parents[1]))))
+    pd.testing.assert_frame_equal(saved, expected, rtol=1e-5, check_dtype=False)
+    with page.expect_download() as table:
+        page.click("[data-csv=run-table]")
+    runs = pd.read_csv(table.value.path())
+    assert runs["run"].str.contains("algo.lmbda=0.5,algo.tau=0.001,seed=2").sum() == 1
+    assert runs["last_return"].dropna().between(5, 13.1).all()
+    for plot in ("importance", "parallel"):
+        for kind, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+            page.hover(f"#{plot}")
+            with page.expect_download() as figure:
+                page.locator(f"#{plot} button[data-title='save as {kind}']").click()
+            content = Path(figure.value.path()).read_bytes()
+            assert content.startswith(begins) and len(content) > 5_000
+
+
+def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(opened, twelve):
+    page = opened(twelve / "index.html")
+    assert page.inner_text("#drawn") == "8 of 12 groups are drawn; tick others in the table"
+    assert len(drawn(page, "profiles")) == 8
+    page.click("#choose-none")
+    assert page.inner_text("#improvement") == "It takes two groups."
+    boxes = page.locator("#aggregate-table input")
+    for place in (0, 5, 11):
+        boxes.nth(place).check()
+    runs = load_runs(twelve / "s")
+    order = [a.group for a in summary.aggregates(runs, runs.groups())]
+    chosen = [order[place] for place in (0, 5, 11)]
+    assert [name.removesuffix(" †") for name, _ in drawn(page, "profiles")] == chosen
+    expected = summary.improvements(runs, runs.groups(), chosen)
+    texts = [
+        [p and f"<br>{p.value:.2f} [{p.low:.2f}, {p.high:.2f}]" for p in row] for row in expected
+    ]
+    shown = page.evaluate("$('improvement').data[0].hovertext")
+    for row, cells in zip(shown, texts, strict=True):
+        assert all(
+            text is None or cell.endswith(text) for text, cell in zip(cells, row, strict=True)
+        )
+    _, values = summary.measure_of(runs)
+    traces = page.evaluate("$('profiles').data.filter(t => t.name)")
+    for group, trace in zip(chosen, traces, strict=True):
+        scores = {"": values[runs.groups() == group].to_numpy()}
+        share, _, _ = statistics.performance_profile(scores, np.array(trace["x"]))
+        assert trace["y"] == pytest.approx(list(share))
+    page.select_option("#colour", "all keys")
+    assert legends(page, "learning")[-2:] == ["9 other groups", "behaviour policy"]
+    page.click("#choose-best")
+    assert len(drawn(page, "profiles")) == 8
+
+
+def test_an_algorithm_has_one_colour(opened, twelve):
+    page = opened(twelve / "index.html")
+    colours = of_algorithms(["bcq", "ddpg"])  # as the paper's figures name them
+    expected = {("algo=BCQ", colours["bcq"]), ("algo=DDPG", colours["ddpg"])}
+    assert page.input_value("#colour") == "algo"
+    assert set(map(tuple, drawn(page, "learning-0"))) == expected
+    assert set(map(tuple, drawn(page, "training-q1_mean"))) == expected
+    marginal = page.evaluate("$('marginal-algo').data[0]")
+    assert dict(zip(marginal["text"], marginal["marker"]["line"]["color"], strict=True)) == {
+        "BCQ": colours["bcq"],
+        "DDPG": colours["ddpg"],
+    }
+    page.click("#choose-none")
+    boxes = page.locator("#aggregate-table input")
+    for place in (0, 5, 11):
+        boxes.nth(place).check()
+    rows = dict(
+        page.evaluate(
+            "(d => d.text.map((t, i) => [t, d.marker.line.color[i]]))($('intervals').data[0])"
+        )
+    )
+    for name, colour in drawn(page, "profiles"):
+        assert colour == rows[name] == colours["bcq" if "BCQ" in name else "ddpg"]
+
+
+def test_facets_share_their_y_axis_and_run_names_repeat_no_column(opened, twelve):
+    page = opened(twelve / "index.html")
+    ranges = "[...document.querySelectorAll('#learning > div')].map(d => d.layout.yaxis.range)"
+    page.select_option("#facet", "algo")
+    first, second = page.evaluate(ranges)
+    assert first == second
+    assert first[0] < 1 and first[1] > 26  # all means lie inside
+    page.uncheck("#shared")
+    first, second = page.evaluate(ranges)
+    assert first != second
+    link = page.locator("#run-table a").first
+    assert link.inner_text() == "#1"
+    assert "algo=BCQ,critic_optim.lr=1,seed=0" in link.get_attribute("href")
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
@@ -249,23 +376,28 @@ def test_many_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
     assert path.stat().st_size < 15 * 2**20
     page = opened(path)
     assert page.locator("#run-table tbody tr").count() == 205
+    assert legends(page, "learning")[0] == "lmbda=0 – 0.244"  # quarters of 41 values
+    assert len(legends(page, "learning")) == 4 + 1
+    page.select_option("#colour", "all keys")
     curves = "document.getElementById('learning-0').data.length"
     groups = page.evaluate(curves)
-    low = page.evaluate("document.getElementById('learning-0').data[0].y")
-    assert low == [pytest.approx(2 - statistics.margin(4) * (2.5 / 5) ** 0.5)] * 2  # of 0 to 4
+    low = page.evaluate("document.getElementById('learning-0').data[1].y")
+    assert low == [pytest.approx(42 - statistics.margin(4) * (2.5 / 5) ** 0.5)] * 2  # of 40 to 44
     page.check("#single")
     assert "at most 200" in page.inner_text("#single-of")  # which are more than can be drawn
     assert page.evaluate(curves) == groups
     page.fill("#filter", "seed=3")
     page.locator("#filter").dispatch_event("change")
-    assert page.evaluate(curves) == groups + 41
+    assert page.evaluate(curves) == groups + summary.BEST_FEW
 
 
 def test_watching_ends_with_the_runs(tmp_path):
     make_run(tmp_path / "s" / "a", [1.0])
     done = forked("s", "--watch", "0.1", module="bcq_exp.compare", cwd=tmp_path)
     assert done.returncode == 0
-    assert "http-equiv" not in (tmp_path / "s" / "report" / "index.html").read_text()[:2000]
+    assert (
+        'http-equiv="refresh"' not in (tmp_path / "s" / "report" / "index.html").read_text()[:2000]
+    )
 
 
 def test_two_comparisons_do_not_overwrite_each_other(tmp_path):
@@ -284,7 +416,7 @@ def test_two_comparisons_do_not_overwrite_each_other(tmp_path):
 def test_the_commands_table_and_mistakes(tmp_path):
     make_grid(tmp_path / "s")
     done = forked("s", "--format", "md", module="bcq_exp.compare", cwd=tmp_path)
-    assert done.stdout.startswith("| group | runs | made/up-v0 (return) |")
+    assert done.stdout.startswith("| lmbda | tau | runs | made/up-v0 (return) |")
     done = forked("nothing", module="bcq_exp.compare", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no runs found" in done.stderr

@@ -3,14 +3,16 @@
 import json
 import shutil
 from contextlib import ExitStack
+from io import StringIO
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bcq_exp.analysis import load_runs, summary
 from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.report import page_data
-from bcq_exp.analysis.tables import digits, paper_table, standing_apart
+from bcq_exp.analysis.tables import aggregate_csv, digits, paper_table, standing_apart
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import hold
 from tests.analysis.made_up import make_grid, make_run
@@ -148,12 +150,17 @@ def test_the_papers_table_in_markdown_and_latex(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s"))
     table = paper_table(runs, "md")
     lines = table.splitlines()
-    assert lines[0] == "| group | runs | made/up-v0 (return) |"
-    assert "| lmbda=1, tau=0.001 | 3 | 11.1 ± 1.0 |" in lines
+    assert lines[:2] == [
+        "| lmbda | tau | runs | made/up-v0 (return) |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    assert "| 1 | 0.001 | 3 | 11.1 ± 1.0 |" in lines
     assert "**" not in table  # no interval lies apart
     tex = paper_table(runs, "tex", show="iqm")
-    (row,) = [line for line in tex.splitlines() if line.startswith("lmbda=1, tau=0.01 ")]
-    assert row.startswith("lmbda=1, tau=0.01 & 3 & $12.0 [8.") and row.endswith(r"]$ \\")
+    assert tex.splitlines()[0] == r"\begin{tabular}{rrrc}"
+    assert tex.splitlines()[2] == r"lmbda & tau & runs & made/up-v0 (return) \\"
+    (row,) = [line for line in tex.splitlines() if line.startswith("1 & 0.01 & ")]
+    assert row.startswith("1 & 0.01 & 3 & $12.0 [8.") and row.endswith(r"]$ \\")
     assert tex.splitlines()[-1].startswith("% IQM [interval]. Bold: ")
     assert table.splitlines()[-1].endswith("in 92% to 99% of cases.")
     shutil.rmtree(tmp_path / "s")
@@ -165,6 +172,25 @@ def test_the_papers_table_in_markdown_and_latex(tmp_path):
         make_run(tmp_path / "s" / f"far{k}", [90.0 + k], seed=k, changes={"algo.tau": 0.5})
     assert "| **92.0 ± 1.6** |" in paper_table(load_runs(tmp_path / "s"), "md")
     assert r"$\mathbf{92.0 \pm 1.6}$" in paper_table(load_runs(tmp_path / "s"), "tex")
+
+
+def test_aggregates_as_csv_are_numbers(tmp_path):
+    make_grid(tmp_path / "s")
+    own = {"algo._target_": "mine.Own", "algo.tau": "x_y", "critic.hidden": [64, 32]}
+    make_run(tmp_path / "s" / "own", [3.0], changes=own)
+    runs = load_runs(tmp_path / "s")
+    table = pd.read_csv(StringIO(aggregate_csv(runs)))
+    assert list(table.columns[:4]) == ["algo", "algo.lmbda", "algo.tau", "measure"]
+    assert list(table["mean"]) == sorted(table["mean"], reverse=True)
+    (best,) = summary.aggregates(runs, runs.groups())[:1]
+    assert tuple(table.loc[0, ["iqm", "iqm_low", "iqm_high"]]) == tuple(best.estimates["iqm"])
+    assert (table["runs"][0], table["std"][0]) == (3, pytest.approx(1.0))
+    (alone,) = table[table["algo"] == "Own"].to_dict("records")
+    assert (alone["mean"], alone["measure"]) == (3.0, "last return")
+    assert np.isnan(alone["mean_low"])  # one run has no interval
+    rows = paper_table(runs, "tex").splitlines()
+    assert rows[0] == r"\begin{tabular}{lrlrc}"
+    assert any(r"x\_y & 1 & $3.0" in row for row in rows)
 
 
 def test_bold_wants_an_interval_that_lies_apart():

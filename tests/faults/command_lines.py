@@ -47,7 +47,8 @@ HYDRA = (
 PLAIN = {
     "bcq_exp.compare": (
         "--output", "--output=", "--output=file/x", "--which=best", "--which", "--format=md",
-        "--format=tex", "--show=iqm", "--watch=-1", "--watch=nan", "--watch", "--nope", "-h",
+        "--format=tex", "--show=iqm", "--figures=figs", "--figures",
+        "--figures=file/x", "--watch=-1", "--watch=nan", "--watch", "--nope", "-h",
     ),
     "bcq_exp.status": ("--once", "--every", "--every=nan", "--every=-1", "--help"),
     "bcq_exp.wandb_sweep": (

@@ -235,8 +235,9 @@ def test_the_files_of_the_results(results, tmp_path, opened):
     decided = decide(made)
     page.write(made, decided, tmp_path / "out")
     files = {path.name for path in (tmp_path / "out").iterdir()}
+    figures = {f"{name}.{form}" for name in ("curves", "values") for form in ("svg", "pdf")}
     assert files == {
-        "index.html", "curves.svg", "values.svg", "table.md", "table.tex", "claims.md", "runs.csv",
+        *figures, "index.html", "table.md", "table.tex", "claims.md", "runs.csv",
     }  # fmt: skip
     for name in ("curves", "values"):
         text = (tmp_path / "out" / f"{name}.svg").read_text()
@@ -254,7 +255,9 @@ def test_the_files_of_the_results(results, tmp_path, opened):
     shown = opened(tmp_path / "out" / "index.html")
     assert shown.locator(".verdict").count() == len(decided)
     assert shown.locator(".lead svg").count() == 2
-    lines = shown.evaluate("behaviours([...DATA.runs.keys()])")
+    colour = shown.evaluate("DATA.algorithms.BCQ")  # of the curves below
+    assert f"stroke: {colour}" in first.decode()
+    lines = shown.evaluate("behaviours([...DATA.runs.keys()], 'behaviour_return')")
     assert sorted(task for task, _ in lines) == sorted(
         f"{s}, {e}" for s in SETTINGS for e in made.envs
     )

@@ -1,0 +1,78 @@
+"""Figures for papers: what they draw, in which colours, and the files they become."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from bcq_exp.analysis import figures, load_runs, statistics, summary
+from bcq_exp.analysis.colours import PALETTE, SHADES, mixed, of_algorithms, styles
+from tests.analysis.made_up import make_grid, make_run
+from tests.forked import forked
+
+DRAWN = ("learning_curves", "aggregates", "profiles", "improvement", "hyperparameters")
+
+
+def test_the_command_writes_figures_a_table_and_numbers(tmp_path):
+    make_grid(tmp_path / "s")
+    done = forked("s", "--figures", "out/figs", module="bcq_exp.compare", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2] == f"figures: {tmp_path}/out/figs"
+    folder = tmp_path / "out" / "figs"
+    names = {f"{name}.{form}" for name in DRAWN for form in ("svg", "pdf")}
+    assert {path.name for path in folder.iterdir()} == {*names, "table.tex", "aggregates.csv"}
+    for name in DRAWN:
+        assert ElementTree.parse(folder / f"{name}.svg").getroot().tag.endswith("svg")
+        pdf = (folder / f"{name}.pdf").read_bytes()
+        assert pdf.startswith(b"%PDF") and b"/Type3" not in pdf  # which publishers refuse
+    assert "lmbda=1, tau=0.01" in (folder / "profiles.svg").read_text()  # text, not outlines
+    assert (folder / "table.tex").read_text().startswith(r"\begin{tabular}{rrrc}")
+    (tmp_path / "file").write_text("")
+    done = forked("s", "--figures", "file/x", module="bcq_exp.compare", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: --figures file/x: ")
+
+
+def test_curves_are_means_with_t_intervals_and_few_runs_are_marked(tmp_path):
+    make_grid(tmp_path / "s", num_seeds=4)
+    make_run(tmp_path / "s" / "few", [1.0, 2.0], changes={"algo.tau": 0.5})
+    groups = figures.Groups(load_runs(tmp_path / "s"), "last")
+    (axes,) = figures.learning_curves(groups).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert {"lmbda=1, tau=0.01", "lmbda=0.75, tau=0.5 †", "behaviour"} < lines.keys()
+    assert lines["lmbda=1, tau=0.01"].get_ydata() == pytest.approx([6.25, 12.5])  # 11 to 14
+    assert lines["behaviour"].get_ydata() == [5.0, 5.0]
+    reach = statistics.margin(3) * np.std([11, 12, 13, 14], ddof=1) / 2
+    tops = [path.vertices[:, 1].max() for area in axes.collections for path in area.get_paths()]
+    assert max(tops) == pytest.approx(12.5 + reach)
+
+
+def test_of_many_groups_figures_show_the_best_few_in_their_algorithms_colours(tmp_path):
+    for name, module in (("BCQ", "bcq"), ("DDPG", "ddpg")):
+        for lr in range(1, 7):
+            changes = {"algo._target_": f"bcq_exp.algorithm.{module}.{name}", "critic_optim.lr": lr}
+            make_run(tmp_path / f"{name}-{lr}", [lr + 2.5 * (name == "BCQ")], changes=changes)
+    groups = figures.Groups(load_runs(tmp_path), "last")
+    best = groups.all[: summary.BEST_FEW]
+    (axes,) = figures.profiles(groups).axes
+    assert [line.get_label().removesuffix(" †") for line in axes.lines] == best
+    own = of_algorithms(["bcq", "ddpg"])
+    for line in axes.lines:
+        algorithm = "bcq" if "BCQ" in line.get_label() else "ddpg"
+        assert line.get_color() in {mixed(own[algorithm], share) for share in SHADES}
+    assert len({groups.styles[group] for group in best}) == len(best)
+    (axes,) = figures.improvement(groups).axes
+    assert len(axes.get_yticklabels()) == len(best)
+    rows, *_ = figures.aggregates(groups).axes
+    assert len(rows.get_yticklabels()) == 12
+
+
+def test_algorithms_keep_their_colours_whoever_is_beside_them():
+    assert of_algorithms(["td3_bc"])["td3_bc"] == of_algorithms(["mine.X", "TD3BC"])["TD3BC"]
+    full = ["bcq_exp.algorithm.bcq.BCQ", "mine.BCQ"]
+    ours, theirs = of_algorithms(full).values()
+    assert ours == PALETTE[0] != theirs
+    assert len(set(of_algorithms(["bcq", "bc", "vae_bc", "ddpg", "td3_bc", "dqn"]).values())) == 6
+    many = [str(i) for i in range(12)]
+    assert len(set(styles(many, {}).values())) == 12
+    assert len(set(styles(many, dict.fromkeys(many, "BCQ")).values())) == 12

@@ -239,10 +239,11 @@ class RunRecord:
             if not isinstance(found, dict) or not found.keys() >= SUMMARY:
                 raise ValueError("not a run's summary")
             checksum = found.pop("crc32", None)
-            if checksum is None:  # an earlier version's
-                found = {"record": {}, **summary_of_today(found)}
+            if checksum is None:  # version 0.1's
+                found = {"record": {}, **found}
             elif checksum != _checksum(found):
                 raise ValueError("its checksum differs")
+            found = summary_of_today(found)
             _check_kinds(found)
             return found
 

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 
 from bcq_exp.data import minari_store
 from bcq_exp.paper import checks
@@ -159,6 +161,8 @@ def test_what_is_published_is_what_its_records_make(tmp_path, own_data):
     done = forked("budget=small", cwd=tmp_path, module="bcq_exp.paper", env=own_data)
     assert done.returncode == 0, done.stderr
     assert (small / "claims.md").read_text() in done.stdout
-    for name in ("claims.md", "table.md", "table.tex", "curves.svg", "values.svg", "runs.csv"):
-        made = (tmp_path / "multirun" / "paper_small" / name).read_text()
-        assert made == (small / name).read_text(), name
+    made = tmp_path / "multirun" / "paper_small"
+    for name in ("claims.md", "table.md", "table.tex", "curves.svg", "values.svg"):
+        assert (made / name).read_text() == (small / name).read_text(), name
+    # machines differ in the last digit of a mean
+    assert_frame_equal(*(pd.read_csv(place / "runs.csv") for place in (made, small)), rtol=1e-12)

@@ -67,6 +67,17 @@ def test_a_complete_one_is_done_at_once(old, tmp_path):
     assert (old / "summary.json").read_bytes() == before
 
 
+def test_one_whose_summary_has_a_checksum_is_too(old):
+    record = RunRecord(old)
+    summary = record.summary()
+    trainer = {k: v for k, v in summary["config"]["trainer"].items() if k != "engine"}
+    trainer |= {"capture": "auto", "compile": False}  # as version 0.2 wrote it
+    record.write_summary({**summary, "config": {**summary["config"], "trainer": trainer}})
+    before = (old / "summary.json").read_bytes()
+    fit(old, *overrides_of(old), "trainer.num_steps=120")
+    assert (old / "summary.json").read_bytes() == before
+
+
 def test_it_is_evaluated(old, tmp_path):
     done = forked(
         f"run={old}", "num_episodes=2", "seed=1000", cwd=tmp_path, module="bcq_exp.evaluate"

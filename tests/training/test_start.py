@@ -157,7 +157,7 @@ def test_of_two_processes_that_start_one_run_one_is_refused(tmp_path):
         subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=100)[1] for process in both]
+    said = [process.communicate(timeout=280)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], said
     assert sum("is training this run; wait for it" in text for text in said) == 1
     rows = RunRecord(tmp_path / "multirun" / "twice").rows("train")

@@ -167,8 +167,8 @@ class _Program:
     def __call__(
         self,
         state: list[Array],
-        inputs: list[Array],
-        rates: Array,
+        inputs: list[np.ndarray],
+        rates: np.ndarray,
         hyperparameters: list[Array],
         turn: int,
         count: int,
@@ -251,7 +251,8 @@ def _verify(
             learner.after_steps(-2)
     is_bf16 = any(getattr(m, "compute_dtype", None) == torch.bfloat16 for m in learner.modules())
     rounding = ROUNDING_BF16 if is_bf16 else ROUNDING
-    differing = sum(not _agree(*values, rounding) for values in zip(*after, before, strict=True))
+    changes = zip(*after, before, strict=True)
+    differing = sum(not _agree(new, wanted, old, rounding) for new, wanted, old in changes)
     if differing:
         raise UntraceableError(
             f"compiled, {differing} of {len(tensors)} tensors differ from the eager step's"

@@ -29,16 +29,16 @@ $(PACKAGE)-%: $(PACKAGE)
 	touch $@
 
 quickstart: $(PACKAGE) ## train BCQ on the built-in Pendulum data and write a report of the run
-	$(BIN)/python -m bcq_exp name=quickstart
-	$(BIN)/python -m bcq_exp.compare multirun/quickstart
+	$(BIN)/bcq_exp train name=quickstart
+	$(BIN)/bcq_exp compare multirun/quickstart
 
 sweep: $(PACKAGE) ## train 12 runs together and compare them (three minutes)
-	$(BIN)/python -m bcq_exp -m name=sweep algo.lmbda=0.5,1.0 algo.tau=0.005,0.02 'seed=range(0,3)' trainer.num_steps=5000 trainer.eval_every=2500
-	$(BIN)/python -m bcq_exp.compare multirun/sweep
+	$(BIN)/bcq_exp train -m name=sweep algo.lmbda=0.5,1.0 algo.tau=0.005,0.02 'seed=range(0,3)' trainer.num_steps=5000 trainer.eval_every=2500
+	$(BIN)/bcq_exp compare multirun/sweep
 
 BUDGET ?= tiny
 paper: $(PAPER) ## section 6 of the paper: BUDGET=tiny (five minutes, default), small (a night), full
-	$(BIN)/python -m bcq_exp.paper budget=$(BUDGET)
+	$(BIN)/bcq_exp paper budget=$(BUDGET)
 
 test: lint fast-test ## lint, check types and run the fast tests (ten minutes on two cores)
 

@@ -1,4 +1,4 @@
-"""``python -m bcq_exp.collect id=ID``: record a Minari data set with a behaviour policy."""
+"""``bcq_exp collect id=ID``: record a Minari data set with a behaviour policy."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""``python -m bcq_exp.compare multirun/NAME``: runs beside each other, as a page and a table."""
+"""``bcq_exp compare multirun/NAME``: runs side by side, as a page and a table."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,34 +14,39 @@ from bcq_exp.cli.arguments import Parser, path, place, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 from bcq_exp.extras import require
+from bcq_exp.words import counted
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bcq_exp.analysis.runs import RunTables
+    from bcq_exp.analysis.summary import Aggregate
     from bcq_exp.analysis.tables import Show
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and print the table."""
-    parser = Parser("python -m bcq_exp.compare", description=__doc__)
+    parser = Parser("bcq_exp compare", description="Compares runs: a table and a report page.")
     parser.add_argument("runs", nargs="+", type=place, help="folders of runs or sweeps, or globs")
     parser.add_argument(
         "--output",
         type=path,
-        help="folder of the page (of one run or sweep: report/ in its own; else report/ here)",
+        metavar="DIR",
+        help="folder of the page (for one run or sweep its report/, else report/ here)",
     )
     parser.add_argument(
         "--which",
         choices=("last", "best"),
         default="last",
-        help="the evaluation that counts (last)",
+        help="the evaluation that is compared (last)",
     )
     parser.add_argument(
         "--figures", type=path, metavar="DIR", help="write figures (SVG, PDF) and tables (tex, csv)"
     )
-    parser.add_argument("--format", choices=("md", "tex"), help="also print the paper's table")
+    parser.add_argument("--format", choices=("md", "tex"), help="print a Markdown or LaTeX table")
     parser.add_argument(
-        "--show", choices=("mean", "iqm"), help="in that table: mean ± std, or IQM [CI] (mean)"
+        "--show", choices=("mean", "iqm"), help="in this table: mean ± std, or IQM [CI] (mean)"
     )
     parser.add_argument(
         "--watch",
@@ -48,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=seconds,
         const=10.0,
         metavar="S",
-        help="rewrite every S seconds (10)",
+        help="write the page every S seconds while runs are running (true: 10)",
     )
     options = parser.parse_args(arguments)
     if options.show is not None and options.format is None and options.figures is None:
-        raise UserError("--show: of --format's table; give --format md or tex")
+        raise UserError(f"show={options.show}: needs format=md, format=tex or figures=DIR")
     if options.figures is not None:
-        require("matplotlib", "paper", "--figures")
+        require("matplotlib", "paper", "figures=")
     _compare(options)
 
 
@@ -66,6 +72,7 @@ def _compare(options: argparse.Namespace) -> None:
     page = (options.output or _home(options.runs)) / "index.html"
     while True:
         runs = load_runs(*options.runs)
+        selection = _selection(options.runs, runs)
         underway = options.watch is not None and (runs.runs["status"] == "running").any()
         try:
             write_report(
@@ -73,14 +80,14 @@ def _compare(options: argparse.Namespace) -> None:
                 page,
                 options.which,
                 options.watch if underway else None,
-                selection=_selection(options.runs, runs),
+                selection=selection,
             )
         except OSError as error:
-            raise UserError(f"--output {page.parent}: {error.strerror or error}") from error
+            raise UserError(f"output={page.parent}: {error.strerror or error}") from error
         if options.figures is not None:
             _draw(runs, options.figures, options.show or "mean", options.which)
         if options.format is None:
-            _print(runs, options.which)
+            _print(runs, options.which, selection, options.runs)
         else:
             print(paper_table(runs, options.format, options.show or "mean", options.which), end="")
         to = sys.stderr if options.format else sys.stdout
@@ -98,11 +105,11 @@ def _draw(runs: RunTables, folder: Path, show: Show, which: str) -> None:
     try:
         write_figures(runs, folder, show, which)
     except OSError as error:
-        raise UserError(f"--figures {folder}: {error.strerror or error}") from error
+        raise UserError(f"figures={folder}: {error.strerror or error}") from error
 
 
 def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
-    """What ``bcq_exp.select`` left in a sweep's folder, where it is one that is shown."""
+    """The results of ``bcq_exp select`` in a sweep's folder, where one sweep is compared."""
     from bcq_exp.selection.results import read
 
     found = read(Path(places[0])) if len(places) == 1 else None
@@ -113,7 +120,7 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     now = set(zip((Path(folder).name for folder in there["folder"]), there["step"], strict=True))
     if judged == now:
         return found
-    old = f"the runs have changed since: `python -m bcq_exp.select {places[0]}` judges them again"
+    old = f"the runs have changed since: `bcq_exp select {places[0]}` estimates them again"
     return {**found, "notes": [*found["notes"], old]}
 
 
@@ -123,22 +130,48 @@ def _home(places: Sequence[str]) -> Path:
     return Path(places[0] if alone else ".", "report")
 
 
-def _print(runs: RunTables, which: str) -> None:
+def _print(
+    runs: RunTables, which: str, selection: Mapping[str, Any] | None, places: Sequence[str]
+) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from bcq_exp.analysis import statistics, summary
     from bcq_exp.analysis.findings import findings
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    found = summary.aggregates(runs, runs.groups(), which)
+    if found:
+        _print_returns(console, runs, which, found)
+    else:
+        _print_estimates(console, runs, selection, places)
+    for note in [*runs.notes, *summary.few_runs(found)]:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    if found:
+        print(statistics.INTERVALS)
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for f in findings(runs):
+        kinds.setdefault((f.severity, f.kind), []).append(f"{runs.runs['name'][f.run]}: {f.detail}")
+    for (severity, kind), details in kinds.items():
+        more = f" (and {counted(len(details) - 1, 'more run')})" if len(details) > 1 else ""
+        console.print(f"{severity}: {kind}: {details[0]}{more}", markup=False, highlight=False)
+
+
+def _print_returns(
+    console: Console, runs: RunTables, which: str, found: Sequence[Aggregate]
+) -> None:
+    """The returns of evaluations by group."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bcq_exp.analysis import summary
     from bcq_exp.analysis.tables import digits
 
     measure, _ = summary.measure_of(runs, which)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title=f"{len(runs.runs)} runs: {which} {measure}", title_justify="left")
+    title = f"{counted(len(runs.runs), 'run')}: {which} {measure}"
+    table = Table(title=title, title_justify="left")
     table.add_column("group", overflow="fold")
     for name in ("runs", "IQM [95% CI]", "mean ± std", "median"):
         table.add_column(name, justify="right", no_wrap=True)
-    found = summary.aggregates(runs, runs.groups(), which)
     for a in found:
         iqm = a.estimates["iqm"]
         interval = "" if iqm.low != iqm.low else f" [{digits(iqm.low)}, {digits(iqm.high)}]"
@@ -153,15 +186,55 @@ def _print(runs: RunTables, which: str) -> None:
     behaviours = runs.runs[["dataset", "behaviour_return"]].dropna().drop_duplicates()
     for task, value in behaviours.itertuples(index=False):
         console.print(f"behaviour's return on {task}: {value:.1f}", markup=False, highlight=False)
-    for note in [*runs.notes, *summary.few_runs(found)]:
-        console.print(f"note: {note}", markup=False, highlight=False)
-    print(statistics.INTERVALS)
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for f in findings(runs):
-        kinds.setdefault((f.severity, f.kind), []).append(f"{runs.runs['name'][f.run]}: {f.detail}")
-    for (severity, kind), details in kinds.items():
-        more = f" (and {len(details) - 1} more runs)" if len(details) > 1 else ""
-        console.print(f"{severity}: {kind}: {details[0]}{more}", markup=False, highlight=False)
+
+
+def _print_estimates(
+    console: Console,
+    runs: RunTables,
+    selection: Mapping[str, Any] | None,
+    places: Sequence[str],
+) -> None:
+    """The policies' values by fitted Q evaluation, where no run has an evaluation."""
+    import pandas as pd
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bcq_exp.analysis.tables import digits
+
+    values = pd.Series(_estimated(runs, selection), dtype=float).dropna()
+    count = counted(len(runs.runs), "run")
+    if values.empty:
+        select = f"bcq_exp select {shlex.join(places)}"
+        console.print(
+            f"{count}, none evaluated; `{select}` estimates values from data",
+            markup=False,
+            highlight=False,
+        )
+        return
+    console.print(f"{count}, none evaluated: value by fitted Q evaluation", highlight=False)
+    table = Table()
+    table.add_column("group", overflow="fold")
+    for name in ("runs", "mean ± std", "best"):
+        table.add_column(name, justify="right", no_wrap=True)
+    of_groups = values.groupby(runs.groups().loc[values.index])
+    for group, of_group in sorted(of_groups, key=lambda each: -each[1].mean()):
+        spread = f"{digits(of_group.mean())} ± {digits(of_group.std())}"
+        table.add_row(escape(str(group)), str(len(of_group)), spread, digits(of_group.max()))
+    console.print(table)
+    if selection is not None and (value := selection["behaviour"].get("fqe")) is not None:
+        console.print(f"behaviour policy, by the same estimate: {value:.1f}", highlight=False)
+
+
+def _estimated(runs: RunTables, selection: Mapping[str, Any] | None) -> dict[Any, float | None]:
+    """The last estimate of each run that has one, by its index."""
+    from bcq_exp.training.record import RunRecord
+
+    if selection is not None:
+        of_name = {Path(each["folder"]).name: each["fqe"] for each in selection["policies"]}
+        names = (Path(folder).name for folder in runs.runs["folder"])
+        return {i: of_name.get(name) for i, name in zip(runs.runs.index, names, strict=True)}
+    rows = {i: RunRecord(Path(f)).estimates() for i, f in runs.runs["folder"].items()}
+    return {i: of_run[-1]["fqe"] for i, of_run in rows.items() if of_run}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m bcq_exp.select multirun/NAME``: which run's policy to trust, from data alone."""
+"""``bcq_exp select multirun/NAME``: policies ranked from data alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bcq_exp.cli.command import command
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import COUNT, GAMMA, POSITIVE, SEED, TAU, Range
+from bcq_exp.words import counted
 
 if TYPE_CHECKING:
     from bcq_exp.selection.estimates import Selection
@@ -35,21 +36,34 @@ NUMBERS: dict[str, tuple[type, Range, str]] = {
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Estimate, print the table, write the files."""
-    parser = Parser("python -m bcq_exp.select", description=__doc__)
+    parser = Parser(
+        "bcq_exp select",
+        description="Ranks policies by fitted Q evaluation on recorded data, without the "
+        "environment.",
+    )
     parser.add_argument("runs", nargs="+", type=place, help="folders of runs or sweeps, or globs")
     parser.add_argument(
-        "--output", type=path, help="folder of the results (of one sweep: ope/ in its own)"
+        "--output",
+        type=path,
+        metavar="DIR",
+        help="folder of the results (for one sweep its ope/, else ope/ here)",
     )
-    parser.add_argument("--trust", action="store_true", help="the runs may name code beyond ours")
+    parser.add_argument(
+        "--trust", action="store_true", help="load custom code that the runs' folders name"
+    )
     for name, (kind, allowed, words) in NUMBERS.items():
         option = f"--{name.replace('_', '-')}"
         default = getattr(FQESettings, name)
         default = FQESettings().target_tau if name == "tau" else default
         usual = words if default is None else f"{words} ({default:g})"
-        parser.add_argument(option, type=number(kind, allowed), help=usual)
-    sizes = " ".join(map(str, FQESettings.hidden_sizes))
+        parser.add_argument(option, type=number(kind, allowed), metavar="N", help=usual)
+    sizes = ",".join(map(str, FQESettings.hidden_sizes))
     parser.add_argument(
-        "--hidden-sizes", nargs="+", type=number(int, COUNT), help=f"of a critic ({sizes})"
+        "--hidden-sizes",
+        nargs="+",
+        type=number(int, COUNT),
+        metavar="N",
+        help=f"of a critic ([{sizes}])",
     )
     parser.add_argument(
         "--return-range",
@@ -60,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     if options.return_range and options.return_range[0] >= options.return_range[1]:
-        given = " ".join(map(str, options.return_range))
-        raise UserError(f"--return-range {given}: give the lower end first")
+        given = ",".join(map(str, options.return_range))
+        raise UserError(f"return_range=[{given}]: give the lower end first")
     _select(options)
 
 
@@ -87,17 +101,17 @@ def _select(options: argparse.Namespace) -> None:
     folder = options.output or Path(options.runs[0] if alone else ".", FOLDER)
     folders = run_folders(*options.runs)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder}: not a folder")
+        raise UserError(f"output={folder}: not a folder")
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    busy = f"{folder}: another process selects there; wait for it, or give --output"
+    busy = f"{folder}: another process selects there; wait for it, or give output="
     with locks.hold(folder / LOCK, busy):
         candidates, evidence = load_candidates(folders, trusted=options.trust)
         for each in folders:
             RunRecord(each).estimates()  # to add to: damage is found before all the work
         with (
-            enough_memory("fewer runs at a time, or a smaller --batch-size"),
-            progress(0, settings.num_steps, f"{len(candidates)} policies") as shown,
+            enough_memory("fewer runs at a time, or a smaller batch_size"),
+            progress(0, settings.num_steps, _policies(len(candidates))) as shown,
         ):
             selection = select(candidates, evidence, settings, folder / CRITICS, shown.update)
         write(selection, settings, folder)
@@ -113,8 +127,8 @@ def _print(selection: Selection, settings: FQESettings) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     policies = selection.policies
-    steps = "" if settings.horizon is None else f", {settings.horizon} steps"
-    title = f"{len(policies)} policies by fitted Q evaluation, gamma {settings.gamma:g}{steps}"
+    steps = "" if settings.horizon is None else f", {counted(settings.horizon, 'step')}"
+    title = f"{_policies(len(policies))} by fitted Q evaluation, gamma {settings.gamma:g}{steps}"
     table = Table(title=title, title_justify="left")
     table.add_column("run", overflow="fold")
     for name in (
@@ -168,6 +182,10 @@ def _print(selection: Selection, settings: FQESettings) -> None:
         console.print(table)
     for note in selection.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _policies(count: int) -> str:
+    return counted(count, "policy", "policies")
 
 
 def _measured(found: Measured) -> str:

@@ -1,20 +1,23 @@
-"""``python -m bcq_exp.status multirun/NAME``: how far a sweep is, live."""
+"""``bcq_exp status multirun/NAME``: progress of a sweep, live."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcq_exp.cli.arguments import Parser, path, seconds
 from bcq_exp.cli.command import command
+from bcq_exp.config.naming import short_names, swept_values
 from bcq_exp.sweep.state import RunState, run_states
+from bcq_exp.words import clock, counted
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 COLOURS = {
     "done": "green",
@@ -25,15 +28,22 @@ COLOURS = {
     "damaged": "red",
     "missing": "dim",
 }
+# in a table that is cut, runs of the first statuses are kept
+RELEVANCE = ("running", "failed", "damaged", "interrupted", "stopped", "missing", "done")
+NARROWEST_REASON = 30  # characters of a column; with less room, reasons follow below the table
+MOST_REASONS = 10  # below the table
+LINES_AROUND = 5  # of a live table: the title, the header, the runs and keys not shown
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; on a terminal, until no run is running."""
-    parser = Parser("python -m bcq_exp.status", description=__doc__)
+    parser = Parser("bcq_exp status", description="Shows the progress of a sweep, live.")
     parser.add_argument("folder", type=path, help="a sweep's folder, such as multirun/NAME")
     parser.add_argument("--once", action="store_true", help="print the table and end")
-    parser.add_argument("--every", type=seconds, default=2.0, help="seconds between looks (2)")
+    parser.add_argument(
+        "--every", type=seconds, default=2.0, metavar="S", help="seconds between updates (2)"
+    )
     options = parser.parse_args(arguments)
     _show(options.folder, options.every, live=sys.stdout.isatty() and not options.once)
 
@@ -44,45 +54,139 @@ def _show(folder: Path, every: float, *, live: bool) -> None:
 
     states = run_states(folder)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    if not live:
-        console.print(_table(folder, states))
-        return
-    with Live(_table(folder, states), console=console, auto_refresh=False) as shown:
-        while any(state.status == "running" for state in states):
-            time.sleep(every)
-            states = run_states(folder)
-            shown.update(_table(folder, states), refresh=True)
+    try:
+        if live and _is_running(states):
+            with Live(console=console, auto_refresh=False, transient=True) as shown:
+                while _is_running(states):
+                    most = max(1, console.height - LINES_AROUND)
+                    table = progress_table(folder, states, console.width, most)
+                    shown.update(table, refresh=True)
+                    time.sleep(every)
+                    states = run_states(folder)
+    finally:  # after Ctrl-C too
+        console.print(progress_table(folder, states, console.width))
 
 
-def _table(folder: Path, states: Sequence[RunState]) -> Table:
-    from rich.markup import escape
+def _is_running(states: Sequence[RunState]) -> bool:
+    return any(state.status == "running" for state in states)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table: its header, a cell for each run, and their alignment."""
+
+    header: str
+    cells: Sequence[str]
+    justify: str = "right"
+
+    @property
+    def width(self) -> int:
+        return max(len(line) for line in [*self.header.split("\n"), *self.cells])
+
+
+def progress_table(
+    folder: Path, states: Sequence[RunState], width: int, most: int | None = None
+) -> Group:
+    """The table of a sweep, as wide as ``width`` characters at most.
+
+    Status, step and return are always shown, then as many swept keys as there is room for.
+
+    Args:
+        most: the number of runs to show; ``None`` shows all.
+    """
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    counts: Counter[str] = Counter(state.status for state in states)
-    words = ", ".join(f"{counts[status]} {status}" for status in COLOURS if counts[status])
-    title = escape(f"{folder}: {len(states)} runs: {words}")
-    table = Table(title=title, title_justify="left")
-    for name in ("run", "status", "step", "time left", "last return", "reason"):
-        right = name in ("step", "time left", "last return")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason")
-    for state in states:
-        table.add_row(
-            escape(state.name),
-            f"[{COLOURS[state.status]}]{state.status}",
-            f"{state.step}/{state.num_steps}" if state.num_steps else "",
-            _duration(state.seconds_left),
-            "" if state.last_return is None else f"{state.last_return:.1f}",
-            escape(state.reason or ""),
-        )
-    return table
+    num_of: Counter[str] = Counter(state.status for state in states)
+    words = ", ".join(f"{num_of[status]} {status}" for status in COLOURS if num_of[status])
+    parts = [Text(f"{folder}: {counted(len(states), 'run')}: {words}")]
+    rows = _most_relevant(states, most)
+    own = [_Column("status", [state.status for state in rows], "left"), *_progress(rows)]
+    room = width - sum(column.width + 2 for column in own)
+    keys = _keys(rows, room)
+    shown = _fitting(keys, room)
+    room -= sum(column.width + 2 for column in shown)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for column in [*shown, *own]:
+        table.add_column(column.header, justify=column.justify, no_wrap=True, vertical="top")  # type: ignore[arg-type]
+    reasons = any(state.reason for state in rows)
+    if beside := reasons and room >= NARROWEST_REASON:
+        table.add_column("reason", overflow="fold")
+    for i, state in enumerate(rows):
+        cells = [Text(column.cells[i]) for column in [*shown, *own]]
+        cells[len(shown)].stylize(COLOURS[state.status])
+        table.add_row(*cells, *[Text(state.reason or "")] * beside)
+    parts_below = [] if beside else list(_reasons(rows))
+    if len(rows) < len(states):
+        parts_below.append(f"and {len(states) - len(rows)} more")
+    if hidden := [column.header.replace("\n", "") for column in keys[len(shown) :]]:
+        parts_below.append(f"not shown for lack of room: {', '.join(hidden)}")
+    return Group(*parts, table, *map(Text, parts_below))
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+def _most_relevant(states: Sequence[RunState], most: int | None) -> Sequence[RunState]:
+    """At most so many runs, in their order: those that are running first, complete ones last."""
+    if most is None or len(states) <= most:
+        return states
+    ranked = sorted(range(len(states)), key=lambda i: RELEVANCE.index(states[i].status))
+    return [states[i] for i in sorted(ranked[:most])]
+
+
+def _progress(states: Sequence[RunState]) -> Iterator[_Column]:
+    """Steps, the time that is left where a run is running, and the last return."""
+    steps = [f"{s.step}/{s.num_steps}" if s.num_steps else "" for s in states]
+    yield _Column("step", steps)
+    left = ["" if s.seconds_left is None else clock(s.seconds_left) for s in states]
+    if any(left):
+        yield _Column("left", left)
+    returns = ["" if s.last_return is None else f"{s.last_return:.1f}" for s in states]
+    yield _Column("return", returns)
+
+
+def _keys(states: Sequence[RunState], room: int) -> list[_Column]:
+    """A column for each swept key; where names of runs have none, one with the names."""
+    values = [swept_values(state.name) for state in states]
+    if not all(values):
+        names = [state.name for state in states]
+        cut = [name if len(name) <= room - 2 else f"{name[: room - 3]}…" for name in names]
+        return [_Column("run", cut, "left")]
+    names_of = short_names(dict.fromkeys(key for of_run in values for key in of_run))
+    columns = []
+    for key, name in names_of.items():
+        cells = [of_run.get(key, "") for of_run in values]
+        columns.append(_Column(_folded(name, max(map(len, cells))), cells))
+    return columns
+
+
+def _folded(name: str, width: int) -> str:
+    """A key's name in lines of ``width`` characters, where its words are not longer."""
+    lines = [""]
+    for word in name.replace("_", "_\0").replace(".", ".\0").replace("@", "@\0").split("\0"):
+        if lines[-1] and len(lines[-1] + word) > max(width, 4):
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
+
+
+def _fitting(columns: Sequence[_Column], room: int) -> list[_Column]:
+    """The first columns that fit in ``room`` characters."""
+    fitting = []
+    for column in columns:
+        room -= column.width + 2
+        if room < 0:
+            break
+        fitting.append(column)
+    return fitting
+
+
+def _reasons(states: Sequence[RunState]) -> Iterator[str]:
+    """Why runs failed or are damaged, a line each."""
+    failed = [s for s in states if s.reason and s.status in ("failed", "damaged")]
+    for state in failed[:MOST_REASONS]:
+        yield f"{state.status}: {state.name}: {state.reason}"
+    if len(failed) > MOST_REASONS:
+        yield f"and {len(failed) - MOST_REASONS} more"
 
 
 if __name__ == "__main__":

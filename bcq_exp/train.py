@@ -1,4 +1,4 @@
-"""``python -m bcq_exp``: train one run, or with ``-m`` a sweep. Returns the sweep's objective."""
+"""``bcq_exp train``: train one run, or with ``-m`` a sweep. Returns the sweep's objective."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli.entry import entry
+from bcq_exp.cli.entry import PLAN_ONLY, entry
 from bcq_exp.config.overrides import located
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.plan import plan_sweep
@@ -19,7 +19,7 @@ from bcq_exp.training.record import RunRecord
 log = logging.getLogger(__name__)
 
 
-@entry("config", plan_run=start.plan_run, plan_sweep=plan_sweep)
+@entry("config", plan_run=start.plan_run, plan_sweep=plan_sweep, plan_only=PLAN_ONLY)
 def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 

@@ -1,4 +1,4 @@
-"""``python -m bcq_exp.wandb_mirror multirun/NAME``: write runs for W&B again, from their files."""
+"""``bcq_exp wandb mirror multirun/NAME``: W&B runs written again, from local files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from bcq_exp.cli.command import command
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write each run as an offline run of W&B, and print what uploads it."""
-    parser = Parser("python -m bcq_exp.wandb_mirror", description=__doc__)
+    parser = Parser(
+        "bcq_exp wandb mirror",
+        description="Writes runs as offline W&B runs, from their local files.",
+    )
     parser.add_argument("runs", nargs="+", type=place, help="folders of runs or sweeps, or globs")
     options = parser.parse_args(arguments)
 

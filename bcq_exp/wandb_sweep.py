@@ -1,4 +1,4 @@
-"""``python -m bcq_exp.wandb_sweep``: print a W&B sweep, or create it for agents to run."""
+"""``bcq_exp wandb sweep``: print a W&B sweep, or create it for agents to run."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from bcq_exp.ranges import WANDB_NAME, WANDB_PROJECT
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the sweep's file with the agents' command in it, or create the sweep."""
-    parser = Parser("python -m bcq_exp.wandb_sweep", description=__doc__)
+    parser = Parser(
+        "bcq_exp wandb sweep",
+        description="Prints a W&B sweep with the command of its agents, or creates it.",
+    )
     parser.add_argument("overrides", nargs="*", help="overrides of every run, such as dataset=...")
     parser.add_argument("--file", type=path, help="the sweep's file (conf/wandb_sweep.yaml)")
     parser.add_argument("--project", default="bcq_exp", help="the W&B project (bcq_exp)")
     parser.add_argument("--entity", help="the W&B user or team")
-    parser.add_argument("--create", action="store_true", help="create it and print its id")
+    parser.add_argument(
+        "--create", action="store_true", help="create it and print the command of an agent"
+    )
     options = parser.parse_args(arguments)
     for name, value, allowed in (
         ("project", options.project, WANDB_PROJECT),
         ("entity", options.entity, WANDB_NAME),
     ):
         if value is not None and value not in allowed:
-            raise UserError(f"--{name} {value}: must be {allowed}")
+            raise UserError(f"{name}={value}: must be {allowed}")
     file = options.file or conf_folder() / "wandb_sweep.yaml"
     spec = sweep_spec(file, [f"logger.project={options.project}", *options.overrides])
     if options.create:
@@ -48,10 +53,10 @@ def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         spec = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--file {path}: {first_line(error)}") from error
+        raise UserError(f"file={path}: {first_line(error)}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
         raise UserError(
-            f"--file {path}: not a W&B sweep, which has a method, a metric and parameters"
+            f"file={path}: not a W&B sweep, which has a method, a metric and parameters"
         )
     words = ["${env}", "python", "-m", "${program}", "logger.mode=online", *overrides]
     return {"program": "bcq_exp", **spec, "command": [*words, "${args_no_hyphens}"]}

@@ -1,4 +1,4 @@
-"""``python -m bcq_exp.wandb_workspace project=...``: a saved W&B workspace that compares runs."""
+"""``bcq_exp wandb workspace project=...``: a saved W&B workspace that compares runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bcq_exp.cli.arguments import Parser
+from bcq_exp.cli.arguments import Parser, place
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.extras import require
@@ -14,31 +14,35 @@ from bcq_exp.training.record import COMPARED
 
 DEFAULT_KEYS = ("algo.lmbda", "algo.tau", "algo.num_sampled_action", "actor.phi")
 SCORE = "eval/return_mean"
-OPTIONS = ("project", "entity", "name", "keys", "runs")
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Save the workspace and print its address, or with ``--dry-run`` print what it is."""
+    """Save the workspace and print its address, or with ``dry_run=true`` print what it is."""
     parser = Parser(
-        "python -m bcq_exp.wandb_workspace",
-        description=__doc__,
-        epilog="keys=algo.lmbda,algo.tau are grouped by; runs=multirun/NAME finds them instead",
+        "bcq_exp wandb workspace", description="Saves a W&B workspace that compares runs."
     )
-    parser.add_argument("options", nargs="+", help=f"{', '.join(f'{o}=...' for o in OPTIONS)}")
+    parser.add_argument(
+        "runs", nargs="*", type=place, help="folders of runs or sweeps, whose swept keys are used"
+    )
+    parser.add_argument("--project", help="the W&B project (required)")
+    parser.add_argument("--entity", default="", help="the W&B user or team")
+    parser.add_argument("--name", default="bcq_exp", help="of the workspace (bcq_exp)")
+    parser.add_argument("--keys", metavar="KEY,...", help="group by these keys instead")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace, save nothing")
-    parsed = parser.parse_args(arguments)
-    options = _options(parsed.options)
-    keys, losses, diagnostics = _of_runs(options["runs"]) if "runs" in options else _of_bcq()
+    options = parser.parse_args(arguments)
+    if not options.project:
+        raise UserError("project=...: give the W&B project")
+    keys, losses, diagnostics = _of_runs(options.runs) if options.runs else _of_bcq()
     space = workspace(
-        project=options["project"],
-        entity=options.get("entity", ""),
-        name=options.get("name", "bcq_exp"),
-        keys=options["keys"].split(",") if "keys" in options else keys,
+        project=options.project,
+        entity=options.entity,
+        name=options.name,
+        keys=options.keys.split(",") if options.keys else keys,
         losses=losses,
         diagnostics=diagnostics,
     )
-    print(json.dumps(specification(space), indent=2) if parsed.dry_run else _save(space))
+    print(json.dumps(specification(space), indent=2) if options.dry_run else _save(space))
 
 
 def workspace(
@@ -59,7 +63,7 @@ def workspace(
     Raises:
         UserError: if wandb-workspaces is not installed.
     """
-    require("wandb_workspaces", "workspace", "bcq_exp.wandb_workspace")
+    require("wandb_workspaces", "workspace", "bcq_exp wandb workspace")
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as spaces
 
@@ -107,25 +111,13 @@ def specification(space: Any) -> dict[str, Any]:
     return json.loads(space._to_model().model_dump_json(by_alias=True, exclude_none=True))
 
 
-def _options(given: Sequence[str]) -> dict[str, str]:
-    options = {}
-    for item in given:
-        key, separator, value = item.partition("=")
-        if not separator or key not in OPTIONS or not value:
-            raise UserError(f"{item}: give {', '.join(f'{o}=...' for o in OPTIONS)}")
-        options[key] = value
-    if "project" not in options:
-        raise UserError("project=...: give the W&B project")
-    return options
-
-
 Names = tuple[Sequence[str], Sequence[str], Sequence[str]]  # keys, losses, diagnostics
 
 
-def _of_runs(place: str) -> Names:
+def _of_runs(places: Sequence[str]) -> Names:
     from bcq_exp.analysis import load_runs
 
-    runs = load_runs(place)
+    runs = load_runs(*places)
     losses = list(dict.fromkeys(name for names in runs.runs["losses"] for name in names))
     return runs.keys, losses, [name for name in runs.metrics if name not in losses]
 

@@ -70,12 +70,18 @@ class Forked:
         limit: float = 60,
         env: Mapping[str, str] | None = None,
         memory: int | None = MEMORY,
+        terminal: str | None = None,
     ) -> Done:
-        """``python -m module arguments`` in ``cwd``, for at most ``limit`` seconds."""
+        """``python -m module arguments`` in ``cwd``, for at most ``limit`` seconds.
+
+        Args:
+            terminal: the device that its standard output is; by default it is kept.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         request = {
             "module": module, "arguments": list(arguments), "cwd": str(cwd), "limit": limit,
             "env": dict(os.environ if env is None else env), "memory": memory,
+            "terminal": terminal,
         }  # fmt: skip
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -120,6 +126,7 @@ def _answer(
     limit: float,
     env: dict[str, str],
     memory: int | None,
+    terminal: str | None,
 ) -> dict:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.monotonic()
@@ -130,7 +137,8 @@ def _answer(
             os.environ.update(env)
             if memory is not None:
                 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-            os._exit(_be(module, arguments, cwd, out, err))
+            output = out.fileno() if terminal is None else os.open(terminal, os.O_RDWR)
+            os._exit(_be(module, arguments, cwd, output, err.fileno()))
         status = _wait(child, began + limit)
         seconds = time.monotonic() - began
         return {"status": status, "stdout": _text(out), "stderr": _text(err), "seconds": seconds}
@@ -147,10 +155,10 @@ def _wait(child: int, deadline: float) -> int | None:
     return None
 
 
-def _be(module: str, arguments: list[str], cwd: str, out: IO[bytes], err: IO[bytes]) -> int:
+def _be(module: str, arguments: list[str], cwd: str, out: int, err: int) -> int:
     """The child: the command as the main module; its exit status."""
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (out.fileno(), 1), (err.fileno(), 2)):
+    for source, target in ((nothing, 0), (out, 1), (err, 2)):
         os.dup2(source, target)
     sys.stdin = os.fdopen(0, closefd=False)
     os.chdir(cwd)

@@ -1,4 +1,4 @@
-"""python -m bcq_exp.collect: records what was asked for, by whom it was asked for."""
+"""bcq_exp collect: records what was asked for, by whom it was asked for."""
 
 import json
 import re

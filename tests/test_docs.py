@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 import pytest
 
+from bcq_exp.__main__ import COMMANDS
 from bcq_exp.cli import arguments, command, entry
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-OTHER_TOOLS = ("source", "wandb")  # not ours to try
+OTHER_TOOLS = ("source", "wandb", "eval")  # not ours to try
+NAMED = rf"(?:python -m bcq_exp|bcq_exp (?:{'|'.join(COMMANDS)})) [^`]+"
+IN_A_SENTENCE = rf"`({NAMED}|python -m tests[^`A-Z]+)`"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
@@ -40,11 +43,11 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 
 def commands() -> Iterator[Command]:
-    """Every command of a block, and every ``python -m`` within a sentence, once."""
+    """Every command of a block, and every one within a sentence, once."""
     seen = set()
     for page in PAGES:
         lines = [line for text in blocks(page, "sh") for line in _joined(text).splitlines()]
-        lines += re.findall(r"`(python -m [a-z_.]+(?: [^`]*)?)`", page.read_text())
+        lines += re.findall(IN_A_SENTENCE, page.read_text())
         words = {_words(line) for line in lines} - {(), *seen}
         seen |= words
         yield from (Command(page, each) for each in sorted(words))
@@ -109,8 +112,9 @@ def test_a_command_is_accepted(here, dry, monkeypatch, capsys, request) -> None:
         assert (ROOT / words[0]).is_file()
     elif tool == "python" and not words[1].startswith("bcq_exp"):
         assert importlib.util.find_spec(words[1]) is not None
-    elif tool == "python":
-        status = _try(words[1], words[2:], monkeypatch)
+    elif tool in ("python", "bcq_exp"):
+        module, rest = ("bcq_exp", words) if tool == "bcq_exp" else (words[1], words[2:])
+        status = _try(module, rest, monkeypatch)
         captured = capsys.readouterr()
         assert captured.err == shown.output, captured.err
         assert status == (2 if shown.output else 0)
@@ -120,7 +124,7 @@ def test_a_command_is_accepted(here, dry, monkeypatch, capsys, request) -> None:
 
 def _try(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit status of a command that goes no further than its checks."""
-    name = {"bcq_exp": "bcq_exp.train", "bcq_exp.paper": "bcq_exp.paper.__main__"}
+    name = {"bcq_exp": "bcq_exp.__main__", "bcq_exp.paper": "bcq_exp.paper.__main__"}
     monkeypatch.setattr(sys, "argv", [module, *words])
     try:
         importlib.import_module(name.get(module, module)).main()

@@ -1,4 +1,4 @@
-"""python -m bcq_exp.evaluate: a trained run anew, on film, and what it refuses."""
+"""bcq_exp evaluate: a trained run anew, on film, and what it refuses."""
 
 import json
 import re

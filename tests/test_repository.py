@@ -39,7 +39,7 @@ def test_the_quickstart_installs_the_package_alone_and_ends_with_its_report():
     assert prerequisites("quickstart") == ["$(PACKAGE)"]
     torch, package = (line for line in recipe(r"\$\(PACKAGE\)") if "$(PIP)" in line)
     assert torch.startswith("\t$(PIP) torch==") and package == "\t$(PIP) --editable ."
-    assert recipe("quickstart")[-1].endswith("-m bcq_exp.compare multirun/quickstart")
+    assert recipe("quickstart")[-1].endswith("bcq_exp compare multirun/quickstart")
 
 
 def test_nothing_but_its_own_target_installs_a_browser():

@@ -34,7 +34,8 @@ def test_the_specification_has_every_panel_and_the_swept_keys(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(["entity=e"], "project=...: give the W&B project"), (["x"], "x: give")]
+    ("arguments", "said"),
+    [(["entity=e"], "project=...: give the W&B project"), (["project=p", "x"], "x: no runs found")],
 )
 def test_mistakes_are_one_line(arguments, said, tmp_path):
     done = forked(*arguments, "--dry-run", module="bcq_exp.wandb_workspace", cwd=tmp_path)

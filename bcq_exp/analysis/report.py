@@ -18,7 +18,8 @@ import pandas as pd
 
 from bcq_exp.analysis import colours, statistics, summary
 from bcq_exp.analysis.findings import findings
-from bcq_exp.analysis.runs import ALGORITHM, RunTables, short_names, shown
+from bcq_exp.analysis.runs import ALGORITHM, RunTables, shown
+from bcq_exp.config.naming import short_names
 from bcq_exp.files import write_atomically
 from bcq_exp.training.record import COMPARED
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.config.meaning import compared, noted
+from bcq_exp.config.naming import short_names
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.record import Marks, RunRecord, Table, present_status
+from bcq_exp.words import counted
 
 ALGORITHM = "algo"
 OF_DATA = "dataset."
@@ -135,13 +136,6 @@ def run_folders(*places: str | Path) -> list[Path]:
             f"{places[0]}: no runs found; give the sweep's folder, {Path(places[0]).parent}"
         )
     return list(found.values())
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key's last part where that tells it apart, else the whole key."""
-    last = {key: key.rsplit(".", 1)[-1] for key in keys}
-    counts = Counter(last.values())
-    return {key: name if counts[name] == 1 else key for key, name in last.items()}
 
 
 def shown(value: Any, *, exactly: bool = False) -> str:
@@ -357,8 +351,10 @@ def _tables(
 
 def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
     notes = []
-    for index in runs.index.difference(pd.Index(evaluations["run"].unique())):
-        notes.append(f"{runs['name'][index]}: no evaluation yet")
+    unevaluated = runs.index.difference(pd.Index(evaluations["run"].unique()))
+    if len(unevaluated):
+        more = f" (and {counted(len(unevaluated) - 1, 'more run')})" * (len(unevaluated) > 1)
+        notes.append(f"{runs['name'][unevaluated[0]]}: no evaluation yet{more}")
     if runs["dataset"].nunique() > 1:
         named = _listed(sorted(runs["dataset"].unique()))
         unscored = runs["last_return"].notna() & runs["last_score"].isna()
@@ -376,14 +372,13 @@ def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
     if len(failed):
         known = int(failed["last_return"].notna().sum())
         notes.append(
-            f"{len(failed)} runs failed: of {known} of them the last evaluation before that "
-            "counts, the others count nowhere"
+            f"{counted(len(failed), 'run')} failed: of {known} of them the last evaluation before "
+            "that counts, the others count nowhere"
         )
     stopped = runs[runs["status"] == "stopped"]
     if len(stopped):
-        at = " and ".join(map(str, sorted(stopped["step"].unique())))
-        notes.append(
-            f"{len(stopped)} runs were stopped early, at steps {at}: their last evaluations are of "
-            "there"
-        )
+        steps = sorted(stopped["step"].unique())
+        at = f"step{'s' * (len(steps) > 1)} {' and '.join(map(str, steps))}"
+        were = f"{counted(len(stopped), 'run')} {'was' if len(stopped) == 1 else 'were'}"
+        notes.append(f"{were} stopped early, at {at}: their last evaluations are of there")
     return notes

@@ -12,6 +12,7 @@ import pandas as pd
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.runs import RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
+from bcq_exp.words import counted
 
 DRAWN_AT_MOST = 10  # groups that a figure of lines or pairs shows; of more it shows the BEST_FEW
 BEST_FEW = 8
@@ -111,7 +112,8 @@ def few_runs(found: Sequence[Aggregate]) -> list[str]:
         (small, "3 runs: intervals are wide, and none is marked as the best"),
     ):
         if few:
-            which = "every group has" if len(few) == len(found) else f"{len(few)} groups have"
+            several = f"{counted(len(few), 'group')} {'has' if len(few) == 1 else 'have'}"
+            which = "every group has" if len(few) == len(found) else several
             notes.append(f"{which} {what}")
     return notes
 

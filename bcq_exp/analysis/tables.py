@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.analysis import statistics, summary
-from bcq_exp.analysis.runs import RunTables, short_names
+from bcq_exp.analysis.runs import RunTables
 from bcq_exp.analysis.statistics import Estimate
+from bcq_exp.config.naming import short_names
 
 Form = Literal["md", "tex"]
 Show = Literal["mean", "iqm"]

@@ -1,19 +1,45 @@
-"""Plain arguments of commands: a mistake in them is one line, as any other."""
+"""Arguments of commands that Hydra does not compose, in Hydra's form: ``KEY=VALUE``."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import glob
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bcq_exp.cli import completion
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import Range
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that does not end the process with its usage."""
+    """Reads ``KEY=VALUE`` words, and paths by their position.
+
+    A key is declared as an option, ``--some-key`` for ``some_key``; that form is read too.
+    """
+
+    def __init__(self, prog: str, description: str, **others: Any) -> None:
+        super().__init__(prog, description=description, formatter_class=_Help, **others)
+        self._positionals.title, self._optionals.title = "arguments", "keys"
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """Read words, by default those of the command line.
+
+        Raises:
+            UserError: with what is wrong in them.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        if completion.is_query(words):
+            completion.answer(self._candidates(completion.line().typed))
+        if "--" not in words:
+            words = self._as_options(words)
+        return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments.
@@ -21,22 +47,135 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: with the reason.
         """
+        if found := re.fullmatch(r"argument (?:-\w/)?(?:--)?([\w-]+): (.*)", message, re.DOTALL):
+            key, reason = found[1].replace("-", "_"), found[2]
+            is_value = not reason.startswith(("expected", "ignored", "not allowed"))
+            raise UserError(f"{key}{'=' if is_value else ': '}{reason}")
         refuse(message)
+
+    def format_help(self) -> str:
+        """The usage, a description, operands and keys."""
+        self.usage = " ".join([self.prog, *map(_usage, self._operands), "[KEY=VALUE ...]"])
+        return super().format_help()
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{value}: must be one of {names}")
+
+    @property
+    def _operands(self) -> list[argparse.Action]:
+        return [action for action in self._actions if not action.option_strings]
+
+    @property
+    def _keys(self) -> dict[str, argparse.Action]:
+        with_option = (action for action in self._actions if action.option_strings)
+        return {action.dest: action for action in with_option if action.dest != "help"}
+
+    def _as_options(self, words: Sequence[str]) -> list[str]:
+        """Words as argparse reads them, options last.
+
+        Raises:
+            UserError: for a key that does not exist.
+        """
+        keys, operands = self._keys, [action.dest for action in self._operands]
+        are_paths = all(action.type in (path, place) for action in self._operands)
+        kept, options = [], list[str]()
+        for word in words:
+            key, equals, value = word.partition("=")
+            if equals and key in keys:
+                options += _option(keys[key], value)
+            elif equals and are_paths and key in operands:
+                kept.append(value)
+            elif equals and are_paths and re.fullmatch(r"\w+", key) and not _is_path(word):
+                raise UserError(f"{word}: no such key; there are {', '.join(sorted(keys))}")
+            else:
+                kept.append(word)
+        return [*kept, *options]
+
+    def _candidates(self, typed: str) -> Iterator[str]:
+        """What a word that begins as ``typed`` may be."""
+        for key, action in self._keys.items():
+            if action.nargs == 0:
+                yield f"{key}=true"
+            elif action.choices is not None and typed.startswith(f"{key}="):
+                yield from (f"{key}={value}" for value in action.choices)
+            else:
+                yield f"{key}="
+        if any(action.type in (path, place) for action in self._operands):
+            yield from completion.folders(typed)
+
+
+class _Help(argparse.HelpFormatter):
+    """Shows keys as they are typed."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return action.dest.upper()
+        return "--help" if action.dest == "help" else f"{action.dest}={_values(action)}"
+
+
+def _usage(operand: argparse.Action) -> str:
+    name = operand.dest.upper() + "..." * (operand.nargs in ("*", "+"))
+    return f"[{name}]" if operand.nargs == "*" else name
+
+
+def _values(action: argparse.Action) -> str:
+    """What a key's value looks like."""
+    if action.nargs == 0:
+        return "true"
+    if action.choices is not None:
+        return "|".join(map(str, action.choices))
+    name = action.metavar or action.dest.rpartition("_")[2].upper()
+    if isinstance(name, tuple):
+        return f"[{','.join(name)}]"
+    return f"[{name},...]" if action.nargs == "+" else name
+
+
+def _option(action: argparse.Action, value: str) -> list[str]:
+    """A key and its value as argparse reads them; ``null`` is the default.
+
+    Raises:
+        UserError: for a switch that is neither true nor false.
+    """
+    flag = action.option_strings[-1]
+    if value == "null":
+        return []
+    if action.nargs in (0, "?") and value in ("true", "false"):
+        return [flag] * (value == "true")
+    if action.nargs == 0:
+        raise UserError(f"{action.dest}={value}: must be true or false")
+    if action.nargs not in (None, "?"):
+        return [flag, *(item.strip() for item in value.strip("[]").split(","))]
+    return [f"{flag}={value}"]
+
+
+def _is_path(word: str) -> bool:
+    return glob.has_magic(word) or Path(word).exists()
 
 
 def refuse(message: str) -> NoReturn:
-    """What a parser has to say, without its usage.
+    """Refuse arguments for a parser's reason, without its usage.
 
     Raises:
-        UserError: that.
+        UserError: with the reason.
     """
+    unknown = message.partition("unrecognized arguments: ")[2].split()
+    if unknown and (option := re.fullmatch(r"--(\w[\w.-]*)(=.*)?", unknown[0])):
+        meant = f"{option[1].replace('-', '_')}{option[2] or '=...'}"
+        raise UserError(
+            f"{unknown[0]}: no such option (see --help); keys are given as KEY=VALUE, {meant}"
+        )
     raise UserError(f"{message}; see --help")
 
 
 def place(text: str) -> str:
     """A folder, a file or a glob: nothing is not the present folder."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("the path is empty")
+        raise argparse.ArgumentTypeError(f"{text}: must be a path, not an empty one")
     return text
 
 
@@ -63,7 +202,10 @@ def number(kind: type, allowed: Range) -> Callable[[str], Any]:
 
 def seconds(text: str) -> float:
     """A time to wait."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
     if not (isfinite(number) and number > 0):
         raise argparse.ArgumentTypeError(f"{text}: must be a number above 0")
     return number

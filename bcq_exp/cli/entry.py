@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import bcq_exp
+from bcq_exp.cli import completion
 from bcq_exp.cli.arguments import refuse
 from bcq_exp.cli.command import command
 from bcq_exp.cli.explain import explained, is_mistake, several_values
@@ -54,13 +55,17 @@ def entry(
     *,
     plan_run: PlanRun | None = None,
     plan_sweep: PlanSweep | None = None,
+    plan_only: str | None = None,
     paths: Sequence[str] = (),
+    operand: str | None = None,
 ) -> Callable[[Task], Callable[[], None]]:
     """Turns ``task(config)`` into a command: composed by Hydra, checked, its errors one line.
 
     ``plan_run(config, folder)`` may refuse a single run before Hydra writes to its folder,
-    ``plan_sweep(overrides, compose)`` a sweep. ``paths`` are keys whose values are taken as they
-    are, not by Hydra's grammar: a run's folder has commas and equals signs in it.
+    ``plan_sweep(overrides, compose)`` a sweep. ``plan_only`` is the override that ``--plan`` stands
+    for. ``paths`` are keys whose values are taken as they are, not by Hydra's grammar: a run's
+    folder has commas and equals signs in it. ``operand`` is the one that is also given by a path
+    alone.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -72,17 +77,25 @@ def entry(
             os.environ["HYDRA_FULL_ERROR"] = "1"
             warnings.filterwarnings("ignore", module="hydra")  # its errors follow, in a line
             several = {"-m", "--multirun"} & set(sys.argv)  # then commas part values
-            given = [_as_hydra_reads(w, () if several else paths) for w in sys.argv[1:]]
+            verbatim = () if several else paths
+            given = [_as_hydra_reads(word, verbatim) for word in sys.argv[1:]]
             _register()
+            if completion.is_query(given):
+                _prepare_completion(paths, operand)
             parser = get_args_parser()
-            parser.error = _refuse  # type: ignore[method-assign]
-            if plan_sweep is not None:
+            parser.error = refuse  # type: ignore[method-assign]
+            if plan_only is not None:
                 parser.add_argument("--plan", action="store_true")
             args = parser.parse_intermixed_args(given)
             options = [word for word in given if word not in args.overrides]
-            if plan_sweep is not None and args.plan:
+            if operand is not None:
+                args.overrides = [
+                    _as_hydra_reads(f"{operand}={word}", verbatim) if _is_path(word) else word
+                    for word in args.overrides
+                ]
+            if plan_only is not None and args.plan:
                 options = [word for word in options if not "--plan".startswith(word)]
-                args.overrides.append(PLAN_ONLY)
+                args.overrides.append(plan_only)
             plan = _plan(args, config_name, plan_run, plan_sweep)
             if plan is not None:
                 plan.commit()
@@ -94,16 +107,22 @@ def entry(
     return decorate
 
 
-def _refuse(message: str) -> NoReturn:
-    """What the parser of options has to say.
+def _is_path(word: str) -> bool:
+    """Whether a word is a path rather than an override, whose key has no slash."""
+    key, equals, _ = word.partition("=")
+    is_group = key.lstrip("+~").startswith("hydra/")
+    return not word.startswith(("+", "~")) and (not equals or ("/" in key and not is_group))
 
-    Raises:
-        UserError: that.
-    """
-    unknown = message.partition("unrecognized arguments: ")[2].split()
-    if unknown and re.fullmatch(r"--\w[\w.]*(=.*)?", unknown[0]):
-        raise UserError(f"{unknown[0]}: no such option (see --help); keys are given as KEY=VALUE")
-    refuse(message)
+
+def _prepare_completion(paths: Sequence[str], operand: str | None) -> None:
+    """Offer paths, and leave only overrides, as Hydra reads them, in the line that it completes."""
+    line = completion.line()
+    if operand is not None:
+        print(*completion.folders(line.typed))
+    program, *words = line.words
+    overrides = [word for word in words if operand is None or not _is_path(word)]
+    read = [_as_hydra_reads(word, paths) for word in overrides]
+    completion.replace_line([program, *read], line.typed)
 
 
 def _as_hydra_reads(word: str, paths: Sequence[str]) -> str:

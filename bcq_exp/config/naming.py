@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
@@ -57,6 +58,27 @@ def run_folder(keys: str, overrides: Sequence[str]) -> str:
     if short == whole and len(short) <= LONGEST_FOLDER_NAME:
         return name
     return f"{name}-{_digest(whole)}"
+
+
+def swept_values(folder_name: str) -> dict[str, str]:
+    """The swept keys and values in a name that :func:`run_folder` made; empty for other names.
+
+    A value may differ from what was given: numbers are rounded, characters replaced.
+    """
+    values = {}
+    for item in re.split(r",(?=[\w.@+-]+=)", re.sub(r"-[0-9a-f]{8}$", "", folder_name)):
+        key, separator, value = item.partition("=")
+        if not separator:
+            return {}
+        values[key] = value
+    return values
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Each key's last part where that tells it apart, else the whole key."""
+    last = {key: key.rsplit(".", 1)[-1] for key in keys}
+    counts = Counter(last.values())
+    return {key: name if counts[name] == 1 else key for key, name in last.items()}
 
 
 def shortened(text: str, limit: int) -> str:

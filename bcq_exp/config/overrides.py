@@ -24,7 +24,7 @@ def online_agent(
     env: str,
     seed: str | int,
 ) -> tuple[str, ...]:
-    """What makes ``python -m bcq_exp`` train a behaviour agent of the paper: DDPG that explores.
+    """What makes ``bcq_exp train`` train a behaviour agent of the paper: DDPG that explores.
 
     Several environments, noises or seeds (:func:`one_of`) are a sweep's.
     """

@@ -230,7 +230,7 @@ class LoggerConfig:
 
 @dataclass
 class RunConfig:
-    """The root of ``python -m bcq_exp``, less the nodes that ``algo`` composes for itself.
+    """The root of ``bcq_exp train``, less the nodes that ``algo`` composes for itself.
 
     Because of those it types no node as it is composed; :func:`bcq_exp.config.checking.check` does.
     """
@@ -246,7 +246,7 @@ class RunConfig:
 
 @dataclass
 class EvaluateConfig:
-    """The root of ``python -m bcq_exp.evaluate``."""
+    """The root of ``bcq_exp evaluate``."""
 
     run: str = key(PATH)
     env: str | None = None
@@ -277,7 +277,7 @@ class CollectingAgentConfig(AgentConfig):
 
 @dataclass
 class CollectConfig:
-    """The root of ``python -m bcq_exp.collect``."""
+    """The root of ``bcq_exp collect``."""
 
     id: str = "???"
     env: str | None = None
@@ -317,7 +317,7 @@ class LearnerConfig:
 
 @dataclass
 class PaperConfig:
-    """The root of ``python -m bcq_exp.paper``."""
+    """The root of ``bcq_exp paper``."""
 
     name: str = key(Matching(r"[\w-]+", "letters, digits, _ and -"))
     envs: list[str] = key()

@@ -15,6 +15,7 @@ from bcq_exp.engine.memory import free_bytes, keep_freed_memory, run_bytes
 from bcq_exp.engine.precision import Precision, resolve_precision
 from bcq_exp.engine.stream import BLOCK_STEPS
 from bcq_exp.errors import UserError
+from bcq_exp.words import counted
 
 WIDE = 256  # hidden units from which products, not the overhead around them, take a step's time
 STACKED_BELOW = 128  # above, on a CPU, one run's products fill a core, and several leave its cache
@@ -184,9 +185,9 @@ def _group_size(wanted: int | str, num_runs: int, *, fastest: int, a_run: int, f
     size = min(int(wanted), num_runs)
     if size > fitting:
         raise UserError(
-            f"hydra.launcher.group_size={wanted}: {size} runs of these networks need about "
-            f"{size * a_run / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; at most {fitting}, "
-            "or auto"
+            f"hydra.launcher.group_size={wanted}: {counted(size, 'run')} of these networks need "
+            f"about {size * a_run / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; at most "
+            f"{fitting}, or auto"
         )
     return size
 
@@ -203,7 +204,7 @@ def resolve_device(device: str) -> torch.device:
         index = int(device.partition(":")[2] or 0)
         if index >= torch.cuda.device_count():
             raise UserError(
-                f"trainer.device={device}: this machine has {torch.cuda.device_count()} CUDA "
-                "devices; use cpu or auto"
+                f"trainer.device={device}: this machine has "
+                f"{counted(torch.cuda.device_count(), 'CUDA device')}; use cpu or auto"
             )
     return torch.device(device)

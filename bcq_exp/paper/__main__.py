@@ -1,4 +1,4 @@
-"""``python -m bcq_exp.paper budget=small``: section 6 of the BCQ paper, from agents to claims."""
+"""``bcq_exp paper budget=small``: section 6 of the BCQ paper, from agents to claims."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bcq_exp.cli.child import run_all
 from bcq_exp.cli.entry import Plan, entry
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.extras import require
+from bcq_exp.words import counted
 
 if TYPE_CHECKING:
     from bcq_exp.paper.plan import PaperPlan
@@ -21,9 +22,9 @@ def _refuse_several(overrides: list[str], compose: object) -> Plan:
     raise UserError("-m: leave it out; this command launches the sweeps itself")
 
 
-@entry("paper", plan_sweep=_refuse_several)
+@entry("paper", plan_sweep=_refuse_several, plan_only="plan_only=true")
 def main(cfg: DictConfig) -> None:
-    require("matplotlib", "paper", "bcq_exp.paper")  # draws the figures, hours from now
+    require("matplotlib", "paper", "bcq_exp paper")  # draws the figures, hours from now
     from bcq_exp.paper import checks
     from bcq_exp.paper.plan import make_plan
 
@@ -77,7 +78,8 @@ def _report(plan: PaperPlan) -> None:
     runs = results.runs
     if undone := plan.num_learners - int((runs["status"] == "completed").sum()):
         reasons = [*runs["reason"].dropna(), "see above"]
-        raise RunStopped(f"{undone} of {plan.num_learners} runs not completed: {reasons[0]}", 1)
+        runs_in_all = counted(plan.num_learners, "run")
+        raise RunStopped(f"{undone} of {runs_in_all} not completed: {reasons[0]}", 1)
 
 
 def _stop_at_mistakes(statuses: Sequence[int]) -> None:

@@ -20,6 +20,7 @@ from scipy.stats import permutation_test
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.statistics import Estimate
 from bcq_exp.paper.results import Results, shown
+from bcq_exp.words import counted
 
 Verdict = Literal["held", "not held", "not decided"]
 Measure = Literal["score", "early_score", "closeness", "overestimation"]
@@ -139,9 +140,9 @@ class Decision(NamedTuple):
         margin = self.comparison.margin
         within = f" (against {-margin:+.0f})" if margin else ""
         of = f" of {self.num_planned}" if self.num_pairs < self.num_planned else ""
-        pairs = f"{self.num_pairs}{of} pairs"
+        pairs = f"{self.num_pairs}{of} pairs" if of else counted(self.num_pairs, "pair")
         if self.num_datasets < self.num_pairs:
-            pairs += f" on {self.num_datasets} data sets"
+            pairs += f" on {counted(self.num_datasets, 'data set')}"
         if self.num_failed:
             pairs += f" ({self.num_failed} with a failed run)"
         of_values = self.comparison.measure in ("closeness", "overestimation")

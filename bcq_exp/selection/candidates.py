@@ -245,6 +245,6 @@ def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
 
 def _untrusted(folder: Path, said: str) -> UserError:
     return UserError(
-        f"{folder}: its data come from dataset.{said}, which is not part of bcq_exp; if you "
-        "trust the folder's source, give --trust to call it"
+        f"{folder}: its data come from dataset.{said}, which is custom code; trust=true calls it, "
+        "if you trust the source of the folder"
     )

@@ -10,6 +10,7 @@ import pandas as pd
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.selection.candidates import Candidate, Evidence
 from bcq_exp.selection.ranking import FEWEST
+from bcq_exp.words import counted
 
 CONVERGED = 0.95  # of the way to their end, that critics have to go
 CUT = 0.05  # what rewards still weigh where episodes are cut, from which on that is noted
@@ -39,7 +40,8 @@ def notes_of(
 def _of_evidence(evidence: Evidence) -> list[str]:
     count = len(evidence.dataset.episode_lengths)
     if evidence.is_held_out:
-        return [f"judged by {count} held-out episodes of {evidence.dataset.id}"]
+        episodes = counted(count, "held-out episode")
+        return [f"judged by {episodes} of {evidence.dataset.id}"]
     return [
         f"judged by all {count} episodes of {evidence.dataset.id}, which the policies learnt from: "
         "dataset.holdout=0.2 when training keeps some of them apart"
@@ -50,9 +52,10 @@ def of_settings(settings: FQESettings) -> list[str]:
     """Whether critics have come to their end."""
     if settings.share_reached >= CONVERGED:
         return []
+    steps = counted(settings.num_steps, "step")
     return [
-        f"in {settings.num_steps} steps of tau {settings.target_tau:g}, fitted Q evaluation goes "
-        f"{settings.share_reached:.0%} of the way from 0 to its values: give it more steps"
+        f"in {steps} of tau {settings.target_tau:g}, fitted Q evaluation "
+        f"goes {settings.share_reached:.0%} of the way from 0 to its values: give it more steps"
     ]
 
 
@@ -79,14 +82,14 @@ def _of_horizon(evidence: Evidence, settings: FQESettings) -> list[str]:
         if limit is not None and limit <= horizon:
             return []
         return [
-            f"values are of the first {horizon} steps, evaluations' discounted returns of whole "
-            "episodes: these are left out"
+            f"values are of the first {counted(horizon, 'step')}, evaluations' discounted "
+            "returns of whole episodes: these are left out"
         ]
     if limit is None or gamma**limit < CUT:
         return []
     return [
         f"episodes are cut after {limit} steps, where a reward still weighs {gamma**limit:.0%}: "
-        f"values are of going on for ever, discounted returns end there; --horizon {limit} makes "
+        f"values are of going on for ever, discounted returns end there; horizon={limit} makes "
         "values end there too"
     ]
 
@@ -102,7 +105,8 @@ def _of_known(num_known: int, num_policies: int) -> list[str]:
             "checkpoints: rankings are judged by those"
         )
     if num_known < FEWEST:
-        notes.append(f"{num_known} policies: too few to judge a ranking of")
+        policies = counted(num_known, "policy", "policies")
+        notes.append(f"{policies} with known returns: too few to judge a ranking")
     elif num_known < FEW:
         notes.append(
             f"{num_known} policies are few: intervals are wide, and chance alone orders them well "
@@ -116,9 +120,8 @@ def _of_first(policies: pd.DataFrame) -> list[str]:
     reaching = int((policies["fqe_high"][1:] >= policies["fqe"].iloc[0]).sum())
     if not reaching:
         return []
-    return [
-        f"{reaching} other policies' intervals reach the first's value: their order may be chance"
-    ]
+    others = counted(reaching, "other policy's interval reaches", "other policies' intervals reach")
+    return [f"{others} the first's value: their order may be chance"]
 
 
 def _of_fqe(policies: pd.DataFrame) -> list[str]:
@@ -137,8 +140,9 @@ def _of_values(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings
     # below 0, an episode that is cut is worth more than one that goes on
     if not count or (best < 0 and settings.horizon is None):
         return []
+    those = counted(count, "policy is", "policies are")
     return [
-        f"{count} policies are valued above the best recorded episode's discounted return "
+        f"{those} valued above the best recorded episode's discounted return "
         f"({best:.1f}): where they leave what was recorded, critics overestimate"
     ]
 

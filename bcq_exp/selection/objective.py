@@ -18,6 +18,7 @@ from bcq_exp.selection.results import CRITICS
 from bcq_exp.training.mirror import add_estimates
 from bcq_exp.training.progress import progress
 from bcq_exp.training.record import RunRecord
+from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +67,11 @@ def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> dic
             failures[folder] = str(error)
     if not candidates:
         return failures
-    log.info("fitted Q evaluation of %d policies", len(candidates))
+    policies = counted(len(candidates), "policy", "policies")
+    log.info("fitted Q evaluation of %s", policies)
     evidence = load_evidence([each.folder for each in candidates], trusted=True)
     acts = policies_actions(candidates, evidence, settings.seed)
-    with progress(0, settings.num_steps, f"{len(candidates)} policies") as shown:
+    with progress(0, settings.num_steps, policies) as shown:
         fitted = FittedQ(evidence, *acts, settings)
         fitted.fit(keep, shown.update)
     add_estimates(

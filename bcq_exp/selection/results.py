@@ -78,8 +78,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         return {**found, "policies": policies}
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({first_line(error)}); `python -m bcq_exp.select {folder}` makes "
-            "it again"
+            f"{path} is damaged ({first_line(error)}); `bcq_exp select {folder}` writes it again"
         ) from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.errors import UserError
 from bcq_exp.sweep.jobs import Planned
+from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]
                 each.objective.number(row, each.folder)
                 num_beyond += row is not None and row["step"] > (each.until or row["step"])
     if num_beyond:
-        log.warning("%d runs are compared as they are, trained further already", num_beyond)
+        are = f"{counted(num_beyond, 'run')} {'is' if num_beyond == 1 else 'are'}"
+        log.warning("%s compared with more training steps than the others", are)
     return failures
 
 

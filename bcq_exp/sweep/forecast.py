@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bcq_exp.sweep.division import Group, ends
-from bcq_exp.words import duration, size
+from bcq_exp.words import counted, duration, size
 
 if TYPE_CHECKING:  # it brings torch
     from bcq_exp.training.cost import RunCost
 
 MOST_LINES = 20  # of groups
+START_UP = 4.0  # seconds of a worker until its first step (tests/bench/RESULTS.md, startup)
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,23 @@ def plan_lines(
         first, *others = each.overrides
         shared = [word for word in first if all(word in other for other in others)]
         takes = f", about {duration(each.group.seconds)}" if known else ""
-        runs = len(each.overrides)
-        yield f"  {runs} run{'s' * (runs > 1)}{takes}{': ' * bool(shared)}{' '.join(shared)}"
+        runs = counted(len(each.overrides), "run")
+        yield f"  {runs}{takes}{': ' * bool(shared)}{' '.join(shared)}"
     if len(coming) > MOST_LINES:
-        yield f"  and {len(coming) - MOST_LINES} more groups"
+        yield f"  and {counted(len(coming) - MOST_LINES, 'more group')}"
     for name, reason in damaged.items():
         yield f"  damaged, not trained: {name}: {reason}"
     if coming and known:
         busy = ends([each.group for each in coming], num_workers)
         disk = sum(each.cost.run.disk * len(each.overrides) for each in coming if each.cost)
-        workers = f"{len(busy)} worker{'s' * (len(busy) > 1)}"
-        between = f" (the first to end: {duration(busy[0])})" if len(busy) > 1 else ""
+        workers = counted(len(busy), "worker")
+        first, last = (duration(START_UP + seconds) for seconds in (busy[0], busy[-1]))
+        between = f" (the first to end: {first})" if len(busy) > 1 else ""
         idle = f", {num_workers - len(busy)} more idle" if len(busy) < num_workers else ""
         yield (
-            f"{workers}{idle}: about {duration(busy[-1])}{between}, "
+            f"{workers}{idle}: about {last}{between}, with {duration(START_UP)} of start-up; "
             f"{duration(sum(busy))} of work; about {size(disk)} of disk, without W&B's"
         )
     elif coming:
-        yield f"{num_workers} workers; what it takes cannot be told of an algorithm of one's own"
+        workers = counted(num_workers, "worker")
+        yield f"{workers}; the time of a custom algorithm cannot be estimated"

@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 
+from bcq_exp.sweep import results
 from bcq_exp.sweep.launcher import CohortLauncher
-from bcq_exp.sweep.state import name_report
 
 
 class GridSweeper(BasicSweeper):
@@ -21,25 +21,37 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         launcher = self.launcher
         if not isinstance(launcher, CohortLauncher):
-            results = super().sweep(arguments)
-            name_report(self._folder)
-            return results
+            returned = super().sweep(arguments)
+            self._log_results(arguments, returned)
+            return returned
         batches = self.split_arguments(self.parsed(arguments), self.max_batch_size)
         if launcher.plan_only:
             launcher.say_plan([job for batch in batches for job in batch])
             return None
-        returned: list[Sequence[JobReturn]] = []
+        returned = []
         failures: list[Any] = []
+        num_done, num_jobs = 0, sum(map(len, batches))
         for batch in batches:
-            returned.append(launcher.launch(batch, sum(map(len, returned))))
+            num_later = num_jobs - num_done - len(batch)
+            returned.append(launcher.launch(batch, num_done, later=num_later / len(batch)))
+            num_done += len(batch)
             # return_value says it as Hydra does
             failures = [r._return_value for r in returned[-1] if r.status == JobStatus.FAILED]
             if failures:
                 break
-        name_report(self._folder)
+        self._log_results(arguments, returned)
         if failures:
             raise failures[0].whole
         return returned
+
+    def _log_results(
+        self, arguments: Sequence[str], returned: Sequence[Sequence[JobReturn]]
+    ) -> None:
+        assert self.config is not None
+        swept = [o.get_key_element() for o in self.parsed(arguments) if o.is_sweep_override()]
+        jobs = [job for batch in returned for job in batch]
+        found = results.of_jobs(jobs, [key.lstrip("+") for key in swept])
+        results.log_results(found, self._folder, self.config.trainer.objective)
 
     @property
     def _folder(self) -> Path:

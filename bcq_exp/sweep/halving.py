@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import islice
+from dataclasses import asdict, replace
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
@@ -25,7 +25,7 @@ from bcq_exp.config.overrides import going_on
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
 from bcq_exp.ranges import SHARE
-from bcq_exp.sweep import state
+from bcq_exp.sweep import results, state
 from bcq_exp.sweep.grid import GridSweeper
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.sweep.rungs import Rung, compare, rung_sizes, rung_steps
@@ -81,12 +81,17 @@ class HalvingSweeper(GridSweeper):
         rungs: list[Rung] = []
         stopped: dict[str, str] = {}
         failures: list[str] = []
-        for step, num_kept in zip(steps, [*sizes[1:], 1], strict=True):
-            results = launcher.launch(_jobs(settings), 0, until=step)
+        work = [size * (b - a) for size, (a, b) in zip(sizes, pairwise([0, *steps]), strict=True)]
+        found: dict[str, results.Result] = {}  # each setting as it is at its last rung
+        for i, (step, num_kept) in enumerate(zip(steps, [*sizes[1:], 1], strict=True)):
+            later = sum(work[i + 1 :]) / work[i]
+            returned = launcher.launch(_jobs(settings), 0, until=step, later=later)
             failures += dict.fromkeys(
-                str(each._return_value.whole) for each in results if _failed(each)
+                str(each._return_value.whole) for each in returned if _failed(each)
             )
-            rungs.append(compare(step, _values(settings, results), num_kept))
+            for result in results.of_jobs(returned, keys.split(",")):
+                found[str(result.setting)] = replace(result, step=step)
+            rungs.append(compare(step, _values(settings, returned), num_kept))
             for name, reason in _reasons(rungs[-1]):
                 stopped |= {run_folder(keys, job): reason for job in settings[name]}
             _write(folder, rungs, stopped)
@@ -95,7 +100,8 @@ class HalvingSweeper(GridSweeper):
                 break
         if settings:
             _say_winner(rungs)
-        state.name_report(folder)
+        ranked = sorted(found.values(), key=lambda result: (-result.step, -result.mean))
+        results.log_results(ranked, folder, trainer.objective)
         if failures:
             raise RunStopped("\n".join(failures), status=1)
         return rungs
@@ -152,9 +158,9 @@ def _failed(result: JobReturn) -> bool:
     return result.status != JobStatus.COMPLETED
 
 
-def _values(settings: Settings, results: Sequence[JobReturn]) -> dict[str, float | None]:
+def _values(settings: Settings, returned: Sequence[JobReturn]) -> dict[str, float | None]:
     """The mean objective of each setting's runs, whose results are in their order."""
-    left, values = iter(results), dict[str, float | None]()
+    left, values = iter(returned), dict[str, float | None]()
     for name, jobs in settings.items():
         own = list(islice(left, len(jobs)))
         values[name] = None if any(map(_failed, own)) else fmean(r.return_value for r in own)

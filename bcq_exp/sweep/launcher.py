@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import replace
@@ -37,8 +39,10 @@ from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
 from bcq_exp.training.cohort import cohorts, kind_of, placement_of, train_cohort
 from bcq_exp.training.job import Job
+from bcq_exp.training.progress import Part
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, check_free, hold
+from bcq_exp.words import counted, duration
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +103,12 @@ class CohortLauncher(Launcher):
         job_overrides: Sequence[Sequence[str]],
         initial_job_idx: int,
         until: int | None = None,
+        later: float = 0.0,
     ) -> Sequence[JobReturn]:
         """Train the jobs that are not complete, or only to the step ``until``.
+
+        Args:
+            later: the work that the sweep has after this launch, as a multiple of the launch's.
 
         Raises:
             UserError: if none could be trained, all for one mistake of the user's.
@@ -113,7 +121,7 @@ class CohortLauncher(Launcher):
             self._workers.settle(sweep)
             planned = self._jobs.plan(job_overrides, initial_job_idx, until)
             missing = [each for each in planned if each.kind is not None]
-            groups = [runs for runs, _ in self._groups(missing)]
+            groups = self._groups(missing)
             with hold(sweep):
                 if groups:
                     self._workers.check(sweep, len(groups))
@@ -124,12 +132,14 @@ class CohortLauncher(Launcher):
                     if each.sets_aside:
                         start.set_aside(each.folder)
                 configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-                sizes = [len(runs) for runs in groups]
+                sizes = [len(runs) for runs, _ in groups]
                 log.info(_what_comes(sweep, len(planned), len(missing), sizes, until))
+                if groups and self._workers.count > 1:
+                    log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(sweep))))
                 failures: dict[Path, Reason] = {
                     each.folder: each.damage for each in planned if each.damage
                 }
-                failures |= self._train(missing, groups, sweep)
+                failures |= self._train(missing, groups, sweep, later)
                 arrived = [each for each in planned if each.folder not in failures]
                 failures |= see_to_estimates(arrived, sweep)
                 num_tried = sum(each.value is None for each in planned)
@@ -161,14 +171,16 @@ class CohortLauncher(Launcher):
         for line in plan_lines(coming, self._workers.count, damaged):
             print(line)
         if num_valued := sum(each.objective.fqe is not None for each in planned):
-            print(f"then fitted Q evaluation of {num_valued} policies, which is not counted here")
+            policies = counted(num_valued, "policy", "policies")
+            print(f"then fitted Q evaluation of {policies}, which is not counted here")
 
     def _groups(
         self, missing: Sequence[Planned], *, with_costs: bool = False
     ) -> list[tuple[list[Planned], Coming]]:
         """Jobs that are trained together, in the order in which workers are to take them.
 
-        What they cost is asked where it is to be told, or there is somebody to share it with.
+        Costs are computed for the plan, to divide runs among workers, and to weigh groups of
+        different kinds in the time that is left.
 
         Raises:
             UserError: if a group would not fit in memory, or its algorithm does not read what its
@@ -181,7 +193,9 @@ class CohortLauncher(Launcher):
         members: list[list[Planned]] = []
         most: list[int] = []
         costs: list[KindCost | None] = []
-        for numbers in cohorts([each.kind for each in missing if each.kind is not None]):
+        kinds_of_runs = cohorts([each.kind for each in missing if each.kind is not None])
+        with_costs = with_costs or self._workers.count > 1 or len(kinds_of_runs) > 1
+        for numbers in kinds_of_runs:
             cohort = [missing[i] for i in numbers]
             full, _ = self._jobs.compose(cohort[0].number, cohort[0].overrides)
             cfg, _ = parted(full)
@@ -189,7 +203,7 @@ class CohortLauncher(Launcher):
             placement = placement_of(cfg, len(cohort), self._group_size)
             members.append(cohort)
             most.append(placement.group_size)
-            if with_costs or self._workers.count > 1:
+            if with_costs:
                 alone = self._workers.count == 1
                 costs.append(_cost(cfg, cohort[0], placement.num_threads if alone else 1))
         known: list[Callable[[int], float]] = [cost.seconds for cost in costs if cost is not None]
@@ -207,7 +221,11 @@ class CohortLauncher(Launcher):
         return groups
 
     def _train(
-        self, missing: Sequence[Planned], groups: Sequence[list[Planned]], sweep: Path
+        self,
+        missing: Sequence[Planned],
+        groups: Sequence[tuple[list[Planned], Coming]],
+        sweep: Path,
+        later: float,
     ) -> dict[Path, Reason]:
         """Train the groups; why a run failed, by its folder."""
         if not groups:
@@ -217,16 +235,25 @@ class CohortLauncher(Launcher):
                 cfg, _ = self._jobs.compose(each.number, each.overrides)
                 self._context.callbacks.on_job_start(config=cfg, task_function=self._task)
         failures: dict[Path, Reason] = {}
-        ended = 0
-        composed = (self._jobs.ready(group) for group in groups)  # each as a worker takes it
+        work = [coming.group.seconds for _, coming in groups]
+        parts = sweep_parts(work, later) if self._workers.count == 1 else [None] * len(groups)
+        composed = (  # each as a worker takes it
+            [replace(job, part=part) for job in self._jobs.ready(runs)]
+            for (runs, _), part in zip(groups, parts, strict=True)
+        )
+        num_ended, work_done, began = 0, 0.0, time.monotonic()
         for index, result in self._workers.run(_train_group, composed, sweep):
-            for k, each in enumerate(groups[index]):
+            runs, _ = groups[index]
+            for k, each in enumerate(runs):
                 reason = _reason(result) if isinstance(result, BaseException) else result[k]
                 if reason is not None:
                     failures[each.folder] = reason
-            ended += len(groups[index])
+            num_ended, work_done = num_ended + len(runs), work_done + work[index]
             failed = f", {len(failures)} failed" if failures else ""
-            log.info("%d of %d runs ended%s", ended, len(missing), failed)
+            work_left = sum(work) * (1 + later) - work_done
+            seconds = (time.monotonic() - began) * work_left / work_done
+            left = f", about {duration(seconds)} left" if num_ended < len(missing) or later else ""
+            log.info("%d of %s ended%s%s", num_ended, counted(len(missing), "run"), failed, left)
         return failures
 
     def _result(
@@ -272,8 +299,26 @@ def _train_group(jobs: Sequence[Job]) -> list[Reason | None]:
     except UserError as error:
         return [error] * len(jobs)
     except Exception as error:
-        log.exception("a group of %d runs failed", len(jobs))
+        log.exception("a group of %s failed", counted(len(jobs), "run"))
         return [_reason(error)] * len(jobs)
+
+
+def sweep_parts(work: Sequence[float], later: float) -> list[Part]:
+    """What groups of so much work are of a sweep that trains them in turn.
+
+    Args:
+        later: the work after all of them, as a multiple of theirs.
+    """
+    after = later * sum(work)
+    return [
+        Part(number, len(work), (sum(work[number:]) + after) / own)
+        for number, own in enumerate(work, 1)
+    ]
+
+
+def shortest(folder: Path) -> Path:
+    """A folder as it is typed here: relative to the present one if it is below that."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _asked(hydra: DictConfig) -> list[str]:
@@ -305,7 +350,7 @@ def _failure(
     first = next(iter(failures.values()))
     if isinstance(first, UserError) and len(named) == 1 and len(failures) == num_tried:
         return first
-    lines = [f"{len(failures)} of {num_runs} runs failed:"]
+    lines = [f"{len(failures)} of {counted(num_runs, 'run')} failed:"]
     for said, names in named.items():
         lines += [f"  {name}: {said}" for name in names[:MOST_NAMED]]
         if more := names[MOST_NAMED:]:
@@ -340,6 +385,7 @@ def _what_comes(
 ) -> str:
     words = "/".join(map(str, sorted(set(sizes), reverse=True)))
     complete = f", {num_runs - num_missing} complete" if num_runs > num_missing else ""
-    groups = f" in {len(sizes)} groups of {words}" if sizes else ""
+    groups = f" in {counted(len(sizes), 'group')} of {words}" if sizes else ""
     end = f" to step {until}" if until is not None else ""
-    return f"{sweep}: {num_runs} runs{complete}, {num_missing} to train{end}{groups}"
+    runs = counted(num_runs, "run")
+    return f"{shortest(sweep)}: {runs}{complete}, {num_missing} to train{end}{groups}"

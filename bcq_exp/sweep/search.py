@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import written
 from bcq_exp.ranges import COUNT, SEED
-from bcq_exp.sweep import state
+from bcq_exp.sweep import results, state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.training.record import check_free
+from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +115,11 @@ class OptunaSweeper(Sweeper):
                 for trial in trials
             ]
             jobs = list(dict.fromkeys(map(tuple, overrides)))  # equal trials are one run
+            launch = self._launcher.launch
+            if isinstance(self._launcher, CohortLauncher):
+                launch = partial(self._launcher.launch, later=(left - count) / count)
             try:
-                launched = self._launcher.launch(list(map(list, jobs)), initial_job_idx=number)
+                launched = launch(list(map(list, jobs)), initial_job_idx=number)
             except UserError:  # of all: none of ours is to look as if it were running
                 for trial in trials:
                     if trial.number not in taken_up:
@@ -128,25 +133,33 @@ class OptunaSweeper(Sweeper):
                 if failure is not None:
                     failures[trial.number] = failure
         _report(study, folder)
-        state.name_report(folder)
+        results.log_results(self._results(study), folder, self.config.trainer.objective)
         if failures:
             raise RunStopped(
                 "\n".join(
                     [
-                        f"{len(failures)} trials failed:",
+                        f"{counted(len(failures), 'trial')} failed:",
                         *(f"  trial {number}: {reason}" for number, reason in failures.items()),
                     ]
                 ),
                 status=1,
             )
 
+    def _results(self, study: Any) -> list[results.Result]:
+        """The trials that are complete, the best first; equal ones are one."""
+        states = (_optuna().trial.TrialState.COMPLETE,)
+        found = {str(t.params): t for t in study.get_trials(deepcopy=False, states=states)}
+        sign = -1 if self._direction == "maximize" else 1
+        ranked = sorted(found.values(), key=lambda trial: sign * trial.value)
+        return [results.Result(_shown(each.params), [each.value], 1) for each in ranked]
+
     def _say_plan(
         self, launcher: CohortLauncher, fixed: Sequence[str], space: Mapping[str, Any]
     ) -> None:
         """What can be said of trials that are yet to be proposed."""
         print(
-            f"up to {self._num_trials} trials, {self._batch_size} at a time; which ones is not "
-            "known before. One at the low end of every range, and one at the high end:"
+            f"up to {counted(self._num_trials, 'trial')}, {self._batch_size} at a time; which ones "
+            "is not known before. One at the low end of every range, and one at the high end:"
         )
         ends = [
             [*fixed, *(f"{key}={_ends(found)[i]}" for key, found in space.items())] for i in (0, 1)
@@ -189,7 +202,7 @@ class OptunaSweeper(Sweeper):
         seed = self._seed + len(study.trials)
         study.sampler = getattr(optuna.samplers, SAMPLERS[self._sampler])(seed=seed)
         if study.trials:
-            log.info("study %s: %d trials so far", storage, len(study.trials))
+            log.info("study %s: %s so far", storage, counted(len(study.trials), "trial"))
         return study
 
     def _set_aside(self, folder: Path) -> None:
@@ -270,7 +283,13 @@ def _report(study: Any, folder: Path) -> None:
     content = {"name": "optuna", "best_params": best.params, "best_value": best.value}
     OmegaConf.save(OmegaConf.create(content), folder / "optimization_results.yaml")
     shown = " ".join(f"{key}={value}" for key, value in best.params.items())
-    log.info("best of %d trials: %.1f with %s", _num_complete(study), best.value, shown)
+    trials = counted(_num_complete(study), "trial")
+    log.info("best of %s: %.1f with %s", trials, best.value, shown)
+
+
+def _shown(params: Mapping[str, Any]) -> dict[str, str]:
+    """Values of a trial as a table shows them: numbers to four digits."""
+    return {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in params.items()}
 
 
 def _num_complete(study: Any) -> int:

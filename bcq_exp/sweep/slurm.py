@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bcq_exp.errors import UserError
+from bcq_exp.words import counted
 
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"}
 _ENDED |= {"OUT_OF_MEMORY", "DEADLINE", "LAUNCH_FAILED", "REVOKED"}
@@ -83,8 +84,8 @@ def check_jobs(parameters: Mapping[str, Any], count: int) -> None:
     if "array" in said and (most := _most_tasks()) is not None and count > most:
         raise UserError(
             f"hydra.launcher.workers.count: {count} groups of runs, but a job array of this "
-            f"cluster has at most {most} tasks (MaxArraySize); give at most {most}, and a "
-            "hydra.launcher.group_size that is auto or larger"
+            f"cluster has at most {counted(most, 'task')} (MaxArraySize); give at most {most}, "
+            "and a hydra.launcher.group_size that is auto or larger"
         )
     raise UserError(f"{_KEYS}: Slurm would not take the jobs: {said.rpartition(': ')[2]}")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ class RunState:
     """One run of a sweep.
 
     Args:
+        name: of its folder.
         step, num_steps: gradient steps taken, and to take; 0 where it has not begun.
         seconds_left: while it runs, at its last rate.
         last_return: mean return of its last evaluation.
@@ -56,12 +56,6 @@ def expect(folder: Path, names: Sequence[str], command: str) -> None:
     runs = list(dict.fromkeys([*before["runs"], *names]))
     commands = list(dict.fromkeys([*before["commands"], command]))
     _write(folder, {**before, "commands": commands, "runs": runs})
-
-
-def name_report(folder: Path) -> None:
-    """Log the command that compares the runs of a sweep that has ended, and the page it writes."""
-    page = folder / "report" / "index.html"
-    log.info("report: python -m bcq_exp.compare %s writes %s", shlex.quote(str(folder)), page)
 
 
 def expected(folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ from bcq_exp.extras import require
 from bcq_exp.sweep import slurm
 from bcq_exp.sweep.workers import MOST_DEATHS, Workers, check_count
 from bcq_exp.training.record import LOCK
+from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,9 @@ class Submitit(Workers):
         while self._is_slurm and (left := _in_queue(_submitted(folder))):
             if not said:
                 log.info(
-                    "%s: waiting for %d jobs of an earlier launch; to end them: %s",
+                    "%s: waiting for %s of an earlier launch; to end them: %s",
                     folder,
-                    len(left),
+                    counted(len(left), "job"),
                     slurm.cancel_command(left),
                 )
             said = True
@@ -92,11 +93,8 @@ class Submitit(Workers):
         waiting = dict(enumerate(jobs))
         if self._is_slurm:
             ends = slurm.cancel_command([job.job_id for job in jobs])
-            log.info(
-                "%d jobs submitted, which no longer need this process; %s ends them",
-                len(jobs),
-                ends,
-            )
+            submitted = counted(len(jobs), "job")
+            log.info("%s submitted, independent of this process; %s ends them", submitted, ends)
         deaths = 0
         for index, state in self._ended(waiting):
             job = waiting[index]

@@ -48,6 +48,7 @@ from bcq_exp.training.record import RunRecord, sweep_name
 from bcq_exp.training.run import Run, run_log
 from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker, Warnings
 from bcq_exp.training.trainer import Cadence, Trainer
+from bcq_exp.words import counted
 
 
 def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trainer:
@@ -87,7 +88,8 @@ def build_trainer(jobs: Sequence[Job], task: Task, placement: Placement) -> Trai
         checkpoint_every=settings.checkpoint_every,
         until=jobs[0].until or settings.num_steps,
     )
-    return Trainer(engine, runs, cadence, torch.stack(windows), placement.num_threads)
+    window = torch.stack(windows)
+    return Trainer(engine, runs, cadence, window, placement.num_threads, jobs[0].part)
 
 
 def _check_scaling(job: Job, saved: Found) -> None:
@@ -242,8 +244,8 @@ def build_stream(
     if first_rows is not None:
         if first_rows > num_rows:
             raise UserError(
-                f"trainer.concurrent_from={first_rows}: the data set has {num_rows} transitions; "
-                "give at most as many, or null"
+                f"trainer.concurrent_from={first_rows}: the data set has "
+                f"{counted(num_rows, 'transition')}; give at most as many, or null"
             )
         return GrowingStream(**needs, first_rows=first_rows)
     return HostStream(**needs) if device.type == "cpu" else DeviceStream(**needs, device=device)

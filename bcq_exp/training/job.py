@@ -7,6 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from bcq_exp.training.progress import Part
+
 
 @dataclass(frozen=True)
 class Job:
@@ -19,6 +21,7 @@ class Job:
         is_alone: whether it is all the process does; a sweep's run keeps its words to its own log.
         until: the step at which it stops, so that it can go on later; ``None`` is its end.
         chdir: whether it is trained in its folder (``hydra.job.chdir``), and so by itself.
+        part: what its group is of a sweep that this process trains.
     """
 
     cfg: DictConfig
@@ -27,6 +30,7 @@ class Job:
     is_alone: bool = True
     until: int | None = None
     chdir: bool = False
+    part: Part | None = None
 
     @property
     def title(self) -> str:

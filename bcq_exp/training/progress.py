@@ -1,20 +1,43 @@
-"""How a run shows itself while it goes: a bar on a terminal, plain lines elsewhere."""
+"""Progress of training: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bcq_exp.words import clock, duration
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 10.0
+BAR_WIDTH = 10
+LONGEST_TITLE = 24
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a sweep that one group of runs is.
+
+    Args:
+        number, num_groups: it is group ``number`` of ``num_groups``; the first is 1.
+        later: the work after this group, as a multiple of the group's own.
+    """
+
+    number: int
+    num_groups: int
+    later: float
 
 
 class Progress(Protocol):
-    """Shows the steps taken; used as a context manager."""
+    """Shows steps as they are taken; a context manager."""
 
     def __enter__(self) -> Progress: ...
 
@@ -24,17 +47,63 @@ class Progress(Protocol):
         """``step`` gradient steps are done; ``losses`` are the latest where they are new."""
 
 
-def progress(start: int, num_steps: int, title: str) -> Progress:
-    """A bar where standard output is a terminal, lines otherwise."""
-    return (_Bar if sys.stdout.isatty() else _Lines)(start, num_steps, title)
+def progress(start: int, num_steps: int, title: str, part: Part | None = None) -> Progress:
+    """A bar where standard output is a terminal, lines otherwise.
+
+    Workers of a launcher share their parent's terminal, so they draw no bar.
+
+    Args:
+        start, num_steps: the first and the last step.
+        part: what the runs are of a sweep, if they are of one.
+    """
+    is_worker = multiprocessing.parent_process() is not None
+    shows_bar = sys.stdout.isatty() and not is_worker
+    if part is not None and part.num_groups > 1:
+        title = f"group {part.number} of {part.num_groups}"
+    pace = _Pace(num_steps, num_steps - start, 0.0 if part is None else part.later)
+    return _Bar(start, title, pace, part) if shows_bar else _Lines(title, pace, part)
+
+
+class _Pace:
+    """Steps per second and the time that is left.
+
+    The first step is not counted: it is the one that waits for compilers.
+
+    Args:
+        num_steps: the last step.
+        num_own: steps from the first to the last.
+        later: the work after the last step, as a multiple of these.
+    """
+
+    def __init__(self, num_steps: int, num_own: int, later: float) -> None:
+        self.num_steps = num_steps
+        self._num_later = later * num_own
+        self._first: tuple[int, float] | None = None
+        self._step, self.rate = 0, 0.0
+
+    def update(self, step: int) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = step, now
+        first, began = self._first
+        self._step, self.rate = step, (step - first) / max(now - began, 1e-9)
+
+    @property
+    def left(self) -> tuple[float, float] | None:
+        """Seconds to the last step, and to the end of the sweep; ``None`` before a second step."""
+        if not self.rate:
+            return None
+        steps = self.num_steps - self._step
+        return steps / self.rate, (steps + self._num_later) / self.rate
 
 
 class _Lines:
     """A line at most every LINE_EVERY_S seconds: step, rate, time left, losses."""
 
-    def __init__(self, start: int, num_steps: int, title: str) -> None:
-        self._start, self._num_steps = start, num_steps
-        self._began = self._said = time.monotonic()
+    def __init__(self, title: str, pace: _Pace, part: Part | None) -> None:
+        self._pace, self._part = pace, part
+        self._lead = f"{title}: " if part is not None and part.num_groups > 1 else ""
+        self._said = time.monotonic()
 
     def __enter__(self) -> _Lines:
         return self
@@ -43,45 +112,37 @@ class _Lines:
         pass
 
     def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
-        now = time.monotonic()
-        if losses is None or now - self._said < LINE_EVERY_S:
+        self._pace.update(step)
+        left = self._pace.left
+        if losses is None or left is None or time.monotonic() - self._said < LINE_EVERY_S:
             return
-        self._said = now
-        rate = (step - self._start) / (now - self._began)
-        left = (self._num_steps - step) / rate
+        self._said = time.monotonic()
+        of_sweep = f", sweep {duration(left[1])}" if self._part and self._part.later else ""
         log.info(
-            "step %d/%d  %.0f steps/s  %.0f s left  %s",
+            "%sstep %d/%d  %.0f steps/s  %.0f s left%s  %s",
+            self._lead,
             step,
-            self._num_steps,
-            rate,
-            left,
+            self._pace.num_steps,
+            self._pace.rate,
+            left[0],
+            of_sweep,
             _shown(losses),
         )
 
 
 class _Bar:
-    """A rich progress bar with rate, time left and the last losses."""
+    """A rich progress bar with rate, time left and, in the room that is left, the losses.
 
-    def __init__(self, start: int, num_steps: int, title: str) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+    That of a group of several goes when the group has ended, whose result is logged.
+    """
+
+    def __init__(self, start: int, title: str, pace: _Pace, part: Part | None) -> None:
         from rich.progress import Progress as RichProgress
 
-        self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f}/s"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-        )
-        self._start, self._began = start, time.monotonic()
+        self._pace, self._part = pace, part
+        self._bar = RichProgress(*_columns(), transient=part is not None and part.num_groups > 1)
         self._task = self._bar.add_task(
-            title, total=num_steps, completed=start, rate=0.0, losses=""
+            title, total=pace.num_steps, completed=start, rate=0.0, left="", losses=""
         )
 
     def __enter__(self) -> _Bar:
@@ -92,9 +153,33 @@ class _Bar:
         self._bar.stop()
 
     def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
+        self._pace.update(step)
         fields: dict[str, Any] = {} if losses is None else {"losses": _shown(losses)}
-        rate = (step - self._start) / max(time.monotonic() - self._began, 1e-9)
-        self._bar.update(self._task, completed=step, rate=rate, **fields)
+        if (left := self._pace.left) is not None:
+            of_sweep = f", sweep {clock(left[1])}" if self._part and self._part.later else ""
+            fields["left"] = f"{clock(left[0])} left{of_sweep}"
+        self._bar.update(self._task, completed=step, rate=self._pace.rate, **fields)
+
+
+def _columns() -> list[ProgressColumn]:
+    """The columns of a bar; in a narrow terminal only the losses are cut."""
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Losses(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["losses"], no_wrap=True, overflow="ellipsis")
+
+    title = Column(no_wrap=True, max_width=LONGEST_TITLE, overflow="ellipsis")
+    return [
+        TextColumn("{task.description}", markup=False, table_column=title),
+        BarColumn(BAR_WIDTH, table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[rate]:.0f}/s"),
+        TextColumn("{task.fields[left]}"),
+        Losses(),
+    ]
 
 
 def _shown(losses: Mapping[str, float]) -> str:

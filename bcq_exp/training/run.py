@@ -17,6 +17,7 @@ from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
 from bcq_exp.training.record import RunRecord, sweep_name, this_process
 from bcq_exp.training.tracking import Tracker
+from bcq_exp.words import counted
 
 NormalizedScore = Callable[[float], float | None]
 
@@ -67,7 +68,7 @@ class Run:
             folder, key, option = folder.parent, "hydra.sweep.dir", " -m"
         is_named = folder.parent.name == "multirun"
         where = f"name={folder.name}" if is_named else f"{key}={folder}"
-        return f"python -m bcq_exp ... {where}{option}"
+        return f"bcq_exp train ... {where}{option}"
 
     def log_training(
         self, step: int, statistics: Mapping[str, float | None], taken: int, seconds: float
@@ -120,12 +121,12 @@ class Run:
         self.write_summary("running", step)
         score = row["normalized_score"]
         self.log.info(
-            "step %d: return %.1f ± %.1f%s over %d episodes",
+            "step %d: return %.1f ± %.1f%s over %s",
             step,
             results.return_mean,
             results.return_std,
             "" if score is None else f" (normalized {score:.1f})",
-            len(results.returns),
+            counted(len(results.returns), "episode"),
         )
 
     def save(self, step: int, engine_state: dict[str, Any], window: Tensor) -> None:
@@ -208,7 +209,7 @@ class Run:
                 if row is not None
             ),
             f"  files               {folder}",
-            f"  report              python -m bcq_exp.compare {shlex.quote(str(folder))}",
+            f"  report              bcq_exp compare {shlex.quote(str(folder))}",
         ]
         for line in lines:
             self.log.info(line)
@@ -224,7 +225,7 @@ def _behaviour(data: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"  behaviour's return  {data['behaviour_return']:10.1f}   mean of "
-        f"{data['num_episodes']} episodes of {data['id']}"
+        f"{counted(data['num_episodes'], 'episode')} of {data['id']}"
     ]
 
 

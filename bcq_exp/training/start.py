@@ -19,6 +19,7 @@ from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.job import Job
 from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
+from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> N
     if summary["status"] != "completed" and summary["step"] > cfg.trainer.num_steps:
         raise UserError(
             f"trainer.num_steps={cfg.trainer.num_steps}: the run in {folder} has taken "
-            f"{summary['step']} steps already; give at least as many"
+            f"{counted(summary['step'], 'step')} already; give at least as many"
         )
 
 

@@ -110,7 +110,7 @@ class WandbTracker:
         self.id: str | None = id or service.new_id()
         self._warn = warnings
         self._folders = f"{sweep}/*" if sweep else str(folder)
-        command = f"`python -m bcq_exp.wandb_mirror {sweep or folder}`"
+        command = f"`bcq_exp wandb mirror {sweep or folder}`"
         self._remedy = f"{command} writes it for W&B again"
         self._failed = False
         self._num_bytes = _size(config)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from bcq_exp.engine.engine import Engine
 from bcq_exp.errors import CannotWrite, RunStopped, first_line
-from bcq_exp.training.progress import Progress, progress
+from bcq_exp.training.progress import Part, Progress, progress
 from bcq_exp.training.run import Run
+from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Trainer:
     Args:
         window: statistics (K, steps, S) since the last row of ``train.csv``.
         num_threads: evaluations that may run at a time.
+        part: what the runs are of a sweep, if they are of one.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class Trainer:
         cadence: Cadence,
         window: Tensor,
         num_threads: int = 1,
+        part: Part | None = None,
     ) -> None:
-        self.runs = runs
+        self.runs, self._part = runs, part
         self._engine = engine
         self._cadence = cadence
         self._signal: int | None = None
@@ -91,10 +94,10 @@ class Trainer:
             RunStopped: with the signal's status, after a signal.
         CannotWrite: where the system does not let a run write its files.
         """
-        title = f"{len(self.runs)} runs" if len(self.runs) > 1 else self.runs[0].title
+        title = counted(len(self.runs), "run") if len(self.runs) > 1 else self.runs[0].title
         with (
             self._stop_on_signals(),
-            progress(self._engine.step, self._cadence.until, title) as shown,
+            progress(self._engine.step, self._cadence.until, title, self._part) as shown,
         ):
             try:
                 for _, run in self._alive():
@@ -155,12 +158,12 @@ class Trainer:
         returns = [run.last_return for _, run in self._alive() if run.last_return is not None]
         if returns:
             log.info(
-                "step %d: returns %.1f to %.1f, mean %.1f, of %d runs",
+                "step %d: returns %.1f to %.1f, mean %.1f, of %s",
                 step,
                 min(returns),
                 max(returns),
                 sum(returns) / len(returns),
-                len(returns),
+                counted(len(returns), "run"),
             )
 
     def _evaluate_run(self, step: int, numbered: tuple[int, Run]) -> None:

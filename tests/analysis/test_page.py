@@ -410,7 +410,7 @@ def test_two_comparisons_do_not_overwrite_each_other(tmp_path):
     assert pages == {"s/report/index.html", "t/report/index.html", "report/index.html"}
     done = forked("s", "--output", "/dev/null", module="bcq_exp.compare", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith("error: --output /dev/null: ")
+    assert done.stderr.startswith("error: output=/dev/null: ")
 
 
 def test_the_commands_table_and_mistakes(tmp_path):

@@ -307,7 +307,7 @@ def test_versions_commits_and_failures_are_said(tmp_path):
         {"versions": versions[1], "git_commit": None, "status": "failed"},
     )
     assert "several versions of mujoco (3.3, 3.4), commit (abc, null)" in said
-    assert "1 runs failed: of 1 of them the last evaluation before that counts" in said
+    assert "1 run failed: of 1 of them the last evaluation before that counts" in said
 
 
 def test_values_that_are_close_are_other_groups(tmp_path):

@@ -150,7 +150,7 @@ def _first_step() -> Row:
 
 def _help() -> Row:
     contestant = Contestant("ours", _script("startup", "help"), ours=True)
-    return Row("help", "python -m bcq_exp --help", "s", (contestant,), higher_is_better=False)
+    return Row("help", "bcq_exp train --help", "s", (contestant,), higher_is_better=False)
 
 
 def _gemm() -> Row:

@@ -47,15 +47,22 @@ HYDRA = (
 PLAIN = {
     "bcq_exp.compare": (
         "--output", "--output=", "--output=file/x", "--which=best", "--which", "--format=md",
-        "--format=tex", "--show=iqm", "--figures=figs", "--figures",
-        "--figures=file/x", "--watch=-1", "--watch=nan", "--watch", "--nope", "-h",
+        "--format=tex", "--show=iqm", "--figures=figs", "--figures", "--figures=file/x",
+        "--watch=-1", "--watch=nan",
+        "--watch", "--nope", "-h", "figures=figs",
+        "output=", "output=file/x", "which=best", "which=", "format=md", "show=iqm", "watch=-1",
+        "watch=true", "nope=1", "runs=done", "output=null",
     ),
-    "bcq_exp.status": ("--once", "--every", "--every=nan", "--every=-1", "--help"),
+    "bcq_exp.status": (
+        "--once", "--every", "--every=nan", "--every=-1", "--help", "once=true", "once=1",
+        "every=1", "every=nan", "folder=sweep",
+    ),
     "bcq_exp.wandb_sweep": (
         "--file", "--file=", "--file=file", "--project", "--project=", "--entity=", "seed=1",
+        "file=", "file=file", "project=", "project=p", "entity=", "create=false",
     ),
     "bcq_exp.wandb_workspace": (
-        "--dry-run", "--dry-run", "project=p", "project=", "runs=", "runs=sweep", "runs=done",
+        "--dry-run", "dry_run=true", "project=p", "project=", "runs=", "runs=sweep", "runs=done",
         "runs=absent", "keys=", "keys=a,,b", "keys=algo.tau", "entity=", "name=",
     ),
     "bcq_exp.wandb_mirror": ("--nope",),

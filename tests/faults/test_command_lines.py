@@ -16,7 +16,7 @@ from tests.forked import Done, forked, kept
 
 LIMIT = 120  # seconds
 THOUSANDS = int(os.environ.get("FAULTS_LINES", 3000))
-FAILED = ("run failed: ", " runs failed:", " trials failed:")
+FAILED = ("run failed: ", " run failed:", " runs failed:", " trial failed:", " trials failed:")
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,24 @@ FOUND = [
     ("bcq_exp.evaluate", ["run="], "run=: must be a path"),
     ("bcq_exp.evaluate", ["run=done", "video="], "video=: must be a path ending in .gif or .mp4"),
     ("bcq_exp.collect", ["id=a/b-v0", "behaviour=run", "run="], "run=: must be a path"),
-    ("bcq_exp.compare", [""], "argument runs: the path is empty"),
-    ("bcq_exp.compare", ["done", "--output="], "argument --output: the path is empty"),
-    ("bcq_exp.status", [""], "argument folder: the path is empty"),
-    ("bcq_exp.wandb_mirror", ["done", ""], "argument runs: the path is empty"),
-    ("bcq_exp.wandb_sweep", ["--file="], "argument --file: the path is empty"),
-    ("bcq_exp.wandb_workspace", ["project=p", "runs="], "runs=: give"),
-    ("bcq_exp.status", ["sweep", "--every=nan"], "argument --every: nan: must be a number above 0"),
+    ("bcq_exp.compare", [""], "runs=: must be a path, not an empty one"),
+    ("bcq_exp.compare", ["done", "--output="], "output=: must be a path, not an empty one"),
+    ("bcq_exp.status", [""], "folder=: must be a path, not an empty one"),
+    ("bcq_exp.wandb_mirror", ["done", ""], "runs=: must be a path, not an empty one"),
+    ("bcq_exp.wandb_sweep", ["--file="], "file=: must be a path, not an empty one"),
+    ("bcq_exp.wandb_workspace", ["project=p", "runs="], "runs=: must be a path"),
+    ("bcq_exp.status", ["sweep", "--every=nan"], "every=nan: must be a number above 0"),
+    ("bcq_exp.status", ["sweep", "every=x"], "every=x: must be a number above 0"),
+    ("bcq_exp.status", ["sweep", "evry=1"], "evry=1: no such key; there are every, once"),
+    ("bcq_exp.status", ["sweep", "once=1"], "once=1: must be true or false"),
+    ("bcq_exp.compare", ["done", "which=first"], "which=first: must be one of last, best"),
+    (
+        "bcq_exp",
+        ["evaluate", "--num-episodes", "1"],
+        "--num-episodes: no such option (see --help); ",
+    ),
+    ("bcq_exp", ["comparre", "done"], "comparre: no such command; did you mean compare?"),
+    ("bcq_exp", ["wandb", "mirror", ""], "runs=: must be a path"),
     ("bcq_exp.status", [], "the following arguments are required: folder; see --help"),
     ("bcq_exp", ["--nope"], "--nope: no such option (see --help)"),
     ("bcq_exp", ["--experimental-rerun", "file"], "--experimental-rerun: not of this command"),

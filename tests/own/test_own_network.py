@@ -15,7 +15,7 @@ def rows(folder):
 def test_declared_pure_or_not_it_trains_the_same_and_a_sweep_of_it_is_stacked(tmp_path):
     done = run("-m", *TINY, "critic=layernorm", "seed=0,1", "name=s", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "2 runs, 2 to train in 1 groups of 2" in done.stdout
+    assert "2 runs, 2 to train in 1 group of 2" in done.stdout
     undeclared = "critic._target_=tests.own.critics.UndeclaredCritic"
     for name, overrides in (("pure", ()), ("undeclared", (undeclared,))):
         done = run(*TINY, "critic=layernorm", *overrides, f"name={name}", cwd=tmp_path)

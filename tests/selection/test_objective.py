@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from statistics import fmean
 
 import minari
 import numpy as np
@@ -112,6 +113,17 @@ def test_a_grid_is_valued_at_once_and_only_once(folder):
         assert mirrored == [
             pytest.approx({k: v for k, v in row.items() if k != "settings"}, rel=1e-12)
         ]
+    of_lmbda: dict[str, list[float]] = {}
+    for name, value in estimates(sweep).items():
+        of_lmbda.setdefault(name.split(",")[0], []).append(value)
+    best, other = sorted((fmean(values) for values in of_lmbda.values()), reverse=True)
+    shown = [line.split()[-3] for line in said.splitlines()[-3:-1]]
+    assert [float(mean) for mean in shown] == pytest.approx([best, other], abs=0.06)
+    compared = forked("compare", "multirun/g", cwd=folder).stdout.splitlines()
+    assert compared[0].strip() == "4 runs, none evaluated: value by fitted Q evaluation"
+    rows = [line.split("│") for line in compared if line.startswith("│")]
+    means = [float(row[3].split(" ± ")[0]) for row in rows]
+    assert means == pytest.approx([best, other], abs=0.06)
     one = sweep / run_states(sweep)[0].name
     assert forked(str(one), module="bcq_exp.wandb_mirror", cwd=folder).returncode == 0
     (anew,) = read(one)
@@ -199,9 +211,13 @@ def test_a_grid_needs_no_objective(folder):
     assert [state.status for state in run_states(folder / "multirun" / "g")] == ["done"] * 2
     again = launch(*grid, "seed=0,1", cwd=folder)
     assert "2 complete, 0 to train" in again.stdout
-    for module in ("bcq_exp.status", "bcq_exp.compare"):
-        done = forked("multirun/g", cwd=folder, module=module)
-        assert done.returncode == 0, done.stderr
+    assert forked("status", "multirun/g", cwd=folder).returncode == 0
+    done = forked("compare", "multirun/g", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    first, note = done.stdout.splitlines()[:2]
+    select = "`bcq_exp select multirun/g` estimates values from data"
+    assert first == f"2 runs, none evaluated; {select}"
+    assert note == "note: seed=0: no evaluation yet (and 1 more run)"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.forked import forked
 
 HELD = (*TINY, "dataset.holdout=0.25", "trainer.num_steps=120")
 SWEEP = (*HELD, "-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
-FAST = ("--num-steps", "60", "--num-members", "2", "--hidden-sizes", "16")
+FAST = ("num_steps=60", "num_members=2", "hidden_sizes=[16]")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_sweeps_policies_are_told_and_written(folder):
 
 @pytest.mark.slow
 def test_an_algorithm_without_a_critic_has_no_naive_estimate(folder):
-    done = select("multirun/s", "multirun/bc", *FAST, "--output", "here", cwd=folder)
+    done = select("multirun/s", "multirun/bc", *FAST, "output=here", cwd=folder)
     assert done.returncode == 0, done.stderr
     policies = pd.read_csv(folder / "here" / "policies.csv").set_index("run")
     assert np.isnan(policies["critic_value"]["bc"]) and np.isfinite(policies["fqe"]["bc"])
@@ -98,7 +98,7 @@ def test_runs_before_there_was_a_holdout_stand_beside_newer_ones(folder):
     summary = record.summary()
     del summary["config"]["dataset"]["holdout"]
     record.write_summary(summary)
-    done = select("multirun/a", *FAST, "--num-members", "1", "--gamma", "0.5", cwd=folder)
+    done = select("multirun/a", *FAST, "num_members=1", "gamma=0.5", cwd=folder)
     assert done.returncode == 0, done.stderr
     policies = pd.read_csv(folder / "multirun" / "a" / "ope" / "policies.csv")
     assert policies[["fqe_low", "discounted_return"]].isna().all(axis=None)
@@ -111,7 +111,7 @@ def test_policies_of_different_numbers_of_episodes_and_sweeps(folder):
     other = [option for option in SWEEP if not option.startswith(("name=", "trainer.eval_ep"))]
     done = forked(*other, "name=t", "trainer.eval_episodes=3", cwd=folder)
     assert done.returncode == 0, done.stderr
-    done = select("multirun/s", "multirun/t", *FAST, "--output", "both", cwd=folder)
+    done = select("multirun/s", "multirun/t", *FAST, "output=both", cwd=folder)
     assert done.returncode == 0, done.stderr
     policies = pd.read_csv(folder / "both" / "policies.csv")
     assert set(policies["run"].str[:2]) == {"s/", "t/"} and policies["run"].is_unique
@@ -181,7 +181,7 @@ def test_what_a_shell_makes_of_a_star_is_the_sweep(folder):
     sweep = folder / "multirun" / "s"
     (sweep / "report").mkdir()
     given = sorted(str(path.relative_to(folder)) for path in sweep.iterdir())
-    done = select(*given, *FAST, "--output", "here", cwd=folder)
+    done = select(*given, *FAST, "output=here", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "4 policies by fitted Q evaluation" in done.stdout
     assert "no runs found" in refusal("multirun/s/report", cwd=folder)
@@ -189,7 +189,7 @@ def test_what_a_shell_makes_of_a_star_is_the_sweep(folder):
 
 @pytest.mark.slow
 def test_a_killed_selection_goes_on_to_the_same_bits(folder):
-    slow = ("--num-steps", "3000", "--num-members", "2", "--hidden-sizes", "16")
+    slow = ("num_steps=3000", "num_members=2", "hidden_sizes=[16]")
     ope = folder / "multirun" / "s" / "ope"
     assert select("multirun/s", *slow, cwd=folder).returncode == 0
     whole = (ope / "policies.csv").read_bytes()
@@ -216,10 +216,10 @@ def change(run, **dataset):
 def test_mistakes_are_one_line(folder):
     runs = folder / "multirun" / "s"
     assert "multirun/none: no runs found" in refusal("multirun/none", cwd=folder)
-    assert "--gamma: 2: must be a number in [0, 1]" in refusal(
+    assert "gamma=2: must be a number in [0, 1]" in refusal(
         "multirun/s", "--gamma", "2", cwd=folder
     )
-    assert "--num-steps: x: must be an integer at least 1" in refusal(
+    assert "num_steps=x: must be an integer at least 1" in refusal(
         "multirun/s", "--num-steps", "x", cwd=folder
     )
     done = forked(*TINY, "name=all", "trainer.num_steps=40", cwd=folder)
@@ -230,7 +230,7 @@ def test_mistakes_are_one_line(folder):
     (folder / "mine.py").write_text("open('touched', 'w')")
     ours, loaders = RunRecord(one).summary(), "bcq_exp.data.datasets"
     for said, hostile in {
-        "dataset._target_=os.getcwd, which is not part of bcq_exp": {"_target_": "os.getcwd"},
+        "dataset._target_=os.getcwd, which is custom code": {"_target_": "os.getcwd"},
         f"_target_={loaders}.np.load, which": {"_target_": f"{loaders}.np.load", "file": "x"},
         "dataset.env=mine:M-v0, which": {"_target_": f"{loaders}.load_minari", "env": "mine:M-v0"},
         "its data set cannot be loaded": {"_args_": [1]},
@@ -241,7 +241,7 @@ def test_mistakes_are_one_line(folder):
         RunRecord(one).write_summary(ours)
     assert not (folder / "touched").exists()
     (folder / "file").write_text("")
-    assert "--output file: not a folder" in refusal(str(one), "--output", "file", cwd=folder)
+    assert "output=file: not a folder" in refusal(str(one), "--output", "file", cwd=folder)
     change(one, holdout=0.01)
     assert "dataset.holdout=0.01: that is 0 of the 12 episodes" in refusal(str(one), cwd=folder)
     change(one, holdout=0.25)

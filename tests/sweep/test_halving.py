@@ -135,7 +135,7 @@ def test_the_same_command_again_trains_nothing(halved, tmp_path):
     shutil.copytree(halved / "multirun", tmp_path / "multirun")
     said = launch(*HALVING, cwd=tmp_path).stdout
     assert said.count(" 0 to train") == 3 and "best of 9 settings at step 40" in said
-    assert said.splitlines()[-1].startswith("report: python -m bcq_exp.compare multirun/s writes")
+    assert said.splitlines()[-1].startswith("report: bcq_exp compare multirun/s writes")
     assert rungs(tmp_path) == rungs(halved)
 
 

@@ -45,7 +45,7 @@ def sweep(tmp_path_factory):
 
 def test_every_run_has_its_folder_and_its_wandb_run(sweep):
     folder, done = sweep
-    assert "4 runs, 4 to train in 1 groups of 4" in done.stdout
+    assert "4 runs, 4 to train in 1 group of 4" in done.stdout
     assert sorted(summaries(folder)) == sorted(NAMES)
     for name in NAMES:
         files = {path.name for path in (folder / name).iterdir()}
@@ -63,7 +63,7 @@ def test_every_run_has_its_folder_and_its_wandb_run(sweep):
 def test_a_sweep_ends_by_naming_its_report(sweep):
     folder, done = sweep
     page = "multirun/s/report/index.html"
-    command = "python -m bcq_exp.compare multirun/s"
+    command = "bcq_exp compare multirun/s"
     assert done.stdout.splitlines()[-1] == f"report: {command} writes {page}"
     cwd = folder.parents[1]
     compared = forked("multirun/s", module="bcq_exp.compare", cwd=cwd)
@@ -156,7 +156,7 @@ def test_failed_runs_are_named_at_the_end_and_tried_again(tmp_path):
     assert done.returncode == 1
     *_, head, first, second = done.stderr.strip().splitlines()
     assert head == "2 of 4 runs failed:"
-    assert done.stdout.splitlines()[-1].startswith("report: python -m bcq_exp.compare multirun/f ")
+    assert done.stdout.splitlines()[-1].startswith("report: bcq_exp compare multirun/f ")
     assert first.startswith("  seed=0,critic_optim.lr=1e+30: a loss is not finite at step")
     assert second.startswith("  seed=1,critic_optim.lr=1e+30: a loss is not finite at step")
     states = {s.name: s for s in run_states(tmp_path / "multirun" / "f")}

@@ -47,7 +47,7 @@ def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
         assert 1e-4 <= trial.params["critic_optim.lr"] <= 1e-2
         assert round(trial.params["algo.tau"], 6) in (0.005, 0.01, 0.015)
         assert trial.params["seed"] in ("3", "4")
-    assert done.stdout.splitlines()[-1].startswith("report: python -m bcq_exp.compare multirun/o ")
+    assert done.stdout.splitlines()[-1].startswith("report: bcq_exp compare multirun/o ")
     best = OmegaConf.load(folder / "optimization_results.yaml")
     assert best.best_value == max(trial.value for trial in trials)
 
@@ -170,10 +170,10 @@ def test_a_ready_sweep_begins_with_its_command(name, tmp_path):
 
     first, second, third, *_ = (CONF / "sweep" / f"{name}.yaml").read_text().splitlines()
     assert first == "# @package _global_"
-    assert second == f"# python -m bcq_exp sweep={name} name={name}"
+    assert second == f"# bcq_exp train sweep={name} name={name}"
     assert third.startswith("# ")
     done = forked(
-        *second.removeprefix("# python -m bcq_exp ").split(),
+        *second.removeprefix("# bcq_exp train ").split(),
         "hydra.launcher.group_size=none",
         cwd=tmp_path,
     )

@@ -43,6 +43,30 @@ def test_lines_keep_their_distance(monkeypatch, caplog):
     ]
 
 
+def test_a_group_tells_its_number_and_the_time_left_for_the_whole_sweep(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for part in (progress.Part(1, 3, later=4.0), progress.Part(3, 3, later=0.0)):
+        with progress.progress(0, 1000, "x", part) as shown:
+            for seconds, step in ((0, 0), (20, 100)):
+                clock[0] += seconds
+                shown.update(step, {"actor_loss": 0.5})
+    # 5 steps a second: 900 are left of the group, and 4 times its 1000 after it
+    assert [r.getMessage() for r in caplog.records] == [
+        "group 1 of 3: step 100/1000  5 steps/s  180 s left, sweep 16 min  actor 0.5",
+        "group 3 of 3: step 100/1000  5 steps/s  180 s left  actor 0.5",
+    ]
+
+
+def test_a_worker_draws_no_bar_on_the_terminal_of_its_parent(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(progress.multiprocessing, "parent_process", lambda: "another")
+    with progress.progress(0, 10, "title") as shown:
+        shown.update(10, {"actor_loss": 0.25})
+    assert capsys.readouterr().out == ""
+
+
 def test_a_bar_takes_steps_and_losses(monkeypatch, capsys):
     monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True)
     with progress.progress(0, 10, "title") as shown:

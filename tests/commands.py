@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.cli.entry import conf_folder
@@ -21,6 +23,7 @@ from bcq_exp.config.checking import check
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.engine.engine import Engine
 from bcq_exp.engine.placement import Placement, place
+from bcq_exp.sweep.composing import SweepComposer
 from bcq_exp.train import train
 from bcq_exp.training import build, start
 from bcq_exp.training.evaluation import ObsNormalizer
@@ -31,13 +34,21 @@ TINY = (
     "dataset.num_steps=2000",
     "policy.forward_sampled_times=5",
     "algo.num_sampled_action=3",
-    "trainer.num_steps=240",
+    "trainer.num_steps=60",
     "trainer.batch_size=16",
+    "trainer.log_every=10",
+    "trainer.eval_every=30",
+    "trainer.eval_episodes=2",
+    "trainer.checkpoint_every=15",
+    "logger=none",
+)
+# long enough for steps to be compiled, which takes seconds: for the tests that are about it
+COMPILED = (
+    *TINY,
+    "trainer.num_steps=240",
     "trainer.log_every=40",
     "trainer.eval_every=120",
-    "trainer.eval_episodes=2",
     "trainer.checkpoint_every=60",
-    "logger=none",
 )
 
 
@@ -62,16 +73,21 @@ def bcq_exp(
 
 def compose(*overrides: str, config_name: str = "config", with_hydra: bool = False) -> DictConfig:
     """The configuration that the command line composes."""
-    return copy.deepcopy(_composed(overrides, config_name, with_hydra))
+    cfg = _composer(config_name).compose(overrides)
+    if not with_hydra:
+        with open_dict(cfg):
+            del cfg["hydra"]
+    return cfg
 
 
 @cache
-def _composed(overrides: tuple[str, ...], config_name: str, with_hydra: bool) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-
+def _composer(config_name: str) -> SweepComposer:
+    """Composes what has the same choices of groups once; tests/sweep/test_composing.py holds that
+    it is what Hydra composes."""
     schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    whole = loader.load_configuration(config_name, [], RunMode.MULTIRUN)
+    return SweepComposer(loader, whole)
 
 
 def fit(folder: Path, *overrides: str) -> float:

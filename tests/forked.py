@@ -1,8 +1,9 @@
 """Commands run in forked children of one warm process: `python -m` without the seconds of imports.
 
-The process (``python -m tests.forked``) has imported what commands need, and nothing else of
-them has happened in it; each request is carried out by a child of its own, with its own folder,
-arguments, standard streams, environment and limits. A child ends as Python ends a main module.
+The process (``python -m tests.forked``) has imported what commands need and registered our plugins
+with Hydra, and nothing else of them has happened in it. Each request is carried out by a child of
+its own, with its own folder, arguments, standard streams, environment and limits. A child ends as
+Python ends a main module.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import IO
 
-IMPORTS = (
-    "hydra._internal.hydra", "hydra.main", "torch._dynamo", "pandas", "rich.live", "rich.progress",
-    "wandb", "wandb_workspaces.workspaces", "bcq_exp.analysis.report", "bcq_exp.analysis.tables",
-    "bcq_exp.paper.estimate", "bcq_exp.paper.page", "bcq_exp.sweep.plugins", "bcq_exp.train",
-    "bcq_exp.training.build", "bcq_exp.training.restore", "bcq_exp.training.video",
+IMPORTS = (  # of others; all of ours are
+    "hydra._internal.hydra", "hydra.main", "pandas", "rich.live", "rich.progress", "wandb",
+    "wandb.sdk.launch.inputs.internal", "wandb_workspaces.workspaces",
+    "gymnasium.envs.classic_control",
 )  # fmt: skip
+MAINS = ("bcq_exp.__main__", "bcq_exp.paper.__main__")  # which run when they are imported
 MEMORY = 6 << 30  # bytes of address space: what asks for more is refused, not the machine's end
 
 
@@ -107,13 +110,17 @@ def kept() -> Forked:
 
 def main() -> None:
     """Answer requests until the input ends."""
-    import importlib
-
     import torch
 
+    import bcq_exp
+    from bcq_exp.sweep import plugins
+
     torch.set_num_threads(1)
-    for name in IMPORTS:
-        importlib.import_module(name)
+    plugins.register()  # before modules of ours that derive from Hydra's
+    found = [module.name for module in walk_packages(bcq_exp.__path__, "bcq_exp.")]
+    for name in (*IMPORTS, *found):
+        if name not in MAINS:
+            import_module(name)
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(_answer(**json.loads(line))), flush=True)

@@ -222,8 +222,8 @@ def test_a_sweep_trains_each_combination_in_a_folder_of_its_own(trained, tmp_pat
 def test_a_run_shows_what_it_did(trained, common):
     shown = (common / "trained.out").read_text()
     assert "behaviour's return" in shown
-    assert "step 120: return" in shown
-    assert "step 240: return" in shown
+    assert "step 30: return" in shown
+    assert "step 60: return" in shown
     assert "over 2 episodes" in shown
     assert shown.splitlines()[-1].endswith(f"bcq_exp compare {trained}")
     assert "\x1b" not in shown  # no bar where there is no terminal

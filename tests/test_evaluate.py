@@ -44,7 +44,7 @@ def test_returns_are_printed_and_saved_and_an_episode_filmed(trained, tmp_path):
     )
     saved = json.loads((run / "evaluation_3_episodes_seed_50.json").read_text())
     np.testing.assert_allclose(saved["returns"], results.returns, rtol=1e-6)
-    assert (saved["step"], saved["seed"], saved["lengths"]) == (240, 50, [200] * 3)
+    assert (saved["step"], saved["seed"], saved["lengths"]) == (60, 50, [200] * 3)
     frames = iio.imread(tmp_path / "film" / "a.gif", index=None)
     assert f"video   film/a.gif ({200} frames of the first episode)" in done.stdout
     assert len(frames) > 50  # a GIF joins equal neighbours

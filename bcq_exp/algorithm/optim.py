@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from inspect import unwrap
 from typing import Any, ClassVar
 
 import torch
@@ -214,6 +215,11 @@ class _FusedAdam(torch.optim.Adam):
     Counting a dozen counters up takes longer than the update of a small network itself. All
     parameters step together here, so the first one's counter serves.
     """
+
+    # torch's wrappers of these keep torch.compile out, and import it for that: a second of start-up
+    add_param_group = unwrap(torch.optim.Adam.add_param_group)
+    state_dict = unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -96,11 +96,13 @@ def entry(
             if plan_only is not None and args.plan:
                 options = [word for word in options if not "--plan".startswith(word)]
                 args.overrides.append(plan_only)
-            plan = _plan(args, config_name, plan_run, plan_sweep)
+            is_sweep, plan = _plan(args, config_name, plan_run, plan_sweep)
             if plan is not None:
                 plan.commit()
                 args.overrides += plan.overrides
-            _launch([*args.overrides, *options], config_name, task)
+            if is_sweep is None:
+                sys.argv[1:] = [*args.overrides, *options]
+            _launch(args, config_name, task, is_sweep)
 
         return main
 
@@ -150,9 +152,10 @@ def _register() -> None:
     plugins.register()
 
 
-def _launch(given: list[str], config_name: str, task: Task) -> None:
-    """Hand over to Hydra, which reads the command line itself."""
+def _launch(args: argparse.Namespace, config_name: str, task: Task, is_sweep: bool | None) -> None:
+    """Hand over to Hydra, which reads the command line itself where ``is_sweep`` is ``None``."""
     from hydra import main as hydra_main
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -166,13 +169,20 @@ def _launch(given: list[str], config_name: str, task: Task) -> None:
                 raise _Ended(error)  # noqa: B904 - the error itself goes on
             raise
 
-    sys.argv[1:] = given
-    launch = hydra_main(
-        version_base="1.3", config_path=str(conf_folder()), config_name=config_name
-    )(checked)
+    main = hydra_main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
     error = None
     try:
-        launch()
+        if is_sweep is None:
+            main(checked)()
+        else:  # the rest of it, which would compose once more to learn what this launch is
+            with _search_path(args):
+                hydra = GlobalHydra.instance().hydra
+                assert hydra is not None
+                (hydra.multirun if is_sweep else hydra.run)(
+                    config_name=args.config_name or config_name,
+                    task_function=checked,
+                    overrides=[*args.overrides, f"hydra.mode={'MULTIRUN' if is_sweep else 'RUN'}"],
+                )
     except _Ended as ended:
         error = ended.error
     if error is not None:
@@ -191,8 +201,11 @@ def _plan(
     config_name: str,
     plan_run: PlanRun | None,
     plan_sweep: PlanSweep | None,
-) -> Plan | None:
-    """Compose and check a run or a sweep before Hydra makes a folder."""
+) -> tuple[bool | None, Plan | None]:
+    """Compose and check a run or a sweep before Hydra makes a folder.
+
+    Returns whether it is a sweep, ``None`` where Hydra is to find out, and its plan if it has one.
+    """
     from hydra.types import RunMode
 
     from bcq_exp.sweep.plan import split
@@ -201,23 +214,23 @@ def _plan(
         raise UserError("--experimental-rerun: not supported; the same name= continues a run")
     plan_only = PLAN_ONLY in args.overrides
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-        return None
+        return None, None
     if args.config_path:  # another root, which Hydra finds its own way: checked when it runs
         if plan_only:
             raise UserError("--plan: cannot be combined with --config-path")
-        return None
+        return None, None
 
     def compose(overrides: list[str]) -> DictConfig:
         return _compose(args.config_name or config_name, overrides)
 
     with _search_path(args):
         if args.multirun:
-            return plan_sweep and explained(plan_sweep, args.overrides, compose)
+            return True, plan_sweep and explained(plan_sweep, args.overrides, compose)
         fixed, axes = explained(split, args.overrides)
         cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
         # a choice of sweep is a sweep, whether or not its file says so
         if cfg.hydra.mode == RunMode.MULTIRUN or cfg.hydra.runtime.choices.get("sweep"):
-            return plan_sweep and explained(plan_sweep, args.overrides, compose)
+            return True, plan_sweep and explained(plan_sweep, args.overrides, compose)
         if axes:
             raise UserError(several_values(axes[0].given))
         if plan_only:
@@ -226,7 +239,7 @@ def _plan(
         with open_dict(cfg):
             del cfg["hydra"]
         check(cfg)
-        return plan_run and plan_run(cfg, folder)
+        return False, plan_run and plan_run(cfg, folder)
 
 
 @contextmanager
@@ -249,7 +262,7 @@ def _search_path(args: argparse.Namespace) -> Iterator[None]:
         before_schema = SearchPathQuery(provider="schema")
         search_path.prepend("command-line", f"file://{own.resolve()}", before_schema)
     backup = get_gh_backup()
-    Hydra.create_main_hydra2(task_name="app", config_search_path=search_path)
+    Hydra.create_main_hydra2(task_name="bcq_exp", config_search_path=search_path)
     try:
         yield
     finally:

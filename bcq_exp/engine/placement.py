@@ -14,6 +14,7 @@ from bcq_exp.engine.executors import CUDAGraphExecutor, EagerExecutor, ExecutorF
 from bcq_exp.engine.memory import free_bytes, keep_freed_memory, run_bytes
 from bcq_exp.engine.precision import Precision, resolve_precision
 from bcq_exp.engine.stream import BLOCK_STEPS
+from bcq_exp.engine.xla.compiler import XLACompiler
 from bcq_exp.errors import UserError
 from bcq_exp.words import counted
 
@@ -80,8 +81,6 @@ class Placement:
     def executor(self) -> ExecutorFactory:
         """What makes the executors of one cohort."""
         if self.engine == "xla":
-            from bcq_exp.engine.xla.executor import XLACompiler  # imports JAX
-
             return XLACompiler(self.engine_is_required)
         return CUDAGraphExecutor if self.engine == "cuda_graph" else EagerExecutor
 

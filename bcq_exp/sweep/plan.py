@@ -102,7 +102,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
             )
     folder = check_folders(cfg, is_sweep=True)
     _check_folder(cfg, folder)
-    placed = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir='{folder}'"]
+    placed = [f"hydra.sweep.dir='{folder}'"]
     if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):
         placed.append("hydra/sweeper=grid")
     if any(override.startswith("hydra.sweep.subdir=") for override in fixed):

@@ -200,6 +200,10 @@ class _Count(TorchDispatchMode):
         super().__init__()
         self.work = Work()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its own compiler to keep it out: a second
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

@@ -200,7 +200,7 @@ def test_the_choice_is_the_papers():
 def test_a_run_goes_on_to_the_bit(tmp_path):
     cfg = ("algo=td3_bc", *COMMON)
     fit(tmp_path / "straight", *cfg)
-    fit(tmp_path / "two", *cfg, "trainer.num_steps=120")
+    fit(tmp_path / "two", *cfg, "trainer.num_steps=30")
     fit(tmp_path / "two", *cfg)
     assert_same_run(tmp_path / "two", tmp_path / "straight")
     rows = RunRecord(tmp_path / "two").rows("train")

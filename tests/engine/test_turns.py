@@ -17,7 +17,7 @@ from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine, ParallelEngine
 from bcq_exp.engine.executors import EagerExecutor
 from bcq_exp.engine.stream import HostStream
-from bcq_exp.engine.xla.executor import XLACompiler
+from bcq_exp.engine.xla.compiler import XLACompiler
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, fit
 from tests.same import assert_close_state, assert_same_run, assert_same_state
@@ -177,10 +177,10 @@ def test_a_run_of_it_has_cells_for_what_was_told(tmp_path):
 
 def test_a_run_stopped_within_a_turn_goes_on_to_the_bit(tmp_path):
     cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *COMMON)
-    cfg = (*cfg, "trainer.log_every=7", "trainer.checkpoint_every=51", "trainer.num_steps=120")
+    cfg = (*cfg, "trainer.log_every=7", "trainer.checkpoint_every=25")
     fit(tmp_path / "straight", *cfg)
-    stopped = fit_until(tmp_path / "stopped", 51, cfg)
-    assert stopped == 51
+    stopped = fit_until(tmp_path / "stopped", 25, cfg)
+    assert stopped == 25
     fit(tmp_path / "stopped", *cfg)
     assert_same_run(tmp_path / "stopped", tmp_path / "straight")
 

@@ -13,7 +13,8 @@ from bcq_exp.algorithm.optim import (
     RMSpropOptimizerFactory,
     SGDOptimizerFactory,
 )
-from bcq_exp.engine.xla.trace import Trace, UntraceableError, to_jax, to_torch
+from bcq_exp.engine.xla import UntraceableError
+from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 
 FUNCTIONS = {
     "arithmetic": lambda x, y: (x.abs() + 1).log() - y.exp() / (2 + y.square()) + (3 - x) * -y,

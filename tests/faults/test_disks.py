@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.commands import TINY, bcq_exp, fit, tree
+from tests.commands import COMPILED, bcq_exp, fit, tree
 from tests.same import assert_same_rows, assert_same_run
 
 pytestmark = pytest.mark.faults
-LOCAL = [option for option in TINY if option != "logger=none"]
+LOCAL = [option for option in COMPILED if option != "logger=none"]
 
 
 @contextmanager
@@ -49,17 +49,17 @@ def is_one_line(done, status=1):
 
 @pytest.mark.parametrize("tries", [6])
 def test_a_run_on_a_disk_that_is_too_small(tries, tmp_path, record_property):
-    fit(tmp_path / "straight", *TINY)
+    fit(tmp_path / "straight", *COMPILED)
     whole = room_taken(tmp_path / "straight")
     rng, full = random.Random(1), 0
     for number in range(tries):
         with disk(tmp_path / f"disk{number}", rng.randrange(4, whole + 60, 4)) as place:
-            done = bcq_exp(*TINY, "name=r", cwd=place)
+            done = bcq_exp(*COMPILED, "name=r", cwd=place)
             if done.returncode:
                 is_one_line(done)
                 full += 1
             remount(place, "size=50m")
-            again = bcq_exp(*TINY, "name=r", cwd=place)
+            again = bcq_exp(*COMPILED, "name=r", cwd=place)
             assert again.returncode == 0, again.stderr
             assert_same_run(place / "multirun" / "r", tmp_path / "straight")
     assert full > tries / 2
@@ -67,8 +67,8 @@ def test_a_run_on_a_disk_that_is_too_small(tries, tmp_path, record_property):
 
 
 def test_a_sweep_on_a_disk_that_is_too_small(tmp_path, record_property):
-    options = (*TINY, "-m", "name=s", "seed=0,1")
-    fit(tmp_path / "straight", *TINY)
+    options = (*COMPILED, "-m", "name=s", "seed=0,1")
+    fit(tmp_path / "straight", *COMPILED)
     whole = 2 * room_taken(tmp_path / "straight")
     full = 0
     for number, share in enumerate((0.02, 0.2, 0.5, 0.9)):
@@ -84,15 +84,15 @@ def test_a_sweep_on_a_disk_that_is_too_small(tmp_path, record_property):
 
 def test_a_disk_that_is_read_only(tmp_path, record_property):
     with disk(tmp_path / "disk", 50_000) as place:
-        done = bcq_exp(*TINY, "name=r", "trainer.num_steps=120", cwd=place)
+        done = bcq_exp(*COMPILED, "name=r", "trainer.num_steps=120", cwd=place)
         assert done.returncode == 0, done.stderr
         shutil.copytree(place / "multirun" / "r", place / "multirun" / "s" / "seed=0")
         remount(place, "ro")
         before = tree(place)
         for options in (
-            (*TINY, "name=r"),
-            (*TINY, "name=new"),
-            (*TINY, "-m", "name=sweep", "seed=0,1"),
+            (*COMPILED, "name=r"),
+            (*COMPILED, "name=new"),
+            (*COMPILED, "-m", "name=sweep", "seed=0,1"),
         ):
             is_one_line(bcq_exp(*options, cwd=place))
         for module, status, options in (
@@ -106,8 +106,8 @@ def test_a_disk_that_is_read_only(tmp_path, record_property):
         status = bcq_exp("multirun/s", module="bcq_exp.status", cwd=place)
         assert status.returncode in (0, 2) and "Traceback" not in status.stderr, status.stderr
         remount(place, "rw")
-        assert bcq_exp(*TINY, "name=r", cwd=place).returncode == 0
-        fit(tmp_path / "straight", *TINY)
+        assert bcq_exp(*COMPILED, "name=r", cwd=place).returncode == 0
+        fit(tmp_path / "straight", *COMPILED)
         assert_same_rows(place / "multirun" / "r", tmp_path / "straight")
     record_property("tried", ("read-only disks, a command each", 6))
 
@@ -129,7 +129,7 @@ def test_a_cache_on_a_full_disk_costs_time_alone(common, tmp_path, record_proper
     options = ("id=faults/full-v0", "env=Pendulum-v1", "num_steps=1000")
     done = bcq_exp(*options, "overwrite=true", cwd=common, module="bcq_exp.collect")
     assert done.returncode == 0, done.stderr
-    run = (*(o for o in TINY if not o.startswith("dataset.")), "dataset=minari")
+    run = (*(o for o in COMPILED if not o.startswith("dataset.")), "dataset=minari")
     run = (*run, "dataset.id=faults/full-v0", "dataset.download=false", "trainer.num_steps=40")
     for kib in (4, 12, 40):
         with disk(tmp_path / f"cache{kib}", kib) as place:

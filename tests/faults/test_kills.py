@@ -9,7 +9,7 @@ import pytest
 from bcq_exp.analysis import load_runs
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, bcq_exp, fit
+from tests.commands import COMPILED, bcq_exp, fit
 from tests.faults.dying import KILLED, faults, points, run
 from tests.same import assert_same_rows, assert_same_run
 
@@ -41,7 +41,7 @@ def one_cache_each(monkeypatch, folder):
     [pytest.param(2, marks=pytest.mark.slow), pytest.param(50, marks=[pytest.mark.faults, LONG])],
 )
 def test_a_run_that_is_killed_anywhere_goes_on(kills, data, tmp_path, monkeypatch, record_property):
-    options = (*(o for o in TINY if not o.startswith("dataset.")), *data)
+    options = (*(o for o in COMPILED if not o.startswith("dataset.")), *data)
     one_cache_each(monkeypatch, tmp_path)
     found = points(*options, "name=straight", cwd=tmp_path)
     straight, folder = (tmp_path / "multirun" / name for name in ("straight", "r"))
@@ -72,7 +72,7 @@ def test_a_run_that_is_killed_anywhere_goes_on(kills, data, tmp_path, monkeypatc
     [pytest.param(1, marks=pytest.mark.slow), pytest.param(20, marks=[pytest.mark.faults, LONG])],
 )
 def test_a_sweep_that_is_killed_anywhere_goes_on(kills, tmp_path, record_property):
-    options = (*SWEEP, *TINY)
+    options = (*SWEEP, *COMPILED)
     found = points(*options, "name=straight", cwd=tmp_path)
     straight, folder = (tmp_path / "multirun" / name for name in ("straight", "s"))
     killed = 0
@@ -112,7 +112,7 @@ def assert_same_sweep(one, other):
 @pytest.mark.faults
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
 def test_runs_of_a_worker_that_dies_go_on(launcher, tmp_path, record_property):
-    options = (*SWEEP, *TINY, f"hydra/launcher={launcher}", "hydra.launcher.group_size=1")
+    options = (*SWEEP, *COMPILED, f"hydra/launcher={launcher}", "hydra.launcher.group_size=1")
     once = tmp_path / "once"
     fault = {"point": "os.rename checkpoint.pt", "count": 2, "torn": None}
     folder = tmp_path / "multirun" / "s"
@@ -122,6 +122,6 @@ def test_runs_of_a_worker_that_dies_go_on(launcher, tmp_path, record_property):
     assert done.returncode == 0, done.stderr
     for seed in SEEDS:
         alone = tmp_path / f"alone{seed}"
-        fit(alone, *TINY, f"seed={seed}")
+        fit(alone, *COMPILED, f"seed={seed}")
         assert_same_rows(folder / f"seed={seed}", alone)
     record_property("tried", (f"deaths of a worker, {launcher}", 1))

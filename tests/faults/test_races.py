@@ -8,11 +8,12 @@ import pytest
 
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, command, fit
+from tests.commands import COMPILED, command, fit
 from tests.same import assert_same_rows
 
 RACERS, ROUNDS = 4, 4
-LONG = (*TINY, "trainer.num_steps=1200", "trainer.eval_every=600")  # longer than starts lie apart
+# longer than starts lie apart
+LONG = (*COMPILED, "trainer.num_steps=1200", "trainer.eval_every=600")
 REFUSED = (  # by the system's lock, or by what the winner has left
     "is training this run; wait for it", "is launching this sweep; wait for it",
     "another process is making it", "already exists",

@@ -62,7 +62,7 @@ def in_the_middle(monkeypatch, folder, do):
     """``do()`` before the first evaluation, when W&B has begun."""
 
     def evaluate(run, step, algorithm, is_stopped, evaluate=Run.evaluate):
-        if step == 120:
+        if step == 30:
             until(lambda: list(folder.glob("wandb/*run-*/run-*.wandb")))
             until(run.tracker._tasks.empty)  # it has been given what there is so far
             do()

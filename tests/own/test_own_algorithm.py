@@ -26,7 +26,7 @@ def run(*overrides, cwd):
 def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
     swept = ("algo=denoising,bc", "seed=0,1", "actor_optim.lr=0.01")
     grid = ("-m", *COMMON, *swept, "name=s")
-    half = run(*grid, "trainer.num_steps=120", cwd=tmp_path)
+    half = run(*grid, "trainer.num_steps=30", cwd=tmp_path)
     assert half.returncode == 0, half.stderr
     assert "4 runs, 4 to train in 2 groups of 2" in half.stdout
     done = run(*grid, cwd=tmp_path)
@@ -35,7 +35,7 @@ def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
     record = RunRecord(sweep / "algo=denoising,seed=1")
     rows = record.rows("train")
     assert list(rows[0]) == ["step", "actor_loss", "noise_abs_mean"]
-    assert [row["step"] for row in rows] == [40, 80, 120, 160, 200, 240]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
     assert rows[-1]["actor_loss"] < rows[0]["actor_loss"]
     assert 0.7 < rows[0]["noise_abs_mean"] < 0.9  # E|N(0, 1)| = 0.80
     runs = load_runs(sweep)
@@ -66,7 +66,7 @@ def test_its_mistakes_are_one_line(overrides, said, tmp_path):
 
 
 def test_the_folder_is_checked_with_a_config_dir_too(tmp_path):
-    short = (*COMMON, "algo=denoising", "trainer.num_steps=40", "name=x")
+    short = (*COMMON, "algo=denoising", "trainer.num_steps=10", "name=x")
     assert run(*short, cwd=tmp_path).returncode == 0
     for overrides, said in (
         (["resume=false"], "resume=false: multirun/x holds a run already"),
@@ -78,7 +78,7 @@ def test_the_folder_is_checked_with_a_config_dir_too(tmp_path):
 
 
 def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
-    short = (*COMMON, "algo=denoising", "trainer.num_steps=40")
+    short = (*COMMON, "algo=denoising", "trainer.num_steps=10")
     assert run("--config-name=config", *short, "name=x", cwd=tmp_path).returncode == 0
     assert run("-m", *short, "seed=3,4", "name=s", cwd=tmp_path).returncode == 0
     folder = tmp_path / "multirun"
@@ -88,7 +88,7 @@ def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
     for line, said in (
         (recorded, "x is complete: nothing to do"),
         (commands[0], "2 runs, 2 complete, 0 to train"),
-        (f"{alone} name=alone", "step 40: return"),
+        (f"{alone} name=alone", "step 10: return"),
     ):
         assert f"--config-dir={HERE / 'conf'}" in line
         done = forked(*shlex.split(line)[3:], cwd=tmp_path, env=ENVIRONMENT)

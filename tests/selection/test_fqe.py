@@ -105,11 +105,12 @@ CHAIN = [
 
 
 POLICIES = [lambda obs, acts=acts: obs @ acts[:, None] for acts in CHAIN]
+QUICK = {"lr": 3e-3, "num_members": 2, "num_steps": 1000}
 
 
 def test_the_values_of_a_chain_are_those_of_its_equations(tmp_path):
     evidence = chain()
-    fitted = fit(evidence, POLICIES, tmp_path / "fqe.pt", num_steps=3000, tau=0.02)
+    fitted = fit(evidence, POLICIES, tmp_path / "fqe.pt", tau=0.05, **QUICK)
     found = of_all(fitted)
     starts = evidence.first_obs.argmax(1)
     for values, acts in zip(found, CHAIN, strict=True):
@@ -117,6 +118,7 @@ def test_the_values_of_a_chain_are_those_of_its_equations(tmp_path):
         assert values.mean() == pytest.approx(known, abs=0.05 * max(1, abs(known)))
 
 
+@pytest.mark.slow
 def test_the_defaults_come_to_their_end_at_their_discount(tmp_path):
     evidence = chain()
     staying = POLICIES[1:]  # for ever: worth a hundred times what a step is
@@ -139,7 +141,7 @@ def test_how_far_critics_come_is_told_beforehand():
 
 def test_targets_stay_within_what_rewards_can_come_to(tmp_path):
     evidence = chain(40)
-    found = fit(evidence, POLICIES, tmp_path / "a.pt", num_steps=300, tau=1.0)
+    found = fit(evidence, POLICIES, tmp_path / "a.pt", num_steps=20, tau=1.0)
     critic = found._engine.algorithm(0)
     worst, best = evidence.dataset.transitions.rew.min(), evidence.dataset.transitions.rew.max()
     scale = found._units.scale
@@ -150,7 +152,7 @@ def test_targets_stay_within_what_rewards_can_come_to(tmp_path):
 
 
 def test_a_known_range_of_returns_bounds_the_values(tmp_path):
-    found = fit(chain(40), POLICIES, tmp_path / "a.pt", num_steps=300, return_range=(-1.0, 2.0))
+    found = fit(chain(40), POLICIES, tmp_path / "a.pt", num_steps=20, return_range=(-1.0, 2.0))
     critic, scale = found._engine.algorithm(0), found._units.scale
     assert (critic.v_min * scale, critic.v_max * scale) == pytest.approx((-1.0, 2.0))
 
@@ -162,8 +164,8 @@ def test_of_a_horizon_only_its_steps_count_discounted_or_not(tmp_path):
     for _ in range(3):
         value = np.arange(NUM_STATES) - 0.5 + value[np.minimum(np.arange(4) + (stays > 0), 3)]
     expected = (evidence.first_obs @ value).mean()
-    settings = {"gamma": 1.0, "horizon": 3, "num_steps": 3000, "num_members": 2}
-    found = of_all(fit(evidence, POLICIES[1:2], tmp_path / "a.pt", **settings))
+    settings = {"gamma": 1.0, "horizon": 3}
+    found = of_all(fit(evidence, POLICIES[1:2], tmp_path / "a.pt", **settings, **QUICK))
     np.testing.assert_allclose(found, expected, rtol=0.1)
 
 
@@ -174,7 +176,7 @@ def test_the_behaviour_is_valued_as_recorded(tmp_path):
     rows = evidence.episode_rows
     assert (after[0] == evidence.dataset.transitions.act[1]).all() == (rows[0] > 1)
     assert (first == evidence.dataset.transitions.act[evidence.step_numbers == 0]).all()
-    settings = FQESettings(gamma=1.0, horizon=10, num_steps=3000, num_members=2, batch_size=64)
+    settings = FQESettings(gamma=1.0, horizon=10, batch_size=64, **QUICK)
     fitted = FittedQ(evidence, after[None], first[None], settings)
     fitted.fit(tmp_path / "a.pt")
     returns = evidence.returns(1.0, 10)
@@ -194,9 +196,7 @@ def test_without_a_reward_values_are_0_not_diverged(tmp_path):
     evidence = chain(40)
     t = evidence.dataset.transitions
     without = replace(evidence.dataset, transitions=t.replace(rew=np.zeros_like(t.rew)))
-    found = of_all(
-        fit(replace(evidence, dataset=without), POLICIES, tmp_path / "a.pt", num_steps=500)
-    )
+    found = of_all(fit(replace(evidence, dataset=without), POLICIES, tmp_path / "a.pt", **QUICK))
     np.testing.assert_allclose(found, 0, atol=0.05)
 
 
@@ -318,12 +318,12 @@ def test_a_value_that_no_rewards_could_make_is_none(tmp_path):
 
 def test_a_policy_among_others_has_the_value_that_it_has_alone(tmp_path):
     evidence, policies = chain(40), POLICIES
-    many = of_all(fit(evidence, policies * 3, tmp_path / "m.pt", num_steps=100))
+    many = of_all(fit(evidence, policies * 3, tmp_path / "m.pt", num_steps=60))
     assert np.allclose(many[:3], many[3:6], rtol=1e-4) and np.allclose(
         many[:3], many[6:], rtol=1e-4
     )
     for policy, expected in zip(policies, many, strict=False):
-        alone = of_all(fit(evidence, [policy], tmp_path / "o.pt", num_steps=100))
+        alone = of_all(fit(evidence, [policy], tmp_path / "o.pt", num_steps=60))
         np.testing.assert_allclose(alone[0], expected, rtol=1e-4)
 
 

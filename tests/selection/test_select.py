@@ -17,7 +17,7 @@ from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, command
 from tests.forked import forked
 
-HELD = (*TINY, "dataset.holdout=0.25", "trainer.num_steps=120")
+HELD = (*TINY, "dataset.holdout=0.25", "trainer.num_steps=30")
 SWEEP = (*HELD, "-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
 FAST = ("num_steps=60", "num_members=2", "hidden_sizes=[16]")
 
@@ -65,7 +65,7 @@ def test_a_sweeps_policies_are_told_and_written(folder):
         last = RunRecord(folder / "multirun" / "s" / row.run).rows("eval")[-1]
         assert row.return_mean == pytest.approx(last["return_mean"])
         assert row.discounted_return == pytest.approx(last["discounted_return_mean"])
-        assert row.step == last["step"] == 120 and row.td_error > 0
+        assert row.step == last["step"] == 30 and row.td_error > 0
     content = json.loads((ope / "selection.json").read_text())
     assert {each["better"] for each in content["policies"]} <= {"yes", "no", "cannot tell"}
     behaviour = content["behaviour"]
@@ -92,7 +92,7 @@ def test_an_algorithm_without_a_critic_has_no_naive_estimate(folder):
 
 
 def test_runs_before_there_was_a_holdout_stand_beside_newer_ones(folder):
-    done = forked(*TINY, "-m", "seed=0,1", "name=a", "trainer.num_steps=40", cwd=folder)
+    done = forked(*TINY, "-m", "seed=0,1", "name=a", "trainer.num_steps=10", cwd=folder)
     assert done.returncode == 0, done.stderr
     record = RunRecord(folder / "multirun" / "a" / "seed=0")
     summary = record.summary()
@@ -222,7 +222,7 @@ def test_mistakes_are_one_line(folder):
     assert "num_steps=x: must be an integer at least 1" in refusal(
         "multirun/s", "--num-steps", "x", cwd=folder
     )
-    done = forked(*TINY, "name=all", "trainer.num_steps=40", cwd=folder)
+    done = forked(*TINY, "name=all", "trainer.num_steps=10", cwd=folder)
     assert done.returncode == 0, done.stderr
     said = refusal("multirun/s", "multirun/all", cwd=folder)
     assert "other data than" in said and "dataset.holdout (0.25 -> None)" in said
@@ -279,7 +279,7 @@ def test_the_report_has_it(folder, opened):
     assert "fitted Q evaluation" in shown.inner_text("#selection-quality")
     assert "the runs have changed since" not in page.read_text()
     record = RunRecord(sweep / policies["run"][0])
-    record.write_summary({**record.summary(), "step": 240})
+    record.write_summary({**record.summary(), "step": 60})
     assert forked("multirun/s", module="bcq_exp.compare", cwd=folder).returncode == 0
     assert "the runs have changed since" in page.read_text()
     (sweep / "ope" / "selection.json").write_text("{}")

@@ -11,7 +11,7 @@ from bcq_exp.training.record import RunRecord
 from tests.commands import TINY
 from tests.forked import forked
 
-SWEEP = (*TINY, "-m", "name=s", "seed=0,1", "trainer.num_steps=120")
+SWEEP = (*TINY, "-m", "name=s", "seed=0,1", "trainer.num_steps=30")
 SUMMARIES = [b"", b"{}", b"[]", b"null", b"\xff\xfe\x00", b'{"status": "completed"', b"7"]
 
 
@@ -80,12 +80,12 @@ def test_going_on_with_a_sweep_leaves_the_damaged_runs_and_trains_the_others(swe
     assert done.returncode == 0, done.stderr
     for name, spoil in DAMAGE.items():
         spoil(sweep / name)
-    longer = (*more, "trainer.num_steps=180")
+    longer = (*more, "trainer.num_steps=45")
     done = forked(*longer, cwd=sweep.parents[1])
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert "4 of 5 runs failed" in done.stderr
     assert all(name in done.stderr for name in DAMAGE) and "seed=4" not in done.stderr
-    assert RunRecord(sweep / "seed=4").summary()["step"] == 180
+    assert RunRecord(sweep / "seed=4").summary()["step"] == 45
     again = forked(*longer, "resume=restart", cwd=sweep.parents[1])
     assert again.returncode == 0, again.stderr

@@ -13,7 +13,7 @@ SWEEP = ("-m", "name=s", *TINY, "algo.num_sampled_action=3,6", "seed=0,1")
 @pytest.fixture
 def begun(tmp_path):
     """A sweep of which one run is complete and one half-way."""
-    for seed, steps in ((0, 240), (1, 120)):
+    for seed, steps in ((0, 60), (1, 30)):
         folder = tmp_path / "multirun" / "s" / f"algo.num_sampled_action=3,seed={seed}"
         fit(folder, *TINY, f"seed={seed}", f"trainer.num_steps={steps}")
     return tmp_path

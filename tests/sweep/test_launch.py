@@ -1,7 +1,6 @@
 """Sweeps as real processes: what they leave, kill -9, resume, failures, every launcher."""
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -12,6 +11,7 @@ from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command
 from tests.forked import forked
+from tests.training.signalled import run_until
 from tests.wandb_reader import read
 
 GRID = ("-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
@@ -37,8 +37,7 @@ def results(folder):
 def sweep(tmp_path_factory):
     """A finished sweep, and what it said."""
     folder = tmp_path_factory.mktemp("sweep")
-    online = [arg for arg in SWEEP if arg != "logger=none"]
-    done = bcq_exp(*online, cwd=folder)
+    done = forked(*SWEEP, "logger=wandb", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "multirun" / "s", done
 
@@ -96,7 +95,7 @@ def test_a_larger_grid_trains_what_is_missing_and_a_changed_one_is_refused(sweep
 
 @pytest.mark.slow
 def test_restarting_sets_the_old_runs_aside(tmp_path):
-    short = (*SWEEP, "trainer.num_steps=40")
+    short = (*SWEEP, "trainer.num_steps=10")
     folder = tmp_path / "multirun" / "s"
     for launcher, tau in (("vectorized", 0.005), ("vectorized", 0.1), ("basic", 0.2)):
         options = (f"hydra/launcher={launcher}", f"algo.tau={tau}", "resume=restart")
@@ -112,13 +111,12 @@ def test_restarting_sets_the_old_runs_aside(tmp_path):
 def test_a_killed_sweep_goes_on_to_the_same_results(launcher, sweep, tmp_path):
     options = (*SWEEP, f"hydra/launcher={launcher}")
     folder = tmp_path / "multirun" / "s"
-    process = subprocess.Popen(command(*options), cwd=tmp_path, start_new_session=True)
-    wait_until(lambda: any((folder / name / "checkpoint.pt").exists() for name in NAMES), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    killed = run_until(40, signal.SIGKILL, *options, cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     states = {state.name: state.status for state in run_states(folder)}
     assert list(states) == NAMES
-    assert set(states.values()) <= {"interrupted", "missing", "done"}
+    left = ["interrupted"] * 4 if launcher == "vectorized" else ["interrupted", *["missing"] * 3]
+    assert list(states.values()) == left
     done = forked(*options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {state.status for state in run_states(folder)} == {"done"}

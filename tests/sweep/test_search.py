@@ -14,7 +14,7 @@ from tests.forked import forked
 
 optuna = pytest.importorskip("optuna")
 
-SHORT = (*TINY, "trainer.num_steps=40", "trainer.eval_every=40", "trainer.checkpoint_every=40")
+SHORT = (*TINY, "trainer.num_steps=10", "trainer.eval_every=10", "trainer.checkpoint_every=10")
 SEARCH = (
     "-m",
     "hydra/sweeper=optuna",
@@ -63,7 +63,7 @@ def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
 def test_a_failed_trial_is_told_and_tried_again(tmp_path):
     searched = ("critic_optim.lr=choice(1e30)", "algo.lmbda=interval(0,1)")
     search = ("-m", "hydra/sweeper=optuna", "name=o", *searched, *SHORT)
-    options = (*search, "hydra.sweeper.num_trials=1", "trainer.num_steps=80")
+    options = (*search, "hydra.sweeper.num_trials=1", "trainer.num_steps=20")
     done = forked(*options, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 trials failed" in done.stderr

@@ -44,7 +44,7 @@ def write_d4rl(path, seed):
 
 def test_a_run_does_not_resume_on_a_set_that_was_recorded_again(record, tmp_path):
     first = record(seed=0)
-    half, whole = "trainer.num_steps=120", "trainer.num_steps=240"
+    half, whole = "trainer.num_steps=30", "trainer.num_steps=60"
     fit(tmp_path / "r", *OF_MINARI, half)
     shutil.copytree(tmp_path / "r", tmp_path / "same")
     second = record(seed=1)
@@ -56,23 +56,23 @@ def test_a_run_does_not_resume_on_a_set_that_was_recorded_again(record, tmp_path
     assert RunRecord(tmp_path / "r").summary()["dataset"]["content_hash"] == second
     record(seed=0)
     fit(tmp_path / "same", *OF_MINARI, whole)
-    assert RunRecord(tmp_path / "same").summary()["step"] == 240
+    assert RunRecord(tmp_path / "same").summary()["step"] == 60
 
 
 def test_nor_on_a_file_that_was_replaced(tmp_path):
     path = tmp_path / "buffer.hdf5"
     options = (*OF_D4RL, f"dataset.path={path}", "trainer.normalize_obs=true")
     write_d4rl(path, seed=0)
-    fit(tmp_path / "r", *options, "trainer.num_steps=120")
+    fit(tmp_path / "r", *options, "trainer.num_steps=30")
     write_d4rl(path, seed=1)
     with pytest.raises(UserError, match=r"its data set changed \(recorded .*, now .*\)"):
         fit(tmp_path / "r", *options)
-    assert RunRecord(tmp_path / "r").summary()["step"] == 120
+    assert RunRecord(tmp_path / "r").summary()["step"] == 30
 
 
 @pytest.mark.parametrize("launcher", ["vectorized", pytest.param("basic", marks=pytest.mark.slow)])
 def test_a_sweep_is_not_extended_on_other_data(launcher, record, tmp_path):
-    sweep = ("-m", "name=s", f"hydra/launcher={launcher}", *OF_MINARI, "trainer.num_steps=120")
+    sweep = ("-m", "name=s", f"hydra/launcher={launcher}", *OF_MINARI, "trainer.num_steps=30")
     first = record(seed=0)
     assert forked(*sweep, "seed=0", cwd=tmp_path).returncode == 0
     second = record(seed=1)
@@ -92,7 +92,7 @@ def test_a_sweep_over_data_sets_goes_on(tmp_path):
     paths = [tmp_path / name / "buffer.hdf5" for name in "abc"]
     for seed, path in enumerate(paths):
         write_d4rl(path, seed)
-    sweep = ("-m", "name=s", *OF_D4RL, "trainer.num_steps=120")
+    sweep = ("-m", "name=s", *OF_D4RL, "trainer.num_steps=30")
     for some in (paths[:1], paths):
         done = forked(*sweep, f"dataset.path={','.join(map(str, some))}", "seed=0", cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -21,18 +21,18 @@ FILES = [
     "train.csv", "eval.csv", "timing.csv", "summary.json", "eval_returns.npz", "checkpoint.pt",
     "checkpoint.previous.pt",
 ]  # fmt: skip
-LONGER = (*TINY, "trainer.num_steps=280")
+LONGER = (*TINY, "trainer.num_steps=70")
 
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A finished run of one's own to spoil; its checkpoints are of steps 180 and 240."""
+    """A finished run of one's own to spoil; its checkpoints are of steps 45 and 60."""
     return shutil.copytree(trained, tmp_path / "multirun" / "trained")
 
 
 @pytest.fixture(scope="module")
 def straight(trained, tmp_path_factory):
-    """The run of 280 steps that nothing happened to."""
+    """The run of 70 steps that nothing happened to."""
     folder = shutil.copytree(trained, tmp_path_factory.mktemp("straight") / "trained")
     fit(folder, *LONGER)
     return folder
@@ -84,7 +84,7 @@ def test_a_changed_byte_or_a_cut_anywhere_is_noticed_or_harmless(
             noticed += 1
             continue
         if said := [r.getMessage() for r in caplog.records]:
-            assert all("checkpoint.pt" in line and "of step 180, is used" in line for line in said)
+            assert all("checkpoint.pt" in line and "of step 45, is used" in line for line in said)
             assert_same_state(found.pop("newest"), before)
             assert_same_state(found.pop("to go on"), before)
             noticed += 1
@@ -100,16 +100,16 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, straight, caplog)
     with caplog.at_level(logging.WARNING):
         fit(run, *LONGER)
     assert "checkpoint.pt is damaged" in caplog.text
-    assert "the checkpoint before, of step 180, is used" in caplog.text
+    assert "the checkpoint before, of step 45, is used" in caplog.text
     assert (run / "checkpoint.damaged.pt").read_bytes() == damaged
     assert not (run / ".checkpoint.pt.4711").exists() and (run / ".lock").exists()
     assert_same_run(run, straight)
-    assert checkpoint.load(run / "checkpoint.previous.pt")["step"] == 240
+    assert checkpoint.load(run / "checkpoint.previous.pt")["step"] == 60
 
 
 def test_so_do_rows_that_were_lost_after_it(run, straight):
     lines = (run / "train.csv").read_bytes().splitlines(keepends=True)
-    (run / "train.csv").write_bytes(b"".join(lines[:-1]))  # the row of step 240
+    (run / "train.csv").write_bytes(b"".join(lines[:-1]))  # the row of step 60
     fit(run, *LONGER)
     assert_same_run(run, straight)
 
@@ -118,7 +118,7 @@ def test_it_is_evaluated_by_the_one_before(run, tmp_path):
     (run / "checkpoint.pt").write_bytes(b"")
     done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert done.returncode == 0, done.stderr
-    assert "of step 180, is used" in done.stdout + done.stderr
+    assert "of step 45, is used" in done.stdout + done.stderr
     (run / "checkpoint.previous.pt").write_bytes(b"")
     done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -137,7 +137,7 @@ def test_a_table_that_is_gone_is_missed(name, run):
 def test_a_row_changed_or_cut_in_the_middle_is_missed(run):
     content = (run / "train.csv").read_bytes()
     lines = content.splitlines(keepends=True)
-    for middle in (b"80,0.1\r\n", lines[2].replace(b".", b".0", 1), b""):
+    for middle in (b"20,0.1\r\n", lines[2].replace(b".", b".0", 1), b""):
         (run / "train.csv").write_bytes(b"".join([*lines[:2], middle, *lines[3:]]))
         (note,) = [note for note in load_runs(run).notes if "train.csv" in note]
         assert "is damaged" in note and note.endswith("left out")
@@ -145,23 +145,23 @@ def test_a_row_changed_or_cut_in_the_middle_is_missed(run):
 
 def test_a_damaged_timing_shows_in_the_status(run):
     (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
-    (run / "timing.csv").write_text("step,wall_time,steps_per_second\n40,1.0,1.0\n")
+    (run / "timing.csv").write_text("step,wall_time,steps_per_second\n10,1.0,1.0\n")
     (state,) = run_states(run.parent)
     assert (state.status, "timing.csv" in state.reason) == ("damaged", True)
 
 
 def test_rows_after_the_summary_are_read_too(run):
     record = RunRecord(run)
-    record.append("train", {name: 280 for name in record.rows("train")[0]})
+    record.append("train", {name: 70 for name in record.rows("train")[0]})
     assert len(load_runs(run).training) == 7
 
 
 GARBAGE = {
     "noise": b"\xff\x00\xfe\n",
     "zeros": bytes(50),
-    "zeros and a row": bytes(50) + b"\r\n280,1,1\r\n",
-    "a letter": b"280,0.x\r\n",
-    "another length": b"280\r\n",
+    "zeros and a row": bytes(50) + b"\r\n70,1,1\r\n",
+    "a letter": b"70,0.x\r\n",
+    "another length": b"70\r\n",
     "an earlier step": b"1,1,1,1,1,1,1,1\r\n",
 }
 
@@ -177,7 +177,7 @@ def test_what_stands_after_the_last_mark_is_nobodys_loss(garbage, run, straight)
         with (run / f"{table}.csv").open("ab") as file:
             file.write(garbage)
     (state,) = run_states(run.parent)
-    assert (state.status, state.step) == ("interrupted", 240)
+    assert (state.status, state.step) == ("interrupted", 60)
     found = load_runs(run)
     assert len(found.training) == len(before.training) == 6
     assert len(found.evaluations) == len(before.evaluations) == 2
@@ -189,7 +189,7 @@ def test_what_stands_after_the_last_mark_is_nobodys_loss(garbage, run, straight)
 def test_status_and_launch_agree_on_rows_lost_since_the_checkpoint(table, run, straight):
     """Which the summary has, as it was written after the checkpoint."""
     record = RunRecord(run)
-    (run / "checkpoint.pt").unlink()  # that of step 180 is left
+    (run / "checkpoint.pt").unlink()  # that of step 45 is left
     record.write_summary(record.summary() | {"status": "running"})
     (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
     content = (run / f"{table}.csv").read_bytes()
@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
 
-    command = (*TINY, "name=r", "trainer.num_steps=120")
+    command = (*TINY, "name=r", "trainer.num_steps=30")
     full = bcq_exp(*command, cwd=tmp_path, preexec_fn=limit)
     assert (full.returncode, full.stderr.count("\n")) == (1, 1), full.stderr
     assert "cannot write multirun/r/checkpoint.pt: " in full.stderr.replace(f"{tmp_path}/", "")
@@ -236,5 +236,5 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path):
     assert (full.returncode, full.stderr.count("\n")) == (1, 1), full.stderr
     assert (run / "checkpoint.pt").read_bytes() == before
     found = checkpoint.to_go_on(RunRecord(run))
-    assert found.content["step"] == 240
+    assert found.content["step"] == 60
     assert np.isfinite(found.content["window"].numpy()).all()

@@ -16,7 +16,7 @@ from tests.commands import TINY, fit
 from tests.forked import forked
 from tests.training.test_changed_data import MINE, OF_D4RL, write_d4rl
 
-SHORT = ("trainer.num_steps=40", "trainer.eval_every=40")
+SHORT = ("trainer.num_steps=10", "trainer.eval_every=10")
 CHDIR = "hydra.job.chdir=true"
 
 
@@ -67,7 +67,7 @@ def test_runs_that_are_trained_in_their_folders_are_trained_by_themselves(tmp_pa
 def test_a_relative_path_is_found_by_a_single_run_and_by_select(tmp_path, monkeypatch):
     write_d4rl(tmp_path / "buffer.hdf5", seed=0)
     options = (*OF_D4RL, "dataset.path=buffer.hdf5", CHDIR, "name=r")
-    for num_steps in (40, 80):
+    for num_steps in (10, 20):
         done = forked(*options, *SHORT, f"trainer.num_steps={num_steps}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     (tmp_path / "elsewhere").mkdir()
@@ -111,15 +111,15 @@ def test_an_environment_that_changed_is_not_resumed_in(tmp_path):
     online = ("algo=ddpg", "dataset=online", "dataset.env=Mine-v0", "dataset.start_steps=20")
     options = [o for o in TINY if not o.startswith(("dataset.", "policy.", "algo."))]
     spec = gym.spec("Pendulum-v1")
-    for limit, num_steps in ((50, 120), (60, 240)):
+    for limit, num_steps in ((50, 30), (60, 60)):
         gym.register("Mine-v0", entry_point=spec.entry_point, max_episode_steps=limit)
         given = (*options, *online, f"trainer.num_steps={num_steps}")
         try:
-            if num_steps == 120:
+            if num_steps == 30:
                 fit(tmp_path / "r", *given)
                 continue
             with pytest.raises(UserError, match=r"its environment changed: max_episode_steps \(50"):
                 fit(tmp_path / "r", *given)
         finally:
             del gym.registry["Mine-v0"]
-    assert RunRecord(tmp_path / "r").summary()["step"] == 120
+    assert RunRecord(tmp_path / "r").summary()["step"] == 30

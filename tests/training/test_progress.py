@@ -21,8 +21,8 @@ def test_a_line_tells_step_rate_time_left_and_losses(tmp_path, monkeypatch, capl
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     fit(tmp_path / "r", *TINY)
-    assert [int(m[1]) for m in lines(caplog)] == list(range(40, 241, 40))
-    assert {m[2] for m in lines(caplog)} == {"240"}
+    assert [int(m[1]) for m in lines(caplog)] == list(range(10, 61, 10))
+    assert {m[2] for m in lines(caplog)} == {"60"}
     assert lines(caplog)[-1][4] == "0"
 
 

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from gymnasium.vector import SyncVectorEnv
@@ -12,54 +10,23 @@ from gymnasium.vector import SyncVectorEnv
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.cohort import train_cohort
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, compose, fit, spoil_engine
+from tests.commands import COMPILED, TINY, compose, fit, spoil_engine
 from tests.forked import forked
 from tests.same import assert_same_rows, assert_same_run, checkpoint
 from tests.sweep.test_cohort import jobs_of
+from tests.training.signalled import run_until
 
 NORMALIZED = "trainer.normalize_obs=true"
-OFF = (*TINY, "trainer.log_every=70", "trainer.checkpoint_every=110")
-SIGNALLED = """
-import os, sys
-from bcq_exp.train import main
-from bcq_exp.training import build
-
-step, signum = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-
-def build_engine(*args, build_engine=build.build_engine):
-    engine = build_engine(*args)
-    advance = engine.advance
-    def advance_and_send(num_steps):
-        statistics = advance(min(num_steps, step - engine.step))
-        if engine.step == step:
-            os.kill(os.getpid(), signum)
-        return statistics
-    engine.advance = advance_and_send
-    return engine
-
-build.build_engine = build_engine
-main()
-"""
-
-
-def run_until(step, signum, *args, cwd):
-    """The command in a process that gets a signal when it has taken ``step`` steps."""
-    return subprocess.run(
-        [sys.executable, "-c", SIGNALLED, str(step), str(int(signum)), *args],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+OFF = (*COMPILED, "trainer.log_every=80", "trainer.checkpoint_every=150")
 
 
 def test_after_a_kill(tmp_path):
+    """Between compiled steps; the tests below are of steps that are not."""
     folder = tmp_path / "multirun" / "r"
     killed = run_until(190, signal.SIGKILL, *OFF, NORMALIZED, "name=r", cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert checkpoint(folder)["step"] == 120  # that of the evaluation
-    assert RunRecord(folder).rows("train")[-1]["step"] == 140  # which going on has to forget
+    assert checkpoint(folder)["step"] == 150
+    assert RunRecord(folder).rows("train")[-1]["step"] == 160  # which going on has to forget
     assert RunRecord(folder).summary()["status"] == "running"
     resumed = forked(*OFF, NORMALIZED, "name=r", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -108,15 +75,15 @@ def interrupt_at(monkeypatch, step, signum=signal.SIGINT):
     ],
 )
 def test_off_the_cadence(signum, tmp_path, monkeypatch):
-    cadence = ("trainer.log_every=70", "trainer.num_steps=180")
+    cadence = ("trainer.log_every=17", "trainer.num_steps=45")
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 120, signum)  # an evaluation's step, between two rows of the log
-        with pytest.raises(RunStopped, match=f"by {signum.name} at step 120") as caught:
+        interrupt_at(patch, 30, signum)  # an evaluation's step, between two rows of the log
+        with pytest.raises(RunStopped, match=f"by {signum.name} at step 30") as caught:
             fit(tmp_path / "r", *TINY, *cadence)
     assert caught.value.status == 128 + signum
     saved = checkpoint(tmp_path / "r")
-    assert (saved["step"], len(saved["window"])) == (120, 50)  # not yet averaged
-    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("train")] == [70]
+    assert (saved["step"], len(saved["window"])) == (30, 13)  # not yet averaged
+    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("train")] == [17]
     fit(tmp_path / "r", *TINY, *cadence)
     fit(tmp_path / "straight", *TINY, *cadence)
     assert_same_run(tmp_path / "r", tmp_path / "straight")
@@ -150,24 +117,23 @@ def at_step_of_an_environment(monkeypatch, number, act):
 
 @pytest.mark.parametrize(("act", "ended"), [(kill, Killed), (terminate, RunStopped)])
 @pytest.mark.parametrize("number", [10, 250])  # in the first evaluation, and in the last
-def test_within_an_evaluation(number, act, ended, tmp_path, monkeypatch):
+def test_within_an_evaluation(number, act, ended, trained, tmp_path, monkeypatch):
     """A kill loses nothing that was trained; a signal does not wait for the episodes' end."""
     with monkeypatch.context() as patch:
         steps = at_step_of_an_environment(patch, number, act)
         with pytest.raises(ended):
             fit(tmp_path / "r", *TINY)
     assert len(steps) == number
-    step = 120 if number < 200 else 240
+    step = 30 if number < 200 else 60
     assert checkpoint(tmp_path / "r")["step"] == step
-    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("eval")] == [120][: step // 240]
+    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("eval")] == [30][: step // 60]
     fit(tmp_path / "r", *TINY)
-    fit(tmp_path / "straight", *TINY)
-    assert_same_run(tmp_path / "r", tmp_path / "straight")
-    fit(tmp_path / "r", *TINY, "trainer.num_steps=280")  # the row of step 240 is kept
-    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("eval")] == [120, 240, 280]
+    assert_same_run(tmp_path / "r", trained)
+    fit(tmp_path / "r", *TINY, "trainer.num_steps=70")  # the row of step 60 is kept
+    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("eval")] == [30, 60, 70]
 
 
-def test_between_an_evaluations_files(tmp_path, monkeypatch):
+def test_between_an_evaluations_files(trained, tmp_path, monkeypatch):
     """Its episodes are written, its row is not."""
     with monkeypatch.context() as patch:
         append = RunRecord.append
@@ -178,16 +144,15 @@ def test_between_an_evaluations_files(tmp_path, monkeypatch):
         )
         with pytest.raises(Killed):
             fit(tmp_path / "r", *TINY)
-    assert RunRecord(tmp_path / "r").episodes()["step"].tolist() == [120]
+    assert RunRecord(tmp_path / "r").episodes()["step"].tolist() == [30]
     fit(tmp_path / "r", *TINY)
-    fit(tmp_path / "straight", *TINY)
-    assert_same_run(tmp_path / "r", tmp_path / "straight")
+    assert_same_run(tmp_path / "r", trained)
 
 
 def test_within_the_evaluation_of_several(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         steps = at_step_of_an_environment(patch, 250, terminate)  # in the second's first
-        with pytest.raises(RunStopped, match="SIGTERM at step 120"):
+        with pytest.raises(RunStopped, match="SIGTERM at step 30"):
             train_cohort(jobs_of(tmp_path / "r", ("seed=0",), ("seed=1",), base=TINY))
     assert len(steps) < 400, "the handler runs when the main thread is scheduled"
     for name in ("r", "straight"):
@@ -199,18 +164,18 @@ def test_within_the_evaluation_of_several(tmp_path, monkeypatch):
 
 def test_signals_are_handed_back_afterwards(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    interrupt_at(monkeypatch, 40)
+    interrupt_at(monkeypatch, 10)
     with pytest.raises(RunStopped):
         fit(tmp_path / "r", *TINY)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_n_steps_and_then_n_more_are_2n_steps(tmp_path):
-    fit(tmp_path / "r", *TINY, NORMALIZED, "trainer.num_steps=120")
+    fit(tmp_path / "r", *TINY, NORMALIZED, "trainer.num_steps=30")
     half = checkpoint(tmp_path / "r")
-    fit(tmp_path / "r", *TINY, NORMALIZED, "trainer.num_steps=240")
+    fit(tmp_path / "r", *TINY, NORMALIZED)
     fit(tmp_path / "straight", *TINY, NORMALIZED)
-    assert half["step"] == 120
+    assert half["step"] == 30
     assert half["normalization"] is not None
     assert_same_run(tmp_path / "r", tmp_path / "straight")
 
@@ -225,43 +190,42 @@ def test_with_schedules(tmp_path, monkeypatch):
         "vae_optim.schedule=cosine",
     )
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 90)
+        interrupt_at(patch, 22)
         with pytest.raises(RunStopped):
-            fit(tmp_path / "r", *options, "trainer.log_every=45")
-    fit(tmp_path / "r", *options, "trainer.log_every=45")
-    fit(tmp_path / "straight", *options, "trainer.log_every=45")
+            fit(tmp_path / "r", *options, "trainer.log_every=11")
+    fit(tmp_path / "r", *options, "trainer.log_every=11")
+    fit(tmp_path / "straight", *options, "trainer.log_every=11")
     assert_same_run(tmp_path / "r", tmp_path / "straight")
 
 
-def test_rows_beyond_the_checkpoint_are_forgotten(tmp_path):
+def test_rows_beyond_the_checkpoint_are_forgotten(trained, tmp_path):
     """What a kill leaves behind: an older checkpoint, newer rows and half a line."""
-    straight, folder = tmp_path / "straight", tmp_path / "r"
-    fit(folder, *TINY, "trainer.num_steps=120")
+    folder = tmp_path / "r"
+    fit(folder, *TINY, "trainer.num_steps=30")
     old = (folder / "checkpoint.pt").read_bytes()
     fit(folder, *TINY)
-    shutil.copytree(folder, straight)
     (folder / "checkpoint.pt").write_bytes(old)
     summary = RunRecord(folder).summary() | {"status": "running"}
     RunRecord(folder).write_summary(summary)
     with (folder / "train.csv").open("a") as file:
-        file.write("280,0.12")
+        file.write("70,0.12")
     fit(folder, *TINY)
-    assert_same_run(folder, straight)
+    assert_same_run(folder, trained)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_clean(tmp_path):
-    fit(tmp_path / "straight", *TINY)
-    shutil.copytree(tmp_path / "straight", tmp_path / "r")
-    (tmp_path / "r" / "checkpoint.pt").unlink()
+def test_a_run_killed_before_its_first_checkpoint_starts_clean(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "r")
+    for path in (tmp_path / "r").glob("checkpoint*"):
+        path.unlink()
     summary = RunRecord(tmp_path / "r").summary() | {"status": "running"}
     RunRecord(tmp_path / "r").write_summary(summary)
     fit(tmp_path / "r", *TINY)
-    assert_same_rows(tmp_path / "r", tmp_path / "straight")
+    assert_same_rows(tmp_path / "r", trained)
 
 
 def test_a_run_killed_before_its_first_evaluation_keeps_its_configuration(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 60)
+        interrupt_at(patch, 15)
         with pytest.raises(RunStopped):
             fit(tmp_path / "r", *TINY)
     assert RunRecord(tmp_path / "r").rows("eval") == []
@@ -271,21 +235,21 @@ def test_a_run_killed_before_its_first_evaluation_keeps_its_configuration(tmp_pa
 
 def test_fewer_steps_than_an_interrupted_run_has_are_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 60)
+        interrupt_at(patch, 15)
         with pytest.raises(RunStopped):
             fit(tmp_path / "r", *TINY)
-    with pytest.raises(UserError, match="has taken 60 steps already"):
-        fit(tmp_path / "r", *TINY, "trainer.num_steps=50")
+    with pytest.raises(UserError, match="has taken 15 steps already"):
+        fit(tmp_path / "r", *TINY, "trainer.num_steps=12")
 
 
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_clock(tmp_path):
-    fit(tmp_path / "r", *TINY, "trainer.num_steps=120")
+    fit(tmp_path / "r", *TINY, "trainer.num_steps=30")
     first = RunRecord(tmp_path / "r").rows("timing")
     fit(tmp_path / "r", *TINY)
     rows = RunRecord(tmp_path / "r").rows("timing")
     assert rows[: len(first)] == first
-    assert [row["step"] for row in rows] == list(range(40, 241, 40))
+    assert [row["step"] for row in rows] == list(range(10, 61, 10))
     times = [row["wall_time"] for row in rows]
     assert times == sorted(times)
     assert times[0] > 0

@@ -22,7 +22,7 @@ from bcq_exp.training.trainer import Cadence, Trainer, all_finite
 from tests.commands import TINY, algorithm_of, compose, fit, spoil_engine
 from tests.same import assert_same_rows, assert_same_run, checkpoint
 
-SHORT = (*TINY, "trainer.num_steps=120")
+SHORT = (*TINY, "trainer.num_steps=30")
 
 
 def train_rows(folder):
@@ -47,19 +47,19 @@ def test_training_leaves_global_generators_alone(tmp_path):
 
 @pytest.mark.slow
 def test_evaluating_more_often_does_not_change_the_training(tmp_path):
-    fit(tmp_path / "a", *SHORT, "trainer.eval_every=120")
-    fit(tmp_path / "b", *SHORT, "trainer.eval_every=35", "trainer.eval_episodes=1")
+    fit(tmp_path / "a", *SHORT)
+    fit(tmp_path / "b", *SHORT, "trainer.eval_every=8", "trainer.eval_episodes=1")
     assert train_rows(tmp_path / "a") == train_rows(tmp_path / "b")
-    assert [r["step"] for r in RunRecord(tmp_path / "b").rows("eval")] == [35, 70, 105, 120]
+    assert [r["step"] for r in RunRecord(tmp_path / "b").rows("eval")] == [8, 16, 24, 30]
 
 
 def test_a_row_of_training_is_the_mean_since_the_last(tmp_path):
     fit(tmp_path / "fine", *SHORT, "trainer.log_every=1")
-    fit(tmp_path / "coarse", *SHORT, "trainer.log_every=50")
+    fit(tmp_path / "coarse", *SHORT, "trainer.log_every=12")
     fine, coarse = (RunRecord(tmp_path / name).rows("train") for name in ("fine", "coarse"))
-    assert [row["step"] for row in coarse] == [50, 100, 120]
+    assert [row["step"] for row in coarse] == [12, 24, 30]
     assert list(coarse[0]) == ["step", *BCQ.statistics()]
-    for first, row in zip((0, 50, 100), coarse, strict=True):
+    for first, row in zip((0, 12, 24), coarse, strict=True):
         for name in BCQ.statistics():
             mean = np.mean([r[name] for r in fine[first : row["step"]]])
             assert row[name] == pytest.approx(mean, rel=1e-9)
@@ -130,26 +130,26 @@ def break_at(monkeypatch, step, column):
 
 @pytest.mark.parametrize("loss", range(4))
 def test_the_first_step_that_is_not_finite_is_named(loss, tmp_path, monkeypatch):
-    break_at(monkeypatch, 97, loss)
-    with pytest.raises(RunStopped, match="a loss is not finite at step 97; its files are in"):
+    break_at(monkeypatch, 27, loss)
+    with pytest.raises(RunStopped, match="a loss is not finite at step 27; its files are in"):
         fit(tmp_path / "r", *TINY)
-    assert checkpoint(tmp_path / "r")["step"] == 60
-    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("train")] == [40, 80]
-    assert RunRecord(tmp_path / "r").summary()["failure"] == "a loss is not finite at step 97"
+    assert checkpoint(tmp_path / "r")["step"] == 15
+    assert [row["step"] for row in RunRecord(tmp_path / "r").rows("train")] == [10, 20]
+    assert RunRecord(tmp_path / "r").summary()["failure"] == "a loss is not finite at step 27"
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     def spoil(engine, state_dict):
         def spoilt(run):
-            bad = torch.tensor(float("inf")) if engine.step == 120 else torch.tensor(0.0)
+            bad = torch.tensor(float("inf")) if engine.step == 30 else torch.tensor(0.0)
             return {**state_dict(run), "deep": [bad]}
 
         engine.state_dict = spoilt
 
     spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.state_dict))
-    with pytest.raises(RunStopped, match="a weight is not finite at step 120"):
+    with pytest.raises(RunStopped, match="a weight is not finite at step 30"):
         fit(tmp_path / "r", *TINY)
-    assert checkpoint(tmp_path / "r")["step"] == 60
+    assert checkpoint(tmp_path / "r")["step"] == 15
 
 
 def test_an_environment_that_raises_fails_the_run_in_one_line(tmp_path, monkeypatch):
@@ -157,17 +157,15 @@ def test_an_environment_that_raises_fails_the_run_in_one_line(tmp_path, monkeypa
         raise ZeroDivisionError("in the simulator")
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
-    with pytest.raises(
-        RunStopped, match="evaluation failed at step 120: ZeroDivisionError: in the"
-    ):
+    with pytest.raises(RunStopped, match="evaluation failed at step 30: ZeroDivisionError: in the"):
         fit(tmp_path / "r", *TINY)
-    assert checkpoint(tmp_path / "r")["step"] == 120
+    assert checkpoint(tmp_path / "r")["step"] == 30
 
 
 def test_the_summary_tells_the_whole_story(trained):
     summary = RunRecord(trained).summary()
     rows = RunRecord(trained).rows("eval")
-    assert (summary["status"], summary["failure"], summary["step"]) == ("completed", None, 240)
+    assert (summary["status"], summary["failure"], summary["step"]) == ("completed", None, 60)
     assert summary["last"] == rows[-1]
     assert summary["best"] == max(rows, key=lambda row: row["return_mean"])
     assert summary["seed"] == 0
@@ -184,13 +182,13 @@ def test_the_summary_tells_the_whole_story(trained):
     assert summary["command"].startswith("python -m bcq_exp dataset.num_steps=2000 ")
     assert summary["config"]["trainer"]["batch_size"] == 16
     assert len(summary["config_hash"]) == 16
-    assert summary["steps_per_second"] == pytest.approx(240 / summary["wall_time"], rel=0.01)
+    assert summary["steps_per_second"] == pytest.approx(60 / summary["wall_time"], rel=0.01)
 
 
 def test_evaluations_are_recorded_episode_by_episode(trained):
     record = RunRecord(trained)
     rows, episodes = record.rows("eval"), record.episodes()
-    assert episodes["step"].tolist() == [row["step"] for row in rows] == [120, 240]
+    assert episodes["step"].tolist() == [row["step"] for row in rows] == [30, 60]
     assert episodes["returns"].shape == episodes["lengths"].shape == (2, 2)
     score = load_pendulum(num_steps=2000).normalized_score
     for row, returns, lengths in zip(rows, episodes["returns"], episodes["lengths"], strict=True):
@@ -303,10 +301,10 @@ def test_the_rate_is_of_training_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "evaluate", slowly)
     monkeypatch.setattr(Trainer, "_loop", timed)
-    fit(tmp_path, *TINY, "trainer.eval_every=40", "trainer.log_every=240")
+    fit(tmp_path, *TINY, "trainer.eval_every=10", "trainer.log_every=60")
     (row,) = RunRecord(tmp_path).rows("timing")
     assert row["wall_time"] < whole[0] - 6 * 0.1
-    assert row["steps_per_second"] == pytest.approx(240 / row["wall_time"])
+    assert row["steps_per_second"] == pytest.approx(60 / row["wall_time"])
 
 
 BRIEF = (*TINY, "trainer.num_steps=6", "trainer.eval_episodes=1", "trainer.checkpoint_every=2")

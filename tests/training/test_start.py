@@ -41,7 +41,7 @@ def test_a_completed_run_is_done_at_once(run, tmp_path):
         ("algo.lmbda=0.5", r"algo.lmbda \(0.75 -> 0.5\)"),
         ("actor.hidden_sizes=[8]", r"actor.hidden_sizes \(\[64, 64\] -> \[8\]\)"),
         ("optimizer@vae_optim=sgd", "vae_optim._target_"),
-        ("trainer.log_every=20", r"trainer.log_every \(40 -> 20\)"),
+        ("trainer.log_every=5", r"trainer.log_every \(10 -> 5\)"),
     ],
 )
 def test_another_configuration_is_refused_by_the_key(override, message, run):
@@ -62,7 +62,7 @@ def test_so_it_is_on_the_command_line(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["logger=none", "trainer.device=cpu", "resume=true", "trainer.num_steps=100"]
+    "override", ["logger=none", "trainer.device=cpu", "resume=true", "trainer.num_steps=25"]
 )
 def test_what_does_not_change_the_training_may_change(override, run):
     before = tree(run)
@@ -83,19 +83,19 @@ def test_resume_restart_sets_the_old_run_aside_and_starts_over(run, trained):
     assert tree(run.with_name("trained.1")) == before
     assert_same_rows(run, trained)
     assert RunRecord(run).summary()["config"]["resume"] == "restart"
-    fit(run, *TINY, "resume=restart", "trainer.num_steps=40")
+    fit(run, *TINY, "resume=restart", "trainer.num_steps=10")
     assert tree(run.with_name("trained.1")) == before
-    assert RunRecord(run.with_name("trained.2")).summary()["step"] == 240
-    assert RunRecord(run).summary()["step"] == 40
+    assert RunRecord(run.with_name("trained.2")).summary()["step"] == 60
+    assert RunRecord(run).summary()["step"] == 10
 
 
 def test_more_steps_are_another_configuration_where_a_schedule_follows_from_them(tmp_path):
     scheduled = (*TINY, "actor_optim.schedule=linear", "trainer.eval_episodes=0")
-    fit(tmp_path / "r", *scheduled, "trainer.num_steps=120")
+    fit(tmp_path / "r", *scheduled, "trainer.num_steps=30")
     before = tree(tmp_path / "r")
-    message = r"actor_optim.schedule \(linear over 120 steps -> linear over 240 steps\)"
+    message = r"actor_optim.schedule \(linear over 30 steps -> linear over 60 steps\)"
     with pytest.raises(UserError, match=message):
-        fit(tmp_path / "r", *scheduled, "trainer.num_steps=240")
+        fit(tmp_path / "r", *scheduled)
     assert tree(tmp_path / "r") == before
 
 
@@ -105,9 +105,9 @@ def test_a_run_that_crashed_before_its_first_step_leaves_its_name_free(tmp_path,
         with pytest.raises(ZeroDivisionError):
             fit(tmp_path / "r", *TINY)
     assert RunRecord(tmp_path / "r").summary()["status"] == "failed"
-    fit(tmp_path / "r", *TINY, "algo.lmbda=0.5", "resume=false", "trainer.num_steps=120")
+    fit(tmp_path / "r", *TINY, "algo.lmbda=0.5", "resume=false", "trainer.num_steps=30")
     summary = RunRecord(tmp_path / "r").summary()
-    assert (summary["status"], summary["failure"], summary["step"]) == ("completed", None, 120)
+    assert (summary["status"], summary["failure"], summary["step"]) == ("completed", None, 30)
     with pytest.raises(UserError, match=r"algo.lmbda \(0.5 -> 0.75\)"):
         fit(tmp_path / "r", *TINY)
 
@@ -161,7 +161,7 @@ def test_of_two_processes_that_start_one_run_one_is_refused(tmp_path):
     assert sorted(process.returncode for process in both) == [0, 2], said
     assert sum("is training this run; wait for it" in text for text in said) == 1
     rows = RunRecord(tmp_path / "multirun" / "twice").rows("train")
-    assert [row["step"] for row in rows] == list(range(40, 2001, 40))
+    assert [row["step"] for row in rows] == list(range(10, 2001, 10))
 
 
 def test_resume_true_goes_on_with_no_run_that_was_set_aside(tmp_path, monkeypatch):

@@ -94,9 +94,9 @@ def test_a_run_takes_about_the_disk_that_its_plan_says(stack, tmp_path):
 
 
 def test_what_an_online_run_collects_is_in_its_plan():
-    long, short = (cost_of(compose(*ONLINE, f"trainer.num_steps={n}")) for n in (100_480, 480))
+    long, short = (cost_of(compose(*ONLINE, f"trainer.num_steps={n}")) for n in (100_240, 240))
     row = 4 * (3 + 1 + 1 + 3) + 2  # obs, act, rew, obs_next in single precision; two flags
-    rows_of_tables = 100_000 / 40 + 100_000 / 240
+    rows_of_tables = 100_000 / 20 + 100_000 / 120
     assert long.disk - short.disk == pytest.approx(
         2 * 100_000 * row + rows_of_tables * 200, rel=0.01
     )

@@ -5,12 +5,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from filelock import FileLock
 
 from bcq_exp.training import build, wandb_service
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.tracking import Warnings
 from tests.commands import TINY, bcq_exp, fit
+from tests.forked import forked
 from tests.same import assert_same_run
 from tests.wandb_reader import read
 
@@ -110,32 +110,17 @@ def test_disabled_writes_nothing_of_wandb(tmp_path, monkeypatch):
     assert RunRecord(tmp_path / "r").summary()["wandb_id"] is None
 
 
-@pytest.fixture(scope="module")
-def online(common):
-    """A run that was to go online where nobody is logged in; its output is beside it."""
-    folder = common / "multirun" / "online"
-    with FileLock(common / "online.lock"):
-        if not folder.exists():
-            done = bcq_exp(*WANDB, "logger.mode=online", "name=online", cwd=common)
-            assert done.returncode == 0, done.stderr
-            (common / "online.out").write_text(done.stdout)
-            (common / "online.err").write_text(done.stderr)
-    return folder
-
-
-def test_online_without_a_login_is_one_warning_and_recorded_offline(online, trained, common):
-    shown = (common / "online.out").read_text().splitlines()
-    assert [line for line in shown if "W&B" in line] == [
+def test_online_without_a_login_is_one_warning_and_recorded_offline(trained, tmp_path):
+    done = forked(*WANDB, "logger.mode=online", "name=online", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = tmp_path / "multirun" / "online"
+    assert [line for line in done.stdout.splitlines() if "W&B" in line] == [
         "W&B cannot go online (not logged in: run `wandb login`): recording offline; "
-        f"`wandb sync {online}/wandb/offline-run-*` uploads it"
+        f"`wandb sync {folder}/wandb/offline-run-*` uploads it"
     ]
-    assert_same_run(online, trained)
-    (run,) = read(online)
+    assert_same_run(folder, trained)
+    (run,) = read(folder)
     assert len(run.rows("train")) == 6
-
-
-def test_and_nothing_else_is_said(online, common):
-    assert (common / "online.err").read_text() == ""
 
 
 class FakeRun(SimpleNamespace):
@@ -218,11 +203,11 @@ def test_a_server_out_of_reach_is_one_warning_and_recorded_offline(tmp_path, mon
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    fit(tmp_path / "r", *WANDB, "logger.mode=online", "trainer.num_steps=40")
+    fit(tmp_path / "r", *WANDB, "logger.mode=online", "trainer.num_steps=10")
     assert modes == ["online", "offline"]
     (warning,) = warned(caplog)
     assert warning.startswith("W&B cannot go online (unreachable): recording offline; `wandb sync")
-    assert [row["step"] for row in run.rows] == [40, 40]
+    assert [row["step"] for row in run.rows] == [10, 10]
     assert run.ended == [0]
 
 
@@ -237,12 +222,12 @@ def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path, monkeypatch):
         return runs[-1]
 
     monkeypatch.setattr(wandb, "init", init)
-    fit(tmp_path / "r", *WANDB, "trainer.num_steps=120")
+    fit(tmp_path / "r", *WANDB, "trainer.num_steps=30")
     fit(tmp_path / "r", *WANDB)
     wandb_id = RunRecord(tmp_path / "r").summary()["wandb_id"]
     assert asked == [(wandb_id, None), (wandb_id, "allow")]
     steps = [[row["step"] for row in run.rows] for run in runs]
-    assert steps == [[40, 80, 120, 120], [160, 200, 240, 240]]
+    assert steps == [[10, 20, 30, 30], [40, 50, 60, 60]]
     assert [run.numbers for run in runs] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
@@ -254,15 +239,15 @@ def test_after_a_kill_rows_have_their_numbers_again(had, tmp_path, monkeypatch):
     runs = [FakeRun(), FakeRun(starting_step=had)]
     left = iter(runs)
     monkeypatch.setattr(wandb, "init", lambda **_: next(left))
-    fit(tmp_path / "r", *WANDB, "trainer.num_steps=120")
+    fit(tmp_path / "r", *WANDB, "trainer.num_steps=30")
     killed = RunRecord(tmp_path / "r").summary() | {"status": "running"}
     RunRecord(tmp_path / "r").write_summary(killed)
     checkpoint = tmp_path / "r" / "checkpoint.pt"
-    checkpoint.with_stem("checkpoint.previous").replace(checkpoint)  # of step 60
+    checkpoint.with_stem("checkpoint.previous").replace(checkpoint)  # of step 15
     fit(tmp_path / "r", *WANDB)
     numbered = [dict(zip(run.numbers, (r["step"] for r in run.rows), strict=True)) for run in runs]
-    assert numbered[0] == {0: 40, 1: 80, 2: 120, 3: 120}
-    rows = {1: 80, 2: 120, 3: 120, 4: 160, 5: 200, 6: 240, 7: 240}
+    assert numbered[0] == {0: 10, 1: 20, 2: 30, 3: 30}
+    rows = {1: 20, 2: 30, 3: 30, 4: 40, 5: 50, 6: 60, 7: 60}
     assert numbered[1] == {number: step for number, step in rows.items() if number >= had}
 
 
@@ -281,7 +266,7 @@ def test_a_failed_run_ends_with_a_failure_in_wandb_too(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_group_of_a_run_in_a_sweep_is_the_sweep(tmp_path):
-    sweep = ("algo.lmbda=0.5,1.0", "logger.group=null", "trainer.num_steps=40", "name=s")
+    sweep = ("algo.lmbda=0.5,1.0", "logger.group=null", "trainer.num_steps=10", "name=s")
     done = bcq_exp("-m", *WANDB, *sweep, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for lmbda in ("0.5", "1.0"):

@@ -7,14 +7,12 @@ program is what the step did, whatever Python it went through.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from threading import Lock
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from jax import Array
@@ -22,88 +20,15 @@ from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
-from bcq_exp.engine.executors import EagerExecutor, Executor, Learner, take_step, unchanged
-from bcq_exp.engine.xla.trace import Trace, UntraceableError, to_jax, to_torch
-from bcq_exp.errors import UserError
+from bcq_exp.engine.executors import EagerExecutor, take_step, unchanged
+from bcq_exp.engine.xla import UntraceableError
+from bcq_exp.engine.xla.operators import DTYPES
+from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 from bcq_exp.files import cache_folder
-
-log = logging.getLogger(__name__)
 
 # of a tensor's change, by norm, that a program may be off: Adam's first steps follow signs alone
 ROUNDING = 0.02
 ROUNDING_BF16 = 0.25
-
-
-class XLACompiler:
-    """Makes the executors of a cohort's runs, which share their programs.
-
-    JAX is set up for the CPU, and to keep compiled programs in the user's cache.
-
-    Args:
-        is_required: whether a step that cannot be compiled is an error; else it runs eagerly, and
-            one log line says why.
-    """
-
-    def __init__(self, is_required: bool) -> None:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        self._is_required = is_required
-        self._programs: dict[Any, _Program] = {}
-        self._failure = ""
-        self._lock = Lock()
-
-    def __call__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> Executor:
-        """An executor, at the first call with these optimizers after compiling for it.
-
-        Raises:
-            UserError: if the step cannot be compiled and has to be.
-        """
-        eager = EagerExecutor(learner, table, buffers)
-        if self._failure:
-            return eager
-        try:
-            run = _compilable(learner)
-            return XLAExecutor(run, buffers, self._program(run, table, buffers))
-        except UntraceableError as error:
-            if self._is_required:
-                raise UserError(f"trainer.engine=xla: {error}; use auto or eager") from error
-            log.warning(
-                "steps run eagerly, which is slower: %s; trainer.engine=eager does so without "
-                "this warning",
-                error,
-            )
-            self._failure = str(error)
-            return eager
-
-    def _program(
-        self, run: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers
-    ) -> _Program:
-        key = tuple(optimizer.factory.without_lr() for optimizer in run.all_optimizers())
-        with self._lock:  # others of the same kind wait for the program
-            if key not in self._programs:
-                program = _Program(run, table, buffers)
-                _verify(run, table, buffers, program)
-                if program.has_constants:  # perhaps this run's own
-                    return program
-                self._programs[key] = program
-            return self._programs[key]
-
-
-def _compilable(learner: Learner) -> OfflineAlgorithm:
-    """The learner, if its steps are the same every time.
-
-    Raises:
-        UntraceableError: if they may not be.
-    """
-    if not isinstance(learner, OfflineAlgorithm):
-        raise UntraceableError("stacked runs have no program")
-    if not learner.is_pure:
-        raise UntraceableError("a network does not declare pure = True")
-    for name, optimizer in learner.optimizers.items():
-        if not optimizer.can_be_compiled:
-            raise UntraceableError(f"the optimizer of {name} keeps more than tensors")
-    return learner
 
 
 class XLAExecutor:
@@ -113,7 +38,7 @@ class XLAExecutor:
         program: of this run, or of another of its cohort.
     """
 
-    def __init__(self, learner: OfflineAlgorithm, buffers: StepBuffers, program: _Program) -> None:
+    def __init__(self, learner: OfflineAlgorithm, buffers: StepBuffers, program: Program) -> None:
         self._learner, self._buffers, self._program = learner, buffers, program
         self._tensors = _changing(learner)
         self._place = {id(tensor): i for i, tensor in enumerate(self._tensors)}
@@ -149,12 +74,18 @@ class XLAExecutor:
                 self._unsynced.discard(i)
 
 
-class _Program:
-    """So many steps of a run, compiled for its shapes and optimizers."""
+class Program:
+    """So many steps of a run, compiled for its shapes and optimizers.
+
+    JAX is set up for the CPU, and to keep compiled programs in the user's cache.
+    """
 
     def __init__(
         self, learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers
     ) -> None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         self._learner, self._table, self._buffers = learner, table, buffers
         self._tensors = _changing(learner)
         self._rates = torch.zeros(
@@ -194,7 +125,8 @@ class _Program:
                 return turns[0](changing)
             return jax.lax.switch((turn + i) % cycle, turns, changing)
 
-        outputs = [to_jax(tensor) for tensor in self._buffers.outputs]
+        # not what is in them now: a program that differs between runs is found in no cache
+        outputs = [jnp.zeros(x.shape, DTYPES[x.dtype]) for x in self._buffers.outputs]
         *state, metrics, _ = jax.lax.fori_loop(0, count, step, [*state, *outputs])
         return state, metrics
 
@@ -225,8 +157,8 @@ def _as_tensors(learner: OfflineAlgorithm) -> list[Tensor]:
     return [like.new_tensor(float(value)) for value in learner.hyperparameters]
 
 
-def _verify(
-    learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers, program: _Program
+def verify(
+    learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers, program: Program
 ) -> None:
     """Take two steps both ways, and undo them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -14,13 +15,10 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bcq_exp.engine.xla import UntraceableError
 from bcq_exp.engine.xla.operators import DTYPES, OPERATORS
 
 Layout = tuple[int, torch.Size, tuple[int, ...]]  # where in its memory a tensor lies
-
-
-class UntraceableError(RuntimeError):
-    """A step that no XLA program can be made of; the message says why."""
 
 
 class Trace(TorchDispatchMode):
@@ -41,6 +39,10 @@ class Trace(TorchDispatchMode):
         self.num_constants = 0
         for tensor, value in zip(tensors, values, strict=True):
             self._keep(tensor, value)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its own compiler to keep it out: a second
 
     def value(self, tensor: Tensor) -> Array:
         """The value of a tensor as it stands.
@@ -107,11 +109,11 @@ class Trace(TorchDispatchMode):
 
 
 def to_jax(tensor: Tensor) -> Array:
-    """A copy of a tensor's elements."""
+    """A copy of a tensor's elements; jnp.array would compile a program for each shape."""
     plain = tensor.detach()
     if plain.dtype == torch.bfloat16:  # NumPy has no such type
-        return jnp.array(plain.float().numpy()).astype(jnp.bfloat16)
-    return jnp.array(plain.numpy())
+        return jax.device_put(plain.float().numpy().astype(jnp.bfloat16))
+    return jax.device_put(plain.numpy().copy())
 
 
 def to_torch(value: Array) -> Tensor:

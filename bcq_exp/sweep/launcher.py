@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 Reason = str | UserError  # why a run failed: by itself, or by what the user has to set right
 MOST_NAMED = 10  # runs that failed for one reason
+MOST_WEIGHED = 8  # kinds of runs whose costs are computed for the time left: up to a second each
 
 
 class RunFailed(RunStopped):
@@ -179,8 +180,8 @@ class CohortLauncher(Launcher):
     ) -> list[tuple[list[Planned], Coming]]:
         """Jobs that are trained together, in the order in which workers are to take them.
 
-        Costs are computed for the plan, to divide runs among workers, and to weigh groups of
-        different kinds in the time that is left.
+        Costs are computed for the plan, to divide runs among workers, and to weigh a few kinds of
+        runs in the time that is left; otherwise groups are weighed by their number of runs.
 
         Raises:
             UserError: if a group would not fit in memory, or its algorithm does not read what its
@@ -194,7 +195,8 @@ class CohortLauncher(Launcher):
         most: list[int] = []
         costs: list[KindCost | None] = []
         kinds_of_runs = cohorts([each.kind for each in missing if each.kind is not None])
-        with_costs = with_costs or self._workers.count > 1 or len(kinds_of_runs) > 1
+        several = 1 < len(kinds_of_runs) <= MOST_WEIGHED
+        with_costs = with_costs or self._workers.count > 1 or several
         for numbers in kinds_of_runs:
             cohort = [missing[i] for i in numbers]
             full, _ = self._jobs.compose(cohort[0].number, cohort[0].overrides)

@@ -51,7 +51,7 @@ COMPARED = (  # columns of eval.csv
 LOCK = ".lock"  # in a run's folder, or a sweep's: held by the process that has it in hand
 SUMMARY = {"status", "failure", "step", "last", "best", "dataset", "config", "seed"}  # at least
 STATUSES = ("running", "completed", "interrupted", "failed", "stopped")
-EPISODES = {"step", "returns", "lengths"}  # the arrays of eval_returns.npz
+EPISODES = ("step", "returns", "lengths")  # the arrays of eval_returns.npz
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 SET_ASIDE = "resume=restart sets the run aside"
 Row = Mapping[str, float | int | None]
@@ -176,10 +176,8 @@ class RunRecord:
         if not path.exists():
             return {}
         with whole(path), np.load(path) as file:
-            if set(file.files) != EPISODES:  # the archive's list of them has no checksum
-                raise ValueError(f"it has {', '.join(file.files) or 'nothing'}")
-            found = dict(file)
-            steps, returns, lengths = (found[name] for name in ("step", "returns", "lengths"))
+            found = {name: file[name] for name in EPISODES}
+            steps, returns, lengths = found.values()
             are_numbers = all(array.dtype.kind in "iuf" for array in found.values())
             belong = returns.shape == lengths.shape and steps.shape == returns.shape[:1]
             if not are_numbers or not belong or returns.ndim != 2 or not returns.shape[1]:

@@ -1,6 +1,7 @@
 """A run's files: written at once, read whatever a kill left, and rewound to a step."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -84,6 +85,18 @@ def test_rewinding_forgets_what_came_after(step, train, evals, record, tmp_path)
         assert content.startswith((tmp_path / name).read_bytes())
 
 
+def test_a_kill_while_rewinding_leaves_a_summary_that_is_true(record, monkeypatch):
+    def truncate_and_die(path, size, truncate=os.truncate):
+        truncate(path, size)
+        raise KeyboardInterrupt
+
+    record.write_summary(summary_of())
+    monkeypatch.setattr(os, "truncate", truncate_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        record.rewind(record.marks_at(20))
+    record.check_marks(record.summary()["record"])
+
+
 @pytest.mark.parametrize("content", ["", "step,lo"])
 def test_a_file_killed_in_its_header_starts_anew(content, tmp_path):
     (tmp_path / "train.csv").write_text(content)
@@ -113,12 +126,16 @@ def test_an_empty_folder_has_no_rows(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def summary_of(**changed):
+    config = {"algo": {"_target_": "x"}, "trainer": {"engine": "auto", "num_steps": 9}}
+    found = dict.fromkeys(SUMMARY) | {"config": config | {"dataset": {}}, "dataset": {"id": "d"}}
+    return found | {"step": 3, "status": "running"} | changed
+
+
 def test_the_summary_is_replaced(record, tmp_path):
-    config = {"algo": {"_target_": "x"}, "trainer": {"num_steps": 9}, "dataset": {}}
-    whole = dict.fromkeys(SUMMARY) | {"config": config, "dataset": {"id": "d"}, "step": 3}
-    record.write_summary({**whole, "status": "running", "more": 1})
-    record.write_summary({**whole, "status": "completed"})
-    assert record.summary() == {**whole, "status": "completed", "record": record.marks()}
+    record.write_summary(summary_of(more=1))
+    record.write_summary(summary_of(status="completed"))
+    assert record.summary() == summary_of(status="completed", record=record.marks())
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "completed"
 
 
@@ -138,9 +155,7 @@ def test_the_summary_is_replaced(record, tmp_path):
     ids=str,
 )
 def test_a_summary_with_a_right_checksum_and_other_content_is_damaged(wrong, record):
-    config = {"algo": {"_target_": "x"}, "trainer": {"num_steps": 9}, "dataset": {}}
-    whole = dict.fromkeys(SUMMARY) | {"config": config, "dataset": {"id": "d"}, "step": 3}
-    record.write_summary({**whole, "status": "running", **wrong})
+    record.write_summary(summary_of(**wrong))
     with pytest.raises(Damaged, match="summary.json is damaged"):
         record.summary()
 

@@ -9,7 +9,7 @@ import sys
 from contextlib import redirect_stderr, suppress
 from difflib import get_close_matches
 
-from bcq_exp.cli import completion
+from bcq_exp.cli import completion, output
 
 DEFAULT = "train"
 COMMANDS = {  # name -> module with its main(), and what it does
@@ -36,7 +36,8 @@ def main() -> None:
     if name is not None:
         _run(name, words[len(name.split()) :])
     elif words and words[-1] in ("-h", "--help") and _following(" ".join(words[:-1])):
-        print(_overview(" ".join(words[:-1])))
+        with output.may_be_closed():
+            print(_overview(" ".join(words[:-1])))
     elif words and re.fullmatch(r"[A-Za-z][\w-]*", words[0]):
         print(f"error: {_unknown(words)}", file=sys.stderr)
         sys.exit(2)

@@ -219,3 +219,16 @@ def test_completion_in_bash(tmp_path):
     type_until("\x15exit\n", "exit")
     os.close(terminal)
     assert os.waitpid(pid, 0)[0] == pid
+
+
+@pytest.mark.parametrize("words", [["--help"], ["compare", "{trained}"]])
+def test_a_reader_that_leaves_ends_the_command_quietly(words, trained, tmp_path):
+    given = [word.format(trained=trained) for word in words]
+    reader, output = os.pipe()
+    os.close(reader)
+    program = [sys.executable, "-m", "bcq_exp", *given]
+    if given != words:  # its page is written elsewhere
+        program.append(f"output={tmp_path}")
+    done = subprocess.run(program, stdout=output, stderr=subprocess.PIPE, check=False)
+    os.close(output)
+    assert (done.returncode, done.stderr) == (1, b"")

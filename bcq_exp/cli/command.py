@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from bcq_exp.cli import output
 from bcq_exp.cli.explain import is_mistake, one_line
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import refusal
@@ -32,7 +33,8 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(root)
         logging.raiseExceptions = False  # a log that cannot be written is no reason to say more
         try:
-            function(*arguments)
+            with output.may_be_closed():
+                function(*arguments)
         except RunStopped as stopped:
             _exit(str(stopped), stopped.status)
         except KeyboardInterrupt:

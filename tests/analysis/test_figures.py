@@ -30,7 +30,7 @@ def test_the_command_writes_figures_a_table_and_numbers(tmp_path):
     (tmp_path / "file").write_text("")
     done = forked("s", "--figures", "file/x", module="bcq_exp.compare", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith("error: --figures file/x: ")
+    assert done.stderr.startswith("error: figures=file/x: ")
 
 
 def test_curves_are_means_with_t_intervals_and_few_runs_are_marked(tmp_path):

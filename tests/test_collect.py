@@ -206,9 +206,9 @@ def test_an_agent_in_an_environment_that_a_users_module_registers_with_a_class(t
 
 MISTAKES = [
     (["id=my/x-v0", "env=Pendulum-v1", "setting=nope"], "there are concurrent, final_buffer, imi"),
-    (["id=my/x-v0", "behaviour=ddpg"], "behaviour=ddpg: name the environment"),
+    (["id=my/x-v0", "behaviour=ddpg"], "behaviour=ddpg: give the environment"),
     (["id=my/x-v0", "env=Nope-v0", "setting=imitation"], "Nope-v0"),
-    (["id=my/x-v0"], "behaviour=scripted: name the environment"),
+    (["id=my/x-v0"], "behaviour=scripted: give the environment"),
     (["id=my/x-v0", "behaviour=run"], "behaviour=run: name the run"),
     (["id=my/x-v0", "behaviour=run", "run=none"], "run=none: no summary.json there"),
     (["id=my/x-v0", "env=Nope-v0", "behaviour=random"], "Nope-v0"),

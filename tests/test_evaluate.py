@@ -75,7 +75,7 @@ def test_a_run_whose_environment_was_registered_with_a_class(trained, tmp_path):
 
 
 def test_another_environment_is_evaluated_in_by_its_id(trained, tmp_path):
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation_*"))
     done = evaluate("run=run", "num_episodes=1", f"env={OWN}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (saved,) = run.glob("evaluation_*.json")

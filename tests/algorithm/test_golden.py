@@ -9,7 +9,7 @@ from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine
 from bcq_exp.engine.executors import EagerExecutor
 from bcq_exp.engine.stream import BLOCK_STEPS, Block, HostStream
-from bcq_exp.engine.xla.executor import XLACompiler
+from bcq_exp.engine.xla.compiler import XLACompiler
 from tests.golden.replay import NAMES, Golden
 
 EXECUTORS = {"eager": lambda: EagerExecutor, "xla": lambda: XLACompiler(is_required=True)}

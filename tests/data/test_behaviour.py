@@ -168,7 +168,10 @@ def test_a_malformed_id_is_refused(env):
 
 def test_no_data_set_lies_in_another_or_around_others(env):
     store(env, ScriptedPendulum(), id="test-v0/pendulum-v0")
-    for id, said in (("test-v0", "is no data"), ("test-v0/pendulum-v0/x-v0", "is a data set")):
+    for id, said in (
+        ("test-v0", "is not a data set"),
+        ("test-v0/pendulum-v0/x-v0", "is a data set"),
+    ):
         for overwrite in (False, True):
             with pytest.raises(DataError, match=said):
                 check_new(id, overwrite=overwrite)

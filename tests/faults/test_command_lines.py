@@ -81,7 +81,7 @@ FOUND = [
     ("bcq_exp", ["wandb", "mirror", ""], "runs=: must be a path"),
     ("bcq_exp.status", [], "the following arguments are required: folder; see --help"),
     ("bcq_exp", ["--nope"], "--nope: no such option (see --help)"),
-    ("bcq_exp", ["--experimental-rerun", "file"], "--experimental-rerun: not of this command"),
+    ("bcq_exp", ["--experimental-rerun", "file"], "--experimental-rerun: not supported"),
     ("bcq_exp", ["-cn", "nope"], "Cannot find primary config 'nope'"),
     ("bcq_exp", ["actor=false"], "Config group override must be a string or a list. Got bool"),
     ("bcq_exp", ["+hydra/job_logging=x"], "hydra/job_logging appears more than once"),

@@ -127,7 +127,7 @@ def assert_whole(mirrored, folder):
 def assert_mirrors(warning, folder, capsys):
     """What the warning says to do makes W&B's record whole."""
     words = remedy(warning)
-    assert words == ["python", "-m", "bcq_exp.wandb_mirror", str(folder)]
+    assert words == ["bcq_exp", "wandb", "mirror", str(folder)]
     wandb_mirror.main(words[3:])
     run = written(folder)
     assert f"wandb sync {folder}/wandb/offline-run-" in capsys.readouterr().out

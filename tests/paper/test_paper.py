@@ -42,7 +42,7 @@ MISTAKES = [
     (["budget=small", "envs=[MountainCarContinuous-v0]"], "no reference scores are known for Moun"),
     (["budget=small", "envs=[Hopper-v5,Hopper-v5]"], "envs: one or more, each once"),
     (["budget=small", "envs=[]"], "envs: one or more"),
-    (["budget=small", "-m"], "-m: not of this command"),
+    (["budget=small", "-m"], "-m: leave it out"),
     (["budget=small", "learner.eval_every=10000"], "give at most 7500"),
     (["budget=small", "agent.eval_every=30000"], "in the last 25% of transitions.concurrent=40000"),
     (["budget=small", "transitions.final_buffer=100001"], "give at most as many"),

@@ -98,15 +98,15 @@ def test_a_search_needs_no_environment(folder):
 
 
 def test_a_grid_is_valued_at_once_and_only_once(folder):
-    grid = ("-m", "name=g", "seed=0,1", *NO_ENV, "logger=wandb")
-    assert "then fitted Q evaluation of 2 policies" in launch(*grid, "--plan", cwd=folder).stdout
+    grid = ("-m", "name=g", "algo.lmbda=0.5,1.0", "seed=0,1", *NO_ENV, "logger=wandb")
+    assert "then fitted Q evaluation of 4 policies" in launch(*grid, "--plan", cwd=folder).stdout
     said = launch(*grid, cwd=folder).stdout
-    assert said.count("fitted Q evaluation of 2 policies") == 1
+    assert said.count("fitted Q evaluation of 4 policies") == 1
     sweep = folder / "multirun" / "g"
     assert not (sweep / "fqe.pt").exists()
     assert "fitted Q" not in launch(*grid, cwd=folder).stdout
     states = run_states(sweep)
-    assert len(states) == 2
+    assert len(states) == 4
     for state in states:
         (row,) = RunRecord(sweep / state.name).estimates()
         assert row["step"] == 45 and row["fqe_low"] < row["fqe"] < row["fqe_high"]

@@ -26,7 +26,7 @@ def test_log_lines_stand_alone_above_the_bar(sweep):
     bars = {line for line in lines if "━" in line}
     assert any(line.startswith("group 1 of 2 ") for line in bars)
     assert any(line.startswith("group 2 of 2 ") for line in bars)
-    assert all(re.match(r"group [12] of 2 [━╸╺]{10} *\d+/240 \d+/s", line) for line in bars)
+    assert all(re.match(r"group [12] of 2 [━╸╺]{10} *\d+/60 \d+/s", line) for line in bars)
     assert any(re.search(r"/s \d+:\d\d left, sweep \d+:\d\d", line) for line in bars)
     assert any(re.search(r"group 2 of 2 .*/s \d+:\d\d left actor \S", line) for line in bars)
 
@@ -54,8 +54,8 @@ def test_status_names_runs_by_their_swept_keys(sweep):
     assert (shown.status, shown.stderr) == (0, "")
     title, *_, first, _, _, last = shown.last
     assert title == "multirun/s: 4 runs: 4 done"
-    assert re.fullmatch(r" +3 +0 +done +240/240 +-\d+\.\d", first)
-    assert re.fullmatch(r" +6 +1 +done +240/240 +-\d+\.\d", last)
+    assert re.fullmatch(r" +3 +0 +done +60/60 +-\d+\.\d", first)
+    assert re.fullmatch(r" +6 +1 +done +60/60 +-\d+\.\d", last)
 
 
 SEARCH = (

@@ -68,7 +68,7 @@ def test_the_ready_file_has_only_keys_that_exist(tmp_path):
 
 def test_a_file_that_is_no_sweep_is_refused(tmp_path):
     (tmp_path / "x.yaml").write_text("a: 1")
-    with pytest.raises(UserError, match=r"x\.yaml: no W&B sweep"):
+    with pytest.raises(UserError, match=r"x\.yaml: not a W&B sweep"):
         sweep_spec(tmp_path / "x.yaml", [])
     done = forked("--file", "missing.yaml", module="bcq_exp.wandb_sweep", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -170,8 +170,8 @@ def test_wandb_that_raises_is_one_warning(failing, message, trained, tmp_path, m
     run = FakeRun(failing=(failing,))
     monkeypatch.setattr(wandb, "init", lambda **_: run)
     fit(tmp_path / "r", *WANDB)
-    anew = f"`bcq_exp wandb mirror {tmp_path / 'r'}` writes it for W&B anew"
-    assert warned(caplog) == [f"{message}: this run is in its local files; {anew}"]
+    again = f"`bcq_exp wandb mirror {tmp_path / 'r'}` writes it for W&B again"
+    assert warned(caplog) == [f"{message}: this run is in its local files; {again}"]
     assert_same_run(tmp_path / "r", trained)
     assert RunRecord(tmp_path / "r").summary()["status"] == "completed"
 

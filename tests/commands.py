@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gymnasium.wrappers import TimeLimit
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
@@ -21,6 +23,7 @@ from bcq_exp.cli.entry import conf_folder
 from bcq_exp.config import schema
 from bcq_exp.config.checking import check
 from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.task import Task
 from bcq_exp.engine.engine import Engine
 from bcq_exp.engine.placement import Placement, place
 from bcq_exp.sweep.composing import SweepComposer
@@ -130,6 +133,15 @@ def spoil_engine(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Engine], None
         return engine
 
     monkeypatch.setattr(build, "build_engine", build_engine)
+
+
+@contextmanager
+def episodes_cut_short() -> Iterator[None]:
+    """Episodes of 20 steps in what :func:`fit` evaluates: else it is most of a brief run's time."""
+    make_env = Task.make_env
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Task, "make_env", lambda *args, **kw: TimeLimit(make_env(*args, **kw), 20))
+        yield
 
 
 def tree(folder: Path) -> dict[str, bytes]:

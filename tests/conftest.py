@@ -2,13 +2,24 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from tests.commands import TINY, bcq_exp
+# what takes seconds to import is imported where it is used: xdist's controller reads this too
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests go to one worker, which makes the fixtures of a module once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +51,8 @@ def surroundings(common: Path) -> None:
 @pytest.fixture(scope="session")
 def trained(common: Path) -> Path:
     """The folder of a finished run of TINY, by the command line, mirrored to W&B offline."""
+    from tests.commands import TINY, bcq_exp
+
     folder = common / "multirun" / "trained"
     with FileLock(common / "trained.lock"):
         if not folder.exists():
@@ -48,6 +61,15 @@ def trained(common: Path) -> Path:
             assert done.returncode == 0, done.stderr
             (common / "trained.out").write_text(done.stdout)
     return folder
+
+
+@pytest.fixture
+def short_episodes() -> Iterator[None]:
+    """See :func:`tests.commands.episodes_cut_short`."""
+    from tests.commands import episodes_cut_short
+
+    with episodes_cut_short():
+        yield
 
 
 @pytest.fixture
@@ -78,7 +100,21 @@ def browsers():
 
 @pytest.fixture
 def opened(browsers):
-    """Opens a page; what it asked of the network and complained of must be nothing."""
+    """Opens a page, see :func:`_pages`."""
+    with _pages(browsers) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def kept_open(browsers):
+    """The same for a page that several tests look at, as opening one takes seconds."""
+    with _pages(browsers) as open_page:
+        yield open_page
+
+
+@contextmanager
+def _pages(browsers):
+    """Opens pages; what they asked of the network and complained of must be nothing."""
     troubles, contexts = [], []
 
     def open_page(path, webgl=False, **options):

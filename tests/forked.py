@@ -33,7 +33,9 @@ IMPORTS = (  # of others; all of ours are
     "gymnasium.envs.classic_control",
 )  # fmt: skip
 MAINS = ("bcq_exp.__main__", "bcq_exp.paper.__main__")  # which run when they are imported
-MEMORY = 6 << 30  # bytes of address space: what asks for more is refused, not the machine's end
+Limits = Sequence[tuple[int, int]]  # as resource.setrlimit takes them
+# address space: what asks for more is refused, not the machine's end
+MEMORY: Limits = ((resource.RLIMIT_AS, 6 << 30),)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Forked:
         cwd: Path,
         limit: float = 60,
         env: Mapping[str, str] | None = None,
-        memory: int | None = MEMORY,
+        limits: Limits = MEMORY,
         terminal: str | None = None,
     ) -> Done:
         """``python -m module arguments`` in ``cwd``, for at most ``limit`` seconds.
@@ -83,7 +85,7 @@ class Forked:
         assert self._process.stdin is not None and self._process.stdout is not None
         request = {
             "module": module, "arguments": list(arguments), "cwd": str(cwd), "limit": limit,
-            "env": dict(os.environ if env is None else env), "memory": memory,
+            "env": dict(os.environ if env is None else env), "limits": limits,
             "terminal": terminal,
         }  # fmt: skip
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -92,10 +94,14 @@ class Forked:
 
 
 def forked(
-    *args: str, cwd: Path, module: str = "bcq_exp", env: Mapping[str, str] | None = None
+    *args: str,
+    cwd: Path,
+    module: str = "bcq_exp",
+    env: Mapping[str, str] | None = None,
+    limits: Limits = (),
 ) -> subprocess.CompletedProcess[str]:
     """As :func:`tests.commands.bcq_exp`, in a child of the process that is kept."""
-    done = kept().run(module, args, cwd, limit=200, env=env, memory=None)
+    done = kept().run(module, args, cwd, limit=200, env=env, limits=limits)
     assert done.status is not None, f"it did not end: {done.stderr}"
     return subprocess.CompletedProcess(args, done.status, done.stdout, done.stderr)
 
@@ -132,7 +138,7 @@ def _answer(
     cwd: str,
     limit: float,
     env: dict[str, str],
-    memory: int | None,
+    limits: Limits,
     terminal: str | None,
 ) -> dict:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -142,8 +148,8 @@ def _answer(
             os.setsid()
             os.environ.clear()
             os.environ.update(env)
-            if memory is not None:
-                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+            for what, most in limits:
+                resource.setrlimit(what, (most, most))
             output = out.fileno() if terminal is None else os.open(terminal, os.O_RDWR)
             os._exit(_be(module, arguments, cwd, output, err.fileno()))
         status = _wait(child, began + limit)

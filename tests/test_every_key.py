@@ -23,6 +23,8 @@ from bcq_exp.training import checkpoint
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, fit, spoil_engine
 
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
 OPTIMS = ("actor_optim", "critic_optim", "vae_optim")
 BASE = (
     *TINY,

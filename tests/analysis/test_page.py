@@ -56,6 +56,18 @@ def twelve(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def shown(kept_open, report):
+    """The page of that report; a test leaves it as it was."""
+    return kept_open(report, webgl=True)
+
+
+@pytest.fixture(scope="module")
+def shown_twelve(kept_open, twelve):
+    """The page of that report; a test leaves it as it was."""
+    return kept_open(twelve / "index.html")
+
+
 def legends(page, plot):
     return page.eval_on_selector_all(
         f"#{plot}-legend .name", "nodes => nodes.map(n => n.textContent)"
@@ -76,13 +88,14 @@ def interval_of(*scores):
     return f"[{digits(low)}, {digits(high)}]"
 
 
-def test_every_section_is_drawn(opened, report):
-    page = opened(report, webgl=True)
+def test_every_section_is_drawn(shown):
+    page = shown
     for plot in ("learning-0", "intervals", "improvement", "profiles", "importance", "heat"):
         assert page.locator(f"#{plot} svg.main-svg").count() > 0, plot
     assert page.locator("#training .js-plotly-plot").count() == 11
     assert page.locator("#marginals .js-plotly-plot").count() == 2
     assert page.locator("#parallel .parcoords").count() > 0
+    assert page.locator("#selection").is_hidden()  # bcq_exp.select has not been asked
     assert "13 runs (12 completed, 1 failed) in 5 groups" in page.inner_text("#headline")
     assert "a loss is not finite at step 7" in page.inner_text("#notes")
     assert "hash of made/up-v0" in page.inner_text("#versions")
@@ -101,6 +114,11 @@ def test_groups_and_axes_change(opened, report):
     assert legends(page, "learning") == ["lmbda=0.5", "lmbda=1", "behaviour policy"]
     page.select_option("#colour", "all keys")
     assert "lmbda=1, tau=0.01 †" in legends(page, "learning")  # of three runs
+    traces = page.evaluate(
+        "document.getElementById('learning-0').data.map(t => [t.name, t.x, t.y])"
+    )
+    last = [ys[-1] for name, xs, ys in traces if name == "lmbda=1, tau=0.01" and len(ys) == 2]
+    assert last == [pytest.approx(12.0)]  # the mean of the runs
     page.select_option("#colour", "algo.tau")
     assert legends(page, "learning") == ["tau=0.001", "tau=0.01", "behaviour policy"]
     page.select_option("#facet", "algo.lmbda")
@@ -139,18 +157,6 @@ def test_values_that_are_close_are_told_exactly(opened, tmp_path):
     assert all("0.0010002" in row.inner_text() for row in rows.all())
 
 
-def test_last_and_best_stand_apart(opened, tmp_path):
-    for seed in range(3):
-        make_run(tmp_path / "s" / str(seed), [30.0 + seed, 20.0 + seed], seed=seed)
-    write_report(load_runs(tmp_path / "s"), tmp_path / "report" / "index.html")
-    page = opened(tmp_path / "report" / "index.html")
-    assert f"21.0 {interval_of(20.0, 21.0, 22.0)}" in page.inner_text("#aggregate-table")
-    assert "By each run's last evaluation." in page.inner_text("#hyperparameters")
-    page.select_option("#which", "best")
-    assert f"31.0 {interval_of(30.0, 31.0, 32.0)}" in page.inner_text("#aggregate-table")
-    assert "The best evaluation's return" in page.inner_text("#aggregates-how")
-
-
 def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp_path):
     for lmbda, returns in ((0.0, [90.0, 10.0]), (1.0, [20.0, 30.0])):
         for seed in range(3):
@@ -169,6 +175,8 @@ def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp
     write_report(load_runs(tmp_path / "s"), tmp_path / "index.html", "best")
     page = opened(tmp_path / "index.html")
     assert "By each run's best evaluation." in page.inner_text("#hyperparameters")
+    assert "The best evaluation's return" in page.inner_text("#aggregates-how")
+    assert f"91.0 {interval_of(90.0, 91.0, 92.0)}" in page.inner_text("#aggregate-table")
     assert page.input_value("#which") == "best"
     beats = "$('improvement').data[0].z"
     labels = "$('improvement').layout.yaxis.ticktext"
@@ -176,16 +184,8 @@ def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp
     assert page.evaluate(beats) == [[None, 1.0], [0.0, None]]
     page.select_option("#which", "last")
     assert page.evaluate(labels) == ["lmbda=1 †  1", "lmbda=0 †  2"]
-
-
-def test_the_curves_are_the_means_of_their_runs(opened, report):
-    page = opened(report)
-    page.select_option("#colour", "all keys")
-    traces = page.evaluate(
-        "document.getElementById('learning-0').data.map(t => [t.name, t.x, t.y])"
-    )
-    last = [ys[-1] for name, xs, ys in traces if name == "lmbda=1, tau=0.01" and len(ys) == 2]
-    assert last == [pytest.approx(12.0)]
+    assert f"11.0 {interval_of(10.0, 11.0, 12.0)}" in page.inner_text("#aggregate-table")
+    assert "By each run's last evaluation." in page.inner_text("#hyperparameters")
 
 
 def test_curves_of_many_rows_are_the_means_of_equal_parts(tmp_path):
@@ -198,8 +198,8 @@ def test_curves_of_many_rows_are_the_means_of_equal_parts(tmp_path):
     assert np.isnan(shown[:4]).all()
 
 
-def test_the_table_sorts_filters_and_links(opened, report):
-    page = opened(report)
+def test_the_table_sorts_filters_and_links(shown):
+    page = shown
     rows = page.locator("#run-table tbody tr")
     assert rows.count() == 13
     header = page.locator("#run-table th", has_text="last return")
@@ -229,8 +229,8 @@ def test_the_table_sorts_filters_and_links(opened, report):
     assert page.locator("#run-table .copy").first.get_attribute("title").startswith("python -m")
 
 
-def test_figures_and_tables_are_saved(opened, report):
-    page = opened(report, webgl=True)
+def test_figures_and_tables_are_saved(shown, report):
+    page = shown
     with page.expect_download() as table:
         page.click("[data-csv=aggregate-table]")
     saved = pd.read_csv(table.value.path())
@@ -250,8 +250,8 @@ def test_figures_and_tables_are_saved(opened, report):
             assert content.startswith(begins) and len(content) > 5_000
 
 
-def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(opened, twelve):
-    page = opened(twelve / "index.html")
+def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(shown_twelve, twelve):
+    page = shown_twelve
     assert page.inner_text("#drawn") == "8 of 12 groups are drawn; tick others in the table"
     assert len(drawn(page, "profiles")) == 8
     page.click("#choose-none")
@@ -280,12 +280,13 @@ def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(opened, twelve):
         assert trace["y"] == pytest.approx(list(share))
     page.select_option("#colour", "all keys")
     assert legends(page, "learning")[-2:] == ["9 other groups", "behaviour policy"]
+    page.select_option("#colour", "algo")
     page.click("#choose-best")
     assert len(drawn(page, "profiles")) == 8
 
 
-def test_an_algorithm_has_one_colour(opened, twelve):
-    page = opened(twelve / "index.html")
+def test_an_algorithm_has_one_colour(shown_twelve):
+    page = shown_twelve
     colours = of_algorithms(["bcq", "ddpg"])  # as the paper's figures name them
     expected = {("algo=BCQ", colours["bcq"]), ("algo=DDPG", colours["ddpg"])}
     assert page.input_value("#colour") == "algo"
@@ -307,10 +308,11 @@ def test_an_algorithm_has_one_colour(opened, twelve):
     )
     for name, colour in drawn(page, "profiles"):
         assert colour == rows[name] == colours["bcq" if "BCQ" in name else "ddpg"]
+    page.click("#choose-best")
 
 
-def test_facets_share_their_y_axis_and_run_names_repeat_no_column(opened, twelve):
-    page = opened(twelve / "index.html")
+def test_facets_share_their_y_axis_and_run_names_repeat_no_column(shown_twelve):
+    page = shown_twelve
     ranges = "[...document.querySelectorAll('#learning > div')].map(d => d.layout.yaxis.range)"
     page.select_option("#facet", "algo")
     first, second = page.evaluate(ranges)
@@ -319,20 +321,24 @@ def test_facets_share_their_y_axis_and_run_names_repeat_no_column(opened, twelve
     page.uncheck("#shared")
     first, second = page.evaluate(ranges)
     assert first != second
+    page.check("#shared")
+    page.select_option("#facet", "none")
     link = page.locator("#run-table a").first
     assert link.inner_text() == "#1"
     assert "algo=BCQ,critic_optim.lr=1,seed=0" in link.get_attribute("href")
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
-def test_it_follows_the_scheme_and_nothing_sticks_out(scheme, width, opened, report):
-    page = opened(report, color_scheme=scheme, viewport={"width": width, "height": 900})
-    assert page.evaluate("document.documentElement.dataset.theme") == scheme
-    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (back == "rgb(255, 255, 255)") == (scheme == "light")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.click("#theme")
-    assert page.evaluate("document.documentElement.dataset.theme") != scheme
+def test_it_follows_the_scheme_and_nothing_sticks_out(opened, report, shown):
+    dark = opened(report, color_scheme="dark", viewport={"width": 1920, "height": 900})
+    for page, scheme, width in ((shown, "light", 1280), (dark, "dark", 1920)):
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.click("#theme")
+        assert page.evaluate("document.documentElement.dataset.theme") != scheme
+        page.click("#theme")
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
 
 
 def test_single_runs_one_seed_and_no_evaluation_are_drawn(opened, tmp_path):

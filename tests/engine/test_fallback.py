@@ -49,8 +49,9 @@ class BranchingFactory(SGDOptimizerFactory):
         return BranchingSGD(params, lr=self.lr)
 
 
-# whose one network is compiled in a fraction of the time
-BC_OPTIONS = (*(o for o in TINY if not o.startswith(("policy.", "algo."))), "algo=bc")
+# algorithms that are compiled in a fraction of BCQ's time
+COMMON = tuple(o for o in TINY if not o.startswith(("policy.", "algo.")))
+BC_OPTIONS, DDPG_OPTIONS = (*COMMON, "algo=bc"), (*COMMON, "algo=ddpg")
 
 
 def engines(*overrides):
@@ -144,15 +145,15 @@ OWN = "critic._target_=tests.engine.test_fallback."
 
 def test_a_custom_critic_that_declares_it_is_compiled_stacked_and_computed_in_bf16():
     data = load_pendulum(num_steps=2000)
-    cfgs = [compose(*TINY, f"{OWN}OwnCritic", f"seed={k}") for k in range(2)]
+    cfgs = [compose(*DDPG_OPTIONS, f"{OWN}OwnCritic", f"seed={k}") for k in range(2)]
     stacked = engine_of(cfgs, data, engine="eager", stacks=True, num_threads=1)
     assert stacked.num_runs == 2  # one engine, not two side by side
     told = stacked.advance(20)
     for k, cfg in enumerate(cfgs):
         alone = engine_of([cfg], data, engine="xla", engine_is_required=True).advance(20)[0]
         torch.testing.assert_close(told[k], alone, rtol=2e-3, atol=2e-4)
-    bf16 = engine_of([compose(*TINY, f"{OWN}OwnCritic", "trainer.precision=bf16")], data)
-    critic = bf16.algorithm(0).policy.critic
+    bf16 = engine_of([compose(*DDPG_OPTIONS, f"{OWN}OwnCritic", "trainer.precision=bf16")], data)
+    critic = bf16.algorithm(0).critic
     assert {p.dtype for p in critic.parameters()} == {torch.float32}
     assert critic.out.compute_dtype == torch.bfloat16
     assert not torch.equal(bf16.advance(3)[0], told[0, :3])

@@ -56,6 +56,7 @@ def results(tmp_path, monkeypatch):
                 make_run(
                     folder,
                     returns,
+                    num_rows=1,
                     seed=seed,
                     scored=True,
                     evaluated={

@@ -13,6 +13,7 @@ from tests.commands import TINY, fit, tree
 from tests.forked import forked
 
 MINE = tuple(word for word in TINY if not word.startswith("dataset."))
+BRIEF = ("trainer.num_steps=10", "trainer.eval_episodes=0")
 OF_MINARI = (*MINE, "dataset=minari", "dataset.id=my/set-v0", "dataset.download=false")
 OF_D4RL = (*MINE, "dataset=d4rl_hdf5", "dataset.env=Pendulum-v1")
 
@@ -42,6 +43,7 @@ def write_d4rl(path, seed):
         file["timeouts"] = np.arange(400) % 200 == 199
 
 
+@pytest.mark.usefixtures("short_episodes")
 def test_a_run_does_not_resume_on_a_set_that_was_recorded_again(record, tmp_path):
     first = record(seed=0)
     half, whole = "trainer.num_steps=30", "trainer.num_steps=60"
@@ -72,7 +74,7 @@ def test_nor_on_a_file_that_was_replaced(tmp_path):
 
 @pytest.mark.parametrize("launcher", ["vectorized", pytest.param("basic", marks=pytest.mark.slow)])
 def test_a_sweep_is_not_extended_on_other_data(launcher, record, tmp_path):
-    sweep = ("-m", "name=s", f"hydra/launcher={launcher}", *OF_MINARI, "trainer.num_steps=30")
+    sweep = ("-m", "name=s", f"hydra/launcher={launcher}", *OF_MINARI, *BRIEF)
     first = record(seed=0)
     assert forked(*sweep, "seed=0", cwd=tmp_path).returncode == 0
     second = record(seed=1)
@@ -92,7 +94,7 @@ def test_a_sweep_over_data_sets_goes_on(tmp_path):
     paths = [tmp_path / name / "buffer.hdf5" for name in "abc"]
     for seed, path in enumerate(paths):
         write_d4rl(path, seed)
-    sweep = ("-m", "name=s", *OF_D4RL, "trainer.num_steps=30")
+    sweep = ("-m", "name=s", *OF_D4RL, *BRIEF)
     for some in (paths[:1], paths):
         done = forked(*sweep, f"dataset.path={','.join(map(str, some))}", "seed=0", cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from bcq_exp.errors import Damaged
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training import checkpoint
 from bcq_exp.training.record import TABLES, RunRecord
-from tests.commands import TINY, bcq_exp, fit
+from tests.commands import TINY, fit
 from tests.forked import forked
 from tests.same import assert_same_rows, assert_same_run, assert_same_state
 
@@ -210,13 +210,9 @@ def test_status_and_launch_agree_on_rows_lost_since_the_checkpoint(table, run, s
 @pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path):
     """The limit lets tables and summaries be written, and no checkpoint."""
-    small = (trained / "checkpoint.pt").stat().st_size - 1
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
-
+    limits = ((resource.RLIMIT_FSIZE, (trained / "checkpoint.pt").stat().st_size - 1),)
     command = (*TINY, "name=r", "trainer.num_steps=30")
-    full = bcq_exp(*command, cwd=tmp_path, preexec_fn=limit)
+    full = forked(*command, cwd=tmp_path, limits=limits)
     assert (full.returncode, full.stderr.count("\n")) == (1, 1), full.stderr
     assert "cannot write multirun/r/checkpoint.pt: " in full.stderr.replace(f"{tmp_path}/", "")
     folder = tmp_path / "multirun" / "r"
@@ -228,11 +224,8 @@ def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path
 
 def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path):
     before = (run / "checkpoint.pt").read_bytes()
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
-
-    full = bcq_exp(*LONGER, "name=trained", cwd=tmp_path, preexec_fn=limit)
+    limits = ((resource.RLIMIT_FSIZE, len(before) // 2),)
+    full = forked(*LONGER, "name=trained", cwd=tmp_path, limits=limits)
     assert (full.returncode, full.stderr.count("\n")) == (1, 1), full.stderr
     assert (run / "checkpoint.pt").read_bytes() == before
     found = checkpoint.to_go_on(RunRecord(run))

@@ -4,6 +4,8 @@ import logging
 import re
 from types import SimpleNamespace
 
+import pytest
+
 from bcq_exp.training import progress
 from tests.commands import TINY, fit
 
@@ -17,6 +19,7 @@ def lines(caplog):
     return [m for r in caplog.records if (m := LINE.fullmatch(r.getMessage()))]
 
 
+@pytest.mark.usefixtures("short_episodes")
 def test_a_line_tells_step_rate_time_left_and_losses(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)

@@ -10,14 +10,25 @@ from gymnasium.vector import SyncVectorEnv
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.cohort import train_cohort
 from bcq_exp.training.record import RunRecord
-from tests.commands import COMPILED, TINY, compose, fit, spoil_engine
+from tests.commands import COMPILED, TINY, compose, episodes_cut_short, fit, spoil_engine
 from tests.forked import forked
 from tests.same import assert_same_rows, assert_same_run, checkpoint
 from tests.sweep.test_cohort import jobs_of
 from tests.training.signalled import run_until
 
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
 NORMALIZED = "trainer.normalize_obs=true"
 OFF = (*COMPILED, "trainer.log_every=80", "trainer.checkpoint_every=150")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The run that was never stopped."""
+    folder = tmp_path_factory.mktemp("straight") / "r"
+    with episodes_cut_short():
+        fit(folder, *TINY)
+    return folder
 
 
 def test_after_a_kill(tmp_path):
@@ -30,8 +41,8 @@ def test_after_a_kill(tmp_path):
     assert RunRecord(folder).summary()["status"] == "running"
     resumed = forked(*OFF, NORMALIZED, "name=r", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    fit(tmp_path / "straight", *OFF, NORMALIZED)
-    assert_same_run(folder, tmp_path / "straight")
+    assert forked(*OFF, NORMALIZED, "name=straight", cwd=tmp_path).returncode == 0
+    assert_same_run(folder, tmp_path / "multirun" / "straight")
     assert RunRecord(folder).summary()["status"] == "completed"
 
 
@@ -46,9 +57,9 @@ def test_after_ctrl_c(tmp_path):
     assert checkpoint(folder)["step"] == 190
     summary = RunRecord(folder).summary()
     assert (summary["status"], summary["step"]) == ("interrupted", 190)
-    fit(folder, *OFF, "name=r")
-    fit(tmp_path / "straight", *OFF)
-    assert_same_run(folder, tmp_path / "straight")
+    for name in ("r", "straight"):
+        assert forked(*OFF, f"name={name}", cwd=tmp_path).returncode == 0
+    assert_same_run(folder, tmp_path / "multirun" / "straight")
 
 
 def interrupt_at(monkeypatch, step, signum=signal.SIGINT):
@@ -116,24 +127,24 @@ def at_step_of_an_environment(monkeypatch, number, act):
 
 
 @pytest.mark.parametrize(("act", "ended"), [(kill, Killed), (terminate, RunStopped)])
-@pytest.mark.parametrize("number", [10, 250])  # in the first evaluation, and in the last
-def test_within_an_evaluation(number, act, ended, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [10, 25])  # in the first evaluation, and in the last
+def test_within_an_evaluation(number, act, ended, straight, tmp_path, monkeypatch):
     """A kill loses nothing that was trained; a signal does not wait for the episodes' end."""
     with monkeypatch.context() as patch:
         steps = at_step_of_an_environment(patch, number, act)
         with pytest.raises(ended):
             fit(tmp_path / "r", *TINY)
     assert len(steps) == number
-    step = 30 if number < 200 else 60
+    step = 30 if number < 20 else 60
     assert checkpoint(tmp_path / "r")["step"] == step
     assert [row["step"] for row in RunRecord(tmp_path / "r").rows("eval")] == [30][: step // 60]
     fit(tmp_path / "r", *TINY)
-    assert_same_run(tmp_path / "r", trained)
+    assert_same_run(tmp_path / "r", straight)
     fit(tmp_path / "r", *TINY, "trainer.num_steps=70")  # the row of step 60 is kept
     assert [row["step"] for row in RunRecord(tmp_path / "r").rows("eval")] == [30, 60, 70]
 
 
-def test_between_an_evaluations_files(trained, tmp_path, monkeypatch):
+def test_between_an_evaluations_files(straight, tmp_path, monkeypatch):
     """Its episodes are written, its row is not."""
     with monkeypatch.context() as patch:
         append = RunRecord.append
@@ -146,17 +157,18 @@ def test_between_an_evaluations_files(trained, tmp_path, monkeypatch):
             fit(tmp_path / "r", *TINY)
     assert RunRecord(tmp_path / "r").episodes()["step"].tolist() == [30]
     fit(tmp_path / "r", *TINY)
-    assert_same_run(tmp_path / "r", trained)
+    assert_same_run(tmp_path / "r", straight)
 
 
 def test_within_the_evaluation_of_several(tmp_path, monkeypatch):
+    once = (*TINY, "trainer.num_steps=30")
     with monkeypatch.context() as patch:
-        steps = at_step_of_an_environment(patch, 250, terminate)  # in the second's first
+        steps = at_step_of_an_environment(patch, 25, terminate)  # in the second's first
         with pytest.raises(RunStopped, match="SIGTERM at step 30"):
-            train_cohort(jobs_of(tmp_path / "r", ("seed=0",), ("seed=1",), base=TINY))
-    assert len(steps) < 400, "the handler runs when the main thread is scheduled"
+            train_cohort(jobs_of(tmp_path / "r", ("seed=0",), ("seed=1",), base=once))
+    assert len(steps) < 40, "the handler runs when the main thread is scheduled"
     for name in ("r", "straight"):
-        jobs = jobs_of(tmp_path / name, ("seed=0",), ("seed=1",), base=TINY)
+        jobs = jobs_of(tmp_path / name, ("seed=0",), ("seed=1",), base=once)
         assert train_cohort(jobs) == [None, None]
     for number in ("0", "1"):
         assert_same_run(tmp_path / "r" / number, tmp_path / "straight" / number)
@@ -198,7 +210,7 @@ def test_with_schedules(tmp_path, monkeypatch):
     assert_same_run(tmp_path / "r", tmp_path / "straight")
 
 
-def test_rows_beyond_the_checkpoint_are_forgotten(trained, tmp_path):
+def test_rows_beyond_the_checkpoint_are_forgotten(straight, tmp_path):
     """What a kill leaves behind: an older checkpoint, newer rows and half a line."""
     folder = tmp_path / "r"
     fit(folder, *TINY, "trainer.num_steps=30")
@@ -210,17 +222,17 @@ def test_rows_beyond_the_checkpoint_are_forgotten(trained, tmp_path):
     with (folder / "train.csv").open("a") as file:
         file.write("70,0.12")
     fit(folder, *TINY)
-    assert_same_run(folder, trained)
+    assert_same_run(folder, straight)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_clean(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "r")
+def test_a_run_killed_before_its_first_checkpoint_starts_clean(straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "r")
     for path in (tmp_path / "r").glob("checkpoint*"):
         path.unlink()
     summary = RunRecord(tmp_path / "r").summary() | {"status": "running"}
     RunRecord(tmp_path / "r").write_summary(summary)
     fit(tmp_path / "r", *TINY)
-    assert_same_rows(tmp_path / "r", trained)
+    assert_same_rows(tmp_path / "r", straight)
 
 
 def test_a_run_killed_before_its_first_evaluation_keeps_its_configuration(tmp_path, monkeypatch):

@@ -23,12 +23,14 @@ from tests.commands import TINY, algorithm_of, compose, fit, spoil_engine
 from tests.same import assert_same_rows, assert_same_run, checkpoint
 
 SHORT = (*TINY, "trainer.num_steps=30")
+SHORT_EPISODES = pytest.mark.usefixtures("short_episodes")
 
 
 def train_rows(folder):
     return (folder / "train.csv").read_text()
 
 
+@SHORT_EPISODES
 def test_one_seed_is_one_run_and_another_is_another(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.manual_seed(ord(name))  # what happened before does not matter
@@ -38,6 +40,7 @@ def test_one_seed_is_one_run_and_another_is_another(tmp_path):
     assert train_rows(tmp_path / "a") != train_rows(tmp_path / "c")
 
 
+@SHORT_EPISODES
 def test_training_leaves_global_generators_alone(tmp_path):
     numpys, torchs = np.random.get_state()[1].copy(), torch.get_rng_state()
     fit(tmp_path / "r", *SHORT)
@@ -45,6 +48,7 @@ def test_training_leaves_global_generators_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), torchs)
 
 
+@SHORT_EPISODES
 @pytest.mark.slow
 def test_evaluating_more_often_does_not_change_the_training(tmp_path):
     fit(tmp_path / "a", *SHORT)
@@ -53,6 +57,7 @@ def test_evaluating_more_often_does_not_change_the_training(tmp_path):
     assert [r["step"] for r in RunRecord(tmp_path / "b").rows("eval")] == [8, 16, 24, 30]
 
 
+@SHORT_EPISODES
 def test_a_row_of_training_is_the_mean_since_the_last(tmp_path):
     fit(tmp_path / "fine", *SHORT, "trainer.log_every=1")
     fit(tmp_path / "coarse", *SHORT, "trainer.log_every=12")
@@ -68,6 +73,7 @@ def test_a_row_of_training_is_the_mean_since_the_last(tmp_path):
 BOUNDED = {"clip": lambda x: np.clip(x, -1, 1), "tanh": np.tanh, "null": lambda x: x}
 
 
+@SHORT_EPISODES
 @pytest.mark.parametrize("method", BOUNDED)
 def test_scaled_actions_train_and_act_within_the_space(method, tmp_path):
     options = ("policy.action_scaling=true", f"policy.action_bound_method={method}")
@@ -89,6 +95,7 @@ def test_scaled_data_are_in_the_policys_unit():
     np.testing.assert_allclose(act, data.transitions.act / 2, atol=1e-6)
 
 
+@SHORT_EPISODES
 @pytest.mark.slow
 def test_double_precision_is_double_throughout_and_near_single(tmp_path):
     fit(tmp_path / "single", *SHORT)
@@ -102,6 +109,7 @@ def test_double_precision_is_double_throughout_and_near_single(tmp_path):
     assert second["vae_loss"] == pytest.approx(first["vae_loss"], rel=0.2)
 
 
+@SHORT_EPISODES
 def test_a_diverging_run_fails_with_its_last_good_checkpoint(tmp_path):
     options = (*TINY, "optimizer@critic_optim=sgd", "critic_optim.lr=1e3")
     with pytest.raises(RunStopped, match=r"run failed: a loss is not finite at step \d+") as caught:
@@ -128,6 +136,7 @@ def break_at(monkeypatch, step, column):
     spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.advance))
 
 
+@SHORT_EPISODES
 @pytest.mark.parametrize("loss", range(4))
 def test_the_first_step_that_is_not_finite_is_named(loss, tmp_path, monkeypatch):
     break_at(monkeypatch, 27, loss)
@@ -138,6 +147,7 @@ def test_the_first_step_that_is_not_finite_is_named(loss, tmp_path, monkeypatch)
     assert RunRecord(tmp_path / "r").summary()["failure"] == "a loss is not finite at step 27"
 
 
+@SHORT_EPISODES
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     def spoil(engine, state_dict):
         def spoilt(run):
@@ -198,6 +208,7 @@ def test_evaluations_are_recorded_episode_by_episode(trained):
         assert row["normalized_score"] == pytest.approx(score(returns.mean()))
 
 
+@SHORT_EPISODES
 def test_the_objective_is_the_last_evaluations(tmp_path):
     mean = fit(tmp_path / "r", *SHORT)
     score = fit(tmp_path / "s", *SHORT, "trainer.objective=normalized_score")
@@ -286,6 +297,7 @@ def test_a_run_without_rows_has_no_rate(tmp_path):
     assert summary["seed"] == 3
 
 
+@SHORT_EPISODES
 def test_the_rate_is_of_training_alone(tmp_path, monkeypatch):
     """However often a run is evaluated between two rows."""
     evaluate, loop, whole = Run.evaluate, Trainer._loop, []
@@ -310,6 +322,7 @@ def test_the_rate_is_of_training_alone(tmp_path, monkeypatch):
 BRIEF = (*TINY, "trainer.num_steps=6", "trainer.eval_episodes=1", "trainer.checkpoint_every=2")
 
 
+@SHORT_EPISODES
 def test_actions_are_scaled_where_their_bounds_are_far_from_one(tmp_path, monkeypatch):
     fit(tmp_path / "near", *BRIEF)
     stored = RunRecord(tmp_path / "near").summary()["config"]["policy"]

@@ -9,12 +9,13 @@ import pytest
 from bcq_exp.training import build, wandb_service
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.tracking import Warnings
-from tests.commands import TINY, bcq_exp, fit
+from tests.commands import TINY, bcq_exp, episodes_cut_short, fit
 from tests.forked import forked
 from tests.same import assert_same_run
 from tests.wandb_reader import read
 
 WANDB = (*TINY, "logger=wandb")
+SHORT_EPISODES = pytest.mark.usefixtures("short_episodes")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,7 @@ def test_without_a_writable_home_wandbs_own_log_goes_elsewhere(tmp_path, monkeyp
     assert wandb_service.find_cache() is None  # it is said once
 
 
+@SHORT_EPISODES
 def test_disabled_writes_nothing_of_wandb(tmp_path, monkeypatch):
     import wandb
 
@@ -121,6 +123,15 @@ def test_online_without_a_login_is_one_warning_and_recorded_offline(trained, tmp
     assert_same_run(folder, trained)
     (run,) = read(folder)
     assert len(run.rows("train")) == 6
+
+
+@pytest.fixture(scope="module")
+def untracked(tmp_path_factory):
+    """The same run without W&B."""
+    folder = tmp_path_factory.mktemp("untracked") / "r"
+    with episodes_cut_short():
+        fit(folder, *TINY)
+    return folder
 
 
 class FakeRun(SimpleNamespace):
@@ -156,6 +167,7 @@ def warned(caplog):
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
 
 
+@SHORT_EPISODES
 @pytest.mark.parametrize(
     ("failing", "message"),
     [
@@ -164,7 +176,9 @@ def warned(caplog):
         ("finish", "W&B failed at the end (finish is down)"),
     ],
 )
-def test_wandb_that_raises_is_one_warning(failing, message, trained, tmp_path, monkeypatch, caplog):
+def test_wandb_that_raises_is_one_warning(
+    failing, message, untracked, tmp_path, monkeypatch, caplog
+):
     import wandb
 
     run = FakeRun(failing=(failing,))
@@ -172,11 +186,12 @@ def test_wandb_that_raises_is_one_warning(failing, message, trained, tmp_path, m
     fit(tmp_path / "r", *WANDB)
     again = f"`bcq_exp wandb mirror {tmp_path / 'r'}` writes it for W&B again"
     assert warned(caplog) == [f"{message}: this run is in its local files; {again}"]
-    assert_same_run(tmp_path / "r", trained)
+    assert_same_run(tmp_path / "r", untracked)
     assert RunRecord(tmp_path / "r").summary()["status"] == "completed"
 
 
-def test_wandb_that_cannot_start_is_one_warning(trained, tmp_path, monkeypatch, caplog):
+@SHORT_EPISODES
+def test_wandb_that_cannot_start_is_one_warning(untracked, tmp_path, monkeypatch, caplog):
     import wandb
 
     def init(**_):
@@ -186,9 +201,10 @@ def test_wandb_that_cannot_start_is_one_warning(trained, tmp_path, monkeypatch, 
     fit(tmp_path / "r", *WANDB)
     (warning,) = warned(caplog)
     assert "W&B cannot start (no space left on device)" in warning
-    assert_same_run(tmp_path / "r", trained)
+    assert_same_run(tmp_path / "r", untracked)
 
 
+@SHORT_EPISODES
 def test_a_server_out_of_reach_is_one_warning_and_recorded_offline(tmp_path, monkeypatch, caplog):
     import wandb
 
@@ -211,6 +227,7 @@ def test_a_server_out_of_reach_is_one_warning_and_recorded_offline(tmp_path, mon
     assert run.ended == [0]
 
 
+@SHORT_EPISODES
 def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path, monkeypatch):
     import wandb
 
@@ -231,6 +248,7 @@ def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path, monkeypatch):
     assert [run.numbers for run in runs] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+@SHORT_EPISODES
 @pytest.mark.parametrize("had", [0, 4])
 def test_after_a_kill_rows_have_their_numbers_again(had, tmp_path, monkeypatch):
     """Those that the server got before it, of an online run, are not sent to it again."""
@@ -251,6 +269,7 @@ def test_after_a_kill_rows_have_their_numbers_again(had, tmp_path, monkeypatch):
     assert numbered[1] == {number: step for number, step in rows.items() if number >= had}
 
 
+@SHORT_EPISODES
 def test_a_failed_run_ends_with_a_failure_in_wandb_too(tmp_path, monkeypatch):
     import wandb
 

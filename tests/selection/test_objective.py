@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import asdict
 from statistics import fmean
 
 import minari
@@ -14,8 +15,12 @@ from gymnasium.spaces import Box
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from omegaconf import OmegaConf
 
+from bcq_exp.config.fqe import FQESettings
+from bcq_exp.errors import UserError
+from bcq_exp.ranges import FQE
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.job import Job
+from bcq_exp.training.objective import Objective
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.start import has_arrived
 from tests.commands import TINY
@@ -80,6 +85,26 @@ def estimates(folder):
         state.name: RunRecord(folder / state.name).estimates()[-1]["fqe"]
         for state in run_states(folder)
     }
+
+
+def test_the_value_is_that_of_the_step_asked_for(tmp_path):
+    record = RunRecord(tmp_path)
+    for step, num_steps, value in ((60, 50, 5.0), (60, 40, 0.6), (90, 40, 0.9)):
+        settings = asdict(FQESettings(num_steps=num_steps))
+        record.add_estimate({"step": step, "settings": settings, "fqe": value})
+        record.append("eval", {"step": step, "return_mean": -step})
+    last = {"step": 90, "return_mean": -90}
+    summary = {"step": 90, "last": last, "record": record.marks()}
+    fqe, evaluated = Objective(FQE, FQESettings(num_steps=40)), Objective("return_mean")
+    for until, estimate, row in (
+        *((50, 0.6, None), (60, 0.6, {"step": 60, "return_mean": -60})),
+        *((70, 0.9, None), (None, 0.9, last)),
+    ):
+        assert fqe.value(tmp_path, until, summary) == estimate
+        assert evaluated.row(tmp_path, until, summary) == row
+    for found, said in ((fqe.row(tmp_path, 91, summary), "no estimate"), ({FQE: None}, "diverged")):
+        with pytest.raises(UserError, match=said):
+            fqe.number(found, tmp_path)
 
 
 def test_a_search_needs_no_environment(folder):

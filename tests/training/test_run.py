@@ -11,11 +11,13 @@ import torch
 from bcq_exp import load_policy
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ
+from bcq_exp.data import environments
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import build, parts, restore
 from bcq_exp.training import run as runs
 from bcq_exp.training.evaluation import Evaluator
+from bcq_exp.training.objective import Objective
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.run import Run
 from bcq_exp.training.trainer import Cadence, Trainer, all_finite
@@ -216,17 +218,14 @@ def test_the_objective_is_the_last_evaluations(tmp_path):
     assert (mean, score) == (last["return_mean"], last["normalized_score"])
 
 
-def test_an_objective_that_is_not_defined_is_one_line(tmp_path, monkeypatch):
-    build_run = build.build_run
-
-    def without_scores(*args):
-        run = build_run(*args)
-        run.normalized_score = lambda ret: None
-        return run
-
-    monkeypatch.setattr(build, "build_run", without_scores)
-    with pytest.raises(UserError, match="no reference scores are known.*use return_mean"):
+def test_a_score_without_a_scale_is_refused_before_training(trained, tmp_path, monkeypatch):
+    monkeypatch.delitem(environments.REFERENCE_SCORES, "Pendulum")
+    said = "no reference scores are known.*use return_mean"
+    with pytest.raises(UserError, match=said):
         fit(tmp_path / "r", *SHORT, "trainer.objective=normalized_score")
+    assert not RunRecord(tmp_path / "r").has_begun
+    with pytest.raises(UserError, match=said):
+        Objective("normalized_score").number({"normalized_score": None}, trained)
 
 
 def test_the_agent_of_a_checkpoint_is_the_one_evaluated(trained):

@@ -39,7 +39,7 @@ def run_name(name: str | None, resume: Any) -> str:
         if not checkpoints:
             raise UserError("resume=true: multirun/ holds no run with a checkpoint; give its name=")
         return checkpoints[-1].parent.name
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{token_hex(2)}"
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{token_hex(4)}"
 
 
 def run_folder(keys: str, overrides: Sequence[str]) -> str:

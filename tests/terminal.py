@@ -50,9 +50,7 @@ def in_terminal(*args: str, cwd: Path, columns: int = 80, module: str = "bcq_exp
     reader.start()
     env = {**os.environ, "TERM": "xterm-256color"}
     env.pop("COLUMNS", None)
-    done = kept().run(
-        module, args, cwd, limit=200, env=env, memory=None, terminal=os.ttyname(theirs)
-    )
+    done = kept().run(module, args, cwd, limit=200, env=env, limits=(), terminal=os.ttyname(theirs))
     os.close(theirs)
     reader.join()
     os.close(ours)

@@ -1,15 +1,16 @@
 """The Optuna sweeper: a study that goes on, a killed trial, a failed one, mistakes."""
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from bcq_exp.errors import RunStopped
+from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.launcher import RunFailed
-from bcq_exp.sweep.search import _taken_up_again, _tell
+from bcq_exp.sweep.search import OptunaSweeper, _distribution, _taken_up_again, _tell
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import hold
-from tests.commands import TINY
+from tests.commands import TINY, compose
 from tests.forked import forked
 
 optuna = pytest.importorskip("optuna")
@@ -107,6 +108,119 @@ def test_a_search_that_another_process_has_in_hand_is_left_alone(tmp_path):
     assert [trial.state.name for trial in study(tmp_path).trials] == ["RUNNING"]
 
 
+class Launched:
+    """A launcher whose jobs return what ``outcome`` makes of their overrides, or fail."""
+
+    def __init__(self, outcome):
+        self.outcome, self.batches = outcome, []
+
+    def launch(self, jobs, initial_job_idx):
+        self.batches.append((initial_job_idx, jobs))
+        return [self._result(job) for job in jobs]
+
+    def _result(self, job):
+        value = self.outcome(job)
+        result = JobReturn(status=JobStatus.FAILED if value is None else JobStatus.COMPLETED)
+        result.return_value = RunStopped("no value", 1) if value is None else value
+        return result
+
+
+LMBDA = "algo.lmbda=interval(0,1)"
+
+
+def search(folder, outcome, num_trials, *, space=(LMBDA,), overrides=(), **given):
+    """A search in this process; the launcher that it used."""
+    defaults = {"direction": "maximize", "sampler": "random", "params": None}
+    place = {"storage": None, "study_name": "bcq_exp"}
+    sweeper = OptunaSweeper(num_trials, 2, seed=0, **place, **{**defaults, **given})
+    sweep_dir = f"hydra.sweep.dir={folder / 'multirun' / 'o'}"
+    sweeper.config = compose(sweep_dir, *overrides, with_hydra=True)
+    sweeper._launcher = Launched(outcome)
+    sweeper.sweep(list(space))
+    return sweeper._launcher
+
+
+def states(folder):
+    return [trial.state.name for trial in study(folder).trials]
+
+
+def of_lmbda(job):
+    return -float(next(word for word in job if "lmbda" in word).partition("=")[2])
+
+
+def test_every_launch_proposes_other_trials_and_numbers_its_jobs(tmp_path):
+    launched = search(tmp_path, of_lmbda, 3)
+    assert [(first, len(jobs)) for first, jobs in launched.batches] == [(0, 2), (2, 1)]
+    search(tmp_path, of_lmbda, 6)
+    trials = study(tmp_path).trials
+    assert len({trial.params["algo.lmbda"] for trial in trials}) == 6
+    assert [trial.value for trial in trials] == [-trial.params["algo.lmbda"] for trial in trials]
+    assert search(tmp_path, of_lmbda, 6).batches == []
+
+
+def test_equal_trials_are_one_job_whose_value_is_both_trials(tmp_path):
+    launched = search(tmp_path, of_lmbda, 2, space=("algo.lmbda=choice(0.5)",))
+    assert launched.batches == [(0, [["algo.lmbda=0.5"]])]
+    assert [trial.value for trial in study(tmp_path).trials] == [-0.5, -0.5]
+
+
+def test_failed_trials_are_named_and_not_replaced_in_the_same_launch(tmp_path):
+    with pytest.raises(
+        RunStopped, match=r"2 trials failed:\n  trial 0: no value\n  trial 1: no val"
+    ):
+        search(tmp_path, lambda job: None, 2)
+    assert states(tmp_path) == ["FAIL", "FAIL"]
+
+
+def test_a_launch_that_is_refused_fails_its_own_trials_and_not_what_a_kill_left(tmp_path):
+    def refuse(job):
+        raise UserError("no such data set")
+
+    with pytest.raises(UserError):
+        search(tmp_path, refuse, 1)
+    study(tmp_path).ask({"algo.lmbda": optuna.distributions.FloatDistribution(0, 1)})
+    with pytest.raises(UserError):
+        search(tmp_path, refuse, 2)
+    assert states(tmp_path)[:2] == ["FAIL", "RUNNING"]
+    assert states(tmp_path).count("RUNNING") == 1
+
+
+def test_a_study_is_of_the_configuration_of_its_complete_trials(tmp_path):
+    more, less = "trainer.num_steps=20", "trainer.num_steps=10"
+    with pytest.raises(RunStopped):
+        search(tmp_path, lambda job: None, 1, overrides=[more])
+    search(tmp_path, of_lmbda, 1, overrides=[less])
+    with pytest.raises(UserError, match=r"trainer.num_steps \(10 -> 20\)"):
+        search(tmp_path, of_lmbda, 2, overrides=[more])
+
+
+def test_arguments_replace_what_a_file_searches(tmp_path):
+    params = {"algo.lmbda": "choice(0.5)", "algo.tau": "choice(0.1)"}
+    launched = search(tmp_path, of_lmbda, 1, space=("algo.lmbda=0.75",), params=params)
+    assert launched.batches == [(0, [["algo.lmbda=0.75", "algo.tau=0.1"]])]
+
+
+Floats = optuna.distributions.FloatDistribution
+Ints = optuna.distributions.IntDistribution
+Choices = optuna.distributions.CategoricalDistribution
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("range(0.005,0.02,0.005)", Floats(0.005, 0.015, step=0.005)),
+        ("range(1,6,2)", Ints(1, 5, step=2)),
+        ("interval(0,1)", Floats(0, 1)),
+        ("tag(log,interval(1e-4,1e-2))", Floats(1e-4, 1e-2, log=True)),
+        ("tag(int,interval(1,5))", Ints(1, 5)),
+        ("tag(int,log,interval(1,8))", Ints(1, 8, log=True)),
+        ("choice(3,x)", Choices(["3", "x"])),
+    ],
+)
+def test_a_range_is_searched_as_it_is_written(values, expected):
+    assert _distribution(OverridesParser.create().parse_override(f"k={values}")) == expected
+
+
 def test_an_objective_that_is_no_number_fails_its_trial():
     found = optuna.create_study()
     trial = found.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
@@ -149,12 +263,8 @@ def test_a_failed_trial_is_asked_for_once_more_at_each_launch():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("algo.lmbda=tag(log,interval(0,1))",), "algo.lmbda=tag(log,interval(0,1)): "),
         (("algo.lmbda=interval(1,0)",), "algo.lmbda=interval(1,0): "),
-        (("algo.lmbda=interval(0,1)", "hydra.sweeper.num_trials=1.5"), "must be an integer"),
         (("algo.lmbda=interval(0,1)", "hydra.sweeper.seed=-1"), "hydra.sweeper.seed=-1: must be"),
-        ((), "nothing to search"),
-        (("hydra.sweeper.sampler=x", "algo.lmbda=interval(0,1)"), "must be one of tpe"),
         (("algo.lmbda=interval(0,3)",), "algo.lmbda=3.0: must be a number in [0, 1]"),
     ],
 )
@@ -162,6 +272,24 @@ def test_mistakes_are_one_line(overrides, said, tmp_path):
     done = forked("-m", "hydra/sweeper=optuna", *SHORT, *overrides, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"num_trials": 1.5}, "hydra.sweeper.num_trials=1.5: must be an integer at least 1"),
+        ({"num_trials": 0}, "hydra.sweeper.num_trials=0: must be an integer at least 1"),
+        ({"sampler": "x"}, "hydra.sweeper.sampler=x: must be one of tpe, random, cmaes, qmc"),
+        ({"direction": "up"}, "hydra.sweeper.direction=up: must be one of maximize, minimize"),
+        ({"space": ()}, "nothing to search; give keys a range"),
+        ({"space": ("algo.tau=tag(log,interval(0,1))",)}, "algo.tau=tag(log,interval(0,1)): "),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_searched_is_named(given, said, tmp_path):
+    with pytest.raises(UserError) as refused:
+        search(tmp_path, of_lmbda, **{"num_trials": 1, **given})
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["seeds", "lmbda_tau_n", "phi_gamma", "optuna_full"])

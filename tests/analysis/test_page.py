@@ -254,7 +254,7 @@ def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(shown_twelve, twelv
     assert page.inner_text("#drawn") == "8 of 12 groups are drawn; tick others in the table"
     assert len(drawn(page, "profiles")) == 8
     page.click("#choose-none")
-    assert page.inner_text("#improvement") == "It takes two groups."
+    assert page.inner_text("#improvement") == "Two groups are needed."
     boxes = page.locator("#aggregate-table input")
     for place in (0, 5, 11):
         boxes.nth(place).check()

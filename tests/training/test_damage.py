@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, straight, caplog)
     with caplog.at_level(logging.WARNING):
         fit(run, *LONGER)
     assert "checkpoint.pt is damaged" in caplog.text
-    assert "the checkpoint before, of step 45, is used" in caplog.text
+    assert "using the previous checkpoint, of step 45" in caplog.text
     assert (run / "checkpoint.damaged.pt").read_bytes() == damaged
     assert not (run / ".checkpoint.pt.4711").exists() and (run / ".lock").exists()
     assert_same_run(run, straight)
@@ -131,7 +131,7 @@ def test_a_table_that_is_gone_is_missed(name, run):
     with pytest.raises(Damaged, match=rf"{name} is damaged .*; resume=restart sets the run aside"):
         fit(run, *LONGER)
     if name in ("train.csv", "eval.csv"):
-        assert any(f"{name} is damaged (it is gone)" in note for note in load_runs(run).notes)
+        assert any(f"{name} is damaged (missing or empty)" in note for note in load_runs(run).notes)
 
 
 def test_a_row_changed_or_cut_in_the_middle_is_missed(run):

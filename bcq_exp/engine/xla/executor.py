@@ -187,7 +187,7 @@ def verify(
     differing = sum(not _agree(new, wanted, old, rounding) for new, wanted, old in changes)
     if differing:
         raise UntraceableError(
-            f"compiled, {differing} of {len(tensors)} tensors differ from the eager step's"
+            f"{differing} of {len(tensors)} tensors differ between the compiled and the eager step"
         )
 
 

@@ -37,11 +37,6 @@ def wait_for(path):
         time.sleep(0.01)
 
 
-def test_a_command_is_what_a_shell_takes():
-    made = Command("bcq_exp", ("-m", "dataset.id=a-s${seed}-v0", "seed=choice(0,1)"))
-    assert str(made) == "python -m bcq_exp -m 'dataset.id=a-s${seed}-v0' 'seed=choice(0,1)'"
-
-
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_failed_runs_do_not_stop_the_others_a_mistake_does(at_once, tmp_path):
     codes = [f"import sys, pathlib; pathlib.Path('{n}').touch(); sys.exit({n})" for n in (1, 0, 2)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,10 +21,6 @@ class Command:
 
     module: str
     arguments: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """As a shell takes it."""
-        return f"python -m {self.module} {shlex.join(self.arguments)}"
 
     @property
     def words(self) -> list[str]:

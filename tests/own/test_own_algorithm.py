@@ -91,7 +91,7 @@ def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
         (f"{alone} name=alone", "step 10: return"),
     ):
         assert f"--config-dir={HERE / 'conf'}" in line
-        done = forked(*shlex.split(line)[3:], cwd=tmp_path, env=ENVIRONMENT)
+        done = forked(*shlex.split(line)[2:], cwd=tmp_path, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
 

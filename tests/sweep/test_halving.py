@@ -182,7 +182,7 @@ def test_the_plan_says_the_rungs_and_writes_nothing(tmp_path):
     said = launch(*HALVING, "--plan", cwd=tmp_path).stdout
     for line in ("9 of 9 settings to step 10", "3 of 9 settings to step 20", "1 of 9 settings"):
         assert line in said
-    assert "39% of the grid's steps" in said and "18 runs, 18 to train to step 10" in said
+    assert "39% of the steps of a full grid" in said and "18 runs, 18 to train to step 10" in said
     assert list(tmp_path.iterdir()) == []
 
 

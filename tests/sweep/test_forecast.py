@@ -31,7 +31,9 @@ def test_a_plan_tells_runs_groups_time_and_disk_and_writes_nothing(begun):
     assert re.match("  1 run, about [01] s: name=s ", groups[1])
     assert " algo.num_sampled_action=3 " in groups[1]
     assert groups[1].endswith(" seed=1")
-    ending = r"1 worker: about (\d+) s, including 4 s of start-up; (\d+) s of work; about \d\.\d MiB"
+    ending = (
+        r"1 worker: about (\d+) s, including 4 s of start-up; (\d+) s of work; about \d\.\d MiB"
+    )
     found = re.search(ending, done.stdout)
     assert found is not None, done.stdout
     assert int(found[1]) == pytest.approx(int(found[2]) + 4, abs=1)

@@ -142,6 +142,8 @@ def shown(value: Any, *, exactly: bool = False) -> str:
     """A configuration value as a person writes it."""
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return repr(value).removesuffix(".0") if exactly else f"{value:.4g}"
     if isinstance(value, list):

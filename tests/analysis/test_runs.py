@@ -231,6 +231,7 @@ def groups_of(folder, *runs):
         ("dataset.holdout", (None, 0.5), ["holdout=null", "holdout=0.5"]),
         ("dataset.env", (None, "Other-v0"), ["env=null", "env=Other-v0"]),
         ("trainer.num_steps", (120, 240), ["num_steps=120", "num_steps=240"]),
+        ("policy.action_scaling", (False, True), ["action_scaling=false", "action_scaling=true"]),
     ],
 )
 def test_what_decides_a_result_is_grouped_by(key, values, groups, tmp_path):

@@ -254,7 +254,7 @@ def test_a_grid_needs_no_objective(folder):
             ("trainer.objective=return_mean", "-m", "algo.tau=0.1,0.2", *HALVING),
             "trainer.eval_episodes=0: trainer.objective=return_mean needs evaluations",
         ),
-        (("dataset.holdout=0.05",), "that is 1 of the 20 episodes of no/env-v0"),
+        (("dataset.holdout=0.05",), "holds out 1 of the 20 episodes of no/env-v0"),
         (("dataset.holdout=1.0",), "dataset.holdout=1.0: must be a number in (0, 1), or null"),
         (("trainer.eval_episodes=1",), "no/env-v0"),
     ],

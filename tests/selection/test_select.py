@@ -252,7 +252,7 @@ def test_mistakes_are_one_line(folder):
     (folder / "file").write_text("")
     assert "output=file: must be a folder" in refusal(str(one), "--output", "file", cwd=folder)
     change(one, holdout=0.01)
-    assert "dataset.holdout=0.01: that is 0 of the 12 episodes" in refusal(str(one), cwd=folder)
+    assert "dataset.holdout=0.01: holds out 0 of the 12 episodes" in refusal(str(one), cwd=folder)
     change(one, holdout=0.25)
     for path in one.glob("checkpoint*.pt"):
         path.unlink()

@@ -118,7 +118,7 @@ def test_it_is_evaluated_by_the_one_before(run, tmp_path):
     (run / "checkpoint.pt").write_bytes(b"")
     done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert done.returncode == 0, done.stderr
-    assert "of step 45, is used" in done.stdout + done.stderr
+    assert "the previous checkpoint, of step 45" in done.stdout + done.stderr
     (run / "checkpoint.previous.pt").write_bytes(b"")
     done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

@@ -181,7 +181,7 @@ def test_evaluations_without_their_episodes_are_damage(tmp_path):
         record.append_episodes(step, np.ones(2), np.ones(2, int))
     record.check(record.marks())
     record.append("eval", {"step": 30, "return_mean": 1.0})
-    with pytest.raises(Damaged, match=r"eval_returns.npz is damaged \(it lacks evaluations"):
+    with pytest.raises(Damaged, match=r"eval_returns.npz is damaged \(evaluations of eval.csv are"):
         record.check(record.marks())
 
 

@@ -84,7 +84,8 @@ def test_a_changed_byte_or_a_cut_anywhere_is_noticed_or_harmless(
             noticed += 1
             continue
         if said := [r.getMessage() for r in caplog.records]:
-            assert all("checkpoint.pt" in line and "the previous checkpoint, of step 45" in line for line in said)
+            words = "the previous checkpoint, of step 45"
+            assert all("checkpoint.pt" in line and words in line for line in said)
             assert_same_state(found.pop("newest"), before)
             assert_same_state(found.pop("to go on"), before)
             noticed += 1

@@ -122,7 +122,7 @@ class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
         require("gamma", gamma, GAMMA)
         require("tau", tau, TAU)
         if not v_min <= v_max:
-            raise ValueError(f"v_min={v_min}, v_max={v_max}: must be the ends of an interval")
+            raise ValueError(f"v_min={v_min}, v_max={v_max}: v_min must not be above v_max")
         self.gamma, self.tau = gamma, tau
         self.v_min, self.v_max = v_min, v_max
         self.critic = critic

@@ -37,12 +37,14 @@ def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
     """
     found = _named("algo", cfg.algo._target_)
     if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
-        raise UserError(f"algo._target_={cfg.algo._target_}: must be an OfflineAlgorithm")
+        raise UserError(
+            f"algo._target_={cfg.algo._target_}: must be a subclass of OfflineAlgorithm"
+        )
     if unread := algorithm_nodes(cfg).keys() - _keywords(found):
         read = _keywords(found) - {"sizes", "bounds", "place"}
         raise UserError(
             f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
-            f"{', '.join(sorted(read))}; a file that sets keys outside its own group begins with "
+            f"{', '.join(sorted(read))}; begin a file that sets keys outside its own group with "
             "'# @package _global_'"
         )
     return found
@@ -68,8 +70,8 @@ def check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
             is_fine = not (_is_special(name) or _holds(value, _is_special_or_interpolates))
         if not is_fine:
             raise UserError(
-                f"{where}: its checkpoint says {key}={value}, which is not part of bcq_exp; if "
-                "you trust the folder's source, give trust=true to run it"
+                f"{where}: its checkpoint names {key}={value}, which is not part of bcq_exp; give "
+                "trust=true to run it if you trust the source of the folder"
             )
 
 
@@ -199,7 +201,7 @@ def _network(name: str, node: DictConfig, place: Place) -> Callable[..., nn.Modu
             except ValueError as error:
                 raise UserError(
                     f"{name}: {type(network).__name__} declares pure = True, but does not "
-                    f"broadcast (B, 1, O) beside (B, n, A): {error}"
+                    f"broadcast inputs (B, 1, O) and (B, n, A): {error}"
                 ) from error
         return network
 

@@ -147,7 +147,7 @@ def test_targets_stay_within_what_rewards_can_come_to(tmp_path):
     scale = found._units.scale
     assert critic.v_min * scale == pytest.approx(worst / (1 - GAMMA))
     assert critic.v_max * scale == pytest.approx(best / (1 - GAMMA))
-    with pytest.raises(ValueError, match="ends of an interval"):
+    with pytest.raises(ValueError, match="v_min must not be above v_max"):
         FQE(critic=critic.critic, critic_optim=AdamOptimizerFactory(lr=0.1), v_min=1.0, v_max=0.0)
 
 

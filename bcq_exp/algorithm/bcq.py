@@ -183,8 +183,9 @@ class BCQPolicy(Policy):
         obs = self.as_tensor(batch.obs)
         size = (obs.shape[0], self.forward_sampled_times, latent_dim(self.vae))
         normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
-        networks = map(broadcasting, (self.vae, self.actor_perturbation, self.critic))
-        act = losses.best_action(*networks, normal.to(obs.device), obs)
+        networks = (self.vae, self.actor_perturbation, self.critic)
+        vae, perturbation, critic = map(broadcasting, networks)
+        act = losses.best_action(vae, perturbation, critic, normal.to(obs.device), obs)
         return Batch(act=act.cpu().numpy(), state=state)
 
 

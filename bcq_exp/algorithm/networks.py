@@ -183,6 +183,9 @@ class VAE(ActionRange):
             ``high``.
     """
 
+    latent_clip: Tensor
+    kl_weight: Tensor
+
     def __init__(
         self,
         *,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bcq_exp.errors import UserError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class StackedNetwork:

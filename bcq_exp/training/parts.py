@@ -118,7 +118,7 @@ def build_algorithm(
     """
     kind = algorithm_class(cfg)
     nodes = algorithm_nodes(with_scaling_decided(cfg, action_space))
-    policy = dict(nodes.pop("policy", {}))
+    policy = {str(name): value for name, value in nodes.pop("policy", {}).items()}
     try:
         low, high = ActionMap(
             action_space,

@@ -71,7 +71,7 @@ def check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
         if not is_fine:
             raise UserError(
                 f"{where}: its checkpoint names {key}={value}, which is not part of bcq_exp; give "
-                "trust=true to run it if you trust the source of the folder"
+                "trust=true (in Python trusted=True) if you trust the source of the folder"
             )
 
 

@@ -75,8 +75,8 @@ def swept_values(folder_name: str) -> dict[str, str]:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key's last part where that tells it apart, else the whole key."""
-    last = {key: key.rsplit(".", 1)[-1] for key in keys}
+    """Each key's last part where that tells it apart, else the whole key; a class by its node."""
+    last = {key: key.removesuffix("._target_").rsplit(".", 1)[-1] for key in keys}
     counts = Counter(last.values())
     return {key: name if counts[name] == 1 else key for key, name in last.items()}
 

@@ -29,6 +29,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.files import shortest
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.division import Divisible, divided
@@ -316,11 +317,6 @@ def sweep_parts(work: Sequence[float], later: float) -> list[Part]:
         Part(number, len(work), (sum(work[number:]) + after) / own)
         for number, own in enumerate(work, 1)
     ]
-
-
-def shortest(folder: Path) -> Path:
-    """A folder as it is typed here: relative to the present one if it is below that."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _asked(hydra: DictConfig) -> list[str]:

@@ -70,8 +70,8 @@ def check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
             is_fine = not (_is_special(name) or _holds(value, _is_special_or_interpolates))
         if not is_fine:
             raise UserError(
-                f"{where}: its checkpoint says {key}={value}, which is not part of bcq_exp; if "
-                "you trust the folder's source, give trust=true to run it"
+                f"{where}: its checkpoint names {key}={value}, which is not part of bcq_exp; give "
+                "trust=true (in Python trusted=True) if you trust the source of the folder"
             )
 
 
@@ -175,7 +175,7 @@ def _node(nodes: Mapping[str, DictConfig], name: str) -> DictConfig:
     """
     if name not in nodes or "_target_" not in nodes[name]:
         raise UserError(
-            f"{name}: the configuration has none; its choice file is to name a _target_"
+            f"{name}: has no _target_; name one in its choice file"
         )
     _named(name, nodes[name]._target_)
     return nodes[name]
@@ -204,7 +204,7 @@ def _network(
         except ValueError as error:
             raise UserError(
                 f"{name}: {type(network).__name__} declares pure = True, but does not "
-                f"broadcast (B, 1, O) beside (B, n, A): {error}"
+                f"broadcast inputs (B, 1, O) and (B, n, A): {error}"
             ) from error
     return network
 

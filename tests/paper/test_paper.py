@@ -47,7 +47,7 @@ MISTAKES = [
         ["budget=small", "envs=[Hopper-v5,Hopper-v5]"],
         "envs=['Hopper-v5', 'Hopper-v5']: must name at least one, and none twice",
     ),
-    (["budget=small", "envs=[]"], "must name at least one, and none twice"),
+    (["budget=small", "envs=[]"], "envs=[]: must name at least one"),
     (["budget=small", "-m"], "-m: leave it out"),
     (["budget=small", "learner.eval_every=10000"], "give at most 7500"),
     (["budget=small", "agent.eval_every=30000"], "in the last 25% of transitions.concurrent=40000"),

@@ -24,7 +24,7 @@ from bcq_exp.config.overrides import located
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.training import start
-from bcq_exp.training.cohort import Kind, kind_of
+from bcq_exp.training.cohort import CohortKey, cohort_key
 from bcq_exp.training.job import Job
 from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.provenance import command, own_configs
@@ -42,7 +42,7 @@ class Planned:
         overrides: what it was given.
         objective: what it returns.
         until: the step that it is trained to; ``None`` is its end.
-        kind: what it can be trained together with; ``None`` if it is not to be trained.
+        key: of its cohort; ``None`` if it is not to be trained.
         sets_aside: whether the run in its folder has to leave.
         value: of the objective, where the run has got there.
         damage: why it cannot go on.
@@ -53,7 +53,7 @@ class Planned:
     folder: Path
     objective: Objective
     until: int | None = None
-    kind: Kind | None = None
+    key: CohortKey | None = None
     sets_aside: bool = False
     value: float | None = None
     damage: str | None = None
@@ -202,7 +202,7 @@ def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
                 return found
             return replace(found, value=objective.value(job.folder, job.until, summary))
         sets_aside = restarts and RunRecord(job.folder).has_begun
-        return replace(found, kind=kind_of(job, restarts=restarts), sets_aside=sets_aside)
+        return replace(found, key=cohort_key(job, restarts=restarts), sets_aside=sets_aside)
     except Damaged as error:
         return replace(found, damage=str(error))
 

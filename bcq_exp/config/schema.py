@@ -26,6 +26,7 @@ from bcq_exp.config.keys import (
     schema_of,
 )
 from bcq_exp.config.naming import run_folder, run_name
+from bcq_exp.config.plugin_schema import PLUGIN_SCHEMAS
 from bcq_exp.ranges import (
     ALPHA,
     BINS,
@@ -373,7 +374,7 @@ def hidden_sizes(cfg: DictConfig) -> list[list[int]]:
 def register() -> None:
     """Make the schemas and resolvers known to Hydra; call before composing."""
     store = ConfigStore.instance()
-    for name, node in SCHEMAS.items():
+    for name, node in (SCHEMAS | PLUGIN_SCHEMAS).items():
         store.store(group="schema", name=name, node=node, provider="bcq_exp")
     OmegaConf.register_new_resolver("bcq.run_name", run_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("bcq.run_folder", run_folder, replace=True)

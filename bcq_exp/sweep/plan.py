@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from bcq_exp.config.checking import check, check_folders
+from bcq_exp.config.checking import check, check_folders, check_plugins
 from bcq_exp.config.meaning import flattened, trained
 from bcq_exp.config.naming import keys_of, run_folder, subdir_of
 from bcq_exp.config.overrides import located
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
+from bcq_exp.sweep.plugins import HOME
 from bcq_exp.training import start
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, is_sweep
@@ -84,12 +85,13 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     fixed, axes = split(overrides)
     cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
     given = {axis.key for axis in axes} | {override.partition("=")[0] for override in fixed}
+    check_plugins(cfg.hydra)
     params = _params(cfg)
     of_file = split([f"{key!s}={values}" for key, values in params.items() if key not in given])
     fixed, axes = fixed + of_file[0], axes + of_file[1]
     _check_values(fixed, axes, compose)
 
-    ours = "CohortLauncher" in cfg.hydra.launcher._target_
+    ours = cfg.hydra.launcher._target_.startswith(HOME)
     halves = cfg.hydra.sweeper._target_.endswith("HalvingSweeper")
     for asked, what in (
         (cfg.hydra.launcher.get("plan_only"), "--plan"),
@@ -134,12 +136,8 @@ def _params(cfg: DictConfig) -> dict[str, Any]:
     """The keys that a sweep's file sweeps, with their values as on a command line.
 
     Raises:
-        UserError: if launcher or sweeper is no choice, or the file's keys are not to be read.
+        UserError: if the file's keys are not to be read.
     """
-    for name in ("launcher", "sweeper"):
-        node = cfg.hydra[name]
-        if not (OmegaConf.is_dict(node) and "_target_" in node):
-            raise UserError(f"hydra.{name}: must be a choice, made as hydra/{name}=NAME")
     params: Any = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or OmegaConf.create({}))
     for key, value in params.items():
         if isinstance(value, dict):

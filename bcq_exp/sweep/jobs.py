@@ -19,7 +19,7 @@ from hydra.core.utils import _save_config
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.checking import check
-from bcq_exp.config.naming import keys_of, run_folder
+from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import located
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep.composing import SweepComposer, parted
@@ -127,8 +127,8 @@ class SweepJobs:
         if self._place is None or own is None:
             full, folder = self.compose(number, overrides)
             return parted(full)[0], folder
-        sweep, keys = self._place
-        return own, Path(sweep, run_folder(keys, overrides)).absolute()
+        sweep, naming = self._place
+        return own, Path(sweep, naming.folder(overrides)).absolute()
 
     def _job(
         self, cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None
@@ -142,14 +142,13 @@ class SweepJobs:
         return Job(cfg, folder, asked, is_alone=False, until=until, chdir=self._chdir)
 
 
-def _place(config: DictConfig) -> tuple[str, str] | None:
-    """A sweep's folder and the keys that name its runs, where overrides say so (sweep.plan)."""
+def _place(config: DictConfig) -> tuple[str, RunNaming] | None:
+    """A sweep's folder and how its runs are named, where overrides say so (sweep.plan)."""
     node = _unresolved(config.hydra.sweep)
     given = [str(each).partition("=")[0] for each in _unresolved(config.hydra.overrides.hydra)]
-    keys = keys_of(node["subdir"])
-    if {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and keys and "${" not in node["dir"]:
-        return node["dir"], keys
-    return None
+    naming = RunNaming.of(str(node["subdir"]))
+    is_placed = {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and "${" not in node["dir"]
+    return (node["dir"], naming) if is_placed and naming is not None else None
 
 
 def _unresolved(node: Any) -> Any:

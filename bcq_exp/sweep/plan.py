@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from bcq_exp.config.checking import check, check_folders, check_plugins
 from bcq_exp.config.meaning import flattened, trained
-from bcq_exp.config.naming import keys_of, run_folder, subdir_of
+from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import located
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
@@ -113,13 +113,13 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
         if not (folder / "0").exists():  # as earlier versions named it
             placed.append(f"hydra.sweep.subdir='seed={cfg.seed}'")
         return SweepPlan(folder, tuple(placed))
-    keys = ",".join(axis.key for axis in axes)
-    placed.append(f"hydra.sweep.subdir='{subdir_of(keys)}'")
+    naming = RunNaming(tuple(axis.key for axis in axes)).continuing(folder)
+    placed.append(f"hydra.sweep.subdir='{naming.subdir}'")
     if any(axis.is_continuous for axis in axes):
         return SweepPlan(folder, tuple(placed))
-    names = _folder_names(folder, keys, axes)
+    names = _folder_names(folder, naming, axes)
     if not any(axis.is_group for axis in axes):  # which brings keys of its own
-        _check_others(cfg, folder, names, keys.split(","))
+        _check_others(cfg, folder, names, naming.keys)
     if ours:  # it does the rest itself
         return SweepPlan(folder, tuple(placed))
     there = tuple(folder / name for name in names if (folder / name).exists())
@@ -155,9 +155,9 @@ def _params(cfg: DictConfig) -> dict[str, Any]:
     return params
 
 
-def _folder_names(folder: Path, keys: str, axes: Sequence[Axis]) -> list[str]:
+def _folder_names(folder: Path, naming: RunNaming, axes: Sequence[Axis]) -> list[str]:
     grid = itertools.product(*(axis.overrides for axis in axes))
-    names = [run_folder(keys, run) for run in grid]
+    names = [naming.folder(run) for run in grid]
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(f"two runs of the sweep map to one folder: {folder / twice}")
@@ -217,8 +217,8 @@ def _named_by(run: Path) -> set[str] | None:
     """The keys that name a run of a sweep, by Hydra's own files; ``None`` where they do not say."""
     with suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
         subdir = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.sweep._get_node("subdir")
-        keys = keys_of(str(subdir._value()))
-        return None if keys is None else set(keys.split(","))
+        naming = RunNaming.of(str(subdir._value()))
+        return None if naming is None else {*naming.keys}
     return None
 
 

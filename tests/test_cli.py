@@ -41,6 +41,10 @@ MISTAKES = [
     (["actor_optim=sgd"], "actor_optim=sgd: its choice is made by optimizer@actor_optim=sgd"),
     (["hydra.mode=multirun"], "hydra.mode=multirun: must be one of RUN, MULTIRUN"),
     (["hydra.run=null"], "hydra.run=null: must be a node of keys, not a value"),
+    (
+        ["sweep=asha_lmbda_tau_n"],
+        "sweep=asha_lmbda_tau_n was replaced by sweep=halving_lmbda_tau_n",
+    ),
     (["-m", "hydra.sweeper=null"], "hydra.sweeper: must be a choice, made as hydra/sweeper=NAME"),
     (["sweep=seeds", "hydra.sweeper.params.seed=null"], "hydra.sweeper.params.seed: needs a value"),
     (["actor=huge"], "actor=huge: no such choice; there are paper, small, tianshou"),

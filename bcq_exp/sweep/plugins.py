@@ -46,7 +46,7 @@ def register() -> None:
 
 
 def _remove_namesakes() -> None:
-    """Remove the schemas of installed plugins: Hydra would apply them to our files of these names."""
+    """Remove installed plugins' schemas, which Hydra would apply to our files of these names."""
     for group, names in NAMESAKES.items():
         node = ConfigStore.instance().repo
         for part in group.split("/"):

@@ -95,7 +95,7 @@ def choices_in_help(*options, cwd):
     assert done.returncode == 0, done.stderr
     listed = done.stdout.partition("Choices (group=choice)")[2].partition("\n\n")[0]
     entries = re.sub(r"\n {10,}", " ", listed).splitlines()[1:]
-    split = (re.split(r"\s{2,}|(?<=optim) ", entry.strip(), maxsplit=1) for entry in entries)
+    split = (re.split(r"\s{2,}", entry.strip(), maxsplit=1) for entry in entries)
     return {key: names.split(", ") for key, names in split}
 
 

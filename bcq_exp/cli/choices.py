@@ -36,10 +36,10 @@ def choices(*hidden: str) -> str:
 
 def _key(group: str, chosen: Mapping[str, str | None]) -> str:
     """A group as an override names it: with the nodes that it is chosen for, if it has such."""
-    nodes = [key.partition("@")[2] for key in chosen if key.startswith(f"{group}@")]
+    nodes = sorted(key.partition("@")[2] for key in chosen if key.startswith(f"{group}@"))
     return f"{group}@{'|'.join(nodes)}" if nodes and group not in chosen else group
 
 
 def _line(key: str, options: str) -> str:
-    first = f"    {key}".ljust(INDENT - 1) + " "
+    first = f"    {key}".ljust(INDENT - 2) + "  "
     return textwrap.fill(options, WIDTH, initial_indent=first, subsequent_indent=" " * INDENT)

@@ -42,4 +42,10 @@ def _key(group: str, chosen: Mapping[str, str | None]) -> str:
 
 def _line(key: str, options: str) -> str:
     first = f"    {key}".ljust(INDENT - 2) + "  "
-    return textwrap.fill(options, WIDTH, initial_indent=first, subsequent_indent=" " * INDENT)
+    return textwrap.fill(
+        options,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * INDENT,
+        break_on_hyphens=False,  # a choice is one word
+    )

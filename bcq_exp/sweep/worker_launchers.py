@@ -9,6 +9,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bcq_exp.config.checking import unknown
+from bcq_exp.config.keys import schema_of
+from bcq_exp.config.plugin_schema import JoblibConfig
+from bcq_exp.errors import UserError
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.sweep.submitted import Submitit
 from bcq_exp.sweep.workers import Joblib, Ray
@@ -20,6 +24,9 @@ class JoblibLauncher(CohortLauncher):
     def __init__(
         self, *, group_size: int | str, n_jobs: int, plan_only: bool = False, **parallel: Any
     ) -> None:
+        known = schema_of(JoblibConfig)
+        for name in parallel.keys() - known:  # which joblib would hand to its backend
+            raise UserError(unknown(f"hydra.launcher.{name}", known))
         super().__init__(group_size, Joblib(n_jobs, **parallel), plan_only)
 
 

@@ -91,7 +91,7 @@ MISTAKES = [
     ("joblib", "timeout=3", "timeout=3.0: must be null (a group of runs trains to its end)"),
     ("joblib", "pre_dispatch=x", "pre_dispatch=x: must be all, or such as 2*n_jobs"),
     ("joblib", "nope=1", "hydra.launcher.nope: no such key"),
-    ("joblib", "+nope=1", "hydra.launcher: joblib.Parallel: "),
+    ("joblib", "+nope=1", "hydra.launcher.nope: no such key; there are backend"),
     ("joblib", "workers.n_jobs=2", "workers.n_jobs was replaced by hydra.launcher.n_jobs"),
     ("ray", "num_workers=0", "num_workers=0: must be an integer at least 1"),
     ("ray", "workers.count=2", "workers.count was replaced by hydra.launcher.num_workers"),

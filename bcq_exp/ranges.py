@@ -37,15 +37,18 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A choice among a few values."""
+    """A choice among a few values; ``reason`` is why there are no others."""
 
     values: tuple[Any, ...]
+    reason: str = ""
 
     def __contains__(self, x: Any) -> bool:
         return any(x is v or (x == v and type(x) is type(v)) for v in self.values)
 
     def __str__(self) -> str:
-        return "one of " + ", ".join("null" if v is None else str(v).lower() for v in self.values)
+        names = ["null" if value is None else str(value).lower() for value in self.values]
+        words = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+        return f"{words} ({self.reason})" if self.reason else words
 
 
 @dataclass(frozen=True)

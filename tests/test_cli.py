@@ -42,6 +42,10 @@ MISTAKES = [
     (["hydra.mode=multirun"], "hydra.mode=multirun: must be one of RUN, MULTIRUN"),
     (["hydra.run=null"], "hydra.run=null: must be a node of keys, not a value"),
     (
+        ["sweep=asha_lmbda_tau_n"],
+        "sweep=asha_lmbda_tau_n was replaced by sweep=halving_lmbda_tau_n",
+    ),
+    (
         ["-m", "hydra.sweeper=null"],
         "hydra.sweeper: must be one of the choices of hydra/sweeper=NAME",
     ),

@@ -27,6 +27,7 @@ from bcq_exp.config.keys import (
     schema_of,
 )
 from bcq_exp.config.naming import run_folder, run_name
+from bcq_exp.config.plugin_schema import PLUGIN_SCHEMAS
 from bcq_exp.ranges import (
     BOUND_METHODS,
     COUNT,
@@ -362,7 +363,7 @@ def register(algorithms: Mapping[str, type[AlgoConfig]]) -> None:
         algorithms: the schemas of the algorithms that have hyperparameters, by name.
     """
     store = ConfigStore.instance()
-    for name, node in {**SCHEMAS, **algorithms}.items():
+    for name, node in {**SCHEMAS, **PLUGIN_SCHEMAS, **algorithms}.items():
         store.store(group="schema", name=name, node=node, provider="bcq_exp")
     OmegaConf.register_new_resolver("bcq.run_name", run_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("bcq.run_folder", run_folder, replace=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,8 +35,13 @@ def rungs(folder):
     return json.loads((folder / "multirun" / "s" / "halving.json").read_text())["rungs"]
 
 
+def folder_name(setting):
+    """What a setting's folders begin with: its keys without their groups."""
+    return re.sub(r"\w+\.(?=\w+=)", "", setting["name"]).replace(" ", ",")
+
+
 def run_of(folder, setting, seed):
-    name = f"{setting['name'].replace(' ', ',')},seed={seed}"
+    name = f"{folder_name(setting)},seed={seed}"
     return RunRecord(folder / "multirun" / "s" / name)
 
 
@@ -120,7 +126,7 @@ def test_status_and_report_say_what_was_stopped(halved):
     for rung in (first, second):
         for setting in rung["settings"]:
             if not setting["goes_on"]:
-                name = setting["name"].replace(" ", ",") + ",seed=1"
+                name = folder_name(setting) + ",seed=1"
                 place = (
                     f"{setting['rank']} of {len(rung['settings'])} settings at step {rung['step']}"
                 )

@@ -74,6 +74,7 @@ WANDB_PROJECT = Matching(
 
 Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)
+FINITE = Range()
 NATURAL = Range(low=0)
 SEED = Range(0, 2**32 - 1)  # what every generator takes
 THREADS = Range(1, 1024)  # a million end in a crash

@@ -32,6 +32,7 @@ from bcq_exp.ranges import (
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
+    FINITE,
     FQE,
     FRACTION,
     GAMMA,
@@ -184,6 +185,29 @@ class D4RLConfig:
     path: str = key(PATH)
     env: str | None = None
     action_bounds: list[Any] | None = None
+    use_cache: bool = key(default=True, meaning=PLACING)
+    clip_actions: bool | None = None
+    holdout: float | None = key(SHARE, None)
+
+
+@dataclass
+class TableConfig:
+    _target_: str = "???"
+    path: str = key(PATH)
+    env: str | None = None
+    episode: str | None = None
+    time: str | None = None
+    observations: Any = None
+    actions: Any = None
+    reward: str | None = None
+    terminated: Any = None
+    truncated: str | None = None
+    behaviour_prob: str | None = None
+    categorical: list[str] = field(default_factory=list)
+    action_type: str | None = key(OneOf((None, "discrete", "continuous")), None)
+    allowed_actions: list[Any] | None = None
+    action_bounds: list[Any] | None = None
+    empty_reward: float | None = key(FINITE, None)
     use_cache: bool = key(default=True, meaning=PLACING)
     clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
@@ -352,6 +376,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "pendulum": PendulumConfig,
     "minari": MinariConfig,
     "d4rl_hdf5": D4RLConfig,
+    "table": TableConfig,
     "online": OnlineConfig,
     "trainer": TrainerConfig,
     "logger": LoggerConfig,

@@ -29,6 +29,8 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
+        if self.low == -float("inf") and self.high == float("inf"):
+            return "that is finite"
         if self.high == float("inf"):
             return f"{'above' if self.low_open else 'at least'} {self.low:g}"
         left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"

@@ -26,6 +26,7 @@ OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim")
 NEEDED = {
     "minari": ["dataset.id=a/b-v0"],
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
+    "table": ["dataset.path=a.csv"],
     "online": ["dataset.env=Pendulum-v1"],
     "deterministic_actor": ["algo=bc"],
     "state_critic": ["algo=dqn"],

@@ -304,6 +304,8 @@ class CollectConfig:
     """The root of ``bcq_exp collect``."""
 
     id: str = "???"
+    dataset: Any = None
+    trainer: Any = None  # of a choice of dataset that also sets keys of it; not for collecting
     env: str | None = None
     behaviour: str = key(OneOf(("scripted", "random", "run", "ddpg")))
     run: str | None = key(PATH, None)

@@ -257,5 +257,3 @@ def _list(names: Any) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     text = " ".join(names[:_SHOWN])
     return f"[{text}{more}]" if len(names) > 1 or more else text
-
-

@@ -310,7 +310,9 @@ class _Scan:
             return
         mask = pa.array(has_action)
         taken = pa.table([rows.arrays[name].filter(mask) for name in names], names=[*names])
-        *columns, counts = taken.group_by([*names]).aggregate([([], "count_all")]).to_pydict().items()
+        *columns, counts = (
+            taken.group_by([*names]).aggregate([([], "count_all")]).to_pydict().items()
+        )
         found = dict(columns)
         keys = zip(*(map(plain, found[name]) for name in names), strict=True)
         for key, count in zip(keys, counts[1], strict=True):
@@ -435,7 +437,7 @@ class _Scan:
         if isinstance(reading.env_actions, Box):
             return Actions(names, reading.env_actions, is_asked_for=True, clips=clips)
         if reading.action_bounds is not None:
-            space = bounded(self._name, reading.action_bounds, len(names))
+            space = bounded(self._name, [*reading.action_bounds], len(names))
             return Actions(names, space, is_asked_for=True, clips=clips)
         low, high = (ends.astype(np.float32) for ends in (self.moves.low, self.moves.high))
         if (low >= high).any():
@@ -571,11 +573,7 @@ def _late_rewards(
     rewarded = scan.state & _REWARDED > 0
     missing = has_action & ~rewarded
     rows, values = (np.concatenate(parts) for parts in zip(*scan.lone_rewards, strict=True))
-    if (
-        missing.any()
-        and np.count_nonzero(rewarded) == len(last)
-        and rewarded[last].all()
-    ):
+    if missing.any() and np.count_nonzero(rewarded) == len(last) and rewarded[last].all():
         return True, (final[np.searchsorted(last, rows)], values)
     if values.any():
         raise scan.error(

@@ -35,8 +35,9 @@ class ColumnStatistics:
         self._squares += ((values - mean) ** 2).sum(0) + delta**2 * (self.count * n / total)
         self.mean += delta * (n / total)
         self.count = total
-        self.low, self.high = np.minimum(self.low, values.min(0)), np.maximum(
-            self.high, values.max(0)
+        self.low, self.high = (
+            np.minimum(self.low, values.min(0)),
+            np.maximum(self.high, values.max(0)),
         )
 
     @property

@@ -263,7 +263,7 @@ def build_normalizer(cfg: DictConfig, task: Task, found: Found | None) -> ObsNor
         raise UserError("trainer.normalize_obs=true: there is no data yet with dataset=online")
     if found is not None and (scaling := found.content["normalization"]) is not None:
         return ObsNormalizer.from_state_dict(scaling)
-    return ObsNormalizer.of(task.transitions.obs)
+    return ObsNormalizer.of(task.transitions.obs, task.is_one_hot)
 
 
 def for_training(

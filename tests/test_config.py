@@ -145,6 +145,7 @@ REFUSED = [
     ("logger.mode=sometimes", "one of offline, online, disabled"),
     ("dataset=minari", "dataset.id: give it a value, dataset.id=..."),
     ("dataset=d4rl_hdf5", "dataset.path: give it a value"),
+    ("dataset=table", "dataset.path: give it a value"),
 ]
 
 

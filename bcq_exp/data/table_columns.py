@@ -252,8 +252,11 @@ def _none(key: str, columns: Mapping[str, Column]) -> DataError:
 
 
 def _list(names: Any) -> str:
-    if names is None or isinstance(names, bool | str):
-        return "none" if names is None else str(names).lower() if names is True else str(names)
+    """Columns in brackets, one alone without; ``true`` and ``none`` as such."""
+    if names is None or isinstance(names, bool):
+        return "true" if names else "none"
+    if isinstance(names, str):
+        return names
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     text = " ".join(names[:_SHOWN])
     return f"[{text}{more}]" if len(names) > 1 or more else text

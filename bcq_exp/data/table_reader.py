@@ -385,10 +385,10 @@ class _Scan:
         if len(values) < 2:
             only = shown(values[0]) if values else "none"
             raise self.error(f"column {listed!r} has one action only, {only}; two are needed")
-        start = 0
-        if len(names) == 1 and values == tuple((values[0][0] + i,) for i in range(len(values))):
-            start = int(values[0][0])
-        space = Discrete(len(values), start=start)
+        first = values[0][0]
+        is_range = len(names) == 1 and isinstance(first, int)
+        is_range = is_range and values == tuple((first + i,) for i in range(len(values)))
+        space = Discrete(len(values), start=int(first) if is_range else 0)
         return Actions(names, space, values, reading.allowed_actions is not None)
 
     def _is_discrete(self) -> bool:

@@ -27,6 +27,7 @@ NEEDED = {
     "minari": ["dataset.id=a/b-v0"],
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
     "table": ["dataset.path=a.csv"],
+    "d4rl_bcq": ["dataset.path=a.hdf5"],
     "online": ["dataset.env=Pendulum-v1"],
     "deterministic_actor": ["algo=bc"],
     "state_critic": ["algo=dqn"],
@@ -143,9 +144,9 @@ REFUSED = [
     ("trainer.device=tpu", "auto, cpu, cuda or cuda:N"),
     ("trainer.precision=fp16", "one of auto, fp32, "),
     ("logger.mode=sometimes", "one of offline, online, disabled"),
-    ("dataset=minari", "dataset.id: give it a value, dataset.id=..."),
-    ("dataset=d4rl_hdf5", "dataset.path: give it a value"),
-    ("dataset=table", "dataset.path: give it a value"),
+    ("dataset=minari", "dataset.id: has no value; give dataset.id=..."),
+    ("dataset=d4rl_hdf5", "dataset.path: has no value"),
+    ("dataset=table", "dataset.path: has no value"),
 ]
 
 

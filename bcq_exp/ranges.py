@@ -29,6 +29,8 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
+        if self.low == -float("inf") and self.high == float("inf"):
+            return "that is finite"
         if self.high == float("inf"):
             return f"{'above' if self.low_open else 'at least'} {self.low:g}"
         left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
@@ -77,6 +79,7 @@ WANDB_PROJECT = Matching(
 
 Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)
+FINITE = Range()
 NATURAL = Range(low=0)
 SEED = Range(0, 2**32 - 1)  # what every generator takes
 THREADS = Range(1, 1024)  # a million end in a crash

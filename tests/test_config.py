@@ -26,6 +26,7 @@ OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim")
 NEEDED = {
     "minari": ["dataset.id=a/b-v0"],
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
+    "table": ["dataset.path=a.csv"],
     "d4rl_bcq": ["dataset.path=a.hdf5"],
     "online": ["dataset.env=Pendulum-v1"],
     "deterministic_actor": ["algo=bc"],
@@ -176,6 +177,7 @@ REFUSED = [
     ("logger.mode=sometimes", "one of offline, online, disabled"),
     ("dataset=minari", "dataset.id: has no value; give dataset.id=..."),
     ("dataset=d4rl_hdf5", "dataset.path: has no value"),
+    ("dataset=table", "dataset.path: has no value"),
 ]
 
 

@@ -32,6 +32,7 @@ from bcq_exp.ranges import (
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
+    FINITE,
     FQE,
     FRACTION,
     KL_WEIGHT,
@@ -180,6 +181,29 @@ class D4RLConfig:
 
 
 @dataclass
+class TableConfig:
+    _target_: str = "???"
+    path: str = key(PATH)
+    env: str | None = None
+    episode: str | None = None
+    time: str | None = None
+    observations: Any = None
+    actions: Any = None
+    reward: str | None = None
+    terminated: Any = None
+    truncated: str | None = None
+    behaviour_prob: str | None = None
+    categorical: list[str] = field(default_factory=list)
+    action_type: str | None = key(OneOf((None, "discrete", "continuous")), None)
+    allowed_actions: list[Any] | None = None
+    action_bounds: list[Any] | None = None
+    empty_reward: float | None = key(FINITE, None)
+    use_cache: bool = key(default=True, meaning=PLACING)
+    clip_actions: bool | None = None
+    holdout: float | None = key(SHARE, None)
+
+
+@dataclass
 class OnlineConfig:
     _target_: str = "???"
     env: str = "???"
@@ -270,6 +294,8 @@ class CollectConfig:
     """The root of ``bcq_exp collect``."""
 
     id: str = "???"
+    dataset: Any = None
+    trainer: Any = None  # of a choice of dataset that also sets keys of it; not for collecting
     env: str | None = None
     behaviour: str = key(OneOf(("scripted", "random", "run", "ddpg")))
     run: str | None = key(PATH, None)
@@ -338,6 +364,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "pendulum": PendulumConfig,
     "minari": MinariConfig,
     "d4rl_hdf5": D4RLConfig,
+    "table": TableConfig,
     "online": OnlineConfig,
     "trainer": TrainerConfig,
     "logger": LoggerConfig,

@@ -6,9 +6,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.transitions import DataError
+
+ActionSpace = Box | Discrete
 
 ALLOWED_LEAVES = "float Boxes of any shape and 1-D Boxes of any dtype, alone or in Dict and Tuple"
 
@@ -88,6 +90,11 @@ def check_action_space(source: str, space: gym.Space | None) -> Box:
             "finite bounds with low < high"
         )
     return space
+
+
+def act_size(space: ActionSpace) -> int:
+    """Numbers that record one action: the vector's, or 1 for the index of a discrete one."""
+    return 1 if isinstance(space, Discrete) else int(space.shape[0])
 
 
 def _walk(

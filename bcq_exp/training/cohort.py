@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from bcq_exp.training.record import RunRecord, hold
 
 if TYPE_CHECKING:
     from bcq_exp.engine.placement import Placement
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
     # says what is lacking before the data is loaded
     placement = placement_of(jobs[0].cfg, len(jobs))
     dataset = build.build_dataset(jobs[0].cfg)
+    for line in dataset.summary:
+        log.info("%s", line)
     for job in jobs:
         Objective.of(job.cfg).check_known(dataset)
         start.check_data(job, dataset.facts())

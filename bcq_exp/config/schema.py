@@ -27,11 +27,14 @@ from bcq_exp.config.keys import (
 )
 from bcq_exp.config.naming import run_folder, run_name
 from bcq_exp.ranges import (
+    ADVANTAGE_CLIP,
     ALPHA,
     BINS,
     BOUND_METHODS,
     COUNT,
+    CQL_ALPHA,
     DECAY_RATE,
+    EXPECTILE,
     FQE,
     FRACTION,
     GAMMA,
@@ -48,6 +51,7 @@ from bcq_exp.ranges import (
     SEED,
     SHARE,
     TAU,
+    TEMPERATURE,
     THREADS,
     WANDB_NAME,
     WANDB_PROJECT,
@@ -99,6 +103,24 @@ class DDPGConfig(AlgoConfig):
 
 
 @dataclass
+class IQLConfig(AlgoConfig):
+    expectile: float = key(EXPECTILE, meaning=STACKING)
+    temperature: float = key(TEMPERATURE, meaning=STACKING)
+    advantage_clip: float = key(ADVANTAGE_CLIP, meaning=STACKING)
+    tau: float = key(TAU, meaning=STACKING)
+    gamma: float = key(GAMMA, meaning=STACKING)
+
+
+@dataclass
+class CQLConfig(AlgoConfig):
+    cql_alpha: float = key(CQL_ALPHA, meaning=STACKING)
+    num_sampled_action: int = key(COUNT)
+    deterministic_backup: bool = key(meaning=STACKING)
+    tau: float = key(TAU, meaning=STACKING)
+    gamma: float = key(GAMMA, meaning=STACKING)
+
+
+@dataclass
 class PolicyConfig:
     action_scaling: Any = key(OneOf(("auto", True, False)))
     action_bound_method: str | None = key(BOUND_METHODS)
@@ -113,6 +135,11 @@ class BCQPolicyConfig(PolicyConfig):
 class NetworkConfig:
     _target_: str = "???"
     hidden_sizes: list[int] = key(COUNT)
+
+
+@dataclass
+class GaussianActorConfig(NetworkConfig):
+    state_dependent_std: bool = key()
 
 
 @dataclass
@@ -322,7 +349,9 @@ class PaperConfig:
     name: str = key(Matching(r"[\w-]+", "letters, digits, _ and -"))
     envs: list[str] = key()
     settings: list[str] = key(OneOf(tuple(schema_of(TransitionsConfig))))
-    algorithms: list[str] = key(OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc")))
+    algorithms: list[str] = key(
+        OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc", "iql", "cql"))
+    )
     num_seeds: int = key(COUNT)
     own_agents: bool = key()
     at_once: int = key(COUNT)
@@ -341,9 +370,12 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "ddpg": DDPGConfig,
     "dqn": DQNConfig,
     "td3_bc": TD3BCConfig,
+    "iql": IQLConfig,
+    "cql": CQLConfig,
     "policy": PolicyConfig,
     "bcq_policy": BCQPolicyConfig,
     "network": NetworkConfig,
+    "gaussian_actor": GaussianActorConfig,
     "perturbation": PerturbationConfig,
     "vae": VAEConfig,
     "adam": AdamConfig,

@@ -28,11 +28,13 @@ NEEDED = {
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
     "online": ["dataset.env=Pendulum-v1"],
     "deterministic_actor": ["algo=bc"],
+    "gaussian_actor": ["algo=iql"],
     "state_critic": ["algo=dqn"],
     "default": ["algo=bc"],
 }
 NODES = {
     "deterministic_actor": "actor",
+    "gaussian_actor": "actor",
     "state_critic": "critic",
     "networks": None,
     "experiment": None,

@@ -200,28 +200,39 @@ def critic_loss(
     obs: Tensor,
     act: Tensor,
     target: Tensor,
-    sampled: Sample,
+    act_sampled: Tensor,
+    log_density: Tensor,
     cql_alpha: float | Tensor,
 ) -> CriticLoss:
-    """Equation 4 of one critic, with importance weights 1 / density of the sampled actions."""
+    """Equation 4 of one critic, its log-sum-exp over sampled actions (B, 3 n, A)."""
     q = critic(obs, act)
-    q_sampled = critic(obs.unsqueeze(1), sampled.act).squeeze(-1)  # (B, 3 n)
+    q_sampled = critic(obs.unsqueeze(1), act_sampled).squeeze(-1)  # (B, 3 n)
     td = mse_loss(q, target)
-    conservative = (q_sampled - sampled.log_prob).logsumexp(-1).mean() - q.mean()
+    conservative = (q_sampled - log_density).logsumexp(-1).mean() - q.mean()
     return CriticLoss(td + cql_alpha * conservative, td, conservative, q.mean())
 
 
-def alpha_loss(alpha: LogAlpha, log_prob: Tensor, target_entropy: float) -> Tensor:
-    """-log alpha (log pi + target entropy), averaged; ``log_prob`` (B,) passes no gradient."""
-    return -(alpha() * (log_prob + target_entropy)).mean()
+def alpha_loss(alpha: LogAlpha, entropy: Tensor, target_entropy: float) -> Tensor:
+    """log alpha (-log pi - target entropy), averaged; ``entropy`` is -log pi (B,)."""
+    return (alpha() * (entropy - target_entropy)).mean()
+
+
+def alpha_value(alpha: LogAlpha) -> Tensor:
+    """alpha, ()."""
+    return alpha().exp()
 
 
 def actor_loss(
-    critic: StateAction, critic2: StateAction, alpha: LogAlpha, obs: Tensor, sample: Sample
+    critic: StateAction,
+    critic2: StateAction,
+    alpha: LogAlpha,
+    obs: Tensor,
+    act: Tensor,
+    log_prob: Tensor,
 ) -> Tensor:
     """Mean of alpha log pi(a | s) - min_i Q_i(s, a); alpha passes no gradient."""
-    q = critic(obs, sample.act).minimum(critic2(obs, sample.act)).squeeze(-1)
-    return (alpha().exp().detach() * sample.log_prob - q).mean()
+    q = critic(obs, act).minimum(critic2(obs, act)).squeeze(-1)
+    return (alpha().exp().detach() * log_prob - q).mean()
 
 
 def train_step(
@@ -236,12 +247,12 @@ def train_step(
 
     The critics learn from actions of the actor as it was, the actor from the critics as they were.
     """
-    sample = over_runs(policy_sample)(nets.actor, nets.unit, batch.obs, noise.actor)
-    log_prob = sample.log_prob.detach()
-    entropy_loss = over_runs(alpha_loss)(nets.alpha, log_prob, -batch.act.shape[-1])
+    pi = over_runs(policy_sample)(nets.actor, nets.unit, batch.obs, noise.actor)
+    entropy = -pi.log_prob.detach()
+    entropy_loss = over_runs(alpha_loss)(nets.alpha, entropy, -batch.act.shape[-1])
     optimizers["alpha"].apply(entropy_loss)
     with torch.no_grad():
-        alpha = over_runs(lambda coefficient: coefficient().exp())(nets.alpha)
+        alpha = over_runs(alpha_value)(nets.alpha)
         target = over_runs(target_value)(
             nets.actor,
             nets.critic_target,
@@ -265,10 +276,12 @@ def train_step(
             noise.policy_next,
         )
     with frozen(nets.critic), frozen(nets.critic2):
-        pi_loss = over_runs(actor_loss)(nets.critic, nets.critic2, nets.alpha, batch.obs, sample)
+        pi_loss = over_runs(actor_loss)(
+            nets.critic, nets.critic2, nets.alpha, batch.obs, pi.act, pi.log_prob
+        )
         optimizers["actor"].apply(pi_loss)
     one, two = (
-        over_runs(critic_loss)(critic, batch.obs, batch.act, target, sampled, hyper.cql_alpha)
+        over_runs(critic_loss)(critic, batch.obs, batch.act, target, *sampled, hyper.cql_alpha)
         for critic in (nets.critic, nets.critic2)
     )
     optimizers["critic"].apply(one.loss)
@@ -285,7 +298,7 @@ def train_step(
         "q2_mean": two.q_mean.detach(),
         "target_q_mean": target.mean((-2, -1)),
         "alpha": alpha,
-        "entropy": -log_prob.mean(-1),
+        "entropy": entropy.mean(-1),
     }
 
 

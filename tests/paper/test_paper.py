@@ -35,7 +35,7 @@ def paper(tmp_path, own_data):
 
 
 MISTAKES = [
-    (["budget=huge"], "there are full, small, tiny"),
+    (["budget=huge"], "there are full, medium, small, tiny"),
     (["budget=small", "settings=[imperfect,expert]"], "settings=["),
     (
         ["budget=small", "algorithms=[bcq,sac]"],

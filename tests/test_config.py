@@ -26,6 +26,7 @@ OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim", "value_optim")
 NEEDED = {
     "minari": ["dataset.id=a/b-v0"],
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
+    "d4rl_bcq": ["dataset.path=a.hdf5"],
     "online": ["dataset.env=Pendulum-v1"],
     "deterministic_actor": ["algo=bc"],
     "gaussian_actor": ["algo=iql"],

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data.datasets import load_d4rl_hdf5
 from bcq_exp.data.transitions import DataError
+from bcq_exp.training.record import RunRecord
 from tests.commands import TINY
 from tests.forked import forked
 
@@ -331,3 +332,24 @@ def test_a_refused_file_is_one_line_of_the_command(tmp_path):
     assert done.stderr.strip() == (
         "error: data set 'flat': observations has shape (); it must be (steps, size)"
     )
+
+
+def test_the_experiment_that_makes_d4rls_row_runs_on_a_file_of_that_format(tmp_path):
+    rng, n = np.random.default_rng(0), 300
+    with h5py.File(tmp_path / "hopper-medium-v0.hdf5", "w") as file:
+        file["observations"] = rng.normal(size=(n, 11)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
+        file["rewards"] = rng.normal(size=n).astype(np.float32)
+        file["terminals"] = np.arange(n) % 50 == 49
+        file["timeouts"] = np.zeros(n, bool)
+    few = ("trainer.num_steps=20", "trainer.eval_episodes=1", "networks=small", "logger=none")
+    done = forked(
+        *("experiment=d4rl_bcq", "dataset.path=hopper-medium-v0.hdf5", "name=row", *few),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = RunRecord(tmp_path / "multirun" / "row").summary()
+    assert summary["last"]["normalized_score"] is not None
+    kept = {key: summary["config"][key] for key in ("algo", "vae")}
+    assert (kept["algo"]["lmbda"], kept["vae"]["kl_weight"]) == (0.75, 0.5)
+    assert summary["config"]["trainer"]["objective"] == "normalized_score"

@@ -146,8 +146,8 @@ REFUSED = [
     ("trainer.device=tpu", "auto, cpu, cuda or cuda:N"),
     ("trainer.precision=fp16", "one of auto, fp32, "),
     ("logger.mode=sometimes", "one of offline, online, disabled"),
-    ("dataset=minari", "dataset.id: give it a value, dataset.id=..."),
-    ("dataset=d4rl_hdf5", "dataset.path: give it a value"),
+    ("dataset=minari", "dataset.id: has no value; give dataset.id=..."),
+    ("dataset=d4rl_hdf5", "dataset.path: has no value"),
 ]
 
 

@@ -19,9 +19,8 @@ units of half their range, as the authors' actions of [-1, 1] are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +28,21 @@ from torch.nn.functional import mse_loss, softplus
 
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
-    Minimizer,
     OfflineAlgorithm,
-    OverRuns,
+    Optimizers,
     TrainingStats,
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.hyperparameters import CQLHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
-from bcq_exp.algorithm.networks import SquashedMean, UnitActions, broadcasting, redrawn
+from bcq_exp.algorithm.networks import SquashedMean, UnitActions, redrawn
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import GaussianPolicy
+from bcq_exp.algorithm.stacking import per_run
 from bcq_exp.algorithm.watch import Watch, diverging_q
-from bcq_exp.ranges import COUNT, CQL_ALPHA, GAMMA, TAU, require
 
 LOG_STD_RANGE = (-20.0, 2.0)  # the authors' clamp
 
@@ -94,15 +94,6 @@ class Networks(NamedTuple):
     unit: Unit
 
 
-class Hyperparameters(NamedTuple):
-    """The numbers of the equations: of one run, or (K,) tensors."""
-
-    cql_alpha: float | Tensor
-    deterministic_backup: float | Tensor
-    tau: float | Tensor
-    gamma: float | Tensor
-
-
 class Noise(NamedTuple):
     """Standard normals of one action a state (B, A), and of n a state (B, n, A).
 
@@ -132,6 +123,7 @@ class CriticLoss(NamedTuple):
     q_mean: Tensor
 
 
+@per_run
 def policy_sample(actor: StateToAction, unit: Unit, obs: Tensor, eps: Tensor) -> Sample:
     """a = tanh(m + s eps) for eps (B, A), or n actions a state for eps (B, n, A).
 
@@ -148,6 +140,7 @@ def policy_sample(actor: StateToAction, unit: Unit, obs: Tensor, eps: Tensor) ->
     return Sample(unit.decode(x.tanh()), (log_normal - log_slope).sum(-1))
 
 
+@per_run
 def uniform_sample(unit: Unit, normal: Tensor) -> Sample:
     """Actions uniform in their range: 2 Phi(z) - 1 = erf(z / sqrt 2) of standard normals z."""
     act = unit.decode((normal / math.sqrt(2)).erf())
@@ -155,6 +148,7 @@ def uniform_sample(unit: Unit, normal: Tensor) -> Sample:
     return Sample(act, log_prob)
 
 
+@per_run
 def sampled_actions(
     actor: StateToAction,
     unit: Unit,
@@ -175,6 +169,7 @@ def sampled_actions(
     )
 
 
+@per_run
 def target_value(
     actor: StateToAction,
     critic_target: StateAction,
@@ -195,6 +190,7 @@ def target_value(
     return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
 
 
+@per_run
 def critic_loss(
     critic: StateAction,
     obs: Tensor,
@@ -212,16 +208,19 @@ def critic_loss(
     return CriticLoss(td + cql_alpha * conservative, td, conservative, q.mean())
 
 
+@per_run
 def alpha_loss(alpha: LogAlpha, entropy: Tensor, target_entropy: float) -> Tensor:
     """log alpha (-log pi - target entropy), averaged; ``entropy`` is -log pi (B,)."""
     return (alpha() * (entropy - target_entropy)).mean()
 
 
+@per_run
 def alpha_value(alpha: LogAlpha) -> Tensor:
     """alpha, ()."""
     return alpha().exp()
 
 
+@per_run
 def actor_loss(
     critic: StateAction,
     critic2: StateAction,
@@ -237,23 +236,22 @@ def actor_loss(
 
 def train_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
+    optimizers: Optimizers,
+    hyper: CQLHyperparameters,
     batch: Batch,
     noise: Noise,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """A :class:`~bcq_exp.algorithm.base.Step`: alpha, then actor and critics, then targets.
 
     The critics learn from actions of the actor as it was, the actor from the critics as they were.
     """
-    pi = over_runs(policy_sample)(nets.actor, nets.unit, batch.obs, noise.actor)
+    pi = policy_sample(nets.actor, nets.unit, batch.obs, noise.actor)
     entropy = -pi.log_prob.detach()
-    entropy_loss = over_runs(alpha_loss)(nets.alpha, entropy, -batch.act.shape[-1])
+    entropy_loss = alpha_loss(nets.alpha, entropy, -batch.act.shape[-1])
     optimizers["alpha"].apply(entropy_loss)
     with torch.no_grad():
-        alpha = over_runs(alpha_value)(nets.alpha)
-        target = over_runs(target_value)(
+        alpha = alpha_value(nets.alpha)
+        target = target_value(
             nets.actor,
             nets.critic_target,
             nets.critic2_target,
@@ -266,7 +264,7 @@ def train_step(
             hyper.deterministic_backup,
             hyper.gamma,
         )
-        sampled = over_runs(sampled_actions)(
+        sampled = sampled_actions(
             nets.actor,
             nets.unit,
             batch.obs,
@@ -276,26 +274,24 @@ def train_step(
             noise.policy_next,
         )
     with frozen(nets.critic), frozen(nets.critic2):
-        pi_loss = over_runs(actor_loss)(
-            nets.critic, nets.critic2, nets.alpha, batch.obs, pi.act, pi.log_prob
-        )
+        pi_loss = actor_loss(nets.critic, nets.critic2, nets.alpha, batch.obs, pi.act, pi.log_prob)
         optimizers["actor"].apply(pi_loss)
     one, two = (
-        over_runs(critic_loss)(critic, batch.obs, batch.act, target, *sampled, hyper.cql_alpha)
+        critic_loss(critic, batch.obs, batch.act, target, *sampled, hyper.cql_alpha)
         for critic in (nets.critic, nets.critic2)
     )
     optimizers["critic"].apply(one.loss)
     optimizers["critic2"].apply(two.loss)
     polyak_update((nets.critic_target, nets.critic2_target), (nets.critic, nets.critic2), hyper.tau)
     return {
-        "actor_loss": pi_loss.detach(),
-        "critic1_loss": one.loss.detach(),
-        "critic2_loss": two.loss.detach(),
-        "alpha_loss": entropy_loss.detach(),
-        "td_loss": (one.td + two.td).detach() / 2,
-        "conservative_loss": (one.conservative + two.conservative).detach() / 2,
-        "q1_mean": one.q_mean.detach(),
-        "q2_mean": two.q_mean.detach(),
+        "actor_loss": pi_loss,
+        "critic1_loss": one.loss,
+        "critic2_loss": two.loss,
+        "alpha_loss": entropy_loss,
+        "td_loss": (one.td + two.td) / 2,
+        "conservative_loss": (one.conservative + two.conservative) / 2,
+        "q1_mean": one.q_mean,
+        "q2_mean": two.q_mean,
         "target_q_mean": target.mean((-2, -1)),
         "alpha": alpha,
         "entropy": entropy.mean(-1),
@@ -311,11 +307,7 @@ class CQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         alpha: the entropy's coefficient.
         actor_optim: optimizer of the actor, and of ``alpha``, as in the authors' code.
         critic_optim: optimizer of each critic.
-        cql_alpha: weight of the conservative term, at least 0.
-        num_sampled_action: n, actions sampled from each of three distributions, at least 1.
-        deterministic_backup: whether the target leaves out the entropy.
-        tau: share of the source that a target network takes each step, in (0, 1].
-        gamma: discount factor, in [0, 1].
+        hyperparameters: of :class:`CQLHyperparameters`.
 
     Raises:
         ValueError: if a number is out of its range, or no weight of the second critic can be drawn.
@@ -331,6 +323,8 @@ class CQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         "alpha",
         "entropy",
     )
+    Hyperparameters = CQLHyperparameters
+    reads = ("policy", "actor", "critic", "actor_optim", "critic_optim")
     steps = (train_step,)
 
     def __init__(
@@ -341,25 +335,14 @@ class CQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         alpha: EntropyCoefficient,
         actor_optim: OptimizerFactory,
         critic_optim: OptimizerFactory,
-        cql_alpha: float = 5.0,
-        num_sampled_action: int = 10,
-        deterministic_backup: bool = True,
-        tau: float = 0.005,
-        gamma: float = 0.99,
+        **hyperparameters: Any,
     ) -> None:
-        super().__init__(policy=policy)
-        require("cql_alpha", cql_alpha, CQL_ALPHA)
-        require("num_sampled_action", num_sampled_action, COUNT)
-        require("tau", tau, TAU)
-        require("gamma", gamma, GAMMA)
-        self.cql_alpha, self.deterministic_backup = cql_alpha, deterministic_backup
-        self.num_sampled_action = num_sampled_action
-        self.tau, self.gamma = tau, gamma
+        super().__init__(policy=policy, **hyperparameters)
         self.critic, self.critic2 = critic, redrawn(critic)
         self.critic_target = self._add_lagged_network(self.critic)
         self.critic2_target = self._add_lagged_network(self.critic2)
         self.alpha = alpha
-        self._optimizers = {
+        self.optimizers = {
             "actor": optimizer_for(policy.actor.gaussian, actor_optim),
             "critic": optimizer_for(self.critic, critic_optim),
             "critic2": optimizer_for(self.critic2, critic_optim),
@@ -367,53 +350,32 @@ class CQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         }
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        bounds: Mapping[str, Any],
-        place: Callable[[Any], Any],
-        policy: Mapping[str, Any],
-        actor: Callable[..., nn.Module],
-        critic: Callable[..., nn.Module],
-        actor_optim: OptimizerFactory,
-        critic_optim: OptimizerFactory,
-        **hyperparameters: Any,
-    ) -> CQL:
-        mean = SquashedMean(actor(**sizes), place(UnitActions(**bounds)))
+    def build(cls, parts: Parts) -> Self:
+        mean = SquashedMean(parts.network("actor"), parts.place(UnitActions(**parts.bounds)))
         return cls(
-            policy=GaussianPolicy(actor=mean, **policy),
-            critic=critic(**sizes),
-            alpha=place(EntropyCoefficient()),
-            actor_optim=actor_optim,
-            critic_optim=critic_optim,
-            **hyperparameters,
+            policy=GaussianPolicy(actor=mean, **parts.policy),
+            critic=parts.network("critic"),
+            alpha=parts.place(EntropyCoefficient()),
+            actor_optim=parts.optimizer("actor_optim"),
+            critic_optim=parts.optimizer("critic_optim"),
+            **parts.hyperparameters,
         )
 
     @property
     def networks(self) -> Networks:
         return Networks(
-            actor=broadcasting(self.policy.actor.gaussian),
-            critic=broadcasting(self.critic),
-            critic2=broadcasting(self.critic2),
-            critic_target=broadcasting(self.critic_target),
-            critic2_target=broadcasting(self.critic2_target),
+            actor=self.policy.actor.gaussian,
+            critic=self.critic,
+            critic2=self.critic2,
+            critic_target=self.critic_target,
+            critic2_target=self.critic2_target,
             alpha=self.alpha,
             unit=self.policy.actor.unit,
         )
 
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(
-            cql_alpha=self.cql_alpha,
-            deterministic_backup=float(self.deterministic_backup),
-            tau=self.tau,
-            gamma=self.gamma,
-        )
-
     def noise_shapes(self, batch_size: int) -> Any:
         one = (batch_size, *self.policy.actor.unit.low.shape)
-        several = (batch_size, self.num_sampled_action, *one[1:])
+        several = (batch_size, self.hyperparameters.num_sampled_action, *one[1:])
         shapes: dict[str, Any] = {
             "actor": one,
             "target": one,

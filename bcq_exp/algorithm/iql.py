@@ -17,9 +17,8 @@ episode); AntMaze: r - 1) and use dropout for Adroit and Kitchen. Neither is don
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +26,20 @@ from torch import Tensor, nn
 from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
-    Minimizer,
     OfflineAlgorithm,
-    OverRuns,
+    Optimizers,
     TrainingStats,
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.hyperparameters import IQLHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
-from bcq_exp.algorithm.networks import SquashedMean, UnitActions, broadcasting, redrawn
+from bcq_exp.algorithm.networks import SquashedMean, UnitActions, redrawn
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import GaussianPolicy
+from bcq_exp.algorithm.stacking import per_run
 from bcq_exp.algorithm.watch import Watch, diverging_q
-from bcq_exp.ranges import ADVANTAGE_CLIP, EXPECTILE, GAMMA, TAU, TEMPERATURE, require
 
 LOG_STD_RANGE = (-5.0, 2.0)  # the authors' clamp
 
@@ -69,16 +69,6 @@ class Networks(NamedTuple):
     unit: StateToAction
 
 
-class Hyperparameters(NamedTuple):
-    """The numbers of the equations: of one run, or (K,) tensors."""
-
-    expectile: float | Tensor
-    temperature: float | Tensor
-    advantage_clip: float | Tensor
-    tau: float | Tensor
-    gamma: float | Tensor
-
-
 class Weights(NamedTuple):
     """What the actor imitates more: A(s, a) and min(exp(beta A), clip), (B,), and two means."""
 
@@ -87,11 +77,13 @@ class Weights(NamedTuple):
     clip_fraction: Tensor
 
 
+@per_run
 def lower_q(critic: StateAction, critic2: StateAction, obs: Tensor, act: Tensor) -> Tensor:
     """min_i Q_i(s, a), (B,)."""
     return critic(obs, act).minimum(critic2(obs, act)).squeeze(-1)
 
 
+@per_run
 def value_loss(
     value: StateToAction, obs: Tensor, q: Tensor, expectile: float | Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -102,6 +94,7 @@ def value_loss(
     return (weight * u.square()).mean(), v.mean()
 
 
+@per_run
 def advantage_weights(
     value: StateToAction,
     obs: Tensor,
@@ -116,6 +109,7 @@ def advantage_weights(
     return Weights(weight, advantage.mean(), clipped.mean())
 
 
+@per_run
 def actor_loss(
     actor: StateToAction, unit: StateToAction, obs: Tensor, act: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -130,6 +124,7 @@ def actor_loss(
     return -(weight * log_prob).mean(), log_std.exp().mean()
 
 
+@per_run
 def target_value(
     value: StateToAction,
     obs_next: Tensor,
@@ -144,46 +139,41 @@ def target_value(
 
 def train_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
+    optimizers: Optimizers,
+    hyper: IQLHyperparameters,
     batch: Batch,
     noise: Any,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """A :class:`~bcq_exp.algorithm.base.Step`: V, actor, critics, targets."""
     with torch.no_grad():
-        q = over_runs(lower_q)(nets.critic_target, nets.critic2_target, batch.obs, batch.act)
-    v_loss, v_mean = over_runs(value_loss)(nets.value, batch.obs, q, hyper.expectile)
+        q = lower_q(nets.critic_target, nets.critic2_target, batch.obs, batch.act)
+    v_loss, v_mean = value_loss(nets.value, batch.obs, q, hyper.expectile)
     optimizers["value"].apply(v_loss)
     with torch.no_grad():
-        weights = over_runs(advantage_weights)(
+        weights = advantage_weights(
             nets.value, batch.obs, q, hyper.temperature, hyper.advantage_clip
         )
-        target = over_runs(target_value)(
-            nets.value, batch.obs_next, batch.rew, batch.terminated, hyper.gamma
-        )
-    pi_loss, std_mean = over_runs(actor_loss)(
-        nets.actor, nets.unit, batch.obs, batch.act, weights.weight
-    )
+        target = target_value(nets.value, batch.obs_next, batch.rew, batch.terminated, hyper.gamma)
+    pi_loss, std_mean = actor_loss(nets.actor, nets.unit, batch.obs, batch.act, weights.weight)
     optimizers["actor"].apply(pi_loss)
-    loss1, q1_mean = over_runs(losses.critic_loss)(nets.critic, batch.obs, batch.act, target)
-    loss2, q2_mean = over_runs(losses.critic_loss)(nets.critic2, batch.obs, batch.act, target)
+    loss1, q1_mean = losses.critic_loss(nets.critic, batch.obs, batch.act, target)
+    loss2, q2_mean = losses.critic_loss(nets.critic2, batch.obs, batch.act, target)
     optimizers["critic"].apply(loss1)
     optimizers["critic2"].apply(loss2)
     polyak_update((nets.critic_target, nets.critic2_target), (nets.critic, nets.critic2), hyper.tau)
     return {
-        "actor_loss": pi_loss.detach(),
-        "critic1_loss": loss1.detach(),
-        "critic2_loss": loss2.detach(),
-        "value_loss": v_loss.detach(),
-        "q1_mean": q1_mean.detach(),
-        "q2_mean": q2_mean.detach(),
-        "v_mean": v_mean.detach(),
+        "actor_loss": pi_loss,
+        "critic1_loss": loss1,
+        "critic2_loss": loss2,
+        "value_loss": v_loss,
+        "q1_mean": q1_mean,
+        "q2_mean": q2_mean,
+        "v_mean": v_mean,
         "target_q_mean": target.mean((-2, -1)),
         "advantage_mean": weights.advantage_mean,
         "weight_mean": weights.weight.mean(-1),
         "clip_fraction": weights.clip_fraction,
-        "std_mean": std_mean.detach(),
+        "std_mean": std_mean,
     }
 
 
@@ -197,12 +187,7 @@ class IQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         actor_optim: optimizer of the actor.
         critic_optim: optimizer of each critic.
         value_optim: optimizer of V.
-        expectile: the paper's tau, in (0, 1); 0.5 is the mean, towards 1 the best action of the
-            data.
-        temperature: the paper's inverse temperature beta, at least 0; 0 is behaviour cloning.
-        advantage_clip: largest weight exp(beta A) of an action, above 0.
-        tau: share of the source that a target network takes each step, in (0, 1].
-        gamma: discount factor, in [0, 1].
+        hyperparameters: of :class:`IQLHyperparameters`.
 
     Raises:
         ValueError: if a number is out of its range, or no weight of the second critic can be drawn.
@@ -219,6 +204,16 @@ class IQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         "clip_fraction",
         "std_mean",
     )
+    Hyperparameters = IQLHyperparameters
+    reads = (
+        "policy",
+        "actor",
+        "critic",
+        "value",
+        "actor_optim",
+        "critic_optim",
+        "value_optim",
+    )
     steps = (train_step,)
 
     def __init__(
@@ -230,29 +225,14 @@ class IQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         actor_optim: OptimizerFactory,
         critic_optim: OptimizerFactory,
         value_optim: OptimizerFactory,
-        expectile: float = 0.7,
-        temperature: float = 3.0,
-        advantage_clip: float = 100.0,
-        tau: float = 0.005,
-        gamma: float = 0.99,
+        **hyperparameters: Any,
     ) -> None:
-        super().__init__(policy=policy)
-        require("expectile", expectile, EXPECTILE)
-        require("temperature", temperature, TEMPERATURE)
-        require("advantage_clip", advantage_clip, ADVANTAGE_CLIP)
-        require("tau", tau, TAU)
-        require("gamma", gamma, GAMMA)
-        self.expectile, self.temperature, self.advantage_clip = (
-            expectile,
-            temperature,
-            advantage_clip,
-        )
-        self.tau, self.gamma = tau, gamma
+        super().__init__(policy=policy, **hyperparameters)
         self.state_value = value
         self.critic, self.critic2 = critic, redrawn(critic)
         self.critic_target = self._add_lagged_network(self.critic)
         self.critic2_target = self._add_lagged_network(self.critic2)
-        self._optimizers = {
+        self.optimizers = {
             "actor": optimizer_for(policy.actor.gaussian, actor_optim),
             "critic": optimizer_for(self.critic, critic_optim),
             "critic2": optimizer_for(self.critic2, critic_optim),
@@ -260,52 +240,28 @@ class IQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         }
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        bounds: Mapping[str, Any],
-        place: Callable[[UnitActions], UnitActions],
-        policy: Mapping[str, Any],
-        actor: Callable[..., nn.Module],
-        critic: Callable[..., nn.Module],
-        value: Callable[..., nn.Module],
-        actor_optim: OptimizerFactory,
-        critic_optim: OptimizerFactory,
-        value_optim: OptimizerFactory,
-        **hyperparameters: Any,
-    ) -> IQL:
-        mean = SquashedMean(actor(**sizes), place(UnitActions(**bounds)))
+    def build(cls, parts: Parts) -> Self:
+        mean = SquashedMean(parts.network("actor"), parts.place(UnitActions(**parts.bounds)))
         return cls(
-            policy=GaussianPolicy(actor=mean, **policy),
-            critic=critic(**sizes),
-            value=value(obs_dim=sizes["obs_dim"], act_dim=1),
-            actor_optim=actor_optim,
-            critic_optim=critic_optim,
-            value_optim=value_optim,
-            **hyperparameters,
+            policy=GaussianPolicy(actor=mean, **parts.policy),
+            critic=parts.network("critic"),
+            value=parts.network("value", act_dim=1),
+            actor_optim=parts.optimizer("actor_optim"),
+            critic_optim=parts.optimizer("critic_optim"),
+            value_optim=parts.optimizer("value_optim"),
+            **parts.hyperparameters,
         )
 
     @property
     def networks(self) -> Networks:
         return Networks(
-            actor=broadcasting(self.policy.actor.gaussian),
-            value=broadcasting(self.state_value),
-            critic=broadcasting(self.critic),
-            critic2=broadcasting(self.critic2),
-            critic_target=broadcasting(self.critic_target),
-            critic2_target=broadcasting(self.critic2_target),
+            actor=self.policy.actor.gaussian,
+            value=self.state_value,
+            critic=self.critic,
+            critic2=self.critic2,
+            critic_target=self.critic_target,
+            critic2_target=self.critic2_target,
             unit=self.policy.actor.unit,
-        )
-
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(
-            expectile=self.expectile,
-            temperature=self.temperature,
-            advantage_clip=self.advantage_clip,
-            tau=self.tau,
-            gamma=self.gamma,
         )
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:

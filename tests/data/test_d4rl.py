@@ -135,7 +135,7 @@ def test_step_limit_with_next_observations(load):
 
 
 def test_unknown_edges_are_refused_unless_successors_are_stored(load):
-    with pytest.raises(DataError, match="the edges of episodes are unknown; set dataset.env"):
+    with pytest.raises(DataError, match="episodes cannot be separated.*; set dataset.env"):
         load(5)
     assert np.flatnonzero(load(5, follow=True).transitions.truncated).tolist() == [4]
 
@@ -184,7 +184,7 @@ def test_the_environment_is_guessed_from_the_name(tmp_path):
         ({"rewards": np.array([0, 0, 0, np.nan, 0])}, "rew is nan at episode 1, step 0"),
         ({"rewards": np.array([0, 0, np.inf, 0, 0])}, "rew is inf at episode 0, step 2"),  # dropped
         ({"observations": 5.0}, r"observations has shape \(\); it must be \(steps, size\)"),
-        ({"actions": h5py.Empty("f")}, r"actions is no array; it must be \(steps, size\)"),
+        ({"actions": h5py.Empty("f")}, r"actions is not an array; it must be \(steps, size\)"),
         ({"rewards": np.zeros((5, 2))}, r"rewards has shape \(5, 2\); it must be .*steps, 1"),
         ({"rewards": np.zeros(5, complex)}, "rewards holds values of type complex128; real"),
         ({"observations": np.full((5, 1), b"1.5")}, r"observations holds values of type \|S3"),
@@ -203,7 +203,7 @@ def test_a_folder_in_place_of_an_array(load, tmp_path):
     with h5py.File(tmp_path / "toy-v2.hdf5", "r+") as file:
         del file["actions"]
         file.create_group("actions")
-    with pytest.raises(DataError, match="actions is no array"):
+    with pytest.raises(DataError, match="actions is not an array"):
         load_d4rl_hdf5(str(tmp_path / "toy-v2.hdf5"), env="BcqLine-v0")
 
 
@@ -257,12 +257,12 @@ def test_action_bounds_stand_in_for_an_environment(load, bounds):
 
 @pytest.mark.parametrize("bounds", [[1], [1, -1], [[-1, 1], [-1, 1]], ["a", 1], [0, np.inf]])
 def test_bounds_that_are_none_are_refused(load, bounds):
-    with pytest.raises(DataError, match=r"dataset.action_bounds=.*: must be \[lowest, highest\]"):
+    with pytest.raises(DataError, match=r"dataset.action_bounds=.*: must be \[low, high\]"):
         load(5, follow=True, env=None, options={"action_bounds": bounds})
 
 
 def test_edges_that_nothing_tells_are_refused_with_action_bounds_too(load):
-    with pytest.raises(DataError, match="the edges of episodes are unknown"):
+    with pytest.raises(DataError, match="episodes cannot be separated"):
         load(5, env=None, options={"action_bounds": [-1, 1]})
 
 
@@ -296,7 +296,7 @@ def test_a_file_of_no_known_environment_is_trained_on_by_the_command(load, tmp_p
 def test_a_reward_that_float32_makes_stand_still_is_noted(load):
     rewards = 1e9 + np.array([0, 1, 2, 1e6, 1e6 + 1])
     (note,) = load(5, terminals=[2, 4], rewards=rewards, follow=True).notes
-    assert note.startswith("rew[0] changes by at most 1 a step")
+    assert note.startswith("rew[0] changes by at most 1 per step")
     assert load(5, terminals=[4], rewards=rewards, follow=True).notes == ()
 
 

@@ -77,7 +77,7 @@ REFUSED = {
         "algo=sac",
     ): "algo=sac: no such choice; there are bc, bcq, cql, ddpg, dqn, iql, td3_bc, vae_bc",
     ("algo._target_=no.such.Thing",): "algo._target_=no.such.Thing: ",
-    ("algo._target_=torch.nn.Linear",): "must be an OfflineAlgorithm",
+    ("algo._target_=torch.nn.Linear",): "must be a subclass of OfflineAlgorithm",
 }
 
 

@@ -88,6 +88,7 @@ BINS = Range(low=2)
 PHI = KL_WEIGHT = ALPHA = POLICY_NOISE = NOISE_CLIP = NATURAL
 LATENT_CLIP = POSITIVE
 DECAY_RATE = Range(0, 1, high_open=True)  # of an optimizer's running means
+EPSILON = Range(0, 1, high_open=True)  # share of random actions in a softened policy
 BOUND_METHODS = OneOf(("clip", "tanh", None))
 CONSTANT, LINEAR, COSINE = "constant", "linear", "cosine"
 FQE = "fqe"  # the objective that needs no environment

@@ -40,6 +40,7 @@ class Dataset(Task):
             unknown.
         held_out: the episodes that are kept from training, if any are; the others are here.
         notes: what has to be known of the data, in words.
+        behaviour_prob: probabilities of the recorded actions ``(N,)``, where the data state them.
     """
 
     transitions: Transitions
@@ -49,6 +50,7 @@ class Dataset(Task):
     episode_rows: np.ndarray
     held_out: Dataset | None = None
     notes: tuple[str, ...] = ()
+    behaviour_prob: np.ndarray | None = None
 
     @property
     def behaviour_return(self) -> float:
@@ -85,9 +87,11 @@ class Dataset(Task):
         return replace(kept, held_out=held_out)
 
     def _of_episodes(self, chosen: np.ndarray) -> Dataset:
+        rows, prob = np.repeat(chosen, self.episode_rows), self.behaviour_prob
         return replace(
             self,
-            transitions=self.transitions[np.repeat(chosen, self.episode_rows)],
+            transitions=self.transitions[rows],
+            behaviour_prob=None if prob is None else prob[rows],
             episode_returns=self.episode_returns[chosen],
             episode_lengths=self.episode_lengths[chosen],
             episode_rows=self.episode_rows[chosen],

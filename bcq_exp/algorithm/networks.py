@@ -183,6 +183,9 @@ class VAE(ActionRange):
             ``high``.
     """
 
+    latent_clip: Tensor
+    kl_weight: Tensor
+
     def __init__(
         self,
         *,
@@ -200,8 +203,9 @@ class VAE(ActionRange):
         require("latent_dim", self.latent_dim, COUNT)
         require("latent_clip", latent_clip, LATENT_CLIP)
         require("kl_weight", kl_weight, KL_WEIGHT)
-        self.latent_clip = latent_clip
-        self.kl_weight = kl_weight
+        # tensors, so that stacked runs may differ in them; not parts of a checkpoint
+        for name, value in (("latent_clip", latent_clip), ("kl_weight", kl_weight)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
         self.encoder = MLP(obs_dim + act_dim, hidden_sizes, 2 * self.latent_dim)
         self.decoder = MLP(obs_dim + self.latent_dim, hidden_sizes, act_dim)
 
@@ -240,6 +244,9 @@ class _Rows:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+
+    def __getattr__(self, name: str) -> Any:  # only reached when the name is missing
+        return getattr(self._module, name)
 
     def parameters(self) -> Iterator[Tensor]:
         """Those of the network."""
@@ -313,7 +320,7 @@ def check_broadcasts(network: nn.Module, obs_dim: int, act_dim: int) -> None:
     except RuntimeError as error:  # of shapes
         raise ValueError(first_line(error)) from error
     if found.shape[:2] != (2, 3):
-        raise ValueError(f"of (2, 1, O) and (2, 3, A) it makes {tuple(found.shape)}")
+        raise ValueError(f"(2, 1, O) and (2, 3, A) give the shape {tuple(found.shape)}")
 
 
 def _takes_observations_alone(network: nn.Module) -> bool:
@@ -331,14 +338,14 @@ def latent_dim(vae: nn.Module) -> int:
     return int(getattr(vae, "latent_dim", 0))
 
 
-def latent_clip(vae: nn.Module) -> float:
+def latent_clip(vae: Any) -> Any:
     """Latents of the prior are clipped to plus and minus this; the paper's for a VAE without."""
-    return float(getattr(vae, "latent_clip", PAPER_LATENT_CLIP))
+    return getattr(vae, "latent_clip", PAPER_LATENT_CLIP)
 
 
-def kl_weight(vae: nn.Module) -> float:
+def kl_weight(vae: Any) -> Any:
     """Weight of the KL term in its loss; the authors' for a VAE without."""
-    return float(getattr(vae, "kl_weight", PAPER_KL_WEIGHT))
+    return getattr(vae, "kl_weight", PAPER_KL_WEIGHT)
 
 
 def redrawn(network: nn.Module) -> nn.Module:
@@ -357,7 +364,7 @@ def redrawn(network: nn.Module) -> nn.Module:
     pairs = list(zip(clone.parameters(), network.parameters(), strict=True))
     if pairs and all(torch.equal(new, old) for new, old in pairs):
         raise ValueError(
-            f"no layer of {type(network).__name__} has reset_parameters(), so a second one drawn "
-            "from it would equal it for ever: pass critic2"
+            f"critic2=None: no layer of {type(network).__name__} has reset_parameters(), so the "
+            "second critic would have the weights of the first; pass critic2"
         )
     return clone

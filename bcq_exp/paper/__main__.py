@@ -32,9 +32,9 @@ def main(cfg: DictConfig) -> None:
     plan = make_plan(cfg, _launcher(), _compose)
     checks.check_runs(plan, _compose)
     checks.check_disk(plan)
-    from bcq_exp.paper.estimate import say_how_long
+    from bcq_exp.paper.estimate import log_how_long
 
-    say_how_long(cfg, plan)
+    log_how_long(cfg, plan)
     if not cfg.plan_only:
         _do(plan, cfg.at_once)
         _report(plan)
@@ -79,7 +79,7 @@ def _report(plan: PaperPlan) -> None:
     if undone := plan.num_learners - int((runs["status"] == "completed").sum()):
         reasons = [*runs["reason"].dropna(), "see above"]
         runs_in_all = counted(plan.num_learners, "run")
-        raise RunStopped(f"{undone} of {runs_in_all} not completed: {reasons[0]}", 1)
+        raise RunStopped(f"{undone} of {runs_in_all} did not complete: {reasons[0]}", 1)
 
 
 def _stop_at_mistakes(statuses: Sequence[int]) -> None:

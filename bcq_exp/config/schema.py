@@ -107,6 +107,11 @@ class NetworkConfig:
 
 
 @dataclass
+class GaussianActorConfig(NetworkConfig):
+    state_dependent_std: bool = key()
+
+
+@dataclass
 class PerturbationConfig(NetworkConfig):
     phi: float = key(PHI, meaning=STACKING)
 
@@ -338,7 +343,9 @@ class PaperConfig:
     name: str = key(Matching(r"[\w-]+", "letters, digits, _ and -"))
     envs: list[str] = key()
     settings: list[str] = key(OneOf(tuple(schema_of(TransitionsConfig))))
-    algorithms: list[str] = key(OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc")))
+    algorithms: list[str] = key(
+        OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc", "iql", "cql"))
+    )
     num_seeds: int = key(COUNT)
     own_agents: bool = key()
     at_once: int = key(COUNT)
@@ -356,6 +363,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "policy": PolicyConfig,
     "bcq_policy": BCQPolicyConfig,
     "network": NetworkConfig,
+    "gaussian_actor": GaussianActorConfig,
     "perturbation": PerturbationConfig,
     "vae": VAEConfig,
     "adam": AdamConfig,

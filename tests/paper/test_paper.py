@@ -37,7 +37,10 @@ def paper(tmp_path, own_data):
 MISTAKES = [
     (["budget=huge"], "there are full, medium, small, tiny"),
     (["budget=small", "settings=[imperfect,expert]"], "settings=["),
-    (["budget=small", "algorithms=[bcq,cql]"], "each one of bcq, bc, vae_bc, ddpg, dqn, td3_bc"),
+    (
+        ["budget=small", "algorithms=[bcq,sac]"],
+        "each one of bcq, bc, vae_bc, ddpg, dqn, td3_bc, iql, cql",
+    ),
     (["budget=small", "envs=[Hopper-v5,Nope-v0]"], "Nope-v0"),
     (
         ["budget=small", "envs=[MountainCarContinuous-v0]"],

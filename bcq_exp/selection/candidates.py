@@ -15,7 +15,13 @@ from gymnasium.spaces import Discrete
 
 from bcq_exp.analysis.runs import run_names
 from bcq_exp.config.meaning import differences, identity
-from bcq_exp.data.datasets import Dataset, load_d4rl_hdf5, load_minari, load_pendulum
+from bcq_exp.data.datasets import (
+    Dataset,
+    load_d4rl_hdf5,
+    load_minari,
+    load_pendulum,
+    load_table,
+)
 from bcq_exp.data.online import explore
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.training.build import called
@@ -25,7 +31,7 @@ from bcq_exp.training.restore import load_run
 
 LOADERS = {
     f"{load.__module__}.{load.__name__}": load
-    for load in (load_minari, load_pendulum, load_d4rl_hdf5)
+    for load in (load_minari, load_pendulum, load_d4rl_hdf5, load_table)
 }
 ONLINE = f"{explore.__module__}.{explore.__name__}"
 ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for

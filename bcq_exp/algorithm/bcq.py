@@ -101,20 +101,17 @@ class BCQPolicy(Policy):
         """Latents drawn from the prior are clipped to plus and minus this (0.5 in the paper)."""
         return latent_clip(self.vae)
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        """As :meth:`Policy.forward`, drawing latents.
+    @property
+    def normal_shape(self) -> tuple[int, ...]:
+        return (self.forward_sampled_times, latent_dim(self.vae))
 
-        One batched pass over all B * ``forward_sampled_times`` candidates (equation 11).
-        """
-        obs = self.as_tensor(batch.obs)
-        size = (obs.shape[0], self.forward_sampled_times, latent_dim(self.vae))
-        latent = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
-        latent = latent.to(obs.device).clamp_(-self.latent_clip, self.latent_clip)
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        """Equation 11: one batched pass over all B * ``forward_sampled_times`` candidates."""
+        assert normal is not None
+        latent = normal.clamp(-self.latent_clip, self.latent_clip)
         networks = (self.vae, self.actor_perturbation, self.critic)
         best_action = partial(losses.best_action, *map(broadcasting, networks))
-        act = losses.in_parts(best_action, latent, obs)
-        return Batch(act=act.cpu().numpy(), state=state)
+        return losses.in_parts(best_action, latent, obs)
 
 
 class Networks(NamedTuple):

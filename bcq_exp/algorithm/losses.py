@@ -136,6 +136,8 @@ def in_parts(function: Callable[..., Tensor], latent: Tensor, *rows: Tensor) -> 
     ``latent`` is (B, n, L), the others (B, ...); the function treats each state by itself. All
     B * n sampled actions at once would leave the processor's cache, or not fit in memory at all.
     """
+    if torch.compiler.is_exporting():  # for any B
+        return function(latent, *rows)
     at_once = ROWS_AT_ONCE["cuda" if latent.is_cuda else "cpu"]
     size = max(1, at_once // latent.shape[1])
     parts = zip(*(x.split(size) for x in (latent, *rows)), strict=True)

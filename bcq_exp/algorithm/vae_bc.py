@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
@@ -41,13 +40,14 @@ class VAEPolicy(Policy):
         super().__init__(**options)
         self.vae = vae
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        obs = self.as_tensor(batch.obs)
-        size, clip = (obs.shape[0], latent_dim(self.vae)), latent_clip(self.vae)
-        latent = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
-        act = broadcasting(self.vae).decode(obs, latent.to(obs.device).clamp_(-clip, clip))
-        return Batch(act=act.cpu().numpy(), state=state)
+    @property
+    def normal_shape(self) -> tuple[int, ...]:
+        return (latent_dim(self.vae),)
+
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        assert normal is not None
+        clip = latent_clip(self.vae)
+        return broadcasting(self.vae).decode(obs, normal.clamp(-clip, clip))
 
 
 class Networks(NamedTuple):

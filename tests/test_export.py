@@ -44,6 +44,8 @@ KINDS = {
     "td3_bc": ("algo=td3_bc", "trainer.precision=fp64"),
     "ddpg": ("algo=ddpg", "trainer.precision=bf16"),
     "dqn": ("algo=dqn", SCALED),
+    "iql": ("algo=iql",),
+    "cql": ("algo=cql", SCALED),
 }
 SIZES = (1, 7)
 # what a user's process does: it gets the files and their inputs, and imports nothing of ours

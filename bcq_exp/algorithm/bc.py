@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from bcq_exp.algorithm.base import Minimizer, OfflineAlgorithm, OverRuns, TrainingStats
+from bcq_exp.algorithm.base import OfflineAlgorithm, Optimizers, TrainingStats
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import StateToAction
-from bcq_exp.algorithm.networks import broadcasting
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import DeterministicPolicy
+from bcq_exp.algorithm.stacking import per_run
 
 
 @dataclass(kw_only=True)
@@ -30,6 +30,7 @@ class Networks(NamedTuple):
     actor: StateToAction
 
 
+@per_run
 def imitation_loss(actor: StateToAction, obs: Tensor, act: Tensor) -> Tensor:
     """Mean over the batch (B, O), (B, A) and the action's dimensions of (mu(s) - a)^2."""
     return mse_loss(actor(obs), act)
@@ -37,41 +38,34 @@ def imitation_loss(actor: StateToAction, obs: Tensor, act: Tensor) -> Tensor:
 
 def train_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
+    optimizers: Optimizers,
     hyper: Any,
     batch: Batch,
     noise: Any,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """A :class:`~bcq_exp.algorithm.base.Step`."""
-    loss = over_runs(imitation_loss)(nets.actor, batch.obs, batch.act)
+    loss = imitation_loss(nets.actor, batch.obs, batch.act)
     optimizers["actor"].apply(loss)
-    return {"actor_loss": loss.detach()}
+    return {"actor_loss": loss}
 
 
 class BC(OfflineAlgorithm[DeterministicPolicy]):
     """Behaviour cloning of a deterministic policy, whose actor ``actor_optim`` moves."""
 
     training_stats = BCTrainingStats
+    reads = ("policy", "actor", "actor_optim")
     steps = (train_step,)
 
     def __init__(self, *, policy: DeterministicPolicy, actor_optim: OptimizerFactory) -> None:
         super().__init__(policy=policy)
-        self._optimizers["actor"] = optimizer_for(policy.actor, actor_optim)
+        self.optimizers["actor"] = optimizer_for(policy.actor, actor_optim)
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        bounds: Mapping[str, Any],
-        policy: Mapping[str, Any],
-        actor: Callable[..., nn.Module],
-        actor_optim: OptimizerFactory,
-    ) -> BC:
-        imitator = DeterministicPolicy(actor=actor(**sizes, **bounds), **policy)
-        return cls(policy=imitator, actor_optim=actor_optim)
+    def build(cls, parts: Parts) -> Self:
+        actor = parts.network("actor", **parts.bounds)
+        policy = DeterministicPolicy(actor=actor, **parts.policy)
+        return cls(policy=policy, actor_optim=parts.optimizer("actor_optim"))
 
     @property
     def networks(self) -> Networks:
-        return Networks(broadcasting(self.policy.actor))
+        return Networks(self.policy.actor)

@@ -90,6 +90,73 @@ class Actor(ActionRange):
         return self.center.addcmul(self.scale, self.net(obs).tanh())
 
 
+class UnitActions(ActionRange):
+    """Actions in units of half their range: [low, high] is [-1, 1]."""
+
+    def forward(self, act: Tensor) -> Tensor:
+        """Actions (..., A) in these units."""
+        return (act - self.center) / self.scale
+
+    def decode(self, unit: Tensor) -> Tensor:
+        """The inverse of :meth:`forward`."""
+        return self.center.addcmul(self.scale, unit)
+
+
+class GaussianActor(nn.Module):
+    """A Gaussian in each state: ``forward(obs)`` (..., O) -> (..., 2 A), means and log std.
+
+    Where the action is bounded, the algorithm that calls it squashes the mean or the sample.
+
+    Args:
+        obs_dim, act_dim: O and A.
+        hidden_sizes: units of each hidden layer.
+        state_dependent_std: whether the log std is a function of the state; else it is A
+            parameters, which start at 0.
+    """
+
+    pure = True
+    log_std: nn.Parameter | None
+
+    def __init__(
+        self,
+        *,
+        obs_dim: int,
+        act_dim: int,
+        hidden_sizes: Sequence[int],
+        state_dependent_std: bool = True,
+    ) -> None:
+        super().__init__()
+        self.net = MLP(obs_dim, hidden_sizes, 2 * act_dim if state_dependent_std else act_dim)
+        log_std = None if state_dependent_std else nn.Parameter(torch.zeros(act_dim))
+        self.register_parameter("log_std", log_std)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        out = self.net(obs)
+        if self.log_std is None:
+            return out
+        return torch.cat([out, self.log_std.expand_as(out)], -1)
+
+
+class SquashedMean(nn.Module):
+    """mu(s), what a Gaussian actor does at evaluation: a tanh of its mean.
+
+    ``forward(obs)`` (B, O) -> (B, A), in the policy's unit.
+
+    Args:
+        gaussian: as :class:`GaussianActor`.
+        unit: bounds of the actions.
+    """
+
+    def __init__(self, gaussian: nn.Module, unit: UnitActions) -> None:
+        super().__init__()
+        self.gaussian = gaussian
+        self.unit = unit
+
+    def forward(self, obs: Tensor) -> Tensor:
+        mean, _ = self.gaussian(obs).chunk(2, -1)
+        return self.unit.decode(mean.tanh())
+
+
 class Perturbation(ActionRange):
     """xi_phi(s, a, Phi): the action moved by at most ``phi`` of half its range, kept in range.
 
@@ -183,6 +250,9 @@ class VAE(ActionRange):
             ``high``.
     """
 
+    latent_clip: Tensor
+    kl_weight: Tensor
+
     def __init__(
         self,
         *,
@@ -200,8 +270,9 @@ class VAE(ActionRange):
         require("latent_dim", self.latent_dim, COUNT)
         require("latent_clip", latent_clip, LATENT_CLIP)
         require("kl_weight", kl_weight, KL_WEIGHT)
-        self.latent_clip = latent_clip
-        self.kl_weight = kl_weight
+        # tensors, so that stacked runs may differ in them; not parts of a checkpoint
+        for name, value in (("latent_clip", latent_clip), ("kl_weight", kl_weight)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
         self.encoder = MLP(obs_dim + act_dim, hidden_sizes, 2 * self.latent_dim)
         self.decoder = MLP(obs_dim + self.latent_dim, hidden_sizes, act_dim)
 
@@ -240,6 +311,9 @@ class _Rows:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+
+    def __getattr__(self, name: str) -> Any:  # only reached when the name is missing
+        return getattr(self._module, name)
 
     def parameters(self) -> Iterator[Tensor]:
         """Those of the network."""
@@ -313,7 +387,7 @@ def check_broadcasts(network: nn.Module, obs_dim: int, act_dim: int) -> None:
     except RuntimeError as error:  # of shapes
         raise ValueError(first_line(error)) from error
     if found.shape[:2] != (2, 3):
-        raise ValueError(f"of (2, 1, O) and (2, 3, A) it makes {tuple(found.shape)}")
+        raise ValueError(f"(2, 1, O) and (2, 3, A) give the shape {tuple(found.shape)}")
 
 
 def _takes_observations_alone(network: nn.Module) -> bool:
@@ -331,14 +405,14 @@ def latent_dim(vae: nn.Module) -> int:
     return int(getattr(vae, "latent_dim", 0))
 
 
-def latent_clip(vae: nn.Module) -> float:
+def latent_clip(vae: Any) -> Any:
     """Latents of the prior are clipped to plus and minus this; the paper's for a VAE without."""
-    return float(getattr(vae, "latent_clip", PAPER_LATENT_CLIP))
+    return getattr(vae, "latent_clip", PAPER_LATENT_CLIP)
 
 
-def kl_weight(vae: nn.Module) -> float:
+def kl_weight(vae: Any) -> Any:
     """Weight of the KL term in its loss; the authors' for a VAE without."""
-    return float(getattr(vae, "kl_weight", PAPER_KL_WEIGHT))
+    return getattr(vae, "kl_weight", PAPER_KL_WEIGHT)
 
 
 def redrawn(network: nn.Module) -> nn.Module:
@@ -357,7 +431,7 @@ def redrawn(network: nn.Module) -> nn.Module:
     pairs = list(zip(clone.parameters(), network.parameters(), strict=True))
     if pairs and all(torch.equal(new, old) for new, old in pairs):
         raise ValueError(
-            f"no layer of {type(network).__name__} has reset_parameters(), so a second one drawn "
-            "from it would equal it for ever: pass critic2"
+            f"critic2=None: no layer of {type(network).__name__} has reset_parameters(), so the "
+            "second critic would have the weights of the first; pass critic2"
         )
     return clone

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bcq_exp.algorithm.actions import ActionMap, BoundMethod
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.networks import SquashedMean
 
 
 class Predictor(ABC):
@@ -160,3 +161,17 @@ class DeterministicPolicy(Policy):
 
     def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
         return self.actor(obs)
+
+
+class GaussianPolicy(DeterministicPolicy):
+    """Takes the squashed mean of a Gaussian actor: it draws nothing.
+
+    Args:
+        actor: the Gaussian and the bounds of its actions.
+        options: as of :class:`Policy`.
+    """
+
+    actor: SquashedMean
+
+    def __init__(self, *, actor: SquashedMean, **options: Any) -> None:
+        super().__init__(actor=actor, **options)

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import bcq_exp
-from bcq_exp.cli import completion
+from bcq_exp.cli import completion, schemas
 from bcq_exp.cli.arguments import refuse
+from bcq_exp.cli.choices import choices
 from bcq_exp.cli.command import command
 from bcq_exp.cli.explain import explained, is_mistake, several_values
-from bcq_exp.config import schema
-from bcq_exp.config.checking import check, check_folders
+from bcq_exp.config.checking import check, check_folders, documentation
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import refusal
 
@@ -145,11 +145,13 @@ def conf_folder() -> Path:
 
 
 def _register() -> None:
-    """Make our schemas, launchers and sweepers known to Hydra."""
+    """Make our schemas, launchers, sweepers and resolvers known to Hydra."""
     from bcq_exp.sweep import plugins
 
-    schema.register()
+    schemas.register()
+    OmegaConf.register_new_resolver("bcq.documentation", documentation, replace=True)
     plugins.register()
+    OmegaConf.register_new_resolver("bcq.choices", choices, replace=True)
 
 
 def _launch(args: argparse.Namespace, config_name: str, task: Task, is_sweep: bool | None) -> None:
@@ -211,7 +213,7 @@ def _plan(
     from bcq_exp.sweep.plan import split
 
     if args.experimental_rerun:
-        raise UserError("--experimental-rerun: not supported; the same name= continues a run")
+        raise UserError("--experimental-rerun: not supported; name=NAME continues a run")
     plan_only = PLAN_ONLY in args.overrides
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return None, None
@@ -278,7 +280,7 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
         for group in cfg.hydra.runtime.choices:
             node = group.rpartition("@")[2]
             if "@" in group and not OmegaConf.is_dict(value := cfg.get(node)):
-                raise UserError(f"{node}={value}: its choice is made by {group}={value}")
+                raise UserError(f"{node}={value}: choose it with {group}={value}")
         return cfg
 
     try:
@@ -309,8 +311,8 @@ def _of_groups(
     for override in overrides:
         group, _, value = override.partition("=")
         if value == "null" and group in choices:
-            leave_out = "; leave it out for none" if choices[group] is None else ""
-            return f"{override}: must be one of its choices{leave_out}"
+            leave_out = ", or be left out" if choices[group] is None else ""
+            return f"{override}: must name one of the group's choices{leave_out}"
         if value.startswith("[") and choices.get(group) is not None:
             return (
                 f"{override}: must be one choice; to sweep, write {group}={value.strip('[]')} "

@@ -7,7 +7,8 @@ takes: its keys are then checked by that constructor, and all of them mean what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
@@ -26,28 +27,23 @@ from bcq_exp.config.keys import (
     schema_of,
 )
 from bcq_exp.config.naming import run_folder, run_name
+from bcq_exp.config.plugin_schema import PLUGIN_SCHEMAS
 from bcq_exp.ranges import (
-    ALPHA,
-    BINS,
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
+    FINITE,
     FQE,
     FRACTION,
-    GAMMA,
     KL_WEIGHT,
     LATENT_CLIP,
-    LMBDA,
     NATURAL,
-    NOISE_CLIP,
     PATH,
     PHI,
-    POLICY_NOISE,
     POSITIVE,
     SCHEDULES,
     SEED,
     SHARE,
-    TAU,
     THREADS,
     WANDB_NAME,
     WANDB_PROJECT,
@@ -67,35 +63,30 @@ class AlgoConfig:
     _target_: str = key(meaning=LEARNING)
 
 
-@dataclass
-class BCQConfig(AlgoConfig):
-    lmbda: float = key(LMBDA, meaning=STACKING)
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
-    # runs of few samples would pay for those of many
-    num_sampled_action: int = key(COUNT)
+def of_hyperparameters(hyperparameters: type, module: str) -> type[AlgoConfig]:
+    """The schema of an algorithm, of the dataclass that has its hyperparameters.
 
-
-@dataclass
-class TD3BCConfig(AlgoConfig):
-    alpha: float = key(ALPHA, meaning=STACKING)
-    policy_noise: float = key(POLICY_NOISE, meaning=STACKING)
-    noise_clip: float = key(NOISE_CLIP, meaning=STACKING)
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
-
-
-@dataclass
-class DQNConfig(AlgoConfig):
-    num_bins: int = key(BINS)
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
-
-
-@dataclass
-class DDPGConfig(AlgoConfig):
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
+    Args:
+        hyperparameters: each field's metadata say its range (``allowed``), its meaning (``doc``),
+            and whether stacked runs may differ in it (``stackable``).
+        module: the name of the module that has the schema under the dataclass's name.
+    """
+    keys = [
+        (
+            f.name,
+            f.type,
+            key(
+                f.metadata["allowed"],
+                f.default,
+                STACKING if f.metadata["stackable"] else None,
+                doc=f.metadata["doc"],
+            ),
+        )
+        for f in fields(hyperparameters)
+    ]
+    return make_dataclass(
+        hyperparameters.__name__, keys, bases=(AlgoConfig,), namespace={"__module__": module}
+    )
 
 
 @dataclass
@@ -113,6 +104,11 @@ class BCQPolicyConfig(PolicyConfig):
 class NetworkConfig:
     _target_: str = "???"
     hidden_sizes: list[int] = key(COUNT)
+
+
+@dataclass
+class GaussianActorConfig(NetworkConfig):
+    state_dependent_std: bool = key()
 
 
 @dataclass
@@ -184,6 +180,29 @@ class D4RLConfig:
     path: str = key(PATH)
     env: str | None = None
     action_bounds: list[Any] | None = None
+    use_cache: bool = key(default=True, meaning=PLACING)
+    clip_actions: bool | None = None
+    holdout: float | None = key(SHARE, None)
+
+
+@dataclass
+class TableConfig:
+    _target_: str = "???"
+    path: str = key(PATH)
+    env: str | None = None
+    episode: str | None = None
+    time: str | None = None
+    observations: Any = None
+    actions: Any = None
+    reward: str | None = None
+    terminated: Any = None
+    truncated: str | None = None
+    behaviour_prob: str | None = None
+    categorical: list[str] = field(default_factory=list)
+    action_type: str | None = key(OneOf((None, "discrete", "continuous")), None)
+    allowed_actions: list[Any] | None = None
+    action_bounds: list[Any] | None = None
+    empty_reward: float | None = key(FINITE, None)
     use_cache: bool = key(default=True, meaning=PLACING)
     clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
@@ -280,6 +299,8 @@ class CollectConfig:
     """The root of ``bcq_exp collect``."""
 
     id: str = "???"
+    dataset: Any = None
+    trainer: Any = None  # of a choice of dataset that also sets keys of it; not for collecting
     env: str | None = None
     behaviour: str = key(OneOf(("scripted", "random", "run", "ddpg")))
     run: str | None = key(PATH, None)
@@ -322,7 +343,9 @@ class PaperConfig:
     name: str = key(Matching(r"[\w-]+", "letters, digits, _ and -"))
     envs: list[str] = key()
     settings: list[str] = key(OneOf(tuple(schema_of(TransitionsConfig))))
-    algorithms: list[str] = key(OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc")))
+    algorithms: list[str] = key(
+        OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc", "iql", "cql"))
+    )
     num_seeds: int = key(COUNT)
     own_agents: bool = key()
     at_once: int = key(COUNT)
@@ -337,13 +360,10 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "collect": CollectConfig,
     "paper": PaperConfig,
     "algo": AlgoConfig,
-    "bcq": BCQConfig,
-    "ddpg": DDPGConfig,
-    "dqn": DQNConfig,
-    "td3_bc": TD3BCConfig,
     "policy": PolicyConfig,
     "bcq_policy": BCQPolicyConfig,
     "network": NetworkConfig,
+    "gaussian_actor": GaussianActorConfig,
     "perturbation": PerturbationConfig,
     "vae": VAEConfig,
     "adam": AdamConfig,
@@ -352,6 +372,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "pendulum": PendulumConfig,
     "minari": MinariConfig,
     "d4rl_hdf5": D4RLConfig,
+    "table": TableConfig,
     "online": OnlineConfig,
     "trainer": TrainerConfig,
     "logger": LoggerConfig,
@@ -370,10 +391,14 @@ def hidden_sizes(cfg: DictConfig) -> list[list[int]]:
     return [list(sizes) for sizes in found if OmegaConf.is_list(sizes)]
 
 
-def register() -> None:
-    """Make the schemas and resolvers known to Hydra; call before composing."""
+def register(algorithms: Mapping[str, type[AlgoConfig]]) -> None:
+    """Make the schemas and resolvers known to Hydra; call before composing.
+
+    Args:
+        algorithms: the schemas of the algorithms that have hyperparameters, by name.
+    """
     store = ConfigStore.instance()
-    for name, node in SCHEMAS.items():
+    for name, node in {**SCHEMAS, **PLUGIN_SCHEMAS, **algorithms}.items():
         store.store(group="schema", name=name, node=node, provider="bcq_exp")
     OmegaConf.register_new_resolver("bcq.run_name", run_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("bcq.run_folder", run_folder, replace=True)

@@ -21,16 +21,17 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.contents import Contents
-from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.files import cache_folder
 
@@ -41,6 +42,7 @@ _ROWS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
 _EPISODES = ("episode_lengths", "episode_rows", "episode_returns")
 _META, _DIGESTS = "meta.json", "sha256.json"
 _FILES = (*(f"{name}.npy" for name in (*_ROWS, *_EPISODES)), _META)
+_OPTIONAL = "behaviour_prob"  # of tables, where they have it
 
 
 def cached(
@@ -79,20 +81,33 @@ def cache_root() -> Path:
     return cache_folder("transitions")
 
 
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for arrays that are not to be in memory, on the disk of the cache if it can be."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=root, prefix=".new-")
+    except OSError:
+        folder = tempfile.TemporaryDirectory()
+    with folder as path:
+        yield Path(path)
+
+
 def load(key: str) -> Contents | None:
     """The entry, or None where there is none or it is not whole."""
     folder = cache_root() / key
     try:
         digests = json.loads((folder / _DIGESTS).read_text())
         if digests != _digests(folder):
-            raise ValueError("its files are not those that were stored")
+            raise ValueError("checksum mismatch")
         return _open(folder)
     except FileNotFoundError:
         if folder.exists():
-            _log.warning("cached arrays in %s are incomplete: reading the source again", folder)
+            _log.warning("cached arrays in %s are incomplete; reading the source again", folder)
     except (OSError, ValueError) as error:
         _log.warning(
-            "cached arrays in %s are damaged (%s): reading the source again", folder, error
+            "cached arrays in %s are damaged (%s); reading the source again", folder, error
         )
     return None
 
@@ -122,14 +137,15 @@ def _digests(folder: Path) -> dict[str, str]:
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    files = [*_FILES, *(path.name for path in folder.glob(f"{_OPTIONAL}.npy"))]
     with ThreadPoolExecutor() as threads:  # hashing leaves Python's lock
-        return dict(zip(_FILES, threads.map(digest, _FILES), strict=True))
+        return dict(zip(files, threads.map(digest, files), strict=True))
 
 
 def _open(folder: Path) -> Contents:
     """What a whole entry holds."""
     meta = json.loads((folder / _META).read_text())
-    paths = {name: folder / f"{name}.npy" for name in (*_ROWS, *_EPISODES)}
+    paths = {path.stem: path for path in folder.glob("*.npy")}
     contents = _from_parts(meta, {name: np.load(path, "r") for name, path in paths.items()})
     if contents.transitions.is_large:
         return contents
@@ -138,16 +154,20 @@ def _open(folder: Path) -> Contents:
 
 def _write(folder: Path, contents: Contents) -> None:
     arrays = contents.transitions.arrays() | {name: getattr(contents, name) for name in _EPISODES}
+    if contents.behaviour_prob is not None:
+        arrays[_OPTIONAL] = contents.behaviour_prob
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     meta = {
         "observation_space": _box_to_json(contents.observation_space),
-        "action_space": _box_to_json(contents.action_space),
+        "action_space": _action_space_to_json(contents.action_space),
         "leaves": [[leaf.path, leaf.size] for leaf in contents.leaves],
         "env_spec": contents.env_spec,
         "reference_scores": contents.reference_scores,
         "content_hash": contents.content_hash,
         "notes": contents.notes,
+        "columns": contents.columns,
+        "summary": contents.summary,
     }
     (folder / _META).write_text(json.dumps(meta))
     (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
@@ -158,13 +178,16 @@ def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents
     return Contents(
         transitions=Transitions(**{name: arrays[name] for name in _ROWS}),
         observation_space=_box_from_json(meta["observation_space"]),
-        action_space=_box_from_json(meta["action_space"]),
+        action_space=_action_space_from_json(meta["action_space"]),
         leaves=tuple(Leaf(tuple(path), size) for path, size in meta["leaves"]),
         **{name: arrays[name] for name in _EPISODES},
         env_spec=meta["env_spec"],
         reference_scores=(scores[0], scores[1]) if scores is not None else None,
         content_hash=meta["content_hash"],
         notes=tuple(meta["notes"]),
+        behaviour_prob=arrays.get(_OPTIONAL),
+        columns=meta.get("columns"),
+        summary=tuple(meta.get("summary", ())),
     )
 
 
@@ -176,3 +199,13 @@ def _box_to_json(box: Box) -> dict[str, Any]:
 def _box_from_json(stored: dict[str, Any]) -> Box:
     dtype = np.dtype(stored["dtype"])
     return Box(np.array(stored["low"], dtype), np.array(stored["high"], dtype), dtype=dtype.type)
+
+
+def _action_space_to_json(space: ActionSpace) -> dict[str, Any]:
+    if isinstance(space, Discrete):
+        return {"n": int(space.n), "start": int(space.start)}
+    return _box_to_json(space)
+
+
+def _action_space_from_json(stored: dict[str, Any]) -> ActionSpace:
+    return Discrete(**stored) if "n" in stored else _box_from_json(stored)

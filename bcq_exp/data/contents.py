@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -15,7 +15,7 @@ from bcq_exp.data.checks import (
     check_width,
     place,
 )
-from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import DataError, Transitions
 
 
@@ -24,9 +24,10 @@ class Contents:
     """Validated transitions and what their file says about them.
 
     Args:
-        transitions: all episodes, one after the other; actions in environment units.
+        transitions: all episodes, one after the other; actions in environment units, or (N, 1) the
+            index of a discrete one, from 0.
         observation_space: flat ``(O,)``.
-        action_space: ``(A,)``, finite bounds.
+        action_space: ``(A,)``, finite bounds; or Discrete.
         leaves: how a flat observation is put together.
         episode_lengths: recorded steps ``(E,)`` int64.
         episode_rows: transitions ``(E,)`` int64; fewer where a step's successor is unknown.
@@ -35,11 +36,14 @@ class Contents:
         reference_scores: (random, expert) returns, where the file names them.
         content_hash: sha256 (hex) over the transitions.
         notes: what has to be known of the data, in words.
+        behaviour_prob: of each transition's action under the policy that took it ``(N,)``.
+        columns: what became of a table's columns, in plain values.
+        summary: of a table, lines.
     """
 
     transitions: Transitions
     observation_space: Box
-    action_space: Box
+    action_space: ActionSpace
     leaves: tuple[Leaf, ...]
     episode_lengths: np.ndarray
     episode_rows: np.ndarray
@@ -48,6 +52,9 @@ class Contents:
     reference_scores: tuple[float, float] | None
     content_hash: str
     notes: tuple[str, ...] = ()
+    behaviour_prob: np.ndarray | None = None
+    columns: dict[str, Any] | None = None
+    summary: tuple[str, ...] = ()
 
 
 class Episode(NamedTuple):

@@ -6,9 +6,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.transitions import DataError
+
+ActionSpace = Box | Discrete
 
 ALLOWED_LEAVES = "float Boxes of any shape and 1-D Boxes of any dtype, alone or in Dict and Tuple"
 
@@ -47,13 +49,13 @@ def observation_leaves(source: str, space: gym.Space) -> tuple[Leaf, ...]:
         if not _is_vector(leaf):
             name = Leaf(path, 0).name
             raise DataError(
-                f"data set {source!r}: observation {name!r} is refused, it is {_short(leaf)}; "
-                f"allowed are {ALLOWED_LEAVES}"
+                f"data set {source!r}: observation {name!r} is {_short(leaf)}; allowed are "
+                f"{ALLOWED_LEAVES}"
             )
         if np.isnan(leaf.low).any() or np.isnan(leaf.high).any():
             raise DataError(
                 f"data set {source!r}: the observation space {_short(leaf)} has bounds that are "
-                "NaN; a bound is a number or infinite"
+                "NaN; a bound must be a number or infinite"
             )
         leaves.append(Leaf(path, int(np.prod(leaf.shape or (), dtype=int))))
     if not leaves:
@@ -88,6 +90,11 @@ def check_action_space(source: str, space: gym.Space | None) -> Box:
             "finite bounds with low < high"
         )
     return space
+
+
+def act_size(space: ActionSpace) -> int:
+    """Numbers that record one action: the vector's, or 1 for the index of a discrete one."""
+    return 1 if isinstance(space, Discrete) else int(space.shape[0])
 
 
 def _walk(

@@ -301,8 +301,8 @@ def _limits(network: ActingNetwork, format: str) -> Iterator[str]:
         )
     if network.policy.normal_shape is not None and len(network.policy.normal_shape) > 1:
         yield (
-            "The sampled action of the largest value is taken. Where two values differ by less than "
-            "float32 resolves, another runtime may take the other."
+            "The sampled action of the largest value is taken. Where two values differ by less "
+            "than float32 resolves, another runtime may take the other."
         )
     if format == "torch":
         yield (

@@ -130,7 +130,7 @@ class Counting(nn.Module):
 def test_noise_goes_to_a_vae_whose_signature_takes_it(form):
     noise, expected = NOISE[form]
     vae, batch = Counting(noise=noise), make_batch()
-    vae_loss(broadcasting(vae), batch.obs, batch.act, torch.zeros(6, LATENT_DIM), 0.5)
+    vae_loss(broadcasting(vae), batch.obs, batch.act, torch.zeros(6, LATENT_DIM))
     assert vae.passed == [expected]
 
 
@@ -199,7 +199,7 @@ def test_a_factory_of_ours_makes_ours():
 
 @pytest.mark.parametrize("factory", [torch.optim.Adam, 1e-3, None])
 def test_what_makes_no_optimizer_is_refused(factory):
-    with pytest.raises(TypeError, match=r"made by an OptimizerFactory.*not by"):
+    with pytest.raises(TypeError, match=r"given as an OptimizerFactory.*not as"):
         make_bcq(vae_optim=factory)
 
 

@@ -16,20 +16,26 @@ SOME = [  # the others' steps differ from these in what the tests of each file l
     for algo in ALGORITHMS
 ]
 SMALL = ("dataset.num_steps=2000", "trainer.batch_size=16")
-TINY_BCQ = {"bcq": ("algo.num_sampled_action=3",)}  # its programs are those of other tests
+FEW_SAMPLES = ("algo.num_sampled_action=3",)
+TINY_ALGO = {"bcq": FEW_SAMPLES, "cql": FEW_SAMPLES}  # BCQ's programs are those of other tests
 # what the runs of a stack differ in, where the algorithm has it
 NUMBERS = {
     "algo.gamma": (0.9, 0.99, 0.95),
     "algo.tau": (0.005, 0.1, 0.02),
     "algo.lmbda": (0.0, 1.0, 0.5),
     "algo.alpha": (0.5, 2.5, 1.0),
+    "algo.expectile": (0.5, 0.9, 0.7),
+    "algo.temperature": (1.0, 3.0, 2.0),
+    "algo.cql_alpha": (0.5, 5.0, 1.0),
+    "algo.deterministic_backup": (True, False, True),
     "vae.kl_weight": (0.1, 1.0, 0.5),
     "critic_optim.lr": (1e-3, 3e-3, 1e-3),
+    "value_optim.lr": (1e-3, 3e-3, 1e-3),
 }
 
 
 def small(algo):
-    return (*SMALL, f"algo={algo}", *TINY_BCQ.get(algo, ()))
+    return (*SMALL, f"algo={algo}", *TINY_ALGO.get(algo, ()))
 
 
 def cfgs_of(algo, *overrides):

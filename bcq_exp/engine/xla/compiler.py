@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.stacking import constants
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.executors import EagerExecutor, Executor, Learner
 from bcq_exp.engine.xla import UntraceableError
@@ -61,7 +62,10 @@ class XLACompiler:
     ) -> Executor:
         from bcq_exp.engine.xla.executor import Program, XLAExecutor, verify
 
-        key = tuple(optimizer.factory.without_lr() for optimizer in run.all_optimizers())
+        key = (
+            tuple(optimizer.factory.without_lr() for optimizer in run.all_optimizers()),
+            tuple(tuple(constants(network).items()) for network in run.networks),
+        )
         with self._lock:  # others of the same kind wait for the program
             program = self._programs.get(key)
             if program is None:
@@ -79,10 +83,10 @@ def _compilable(learner: Learner) -> OfflineAlgorithm:
         UntraceableError: if they may not be.
     """
     if not isinstance(learner, OfflineAlgorithm):
-        raise UntraceableError("stacked runs have no program")
+        raise UntraceableError("stacked runs cannot be compiled")
     if not learner.is_pure:
         raise UntraceableError("a network does not declare pure = True")
     for name, optimizer in learner.optimizers.items():
         if not optimizer.can_be_compiled:
-            raise UntraceableError(f"the optimizer of {name} keeps more than tensors")
+            raise UntraceableError(f"the state of the optimizer of {name} is not only tensors")
     return learner

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {
             "run": str(options.run),
             "dataset": facts["dataset"]["id"],
+            "columns": facts["dataset"].get("columns"),
             "algorithm": facts["algorithm"],
             "seed": facts["seed"],
             "step": run.step,

@@ -227,6 +227,50 @@ def test_an_unfinished_run_is_exported_with_its_step(trained, tmp_path):
     assert f"step    {step} of 60: the run is not finished\n" in done.stdout
 
 
+TABLE = """\
+episode,time,age,sex,dose,reward
+a,0,61.5,f,0.5,0
+a,1,62,f,0.25,0
+a,2,63,f,0.75,1
+b,0,20,x,0.1,0
+b,1,21,x,0.3,0.5
+b,2,22,x,0.2,0
+c,0,44,m,0.9,0
+c,1,45,m,0.6,1
+c,2,46,m,0.4,1
+"""
+
+
+def test_a_policy_of_a_table_says_how_a_row_becomes_an_observation(own_data, tmp_path):
+    (tmp_path / "log.csv").write_text(TABLE)
+    brief = ("trainer.num_steps=4", "trainer.batch_size=2", "trainer.engine=eager", "logger=none")
+    data = ("dataset=table", "dataset.path=log.csv", "dataset.observations=[age,sex]")
+    given = (*data, "dataset.actions=[dose]", "algo=bc", *brief, "hydra.run.dir=run")
+    done = forked(*given, cwd=tmp_path, env=own_data)
+    assert done.returncode == 0, done.stderr
+    done = forked("export", "run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    page = (tmp_path / "run" / "policy.onnx.md").read_text()
+    assert (
+        '| 1 to 3 | `sex` | 1 at the place of its category, else 0: `"f"`, `"m"`, `"x"` |' in page
+    )
+    assert "`act` has the columns `dose`." in page
+    load, encode = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = f"""{load}
+import json
+metadata = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
+row = {{"age": 45.0, "sex": "m"}}
+{encode}
+print(json.dumps([obs.tolist(), session.run(["act"], {{"obs": obs}})[0].tolist()]))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "run", capture_output=True)
+    assert ran.returncode == 0, ran.stderr
+    obs, act = json.loads(ran.stdout)
+    assert obs == [[45, 0, 1, 0]]
+    expected = restore.load_policy(tmp_path / "run").act(np.float32(obs))
+    np.testing.assert_allclose(act, expected, atol=1e-6)
+
+
 MISTAKES = [
     (["none"], "run=none: no checkpoint.pt there"),
     (["run", "format=onxx"], "format=onxx: must be one of onnx, torch"),

@@ -11,7 +11,7 @@ import copy
 import io
 import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,13 @@ with open("policy.pt", "rb") as file, torch.no_grad():
     {outputs} = policy(*map(torch.from_numpy, inputs.values()))
 """,
 }
+_ENCODE = """\
+def encode(column, value):
+    return [value == c for c in column["categories"]] if "categories" in column else [value]
+
+parts = [encode(c, row[c["name"]]) for c in metadata["columns"]["observations"]]
+obs = np.concatenate(parts).astype(np.float32)[None]
+"""
 
 
 class Array(NamedTuple):
@@ -185,7 +192,8 @@ def write_policy(
     Args:
         format: one of :data:`FILES`.
         folder: is made where it does not exist.
-        facts: of the run: ``run, algorithm, dataset, seed, step, num_steps``.
+        facts: of the run: ``run, algorithm, dataset, seed, step, num_steps``, and a table's
+            ``columns``.
 
     Returns:
         Where both are.
@@ -273,8 +281,42 @@ def _lines(network: ActingNetwork, format: str, facts: Mapping[str, Any]) -> Ite
     yield "\nB is the number of observations, 1 or more."
     yield "\n## Example\n"
     yield f"```python\n{_example(network, format)}```"
+    if columns := facts.get("columns"):
+        yield from _column_lines(columns)
     yield "\n## Limits\n"
     yield from (f"- {limit}" for limit in _limits(network, format))
+
+
+def _column_lines(columns: Mapping[str, Any]) -> Iterator[str]:
+    """How a row of a table becomes an observation, and what the actions are."""
+    yield "\n## Observations\n"
+    yield "| Place in `obs` | Column | Value |"
+    yield "|---|---|---|"
+    place = 0
+    for column in columns["observations"]:
+        categories = column.get("categories")
+        if categories is None:
+            value = "0 or 1" if column["kind"] == "boolean" else "as in the table"
+            yield f"| {place} | `{column['name']}` | {value} |"
+            place += 1
+            continue
+        last = place + len(categories) - 1
+        value = f"1 at the place of its category, else 0: {_listed(categories)}"
+        yield f"| {place} to {last} | `{column['name']}` | {value} |"
+        place = last + 1
+    yield f"\nA row, a dictionary of these columns, becomes `obs`:\n\n```python\n{_ENCODE}```"
+    yield "\n`metadata` is the JSON in the file. An unknown category becomes zeros: refuse it."
+    yield "\n## Actions\n"
+    names = ", ".join(f"`{column['name']}`" for column in columns["actions"])
+    if columns.get("action_values") is None:
+        yield f"`act` has the columns {names}."
+    else:
+        yield f"`act` is the place in this list of {names}, plus `start` of the metadata:"
+        yield _listed(columns["action_values"])
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(f"`{json.dumps(value)}`" for value in values)
 
 
 def _example(network: ActingNetwork, format: str) -> str:

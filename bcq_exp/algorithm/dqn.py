@@ -86,10 +86,9 @@ class GreedyPolicy(Policy):
         self.critic = critic
         self.bins = bins
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        q = self.critic(self.as_tensor(batch.obs)).unflatten(-1, (-1, self.bins.num_bins))
-        return Batch(act=self.bins.decode(q.argmax(-1)).cpu().numpy(), state=state)
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        q = self.critic(obs).unflatten(-1, (-1, self.bins.num_bins))
+        return self.bins.decode(q.argmax(-1))
 
 
 class Networks(NamedTuple):

@@ -91,13 +91,37 @@ class Policy(nn.Module, Predictor):
             action_space, action_scaling=action_scaling, bound_method=action_bound_method
         )
 
-    @abstractmethod
+    @property
+    def normal_shape(self) -> tuple[int, ...] | None:
+        """Shape of the standard normals that one action is computed from; None for none."""
+        return None
+
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        """Compute actions by tensor operations alone, as the export needs it.
+
+        Args:
+            obs: (B, O), in the dtype and on the device of the networks.
+            normal: standard normals (B, *``normal_shape``), if the policy takes any.
+
+        Returns:
+            Actions (B, A) in the policy's unit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no action(obs, normal)")
+
+    @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         """Actions ``.act``, an array (B, A) in the policy's unit, for ``batch.obs`` ``(B, *obs)``.
 
         ``generator=`` (a ``torch.Generator`` on the CPU) supplies what the policy draws, if it
         draws; by default torch's global one does. ``state`` is handed back: it keeps none.
         """
+        obs, shape = self.as_tensor(batch.obs), self.normal_shape
+        normal = None
+        if shape is not None:
+            size = (obs.shape[0], *shape)
+            normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
+            normal = normal.to(obs.device)
+        return Batch(act=self.action(obs, normal).cpu().numpy(), state=state)
 
     def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
         return self.map_action(self(Batch(obs=obs), generator=generator).act)
@@ -135,10 +159,8 @@ class DeterministicPolicy(Policy):
         super().__init__(**options)
         self.actor = actor
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        act = self.actor(self.as_tensor(batch.obs))
-        return Batch(act=act.cpu().numpy(), state=state)
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        return self.actor(obs)
 
 
 class GaussianPolicy(DeterministicPolicy):

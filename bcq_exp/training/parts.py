@@ -174,9 +174,7 @@ def _node(nodes: Mapping[str, DictConfig], name: str) -> DictConfig:
         UserError: if it is not.
     """
     if name not in nodes or "_target_" not in nodes[name]:
-        raise UserError(
-            f"{name}: has no _target_; name one in its choice file"
-        )
+        raise UserError(f"{name}: has no _target_; name one in its choice file")
     _named(name, nodes[name]._target_)
     return nodes[name]
 

@@ -78,7 +78,7 @@ WORKSPACE = dict(project="p", entity="e", name="n", keys=[], losses=[], diagnost
 NEEDED = [
     ("joblib", "joblib", lambda: Joblib(2)),
     ("ray", "ray", lambda: Ray(2, {}, {})),
-    ("submitit", "slurm", lambda: Submitit("local", 2, {})),
+    ("submitit", "slurm", lambda: Submitit("local", 2, "%j", {})),
     ("optuna", "optuna", search._optuna),
     ("wandb_workspaces", "workspace", lambda: workspace(**WORKSPACE)),
 ]

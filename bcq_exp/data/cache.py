@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.contents import Contents
-from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.files import cache_folder
 
@@ -142,7 +142,7 @@ def _write(folder: Path, contents: Contents) -> None:
         np.save(folder / f"{name}.npy", array)
     meta = {
         "observation_space": _box_to_json(contents.observation_space),
-        "action_space": _box_to_json(contents.action_space),
+        "action_space": _action_space_to_json(contents.action_space),
         "leaves": [[leaf.path, leaf.size] for leaf in contents.leaves],
         "env_spec": contents.env_spec,
         "reference_scores": contents.reference_scores,
@@ -158,7 +158,7 @@ def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents
     return Contents(
         transitions=Transitions(**{name: arrays[name] for name in _ROWS}),
         observation_space=_box_from_json(meta["observation_space"]),
-        action_space=_box_from_json(meta["action_space"]),
+        action_space=_action_space_from_json(meta["action_space"]),
         leaves=tuple(Leaf(tuple(path), size) for path, size in meta["leaves"]),
         **{name: arrays[name] for name in _EPISODES},
         env_spec=meta["env_spec"],
@@ -176,3 +176,13 @@ def _box_to_json(box: Box) -> dict[str, Any]:
 def _box_from_json(stored: dict[str, Any]) -> Box:
     dtype = np.dtype(stored["dtype"])
     return Box(np.array(stored["low"], dtype), np.array(stored["high"], dtype), dtype=dtype.type)
+
+
+def _action_space_to_json(space: ActionSpace) -> dict[str, Any]:
+    if isinstance(space, Discrete):
+        return {"n": int(space.n), "start": int(space.start)}
+    return _box_to_json(space)
+
+
+def _action_space_from_json(stored: dict[str, Any]) -> ActionSpace:
+    return Discrete(**stored) if "n" in stored else _box_from_json(stored)

@@ -15,7 +15,7 @@ from bcq_exp.data.checks import (
     check_width,
     place,
 )
-from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import DataError, Transitions
 
 
@@ -24,9 +24,10 @@ class Contents:
     """Validated transitions and what their file says about them.
 
     Args:
-        transitions: all episodes, one after the other; actions in environment units.
+        transitions: all episodes, one after the other; actions in environment units, or (N, 1) the
+            index of a discrete one, from 0.
         observation_space: flat ``(O,)``.
-        action_space: ``(A,)``, finite bounds.
+        action_space: ``(A,)``, finite bounds; or Discrete.
         leaves: how a flat observation is put together.
         episode_lengths: recorded steps ``(E,)`` int64.
         episode_rows: transitions ``(E,)`` int64; fewer where a step's successor is unknown.
@@ -39,7 +40,7 @@ class Contents:
 
     transitions: Transitions
     observation_space: Box
-    action_space: Box
+    action_space: ActionSpace
     leaves: tuple[Leaf, ...]
     episode_lengths: np.ndarray
     episode_rows: np.ndarray

@@ -85,7 +85,8 @@ SHARE = Range(0, 1, low_open=True, high_open=True)
 GAMMA = LMBDA = FRACTION
 TAU = Range(0, 1, low_open=True)
 BINS = Range(low=2)
-PHI = KL_WEIGHT = ALPHA = POLICY_NOISE = NOISE_CLIP = NATURAL
+THRESHOLD = FRACTION
+PHI = KL_WEIGHT = ALPHA = POLICY_NOISE = NOISE_CLIP = LOGITS_PENALTY = NATURAL
 LATENT_CLIP = POSITIVE
 DECAY_RATE = Range(0, 1, high_open=True)  # of an optimizer's running means
 BOUND_METHODS = OneOf(("clip", "tanh", None))

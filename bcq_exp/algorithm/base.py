@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Space
 from torch import Tensor, nn
 
 from bcq_exp.algorithm.batch import Batch
@@ -101,6 +102,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     An algorithm *declares*
 
     ===================  =========================================================================
+    ``action_spaces``    the kinds of action space that it learns in: Box, Discrete
     ``training_stats``   the :class:`TrainingStats` whose fields are its losses
     ``diagnostics``      names of what else each step reports
     ``watches``          which of both mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
@@ -122,6 +124,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     """
 
     transition: ClassVar[tuple[str, ...]] = TRANSITION
+    action_spaces: ClassVar[tuple[type[Space], ...]] = (Box,)
     training_stats: ClassVar[type[TrainingStats]]
     diagnostics: ClassVar[tuple[str, ...]] = ()
     steps: ClassVar[tuple[Step, ...]]
@@ -142,8 +145,9 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         with its sizes, or of an optimizer. Those of ``algo`` come as they are. Besides, for whom
         wants them,
 
-        - ``sizes``: ``obs_dim`` and ``act_dim``; ``bounds``: ``low`` and ``high`` (A,) of the
-          policy's actions, to be handed to the networks;
+        - ``sizes``: ``obs_dim`` and ``act_dim``, the number of discrete actions; ``bounds``:
+          ``low`` and ``high`` (A,) of the policy's actions, None of discrete ones, to be handed
+          to the networks;
         - ``place``: puts a module that is made otherwise where the networks that the factories make
           are already, in the run's dtype and on its device;
         - ``policy``: what a :class:`~bcq_exp.algorithm.policy.Policy` takes: the spaces and the

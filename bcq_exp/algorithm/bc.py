@@ -1,4 +1,7 @@
-"""Behaviour cloning: supervised learning of the data's actions (the paper's BC, section 6)."""
+"""Behaviour cloning: supervised learning of the data's actions (the paper's BC, section 6).
+
+Continuous actions are regressed, discrete ones classified.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm.base import Minimizer, OfflineAlgorithm, OverRuns, TrainingStats
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.discrete import DiscretePolicy, cross_entropy
 from bcq_exp.algorithm.losses import StateToAction
 from bcq_exp.algorithm.networks import broadcasting
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
@@ -19,7 +24,7 @@ from bcq_exp.algorithm.policy import DeterministicPolicy
 
 @dataclass(kw_only=True)
 class BCTrainingStats(TrainingStats):
-    """The mean squared error of one batch's actions."""
+    """The mean squared error of one batch's actions; of discrete ones, the cross-entropy."""
 
     actor_loss: float
 
@@ -49,13 +54,46 @@ def train_step(
     return {"actor_loss": loss.detach()}
 
 
-class BC(OfflineAlgorithm[DeterministicPolicy]):
+def discrete_step(
+    nets: Networks,
+    optimizers: Mapping[str, Minimizer],
+    hyper: Any,
+    batch: Batch,
+    noise: Any,
+    over_runs: OverRuns,
+) -> dict[str, Tensor]:
+    """The same of discrete actions."""
+    loss, _ = over_runs(cross_entropy)(nets.actor, batch.obs, batch.act)
+    optimizers["actor"].apply(loss)
+    return {"actor_loss": loss.detach()}
+
+
+class ClassifierPolicy(DiscretePolicy):
+    """Takes the likeliest action.
+
+    Args:
+        actor: logits, (B, O) -> (B, n).
+        options: as of :class:`~bcq_exp.algorithm.discrete.DiscretePolicy`.
+    """
+
+    def __init__(self, *, actor: nn.Module, **options: Any) -> None:
+        super().__init__(**options)
+        self.actor = actor
+
+    def scores(self, obs: Tensor) -> Tensor:
+        return self.actor(obs)
+
+
+class BC(OfflineAlgorithm[DeterministicPolicy | ClassifierPolicy]):
     """Behaviour cloning of a deterministic policy, whose actor ``actor_optim`` moves."""
 
+    action_spaces = (Box, Discrete)
     training_stats = BCTrainingStats
     steps = (train_step,)
 
-    def __init__(self, *, policy: DeterministicPolicy, actor_optim: OptimizerFactory) -> None:
+    def __init__(
+        self, *, policy: DeterministicPolicy | ClassifierPolicy, actor_optim: OptimizerFactory
+    ) -> None:
         super().__init__(policy=policy)
         self._optimizers["actor"] = optimizer_for(policy.actor, actor_optim)
 
@@ -69,9 +107,18 @@ class BC(OfflineAlgorithm[DeterministicPolicy]):
         actor: Callable[..., nn.Module],
         actor_optim: OptimizerFactory,
     ) -> BC:
-        imitator = DeterministicPolicy(actor=actor(**sizes, **bounds), **policy)
-        return cls(policy=imitator, actor_optim=actor_optim)
+        network = actor(**sizes, **bounds)
+        if isinstance(policy["action_space"], Discrete):
+            imitator = ClassifierPolicy(actor=network, **policy)
+            return DiscreteBC(policy=imitator, actor_optim=actor_optim)
+        return cls(policy=DeterministicPolicy(actor=network, **policy), actor_optim=actor_optim)
 
     @property
     def networks(self) -> Networks:
         return Networks(broadcasting(self.policy.actor))
+
+
+class DiscreteBC(BC):
+    """Behaviour cloning of a classifier of discrete actions."""
+
+    steps = (discrete_step,)

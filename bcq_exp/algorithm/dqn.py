@@ -1,6 +1,7 @@
 """Deep Q-learning (Mnih et al. 2015) over independently discretized action dimensions.
 
-The discrete baseline of the BCQ paper's section 6. "Independently" is taken to mean that each
+Discrete actions are one dimension of their own n. Of continuous ones this is the discrete baseline
+of the BCQ paper's section 6. "Independently" is taken to mean that each
 dimension d has ``num_bins`` evenly spaced actions and a value Q_d(s, bin) of its own, learnt by its
 own Bellman equation as if the other dimensions were part of the environment.
 """
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -24,6 +26,7 @@ from bcq_exp.algorithm.base import (
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.discrete import DiscretePolicy
 from bcq_exp.algorithm.losses import StateToAction
 from bcq_exp.algorithm.networks import ActionRange, broadcasting
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
@@ -89,6 +92,24 @@ class GreedyPolicy(Policy):
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         q = self.critic(self.as_tensor(batch.obs)).unflatten(-1, (-1, self.bins.num_bins))
         return Batch(act=self.bins.decode(q.argmax(-1)).cpu().numpy(), state=state)
+
+
+class DiscreteGreedyPolicy(DiscretePolicy):
+    """Takes the discrete action of largest value.
+
+    Args:
+        critic: ``(obs,) -> q``, (B, O) -> (B, n).
+        bins: the indices 0 to n - 1.
+        options: as of :class:`~bcq_exp.algorithm.discrete.DiscretePolicy`.
+    """
+
+    def __init__(self, *, critic: nn.Module, bins: Bins, **options: Any) -> None:
+        super().__init__(**options)
+        self.critic = critic
+        self.bins = bins
+
+    def scores(self, obs: Tensor) -> Tensor:
+        return self.critic(obs)
 
 
 class Networks(NamedTuple):
@@ -157,8 +178,10 @@ def train_step(
     }
 
 
-class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
-    """DQN of discretized actions, its target network moved by polyak averaging.
+class DQN(
+    OfflineAlgorithm[GreedyPolicy | DiscreteGreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin
+):
+    """DQN of discrete or discretized actions, its target network moved by polyak averaging.
 
     Args:
         policy: with the critic that learns and the bins of its actions.
@@ -170,6 +193,7 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
         ValueError: if a number is out of its range.
     """
 
+    action_spaces = (Box, Discrete)
     training_stats = DQNTrainingStats
     diagnostics = ("q_mean", "target_q_mean")
     steps = (train_step,)
@@ -177,7 +201,7 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
     def __init__(
         self,
         *,
-        policy: GreedyPolicy,
+        policy: GreedyPolicy | DiscreteGreedyPolicy,
         critic_optim: OptimizerFactory,
         gamma: float = 0.99,
         tau: float = 0.005,
@@ -202,9 +226,15 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
         num_bins: int,
         **hyperparameters: Any,
     ) -> DQN:
-        bins = place(Bins(**bounds, num_bins=num_bins))
-        values = critic(obs_dim=sizes["obs_dim"], act_dim=sizes["act_dim"] * num_bins)
-        acting = GreedyPolicy(critic=values, bins=bins, **policy)
+        acting: GreedyPolicy | DiscreteGreedyPolicy
+        if isinstance(policy["action_space"], Discrete):
+            n = sizes["act_dim"]
+            bins = place(Bins(low=[0.0], high=[n - 1.0], num_bins=n))
+            acting = DiscreteGreedyPolicy(critic=critic(**sizes), bins=bins, **policy)
+        else:
+            bins = place(Bins(**bounds, num_bins=num_bins))
+            values = critic(obs_dim=sizes["obs_dim"], act_dim=sizes["act_dim"] * num_bins)
+            acting = GreedyPolicy(critic=values, bins=bins, **policy)
         return cls(policy=acting, critic_optim=critic_optim, **hyperparameters)
 
     @property

@@ -38,6 +38,7 @@ from bcq_exp.ranges import (
     KL_WEIGHT,
     LATENT_CLIP,
     LMBDA,
+    LOGITS_PENALTY,
     NATURAL,
     NOISE_CLIP,
     PATH,
@@ -49,6 +50,7 @@ from bcq_exp.ranges import (
     SHARE,
     TAU,
     THREADS,
+    THRESHOLD,
     WANDB_NAME,
     WANDB_PROJECT,
     WANDB_TAG,
@@ -90,6 +92,14 @@ class DQNConfig(AlgoConfig):
     num_bins: int = key(BINS)
     tau: float = key(TAU, meaning=STACKING)
     gamma: float = key(GAMMA, meaning=STACKING)
+
+
+@dataclass
+class DiscreteBCQConfig(AlgoConfig):
+    threshold: float = key(THRESHOLD, meaning=STACKING)
+    tau: float = key(TAU, meaning=STACKING)
+    gamma: float = key(GAMMA, meaning=STACKING)
+    logits_penalty: float = key(LOGITS_PENALTY, meaning=STACKING)
 
 
 @dataclass
@@ -339,6 +349,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "algo": AlgoConfig,
     "bcq": BCQConfig,
     "ddpg": DDPGConfig,
+    "discrete_bcq": DiscreteBCQConfig,
     "dqn": DQNConfig,
     "td3_bc": TD3BCConfig,
     "policy": PolicyConfig,

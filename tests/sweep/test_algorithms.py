@@ -68,7 +68,7 @@ REFUSED = {
     ("algo=bc", "+vae=paper"): "vae: not read by BC, which reads actor, actor_optim, policy",
     ("-m", "algo=bcq,bc", "vae.latent_dim=3"): "vae.latent_dim: no such key of BC; there are ",
     ("-m", "algo=bcq,bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
-    ("algo=sac",): "algo=sac: no such choice; there are bc, bcq, ddpg, dqn, td3_bc, vae_bc",
+    ("algo=sac",): "algo=sac: no such choice; there are bc, bcq, ddpg, discrete_bcq, dqn, td3_bc",
     ("algo._target_=no.such.Thing",): "algo._target_=no.such.Thing: ",
     ("algo._target_=torch.nn.Linear",): "must be an OfflineAlgorithm",
 }

@@ -64,8 +64,8 @@ def constrained(q: Tensor, logits: Tensor, threshold: float | Tensor) -> tuple[T
     The likeliest action is always allowed. Also the share of allowed actions, ().
     """
     ratio = (logits - logits.amax(-1, keepdim=True)).exp()
-    is_allowed = (ratio > threshold) | (ratio == 1)
-    return torch.where(is_allowed, q, -inf), is_allowed.to(q.dtype).mean()
+    is_forbidden = (ratio <= threshold) & (ratio < 1)
+    return q.masked_fill(is_forbidden, -inf), 1 - is_forbidden.to(q.dtype).mean()
 
 
 def target_value(

@@ -32,9 +32,9 @@ def main(cfg: DictConfig) -> None:
     plan = make_plan(cfg, _launcher(), _compose)
     checks.check_runs(plan, _compose)
     checks.check_disk(plan)
-    from bcq_exp.paper.estimate import say_how_long
+    from bcq_exp.paper.estimate import log_how_long
 
-    say_how_long(cfg, plan)
+    log_how_long(cfg, plan)
     if not cfg.plan_only:
         _do(plan, cfg.at_once)
         _report(plan)

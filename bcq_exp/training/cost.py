@@ -3,8 +3,8 @@
 The work is that of one real step of the algorithm on this host, seen kernel by kernel, so whatever
 an algorithm declares (sampled actions, networks, turns) is in it and no formula has to follow. The
 sizes of recorded data are not looked up, as they would have to be loaded: they are HalfCheetah's.
-So a plan's seconds are "about"; what runs cost relative to each other, which is what dividing them
-asks for, they tell well (tests/bench/RESULTS.md).
+So a plan's seconds are "about": within a half on the machine that the rates were measured on
+(tests/bench/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class Rate:
         )
 
 
-# by device and the products' type; the CPU's are held against runs (tests/bench/cost.py), a GPU's
-# are guesses: no GPU was at hand
+# by device and the products' type; the CPU's are fitted to compiled steps (tests/bench/cost.py), a
+# GPU's are guesses: no GPU was at hand
 RATES = {
-    ("cpu", torch.float32): Rate(3e-6, 1 / 80e9, 3e-10, 10e-6),
-    ("cpu", torch.bfloat16): Rate(3e-6, 1 / 160e9, 3e-10, 10e-6),
-    ("cpu", torch.float64): Rate(3e-6, 1 / 40e9, 6e-10, 10e-6),
+    ("cpu", torch.float32): Rate(2.8e-6, 1 / 130e9, 2.7e-10, 10e-6),
+    ("cpu", torch.bfloat16): Rate(2.8e-6, 1 / 185e9, 2.7e-10, 10e-6),
+    ("cpu", torch.float64): Rate(2.8e-6, 1 / 65e9, 5.4e-10, 10e-6),
     ("cuda", torch.float32): Rate(3e-6, 1 / 20e12, 4e-12, 15e-6),
     ("cuda", torch.bfloat16): Rate(3e-6, 1 / 200e12, 4e-12, 15e-6),
     ("cuda", torch.float64): Rate(3e-6, 1 / 10e12, 8e-12, 15e-6),
@@ -95,6 +95,8 @@ class RunCost:
     Args:
         step, act: the work of a gradient step, and of acting for an evaluation's episodes.
         rate: of the device it is trained on.
+        is_eager: whether Python calls the kernels of its steps.
+        is_online: whether it acts in its environment between steps.
         stacks: whether runs of a cohort share kernels.
         eval_episodes: side by side.
         eval_every: gradient steps between evaluations.
@@ -105,6 +107,8 @@ class RunCost:
     step: Work
     act: Work
     rate: Rate
+    is_eager: bool
+    is_online: bool
     stacks: bool
     eval_episodes: int
     eval_every: int
@@ -113,16 +117,20 @@ class RunCost:
 
     def step_seconds(self, num_runs: int = 1) -> float:
         """Of a gradient step of so many runs, at one thread."""
+        acting = num_runs * self.acting_seconds(1) if self.is_online else 0.0
         if self.stacks:
-            return self.rate.seconds(self.step, num_runs)
-        return num_runs * self.rate.seconds(self.step)
+            return acting + self.rate.seconds(self.step, num_runs, by_host=self.is_eager)
+        return acting + num_runs * self.rate.seconds(self.step, by_host=self.is_eager)
+
+    def acting_seconds(self, num_episodes: int) -> float:
+        """In which so many episodes, run together, take a step."""
+        return self.rate.seconds(self.act, by_host=True) + num_episodes * ENV_STEP
 
     def evaluation_seconds(self) -> float:
         """Of one run's evaluation."""
         if not self.eval_episodes:
             return 0.0
-        acting = self.rate.seconds(self.act, by_host=True)
-        return self.episode_steps * (acting + self.eval_episodes * ENV_STEP)
+        return self.episode_steps * self.acting_seconds(self.eval_episodes)
 
     def seconds(self, num_steps: int, num_runs: int = 1, num_threads: int = 1) -> float:
         """Of a cohort that takes ``num_steps`` more, in as many parts as there are threads."""
@@ -159,6 +167,8 @@ def cost_of(cfg: DictConfig) -> RunCost:
         step=step,
         act=act.work,
         rate=RATES[placement.device.type, precision.compute_dtype or precision.dtype],
+        is_eager=placement.engine == "eager",
+        is_online=online is not None,
         stacks=placement.stacks and algorithm.is_pure,
         eval_episodes=trainer.eval_episodes,
         eval_every=trainer.eval_every,

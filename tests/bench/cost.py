@@ -1,57 +1,91 @@
-"""How well the cost model (bcq_exp.training.cost) tells what runs take: python -m tests.bench.cost
+"""How well bcq_exp.training.cost predicts the time of steps: python -m tests.bench.cost
 
-Every configuration is trained for a moment at one thread on random data of the sizes that the model
-takes tasks to have, several in a stack where the model has to know of stacking.
+Every configuration is trained for a moment on random data of the sizes that the model assumes.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from gymnasium.spaces import Box
 
-from bcq_exp.paper.estimate import random_data, tried
-from bcq_exp.training.cost import cost_of
+from bcq_exp.config.schema import hidden_sizes
+from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.transitions import Transitions
+from bcq_exp.engine.placement import place
+from bcq_exp.training import build
+from bcq_exp.training.cost import UNKNOWN_SPACES, cost_of
+from tests.bench import timing
 from tests.commands import compose
 
-CONFIGS = (  # runs in a stack, overrides
-    (1, ()),
-    (8, ()),
-    (1, ("algo.num_sampled_action=100",)),
-    (1, ("trainer.batch_size=1000",)),
-    (1, ("networks=paper",)),
-    (1, ("networks=paper", "trainer.precision=bf16")),
-    (1, ("networks=tianshou",)),
-    (1, ("algo=bc",)),
-    (8, ("algo=bc", "networks=small")),
-    (1, ("algo=td3_bc", "networks=tianshou")),
-    (1, ("algo=dqn",)),
-    (1, ("algo=ddpg", "networks=paper")),
+ROWS = 10_000
+CONFIGS = (
+    (),
+    ("algo.num_sampled_action=100",),
+    ("trainer.batch_size=1000",),
+    ("networks=paper",),
+    ("networks=paper", "trainer.precision=bf16"),
+    ("networks=tianshou",),
+    ("networks=tianshou", "trainer.precision=bf16"),
+    ("algo=bc",),
+    ("algo=bc", "networks=tianshou"),
+    ("algo=vae_bc", "networks=tianshou"),
+    ("algo=td3_bc", "networks=tianshou"),
+    ("algo=dqn",),
+    ("algo=ddpg",),
+    ("algo=ddpg", "networks=paper"),
 )
 
 
 def main() -> None:
-    data = random_data("HalfCheetah-v5")
-    told, taken = [], []
-    print("| stacked | configuration | a run's step, told | taken | ratio | acting, told | taken |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
-    for num_runs, overrides in CONFIGS:
-        given = (*overrides, "trainer.num_threads=1")
-        cfgs = [compose(*given, f"seed={k}") for k in range(num_runs)]
-        cost = cost_of(cfgs[0])
-        measured = tried(cfgs, data, at_a_time=1)
-        told.append(cost.step_seconds(num_runs) / num_runs)
-        taken.append(1 / measured.rate)
+    data = random_data(*UNKNOWN_SPACES)
+    ratios = []
+    print("| configuration | kernels | Mflop | 1e6 numbers | predicted | measured | ratio |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for overrides in CONFIGS:
+        cfg = compose(*overrides, "trainer.num_threads=1")
+        cost = cost_of(cfg)
+        predicted, measured = cost.step_seconds(), 1 / steps_per_second(cfg, data)
+        ratios.append(predicted / measured)
         print(
-            f"| {num_runs} | {' '.join(overrides) or 'bcq'} | {1e3 * told[-1]:.2f} ms | "
-            f"{1e3 * taken[-1]:.2f} ms | {told[-1] / taken[-1]:.2f} | "
-            f"{1e3 * cost.evaluation_seconds() / cost.episode_steps:.2f} ms | "
-            f"{1e3 * measured.acting:.2f} ms |",
+            f"| {' '.join(overrides) or 'bcq'} | {cost.step.kernels:.0f} | "
+            f"{cost.step.flops / 1e6:.0f} | {cost.step.numbers / 1e6:.2f} | "
+            f"{1e3 * predicted:.2f} ms | {1e3 * measured:.2f} ms | {ratios[-1]:.2f} |",
             flush=True,
         )
-    ranks = [np.argsort(np.argsort(values)) for values in (told, taken)]
-    ratios = np.array(told) / np.array(taken)
-    print(
-        f"rank correlation {np.corrcoef(*ranks)[0, 1]:.2f}, told/taken {ratios.min():.2f} to "
-        f"{ratios.max():.2f}, geometric mean {np.exp(np.log(ratios).mean()):.2f}"
+    print(f"ratios {min(ratios):.2f} to {max(ratios):.2f}, median {np.median(ratios):.2f}")
+
+
+def steps_per_second(cfg, data: Dataset) -> float:
+    """Of one run, once its steps are compiled."""
+    placement = place(cfg.trainer, hidden_sizes(cfg))
+    with placement.in_force():
+        engine = build.build_engine([cfg], data, None, placement)
+        return timing.steady_rate(engine.advance, seconds=1.5)["value"]
+
+
+def random_data(observation_space: Box, action_space: Box) -> Dataset:
+    """Transitions of nothing, of these sizes."""
+    rng = np.random.default_rng(0)
+    obs = rng.standard_normal((2, ROWS, *observation_space.shape), np.float32)
+    flags = np.zeros(ROWS, bool)
+    return Dataset(
+        id="random",
+        observation_space=observation_space,
+        action_space=action_space,
+        env_spec=None,
+        reference_scores=None,
+        transitions=Transitions(
+            obs=obs[0],
+            act=rng.uniform(-1, 1, (ROWS, *action_space.shape)).astype(np.float32),
+            rew=rng.standard_normal(ROWS),
+            terminated=flags,
+            truncated=flags,
+            obs_next=obs[1],
+        ),
+        content_hash="",
+        episode_returns=np.zeros(1),
+        episode_lengths=np.array([ROWS]),
+        episode_rows=np.array([ROWS]),
     )
 
 

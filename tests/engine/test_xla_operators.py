@@ -14,12 +14,14 @@ from bcq_exp.algorithm.optim import (
     SGDOptimizerFactory,
 )
 from bcq_exp.engine.xla import UntraceableError
+from bcq_exp.engine.xla.executor import _agree
 from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 
 FUNCTIONS = {
     "arithmetic": lambda x, y: (x.abs() + 1).log() - y.exp() / (2 + y.square()) + (3 - x) * -y,
     "roots": lambda x, y: (x.square() + 1).sqrt() + (y.square() + 1).rsqrt() + (x * x + 1) ** -1.5,
     "bounds": lambda x, y: x.clamp(-0.5, 0.5) + y.clamp(min=0.1) + y.clamp(max=x) + x.maximum(y),
+    "rounded": lambda x, y: (3 * x).round() + y,
     "lerp": lambda x, y: x.lerp(y, 0.3) + torch.addcmul(x, x, y, value=0.5),
     "activations": lambda x, y: torch.stack(
         [f(x) for f in (F.relu, F.tanh, F.sigmoid, F.silu, F.gelu, F.leaky_relu)]
@@ -153,3 +155,20 @@ def test_what_is_not_given_is_a_constant_that_is_counted():
         found = x * constant
         assert trace.num_constants == 1
         assert trace.value(found).tolist() == [2, 3]
+
+
+def test_in_bfloat16_one_element_may_step_the_other_way():
+    before, step = torch.zeros(64), torch.full((64,), 1e-3)
+    one, half, every = step.clone(), step.clone(), -step
+    one[0] *= -1
+    half[::2] *= -1
+    for compiled, agrees in ((one, True), (half, False), (every, False)):
+        assert _agree(compiled, step, before, is_bf16=True) is agrees
+        assert not _agree(compiled, step, before, is_bf16=False)
+
+
+@pytest.mark.parametrize("rows", [8, 600])
+def test_bfloat16_products_with_a_transposed_factor(rows):
+    x, weight = torch.randn(rows, 24).bfloat16(), torch.randn(16, 24).bfloat16()
+    (found,) = compiled(lambda x, w: [x @ w.T], x, weight)
+    torch.testing.assert_close(found.float(), (x @ weight.T).float(), rtol=0.02, atol=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -15,6 +16,7 @@ class Watch:
         below, above: trouble where the last value is; ``None`` is no bound.
         diverging: trouble where the largest of them, in absolute value, is not finite or keeps
             growing several times over (:mod:`bcq_exp.analysis.findings` says how much).
+        remedy: keys to try, as a user gives them.
     """
 
     kind: str
@@ -22,6 +24,18 @@ class Watch:
     below: float | None = None
     above: float | None = None
     diverging: bool = False
+    remedy: str = ""
+
+    def out_of_bounds(self, row: Mapping[str, float | None]) -> Iterator[str]:
+        """Which statistics of a logged row are below or above their bounds, in words."""
+        for name in self.statistics:
+            value = row.get(name)
+            if value is None:
+                continue
+            if self.below is not None and value < self.below:
+                yield f"{name} {value:.3g}, below {self.below:.3g}"
+            if self.above is not None and value > self.above:
+                yield f"{name} {value:.3g}, above {self.above:.3g}"
 
 
 def diverging_q(*statistics: str) -> Watch:
@@ -29,5 +43,10 @@ def diverging_q(*statistics: str) -> Watch:
     return Watch("diverging Q", statistics, diverging=True)
 
 
-# in nats: the posterior is the prior, and the latent says nothing
-DEAD_VAE = Watch("dead VAE", ("kl_loss",), below=1e-3)
+# in nats: the posterior is the prior, and the latent carries no information about the action
+DEAD_VAE = Watch(
+    "dead VAE",
+    ("kl_loss",),
+    below=1e-3,
+    remedy="trainer.normalize_obs=true or vae.kl_weight=0.1",
+)

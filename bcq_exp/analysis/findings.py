@@ -66,13 +66,10 @@ def _out_of_bounds(
 ) -> Iterator[Finding]:
     """The last row's values below or above what the algorithm says is sound."""
     last = training.iloc[-1]
-    for name in columns:
-        value = last[name]
-        at = f"{name} {value:.3g} at step {last['step']:.0f}"
-        if watch.below is not None and value < watch.below:
-            yield Finding(index, "warning", watch.kind, f"{at}, below {watch.below:.3g}")
-        if watch.above is not None and value > watch.above:
-            yield Finding(index, "warning", watch.kind, f"{at}, above {watch.above:.3g}")
+    remedy = f"; try {watch.remedy}" if watch.remedy else ""
+    for excess in watch.out_of_bounds(last[columns].dropna().to_dict()):
+        detail = f"{excess} at step {last['step']:.0f}{remedy}"
+        yield Finding(index, "warning", watch.kind, detail)
 
 
 def _diverging(index: int, watch: Watch, training: pd.DataFrame) -> Iterator[Finding]:

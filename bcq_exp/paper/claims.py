@@ -113,6 +113,7 @@ class Decision(NamedTuple):
         num_pairs, num_planned: pairs there are, and there would be if all runs had ended.
         num_datasets: that the pairs are of.
         num_failed: pairs of which a run failed, which counts as the worst of its task.
+        num_dead: pairs of which a run ended with a dead VAE.
         difference: of the mean, with the interval over data sets, in the measure's unit; how much
             better.
         p: that ``better`` does not lie above, by the sign-flip test; ``p_opposite``: that it does,
@@ -126,6 +127,7 @@ class Decision(NamedTuple):
     num_planned: int
     num_datasets: int = 0
     num_failed: int = 0
+    num_dead: int = 0
     difference: Estimate | None = None
     p: float = float("nan")
     p_opposite: float = float("nan")
@@ -145,6 +147,8 @@ class Decision(NamedTuple):
             pairs += f" on {counted(self.num_datasets, 'data set')}"
         if self.num_failed:
             pairs += f" ({self.num_failed} with a failed run)"
+        if self.num_dead:
+            pairs += f" ({self.num_dead} with a dead VAE)"
         of_values = self.comparison.measure in ("closeness", "overestimation")
         unit = " (log10 of the error)" if of_values else ""
         return (
@@ -220,6 +224,7 @@ def _tested(results: Results, comparison: Comparison, setting: str) -> Decision:
     return found._replace(
         num_datasets=len(means),
         num_failed=int(pairs["has_failed"].sum()),
+        num_dead=int(pairs["has_dead_vae"].sum()),
         difference=statistics.estimate(by_env, statistics.mean),
         p=p,
         p_opposite=p_opposite,
@@ -227,7 +232,8 @@ def _tested(results: Results, comparison: Comparison, setting: str) -> Decision:
 
 
 def _pairs(results: Results, comparison: Comparison, setting: str) -> pd.DataFrame:
-    """The pairs that there are: env, seed, dataset, difference of the measure, has_failed.
+    """The pairs that there are: env, seed, dataset, difference of the measure, has_failed,
+    has_dead_vae.
 
     A behaviour is that of the other side's data.
     """
@@ -243,8 +249,9 @@ def _pairs(results: Results, comparison: Comparison, setting: str) -> pd.DataFra
 
     better, than = map(measured, names)
     pairs = pd.DataFrame({"difference": better - than}).dropna()
-    failed = [runs[name]["has_failed"].reindex(pairs.index) for name in learners]
-    pairs["has_failed"] = np.logical_or.reduce(failed)
+    for flag in ("has_failed", "has_dead_vae"):
+        of_sides = [runs[name][flag].reindex(pairs.index) for name in learners]
+        pairs[flag] = np.logical_or.reduce(of_sides)
     return pairs.join(any_side["dataset"]).reset_index()
 
 

@@ -18,7 +18,8 @@ from bcq_exp.paper.table import rows, table
 
 COLUMNS = (
     "setting", "env", "algo", "seed", "status", "step", "result", "score", "behaviour_return",
-    "behaviour_score", "agent_score", "best_return", "early_score", "overestimation", "reason",
+    "behaviour_score", "agent_score", "best_return", "early_score", "overestimation",
+    "has_dead_vae", "reason",
     "dataset", "dataset_hash", "config_hash", "git_commit", "command",
 )  # fmt: skip
 HOW = (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bcq_exp.algorithm.watch import DEAD_VAE
 from bcq_exp.analysis.runs import ALGORITHM, RunTables, load_runs
 from bcq_exp.data import environments
 from bcq_exp.errors import UserError
@@ -40,7 +41,7 @@ class Results:
             recorded episodes; agent_score: of the agent that collected them, without its noise;
             overestimation: sign(d) log10(1 + |d|) of d, the critic's
             estimate less the discounted return, over the last evaluations; closeness: minus its
-            absolute value.
+            absolute value; has_dead_vae: at its end.
         evaluations: a row an evaluation, with the columns of ``eval.csv``; ``run`` is its run's
             index.
         tables: the same for :mod:`bcq_exp.analysis`.
@@ -74,6 +75,7 @@ class Results:
             early_score=early["normalized_score"],
             overestimation=over,
             closeness=-over.abs(),
+            has_dead_vae=[DEAD_VAE.kind in kinds for kinds in loaded.runs["trouble"]],
         )
         runs["behaviour_score"] = _behaviour_scores(runs)
         by_itself = {dataset.id for dataset in plan.datasets if dataset.is_agent_itself}

@@ -5,13 +5,15 @@ from __future__ import annotations
 from bcq_exp.analysis import statistics, tables
 from bcq_exp.analysis.tables import Form
 from bcq_exp.paper.results import Results, shown, task_name
+from bcq_exp.words import counted
 
 
 def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
     """Head and rows: the return of the last evaluations, mean ± standard deviation over seeds.
 
     The best of a row is bold where its interval lies apart from every other's
-    (:func:`bcq_exp.analysis.tables.standing_apart`). A cell of fewer runs than planned says so.
+    (:func:`bcq_exp.analysis.tables.standing_apart`). A cell of fewer runs than planned says so, and
+    so does one of runs that ended with a dead VAE.
     """
     head = ["", "behaviour", *map(shown, results.algorithms)]
     body = []
@@ -30,12 +32,17 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
             cells = [
                 tables.cell(known[algo], found[algo], form, "mean", bold=algo == best)
                 + f" ({len(known[algo])} of {planned})" * (len(known[algo]) < planned)
+                + _dead(int(of_task.loc[of_task["algo"] == algo, "has_dead_vae"].sum()))
                 if algo in known
                 else ""
                 for algo in results.algorithms
             ]
             body.append([task_name(setting, env), tables.digits(behaviour), *cells])
     return head, body
+
+
+def _dead(count: int) -> str:
+    return f" ({counted(count, 'dead VAE')})" if count else ""
 
 
 def table(results: Results, form: Form) -> str:

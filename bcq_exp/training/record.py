@@ -386,6 +386,7 @@ def _check_kinds(summary: Mapping[str, Any]) -> None:
         *((version, str | None) for version in summary.get("versions", {}).values()),
         *((loss, str) for loss in summary.get("losses", ())),
         *((Watch(**watch).kind, str) for watch in summary.get("watches", ())),
+        *((kind, str) for kind in summary.get("trouble", ())),
     ]
     if summary["status"] not in STATUSES:
         raise ValueError(f"its status is {summary['status']!r}")

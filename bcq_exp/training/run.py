@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.watch import Watch
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
 from bcq_exp.training.record import RunRecord, sweep_name, this_process
@@ -20,6 +21,7 @@ from bcq_exp.training.tracking import Tracker
 from bcq_exp.words import counted
 
 NormalizedScore = Callable[[float], float | None]
+LASTING_STEPS = 2000  # that a statistic is out of bounds before it is trouble: it may start there
 
 
 @dataclass
@@ -48,11 +50,15 @@ class Run:
     failure: str | None = None
     _evaluations: list[dict[str, Any]] = field(default_factory=list)
     _last_logged: int = 0
+    _sound_at: dict[str, int] = field(default_factory=dict)  # the last sound step, by Watch.kind
+    _trouble: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._evaluations = list(self.record.rows("eval"))
         rows = self.record.rows("timing")
         self._last_logged = int(rows[-1]["step"] or 0) if rows else 0
+        self._trouble = list((self.record.summary() or {}).get("trouble", ()))
+        self._sound_at = {entry["kind"]: self._last_logged for entry in self.facts["watches"]}
         self.seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
 
     @property
@@ -86,6 +92,23 @@ class Run:
             "timing", {"step": step, "wall_time": self.seconds, "steps_per_second": rate}
         )
         self.tracker.log("train", row)
+        self._look_for_trouble(step, statistics)
+
+    def _look_for_trouble(self, step: int, statistics: Mapping[str, float | None]) -> None:
+        """Log once what has been out of its bounds for LASTING_STEPS, and what to try."""
+        trouble = []
+        for watch in (Watch(**entry) for entry in self.facts["watches"]):
+            excess = next(watch.out_of_bounds(statistics), None)
+            sound_at = self._sound_at[watch.kind]
+            if excess is None:
+                self._sound_at[watch.kind] = step
+            elif watch.kind in self._trouble:
+                trouble.append(watch.kind)
+            elif step - sound_at >= LASTING_STEPS:
+                trouble.append(watch.kind)
+                advice = f"; try {watch.remedy}" if watch.remedy else ""
+                self.log.warning("%s: %s, since step %d%s", watch.kind, excess, sound_at, advice)
+        self._trouble = trouble
 
     def evaluate(
         self, step: int, algorithm: OfflineAlgorithm, is_stopped: Callable[[], bool]
@@ -184,6 +207,7 @@ class Run:
             "status": status,
             "failure": self.failure,
             "step": step,
+            "trouble": self._trouble,
             "last": self._evaluations[-1] if self._evaluations else None,
             "best": max(self._evaluations, key=lambda row: row["return_mean"], default=None),
             "wall_time": round(self.seconds, 3),

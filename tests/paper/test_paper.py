@@ -35,7 +35,7 @@ def paper(tmp_path, own_data):
 
 
 MISTAKES = [
-    (["budget=huge"], "there are full, small, tiny"),
+    (["budget=huge"], "there are full, medium, small, tiny"),
     (["budget=small", "settings=[imperfect,expert]"], "settings=["),
     (["budget=small", "algorithms=[bcq,cql]"], "each one of bcq, bc, vae_bc, ddpg, dqn, td3_bc"),
     (["budget=small", "envs=[Hopper-v5,Nope-v0]"], "Nope-v0"),

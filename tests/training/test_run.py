@@ -287,7 +287,7 @@ def test_a_run_without_rows_has_no_rate(tmp_path):
         evaluator=None,
         normalizer=None,
         normalized_score=lambda ret: None,
-        facts={"seed": 3},
+        facts={"seed": 3, "watches": []},
         environment={},
     )
     run.write_summary("running", 0)
@@ -336,3 +336,21 @@ def test_actions_are_scaled_where_their_bounds_are_far_from_one(tmp_path, monkey
     assert RunRecord(tmp_path / "far").summary()["config"]["policy"]["action_scaling"] is True
     fit(tmp_path / "given", *BRIEF, "policy.action_scaling=true")
     assert_same_rows(tmp_path / "far", tmp_path / "given")
+
+
+def test_a_dead_vae_is_logged_once_with_remedies_and_kept_in_the_summary(tmp_path, caplog):
+    dead = (*TINY, "vae.kl_weight=300", "trainer.log_every=250", "trainer.eval_episodes=0")
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path, *dead, "trainer.num_steps=3000")
+        (said,) = [m for m in caplog.messages if m.startswith("dead VAE")]
+        assert "kl_loss" in said and "trainer.normalize_obs=true" in said
+        assert RunRecord(tmp_path).summary()["trouble"] == ["dead VAE"]
+        caplog.clear()
+        fit(tmp_path, *dead, "trainer.num_steps=3500")
+        assert not [m for m in caplog.messages if m.startswith("dead VAE")]
+        assert RunRecord(tmp_path).summary()["trouble"] == ["dead VAE"]
+
+
+def test_a_live_vae_is_no_trouble(tmp_path):
+    fit(tmp_path, *TINY, "trainer.num_steps=2500", "trainer.eval_episodes=0")
+    assert RunRecord(tmp_path).summary()["trouble"] == []

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _select(options: argparse.Namespace) -> None:
     from bcq_exp import locks
     from bcq_exp.analysis.runs import run_folders
-    from bcq_exp.config import schema
+    from bcq_exp.cli import schemas
     from bcq_exp.engine.memory import enough_memory
     from bcq_exp.files import written
     from bcq_exp.selection.candidates import load_candidates
@@ -92,7 +92,7 @@ def _select(options: argparse.Namespace) -> None:
     from bcq_exp.training.progress import progress
     from bcq_exp.training.record import LOCK, RunRecord
 
-    schema.register()
+    schemas.register()
     given = {name: getattr(options, name) for name in NUMBERS}
     given["return_range"] = options.return_range and tuple(options.return_range)
     given["hidden_sizes"] = options.hidden_sizes and tuple(options.hidden_sizes)

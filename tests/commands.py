@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.cli import schemas
 from bcq_exp.cli.entry import conf_folder
 from bcq_exp.config import schema
 from bcq_exp.config.checking import check
@@ -87,7 +88,7 @@ def compose(*overrides: str, config_name: str = "config", with_hydra: bool = Fal
 def _composer(config_name: str) -> SweepComposer:
     """Composes what has the same choices of groups once; tests/sweep/test_composing.py holds that
     it is what Hydra composes."""
-    schema.register()
+    schemas.register()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     whole = loader.load_configuration(config_name, [], RunMode.MULTIRUN)
     return SweepComposer(loader, whole)

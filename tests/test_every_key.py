@@ -130,9 +130,8 @@ def other_vae(**options):
 class OtherBCQ(BCQ):
     """Its targets do not follow."""
 
-    @property
-    def hyperparameters(self):
-        return super().hyperparameters._replace(tau=0.9)
+    def __init__(self, **options):
+        super().__init__(**{**options, "tau": 0.9})
 
 
 def other_dataset(**options):

@@ -6,7 +6,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -15,9 +15,11 @@ import torch
 from gymnasium.spaces import Box, Space
 from torch import Tensor, nn
 
+from bcq_exp.algorithm import hyperparameters as numbers
 from bcq_exp.algorithm.batch import Batch
-from bcq_exp.algorithm.networks import is_pure
+from bcq_exp.algorithm.networks import broadcasting, is_pure
 from bcq_exp.algorithm.optim import Optimizer
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy, as_tensor
 from bcq_exp.algorithm.watch import Watch
 
@@ -51,10 +53,6 @@ class NoNoise(NamedTuple):
     """The noise of an algorithm that draws none."""
 
 
-class NoHyperparameters(NamedTuple):
-    """Those of an algorithm that has none."""
-
-
 class Minimizer(Protocol):
     """An optimizer as a step needs it."""
 
@@ -62,35 +60,43 @@ class Minimizer(Protocol):
         """Move the parameters against the gradient of a loss, () or (K,)."""
 
 
-OverRuns = Callable[[Callable[..., Any]], Callable[..., Any]]
+Optimizers = Mapping[str, Minimizer]  # by the name of the network each moves
 
 
 class Step(Protocol):
-    """One gradient step, of one run or of K stacked ones: everything it touches is handed to it."""
+    """One gradient step, of one run or of K stacked ones: everything it touches is handed to it.
+
+    Its losses are :func:`~bcq_exp.algorithm.stacking.per_run`; with K runs every tensor has a
+    leading K.
+    """
 
     def __call__(
         self,
         networks: Any,
-        optimizers: Mapping[str, Minimizer],
+        optimizers: Optimizers,
         hyperparameters: Any,
         batch: Batch,
         noise: Any,
-        over_runs: OverRuns,
         /,
     ) -> dict[str, Tensor]:
-        """Take it; returns its statistics by name, () or (K,), not synchronizing a GPU.
+        """Take it; returns its metrics by name, () or (K,), not synchronizing a GPU.
 
         Args:
             networks: the algorithm's named tuple of them.
-            optimizers: by the name of the network each moves.
-            hyperparameters: the algorithm's named tuple of numbers; (K,) tensors where stacked
-                runs differ in them.
+            optimizers: those of the networks that move.
+            hyperparameters: the algorithm's; (K,) tensors where stacked runs differ.
             batch: float tensors ``obs (B, O), act (B, A), rew (B,), terminated (B,), obs_next
                 (B, O)``.
             noise: the algorithm's named tuple of standard normals.
-            over_runs: makes of a function of one run one of all: with one run the identity; with
-                K, where every tensor and network given to it has a leading K, ``torch.vmap``.
         """
+
+
+def take(
+    step: Step, networks: Any, optimizers: Optimizers, hyper: Any, batch: Batch, noise: Any
+) -> dict[str, Tensor]:
+    """A step's metrics, without gradients; arguments as of :class:`Step`."""
+    metrics = step(networks, optimizers, hyper, batch, noise)
+    return {name: value.detach() for name, value in metrics.items()}
 
 
 TPolicy = TypeVar("TPolicy", bound=Policy)
@@ -104,65 +110,56 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     ===================  =========================================================================
     ``action_spaces``    the kinds of action space that it learns in: Box, Discrete
     ``training_stats``   the :class:`TrainingStats` whose fields are its losses
-    ``diagnostics``      names of what else each step reports
-    ``watches``          which of both mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
+    ``diagnostics``      names of the other metrics of its steps
+    ``watches``          which metrics mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
+    ``Hyperparameters``  the frozen dataclass of the numbers in its equations
+    ``reads``            the configuration's groups that it is built from
     ``steps``            its step functions (:class:`Step`), taken in turn: usually one, but an
                          actor that learns every second step makes it two, and one reports less
-    ``networks``         a named tuple of all that its steps call, target networks included;
-                         what else the equations need of a run, such as the actions' bounds, is
-                         a buffer of a module among them
+    ``networks``         a named tuple of all that its steps call, target networks included; a
+                         number or bound that belongs to a network is a buffer of it
     ``optimizers``       by the name, in ``networks``, of the one that each moves
-    ``hyperparameters``  a named tuple of the floats in its equations; stacked runs may differ in
-                         them, and in nothing else of their algorithm
     ``noise_shapes``     a named tuple of the shapes of one step's standard normals
     ===================  =========================================================================
 
-    and *does*: :meth:`from_parts` puts it together from a configuration, and its policy acts. From
-    these everything else follows: engines that compile, stack and resume it, files, dashboards.
+    and *does*: :meth:`build` puts it together from a configuration, and its policy acts. From these
+    everything else follows: engines that compile, stack and resume it, files, dashboards.
 
     ``state_dict()`` is complete: policy, lagged networks and, as extra state, every optimizer.
+
+    Args:
+        policy: what learns to act.
+        hyperparameters: fields of ``Hyperparameters``, whose defaults and ranges hold.
+
+    Raises:
+        TypeError: if it has no such hyperparameter.
+        ValueError: if a hyperparameter is out of its range.
     """
 
     transition: ClassVar[tuple[str, ...]] = TRANSITION
     action_spaces: ClassVar[tuple[type[Space], ...]] = (Box,)
     training_stats: ClassVar[type[TrainingStats]]
     diagnostics: ClassVar[tuple[str, ...]] = ()
+    Hyperparameters: ClassVar[type[numbers.Hyperparameters]] = numbers.Hyperparameters
+    reads: ClassVar[tuple[str, ...]] = ()
     steps: ClassVar[tuple[Step, ...]]
 
-    def __init__(self, *, policy: TPolicy) -> None:
+    def __init__(self, *, policy: TPolicy, **hyperparameters: Any) -> None:
         super().__init__()
         self.policy = policy
-        self._optimizers: dict[str, Optimizer] = {}
+        self.hyperparameters: Any = self.Hyperparameters(**hyperparameters)
+        self.optimizers: dict[str, Optimizer] = {}
         self._recent_losses: deque[dict[str, float]] = deque(maxlen=100)
 
     @classmethod
-    @abstractmethod
-    def from_parts(cls, *args: Any, **parts: Any) -> Self:
-        """Put together from a configuration, whose nodes come by name.
-
-        The keywords of an algorithm's own ``from_parts`` say which it reads; a node it does not
-        name is refused. A node with a ``_target_`` comes as a factory: of a network, to be called
-        with its sizes, or of an optimizer. Those of ``algo`` come as they are. Besides, for whom
-        wants them,
-
-        - ``sizes``: ``obs_dim`` and ``act_dim``, the number of discrete actions; ``bounds``:
-          ``low`` and ``high`` (A,) of the policy's actions, None of discrete ones, to be handed
-          to the networks;
-        - ``place``: puts a module that is made otherwise where the networks that the factories make
-          are already, in the run's dtype and on its device;
-        - ``policy``: what a :class:`~bcq_exp.algorithm.policy.Policy` takes: the spaces and the
-          node ``policy``.
-        """
+    def build(cls, parts: Parts) -> Self:
+        """Put together from a configuration: the groups that it ``reads``, and its numbers."""
+        raise NotImplementedError(f"{cls.__name__} is not built from a configuration")
 
     @property
     @abstractmethod
     def networks(self) -> Any:
         """See above."""
-
-    @property
-    def hyperparameters(self) -> Any:
-        """See above."""
-        return NoHyperparameters()
 
     def noise_shapes(self, batch_size: int) -> Any:
         """See above. A name is its stream's: another name draws other numbers."""
@@ -172,11 +169,6 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     def watches(self) -> tuple[Watch, ...]:
         """See above."""
         return ()
-
-    @property
-    def optimizers(self) -> dict[str, Optimizer]:
-        """See above."""
-        return self._optimizers
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor | None:
         """What it takes Q(s, a) to be, (B,), of tensors (B, O) and (B, A) in the policy's unit.
@@ -226,7 +218,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         )
 
     def gradient_step(self, batch: Batch, noise: Any) -> dict[str, Tensor]:
-        """The next of ``steps`` on tensors, as :class:`Step` takes them; its statistics."""
+        """The next of ``steps`` on tensors, as :class:`Step` takes them; its metrics."""
         statistics = self.tensor_step(batch, noise, self.num_steps % len(self.steps))
         self.after_steps(1)
         return statistics
@@ -250,8 +242,15 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
             turn: which of ``steps``.
             hyperparameters: in place of its own; 0-d tensors that a program reads each time.
         """
-        hyper = self.hyperparameters if hyperparameters is None else hyperparameters
-        return self.steps[turn](self.networks, self.optimizers, hyper, batch, noise, _of_one_run)
+        networks = self.networks
+        return take(
+            self.steps[turn],
+            type(networks)._make(map(broadcasting, networks)),
+            self.optimizers,
+            hyperparameters or self.hyperparameters,
+            batch,
+            noise,
+        )
 
     def after_steps(self, count: int) -> None:
         """The host's work of ``count`` steps: learning-rate schedules."""
@@ -297,10 +296,6 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
             optimizer.load_state_dict(state[name])
 
 
-def _of_one_run(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
-
-
 class HasParameters(Protocol):
     """A network, or several stacked."""
 
@@ -310,8 +305,6 @@ class HasParameters(Protocol):
 
 class LaggedNetworkPolyakUpdateAlgorithmMixin:
     """Target networks that follow their sources: target = tau * source + (1 - tau) * target."""
-
-    tau: float
 
     def _add_lagged_network(self, source: nn.Module) -> nn.Module:
         """A copy of ``source``, without gradients, for :func:`polyak_update` to move."""

@@ -5,7 +5,6 @@ Continuous actions are regressed, discrete ones classified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +12,14 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from bcq_exp.algorithm.base import Minimizer, OfflineAlgorithm, OverRuns, TrainingStats
+from bcq_exp.algorithm.base import OfflineAlgorithm, Optimizers, TrainingStats
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy, cross_entropy
 from bcq_exp.algorithm.losses import StateToAction
-from bcq_exp.algorithm.networks import broadcasting
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import DeterministicPolicy
+from bcq_exp.algorithm.stacking import per_run
 
 
 @dataclass(kw_only=True)
@@ -35,6 +35,7 @@ class Networks(NamedTuple):
     actor: StateToAction
 
 
+@per_run
 def imitation_loss(actor: StateToAction, obs: Tensor, act: Tensor) -> Tensor:
     """Mean over the batch (B, O), (B, A) and the action's dimensions of (mu(s) - a)^2."""
     return mse_loss(actor(obs), act)
@@ -42,30 +43,24 @@ def imitation_loss(actor: StateToAction, obs: Tensor, act: Tensor) -> Tensor:
 
 def train_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
+    optimizers: Optimizers,
     hyper: Any,
     batch: Batch,
     noise: Any,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """A :class:`~bcq_exp.algorithm.base.Step`."""
-    loss = over_runs(imitation_loss)(nets.actor, batch.obs, batch.act)
+    loss = imitation_loss(nets.actor, batch.obs, batch.act)
     optimizers["actor"].apply(loss)
-    return {"actor_loss": loss.detach()}
+    return {"actor_loss": loss}
 
 
 def discrete_step(
-    nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Any,
-    batch: Batch,
-    noise: Any,
-    over_runs: OverRuns,
+    nets: Networks, optimizers: Optimizers, hyper: Any, batch: Batch, noise: Any
 ) -> dict[str, Tensor]:
     """The same of discrete actions."""
-    loss, _ = over_runs(cross_entropy)(nets.actor, batch.obs, batch.act)
+    loss, _ = cross_entropy(nets.actor, batch.obs, batch.act)
     optimizers["actor"].apply(loss)
-    return {"actor_loss": loss.detach()}
+    return {"actor_loss": loss}
 
 
 class ClassifierPolicy(DiscretePolicy):
@@ -89,33 +84,26 @@ class BC(OfflineAlgorithm[DeterministicPolicy | ClassifierPolicy]):
 
     action_spaces = (Box, Discrete)
     training_stats = BCTrainingStats
+    reads = ("policy", "actor", "actor_optim")
     steps = (train_step,)
 
     def __init__(
         self, *, policy: DeterministicPolicy | ClassifierPolicy, actor_optim: OptimizerFactory
     ) -> None:
         super().__init__(policy=policy)
-        self._optimizers["actor"] = optimizer_for(policy.actor, actor_optim)
+        self.optimizers["actor"] = optimizer_for(policy.actor, actor_optim)
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        bounds: Mapping[str, Any],
-        policy: Mapping[str, Any],
-        actor: Callable[..., nn.Module],
-        actor_optim: OptimizerFactory,
-    ) -> BC:
-        network = actor(**sizes, **bounds)
-        if isinstance(policy["action_space"], Discrete):
-            imitator = ClassifierPolicy(actor=network, **policy)
-            return DiscreteBC(policy=imitator, actor_optim=actor_optim)
-        return cls(policy=DeterministicPolicy(actor=network, **policy), actor_optim=actor_optim)
+    def build(cls, parts: Parts) -> BC:
+        actor, optim = parts.network("actor", **parts.bounds), parts.optimizer("actor_optim")
+        if isinstance(parts.policy["action_space"], Discrete):
+            classifier = ClassifierPolicy(actor=actor, **parts.policy)
+            return DiscreteBC(policy=classifier, actor_optim=optim)
+        return cls(policy=DeterministicPolicy(actor=actor, **parts.policy), actor_optim=optim)
 
     @property
     def networks(self) -> Networks:
-        return Networks(broadcasting(self.policy.actor))
+        return Networks(self.policy.actor)
 
 
 class DiscreteBC(BC):

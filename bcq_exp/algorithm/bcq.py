@@ -1,15 +1,12 @@
 """Batch-Constrained deep Q-learning (Fujimoto, Meger & Precup 2019, arXiv:1812.02900).
 
-The equations are those of :mod:`bcq_exp.algorithm.losses`; here stand their order, what is
-differentiated by which optimizer, and how the policy acts.
+:func:`train_step` is algorithm 1. Its equations are those of :mod:`bcq_exp.algorithm.losses`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from gymnasium.spaces import Space
@@ -18,28 +15,104 @@ from torch import Tensor, nn
 from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
-    Minimizer,
     OfflineAlgorithm,
-    OverRuns,
+    Optimizers,
     TrainingStats,
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.hyperparameters import BCQHyperparameters
 from bcq_exp.algorithm.losses import ConditionalVAE, StateAction
 from bcq_exp.algorithm.mlp import frozen
-from bcq_exp.algorithm.networks import (
-    broadcasting,
-    kl_weight,
-    latent_clip,
-    latent_dim,
-    redrawn,
-)
+from bcq_exp.algorithm.networks import broadcasting, latent_clip, latent_dim, redrawn
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.algorithm.watch import DEAD_VAE, Watch, diverging_q
-from bcq_exp.ranges import COUNT, GAMMA, LMBDA, TAU, require
+from bcq_exp.ranges import COUNT, require
 
 STUCK_SHARE = 0.95  # of the largest mean |perturbation| there can be
+
+
+class Networks(NamedTuple):
+    """The networks of a run, as the losses call them, or of K runs, stacked."""
+
+    vae: ConditionalVAE
+    actor_perturbation: StateAction
+    critic: StateAction
+    critic2: StateAction
+    actor_perturbation_target: StateAction
+    critic_target: StateAction
+    critic2_target: StateAction
+
+
+class Noise(NamedTuple):
+    """Every random number of one gradient step: standard normals, before any clipping.
+
+    Args:
+        vae_eps: (B, L), the VAE's reparametrization.
+        target: (B, n, L), the latents of the next state's sampled actions.
+        actor: (B, L), the latents of the actions the actor perturbs.
+    """
+
+    vae_eps: Tensor
+    target: Tensor
+    actor: Tensor
+
+
+def train_step(
+    nets: Networks,
+    optimizers: Optimizers,
+    hyper: BCQHyperparameters,
+    batch: Batch,
+    noise: Noise,
+) -> dict[str, Tensor]:
+    """Algorithm 1, a :class:`~bcq_exp.algorithm.base.Step`: VAE, critics, actor, then targets."""
+    obs, act = batch.obs, batch.act
+
+    # the generative model: evidence lower bound
+    vae = losses.vae_loss(nets.vae, obs, act, noise.vae_eps)
+    optimizers["vae"].apply(vae.loss)
+
+    # the critics: equation 13
+    with torch.no_grad():
+        target = losses.target_value(
+            nets.vae, nets.actor_perturbation_target, nets.critic_target, nets.critic2_target,
+            noise.target, batch.obs_next, batch.rew, batch.terminated,
+            gamma=hyper.gamma, lmbda=hyper.lmbda,
+        )  # fmt: skip
+    critic1_loss, q1_mean = losses.critic_loss(nets.critic, obs, act, target)
+    critic2_loss, q2_mean = losses.critic_loss(nets.critic2, obs, act, target)
+    optimizers["critic"].apply(critic1_loss)
+    optimizers["critic2"].apply(critic2_loss)
+
+    # the perturbation: equation 12
+    with torch.no_grad():
+        sampled = losses.sampled_action(nets.vae, obs, noise.actor)
+    with frozen(nets.critic):
+        actor_loss, perturbed = losses.perturbation_loss(
+            nets.critic, nets.actor_perturbation, obs, sampled
+        )
+        optimizers["actor_perturbation"].apply(actor_loss)
+
+    polyak_update(
+        (nets.actor_perturbation_target, nets.critic_target, nets.critic2_target),
+        (nets.actor_perturbation, nets.critic, nets.critic2),
+        hyper.tau,
+    )
+    return {
+        "actor_loss": actor_loss,
+        "critic1_loss": critic1_loss,
+        "critic2_loss": critic2_loss,
+        "vae_loss": vae.loss,
+        "recon_loss": vae.recon,
+        "kl_loss": vae.kl,
+        "q1_mean": q1_mean,
+        "q2_mean": q2_mean,
+        "target_q_mean": target.mean((-2, -1)),
+        "perturbation_abs_mean": (perturbed.detach() - sampled).abs().mean((-2, -1)),
+        "latent_clip_fraction": losses.clipped_fraction(nets.vae, noise.target),
+    }
 
 
 @dataclass(kw_only=True)
@@ -99,7 +172,7 @@ class BCQPolicy(Policy):
     @property
     def latent_clip(self) -> float:
         """Latents drawn from the prior are clipped to plus and minus this (0.5 in the paper)."""
-        return latent_clip(self.vae)
+        return float(latent_clip(self.vae))
 
     @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
@@ -109,125 +182,11 @@ class BCQPolicy(Policy):
         """
         obs = self.as_tensor(batch.obs)
         size = (obs.shape[0], self.forward_sampled_times, latent_dim(self.vae))
-        latent = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
-        latent = latent.to(obs.device).clamp_(-self.latent_clip, self.latent_clip)
+        normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
         networks = (self.vae, self.actor_perturbation, self.critic)
-        best_action = partial(losses.best_action, *map(broadcasting, networks))
-        act = losses.in_parts(best_action, latent, obs)
+        vae, perturbation, critic = map(broadcasting, networks)
+        act = losses.best_action(vae, perturbation, critic, normal.to(obs.device), obs)
         return Batch(act=act.cpu().numpy(), state=state)
-
-
-class Networks(NamedTuple):
-    """The networks of a run, as the losses call them, or of K runs, stacked."""
-
-    vae: ConditionalVAE
-    actor_perturbation: StateAction
-    critic: StateAction
-    critic2: StateAction
-    actor_perturbation_target: StateAction
-    critic_target: StateAction
-    critic2_target: StateAction
-
-
-class Hyperparameters(NamedTuple):
-    """The numbers of the equations: of one run, or (K,) tensors."""
-
-    gamma: float | Tensor
-    lmbda: float | Tensor
-    tau: float | Tensor
-    latent_clip: float | Tensor
-    kl_weight: float | Tensor
-
-
-class Noise(NamedTuple):
-    """Every random number of one gradient step: standard normals, before any clipping.
-
-    Args:
-        vae_eps: (B, L), the VAE's reparametrization.
-        target: (B, n, L), the latents of the next state's sampled actions.
-        actor: (B, L), the latents of the actions the actor perturbs.
-    """
-
-    vae_eps: Tensor
-    target: Tensor
-    actor: Tensor
-
-
-def train_step(
-    nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
-    batch: Batch,
-    noise: Noise,
-    over_runs: OverRuns,
-) -> dict[str, Tensor]:
-    """Algorithm 1, a :class:`~bcq_exp.algorithm.base.Step`: VAE, critics, actor, then targets."""
-    obs, act = batch.obs, batch.act
-
-    vae_loss = over_runs(losses.vae_loss)(nets.vae, obs, act, noise.vae_eps, hyper.kl_weight)
-    optimizers["vae"].apply(vae_loss.loss)
-
-    with torch.no_grad():
-        target = over_runs(_target)(
-            (nets.vae, nets.actor_perturbation_target, nets.critic_target, nets.critic2_target),
-            noise.target,
-            batch.obs_next,
-            batch.rew,
-            batch.terminated,
-            hyper.gamma,
-            hyper.lmbda,
-            hyper.latent_clip,
-        )
-    critic1_loss, q1_mean = over_runs(losses.critic_loss)(nets.critic, obs, act, target)
-    critic2_loss, q2_mean = over_runs(losses.critic_loss)(nets.critic2, obs, act, target)
-    optimizers["critic"].apply(critic1_loss)
-    optimizers["critic2"].apply(critic2_loss)
-
-    with torch.no_grad():
-        sampled = over_runs(_sampled)(nets.vae, obs, noise.actor, hyper.latent_clip)
-    with frozen(nets.critic):
-        actor_loss, perturbed = over_runs(losses.perturbation_loss)(
-            nets.critic, nets.actor_perturbation, obs, sampled
-        )
-        optimizers["actor_perturbation"].apply(actor_loss)
-
-    with torch.no_grad():
-        diagnostics = over_runs(_diagnostics)(
-            target, sampled, perturbed, noise.target, hyper.latent_clip
-        )
-    polyak_update(
-        (nets.actor_perturbation_target, nets.critic_target, nets.critic2_target),
-        (nets.actor_perturbation, nets.critic, nets.critic2),
-        hyper.tau,
-    )
-    values = (actor_loss, critic1_loss, critic2_loss, *vae_loss, q1_mean, q2_mean, *diagnostics)
-    return {name: value.detach() for name, value in zip(BCQ.statistics(), values, strict=True)}
-
-
-def _target(
-    networks: tuple[Any, ...],
-    latent: Tensor,
-    obs_next: Tensor,
-    rew: Tensor,
-    terminated: Tensor,
-    gamma: float | Tensor,
-    lmbda: float | Tensor,
-    clip: Any,
-) -> Tensor:
-    value = partial(losses.target_value, *networks, gamma=gamma, lmbda=lmbda)
-    return losses.in_parts(value, latent.clamp(-clip, clip), obs_next, rew, terminated)
-
-
-def _sampled(vae: ConditionalVAE, obs: Tensor, latent: Tensor, clip: Any) -> Tensor:
-    return vae.decode(obs, latent.clamp(-clip, clip))
-
-
-def _diagnostics(
-    target: Tensor, sampled: Tensor, perturbed: Tensor, target_latent: Tensor, clip: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean target, mean |perturbation|, and the share of the target's latents that was clipped."""
-    clipped = (target_latent.abs() > clip).to(target.dtype)
-    return target.mean(), (perturbed - sampled).abs().mean(), clipped.mean()
 
 
 class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
@@ -242,10 +201,7 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         critic2: the second critic; ``None`` clones the first and re-initializes the clone (two
             equal critics would stay equal, and ``lmbda`` would do nothing).
         critic2_optim: optimizer of the second critic; ``None`` is ``critic_optim``.
-        gamma: discount factor, in [0, 1].
-        tau: share of the source that a target network takes each step, in (0, 1].
-        lmbda: weight of the minimum in clipped double Q-learning, in [0, 1].
-        num_sampled_action: sampled actions a next state in the target (the paper's 10).
+        gamma, tau, lmbda, num_sampled_action: as of :class:`BCQHyperparameters`.
 
     Raises:
         TypeError: if an optimizer's factory is none.
@@ -262,6 +218,8 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         "perturbation_abs_mean",
         "latent_clip_fraction",
     )
+    Hyperparameters = BCQHyperparameters
+    reads = ("policy", "actor", "critic", "vae", "actor_optim", "critic_optim", "vae_optim")
     steps = (train_step,)
 
     def __init__(
@@ -273,23 +231,19 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         vae_optim: OptimizerFactory,
         critic2: nn.Module | None = None,
         critic2_optim: OptimizerFactory | None = None,
-        gamma: float = 0.99,
-        tau: float = 0.005,
-        lmbda: float = 0.75,
-        num_sampled_action: int = 10,
+        gamma: float = BCQHyperparameters.gamma,
+        tau: float = BCQHyperparameters.tau,
+        lmbda: float = BCQHyperparameters.lmbda,
+        num_sampled_action: int = BCQHyperparameters.num_sampled_action,
     ) -> None:
-        super().__init__(policy=policy)
-        require("gamma", gamma, GAMMA)
-        require("tau", tau, TAU)
-        require("lmbda", lmbda, LMBDA)
-        require("num_sampled_action", num_sampled_action, COUNT)
-        self.gamma, self.tau, self.lmbda = gamma, tau, lmbda
-        self.num_sampled_action = num_sampled_action
+        super().__init__(
+            policy=policy, gamma=gamma, tau=tau, lmbda=lmbda, num_sampled_action=num_sampled_action
+        )
         self.critic2 = redrawn(policy.critic) if critic2 is None else critic2
         self.actor_perturbation_target = self._add_lagged_network(policy.actor_perturbation)
         self.critic_target = self._add_lagged_network(policy.critic)
         self.critic2_target = self._add_lagged_network(self.critic2)
-        self._optimizers = {
+        self.optimizers = {
             "actor_perturbation": optimizer_for(
                 policy.actor_perturbation, actor_perturbation_optim
             ),
@@ -299,61 +253,38 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         }
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        bounds: Mapping[str, Any],
-        policy: Mapping[str, Any],
-        actor: Callable[..., nn.Module],
-        critic: Callable[..., nn.Module],
-        vae: Callable[..., nn.Module],
-        actor_optim: OptimizerFactory,
-        critic_optim: OptimizerFactory,
-        vae_optim: OptimizerFactory,
-        **hyperparameters: Any,
-    ) -> BCQ:
+    def build(cls, parts: Parts) -> Self:
         return cls(
             policy=BCQPolicy(
-                actor_perturbation=actor(**sizes, **bounds),
-                critic=critic(**sizes),
-                vae=vae(**sizes, **bounds),
-                **policy,
+                actor_perturbation=parts.network("actor", **parts.bounds),
+                critic=parts.network("critic"),
+                vae=parts.network("vae", **parts.bounds),
+                **parts.policy,
             ),
-            actor_perturbation_optim=actor_optim,
-            critic_optim=critic_optim,
-            vae_optim=vae_optim,
-            **hyperparameters,
+            actor_perturbation_optim=parts.optimizer("actor_optim"),
+            critic_optim=parts.optimizer("critic_optim"),
+            vae_optim=parts.optimizer("vae_optim"),
+            **parts.hyperparameters,
         )
 
     @property
     def networks(self) -> Networks:
-        policy = self.policy
+        policy: Any = self.policy
         return Networks(
-            vae=broadcasting(policy.vae),
-            actor_perturbation=broadcasting(policy.actor_perturbation),
-            critic=broadcasting(policy.critic),
-            critic2=broadcasting(self.critic2),
-            actor_perturbation_target=broadcasting(self.actor_perturbation_target),
-            critic_target=broadcasting(self.critic_target),
-            critic2_target=broadcasting(self.critic2_target),
-        )
-
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(
-            gamma=self.gamma,
-            lmbda=self.lmbda,
-            tau=self.tau,
-            latent_clip=self.policy.latent_clip,
-            kl_weight=kl_weight(self.policy.vae),
+            vae=policy.vae,
+            actor_perturbation=policy.actor_perturbation,
+            critic=policy.critic,
+            critic2=self.critic2,
+            actor_perturbation_target=self.actor_perturbation_target,
+            critic_target=self.critic_target,
+            critic2_target=self.critic2_target,
         )
 
     def noise_shapes(self, batch_size: int) -> Any:
         width = latent_dim(self.policy.vae)
         shapes: dict[str, Any] = {
             "vae_eps": (batch_size, width),
-            "target": (batch_size, self.num_sampled_action, width),
+            "target": (batch_size, self.hyperparameters.num_sampled_action, width),
             "actor": (batch_size, width),
         }
         return Noise(**shapes)

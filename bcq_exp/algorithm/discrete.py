@@ -18,6 +18,7 @@ from bcq_exp.algorithm.actions import ActionIndex
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import StateToAction
 from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.stacking import per_run
 
 
 class DiscretePolicy(Policy):
@@ -61,6 +62,7 @@ def taken(values: Tensor, act: Tensor) -> Tensor:
     return values.gather(-1, act.long()).squeeze(-1)
 
 
+@per_run
 def cross_entropy(model: StateToAction, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
     """Behaviour cloning: the mean of -log G(a | s) of recorded actions; also the logits (B, n)."""
     logits = model(obs)

@@ -6,10 +6,9 @@ likely enough beside the likeliest. Losses as in the authors' code (github.com/s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from gymnasium.spaces import Discrete
@@ -17,20 +16,23 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from bcq_exp.algorithm.base import (
+    HasParameters,
     LaggedNetworkPolyakUpdateAlgorithmMixin,
-    Minimizer,
     OfflineAlgorithm,
-    OverRuns,
+    Optimizers,
     TrainingStats,
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy, cross_entropy, taken
+from bcq_exp.algorithm.hyperparameters import DiscreteBCQHyperparameters
 from bcq_exp.algorithm.losses import StateToAction
-from bcq_exp.algorithm.networks import broadcasting
+from bcq_exp.algorithm.networks import Counter
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
+from bcq_exp.algorithm.stacking import per_run
 from bcq_exp.algorithm.watch import Watch, diverging_q
-from bcq_exp.ranges import GAMMA, LOGITS_PENALTY, TAU, THRESHOLD, require
+from bcq_exp.ranges import THRESHOLD, require
 
 
 @dataclass(kw_only=True)
@@ -47,15 +49,7 @@ class Networks(NamedTuple):
     critic: StateToAction
     critic_target: StateToAction
     imitator: StateToAction
-
-
-class Hyperparameters(NamedTuple):
-    """The numbers of the equations: of one run, or (K,) tensors."""
-
-    threshold: float | Tensor
-    gamma: float | Tensor
-    tau: float | Tensor
-    logits_penalty: float | Tensor
+    counter: HasParameters
 
 
 def constrained(q: Tensor, logits: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -68,6 +62,7 @@ def constrained(q: Tensor, logits: Tensor, threshold: float | Tensor) -> tuple[T
     return q.masked_fill(is_forbidden, -inf), 1 - is_forbidden.to(q.dtype).mean()
 
 
+@per_run
 def target_value(
     critic: StateToAction,
     critic_target: StateToAction,
@@ -89,6 +84,7 @@ def target_value(
     return rew + gamma * (1 - terminated) * q_next, allowed
 
 
+@per_run
 def critic_loss(
     critic: StateToAction, obs: Tensor, act: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -97,6 +93,7 @@ def critic_loss(
     return smooth_l1_loss(q, target), q.mean()
 
 
+@per_run
 def imitator_loss(
     imitator: StateToAction, obs: Tensor, act: Tensor, logits_penalty: float | Tensor
 ) -> Tensor:
@@ -107,15 +104,14 @@ def imitator_loss(
 
 def train_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
+    optimizers: Optimizers,
+    hyper: DiscreteBCQHyperparameters,
     batch: Batch,
     noise: Any,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """A :class:`~bcq_exp.algorithm.base.Step`."""
     with torch.no_grad():
-        target, allowed = over_runs(target_value)(
+        target, allowed = target_value(
             nets.critic,
             nets.critic_target,
             nets.imitator,
@@ -125,18 +121,28 @@ def train_step(
             threshold=hyper.threshold,
             gamma=hyper.gamma,
         )
-    loss, q_mean = over_runs(critic_loss)(nets.critic, batch.obs, batch.act, target)
-    imitation = over_runs(imitator_loss)(nets.imitator, batch.obs, batch.act, hyper.logits_penalty)
+    loss, q_mean = critic_loss(nets.critic, batch.obs, batch.act, target)
+    imitation = imitator_loss(nets.imitator, batch.obs, batch.act, hyper.logits_penalty)
     optimizers["critic"].apply(loss)
     optimizers["imitator"].apply(imitation)
-    polyak_update((nets.critic_target,), (nets.critic,), hyper.tau)
+    polyak_update((nets.critic_target,), (nets.critic,), _share(nets.counter, hyper))
     return {
-        "critic_loss": loss.detach(),
-        "imitator_loss": imitation.detach(),
-        "q_mean": q_mean.detach(),
+        "critic_loss": loss,
+        "imitator_loss": imitation,
+        "q_mean": q_mean,
         "target_q_mean": target.mean(-1),
         "allowed_share": allowed,
     }
+
+
+@torch.no_grad()
+def _share(counter: HasParameters, hyper: DiscreteBCQHyperparameters) -> float | Tensor:
+    """The share of the critic that its target takes in this step."""
+    if hyper.target_update_freq == 1:
+        return hyper.tau
+    (count,) = counter.parameters()
+    count.copy_((count + 1).remainder(hyper.target_update_freq))
+    return hyper.tau * (count == 0).to(count.dtype)
 
 
 class DiscreteBCQPolicy(DiscretePolicy):
@@ -167,13 +173,9 @@ class DiscreteBCQ(OfflineAlgorithm[DiscreteBCQPolicy], LaggedNetworkPolyakUpdate
     The defaults are those of the authors' code for observations that are vectors.
 
     Args:
-        policy: with the critic and the generative model that learn, and the threshold (tau in the
-            paper): least probability of an allowed action as a share of the likeliest one's, in
-            [0, 1]; 0 is double DQN, 1 behaviour cloning.
+        policy: with the critic, the generative model and the threshold.
         critic_optim, imitator_optim: their optimizers.
-        gamma: discount factor, in [0, 1].
-        tau: share of the critic that its target takes each step, in (0, 1].
-        logits_penalty: weight of the generative model's mean squared logit, at least 0.
+        hyperparameters: of :class:`DiscreteBCQHyperparameters`; ``threshold`` is the policy's.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -182,6 +184,8 @@ class DiscreteBCQ(OfflineAlgorithm[DiscreteBCQPolicy], LaggedNetworkPolyakUpdate
     action_spaces = (Discrete,)
     training_stats = DiscreteBCQTrainingStats
     diagnostics = ("q_mean", "target_q_mean", "allowed_share")
+    Hyperparameters = DiscreteBCQHyperparameters
+    reads = ("critic", "imitator", "critic_optim", "imitator_optim")
     steps = (train_step,)
 
     def __init__(
@@ -190,49 +194,33 @@ class DiscreteBCQ(OfflineAlgorithm[DiscreteBCQPolicy], LaggedNetworkPolyakUpdate
         policy: DiscreteBCQPolicy,
         critic_optim: OptimizerFactory,
         imitator_optim: OptimizerFactory,
-        gamma: float = 0.99,
-        tau: float = 0.005,
-        logits_penalty: float = 0.01,
+        **hyperparameters: Any,
     ) -> None:
-        super().__init__(policy=policy)
-        require("gamma", gamma, GAMMA)
-        require("tau", tau, TAU)
-        require("logits_penalty", logits_penalty, LOGITS_PENALTY)
-        self.gamma, self.tau, self.logits_penalty = gamma, tau, logits_penalty
+        super().__init__(policy=policy, **{**hyperparameters, "threshold": policy.threshold})
         self.critic_target = self._add_lagged_network(policy.critic)
-        self._optimizers["critic"] = optimizer_for(policy.critic, critic_optim)
-        self._optimizers["imitator"] = optimizer_for(policy.imitator, imitator_optim)
+        self.counter = Counter().to(next(policy.critic.parameters()))
+        self.optimizers["critic"] = optimizer_for(policy.critic, critic_optim)
+        self.optimizers["imitator"] = optimizer_for(policy.imitator, imitator_optim)
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        policy: Mapping[str, Any],
-        critic: Callable[..., nn.Module],
-        imitator: Callable[..., nn.Module],
-        critic_optim: OptimizerFactory,
-        imitator_optim: OptimizerFactory,
-        threshold: float,
-        **hyperparameters: Any,
-    ) -> DiscreteBCQ:
-        acting = DiscreteBCQPolicy(
-            critic=critic(**sizes), imitator=imitator(**sizes), threshold=threshold, **policy
+    def build(cls, parts: Parts) -> Self:
+        policy = DiscreteBCQPolicy(
+            critic=parts.network("critic"),
+            imitator=parts.network("imitator"),
+            threshold=parts.hyperparameters["threshold"],
+            **parts.policy,
         )
-        optimizers = {"critic_optim": critic_optim, "imitator_optim": imitator_optim}
-        return cls(policy=acting, **optimizers, **hyperparameters)
+        return cls(
+            policy=policy,
+            critic_optim=parts.optimizer("critic_optim"),
+            imitator_optim=parts.optimizer("imitator_optim"),
+            **parts.hyperparameters,
+        )
 
     @property
     def networks(self) -> Networks:
-        return Networks(
-            critic=broadcasting(self.policy.critic),
-            critic_target=broadcasting(self.critic_target),
-            imitator=broadcasting(self.policy.imitator),
-        )
-
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(self.policy.threshold, self.gamma, self.tau, self.logits_penalty)
+        policy: Any = self.policy
+        return Networks(policy.critic, self.critic_target, policy.imitator, self.counter)
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:
         return taken(self.policy.critic(obs), act)

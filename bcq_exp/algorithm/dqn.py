@@ -1,16 +1,15 @@
-"""Deep Q-learning (Mnih et al. 2015) over independently discretized action dimensions.
+"""Deep Q-learning (Mnih et al. 2015) of discrete or independently discretized actions.
 
-Discrete actions are one dimension of their own n. Of continuous ones this is the discrete baseline
-of the BCQ paper's section 6. "Independently" is taken to mean that each
+The discrete baseline of the BCQ paper's section 6. "Independently" is taken to mean that each
 dimension d has ``num_bins`` evenly spaced actions and a value Q_d(s, bin) of its own, learnt by its
-own Bellman equation as if the other dimensions were part of the environment.
+own Bellman equation as if the other dimensions were part of the environment. Discrete actions are
+one dimension, whose bins they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -19,20 +18,22 @@ from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
-    Minimizer,
     OfflineAlgorithm,
-    OverRuns,
+    Optimizers,
     TrainingStats,
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy
+from bcq_exp.algorithm.hyperparameters import DQNHyperparameters
 from bcq_exp.algorithm.losses import StateToAction
-from bcq_exp.algorithm.networks import ActionRange, broadcasting
+from bcq_exp.algorithm.networks import ActionRange
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.stacking import per_run
 from bcq_exp.algorithm.watch import Watch, diverging_q
-from bcq_exp.ranges import BINS, GAMMA, TAU, require
+from bcq_exp.ranges import BINS, require
 
 
 @dataclass(kw_only=True)
@@ -120,13 +121,7 @@ class Networks(NamedTuple):
     bins: NearestBin
 
 
-class Hyperparameters(NamedTuple):
-    """The numbers of the equations: of one run, or (K,) tensors."""
-
-    gamma: float | Tensor
-    tau: float | Tensor
-
-
+@per_run
 def target_value(
     critic_target: StateToAction,
     act_dim: int,
@@ -140,6 +135,7 @@ def target_value(
     return rew.unsqueeze(-1) + gamma * (1 - terminated).unsqueeze(-1) * q
 
 
+@per_run
 def bellman_error(
     critic: StateToAction, bins: NearestBin, obs: Tensor, act: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -152,15 +148,14 @@ def bellman_error(
 
 def train_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
+    optimizers: Optimizers,
+    hyper: DQNHyperparameters,
     batch: Batch,
     noise: Any,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """A :class:`~bcq_exp.algorithm.base.Step`."""
     with torch.no_grad():
-        target = over_runs(target_value)(
+        target = target_value(
             nets.critic_target,
             batch.act.shape[-1],
             batch.obs_next,
@@ -168,14 +163,10 @@ def train_step(
             batch.terminated,
             hyper.gamma,
         )
-    loss, q_mean = over_runs(bellman_error)(nets.critic, nets.bins, batch.obs, batch.act, target)
+    loss, q_mean = bellman_error(nets.critic, nets.bins, batch.obs, batch.act, target)
     optimizers["critic"].apply(loss)
     polyak_update((nets.critic_target,), (nets.critic,), hyper.tau)
-    return {
-        "critic_loss": loss.detach(),
-        "q_mean": q_mean.detach(),
-        "target_q_mean": target.mean((-2, -1)),
-    }
+    return {"critic_loss": loss, "q_mean": q_mean, "target_q_mean": target.mean((-2, -1))}
 
 
 class DQN(
@@ -186,8 +177,7 @@ class DQN(
     Args:
         policy: with the critic that learns and the bins of its actions.
         critic_optim: the critic's optimizer.
-        gamma: discount factor, in [0, 1].
-        tau: share of the critic that its target takes each step, in (0, 1].
+        hyperparameters: of :class:`DQNHyperparameters`; ``num_bins`` is the policy's.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -196,6 +186,8 @@ class DQN(
     action_spaces = (Box, Discrete)
     training_stats = DQNTrainingStats
     diagnostics = ("q_mean", "target_q_mean")
+    Hyperparameters = DQNHyperparameters
+    reads = ("policy", "critic", "critic_optim")
     steps = (train_step,)
 
     def __init__(
@@ -203,51 +195,35 @@ class DQN(
         *,
         policy: GreedyPolicy | DiscreteGreedyPolicy,
         critic_optim: OptimizerFactory,
-        gamma: float = 0.99,
-        tau: float = 0.005,
+        **hyperparameters: Any,
     ) -> None:
-        super().__init__(policy=policy)
-        require("gamma", gamma, GAMMA)
-        require("tau", tau, TAU)
-        self.gamma, self.tau = gamma, tau
+        super().__init__(policy=policy, **{**hyperparameters, "num_bins": policy.bins.num_bins})
         self.critic_target = self._add_lagged_network(policy.critic)
-        self._optimizers["critic"] = optimizer_for(policy.critic, critic_optim)
+        self.optimizers["critic"] = optimizer_for(policy.critic, critic_optim)
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        bounds: Mapping[str, Any],
-        place: Callable[[Bins], Bins],
-        policy: Mapping[str, Any],
-        critic: Callable[..., nn.Module],
-        critic_optim: OptimizerFactory,
-        num_bins: int,
-        **hyperparameters: Any,
-    ) -> DQN:
-        acting: GreedyPolicy | DiscreteGreedyPolicy
-        if isinstance(policy["action_space"], Discrete):
-            n = sizes["act_dim"]
-            bins = place(Bins(low=[0.0], high=[n - 1.0], num_bins=n))
-            acting = DiscreteGreedyPolicy(critic=critic(**sizes), bins=bins, **policy)
+    def build(cls, parts: Parts) -> Self:
+        num_actions = parts.sizes["act_dim"]
+        policy: GreedyPolicy | DiscreteGreedyPolicy
+        if isinstance(parts.policy["action_space"], Discrete):
+            bins = Bins(low=[0.0], high=[num_actions - 1.0], num_bins=num_actions)
+            policy = DiscreteGreedyPolicy(
+                critic=parts.network("critic"), bins=parts.place(bins), **parts.policy
+            )
         else:
-            bins = place(Bins(**bounds, num_bins=num_bins))
-            values = critic(obs_dim=sizes["obs_dim"], act_dim=sizes["act_dim"] * num_bins)
-            acting = GreedyPolicy(critic=values, bins=bins, **policy)
-        return cls(policy=acting, critic_optim=critic_optim, **hyperparameters)
+            num_bins = cls.Hyperparameters(**parts.hyperparameters).num_bins
+            policy = GreedyPolicy(
+                critic=parts.network("critic", act_dim=num_actions * num_bins),
+                bins=parts.place(Bins(**parts.bounds, num_bins=num_bins)),
+                **parts.policy,
+            )
+        optim = parts.optimizer("critic_optim")
+        return cls(policy=policy, critic_optim=optim, **parts.hyperparameters)
 
     @property
     def networks(self) -> Networks:
-        return Networks(
-            critic=broadcasting(self.policy.critic),
-            critic_target=broadcasting(self.critic_target),
-            bins=self.policy.bins,
-        )
-
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(gamma=self.gamma, tau=self.tau)
+        policy: Any = self.policy
+        return Networks(policy.critic, self.critic_target, policy.bins)
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:
         """Each dimension estimates the same return; their mean."""

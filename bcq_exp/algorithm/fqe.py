@@ -12,9 +12,7 @@ part of an iteration. The policy itself is not here: it is fixed, and its action
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -24,17 +22,16 @@ from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import (
     TRANSITION,
     LaggedNetworkPolyakUpdateAlgorithmMixin,
-    Minimizer,
     OfflineAlgorithm,
-    OverRuns,
+    Optimizers,
     TrainingStats,
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.hyperparameters import FQEHyperparameters
 from bcq_exp.algorithm.losses import StateAction
-from bcq_exp.algorithm.networks import broadcasting
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
-from bcq_exp.ranges import GAMMA, TAU, require
+from bcq_exp.algorithm.stacking import per_run
 
 
 @dataclass(kw_only=True)
@@ -51,42 +48,45 @@ class Networks(NamedTuple):
     critic_target: StateAction
 
 
-class Hyperparameters(NamedTuple):
-    """The numbers of the equations: of one evaluation, or (K,) tensors."""
-
-    gamma: float | Tensor
-    tau: float | Tensor
-    v_min: float | Tensor
-    v_max: float | Tensor
+@per_run
+def target_value(
+    critic_target: StateAction,
+    obs_next: Tensor,
+    act_next: Tensor,
+    rew: Tensor,
+    terminated: Tensor,
+    gamma: float | Tensor,
+    v_min: Any,
+    v_max: Any,
+) -> Tensor:
+    """y (B, 1), the target of the regression."""
+    target = losses.policy_target(critic_target, obs_next, act_next, rew, terminated, gamma)
+    return target.clamp(min=v_min).clamp(max=v_max)
 
 
 def train_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
+    optimizers: Optimizers,
+    hyper: FQEHyperparameters,
     batch: Batch,
     noise: Any,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """A step of the regression, a :class:`~bcq_exp.algorithm.base.Step`."""
     with torch.no_grad():
-        target = over_runs(losses.policy_target)(
+        target = target_value(
             nets.critic_target,
             batch.obs_next,
             batch.act_next,
             batch.rew,
             batch.terminated,
             hyper.gamma,
+            hyper.v_min,
+            hyper.v_max,
         )
-        target = over_runs(torch.clamp)(target, hyper.v_min, hyper.v_max)
-    loss, q_mean = over_runs(losses.critic_loss)(nets.critic, batch.obs, batch.act, target)
+    loss, q_mean = losses.critic_loss(nets.critic, batch.obs, batch.act, target)
     optimizers["critic"].apply(loss)
     polyak_update((nets.critic_target,), (nets.critic,), hyper.tau)
-    return {
-        "critic_loss": loss.detach(),
-        "q_mean": q_mean.detach(),
-        "target_q_mean": target.mean((-2, -1)),
-    }
+    return {"critic_loss": loss, "q_mean": q_mean, "target_q_mean": target.mean((-2, -1))}
 
 
 class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
@@ -95,9 +95,7 @@ class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
     Args:
         critic: Q(s, a), ``(obs, act) -> (B, 1)``.
         critic_optim: its optimizer.
-        gamma: discount factor, in [0, 1].
-        tau: share of the source that the target takes each step, in (0, 1].
-        v_min, v_max: no value lies beyond these.
+        hyperparameters: of :class:`FQEHyperparameters`.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -106,47 +104,20 @@ class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
     transition = (*TRANSITION, "act_next")
     training_stats = FQETrainingStats
     diagnostics = ("q_mean", "target_q_mean")
+    Hyperparameters = FQEHyperparameters
     steps = (train_step,)
 
     def __init__(
-        self,
-        *,
-        critic: nn.Module,
-        critic_optim: OptimizerFactory,
-        gamma: float = 0.99,
-        tau: float = 0.005,
-        v_min: float = -inf,
-        v_max: float = inf,
+        self, *, critic: nn.Module, critic_optim: OptimizerFactory, **hyperparameters: Any
     ) -> None:
-        super().__init__(policy=None)  # it learns none
-        require("gamma", gamma, GAMMA)
-        require("tau", tau, TAU)
-        if not v_min <= v_max:
-            raise ValueError(f"v_min={v_min}, v_max={v_max}: must be the ends of an interval")
-        self.gamma, self.tau = gamma, tau
-        self.v_min, self.v_max = v_min, v_max
+        super().__init__(policy=None, **hyperparameters)  # it learns none
         self.critic = critic
         self.critic_target = self._add_lagged_network(critic)
-        self._optimizers = {"critic": optimizer_for(critic, critic_optim)}
-
-    @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        critic: Callable[..., nn.Module],
-        critic_optim: OptimizerFactory,
-        **hyperparameters: Any,
-    ) -> FQE:
-        return cls(critic=critic(**sizes), critic_optim=critic_optim, **hyperparameters)
+        self.optimizers = {"critic": optimizer_for(critic, critic_optim)}
 
     @property
     def networks(self) -> Networks:
-        return Networks(broadcasting(self.critic), broadcasting(self.critic_target))
-
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(self.gamma, self.tau, self.v_min, self.v_max)
+        return Networks(self.critic, self.critic_target)
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:
         return self.critic(obs, act).squeeze(-1)

@@ -1,20 +1,26 @@
 """Equations, one pure function each: BCQ's (Fujimoto et al. 2019, arXiv:1812.02900), of which other
 algorithms take some.
 
-Networks come in as callables, random numbers as tensors and hyperparameters as numbers, so the same
-functions serve one run, a stacked cohort of runs, or a captured graph. Shapes: B batch, n sampled
-actions, O observation, A action, L latent. Where one observation meets n actions it is passed as
-(B, 1, O) and the networks broadcast it.
+Networks come in as callables, random numbers as tensors and hyperparameters as numbers. Equations
+are written for one run; :func:`~bcq_exp.algorithm.stacking.per_run` makes them those of K stacked
+runs. Shapes: B batch, n sampled actions, O observation, A action, L latent. Where one observation
+meets n actions it is passed as (B, 1, O) and the networks broadcast it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from functools import wraps
+from typing import NamedTuple, ParamSpec, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
+
+from bcq_exp.algorithm.networks import kl_weight, latent_clip
+from bcq_exp.algorithm.stacking import per_run
+
+P = ParamSpec("P")
 
 ROWS_AT_ONCE = {"cpu": 2048, "cuda": 2**20}  # sampled actions; activations of 750 units fit a cache
 
@@ -63,13 +69,25 @@ def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
     return (-std.log() + (std.square() + mean.square() - 1) / 2).mean()
 
 
-def vae_loss(
-    vae: ConditionalVAE, obs: Tensor, act: Tensor, eps: Tensor, kl_weight: float
-) -> VAELoss:
+@per_run
+def vae_loss(vae: ConditionalVAE, obs: Tensor, act: Tensor, eps: Tensor) -> VAELoss:
     """Evidence lower bound of G_omega (section 4.1; weight 1/2 as in the authors' code)."""
     recon, mean, std = vae(obs, act, eps)
     recon_loss, kl = mse_loss(recon, act), gaussian_kl(mean, std)
-    return VAELoss(recon_loss + kl_weight * kl, recon_loss, kl)
+    return VAELoss(recon_loss + kl_weight(vae) * kl, recon_loss, kl)
+
+
+@per_run
+def sampled_action(vae: ConditionalVAE, obs: Tensor, normal: Tensor) -> Tensor:
+    """a ~ G_omega(s), for standard normals, which are clipped (section 4.1 and authors' code)."""
+    clip = latent_clip(vae)
+    return vae.decode(obs, normal.clamp(-clip, clip))
+
+
+@per_run
+def clipped_fraction(vae: ConditionalVAE, normal: Tensor) -> Tensor:
+    """The share of standard normals that :func:`sampled_action` clips."""
+    return (normal.abs() > latent_clip(vae)).to(normal.dtype).mean()
 
 
 def clipped_double_q(q1: Tensor, q2: Tensor, lmbda: float | Tensor) -> Tensor:
@@ -77,12 +95,33 @@ def clipped_double_q(q1: Tensor, q2: Tensor, lmbda: float | Tensor) -> Tensor:
     return q1.maximum(q2).lerp(q1.minimum(q2), lmbda)  # (1 - lmbda) max + lmbda min
 
 
+def in_parts(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Compute a function of n sampled actions a state for a few states at a time.
+
+    All B * n actions at once would leave the processor's cache, or not fit in memory at all. The
+    function treats each state by itself. It is called with networks, then tensors (B, ...), the
+    first of them (B, n, ...), and with keywords for what all states share.
+    """
+
+    @wraps(function)
+    def joined(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        rows = [x for x in args if isinstance(x, Tensor)]
+        size = max(1, ROWS_AT_ONCE["cuda" if rows[0].is_cuda else "cpu"] // rows[0].shape[1])
+        parts = zip(*(x.split(size) for x in rows), strict=True)
+        networks = args[: len(args) - len(rows)]
+        return torch.cat([function(*networks, *part, **kwargs) for part in parts])  # type: ignore[arg-type]
+
+    return joined
+
+
+@per_run
+@in_parts
 def target_value(
     vae: ConditionalVAE,
     perturbation_target: StateAction,
     critic1_target: StateAction,
     critic2_target: StateAction,
-    latent: Tensor,
+    normal: Tensor,
     obs_next: Tensor,
     rew: Tensor,
     terminated: Tensor,
@@ -92,15 +131,16 @@ def target_value(
 ) -> Tensor:
     """Equation 13's target y (B, 1), from n perturbed actions of the VAE for each next state.
 
-    ``rew`` and ``terminated`` are (B,), ``latent`` (B, n, L). Only a termination ends the return: a
+    ``rew`` and ``terminated`` are (B,), ``normal`` (B, n, L). Only a termination ends the return: a
     truncated step bootstraps. Call it without gradients.
     """
     obs = obs_next.unsqueeze(1)  # (B, 1, O)
-    act = perturbation_target(obs, vae.decode(obs, latent))  # (B, n, A)
+    act = perturbation_target(obs, sampled_action(vae, obs, normal))  # (B, n, A)
     q = clipped_double_q(critic1_target(obs, act), critic2_target(obs, act), lmbda)  # (B, n, 1)
     return (rew + gamma * (1 - terminated) * q.squeeze(-1).amax(1)).unsqueeze(-1)
 
 
+@per_run
 def policy_target(
     critic: StateAction,
     obs_next: Tensor,
@@ -114,6 +154,7 @@ def policy_target(
     return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
 
 
+@per_run
 def critic_loss(
     critic: StateAction, obs: Tensor, act: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -122,6 +163,7 @@ def critic_loss(
     return mse_loss(q, target), q.mean()
 
 
+@per_run
 def perturbation_loss(
     critic: StateAction, perturbation: StateAction, obs: Tensor, act: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -130,23 +172,12 @@ def perturbation_loss(
     return -critic(obs, perturbed).mean(), perturbed
 
 
-def in_parts(function: Callable[..., Tensor], latent: Tensor, *rows: Tensor) -> Tensor:
-    """``function(latent, *rows)`` over a few states at a time, joined again.
-
-    ``latent`` is (B, n, L), the others (B, ...); the function treats each state by itself. All
-    B * n sampled actions at once would leave the processor's cache, or not fit in memory at all.
-    """
-    at_once = ROWS_AT_ONCE["cuda" if latent.is_cuda else "cpu"]
-    size = max(1, at_once // latent.shape[1])
-    parts = zip(*(x.split(size) for x in (latent, *rows)), strict=True)
-    return torch.cat([function(*part) for part in parts])
-
-
+@in_parts
 def best_action(
-    vae: ConditionalVAE, perturbation: StateAction, critic: StateAction, latent: Tensor, obs: Tensor
+    vae: ConditionalVAE, perturbation: StateAction, critic: StateAction, normal: Tensor, obs: Tensor
 ) -> Tensor:
     """Equation 11, the policy: of n perturbed samples a state, the one of largest Q (B, A)."""
     obs = obs.unsqueeze(1)  # (B, 1, O)
-    act = perturbation(obs, vae.decode(obs, latent))  # (B, n, A)
+    act = perturbation(obs, sampled_action(vae, obs, normal))  # (B, n, A)
     best = critic(obs, act).argmax(1, keepdim=True)  # (B, 1, 1)
     return act.take_along_dim(best, 1).squeeze(1)

@@ -175,6 +175,16 @@ class StateCritic(nn.Module):
         return self.net(obs)
 
 
+class Counter(nn.Module):
+    """Counts a run's steps in a tensor, which compiled and stacked steps can change."""
+
+    pure = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+
 class VAE(ActionRange):
     """G_omega(a | s): a conditional VAE over actions (section 4.1 and the authors' code).
 
@@ -191,6 +201,9 @@ class VAE(ActionRange):
         ValueError: if a number is out of its range, a bound not finite, or ``low`` not below
             ``high``.
     """
+
+    latent_clip: Tensor
+    kl_weight: Tensor
 
     def __init__(
         self,
@@ -209,8 +222,9 @@ class VAE(ActionRange):
         require("latent_dim", self.latent_dim, COUNT)
         require("latent_clip", latent_clip, LATENT_CLIP)
         require("kl_weight", kl_weight, KL_WEIGHT)
-        self.latent_clip = latent_clip
-        self.kl_weight = kl_weight
+        # tensors, so that stacked runs may differ in them; not parts of a checkpoint
+        for name, value in (("latent_clip", latent_clip), ("kl_weight", kl_weight)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
         self.encoder = MLP(obs_dim + act_dim, hidden_sizes, 2 * self.latent_dim)
         self.decoder = MLP(obs_dim + self.latent_dim, hidden_sizes, act_dim)
 
@@ -249,6 +263,9 @@ class _Rows:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+
+    def __getattr__(self, name: str) -> Any:  # only reached when the name is missing
+        return getattr(self._module, name)
 
     def parameters(self) -> Iterator[Tensor]:
         """Those of the network."""
@@ -340,14 +357,14 @@ def latent_dim(vae: nn.Module) -> int:
     return int(getattr(vae, "latent_dim", 0))
 
 
-def latent_clip(vae: nn.Module) -> float:
+def latent_clip(vae: Any) -> Any:
     """Latents of the prior are clipped to plus and minus this; the paper's for a VAE without."""
-    return float(getattr(vae, "latent_clip", PAPER_LATENT_CLIP))
+    return getattr(vae, "latent_clip", PAPER_LATENT_CLIP)
 
 
-def kl_weight(vae: nn.Module) -> float:
+def kl_weight(vae: Any) -> Any:
     """Weight of the KL term in its loss; the authors' for a VAE without."""
-    return float(getattr(vae, "kl_weight", PAPER_KL_WEIGHT))
+    return getattr(vae, "kl_weight", PAPER_KL_WEIGHT)
 
 
 def redrawn(network: nn.Module) -> nn.Module:

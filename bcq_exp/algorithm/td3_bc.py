@@ -6,9 +6,8 @@ and targets that move every second step. Observations are normalized by ``traine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +16,21 @@ from torch.nn.functional import mse_loss
 from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
-    Minimizer,
     OfflineAlgorithm,
-    OverRuns,
+    Optimizers,
     TrainingStats,
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.hyperparameters import TD3BCHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
-from bcq_exp.algorithm.networks import ActionRange, broadcasting, redrawn
+from bcq_exp.algorithm.networks import ActionRange, redrawn
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import DeterministicPolicy
+from bcq_exp.algorithm.stacking import per_run
 from bcq_exp.algorithm.watch import Watch, diverging_q
-from bcq_exp.ranges import ALPHA, GAMMA, NOISE_CLIP, POLICY_NOISE, TAU, require
 
 
 @dataclass(kw_only=True)
@@ -76,22 +76,13 @@ class Networks(NamedTuple):
     smoothing: SmoothedAction
 
 
-class Hyperparameters(NamedTuple):
-    """The numbers of the equations: of one run, or (K,) tensors."""
-
-    alpha: float | Tensor
-    policy_noise: float | Tensor
-    noise_clip: float | Tensor
-    tau: float | Tensor
-    gamma: float | Tensor
-
-
 class Noise(NamedTuple):
     """Standard normals (B, A) of the target policy's smoothing."""
 
     smoothing: Tensor
 
 
+@per_run
 def target_value(
     actor_target: StateToAction,
     critic_target: StateAction,
@@ -111,6 +102,7 @@ def target_value(
     return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
 
 
+@per_run
 def actor_loss(
     actor: StateToAction, critic: StateAction, obs: Tensor, act: Tensor, alpha: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,15 +119,14 @@ def actor_loss(
 
 def critic_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
+    optimizers: Optimizers,
+    hyper: TD3BCHyperparameters,
     batch: Batch,
     noise: Noise,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """A :class:`~bcq_exp.algorithm.base.Step` of the critics alone."""
     with torch.no_grad():
-        target = over_runs(target_value)(
+        target = target_value(
             nets.actor_target,
             nets.critic_target,
             nets.critic2_target,
@@ -148,31 +139,30 @@ def critic_step(
             hyper.noise_clip,
             hyper.gamma,
         )
-    loss1, q1_mean = over_runs(losses.critic_loss)(nets.critic, batch.obs, batch.act, target)
-    loss2, q2_mean = over_runs(losses.critic_loss)(nets.critic2, batch.obs, batch.act, target)
+    loss1, q1_mean = losses.critic_loss(nets.critic, batch.obs, batch.act, target)
+    loss2, q2_mean = losses.critic_loss(nets.critic2, batch.obs, batch.act, target)
     optimizers["critic"].apply(loss1)
     optimizers["critic2"].apply(loss2)
     return {
-        "critic1_loss": loss1.detach(),
-        "critic2_loss": loss2.detach(),
-        "q1_mean": q1_mean.detach(),
-        "q2_mean": q2_mean.detach(),
+        "critic1_loss": loss1,
+        "critic2_loss": loss2,
+        "q1_mean": q1_mean,
+        "q2_mean": q2_mean,
         "target_q_mean": target.mean((-2, -1)),
     }
 
 
 def critic_and_actor_step(
     nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
+    optimizers: Optimizers,
+    hyper: TD3BCHyperparameters,
     batch: Batch,
     noise: Noise,
-    over_runs: OverRuns,
 ) -> dict[str, Tensor]:
     """The second of two (policy_freq = 2): critics, then actor, then targets."""
-    metrics = critic_step(nets, optimizers, hyper, batch, noise, over_runs)
+    metrics = critic_step(nets, optimizers, hyper, batch, noise)
     with frozen(nets.critic):
-        loss, bc_loss, lmbda = over_runs(actor_loss)(
+        loss, bc_loss, lmbda = actor_loss(
             nets.actor, nets.critic, batch.obs, batch.act, hyper.alpha
         )
         optimizers["actor"].apply(loss)
@@ -181,7 +171,7 @@ def critic_and_actor_step(
         (nets.actor, nets.critic, nets.critic2),
         hyper.tau,
     )
-    return metrics | {"actor_loss": loss.detach(), "bc_loss": bc_loss.detach(), "lambda": lmbda}
+    return metrics | {"actor_loss": loss, "bc_loss": bc_loss, "lambda": lmbda}
 
 
 class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
@@ -193,12 +183,7 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
         actor_optim: optimizer of the actor.
         critic_optim: optimizer of each critic.
         smoothing: bounds of the target policy's smoothed actions, in the policy's unit.
-        alpha: weight of the value beside the imitation, at least 0.
-        policy_noise: standard deviation of the target policy's noise, at least 0; in units of half
-            the actions' range.
-        noise_clip: the noise is clipped to plus and minus this, at least 0, in the same units.
-        tau: share of the source that a target network takes whenever it moves, in (0, 1].
-        gamma: discount factor, in [0, 1].
+        hyperparameters: of :class:`TD3BCHyperparameters`.
 
     Raises:
         ValueError: if a number is out of its range, or no weight of the second critic can be drawn.
@@ -206,6 +191,8 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
 
     training_stats = TD3BCTrainingStats
     diagnostics = ("bc_loss", "lambda", "q1_mean", "q2_mean", "target_q_mean")
+    Hyperparameters = TD3BCHyperparameters
+    reads = ("policy", "actor", "critic", "actor_optim", "critic_optim")
     steps = (critic_step, critic_and_actor_step)
 
     def __init__(
@@ -216,74 +203,42 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
         actor_optim: OptimizerFactory,
         critic_optim: OptimizerFactory,
         smoothing: Smoothing,
-        alpha: float = 2.5,
-        policy_noise: float = 0.2,
-        noise_clip: float = 0.5,
-        tau: float = 0.005,
-        gamma: float = 0.99,
+        **hyperparameters: Any,
     ) -> None:
-        super().__init__(policy=policy)
-        require("alpha", alpha, ALPHA)
-        require("policy_noise", policy_noise, POLICY_NOISE)
-        require("noise_clip", noise_clip, NOISE_CLIP)
-        require("tau", tau, TAU)
-        require("gamma", gamma, GAMMA)
-        self.alpha, self.policy_noise, self.noise_clip = alpha, policy_noise, noise_clip
-        self.tau, self.gamma = tau, gamma
+        super().__init__(policy=policy, **hyperparameters)
         self.critic, self.critic2 = critic, redrawn(critic)
         self.actor_target = self._add_lagged_network(policy.actor)
         self.critic_target = self._add_lagged_network(self.critic)
         self.critic2_target = self._add_lagged_network(self.critic2)
         self.smoothing = smoothing
-        self._optimizers = {
+        self.optimizers = {
             "actor": optimizer_for(policy.actor, actor_optim),
             "critic": optimizer_for(self.critic, critic_optim),
             "critic2": optimizer_for(self.critic2, critic_optim),
         }
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        bounds: Mapping[str, Any],
-        place: Callable[[Smoothing], Smoothing],
-        policy: Mapping[str, Any],
-        actor: Callable[..., nn.Module],
-        critic: Callable[..., nn.Module],
-        actor_optim: OptimizerFactory,
-        critic_optim: OptimizerFactory,
-        **hyperparameters: Any,
-    ) -> TD3BC:
+    def build(cls, parts: Parts) -> Self:
+        actor = parts.network("actor", **parts.bounds)
         return cls(
-            policy=DeterministicPolicy(actor=actor(**sizes, **bounds), **policy),
-            critic=critic(**sizes),
-            actor_optim=actor_optim,
-            critic_optim=critic_optim,
-            smoothing=place(Smoothing(**bounds)),
-            **hyperparameters,
+            policy=DeterministicPolicy(actor=actor, **parts.policy),
+            critic=parts.network("critic"),
+            actor_optim=parts.optimizer("actor_optim"),
+            critic_optim=parts.optimizer("critic_optim"),
+            smoothing=parts.place(Smoothing(**parts.bounds)),
+            **parts.hyperparameters,
         )
 
     @property
     def networks(self) -> Networks:
         return Networks(
-            actor=broadcasting(self.policy.actor),
-            critic=broadcasting(self.critic),
-            critic2=broadcasting(self.critic2),
-            actor_target=broadcasting(self.actor_target),
-            critic_target=broadcasting(self.critic_target),
-            critic2_target=broadcasting(self.critic2_target),
+            actor=self.policy.actor,
+            critic=self.critic,
+            critic2=self.critic2,
+            actor_target=self.actor_target,
+            critic_target=self.critic_target,
+            critic2_target=self.critic2_target,
             smoothing=self.smoothing,
-        )
-
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(
-            alpha=self.alpha,
-            policy_noise=self.policy_noise,
-            noise_clip=self.noise_clip,
-            tau=self.tau,
-            gamma=self.gamma,
         )
 
     def noise_shapes(self, batch_size: int) -> Any:

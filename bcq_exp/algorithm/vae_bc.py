@@ -5,19 +5,19 @@ What is left of BCQ without perturbation and critics: the policy is the generati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
-from bcq_exp.algorithm.base import Minimizer, OfflineAlgorithm, OverRuns, TrainingStats
+from bcq_exp.algorithm.base import OfflineAlgorithm, Optimizers, TrainingStats
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import ConditionalVAE
-from bcq_exp.algorithm.networks import broadcasting, kl_weight, latent_clip, latent_dim
+from bcq_exp.algorithm.networks import broadcasting, latent_dim
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.algorithm.watch import DEAD_VAE, Watch
 
@@ -44,9 +44,9 @@ class VAEPolicy(Policy):
     @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         obs = self.as_tensor(batch.obs)
-        size, clip = (obs.shape[0], latent_dim(self.vae)), latent_clip(self.vae)
-        latent = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
-        act = broadcasting(self.vae).decode(obs, latent.to(obs.device).clamp_(-clip, clip))
+        size = (obs.shape[0], latent_dim(self.vae))
+        normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
+        act = losses.sampled_action(broadcasting(self.vae), obs, normal.to(obs.device))
         return Batch(act=act.cpu().numpy(), state=state)
 
 
@@ -56,12 +56,6 @@ class Networks(NamedTuple):
     vae: ConditionalVAE
 
 
-class Hyperparameters(NamedTuple):
-    """The number of the loss: of one run, or a (K,) tensor."""
-
-    kl_weight: float | Tensor
-
-
 class Noise(NamedTuple):
     """The reparametrization's standard normals (B, L)."""
 
@@ -69,19 +63,12 @@ class Noise(NamedTuple):
 
 
 def train_step(
-    nets: Networks,
-    optimizers: Mapping[str, Minimizer],
-    hyper: Hyperparameters,
-    batch: Batch,
-    noise: Noise,
-    over_runs: OverRuns,
+    nets: Networks, optimizers: Optimizers, hyper: Any, batch: Batch, noise: Noise
 ) -> dict[str, Tensor]:
     """BCQ's first step alone, a :class:`~bcq_exp.algorithm.base.Step`."""
-    found = over_runs(losses.vae_loss)(
-        nets.vae, batch.obs, batch.act, noise.vae_eps, hyper.kl_weight
-    )
-    optimizers["vae"].apply(found.loss)
-    return {name: x.detach() for name, x in zip(VAEBC.statistics(), found, strict=True)}
+    vae = losses.vae_loss(nets.vae, batch.obs, batch.act, noise.vae_eps)
+    optimizers["vae"].apply(vae.loss)
+    return {"vae_loss": vae.loss, "recon_loss": vae.recon, "kl_loss": vae.kl}
 
 
 class VAEBC(OfflineAlgorithm[VAEPolicy]):
@@ -94,31 +81,24 @@ class VAEBC(OfflineAlgorithm[VAEPolicy]):
 
     training_stats = VAEBCTrainingStats
     diagnostics = ("recon_loss", "kl_loss")
+    reads = ("policy", "vae", "vae_optim")
     steps = (train_step,)
 
     def __init__(self, *, policy: VAEPolicy, vae_optim: OptimizerFactory) -> None:
         super().__init__(policy=policy)
-        self._optimizers["vae"] = optimizer_for(policy.vae, vae_optim)
+        self.optimizers["vae"] = optimizer_for(policy.vae, vae_optim)
 
     @classmethod
-    def from_parts(
-        cls,
-        *,
-        sizes: Mapping[str, int],
-        bounds: Mapping[str, Any],
-        policy: Mapping[str, Any],
-        vae: Callable[..., nn.Module],
-        vae_optim: OptimizerFactory,
-    ) -> VAEBC:
-        return cls(policy=VAEPolicy(vae=vae(**sizes, **bounds), **policy), vae_optim=vae_optim)
+    def build(cls, parts: Parts) -> Self:
+        vae = parts.network("vae", **parts.bounds)
+        return cls(
+            policy=VAEPolicy(vae=vae, **parts.policy), vae_optim=parts.optimizer("vae_optim")
+        )
 
     @property
     def networks(self) -> Networks:
-        return Networks(broadcasting(self.policy.vae))
-
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(kl_weight(self.policy.vae))
+        policy: Any = self.policy
+        return Networks(policy.vae)
 
     def noise_shapes(self, batch_size: int) -> Any:
         shapes: dict[str, Any] = {"vae_eps": (batch_size, latent_dim(self.policy.vae))}

@@ -15,12 +15,11 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import bcq_exp
-from bcq_exp.cli import completion
+from bcq_exp.cli import completion, schemas
 from bcq_exp.cli.arguments import refuse
 from bcq_exp.cli.command import command
 from bcq_exp.cli.explain import explained, is_mistake, several_values
-from bcq_exp.config import schema
-from bcq_exp.config.checking import check, check_folders
+from bcq_exp.config.checking import check, check_folders, documentation
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import refusal
 
@@ -148,7 +147,8 @@ def _register() -> None:
     """Make our schemas, launchers and sweepers known to Hydra."""
     from bcq_exp.sweep import plugins
 
-    schema.register()
+    schemas.register()
+    OmegaConf.register_new_resolver("bcq.documentation", documentation, replace=True)
     plugins.register()
 
 

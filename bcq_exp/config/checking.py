@@ -109,6 +109,16 @@ def describe(schema_field: Field) -> str:
     return f"{words}, or null" if optional and isinstance(values, Range) else words
 
 
+def documentation(name: str, node: DictConfig) -> str:
+    """The keys of a node that its schema documents, each in a line with what it may be."""
+    lines = [
+        f"  {f'{name}.{key}':<25}{known.metadata['doc']}: {describe(known)}"
+        for key, known in schema_of(node).items()
+        if known.metadata.get("doc")
+    ]
+    return "\n".join(lines or ["  none"])
+
+
 def _of_hydra(kind: Any) -> str:
     """What a key of Hydra's own schema may be, whose types are no strings."""
     if get_origin(kind) is Union:

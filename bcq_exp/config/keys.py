@@ -42,6 +42,7 @@ def key(
     *,
     length: int | None = None,
     schema: type | None = None,
+    doc: str | None = None,
 ) -> Any:
     """A field of a schema.
 
@@ -50,8 +51,11 @@ def key(
             one.
         meaning: where it is another than the schema's own ``meaning``, or the node's above.
         schema: of a node, for readers of stored configurations, which have no types.
+        doc: its meaning for people, where no choice file says it.
     """
-    metadata = {"allowed": values, "length": length, "meaning": meaning, "schema": schema}
+    metadata = {
+        "allowed": values, "length": length, "meaning": meaning, "schema": schema, "doc": doc,
+    }  # fmt: skip
     return field(default="???" if default is MISSING else default, metadata=metadata)
 
 

@@ -7,7 +7,8 @@ takes: its keys are then checked by that constructor, and all of them mean what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
@@ -27,30 +28,21 @@ from bcq_exp.config.keys import (
 )
 from bcq_exp.config.naming import run_folder, run_name
 from bcq_exp.ranges import (
-    ALPHA,
-    BINS,
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
     FQE,
     FRACTION,
-    GAMMA,
     KL_WEIGHT,
     LATENT_CLIP,
-    LMBDA,
-    LOGITS_PENALTY,
     NATURAL,
-    NOISE_CLIP,
     PATH,
     PHI,
-    POLICY_NOISE,
     POSITIVE,
     SCHEDULES,
     SEED,
     SHARE,
-    TAU,
     THREADS,
-    THRESHOLD,
     WANDB_NAME,
     WANDB_PROJECT,
     WANDB_TAG,
@@ -69,43 +61,30 @@ class AlgoConfig:
     _target_: str = key(meaning=LEARNING)
 
 
-@dataclass
-class BCQConfig(AlgoConfig):
-    lmbda: float = key(LMBDA, meaning=STACKING)
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
-    # runs of few samples would pay for those of many
-    num_sampled_action: int = key(COUNT)
+def of_hyperparameters(hyperparameters: type, module: str) -> type[AlgoConfig]:
+    """The schema of an algorithm, of the dataclass that has its hyperparameters.
 
-
-@dataclass
-class TD3BCConfig(AlgoConfig):
-    alpha: float = key(ALPHA, meaning=STACKING)
-    policy_noise: float = key(POLICY_NOISE, meaning=STACKING)
-    noise_clip: float = key(NOISE_CLIP, meaning=STACKING)
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
-
-
-@dataclass
-class DQNConfig(AlgoConfig):
-    num_bins: int = key(BINS)
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
-
-
-@dataclass
-class DiscreteBCQConfig(AlgoConfig):
-    threshold: float = key(THRESHOLD, meaning=STACKING)
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
-    logits_penalty: float = key(LOGITS_PENALTY, meaning=STACKING)
-
-
-@dataclass
-class DDPGConfig(AlgoConfig):
-    tau: float = key(TAU, meaning=STACKING)
-    gamma: float = key(GAMMA, meaning=STACKING)
+    Args:
+        hyperparameters: each field's metadata say its range (``allowed``), its meaning (``doc``),
+            and whether stacked runs may differ in it (``stackable``).
+        module: the name of the module that has the schema under the dataclass's name.
+    """
+    keys = [
+        (
+            f.name,
+            f.type,
+            key(
+                f.metadata["allowed"],
+                f.default,
+                STACKING if f.metadata["stackable"] else None,
+                doc=f.metadata["doc"],
+            ),
+        )
+        for f in fields(hyperparameters)
+    ]
+    return make_dataclass(
+        hyperparameters.__name__, keys, bases=(AlgoConfig,), namespace={"__module__": module}
+    )
 
 
 @dataclass
@@ -347,11 +326,6 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "collect": CollectConfig,
     "paper": PaperConfig,
     "algo": AlgoConfig,
-    "bcq": BCQConfig,
-    "ddpg": DDPGConfig,
-    "discrete_bcq": DiscreteBCQConfig,
-    "dqn": DQNConfig,
-    "td3_bc": TD3BCConfig,
     "policy": PolicyConfig,
     "bcq_policy": BCQPolicyConfig,
     "network": NetworkConfig,
@@ -381,10 +355,14 @@ def hidden_sizes(cfg: DictConfig) -> list[list[int]]:
     return [list(sizes) for sizes in found if OmegaConf.is_list(sizes)]
 
 
-def register() -> None:
-    """Make the schemas and resolvers known to Hydra; call before composing."""
+def register(algorithms: Mapping[str, type[AlgoConfig]]) -> None:
+    """Make the schemas and resolvers known to Hydra; call before composing.
+
+    Args:
+        algorithms: the schemas of the algorithms that have hyperparameters, by name.
+    """
     store = ConfigStore.instance()
-    for name, node in SCHEMAS.items():
+    for name, node in {**SCHEMAS, **algorithms}.items():
         store.store(group="schema", name=name, node=node, provider="bcq_exp")
     OmegaConf.register_new_resolver("bcq.run_name", run_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("bcq.run_folder", run_folder, replace=True)

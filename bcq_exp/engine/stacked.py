@@ -1,4 +1,4 @@
-"""K runs of an algorithm as one: their tensors stacked, their equations under ``torch.vmap``.
+"""K runs of an algorithm as one: their tensors stacked, their losses computed per run.
 
 The runs stay what they are: their parameters and their optimizers' moments become views of the
 stacked tensors, so each can be evaluated and saved at any time as if it were alone.
@@ -6,52 +6,17 @@ stacked tensors, so each can be evaluated and saved at any time as if it were al
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.base import OfflineAlgorithm, take
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.optim import Optimizer
-
-
-class StackedNetwork:
-    """K networks of one architecture, as a collection of tensors to ``torch.vmap``.
-
-    What the mapped function is given has one network's tensors, and is called as that network is.
-
-    Args:
-        template: one of them, whose structure all have.
-        tensors: parameters and buffers (K, ...), in the order of :func:`_tensors`.
-    """
-
-    def __init__(self, template: nn.Module, tensors: Sequence[Tensor]) -> None:
-        self.template = template
-        self.tensors = list(tensors)
-
-    @classmethod
-    def of(cls, networks: Sequence[nn.Module]) -> StackedNetwork:
-        """Stacks the networks; from then on their tensors are views of the stacked ones."""
-        return cls(
-            networks[0], [_share(same) for same in zip(*map(_tensors, networks), strict=True)]
-        )
-
-    def parameters(self) -> Iterator[Tensor]:
-        """The stacked parameters, in the order of each network's own."""
-        for tensor, own in zip(self.tensors, _tensors(self.template), strict=True):
-            if isinstance(own, nn.Parameter):
-                yield tensor
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        return _rebuilt(self.template, iter(self.tensors))(*inputs)
-
-    def decode(self, *inputs: Tensor) -> Tensor:
-        return _rebuilt(self.template, iter(self.tensors)).decode(*inputs)  # type: ignore[operator]
+from bcq_exp.algorithm.stacking import StackedNetwork
 
 
 class StackedOptimizer:
@@ -90,12 +55,7 @@ class StackedRuns:
         self.steps = first.steps
         by_network = zip(*(run.networks for run in runs), strict=True)
         self._networks = type(first.networks)._make(StackedNetwork.of(same) for same in by_network)
-        param = next(first.parameters())
-        values = zip(*(run.hyperparameters for run in runs), strict=True)
-        self._over_runs = OverRuns(param)
-        self._hyperparameters = type(first.hyperparameters)._make(
-            map(self._over_runs.joined, values)
-        )
+        self._hyperparameters = _joined_hyperparameters(runs)
         self._optimizers: dict[str, StackedOptimizer] = {}
         if self.num_steps >= len(self.steps):
             self._stack_optimizers()
@@ -110,13 +70,13 @@ class StackedRuns:
         """As :meth:`OfflineAlgorithm.tensor_step`, everything with a leading K."""
         if not self._optimizers:
             return self._step_apart(batch, noise, turn)
-        return self.steps[turn](
+        return take(
+            self.steps[turn],
             self._networks,
             self._optimizers,
-            self._hyperparameters if hyperparameters is None else hyperparameters,
+            hyperparameters or self._hyperparameters,
             batch,
             noise,
-            self._over_runs,
         )
 
     def after_steps(self, count: int) -> None:
@@ -173,74 +133,15 @@ class StackedRuns:
         }
 
 
-class OverRuns:
-    """Makes of a function of one run one of K (``over_runs`` of a step): ``torch.vmap``.
+def _joined_hyperparameters(runs: Sequence[OfflineAlgorithm]) -> Any:
+    """Those of the runs, with a tensor (K,) where they differ.
 
-    A hyperparameter that all runs share is a (K,) tensor to vmap, to all else the number.
-
-    Args:
-        like: of the dtype and on the device that hyperparameters become tensors in.
+    Raises:
+        ValueError: if they differ in one that is not stackable.
     """
-
-    def __init__(self, like: Tensor) -> None:
-        self._like = like
-        self._one_each: dict[float, Tensor] = {}
-
-    def joined(self, values: Sequence[float]) -> float | Tensor:
-        """The runs' values of one number: that number, or (K,) where they differ."""
-        stacked = self._like.new_tensor(values)
-        if len(set(values)) > 1:
-            return stacked
-        self._one_each[values[0]] = stacked
-        return values[0]
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def of_all(*arguments: Any, **keywords: Any) -> Any:
-            leaves, structure = pytree.tree_flatten((arguments, keywords))
-            leaves = [self._one_each.get(x, x) if isinstance(x, float) else x for x in leaves]
-            mapped = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-
-            def of_one(*tensors: Tensor) -> Any:  # what is no tensor is the same for every run
-                filled = dict(enumerate(leaves)) | dict(zip(mapped, tensors, strict=True))
-                given, named = pytree.tree_unflatten(filled.values(), structure)
-                return function(*given, **named)
-
-            return torch.vmap(of_one)(*(leaves[i] for i in mapped))
-
-        return of_all
-
-
-def _share(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors stacked (K, ...); each of them becomes a view of its row."""
-    stacked = torch.stack([tensor.detach() for tensor in tensors])
-    for tensor, row in zip(tensors, stacked, strict=True):
-        tensor.data = row
-    return stacked.requires_grad_(tensors[0].requires_grad)
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Every parameter and buffer, module by module from the top down."""
-    for part in module.modules():
-        for tensor in (*part._parameters.values(), *part._buffers.values()):
-            if tensor is not None:
-                yield tensor
-
-
-def _rebuilt(module: nn.Module, tensors: Iterator[Any]) -> nn.Module:
-    """A module like ``module`` around other tensors, in the order of :func:`_tensors`."""
-    clone = copy.copy(module)
-    for kind in ("_parameters", "_buffers"):
-        slots = module.__dict__[kind]
-        clone.__dict__[kind] = {k: None if t is None else next(tensors) for k, t in slots.items()}
-    clone.__dict__["_modules"] = {
-        name: None if part is None else _rebuilt(part, tensors)
-        for name, part in module._modules.items()
-    }
-    return clone
-
-
-pytree.register_pytree_node(
-    StackedNetwork,
-    lambda network: (network.tensors, network.template),
-    lambda tensors, template: StackedNetwork(template, list(tensors)),
-)
+    first, like = runs[0].hyperparameters, next(runs[0].parameters())
+    values = {name: [getattr(run.hyperparameters, name) for run in runs] for name in vars(first)}
+    differing = {name: each for name, each in values.items() if len(set(each)) > 1}
+    if fixed := differing.keys() - set(first.stackable()):
+        raise ValueError(f"stacked runs differ in {', '.join(sorted(fixed))}")
+    return first.with_tensors({name: like.new_tensor(each) for name, each in differing.items()})

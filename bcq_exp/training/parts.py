@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -17,6 +17,7 @@ from bcq_exp.algorithm.actions import ActionMap, is_far_from_one
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.networks import check_broadcasts, choose_compute_dtype, is_pure
 from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
+from bcq_exp.algorithm.parts import Parts
 from bcq_exp.config.meaning import flattened
 from bcq_exp.config.overrides import changed
 from bcq_exp.config.schema import algorithm_nodes
@@ -43,12 +44,11 @@ def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
     found = _named("algo", cfg.algo._target_)
     if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
         raise UserError(f"algo._target_={cfg.algo._target_}: must be an OfflineAlgorithm")
-    if unread := algorithm_nodes(cfg).keys() - _keywords(found):
-        read = _keywords(found) - {"sizes", "bounds", "place"}
+    if unread := algorithm_nodes(cfg).keys() - set(found.reads):
         raise UserError(
             f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
-            f"{', '.join(sorted(read))}; a file that sets keys outside its own group begins with "
-            "'# @package _global_'"
+            f"{', '.join(sorted(found.reads))}; a file that sets keys outside its own group begins "
+            "with '# @package _global_'"
         )
     return found
 
@@ -125,28 +125,32 @@ def build_algorithm(
     kind = algorithm_class(cfg)
     _check_learns(kind, action_space)
     nodes = algorithm_nodes(with_scaling_decided(cfg, action_space))
-    policy = dict(nodes.pop("policy", {}))
+    policy = {str(name): value for name, value in nodes.pop("policy", {}).items()}
     low, high = _bounds(policy, action_space)
     if isinstance(action_space, Discrete):
         policy = {}
-    place = _placing(placement)
-    parts: dict[str, Any] = {
-        "sizes": {"obs_dim": observation_space.shape[0], "act_dim": act_dim(action_space)},
-        "bounds": {"low": low, "high": high},
-        "policy": {
-            **policy,
-            "action_space": action_space,
-            "observation_space": observation_space,
-        },
-        "place": place,
-        **{k: _factory(k, node, cfg.trainer.num_steps, place) for k, node in nodes.items()},
-    }
-    wanted = {name: part for name, part in parts.items() if name in _keywords(kind)}
-    numbers = {name: value for name, value in cfg.algo.items() if name != "_target_"}
+    sizes = {"obs_dim": observation_space.shape[0], "act_dim": act_dim(action_space)}
+    place = partial(_place, placement=placement)
+
+    def network(name: str, /, **options: Any) -> nn.Module:
+        return _network(name, _node(nodes, name), place, **{**sizes, **options})
+
+    def optimizer(name: str) -> OptimizerFactory:
+        return _optimizer(_node(nodes, name), cfg.trainer.num_steps)
+
+    parts = Parts(
+        network=network,
+        optimizer=optimizer,
+        policy={**policy, "action_space": action_space, "observation_space": observation_space},
+        hyperparameters={k: value for k, value in cfg.algo.items() if k != "_target_"},
+        sizes=sizes,
+        bounds={"low": low, "high": high},
+        place=place,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(init_seed(cfg.seed))
         try:
-            return kind.from_parts(**wanted, **numbers)
+            return kind.build(parts)
         except (TypeError, ValueError) as error:
             raise UserError(f"algo={kind.__name__}: {error}") from error
 
@@ -185,12 +189,6 @@ def _bounds(policy: Mapping[str, Any], action_space: ActionSpace) -> tuple[Any, 
         raise UserError(f"policy: {error}") from error
 
 
-def _keywords(kind: type[OfflineAlgorithm]) -> set[str]:
-    """The parts that an algorithm names; ``**hyperparameters`` are the numbers of ``algo``."""
-    parameters = inspect.signature(kind.from_parts).parameters.values()
-    return {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD}
-
-
 def _named(node: str, path: str) -> Any:
     """What a ``_target_`` names.
 
@@ -203,14 +201,18 @@ def _named(node: str, path: str) -> Any:
         raise UserError(f"{node}._target_={path}: {first_line(error)}") from error
 
 
-def _factory(name: str, node: DictConfig, num_steps: int, place: Place) -> Any:
-    """What makes a network once its sizes are known, or an optimizer once its parameters are."""
-    if "_target_" not in node:
-        return node
-    target = _named(name, node._target_)
-    if isinstance(target, type) and issubclass(target, OptimizerFactory):
-        return _optimizer(node, num_steps)
-    return _network(name, node, place)
+def _node(nodes: Mapping[str, DictConfig], name: str) -> DictConfig:
+    """A group's node, whose ``_target_`` is there.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if name not in nodes or "_target_" not in nodes[name]:
+        raise UserError(
+            f"{name}: the configuration has none; its choice file is to name a _target_"
+        )
+    _named(name, nodes[name]._target_)
+    return nodes[name]
 
 
 def _optimizer(node: DictConfig, num_steps: int) -> OptimizerFactory:
@@ -220,32 +222,28 @@ def _optimizer(node: DictConfig, num_steps: int) -> OptimizerFactory:
     return instantiate(options, _partial_=True, _recursive_=False)(schedule=schedule)
 
 
-def _network(name: str, node: DictConfig, place: Place) -> Callable[..., nn.Module]:
+def _network(
+    name: str, node: DictConfig, place: Place, *, obs_dim: int, act_dim: int, **options: Any
+) -> nn.Module:
     """Its type and place are final before an optimizer refers to its parameters.
 
-    What it makes raises a UserError for a network that is not what it declares to be.
+    Raises:
+        UserError: if it is not what it declares to be.
     """
-
-    def make(*, obs_dim: int, act_dim: int, **bounds: Any) -> nn.Module:
-        sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "_recursive_": False}
-        network = place(instantiate(node, **sizes, **bounds))
-        if is_pure(network):
-            try:
-                check_broadcasts(network, obs_dim, act_dim)
-            except ValueError as error:
-                raise UserError(
-                    f"{name}: {type(network).__name__} declares pure = True, but does not "
-                    f"broadcast (B, 1, O) beside (B, n, A): {error}"
-                ) from error
-        return network
-
-    return make
+    sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "_recursive_": False}
+    network = place(instantiate(node, **sizes, **options))
+    if is_pure(network):
+        try:
+            check_broadcasts(network, obs_dim, act_dim)
+        except ValueError as error:
+            raise UserError(
+                f"{name}: {type(network).__name__} declares pure = True, but does not "
+                f"broadcast (B, 1, O) beside (B, n, A): {error}"
+            ) from error
+    return network
 
 
-def _placing(placement: Placement) -> Place:
-    def place(network: nn.Module) -> nn.Module:
-        network.to(dtype=placement.precision.dtype, device=placement.device)
-        choose_compute_dtype(network, placement.precision.compute_dtype)
-        return network
-
-    return place
+def _place(module: nn.Module, placement: Placement) -> nn.Module:
+    module.to(dtype=placement.precision.dtype, device=placement.device)
+    choose_compute_dtype(module, placement.precision.compute_dtype)
+    return module

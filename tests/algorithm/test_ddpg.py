@@ -27,7 +27,7 @@ class Reference:
     """Algorithm 1 of arXiv:1509.02971, a row at a time, with torch's own Adam."""
 
     def __init__(self, ddpg, lr=1e-2):
-        self.gamma, self.tau = ddpg.gamma, ddpg.tau
+        self.gamma, self.tau = ddpg.hyperparameters.gamma, ddpg.hyperparameters.tau
         self.actor, self.critic = copy.deepcopy(ddpg.policy.actor), copy.deepcopy(ddpg.critic)
         self.targets = copy.deepcopy((self.actor, self.critic))
         self.adams = [torch.optim.Adam(n.parameters(), lr=lr) for n in (self.actor, self.critic)]

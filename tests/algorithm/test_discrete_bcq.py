@@ -69,9 +69,12 @@ def huber(x):
     return x**2 / 2 if abs(x.item()) < 1 else abs(x) - 0.5
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
-def test_steps_are_the_papers_equations_by_loops(threshold):
-    bcq = make(threshold=threshold, gamma=0.9, tau=0.1, logits_penalty=0.05)
+@pytest.mark.parametrize(
+    ("threshold", "tau", "freq"), [(0.0, 0.1, 1), (0.3, 1.0, 2), (1.0, 0.1, 1)]
+)
+def test_steps_are_the_papers_equations_by_loops(threshold, tau, freq):
+    numbers = {"gamma": 0.9, "tau": tau, "target_update_freq": freq, "logits_penalty": 0.05}
+    bcq = make(threshold=threshold, **numbers)
     critic, target, imitator = copies(bcq)
     optims = [torch.optim.Adam(x.parameters(), lr=1e-2) for x in (critic, imitator)]
     forbidden = 0
@@ -101,9 +104,10 @@ def test_steps_are_the_papers_equations_by_loops(threshold):
             optim.zero_grad()
             loss.backward()
             optim.step()
-        with torch.no_grad():
-            for p, q in zip(target.parameters(), critic.parameters(), strict=True):
-                p.copy_(0.1 * q + 0.9 * p)
+        if (step + 1) % freq == 0:
+            with torch.no_grad():
+                for p, q in zip(target.parameters(), critic.parameters(), strict=True):
+                    p.copy_(tau * q + (1 - tau) * p)
         assert stats.critic_loss == pytest.approx(losses[0].item(), rel=1e-10)
         assert stats.imitator_loss == pytest.approx(losses[1].item(), rel=1e-10)
     assert_same_networks(bcq, critic, target, imitator)
@@ -170,12 +174,14 @@ def test_the_defaults_follow_the_authors_update():
     assert bcq.policy(Batch(obs=obs)).act.tolist() == (chosen + START).tolist()
 
 
-def test_a_stack_steps_as_its_runs_do_alone(monkeypatch):
+@pytest.mark.parametrize("freq", [1, 3])
+def test_a_stack_steps_as_its_runs_do_alone(freq, monkeypatch):
     monkeypatch.setattr("tests.algorithm.stacking.make_batch", lambda seed: batch_of(6, seed))
 
     def run(k):
         numbers = {"gamma": 0.9 + 0.03 * k, "tau": 0.05 * (1 + k), "logits_penalty": 0.01 * k}
-        return make(k, lr=1e-3 * (1 + k), threshold=0.2 * (1 + k), **numbers)
+        lr, threshold = 1e-3 * (1 + k), 0.2 * (1 + k)
+        return make(k, lr=lr, threshold=threshold, target_update_freq=freq, **numbers)
 
     assert_a_stack_is_its_runs(run, 3)
 

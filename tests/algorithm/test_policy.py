@@ -33,11 +33,11 @@ def test_the_action_is_the_perturbed_sample_of_largest_q1():
 
 def test_each_rows_action_depends_on_that_row_alone():
     policy = make_policy()
-    latent = torch.randn(5, 9, LATENT_DIM, generator=seeded(), dtype=torch.float64)
+    normal = torch.randn(5, 9, LATENT_DIM, generator=seeded(), dtype=torch.float64)
 
     def act(rows):
         return losses.best_action(
-            policy.vae, policy.actor_perturbation, policy.critic, latent[rows], OBS[rows]
+            policy.vae, policy.actor_perturbation, policy.critic, normal[rows], OBS[rows]
         ).detach()
 
     together = act(torch.arange(5))

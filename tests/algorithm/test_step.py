@@ -59,7 +59,7 @@ def test_no_gradient_but_of_its_own_loss_is_left_on_vae_and_critic():
         target = expected_target(same, batch, noise)
     vae, critic = same.policy.vae, same.policy.critic
     expected = {
-        "vae": gradients(vae_loss(vae, batch.obs, batch.act, noise.vae_eps, 0.5).loss, vae),
+        "vae": gradients(vae_loss(vae, batch.obs, batch.act, noise.vae_eps).loss, vae),
         "critic": gradients(mse_loss(critic(batch.obs, batch.act).squeeze(1), target), critic),
     }
     step(bcq, batch, noise)
@@ -128,14 +128,14 @@ def test_targets_begin_equal_to_their_sources_and_need_no_gradient():
 
 def expected_target(bcq, batch, noise):
     """Equation 13 by loops, with the VAE as it stands."""
-    target = []
+    target, hyper = [], bcq.hyperparameters
     for i, obs in enumerate(batch.obs_next):
         values = []
         for latent in noise.target[i].clamp(-0.5, 0.5):
             act = bcq.actor_perturbation_target(obs, bcq.policy.vae.decode(obs, latent))
             q1, q2 = bcq.critic_target(obs, act), bcq.critic2_target(obs, act)
-            values.append(bcq.lmbda * min(q1, q2) + (1 - bcq.lmbda) * max(q1, q2))
-        bootstrap = bcq.gamma * (1 - batch.terminated[i]) * max(values)
+            values.append(hyper.lmbda * min(q1, q2) + (1 - hyper.lmbda) * max(q1, q2))
+        bootstrap = hyper.gamma * (1 - batch.terminated[i]) * max(values)
         target.append(batch.rew[i] + bootstrap)
     return torch.cat(target)
 

@@ -130,7 +130,7 @@ class Counting(nn.Module):
 def test_noise_goes_to_a_vae_whose_signature_takes_it(form):
     noise, expected = NOISE[form]
     vae, batch = Counting(noise=noise), make_batch()
-    vae_loss(broadcasting(vae), batch.obs, batch.act, torch.zeros(6, LATENT_DIM), 0.5)
+    vae_loss(broadcasting(vae), batch.obs, batch.act, torch.zeros(6, LATENT_DIM))
     assert vae.passed == [expected]
 
 

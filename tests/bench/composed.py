@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import bcq_exp
-from bcq_exp.config import schema
+from bcq_exp.cli import schemas
 from bcq_exp.config.checking import check
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
@@ -21,7 +21,7 @@ from tests.bench.sizes import EPISODE_STEPS, Sizes
 
 def compose_config(sizes: Sizes, overrides: Sequence[str]) -> DictConfig:
     """The checked configuration at these sizes; later overrides win."""
-    schema.register()
+    schemas.register()
     conf = Path(bcq_exp.__file__).parents[1] / "conf"
     given = [
         *sizes.overrides,

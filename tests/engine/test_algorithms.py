@@ -20,7 +20,10 @@ SOME = [  # the others' steps differ from these in what the tests of each file l
     for algo in ALGORITHMS
 ]
 SMALL = ("dataset.num_steps=2000", "trainer.batch_size=16")
-TINY_BCQ = {"bcq": ("algo.num_sampled_action=3",)}  # its programs are those of other tests
+OWN = {
+    "bcq": ("algo.num_sampled_action=3",),  # its programs are those of other tests
+    "discrete discrete_bcq": ("algo.target_update_freq=3",),
+}
 # what the runs of a stack differ in, where the algorithm has it
 NUMBERS = {
     "algo.gamma": (0.9, 0.99, 0.95),
@@ -35,7 +38,7 @@ NUMBERS = {
 
 
 def small(algo):
-    return (*SMALL, f"algo={choice(algo)}", *TINY_BCQ.get(algo, ()))
+    return (*SMALL, f"algo={choice(algo)}", *OWN.get(algo, ()))
 
 
 def choice(algo):

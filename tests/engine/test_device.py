@@ -164,8 +164,8 @@ def cloning():
 def test_a_step_that_needs_the_host_is_noticed(mutant, cloning, data, monkeypatch):
     (step,) = BC.steps
 
-    def mutated(networks, optimizers, hyperparameters, batch, noise, over_runs):
-        told = step(networks, optimizers, hyperparameters, batch, noise, over_runs)
+    def mutated(networks, optimizers, hyperparameters, batch, noise):
+        told = step(networks, optimizers, hyperparameters, batch, noise)
         mutant(told, batch)
         return told
 

@@ -89,8 +89,8 @@ def test_what_cannot_be_compiled_is_an_error_where_xla_is_asked_for():
 def test_an_operator_without_a_program_is_named(monkeypatch):
     (step,) = BC.steps
 
-    def drawing(networks, optimizers, hyperparameters, batch, noise, over_runs):
-        metrics = step(networks, optimizers, hyperparameters, batch, noise, over_runs)
+    def drawing(networks, optimizers, hyperparameters, batch, noise):
+        metrics = step(networks, optimizers, hyperparameters, batch, noise)
         return {name: value + torch.rand_like(value) for name, value in metrics.items()}
 
     monkeypatch.setattr(BC, "steps", (drawing,))

@@ -1,17 +1,27 @@
 """K stacked runs are the K runs, whatever they differ in."""
 
 import copy
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ, Noise
-from bcq_exp.algorithm.networks import VAE, Perturbation
+from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
 from bcq_exp.algorithm.optim import AdamOptimizerFactory, CosineSchedule
-from bcq_exp.engine.stacked import OverRuns, StackedRuns
-from tests.algorithm.small import BOUNDS, SIZES, make_batch, make_bcq, make_noise, make_policy
+from bcq_exp.algorithm.stacking import StackedNetwork, per_run
+from bcq_exp.engine.stacked import StackedRuns
+from bcq_exp.errors import UserError
+from tests.algorithm.small import (
+    ACT_DIM,
+    BOUNDS,
+    OBS_DIM,
+    SIZES,
+    make_batch,
+    make_bcq,
+    make_noise,
+    make_policy,
+)
 
 SIZE = 6
 
@@ -66,22 +76,49 @@ def test_a_stack_steps_as_its_runs_do_alone(adam):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_over_runs_takes_what_a_function_of_one_run_takes():
-    class Numbers(NamedTuple):
-        shared: float
-        own: Any
+def test_a_function_per_run_takes_what_the_function_of_one_run_takes():
+    calls = []
 
-    over_runs = OverRuns(torch.zeros(0, dtype=torch.float64))
-    hyper = Numbers(over_runs.joined([0.5, 0.5]), over_runs.joined([1.0, 2.0]))
+    @per_run
+    def function(critic, x, factor, power, offset=None, *, shared):
+        calls.append(type(critic))
+        assert offset is None and shared == 0.5
+        return (nested(critic, x) * factor + shared) ** power
 
-    def function(x, hyper, power, offset=None, *, scale):
-        assert offset is None
-        return scale * (x.sum() * hyper.own + hyper.shared) ** power
+    @per_run
+    def nested(critic, x):
+        return critic(x[:, :OBS_DIM], x[:, OBS_DIM:]).sum()
 
-    x = torch.arange(6.0, dtype=torch.float64).reshape(2, 3)
-    found = over_runs(function)(x, hyper, 2, scale=3.0)
-    expected = [3 * (x[k].sum() * (1 + k) + 0.5) ** 2 for k in range(2)]
-    torch.testing.assert_close(found, torch.stack(expected))
+    critics = [make_policy(seed=k).critic for k in range(2)]
+    x = torch.randn(2, 4, OBS_DIM + ACT_DIM, dtype=torch.float64)
+    factor = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    alone = [function(critics[k], x[k], factor[k], 2, shared=0.5) for k in range(2)]
+    stacked = StackedNetwork.of(critics)
+    together = function(stacked, x, factor=factor, power=2, shared=0.5)
+    torch.testing.assert_close(together, torch.stack(alone))
+    assert calls == [Critic] * 3
+
+
+def test_runs_that_differ_in_what_a_stack_shares_are_refused():
+    runs = [make_bcq(num_sampled_action=n) for n in (2, 3)]
+    with pytest.raises(ValueError, match="stacked runs differ in num_sampled_action"):
+        StackedRuns(runs)
+
+
+class Fixed(VAE):
+    """Its weight is no tensor."""
+
+    def __init__(self, *, kl_weight, **options):
+        super().__init__(**options)
+        del self.kl_weight
+        self.kl_weight = kl_weight
+
+
+def test_networks_that_differ_in_a_number_that_is_no_tensor_are_refused():
+    vaes = [Fixed(**SIZES, **BOUNDS, kl_weight=weight).double() for weight in (0.5, 0.5, 0.1)]
+    StackedNetwork.of(vaes[:2])
+    with pytest.raises(UserError, match="Fixed: stacked runs differ in kl_weight; make it a buff"):
+        StackedNetwork.of(vaes)
 
 
 def test_a_run_of_a_stack_can_be_saved_and_go_on_alone():

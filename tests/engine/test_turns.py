@@ -12,6 +12,7 @@ from bcq_exp.algorithm.mlp import frozen
 from bcq_exp.algorithm.networks import Actor, Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import DeterministicPolicy
+from bcq_exp.algorithm.stacking import per_run
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine, ParallelEngine
@@ -36,45 +37,49 @@ class Networks(NamedTuple):
     actor: Any
 
 
+@per_run
 def _critic_loss(critic, obs, act, rew):
     return mse_loss(critic(obs, act).squeeze(-1), rew)
 
 
+@per_run
 def _actor_loss(critic, actor, obs):
     return -critic(obs, actor(obs)).mean()
 
 
-def critic_step(nets, optimizers, hyper, batch, noise, over_runs):
-    loss = over_runs(_critic_loss)(nets.critic, batch.obs, batch.act, batch.rew)
+def critic_step(nets, optimizers, hyper, batch, noise):
+    loss = _critic_loss(nets.critic, batch.obs, batch.act, batch.rew)
     optimizers["critic"].apply(loss)
-    return {"critic_loss": loss.detach()}
+    return {"critic_loss": loss}
 
 
-def critic_and_actor_step(nets, optimizers, hyper, batch, noise, over_runs):
-    told = critic_step(nets, optimizers, hyper, batch, noise, over_runs)
+def critic_and_actor_step(nets, optimizers, hyper, batch, noise):
+    told = critic_step(nets, optimizers, hyper, batch, noise)
     with frozen(nets.critic):
-        loss = over_runs(_actor_loss)(nets.critic, nets.actor, batch.obs)
+        loss = _actor_loss(nets.critic, nets.actor, batch.obs)
         optimizers["actor"].apply(loss)
-    return {**told, "actor_loss": loss.detach()}
+    return {**told, "actor_loss": loss}
 
 
 class Delayed(OfflineAlgorithm):
     training_stats = Stats
+    reads = ("policy", "actor", "actor_optim")
     steps = (critic_step, critic_and_actor_step)
 
     def __init__(self, policy, critic, optim):
         super().__init__(policy=policy)
         self.critic = critic
-        self._optimizers = {
+        self.optimizers = {
             "critic": optim.create(critic.parameters()),
             "actor": optim.create(policy.actor.parameters()),
         }
 
     @classmethod
-    def from_parts(cls, *, sizes, bounds, policy, actor, actor_optim):
-        acting = DeterministicPolicy(actor=actor(**sizes, **bounds), **policy)
-        critic = Critic(**sizes, hidden_sizes=(8,)).to(next(acting.parameters()).dtype)
-        return cls(acting, critic, actor_optim)
+    def build(cls, parts):
+        actor = parts.network("actor", **parts.bounds)
+        policy = DeterministicPolicy(actor=actor, **parts.policy)
+        critic = parts.place(Critic(**parts.sizes, hidden_sizes=(8,)))
+        return cls(policy, critic, parts.optimizer("actor_optim"))
 
     @property
     def networks(self):

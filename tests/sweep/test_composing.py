@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import Container, OmegaConf, open_dict
 
-from bcq_exp.config import schema
+from bcq_exp.cli import schemas
 from bcq_exp.sweep import plugins
 from bcq_exp.sweep.composing import SweepComposer, parted
 from tests.commands import CONF
@@ -44,7 +44,7 @@ VALUES = {  # keys that a grid may sweep, as they stand on a command line
 @pytest.fixture(scope="module")
 def hydra():
     """Hydra's loader, and the configuration of a sweep."""
-    schema.register()
+    schemas.register()
     plugins.register()
     setup_globals()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))

@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.stacking import constants
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.executors import EagerExecutor, Executor, Learner
 from bcq_exp.engine.xla import UntraceableError
@@ -61,7 +62,10 @@ class XLACompiler:
     ) -> Executor:
         from bcq_exp.engine.xla.executor import Program, XLAExecutor, verify
 
-        key = tuple(optimizer.factory.without_lr() for optimizer in run.all_optimizers())
+        key = (
+            tuple(optimizer.factory.without_lr() for optimizer in run.all_optimizers()),
+            tuple(tuple(constants(network).items()) for network in run.networks),
+        )
         with self._lock:  # others of the same kind wait for the program
             program = self._programs.get(key)
             if program is None:

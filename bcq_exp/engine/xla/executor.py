@@ -134,13 +134,14 @@ class Program:
         learner, buffers = self._learner, self._buffers
         tensors = [*self._tensors, *buffers.outputs]
         constant = [*buffers.inputs, self._rates, *self._hyperparameters]
-        hyperparameters = type(learner.hyperparameters)._make(self._hyperparameters)
+        hyper = learner.hyperparameters
+        hyper = hyper.with_tensors(dict(zip(hyper.stackable(), self._hyperparameters, strict=True)))
         with unchanged(learner, buffers), ExitStack() as stack:
             trace = stack.enter_context(Trace([*tensors, *constant], [*changing, *given]))
             rates = self._rates.index_select(0, buffers.row)[0].unbind()
             for optimizer, rate in zip(learner.all_optimizers(), rates, strict=True):
                 stack.enter_context(optimizer.lr_from(rate))
-            take_step(learner, self._table, buffers, turn, hyperparameters)
+            take_step(learner, self._table, buffers, turn, hyper)
             changed = [trace.value(tensor) for tensor in tensors]
         self.has_constants = trace.num_constants > 0
         return changed
@@ -152,9 +153,9 @@ def _changing(learner: OfflineAlgorithm) -> list[Tensor]:
 
 
 def _as_tensors(learner: OfflineAlgorithm) -> list[Tensor]:
-    """A run's hyperparameters (), so that those of other runs can take their place."""
-    like = next(learner.parameters())
-    return [like.new_tensor(float(value)) for value in learner.hyperparameters]
+    """A run's stackable hyperparameters (), so that those of other runs can take their place."""
+    like, hyper = next(learner.parameters()), learner.hyperparameters
+    return [like.new_tensor(float(getattr(hyper, name))) for name in hyper.stackable()]
 
 
 def verify(

@@ -1,0 +1,146 @@
+"""The hyperparameters of each algorithm: the only place of their names, types, defaults, ranges
+and documentation.
+
+The configuration's schema, ``--help``, the constructors and the gradient steps read them here. The
+command line does so before it needs torch, which is not imported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from math import inf
+from typing import Any, Self
+
+from bcq_exp.ranges import (
+    ALPHA,
+    BINS,
+    COUNT,
+    GAMMA,
+    LMBDA,
+    LOGITS_PENALTY,
+    NOISE_CLIP,
+    POLICY_NOISE,
+    TAU,
+    THRESHOLD,
+    Allowed,
+    require,
+)
+
+
+def number(default: Any, allowed: Allowed | None, doc: str, *, stackable: bool = True) -> Any:
+    """A field of :class:`Hyperparameters`.
+
+    Args:
+        allowed: its range; ``None`` is any number.
+        doc: its meaning, in a line.
+        stackable: whether stacked runs may differ in it.
+    """
+    metadata = {"allowed": allowed, "doc": doc, "stackable": stackable}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The numbers of an algorithm's equations; its own dataclass adds a field for each.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if (allowed := each.metadata["allowed"]) is not None:
+                require(each.name, getattr(self, each.name), allowed)
+
+    @classmethod
+    def stackable(cls) -> tuple[str, ...]:
+        """Names of those in which stacked runs may differ."""
+        return tuple(f.name for f in fields(cls) if f.metadata["stackable"])
+
+    def with_tensors(self, tensors: Mapping[str, Any]) -> Self:
+        """The same with tensors for some: (K,) for K stacked runs, () for a compiled step."""
+        changed = copy.copy(self)
+        vars(changed).update(tensors)
+        return changed
+
+
+@dataclass(frozen=True)
+class TargetHyperparameters(Hyperparameters):
+    """Those of every algorithm that learns values with target networks."""
+
+    tau: float = number(0.005, TAU, "share of the source that a target network takes when it moves")
+    gamma: float = number(0.99, GAMMA, "discount factor")
+
+
+@dataclass(frozen=True)
+class BCQHyperparameters(TargetHyperparameters):
+    lmbda: float = number(0.75, LMBDA, "weight of the minimum of the two critics in the target")
+    num_sampled_action: int = number(
+        10,
+        COUNT,
+        "n, sampled actions a next state in the target",
+        stackable=False,  # runs of few samples would wait for those of many
+    )
+
+
+@dataclass(frozen=True)
+class TD3BCHyperparameters(TargetHyperparameters):
+    alpha: float = number(
+        2.5, ALPHA, "weight of the value, divided by its mean, in the actor's loss"
+    )
+    policy_noise: float = number(
+        0.2, POLICY_NOISE, "deviation of the target policy's noise, in halves of the actions' range"
+    )
+    noise_clip: float = number(0.5, NOISE_CLIP, "that noise is clipped to plus and minus this")
+
+
+@dataclass(frozen=True)
+class DQNHyperparameters(TargetHyperparameters):
+    num_bins: int = number(
+        10,
+        BINS,
+        "actions in each continuous dimension, evenly from its lowest to its highest",
+        stackable=False,
+    )
+
+
+@dataclass(frozen=True)
+class DiscreteBCQHyperparameters(TargetHyperparameters):
+    threshold: float = number(
+        0.3,
+        THRESHOLD,
+        "least G(a|s) of an allowed action as a share of the largest; 0: double DQN, 1: imitation",
+    )
+    target_update_freq: int = number(
+        1,
+        COUNT,
+        "steps between moves of the target network; a hard update has tau=1",
+        stackable=False,
+    )
+    logits_penalty: float = number(
+        0.01, LOGITS_PENALTY, "weight of the generative model's mean squared logit"
+    )
+
+
+@dataclass(frozen=True)
+class FQEHyperparameters(TargetHyperparameters):
+    v_min: float = number(-inf, None, "no value lies below")
+    v_max: float = number(inf, None, "no value lies above")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.v_min <= self.v_max:
+            raise ValueError(
+                f"v_min={self.v_min}, v_max={self.v_max}: must be the ends of an interval"
+            )
+
+
+ALGORITHMS = {  # those with hyperparameters, as choice files name them: /schema/NAME@algo
+    "bcq": BCQHyperparameters,
+    "ddpg": TargetHyperparameters,
+    "discrete_bcq": DiscreteBCQHyperparameters,
+    "dqn": DQNHyperparameters,
+    "td3_bc": TD3BCHyperparameters,
+}

@@ -1,0 +1,124 @@
+"""Losses of one run that are also those of K stacked ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bcq_exp.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StackedNetwork:
+    """K networks of one architecture, for functions that are :func:`per_run`.
+
+    Args:
+        template: one of them, whose structure all have.
+        tensors: parameters and buffers (K, ...), in the order of :func:`_tensors`.
+    """
+
+    def __init__(self, template: nn.Module, tensors: Sequence[Tensor]) -> None:
+        self._template = template
+        self.tensors = list(tensors)
+
+    @classmethod
+    def of(cls, networks: Sequence[nn.Module]) -> StackedNetwork:
+        """Stacks the networks; from then on their tensors are views of the stacked ones.
+
+        Raises:
+            UserError: if they differ in a number that is no tensor, which the stack would share.
+        """
+        first = constants(networks[0])
+        for other in map(constants, networks):
+            if differing := sorted(name for name, value in first.items() if other[name] != value):
+                raise UserError(
+                    f"{type(networks[0]).__name__}: stacked runs differ in {', '.join(differing)}; "
+                    "make it a buffer of the network, or set pure = False"
+                )
+        return cls(
+            networks[0], [_share(same) for same in zip(*map(_tensors, networks), strict=True)]
+        )
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The stacked parameters, in the order of each network's own."""
+        for tensor, own in zip(self.tensors, _tensors(self._template), strict=True):
+            if isinstance(own, nn.Parameter):
+                yield tensor
+
+    def one(self, tensors: Sequence[Tensor]) -> nn.Module:
+        """A network of these tensors, one run's each."""
+        return _rebuilt(self._template, iter(tensors))
+
+
+def per_run(function: Callable[P, R]) -> Callable[P, R]:
+    """Compute a function of one run for K stacked ones, where a network it is given is stacked.
+
+    Its tensors then have a leading K, and so have its results (``torch.vmap``). Arguments that are
+    neither networks nor tensors are the same for all runs. With one run it is the function itself.
+    """
+
+    @wraps(function)
+    def of_runs(*args: P.args, **kwargs: P.kwargs) -> R:
+        given: list[Any] = [*args, *kwargs.values()]
+        if not any(isinstance(x, StackedNetwork) for x in given):
+            return function(*args, **kwargs)
+
+        def of_one(*values: Any) -> R:
+            own = [
+                x.one(value) if isinstance(x, StackedNetwork) else value
+                for x, value in zip(given, values, strict=True)
+            ]
+            by_name = dict(zip(kwargs, own[len(args) :], strict=True))
+            return function(*own[: len(args)], **by_name)  # type: ignore[arg-type]
+
+        dims = tuple(0 if isinstance(x, StackedNetwork | Tensor) else None for x in given)
+        tensors = (x.tensors if isinstance(x, StackedNetwork) else x for x in given)
+        return torch.vmap(of_one, dims)(*tensors)
+
+    return of_runs
+
+
+def constants(network: nn.Module) -> dict[str, Any]:
+    """A network's numbers and words that are no tensors, by dotted name."""
+    return {
+        f"{module_name}.{name}".lstrip("."): value
+        for module_name, module in network.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | str)
+    }
+
+
+def _share(tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors stacked (K, ...); each of them becomes a view of its row."""
+    stacked = torch.stack([tensor.detach() for tensor in tensors])
+    for tensor, row in zip(tensors, stacked, strict=True):
+        tensor.data = row
+    return stacked.requires_grad_(tensors[0].requires_grad)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Every parameter and buffer, module by module from the top down."""
+    for part in module.modules():
+        for tensor in (*part._parameters.values(), *part._buffers.values()):
+            if tensor is not None:
+                yield tensor
+
+
+def _rebuilt(module: nn.Module, tensors: Iterator[Any]) -> nn.Module:
+    """A module like ``module`` around other tensors, in the order of :func:`_tensors`."""
+    clone = copy.copy(module)
+    for kind in ("_parameters", "_buffers"):
+        slots = module.__dict__[kind]
+        clone.__dict__[kind] = {k: None if t is None else next(tensors) for k, t in slots.items()}
+    clone.__dict__["_modules"] = {
+        name: None if part is None else _rebuilt(part, tensors)
+        for name, part in module._modules.items()
+    }
+    return clone

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from gymnasium.spaces import Box
+
 from bcq_exp.data import environments
 from bcq_exp.data.spaces import check_continuous, flat_box, observation_leaves
 from bcq_exp.data.task import Task
@@ -18,6 +20,7 @@ class Exploration(Task):
             units of half the action's range.
     """
 
+    action_space: Box
     start_steps: int
     noise_std: float
 

@@ -160,7 +160,7 @@ def cost_of(cfg: DictConfig) -> RunCost:
     rows = trainer.num_steps / trainer.log_every + trainer.num_steps / trainer.eval_every
     state = sum(x.nbytes + TENSOR_BYTES for x in _tensors(algorithm.state_dict()))
     if online is not None:  # a checkpoint holds all that the run collected
-        collected = Collected(1, *spaces)
+        collected = Collected(1, online.observation_space, online.action_space)
         state += trainer.num_steps * sum(x.nbytes for x in _tensors(collected.state_dict(1)))
     precision = placement.precision
     return RunCost(

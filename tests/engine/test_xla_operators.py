@@ -52,9 +52,12 @@ FUNCTIONS = {
         y * x.detach().take_along_dim(y.argmax(1, keepdim=True), 1)
         + x.detach().index_select(0, torch.tensor([2, 0, 1]))
     ),
-    "gathered": lambda x, y: (
-        x.gather(1, torch.tensor([[3, 0], [1, 1], [2, 0]]))
-        + y.gather(0, torch.tensor([[0, 0], [1, 2], [0, 1]]))
+    "gathered": lambda x, y: torch.cat(
+        [
+            x.gather(1, torch.tensor([[3, 0], [1, 1], [2, 0]])),
+            y.gather(0, torch.tensor([[0, 0, 1, 2], [1, 2, 0, 0], [0, 1, 2, 2]])),
+        ],
+        1,
     ),
     "numbers": lambda x, y: x * torch.full_like(x, 2) + torch.zeros_like(y).fill_(3),
     "not a number": lambda x, y: (x / torch.zeros_like(x)).nan_to_num(1.0, 2.0, -3.0) * y,

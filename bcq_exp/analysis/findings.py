@@ -67,7 +67,7 @@ def _out_of_bounds(
     """The last row's values below or above what the algorithm says is sound."""
     last = training.iloc[-1]
     remedy = f"; try {watch.remedy}" if watch.remedy else ""
-    for excess in watch.out_of_bounds(last[columns].dropna().to_dict()):
+    for excess in watch.out_of_bounds({name: last[name] for name in columns}):
         detail = f"{excess} at step {last['step']:.0f}{remedy}"
         yield Finding(index, "warning", watch.kind, detail)
 

@@ -312,7 +312,7 @@ def _row(
         "algorithm": summary["algorithm"],
         "losses": summary["losses"],
         "watches": summary["watches"],
-        "trouble": summary.get("trouble", []),
+        "trouble": summary.get("trouble"),
     }
 
 

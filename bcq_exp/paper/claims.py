@@ -250,8 +250,8 @@ def _pairs(results: Results, comparison: Comparison, setting: str) -> pd.DataFra
     better, than = map(measured, names)
     pairs = pd.DataFrame({"difference": better - than}).dropna()
     for flag in ("has_failed", "has_dead_vae"):
-        of_sides = [runs[name][flag].reindex(pairs.index) for name in learners]
-        pairs[flag] = np.logical_or.reduce(of_sides)
+        of_sides = [runs[name][flag].fillna(False).reindex(pairs.index) for name in learners]
+        pairs[flag] = np.logical_or.reduce([side.astype(bool) for side in of_sides])
     return pairs.join(any_side["dataset"]).reset_index()
 
 

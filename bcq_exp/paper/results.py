@@ -41,7 +41,7 @@ class Results:
             recorded episodes; agent_score: of the agent that collected them, without its noise;
             overestimation: sign(d) log10(1 + |d|) of d, the critic's
             estimate less the discounted return, over the last evaluations; closeness: minus its
-            absolute value; has_dead_vae: at its end.
+            absolute value; has_dead_vae: at its end, missing where it was not recorded.
         evaluations: a row an evaluation, with the columns of ``eval.csv``; ``run`` is its run's
             index.
         tables: the same for :mod:`bcq_exp.analysis`.
@@ -75,7 +75,7 @@ class Results:
             early_score=early["normalized_score"],
             overestimation=over,
             closeness=-over.abs(),
-            has_dead_vae=[DEAD_VAE.kind in kinds for kinds in loaded.runs["trouble"]],
+            has_dead_vae=_have_dead_vae(loaded.runs["trouble"]),
         )
         runs["behaviour_score"] = _behaviour_scores(runs)
         by_itself = {dataset.id for dataset in plan.datasets if dataset.is_agent_itself}
@@ -103,6 +103,11 @@ class Results:
     def of_task(self, setting: str, env: str) -> pd.DataFrame:
         """The runs of a setting in an environment, as far as they are."""
         return self.runs[(self.runs["setting"] == setting) & (self.runs["env"] == env)]
+
+
+def _have_dead_vae(trouble: pd.Series) -> pd.api.extensions.ExtensionArray:
+    found = [None if kinds is None else DEAD_VAE.kind in kinds for kinds in trouble]
+    return pd.array(found, dtype="boolean")
 
 
 def _with_columns(evaluations: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from bcq_exp.data import environments
 from bcq_exp.paper import page
 from bcq_exp.paper.claims import AGENT, BEHAVIOUR, TRUTH, Claim, Comparison, decide, holm, sign_flip
 from bcq_exp.paper.results import Results
-from bcq_exp.paper.table import table
+from bcq_exp.paper.table import rows, table
 from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_run
 from tests.paper.test_plan import plan
@@ -32,6 +32,7 @@ def results(tmp_path, monkeypatch):
         behaviour=20.0,
         left_out=(),
         failed=(),
+        dead=(),
         empty=False,
         shared=False,
         settings=SETTINGS,
@@ -66,6 +67,7 @@ def results(tmp_path, monkeypatch):
                     dataset=names[sweep.setting, sweep.env, 0 if shared else seed],
                     status="failed" if has_failed else "completed",
                     behaviour_return=low + behaviour / 100 * (high - low),
+                    trouble=["dead VAE"] if (algo, seed) in dead else [],
                 )
         return Results(made)
 
@@ -87,6 +89,16 @@ def test_a_sign_flip_test_counts_the_flips():
         assert sign_flip(x) == pytest.approx((greater, less))
     assert sign_flip(np.array([3.0])) == (1.0, 1.0)
     assert sign_flip(np.zeros(4)) == (1.0, 1.0)
+
+
+def test_runs_with_a_dead_vae_are_counted_in_claims_and_table(results):
+    made = results(lambda algo, *_: 50.0, dead=[("bcq", 0), ("bcq", 2)], settings=SETTINGS[:1])
+    (decision,) = verdict(made, "bcq", "bc", SETTINGS[:1]).decisions
+    assert decision.num_dead == 6  # two seeds in three environments
+    assert ", 9 pairs (6 with a dead VAE), p" in str(decision)
+    assert "dead VAE" not in str(verdict(made, "bc", "ddpg", SETTINGS[:1]).decisions[0])
+    _, body = rows(made, "md")
+    assert all("(2 dead VAEs)" in row[2] and "dead" not in "".join(row[3:]) for row in body)
 
 
 def test_held_not_held_and_not_decided(results):

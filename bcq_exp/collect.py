@@ -50,7 +50,7 @@ def _record(cfg: DictConfig) -> list[float]:
         episodes,
         env,
         algorithm_name=f"{cfg.behaviour} {agent or ''}".strip(),
-        description=f"{_in_words(how)}, recorded by bcq_exp.collect",
+        description=f"{_in_words(how)}, recorded by bcq_exp collect",
         provenance=how,
         overwrite=cfg.overwrite,
     )
@@ -69,7 +69,7 @@ def _check(cfg: DictConfig) -> None:
     from bcq_exp.data import environments
 
     if cfg.behaviour == "run" and cfg.run is None:
-        raise UserError("behaviour=run: name the run, run=multirun/NAME")
+        raise UserError("behaviour=run: needs the folder of a run; give run=multirun/NAME")
     if cfg.behaviour != "run" and cfg.run is not None:
         raise UserError(f"run={cfg.run}: only used with behaviour=run, not {cfg.behaviour}")
     if cfg.behaviour != "run" and cfg.env is None:
@@ -79,11 +79,11 @@ def _check(cfg: DictConfig) -> None:
     if cfg.record == "policy":
         return
     if cfg.behaviour not in ("run", "ddpg"):
-        raise UserError(f"record=buffer: of a run, behaviour=run or ddpg, not {cfg.behaviour}")
+        raise UserError(f"record=buffer: needs behaviour=run or ddpg, not {cfg.behaviour}")
     if cfg.noise_std or cfg.random_action_prob or (cfg.behaviour == "run" and cfg.env is not None):
         raise UserError(
-            "record=buffer: env, noise_std and random_action_prob are what the run had; leave them "
-            "out (agent.noise_std is a new agent's)"
+            "record=buffer: env, noise_std and random_action_prob are those of the run; leave them "
+            "out (agent.noise_std is the noise of a new agent)"
         )
 
 

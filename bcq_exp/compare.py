@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--which",
         choices=("last", "best"),
         default="last",
-        help="the evaluation that is compared (last)",
+        help="the evaluation of each run that is compared (last)",
     )
     parser.add_argument(
         "--figures", type=path, metavar="DIR", help="write figures (SVG, PDF) and tables (tex, csv)"
     )
     parser.add_argument("--format", choices=("md", "tex"), help="print a Markdown or LaTeX table")
     parser.add_argument(
-        "--show", choices=("mean", "iqm"), help="in this table: mean ± std, or IQM [CI] (mean)"
+        "--show", choices=("mean", "iqm"), help="this table's cells: mean ± std or IQM [CI] (mean)"
     )
     parser.add_argument(
         "--watch",
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=seconds,
         const=10.0,
         metavar="S",
-        help="write the page every S seconds while runs are running (true: 10)",
+        help="update the page every S seconds while runs are running (true: 10)",
     )
     options = parser.parse_args(arguments)
     if options.show is not None and options.format is None and options.figures is None:
@@ -120,7 +120,7 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     now = set(zip((Path(folder).name for folder in there["folder"]), there["step"], strict=True))
     if judged == now:
         return found
-    old = f"the runs have changed since: `bcq_exp select {places[0]}` estimates them again"
+    old = f"estimates are older than the runs; `bcq_exp select {places[0]}` updates them"
     return {**found, "notes": [*found["notes"], old]}
 
 
@@ -222,7 +222,7 @@ def _print_estimates(
         table.add_row(escape(str(group)), str(len(of_group)), spread, digits(of_group.max()))
     console.print(table)
     if selection is not None and (value := selection["behaviour"].get("fqe")) is not None:
-        console.print(f"behaviour policy, by the same estimate: {value:.1f}", highlight=False)
+        console.print(f"behaviour policy, estimated in the same way: {value:.1f}", highlight=False)
 
 
 def _estimated(runs: RunTables, selection: Mapping[str, Any] | None) -> dict[Any, float | None]:

@@ -44,10 +44,10 @@ def check_mark(path: Path, content: bytes, mark: Mark) -> None:
         Damaged: if it does not begin with what it had.
     """
     if len(content) < mark["size"]:
-        there = f"{len(content)} of {mark['size']} bytes are there" if content else "it is gone"
+        there = f"{len(content)} of {mark['size']} bytes" if content else "missing or empty"
         raise Damaged(f"{path} is damaged ({there})")
     if zlib.crc32(content[: mark["size"]]) != mark["crc32"]:
-        raise Damaged(f"{path} is damaged (its checksum differs)")
+        raise Damaged(f"{path} is damaged (checksum mismatch)")
 
 
 @contextmanager

@@ -76,8 +76,8 @@ def _is_held_by_trying(path: Path) -> bool:
 @cache  # one warning a place
 def _warn(folder: Path, reason: str) -> None:
     log.warning(
-        "%s is on a file system without locks (%s): nothing keeps two processes from writing there "
-        "at once",
+        "%s is on a file system without locks (%s): make sure that no two processes write there "
+        "at the same time",
         folder,
         reason,
     )

@@ -62,7 +62,7 @@ class Matching:
         return self.words
 
 
-PATH = Matching(r"(?s).*\S.*", "a path, not an empty one")
+PATH = Matching(r"(?s).*\S.*", "a path that is not empty")
 
 LONGEST_WANDB_TAG, LONGEST_WANDB_NAME = 64, 128  # characters; W&B refuses a run beyond them
 WANDB_TAG = Matching(rf"(?s).{{1,{LONGEST_WANDB_TAG}}}", "1 to 64 characters (W&B's limit)")

@@ -23,13 +23,17 @@ EPISODES_SHOWN = (0, 1, 2, 5, 10, 20, 50, 100)
 MOST_ROWS = 40
 NUMBERS: dict[str, tuple[type, Range, str]] = {
     "num_steps": (int, COUNT, "gradient steps of fitted Q evaluation"),
-    "batch_size": (int, COUNT, "transitions a step"),
-    "num_members": (int, COUNT, "critics a policy, whose spread is the interval"),
+    "batch_size": (int, COUNT, "transitions per step"),
+    "num_members": (int, COUNT, "critics per policy, whose spread gives the interval"),
     "lr": (float, POSITIVE, "learning rate"),
-    "gamma": (float, GAMMA, "discount of the value, whatever the runs' own"),
-    "tau": (float, TAU, "share of a critic that its target takes each step, or: as the steps take"),
-    "seed": (int, SEED, "of weights, episodes and batches"),
-    "horizon": (int, COUNT, "steps of an episode that count, such as its limit, or: for ever"),
+    "gamma": (float, GAMMA, "discount of the values, for all runs"),
+    "tau": (float, TAU, "update rate of target critics; by default as num_steps needs"),
+    "seed": (int, SEED, "random seed of weights, episodes and batches"),
+    "horizon": (
+        int,
+        COUNT,
+        "steps that a value covers, such as the time limit; infinite if absent",
+    ),
 }
 
 
@@ -63,19 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         type=number(int, COUNT),
         metavar="N",
-        help=f"of a critic ([{sizes}])",
+        help=f"hidden layers of a critic ([{sizes}])",
     )
     parser.add_argument(
         "--return-range",
         nargs=2,
         type=number(float, Range()),
         metavar=("LOW", "HIGH"),
-        help="what a policy's value is known to lie between (what recorded rewards can come to)",
+        help="known bounds of a policy's value (by default, those that recorded rewards imply)",
     )
     options = parser.parse_args(arguments)
     if options.return_range and options.return_range[0] >= options.return_range[1]:
         given = ",".join(map(str, options.return_range))
-        raise UserError(f"return_range=[{given}]: give the lower end first")
+        raise UserError(f"return_range=[{given}]: the first number must be below the second")
     _select(options)
 
 
@@ -101,16 +105,16 @@ def _select(options: argparse.Namespace) -> None:
     folder = options.output or Path(options.runs[0] if alone else ".", FOLDER)
     folders = run_folders(*options.runs)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"output={folder}: not a folder")
+        raise UserError(f"output={folder}: must be a folder, not a file")
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    busy = f"{folder}: another process selects there; wait for it, or give output="
+    busy = f"{folder}: another `bcq_exp select` is writing there; wait for it, or give output=DIR"
     with locks.hold(folder / LOCK, busy):
         candidates, evidence = load_candidates(folders, trusted=options.trust)
         for each in folders:
             RunRecord(each).estimates()  # to add to: damage is found before all the work
         with (
-            enough_memory("fewer runs at a time, or a smaller batch_size"),
+            enough_memory("select fewer runs at a time, or reduce batch_size"),
             progress(0, settings.num_steps, _policies(len(candidates))) as shown,
         ):
             selection = select(candidates, evidence, settings, folder / CRITICS, shown.update)
@@ -161,7 +165,7 @@ def _print(selection: Selection, settings: FQESettings) -> None:
     if len(policies) > MOST_ROWS:
         print(f"and {len(policies) - MOST_ROWS} more")
     if selection.quality:
-        table = Table(title="against the returns [95% interval]", title_justify="left")
+        table = Table(title="rankings compared with returns [95% interval]", title_justify="left")
         table.add_column("ranked by")
         for name in next(iter(selection.quality.values())):
             table.add_column(name, justify="right", no_wrap=True)
@@ -171,7 +175,8 @@ def _print(selection: Selection, settings: FQESettings) -> None:
             table.add_row(estimator + of, *(escape(_measured(m)) for m in measures.values()))
         console.print(table)
     if selection.budget:
-        table = Table(title="return of the policy chosen after N episodes", title_justify="left")
+        table = Table(title="return of the policy chosen after N evaluation episodes")
+        table.title_justify = "left"
         table.add_column("started")
         episodes = [n for n in EPISODES_SHOWN if n <= len(selection.budget["uniform"].episodes)]
         for n in episodes:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; on a terminal, until no run is running."""
     parser = Parser("bcq_exp status", description="Shows the progress of a sweep, live.")
     parser.add_argument("folder", type=path, help="a sweep's folder, such as multirun/NAME")
-    parser.add_argument("--once", action="store_true", help="print the table and end")
+    parser.add_argument("--once", action="store_true", help="print the table and exit")
     parser.add_argument(
         "--every", type=seconds, default=2.0, metavar="S", help="seconds between updates (2)"
     )
@@ -121,7 +121,7 @@ def progress_table(
     if len(rows) < len(states):
         parts_below.append(f"and {len(states) - len(rows)} more")
     if hidden := [column.header.replace("\n", "") for column in keys[len(shown) :]]:
-        parts_below.append(f"not shown for lack of room: {', '.join(hidden)}")
+        parts_below.append(f"hidden in this narrow terminal: {', '.join(hidden)}")
     return Group(*parts, table, *map(Text, parts_below))
 
 

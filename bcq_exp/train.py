@@ -45,7 +45,7 @@ def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:
     if summary is not None:
         start.check_continues(cfg, summary, folder)
     if start.is_completed(cfg, summary):
-        log.info("%s is complete: nothing to do (trainer.num_steps=... goes on)", folder)
+        log.info("%s is complete; a larger trainer.num_steps continues it", folder)
     else:
         (failure,) = train_cohort([Job(cfg, folder, asked)])
         if failure is not None:

@@ -55,9 +55,7 @@ def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"file={path}: {first_line(error)}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
-        raise UserError(
-            f"file={path}: not a W&B sweep, which has a method, a metric and parameters"
-        )
+        raise UserError(f"file={path}: not a W&B sweep; it needs a method, a metric and parameters")
     words = ["${env}", "python", "-m", "${program}", "logger.mode=online", *overrides]
     return {"program": "bcq_exp", **spec, "command": [*words, "${args_no_hyphens}"]}
 
@@ -70,7 +68,7 @@ def _create(spec: dict[str, Any], project: str, entity: str | None) -> str:
     except Exception as error:  # not logged in, no network, no such entity
         raise UserError(f"W&B refused the sweep: {first_line(error)}") from error
     owner = f"{entity}/" if entity else ""
-    return f"to run its trials, here and elsewhere: wandb agent {owner}{project}/{sweep_id}"
+    return f"to run its trials, on any machine: wandb agent {owner}{project}/{sweep_id}"
 
 
 if __name__ == "__main__":

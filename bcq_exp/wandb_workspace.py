@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--project", help="the W&B project (required)")
     parser.add_argument("--entity", default="", help="the W&B user or team")
-    parser.add_argument("--name", default="bcq_exp", help="of the workspace (bcq_exp)")
+    parser.add_argument("--name", default="bcq_exp", help="name of the workspace (bcq_exp)")
     parser.add_argument("--keys", metavar="KEY,...", help="group by these keys instead")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace, save nothing")
     options = parser.parse_args(arguments)

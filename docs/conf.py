@@ -7,7 +7,8 @@ from sphinx.errors import ExtensionError
 
 import bcq_exp
 
-REPOSITORY = "https://github.com/ORG/bcq_exp"
+README = Path(__file__).parents[1] / "README.md"
+REPOSITORY = re.search(r"git\+(https://\S+?)['\s]", README.read_text())[1]  # stands there alone
 
 project = "bcq_exp"
 version = release = bcq_exp.__version__

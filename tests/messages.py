@@ -1,7 +1,7 @@
 """All sentences that users see, by where they stand: python -m tests.messages
 
-Collected from the source: what errors say, what is logged and printed, the help of options, and the
-comments of conf/. A value that is filled in shows as {...}.
+Collected from the source: what errors say, what is logged and printed, the help of options, the
+report page's texts and the comments of conf/. A value that is filled in shows as {...}.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ERRORS = re.compile(r"(Error|Damaged|Refused|Stopped|Killed|Exit|exit)$")
+PAGE_TEXT = re.compile(r">([^<>]+)<|\"([^\"]+)\"|`([^`]+)`")  # of HTML, and strings of JavaScript
+SENTENCE = re.compile(r"[^<>=;`\[\]]*[a-z]{2,},? [a-z]{2,}[^<>=;`\[\]]*")  # no styles, no markup
 SHOWN = {"warning", "info", "error", "critical", "print", "say", "write", "add_argument", "note"}
 
 
@@ -22,6 +24,12 @@ def messages() -> list[tuple[str, str]]:
     for path in sorted((ROOT / "bcq_exp").rglob("*.py")):
         for line, text in _of_module(path):
             found.append((f"{path.relative_to(ROOT)}:{line}", text))
+    for path in sorted((ROOT / "bcq_exp" / "analysis" / "page").glob("*.[hj]*")):
+        for i, line in enumerate(path.read_text().splitlines(), 1):
+            for text in map("".join, PAGE_TEXT.findall(line)):
+                text = re.sub(r"\$\{.*?\}", "{...}", text).strip()
+                if SENTENCE.fullmatch(text):
+                    found.append((f"{path.relative_to(ROOT)}:{i}", text))
     for path in sorted((ROOT / "conf").rglob("*.yaml")):
         for i, line in enumerate(path.read_text().splitlines(), 1):
             comment = line.partition("# ")[2].strip()

@@ -19,7 +19,7 @@ class Python(Command):
     def words(self):
         return [sys.executable, "-c", *self.arguments]
 
-print(run_all([Python("", (code,)) for code in sys.argv[2:]], int(sys.argv[1])), flush=True)
+print(run_all([Python("m", (code,)) for code in sys.argv[2:]], int(sys.argv[1])), flush=True)
 """
 WAIT = "import time, pathlib; pathlib.Path({!r}).touch(); time.sleep(60)"
 GENTLE = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); " + WAIT
@@ -37,11 +37,6 @@ def wait_for(path):
         time.sleep(0.01)
 
 
-def test_a_command_is_what_a_shell_takes():
-    made = Command("bcq_exp", ("-m", "dataset.id=a-s${seed}-v0", "seed=choice(0,1)"))
-    assert str(made) == "python -m bcq_exp -m 'dataset.id=a-s${seed}-v0' 'seed=choice(0,1)'"
-
-
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_failed_runs_do_not_stop_the_others_a_mistake_does(at_once, tmp_path):
     codes = [f"import sys, pathlib; pathlib.Path('{n}').touch(); sys.exit({n})" for n in (1, 0, 2)]
@@ -51,6 +46,16 @@ def test_failed_runs_do_not_stop_the_others_a_mistake_does(at_once, tmp_path):
     assert set(eval(out)) == {0, 1, 2}
     assert {"0", "1", "2"} <= {path.name for path in tmp_path.iterdir()}
     assert at_once == 2 or not (tmp_path / "late").exists()
+
+
+def test_lines_of_several_commands_begin_with_a_name_and_no_bar_is_drawn(tmp_path):
+    code = "import sys; print('step 1'); print('end', {}, sys.stdout.isatty())"
+    done = started(2, code.format(1), code.format(2), cwd=tmp_path)
+    out, _ = done.communicate(timeout=60)
+    *lines, statuses = out.splitlines()
+    assert sorted(lines) == ["m: end 1 False", "m: end 2 False", "m: step 1", "m: step 1"]
+    assert eval(statuses) == [0, 0]
+    assert Command("bcq_exp", ("-m", "name=x_bc", "seed=0,1")).name == "x_bc"
 
 
 @pytest.mark.parametrize(

@@ -29,37 +29,40 @@ MISTAKES = [
     (["algo.lmbda=[0.5, 0.9]"], "in [0, 1]; to sweep, write algo.lmbda=0.5,0.9 with -m"),
     (["seed=[0,1]"], "; to sweep, write seed=0,1 with -m"),
     (["trainer.num_steps=1e4"], "must be an integer at least 1; write 10000"),
-    (["algo.lmbda=0.5,1"], "algo.lmbda=0.5,1: several values are a sweep, which takes -m; a list"),
+    (["algo.lmbda=0.5,1"], "algo.lmbda=0.5,1: several values need a sweep; add -m, or write"),
     (["actor.hidden_sizes=[64,a]"], "must be a list of one or more integers, each at least 1"),
     (["lmbda=0.5"], "did you mean algo.lmbda?"),
     (["algo.lmbda"], "algo.lmbda: must be KEY=VALUE"),
     (["--lmbda=0.5"], "--lmbda=0.5: no such option (see --help); keys are given as KEY=VALUE"),
-    (["~trainer"], "trainer: cannot be left out"),
-    (["~algo.lmbda"], "~algo.lmbda: cannot be left out"),
-    (["sweep=null"], "sweep=null: must be one of its choices; leave it out for none"),
+    (["~trainer"], "trainer: must not be removed"),
+    (["~algo.lmbda"], "~algo.lmbda: must not be removed"),
+    (["sweep=null"], "sweep=null: must name one of the group's choices, or be left out"),
     (["networks=[small,paper]"], "one choice; to sweep, write networks=small,paper with -m"),
-    (["actor_optim=sgd"], "actor_optim=sgd: its choice is made by optimizer@actor_optim=sgd"),
+    (["actor_optim=sgd"], "actor_optim=sgd: choose it with optimizer@actor_optim=sgd"),
     (["hydra.mode=multirun"], "hydra.mode=multirun: must be one of RUN, MULTIRUN"),
     (["hydra.run=null"], "hydra.run=null: must be a node of keys, not a value"),
-    (["-m", "hydra.sweeper=null"], "hydra.sweeper: must be a choice, made as hydra/sweeper=NAME"),
+    (
+        ["-m", "hydra.sweeper=null"],
+        "hydra.sweeper: must be one of the choices of hydra/sweeper=NAME",
+    ),
     (["sweep=seeds", "hydra.sweeper.params.seed=null"], "hydra.sweeper.params.seed: needs a value"),
     (["actor=huge"], "actor=huge: no such choice; there are paper, small, tianshou"),
     (["optimizer@actor_optim=lion"], "there are adam, adamw, rmsprop, sgd"),
     (["actr=small"], "actr"),
-    (["algo.lmbda=[1"], "algo.lmbda=[1: cannot be read; look for a bracket"),
+    (["algo.lmbda=[1"], "algo.lmbda=[1: cannot be parsed; check that every bracket"),
     (["+algo.extra=1"], "algo.extra"),
-    (["dataset=minari"], "dataset.id: give it a value, dataset.id=..."),
-    (["name=../outside"], "name=../outside: letters, digits"),
-    (["name=" + "a" * 300], "name=aaaaaaaaaaaaaaaaaaaa...: 300 bytes; at most 180"),
-    (["name=ünï"], """name=ünï: has to stand in quotes, 'name="ünï"'"""),
-    (["logger.tags=[a#b,c]"], """has to stand in quotes, 'logger.tags=["a#b",c]'"""),
+    (["dataset=minari"], "dataset.id: has no value; give dataset.id=..."),
+    (["name=../outside"], "name=../outside: must be of letters, digits"),
+    (["name=" + "a" * 300], "name=aaaaaaaaaaaaaaaaaaaa...: must have at most 180 bytes, not 300"),
+    (["name=ünï"], """name=ünï: needs quotes; write 'name="ünï"'"""),
+    (["logger.tags=[a#b,c]"], """needs quotes; write 'logger.tags=["a#b",c]'"""),
     (["logger.project=a/b"], r"logger.project=a/b: must be 1 to 128 characters, none of / \ # ? %"),
     (
         ["logger.tags=[" + "a" * 65 + "]"],
         "a list of strings, each 1 to 64 characters (W&B's limit)",
     ),
     (["logger.group=" + "a" * 129], "a: must be 1 to 128 characters (W&B's limit)"),
-    (["dataset=d4rl_hdf5", "dataset.path=a=b"], """has to stand in quotes, 'dataset.path="a=b"'"""),
+    (["dataset=d4rl_hdf5", "dataset.path=a=b"], """needs quotes; write 'dataset.path="a=b"'"""),
     (["resume=true"], "resume=true: multirun/ holds no run"),
     (["resume=true", "name=absent"], "resume=true: multirun/absent holds no run"),
 ]
@@ -85,19 +88,22 @@ FILES = {
     "experiment=typo": ("algo: {lmda: 1}", "experiment/typo.yaml: algo.lmda: no such key; there"),
     "experiment=old": ("trainer: {capture: eager}", f"experiment/old.yaml: {REPLACED}"),
     "experiment=kind": ("algo: {lmbda: x}", "experiment/kind.yaml: algo.lmbda=x: must be a number"),
-    "experiment=dots": ("algo.lmbda: 1", "algo.lmbda: a file nests keys"),
+    "experiment=dots": ("algo.lmbda: 1", "algo.lmbda: a key in a file has no dots"),
     "experiment=number": (
         "trainer: {num_steps: 1e4}",
         "must be an integer at least 1; write 10000",
     ),
-    "experiment=choice": ("defaults: [algo: bc]", "writes `override /GROUP: CHOICE`"),
+    "experiment=choice": ("defaults: [algo: bc]", "write `override /GROUP: CHOICE`"),
     "sweep=nested": (
         "hydra: {sweeper: {params: {algo: {lmbda: '0.5,1'}}}}",
-        "hydra.sweeper.params.algo: keys below it are written with dots, in one line: algo.lmbda: ",
+        "hydra.sweeper.params.algo: must not be nested; write the full key in one line",
     ),
     "sweep=nothing": ("hydra: {mode: MULTIRUN}", "sweep=nothing: its file sweeps no key"),
-    "sweep=list": ("hydra: {sweeper: {params: [seed]}}", "list.yaml: a list where a node of keys"),
-    "sweep=empty": ("hydra:", "a file has a node with no keys; give it some"),
+    "sweep=list": (
+        "hydra: {sweeper: {params: [seed]}}",
+        "list.yaml: must be a node of keys, not a list",
+    ),
+    "sweep=empty": ("hydra:", "a node in a file has no keys; give it some"),
     "sweep=novalue": ("hydra: {sweeper: {params: {seed: }}}", "hydra.sweeper.params.seed: needs a"),
 }
 
@@ -120,12 +126,12 @@ def test_a_mistake_in_a_file_is_one_line_that_names_key_and_remedy(choice, tmp_p
 def test_a_file_without_its_package_line_is_told_so(tmp_path):
     write_choice(tmp_path, "experiment=mine", "algo: {lmbda: 1}", package="")
     done = forked("--config-dir=own", "experiment=mine", cwd=tmp_path)
-    assert_one_error(done, "begins with '# @package _global_'")
+    assert_one_error(done, "outside its own group with '# @package _global_'")
 
 
 def test_what_a_message_says_to_write_is_what_was_meant(tmp_path):
     for wrong in ("name=ünï", "logger.tags=[a#b,c]", "logger.group='", "logger.group=a(b"):
-        hint = forked(wrong, cwd=tmp_path).stderr.rpartition("stand in quotes, ")[2]
+        hint = forked(wrong, cwd=tmp_path).stderr.rpartition("needs quotes; write ")[2]
         (override,) = shlex.split(hint)
         assert override != wrong
         shown = forked(override, "--cfg", "job", cwd=tmp_path).stdout

@@ -59,7 +59,7 @@ def test_a_data_set_that_another_process_makes_is_left_to_it(collect, load):
     with minari_store.reserve("my/set-v0"):
         done = collect(*args)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "another process is making it; wait for it" in done.stderr
+    assert "another process is recording it; wait for it" in done.stderr
     printed(collect(*args))
     assert len(load("my/set-v0").transitions) == 200
 
@@ -107,7 +107,9 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     np.testing.assert_array_equal(load("my/part-v0").transitions.obs, steps["obs"][:250])
     more = collect("id=my/more-v0", *buffer, "num_steps=451")
     assert (more.returncode, more.stderr.count("\n")) == (2, 1), more.stderr
-    assert "num_steps=451: the run in multirun/agent has taken 450" in more.stderr
+    assert (
+        "num_steps=451: must be at most the 450 steps of the run in multirun/agent" in more.stderr
+    )
     expert = ("id=my/expert-v0", "behaviour=run", "run=multirun/agent", "num_steps=200")
     printed(collect(*expert))
     trained = forked(
@@ -123,11 +125,11 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
 
 def test_a_run_that_collected_nothing_has_no_buffer(collect, trained):
     for args, said in (
-        ((f"run={trained}",), "it collected nothing; give a run with dataset=online"),
-        ((), "behaviour=run: name the run"),
-        ((f"run={trained}", "noise_std=0.3"), "are what the run had; leave them out"),
+        ((f"run={trained}",), "collected no data; give a run with dataset=online"),
+        ((), "behaviour=run: needs the folder of a run"),
+        ((f"run={trained}", "noise_std=0.3"), "are those of the run; leave them out"),
         ((f"run={trained}", "behaviour=random"), "only used with behaviour=run, not random"),
-        (("behaviour=scripted", "env=Pendulum-v1"), "record=buffer: of a run"),
+        (("behaviour=scripted", "env=Pendulum-v1"), "record=buffer: needs behaviour=run"),
     ):
         done = collect("id=my/x-v0", "behaviour=run", "record=buffer", *args)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -186,7 +188,7 @@ def test_an_agent_in_an_environment_that_a_users_module_registers_with_a_class(t
              "trainer.eval_every=20", "trainer.eval_episodes=2", "logger=none")  # fmt: skip
     refused = run(*learn, "name=bcq")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert "'own/Pendulum-v0' is not one that Gymnasium has registered" in refused.stderr
+    assert "'own/Pendulum-v0' is not registered with Gymnasium" in refused.stderr
     done = run(*learn, "name=bcq", f"dataset.env={own}")
     assert done.returncode == 0, done.stderr
     for name in ("bcq", folder.name):
@@ -201,11 +203,11 @@ MISTAKES = [
     (["id=my/x-v0", "behaviour=ddpg"], "behaviour=ddpg: give the environment"),
     (["id=my/x-v0", "env=Nope-v0", "setting=imitation"], "Nope-v0"),
     (["id=my/x-v0"], "behaviour=scripted: give the environment"),
-    (["id=my/x-v0", "behaviour=run"], "behaviour=run: name the run"),
-    (["id=my/x-v0", "behaviour=run", "run=none"], "run=none: no summary.json there"),
+    (["id=my/x-v0", "behaviour=run"], "behaviour=run: needs the folder of a run"),
+    (["id=my/x-v0", "behaviour=run", "run=none"], "run=none: contains no summary.json"),
     (["id=my/x-v0", "env=Nope-v0", "behaviour=random"], "Nope-v0"),
     (["id=my/x-v0", "env=Pendulum-v1", "noise_std=-1"], "noise_std=-1.0: must be a number at"),
-    (["env=Pendulum-v1"], "id: give it a value"),
+    (["env=Pendulum-v1"], "id: has no value"),
 ]
 
 

@@ -132,7 +132,7 @@ def test_keys_and_folders_are_read(words, expected, parser):
         (["a", "watch=0"], "watch=0: must be an integer at least 1"),
         (["a", "hidden_sizes=[1,x]"], "hidden_sizes=x: must be an integer at least 1"),
         (["a", "once=1"], "once=1: must be true or false"),
-        (["a", "output="], "output=: must be a path, not an empty one"),
+        (["a", "output="], "output=: must be a path that is not empty"),
         (
             ["a", "size=1"],
             "size=1: no such key; there are hidden_sizes, once, output, watch, which",

@@ -26,6 +26,7 @@ OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim")
 NEEDED = {
     "minari": ["dataset.id=a/b-v0"],
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
+    "d4rl_bcq": ["dataset.path=a.hdf5"],
     "online": ["dataset.env=Pendulum-v1"],
     "deterministic_actor": ["algo=bc"],
     "state_critic": ["algo=dqn"],
@@ -142,8 +143,8 @@ REFUSED = [
     ("trainer.device=tpu", "auto, cpu, cuda or cuda:N"),
     ("trainer.precision=fp16", "one of auto, fp32, "),
     ("logger.mode=sometimes", "one of offline, online, disabled"),
-    ("dataset=minari", "dataset.id: give it a value, dataset.id=..."),
-    ("dataset=d4rl_hdf5", "dataset.path: give it a value"),
+    ("dataset=minari", "dataset.id: has no value; give dataset.id=..."),
+    ("dataset=d4rl_hdf5", "dataset.path: has no value"),
 ]
 
 

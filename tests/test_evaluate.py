@@ -70,7 +70,7 @@ def test_a_run_whose_environment_was_registered_with_a_class(trained, tmp_path):
         assert "length  20 steps" in done.stdout
     refused = evaluate("run=multirun/own", "num_episodes=2", cwd=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert "'own/Pendulum-v0' is not one that Gymnasium has registered" in refused.stderr
+    assert "'own/Pendulum-v0' is not registered with Gymnasium" in refused.stderr
     assert "trust=true" in refused.stderr
 
 
@@ -86,11 +86,11 @@ def test_another_environment_is_evaluated_in_by_its_id(trained, tmp_path):
 
 
 MISTAKES = [
-    (["run=multirun/none"], "run=multirun/none: no checkpoint.pt there"),
+    (["run=multirun/none"], "run=multirun/none: contains no checkpoint.pt"),
     (["run=x", "num_episodes=0"], "num_episodes=0: must be an integer at least 1"),
     (["run=x", "video=film.avi"], "video=film.avi: must be a path ending in .gif or .mp4"),
     (["run=x", "device=tpu"], "device=tpu: must be auto, cpu"),
-    ([], "run: give it a value"),
+    ([], "run: has no value"),
 ]
 
 

@@ -70,7 +70,7 @@ class Hyperparameters:
 class TargetHyperparameters(Hyperparameters):
     """Those of every algorithm that learns values with target networks."""
 
-    tau: float = number(0.005, TAU, "share of the source that a target network takes when it moves")
+    tau: float = number(0.005, TAU, "update rate of target networks")
     gamma: float = number(0.99, GAMMA, "discount factor")
 
 
@@ -80,7 +80,7 @@ class BCQHyperparameters(TargetHyperparameters):
     num_sampled_action: int = number(
         10,
         COUNT,
-        "n, sampled actions a next state in the target",
+        "n, sampled actions per next state in the target",
         stackable=False,  # runs of few samples would wait for those of many
     )
 
@@ -88,10 +88,12 @@ class BCQHyperparameters(TargetHyperparameters):
 @dataclass(frozen=True)
 class TD3BCHyperparameters(TargetHyperparameters):
     alpha: float = number(
-        2.5, ALPHA, "weight of the value, divided by its mean, in the actor's loss"
+        2.5, ALPHA, "weight of the value, divided by its mean, relative to imitation"
     )
     policy_noise: float = number(
-        0.2, POLICY_NOISE, "deviation of the target policy's noise, in halves of the actions' range"
+        0.2,
+        POLICY_NOISE,
+        "standard deviation of the target policy's noise, as a fraction of half the actions' range",
     )
     noise_clip: float = number(0.5, NOISE_CLIP, "that noise is clipped to plus and minus this")
 
@@ -133,7 +135,7 @@ class FQEHyperparameters(TargetHyperparameters):
         super().__post_init__()
         if not self.v_min <= self.v_max:
             raise ValueError(
-                f"v_min={self.v_min}, v_max={self.v_max}: must be the ends of an interval"
+                f"v_min={self.v_min}, v_max={self.v_max}: v_min must not be above v_max"
             )
 
 

@@ -339,7 +339,7 @@ def check_broadcasts(network: nn.Module, obs_dim: int, act_dim: int) -> None:
     except RuntimeError as error:  # of shapes
         raise ValueError(first_line(error)) from error
     if found.shape[:2] != (2, 3):
-        raise ValueError(f"of (2, 1, O) and (2, 3, A) it makes {tuple(found.shape)}")
+        raise ValueError(f"(2, 1, O) and (2, 3, A) give the shape {tuple(found.shape)}")
 
 
 def _takes_observations_alone(network: nn.Module) -> bool:
@@ -383,7 +383,7 @@ def redrawn(network: nn.Module) -> nn.Module:
     pairs = list(zip(clone.parameters(), network.parameters(), strict=True))
     if pairs and all(torch.equal(new, old) for new, old in pairs):
         raise ValueError(
-            f"no layer of {type(network).__name__} has reset_parameters(), so a second one drawn "
-            "from it would equal it for ever: pass critic2"
+            f"critic2=None: no layer of {type(network).__name__} has reset_parameters(), so the "
+            "second critic would have the weights of the first; pass critic2"
         )
     return clone

@@ -294,8 +294,8 @@ def optimizer_for(network: nn.Module, factory: OptimizerFactory | Any) -> Optimi
         return factory.create(network.parameters())
     if not hasattr(factory, "create_instances"):
         raise TypeError(
-            f"an optimizer is made by an OptimizerFactory, such as AdamOptimizerFactory(lr=1e-3), "
-            f"not by {factory!r}"
+            "an optimizer must be given as an OptimizerFactory, such as "
+            f"AdamOptimizerFactory(lr=1e-3), not as {factory!r}"
         )
     return _MadeElsewhere(network.parameters(), *factory.create_instances(network))
 

@@ -27,7 +27,7 @@ DASHES: dict[str, Any] = {  # of colours.DASHES, as matplotlib has them
 BANDS_AT_MOST = 5  # more would hide each other
 ROWS_AT_MOST = 40  # groups whose intervals are drawn
 FEW = "†"
-FEW_MEANS = f"{FEW} fewer than {statistics.FEWEST_TO_WIN} runs: no interval, or a wide one"
+FEW_MEANS = f"{FEW} fewer than {statistics.FEWEST_TO_WIN} runs: the interval is wide or missing"
 
 
 def write_figures(

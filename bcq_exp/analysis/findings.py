@@ -101,6 +101,6 @@ def _lagging(runs: pd.DataFrame) -> Iterator[Finding]:
     for index in running.index[share < 0.5 * share.median()]:
         run = runs.loc[index]
         detail = (
-            f"step {run['step']} of {run['num_steps']}, the others' median {share.median():.0%}"
+            f"step {run['step']} of {run['num_steps']}; the median run is at {share.median():.0%}"
         )
         yield Finding(int(index), "warning", "lags behind", detail)

@@ -42,7 +42,7 @@ def write_report(
         which: the evaluation that counts, last or best.
         refresh: the page reloads itself every so many seconds.
         lead: HTML to stand before all else.
-        selection: what ``python -m bcq_exp.select`` found, as its file has it.
+        selection: what ``bcq_exp select`` found, as its file has it.
     """
     content = {**page_data(runs, path.parent, which), "selection": _plain(selection)}
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)

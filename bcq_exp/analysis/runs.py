@@ -142,6 +142,8 @@ def shown(value: Any, *, exactly: bool = False) -> str:
     """A configuration value as a person writes it."""
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return repr(value).removesuffix(".0") if exactly else f"{value:.4g}"
     if isinstance(value, list):
@@ -240,7 +242,7 @@ def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> lis
         for key, each in values.items()
         if len(each) > 1 and key not in ("seed", *keys)
     ]
-    return [f"runs also differ in {_listed(found)}, which they are not grouped by"] * bool(found)
+    return [f"groups contain runs that differ in {_listed(found)}"] * bool(found)
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -256,7 +258,8 @@ def _tell_contents_apart(runs: pd.DataFrame) -> list[str]:
         if of_id.nunique() > 1:
             runs.loc[of_id.index, "dataset"] = f"{name}@" + of_id.str[:8]
             notes.append(
-                f"{of_id.nunique()} contents under the id {name}: each is a data set of its own"
+                f"the id {name} has {of_id.nunique()} different contents: each is shown as a "
+                "separate data set"
             )
     return notes
 
@@ -362,24 +365,26 @@ def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
         how = "normalized score"
         if unscored.any() and runs["last_score"].notna().any():
             without = ", ".join(sorted(runs["dataset"][unscored].unique()))
-            how += f", without those that have none ({without})"
+            how += f"; left out, as without reference scores: {without}"
         elif unscored.any():
-            how = "return, which need not be one scale: none has a normalized score"
+            how = "return, whose scale may differ, as no data set has reference scores"
         notes.append(f"several data sets ({named}): compared by {how}")
     if runs["num_steps"].nunique() > 1:
         lengths = ", ".join(map(str, sorted(runs["num_steps"].unique())))
-        notes.append(f"runs of different lengths ({lengths} steps): last evaluations are not alike")
+        notes.append(
+            f"runs have different lengths ({lengths} steps): last evaluations are at other steps"
+        )
     failed = runs[runs["status"] == "failed"]
     if len(failed):
         known = int(failed["last_return"].notna().sum())
         notes.append(
-            f"{counted(len(failed), 'run')} failed: of {known} of them the last evaluation before "
-            "that counts, the others count nowhere"
+            f"{counted(len(failed), 'run')} failed: the last evaluation of {known} of them is "
+            "compared, the others have none"
         )
     stopped = runs[runs["status"] == "stopped"]
     if len(stopped):
         steps = sorted(stopped["step"].unique())
         at = f"step{'s' * (len(steps) > 1)} {' and '.join(map(str, steps))}"
         were = f"{counted(len(stopped), 'run')} {'was' if len(stopped) == 1 else 'were'}"
-        notes.append(f"{were} stopped early, at {at}: their last evaluations are of there")
+        notes.append(f"{were} stopped early, at {at}: last evaluations are those of that step")
     return notes

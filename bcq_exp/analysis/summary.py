@@ -16,6 +16,7 @@ from bcq_exp.words import counted
 
 DRAWN_AT_MOST = 10  # groups that a figure of lines or pairs shows; of more it shows the BEST_FEW
 BEST_FEW = 8
+ABSENT = "–"  # in the place of a value where a run's algorithm lacks the key
 ESTIMATED: dict[str, statistics.Statistic] = {
     "iqm": statistics.iqm,
     "mean": statistics.mean,
@@ -108,8 +109,11 @@ def few_runs(found: Sequence[Aggregate]) -> list[str]:
     without = [a for a in found if np.isnan(a.estimates["mean"].low)]
     small = [a for a in found if a not in without and a.num_runs < statistics.FEWEST_TO_WIN]
     for few, what in (
-        (without, f"too few runs for an interval, which takes {statistics.FEWEST}, and 2 per data"),
-        (small, "3 runs: intervals are wide, and none is marked as the best"),
+        (
+            without,
+            f"too few runs for an interval, which needs {statistics.FEWEST}, and 2 per data set",
+        ),
+        (small, "3 runs: intervals are wide, and no group of 3 is marked as the best"),
     ):
         if few:
             several = f"{counted(len(few), 'group')} {'has' if len(few) == 1 else 'have'}"
@@ -171,12 +175,13 @@ def importances(runs: RunTables, which: str = "last") -> dict[str, float]:
 
 
 def key_column(runs: RunTables, key: str) -> pd.Series:
-    """One key's value in every run: numbers where all are, else as written; so is a seed, which is
-    a name and no quantity."""
+    """One key's value in every run: numbers where all are, else as written, with ABSENT where a run
+    lacks the key. A seed is as written, since it is a name and no quantity."""
     column = pd.Series(
         [c.get(key) for c in runs.runs["config"]], index=runs.runs.index, dtype=object
     )
     are_numbers = column.map(lambda x: isinstance(x, int | float) and not isinstance(x, bool)).all()
     if are_numbers and not key.endswith("seed"):
         return column.astype(float)
-    return pd.Series(told_apart(list(column)), index=column.index)
+    written = [ABSENT if value is None else value for value in runs.values(key)]
+    return pd.Series(written, index=column.index)

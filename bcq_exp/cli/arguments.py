@@ -175,7 +175,7 @@ def refuse(message: str) -> NoReturn:
 def place(text: str) -> str:
     """A folder, a file or a glob: nothing is not the present folder."""
     if not text.strip():
-        raise argparse.ArgumentTypeError(f"{text}: must be a path, not an empty one")
+        raise argparse.ArgumentTypeError(f"{text}: must be a path that is not empty")
     return text
 
 

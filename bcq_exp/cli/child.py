@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -11,8 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from threading import Thread
+from typing import IO
 
 POLL_EVERY = 0.05  # seconds
+RELAYED_WITHIN = (
+    5.0  # seconds after a command's end, though a process that it left keeps its output
+)
 HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -23,9 +27,11 @@ class Command:
     module: str
     arguments: tuple[str, ...]
 
-    def __str__(self) -> str:
-        """As a shell takes it."""
-        return f"python -m {self.module} {shlex.join(self.arguments)}"
+    @property
+    def name(self) -> str:
+        """The name of its run or sweep, else its module."""
+        named = (word[5:] for word in self.arguments if word.startswith("name="))
+        return next(named, self.module)
 
     @property
     def words(self) -> list[str]:
@@ -40,14 +46,15 @@ def run_all(commands: Sequence[Command], at_once: int = 1, *, silent: bool = Fal
     mistake), no further command is begun.
 
     Args:
-        at_once: how many run at a time.
+        at_once: how many run at a time. The lines of several begin with the command's name, and
+            none of them draws a progress bar, as their output is no terminal.
         silent: their output is not shown, their errors are.
 
     Raises:
         SystemExit: after a signal, with its status.
     """
     waiting, children, statuses = list(commands), _Children(), []
-    out = subprocess.DEVNULL if silent else None
+    out = subprocess.DEVNULL if silent else subprocess.PIPE if at_once > 1 else None
     with children.get_our_signals():
         while (waiting and children.signalled is None) or children.running:
             while waiting and len(children.running) < at_once and children.signalled is None:
@@ -75,15 +82,20 @@ def run(command: Command) -> None:
 
 @dataclass
 class _Children:
-    """The processes of commands, and the last signal that reached us."""
+    """The processes of commands, who shows their lines, and the last signal that reached us."""
 
     running: list[subprocess.Popen] = field(default_factory=list)
+    relays: dict[int, Thread] = field(default_factory=dict)
     signalled: int | None = None
 
     def start(self, command: Command, out: int | None) -> None:
         # a group of its own, workers included: what a terminal would signal
-        process = subprocess.Popen(command.words, stdout=out, start_new_session=True)
+        process = subprocess.Popen(command.words, stdout=out, start_new_session=True, text=True)
         self.running.append(process)
+        if process.stdout is not None:
+            arguments = (process.stdout, command.name)
+            self.relays[process.pid] = relay = Thread(target=_relay, args=arguments, daemon=True)
+            relay.start()
         if self.signalled is not None:  # while it was started
             self._signal(process, self.signalled)
 
@@ -91,6 +103,8 @@ class _Children:
         """Exit statuses of those that have ended since."""
         for process in [p for p in self.running if p.poll() is not None]:
             self.running.remove(process)
+            if process.pid in self.relays:
+                self.relays.pop(process.pid).join(RELAYED_WITHIN)
             status = process.returncode
             yield 128 - status if status < 0 else status
 
@@ -113,3 +127,9 @@ class _Children:
             signum = signal.SIGTERM  # at which a run saves what it has
         with suppress(ProcessLookupError):  # it has just ended
             os.killpg(process.pid, signum)
+
+
+def _relay(lines: IO[str], name: str) -> None:
+    """Show a command's lines, each with its name."""
+    for line in lines:
+        print(f"{name}: {line}", end="", flush=True)

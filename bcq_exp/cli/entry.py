@@ -211,7 +211,7 @@ def _plan(
     from bcq_exp.sweep.plan import split
 
     if args.experimental_rerun:
-        raise UserError("--experimental-rerun: not supported; the same name= continues a run")
+        raise UserError("--experimental-rerun: not supported; name=NAME continues a run")
     plan_only = PLAN_ONLY in args.overrides
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return None, None
@@ -278,7 +278,7 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
         for group in cfg.hydra.runtime.choices:
             node = group.rpartition("@")[2]
             if "@" in group and not OmegaConf.is_dict(value := cfg.get(node)):
-                raise UserError(f"{node}={value}: its choice is made by {group}={value}")
+                raise UserError(f"{node}={value}: choose it with {group}={value}")
         return cfg
 
     try:
@@ -309,8 +309,8 @@ def _of_groups(
     for override in overrides:
         group, _, value = override.partition("=")
         if value == "null" and group in choices:
-            leave_out = "; leave it out for none" if choices[group] is None else ""
-            return f"{override}: must be one of its choices{leave_out}"
+            leave_out = ", or be left out" if choices[group] is None else ""
+            return f"{override}: must name one of the group's choices{leave_out}"
         if value.startswith("[") and choices.get(group) is not None:
             return (
                 f"{override}: must be one choice; to sweep, write {group}={value.strip('[]')} "

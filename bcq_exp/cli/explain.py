@@ -26,8 +26,8 @@ T = TypeVar("T")
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 _UNCLEAR = {  # their words, and ours that lead to the remedy
     "is not Optional": "needs a value",
-    "Cannot merge DictConfig with ListConfig": "a list where a node of keys is wanted",
-    "'NoneType' object has no attribute": "a file has a node with no keys; give it some",
+    "Cannot merge DictConfig with ListConfig": "must be a node of keys, not a list",
+    "'NoneType' object has no attribute": "a node in a file has no keys; give it some or delete it",
 }
 
 
@@ -91,11 +91,11 @@ def _chain(error: BaseException) -> list[BaseException]:
 def several_values(override: str) -> str:
     """What is said of an override that sweeps, of a single run."""
     key, _, values = override.partition("=")
-    words = f"{override}: several values are a sweep, which takes -m"
+    words = f"{override}: several values need a sweep; add -m"
     if not re.fullmatch(r"[^()\[\]{}\"']+", values):
         return words
     quoted = shlex.quote(f'{key}="{values}"')
-    return f"{words}; a list is written {key}=[{values}], text with a comma {quoted}"
+    return f"{words}, or write {key}=[{values}] for a list, {quoted} for text with a comma"
 
 
 def _of_override(error: BaseException, message: str) -> str | None:
@@ -112,13 +112,13 @@ def _unreadable(override: str) -> str:
     """An override that is none to Hydra's grammar, and how what was meant is written."""
     key, equals, value = override.partition("=")
     if not equals:
-        return f"{override}: must be KEY=VALUE; one with spaces stands in quotes"
+        return f"{override}: must be KEY=VALUE; put it in quotes if it has spaces"
     for quoted in (_with_quoted_elements(value), _in_quotes(value)):
         if quoted is not None and _is_readable(f"{key}={quoted}"):
-            return f"{override}: has to stand in quotes, {shlex.quote(f'{key}={quoted}')}"
+            return f"{override}: needs quotes; write {shlex.quote(f'{key}={quoted}')}"
         if value.startswith(("[", "{")):  # in quotes as a whole it would be text
             break
-    return f"{override}: cannot be read; look for a bracket or quote that is not closed"
+    return f"{override}: cannot be parsed; check that every bracket and quote is closed"
 
 
 def _with_quoted_elements(value: str) -> str | None:
@@ -157,8 +157,8 @@ def _of_choice(error: BaseException, message: str) -> str | None:
     if options := [option for option in error.options or () if not option.startswith("_")]:
         return f"{_file(message)}{group}={choice}: no such choice; there are {', '.join(options)}"
     return (
-        f"{_file(message)}{error.missing_cfg_file}: no such file; a file that chooses of another "
-        "group writes `override /GROUP: CHOICE`"
+        f"{_file(message)}{error.missing_cfg_file}: no such file; to choose from another group, "
+        "write `override /GROUP: CHOICE` in the defaults list"
     )
 
 
@@ -173,7 +173,7 @@ def _of_key(error: BaseException, message: str) -> str | None:
     override = re.search(r"override '?\+*([^\s'=]+)(=\S.*)?", message)
     key = override[1] if override else error.full_key
     if key and key.startswith("~"):
-        return f"{key}: cannot be left out"
+        return f"{key}: must not be removed"
     where = _file(message) + (f"{key}: " if key else "")
     if not key:
         return where + _words(first_line(error))

@@ -35,11 +35,11 @@ def check(config: DictConfig) -> dict[str, Any]:
     """
     root = schema_of(config) or schema_of(RunConfig)
     for name in root.keys() - config.keys():
-        raise UserError(f"{name}: cannot be left out")
+        raise UserError(f"{name}: must not be removed")
     values = {str(name): _value(config, str(name)) for name in config if name != "hydra"}
     for key, value, schema_field in _leaves(config, values, "", root):
         if value == "???":
-            raise UserError(f"{key}: give it a value, {key}=...")
+            raise UserError(f"{key}: has no value; give {key}=...")
         if schema_field is not None and not _is_allowed(value, schema_field):
             raise UserError(wrong(key, _shown(value), schema_field))
     return values
@@ -173,7 +173,7 @@ def _leaves(
             known and name not in known and not (is_node and not prefix)
         ):  # those are the algorithm's
             if "." in name:
-                raise UserError(f"{key}: a file nests keys, each on a line of its own; no dots")
+                raise UserError(f"{key}: a key in a file has no dots; nest it, one key per line")
             raise UserError(unknown(key, known))
         if is_node:
             yield from _leaves(node[name], value, f"{key}.", schema_of(node[name]))

@@ -25,12 +25,12 @@ def run_name(name: str | None, resume: Any) -> str:
     if name is not None:
         if not re.fullmatch(r"[\w=,+@-][\w=,+@. -]*", str(name)):
             raise UserError(
-                f"name={name}: letters, digits and any of _ - . = , + @ (it names a folder)"
+                f"name={name}: must be of letters, digits and _ - . = , + @ (it names a folder)"
             )
         if len(str(name).encode()) > LONGEST_FOLDER_NAME:
             raise UserError(
-                f"name={str(name)[:20]}...: {len(str(name).encode())} bytes; at most "
-                f"{LONGEST_FOLDER_NAME} (it names a folder)"
+                f"name={str(name)[:20]}...: must have at most {LONGEST_FOLDER_NAME} bytes, not "
+                f"{len(str(name).encode())} (it names a folder)"
             )
         return str(name)
     if resume is True:

@@ -120,7 +120,7 @@ def scripted(env_id: str) -> Behaviour:
     """
     if env_id not in _SCRIPTED:
         raise DataError(
-            f"environment {env_id!r} has no scripted behaviour; there are some for: "
+            f"environment {env_id!r} has no scripted behaviour; there is one for "
             f"{', '.join(_SCRIPTED)}"
         )
     return _SCRIPTED[env_id]()

@@ -85,14 +85,14 @@ def load(key: str) -> Contents | None:
     try:
         digests = json.loads((folder / _DIGESTS).read_text())
         if digests != _digests(folder):
-            raise ValueError("its files are not those that were stored")
+            raise ValueError("checksum mismatch")
         return _open(folder)
     except FileNotFoundError:
         if folder.exists():
-            _log.warning("cached arrays in %s are incomplete: reading the source again", folder)
+            _log.warning("cached arrays in %s are incomplete; reading the source again", folder)
     except (OSError, ValueError) as error:
         _log.warning(
-            "cached arrays in %s are damaged (%s): reading the source again", folder, error
+            "cached arrays in %s are damaged (%s); reading the source again", folder, error
         )
     return None
 

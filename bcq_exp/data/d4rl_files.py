@@ -78,7 +78,7 @@ def read_d4rl(
         transitions, kept = _linked_rows(table, cuts), lengths - cuts[np.cumsum(lengths) - 1]
     if clips_actions:
         transitions = clip_actions(name, transitions, action_space, kept)
-    remedy = "correct the values, or set dataset.env to the environment they are of"
+    remedy = "correct the values, or set dataset.env to the environment they were recorded in"
     check_transitions(name, transitions, observation_space, action_space, kept, remedy)
     return Contents(
         transitions=transitions,
@@ -118,8 +118,8 @@ def _bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
     except (TypeError, ValueError):
         pass
     raise DataError(
-        f"dataset.action_bounds={bounds}: must be [lowest, highest], or such a pair for each of "
-        f"the {size} actions of {name}"
+        f"dataset.action_bounds={bounds}: must be [low, high] or one such pair for each of the "
+        f"{size} action dimensions of {name}"
     )
 
 
@@ -174,7 +174,7 @@ def _whole(name: str, key: str, stored: Any) -> np.ndarray:
         fits = shape is not None and (len(shape) == 1 or shape[1:] == (1,))
         allowed = "(steps,) or (steps, 1)"
     if not fits:
-        found = "is no array" if shape is None else f"has shape {shape}"
+        found = "is not an array" if shape is None else f"has shape {shape}"
         raise DataError(f"data set {name!r}: {key} {found}; it must be {allowed}")
     check_numbers(name, key, stored)
     values = stored[()]
@@ -204,9 +204,9 @@ def _cuts(name: str, table: dict[str, np.ndarray], max_episode_steps: int | None
         cuts = np.zeros_like(terminals)
     else:
         raise DataError(
-            f"data set {name!r}: it has neither timeouts nor next_observations and its "
-            "environment has no known step limit, so the edges of episodes are unknown; set "
-            "dataset.env to an environment with max_episode_steps"
+            f"data set {name!r}: episodes cannot be separated, as it has neither timeouts nor "
+            "next_observations and its environment has no known step limit; set dataset.env to "
+            "an environment with max_episode_steps"
         )
     cuts[-1] = not terminals[-1]
     return cuts

@@ -80,8 +80,8 @@ class Dataset(Task):
         least = min(np.count_nonzero(side.episode_rows) for side in (held_out, kept))
         if least < FEWEST:
             raise DataError(
-                f"dataset.holdout={share}: of {self.id}'s episodes {least} on one side have "
-                f"transitions; at least {FEWEST} on either are needed: give another share, or null"
+                f"dataset.holdout={share}: splits {self.id} so that one part has {least} episodes "
+                f"with transitions; each needs at least {FEWEST}; give another share, or null"
             )
         return replace(kept, held_out=held_out)
 

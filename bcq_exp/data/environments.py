@@ -158,7 +158,7 @@ def _registered(source: str, spec: EnvSpec) -> EnvSpec:
     """
     known = gym.registry.get(spec.id)
     if known is None:
-        raise _refused(source, f"environment {spec.id!r} is not one that Gymnasium has registered")
+        raise _refused(source, f"environment {spec.id!r} is not registered with Gymnasium")
     return replace(
         spec,
         entry_point=known.entry_point,
@@ -186,9 +186,9 @@ def _harmless(source: str, wrapper: WrapperSpec) -> WrapperSpec:
 
 def _refused(source: str, reason: str) -> DataError:
     return DataError(
-        f"data set {source!r}: {reason}, and code that a file names is not run; set dataset.env "
-        "to 'module:id', or trainer.eval_episodes=0 to train without it; of a run's folder, set "
-        "env to 'module:id', or trust=true where you trust it"
+        f"data set {source!r}: {reason}, and code named in a file is not run; set dataset.env to "
+        "'module:id' or trainer.eval_episodes=0 to train without it (for a trained run, set env "
+        "to 'module:id', or trust=true if you trust its folder)"
     )
 
 
@@ -306,8 +306,8 @@ def from_state(
         find_spec(source, env)
     if state["spec"] is None:
         raise DataError(
-            f"data set {source!r}: the run has no environment that could be written down; name "
-            "one, env=ID or env=module:ID"
+            f"data set {source!r}: the run's environment could not be stored with it; give "
+            "env=ID or env=module:ID"
         )
     spec = parse_spec(source, state["spec"], trusted=trusted)
     made = flatten_env(make_raw(source, spec, **kwargs))
@@ -402,9 +402,9 @@ def check_ends(env: gym.Env) -> None:
             return
         wrapped = wrapped.env
     raise DataError(
-        f"environment {env_name(env)!r} has no step limit, and an episode may never end; register "
-        "it with max_episode_steps and give its id as dataset.env, or train with "
-        "trainer.eval_episodes=0"
+        f"environment {env_name(env)!r} has no step limit, so an episode may never end; register "
+        "it with max_episode_steps and set dataset.env to its id, or set trainer.eval_episodes=0 "
+        "to train without it"
     )
 
 

@@ -23,14 +23,10 @@ def held_out_episodes(id: str, num_episodes: int, share: float) -> np.ndarray:
     count = round(share * num_episodes)
     if not FEWEST <= count <= num_episodes - FEWEST:
         least = -(-100 * FEWEST // num_episodes) / 100
-        fix = (
-            f"{least} to {1 - least:.2f} of them, or null"
-            if num_episodes >= 2 * FEWEST
-            else "null: it has too few"
-        )
+        fix = f"{least} to {1 - least:.2f}, or null" if num_episodes >= 2 * FEWEST else "null"
         raise DataError(
-            f"dataset.holdout={share}: that is {count} of the {num_episodes} episodes of {id}; at "
-            f"least {FEWEST} have to be held out, and as many left to learn from: give {fix}"
+            f"dataset.holdout={share}: holds out {count} of the {num_episodes} episodes of {id}; "
+            f"at least {FEWEST} must be held out and {FEWEST} left for training; give {fix}"
         )
     chosen = np.random.default_rng(SEED).permutation(num_episodes)[:count]
     is_held_out = np.zeros(num_episodes, dtype=bool)

@@ -138,7 +138,7 @@ def _readable(name: str, path: Path) -> Iterator[None]:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
             f"data set {name!r}: {path} is missing or damaged ({what[:200]}); "
-            "delete the data set and fetch or make it again"
+            "delete the data set, then download or record it again"
         ) from error
 
 
@@ -174,8 +174,8 @@ def _check_total(name: str, what: str, stated: int, found: int) -> None:
     """Raise DataError where a file holds more or less than the metadata state."""
     if stated != found:
         raise DataError(
-            f"data set {name!r}: its metadata.json states {stated} {what}, its data hold {found}; "
-            f"correct total_{what} where the data are whole, else fetch or make it again"
+            f"data set {name!r}: its metadata.json states {stated} {what}, its data have {found}; "
+            f"correct total_{what} if the data are complete, else download or record it again"
         )
 
 
@@ -191,7 +191,7 @@ def _reference_scores(name: str, metadata: dict[str, Any]) -> tuple[float, float
     ):
         raise DataError(
             f"data set {name!r}: ref_min_score={low!r}, ref_max_score={high!r} in its "
-            "metadata.json; they must be finite numbers, the first below the second, or be left out"
+            "metadata.json; they must be finite numbers, the first below the second, or be absent"
         )
     return float(low), float(high)
 
@@ -203,7 +203,7 @@ def _half_a_scale(metadata: dict[str, Any]) -> list[str]:
     if len(there) != 1:
         return []
     return [
-        f"{there[0]} stands alone in its metadata.json and is not used; a normalized score takes "
+        f"{there[0]} alone in its metadata.json is not used; a normalized score needs "
         f"{' and '.join(names)}"
     ]
 

@@ -72,20 +72,20 @@ def fetch(dataset_id: str, *, download: bool) -> Path:
     if folder.is_dir():
         return folder
     if not download:
-        raise _missing(dataset_id, "downloading is switched off (dataset.download)")
+        raise _missing(dataset_id, "downloading is switched off (dataset.download=false)")
     _log.info("downloading Minari data set %s", dataset_id)
     try:
         import minari
 
         minari.download_dataset(dataset_id)
     except ImportError as error:
-        reason = f"downloading needs more packages: {install_command('download')}"
+        reason = f"a download needs more packages ({install_command('download')})"
         raise _missing(dataset_id, reason) from error
     except Exception as error:  # whatever the remote storage's client raises without a network
-        reason = f"downloading failed: {type(error).__name__}: {error}"
+        reason = f"the download failed ({type(error).__name__}: {error})"
         raise _missing(dataset_id, reason) from error
     if not folder.is_dir():
-        raise _missing(dataset_id, "downloading brought no data")
+        raise _missing(dataset_id, "the download contains no data")
     return folder
 
 
@@ -119,7 +119,7 @@ def _missing(dataset_id: str, reason: str) -> DataError:
     here = ", ".join(ids[:_LISTED]) + more if ids else "none"
     reason = " ".join(reason.split())
     return DataError(
-        f"data set {dataset_id!r} is not in {minari_root()} and {reason}; there are: {here}"
+        f"data set {dataset_id!r} is not in {minari_root()}, and {reason}; available are: {here}"
     )
 
 
@@ -156,8 +156,8 @@ def check_new(dataset_id: str, *, overwrite: bool = False) -> None:
         return
     if not _holds_a_set(place):
         raise DataError(
-            f"data set {dataset_id!r}: {place} exists and is not a data set (it may hold others); "
-            "choose another id"
+            f"data set {dataset_id!r}: {place} exists and is not a data set (it may contain data "
+            "sets); choose another id"
         )
     if not overwrite:
         raise _taken(dataset_id)
@@ -184,7 +184,8 @@ def reserve(dataset_id: str) -> AbstractContextManager[None]:
         DataError: the folder cannot be written.
     """
     return locks.hold(
-        lock_of(dataset_id), f"data set {dataset_id!r}: another process is making it; wait for it"
+        lock_of(dataset_id),
+        f"data set {dataset_id!r}: another process is recording it; wait for it",
     )
 
 
@@ -259,7 +260,7 @@ def _name_space(dataset_id: str) -> None:
 def _unwritable(error: OSError) -> DataError:
     return DataError(
         f"data sets cannot be written to {minari_root()} ({error.strerror or error}); set "
-        "MINARI_DATASETS_PATH to a folder that can"
+        "MINARI_DATASETS_PATH to a writable folder"
     )
 
 

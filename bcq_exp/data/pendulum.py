@@ -32,8 +32,8 @@ def pendulum_id(level: str, num_steps: int = DEFAULT_STEPS, seed: int = DEFAULT_
         raise DataError(f"pendulum level {level!r} is unknown; allowed are {', '.join(LEVELS)}")
     if num_steps < len(LEVELS) - 1 or seed < 0:
         raise DataError(
-            f"pendulum data of num_steps={num_steps}, seed={seed} cannot be made; "
-            f"num_steps must be at least {len(LEVELS) - 1} and seed at least 0"
+            f"pendulum data: num_steps={num_steps} must be at least {len(LEVELS) - 1} and "
+            f"seed={seed} at least 0"
         )
     default = (num_steps, seed) == (DEFAULT_STEPS, DEFAULT_SEED)
     numbers = "" if default else f"-{num_steps}steps-seed{seed}"
@@ -58,7 +58,7 @@ def ensure_pendulum(level: str, num_steps: int, seed: int) -> str:
 
 
 def _make(dataset_id: str, level: str, num_steps: int, seed: int) -> None:
-    _log.info("making %s: %d steps of %s", dataset_id, num_steps, ENV_ID)
+    _log.info("recording %s: %d steps of %s", dataset_id, num_steps, ENV_ID)
     env = gym.make(ENV_ID)
     save(
         dataset_id,

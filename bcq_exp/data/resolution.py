@@ -40,10 +40,10 @@ class Resolution:
             size = np.maximum(np.abs(columns.min(0)), np.abs(columns.max(0))).astype(np.float64)
             lost = (change > 0) & (change < np.finfo(np.float32).eps * size)
             found += [
-                f"{name}[{column}] changes by at most {change[column]:.3g} a step, which float32 "
-                f"does not tell apart at {size[column]:.6g}: it is learnt from as if it stood "
-                "still; record it from an origin of its own, such as seconds since the episode "
-                "began, in the environment too"
+                f"{name}[{column}] changes by at most {change[column]:.3g} per step, which "
+                f"float32 cannot represent at {size[column]:.6g}, so it is constant in training; "
+                "record it relative to an origin, such as seconds since the start of the "
+                "episode, and do so in the environment too"
                 for column in np.flatnonzero(lost)
             ]
         return tuple(found)

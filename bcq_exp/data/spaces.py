@@ -49,13 +49,13 @@ def observation_leaves(source: str, space: gym.Space) -> tuple[Leaf, ...]:
         if not _is_vector(leaf):
             name = Leaf(path, 0).name
             raise DataError(
-                f"data set {source!r}: observation {name!r} is refused, it is {_short(leaf)}; "
-                f"allowed are {ALLOWED_LEAVES}"
+                f"data set {source!r}: observation {name!r} is {_short(leaf)}; allowed are "
+                f"{ALLOWED_LEAVES}"
             )
         if np.isnan(leaf.low).any() or np.isnan(leaf.high).any():
             raise DataError(
                 f"data set {source!r}: the observation space {_short(leaf)} has bounds that are "
-                "NaN; a bound is a number or infinite"
+                "NaN; a bound must be a number or infinite"
             )
         leaves.append(Leaf(path, int(np.prod(leaf.shape or (), dtype=int))))
     if not leaves:

@@ -37,8 +37,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def enough_memory(
-    remedy: str = "a smaller trainer.batch_size, smaller networks, or a smaller "
-    "hydra.launcher.group_size",
+    remedy: str = "reduce trainer.batch_size, the networks or hydra.launcher.group_size",
 ) -> Iterator[None]:
     """Say in one line that there is not enough, whichever library finds out.
 

@@ -68,12 +68,12 @@ class Placement:
         """What computes the steps, and why, for the log."""
         where = f"{self.engine} on {self.device}"
         if self.engine_is_required:
-            return f"{where}, as trainer.engine says"
+            return f"{where}, by trainer.engine"
         return (
             where
             + {
                 "xla": f", compiled by JAX after {EAGER_STEPS} eager steps",
-                "eager": ", as JAX is not installed, which would compile the steps",
+                "eager": "; with JAX installed, steps are compiled",
                 "cuda_graph": "",
             }[self.engine]
         )
@@ -184,9 +184,9 @@ def _group_size(wanted: int | str, num_runs: int, *, fastest: int, a_run: int, f
     size = min(int(wanted), num_runs)
     if size > fitting:
         raise UserError(
-            f"hydra.launcher.group_size={wanted}: {counted(size, 'run')} of these networks need "
-            f"about {size * a_run / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; at most "
-            f"{fitting}, or auto"
+            f"hydra.launcher.group_size={wanted}: {counted(size, 'run')} with these networks need "
+            f"about {size * a_run / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; give at "
+            f"most {fitting}, or auto"
         )
     return size
 

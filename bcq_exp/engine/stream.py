@@ -67,7 +67,7 @@ class RandomStream(ABC):
 
     def __post_init__(self) -> None:
         if taken := {ROWS, INIT} & set(self.noise._fields):
-            raise ValueError(f"noise named {taken.pop()}: every run has a stream of that name")
+            raise ValueError(f"noise named {taken.pop()}: this name is reserved; use another")
 
     def block(self, index: int) -> Block:
         """Steps ``index * BLOCK_STEPS`` to the next block's first."""

@@ -79,7 +79,7 @@ def _report(plan: PaperPlan) -> None:
     if undone := plan.num_learners - int((runs["status"] == "completed").sum()):
         reasons = [*runs["reason"].dropna(), "see above"]
         runs_in_all = counted(plan.num_learners, "run")
-        raise RunStopped(f"{undone} of {runs_in_all} not completed: {reasons[0]}", 1)
+        raise RunStopped(f"{undone} of {runs_in_all} did not complete: {reasons[0]}", 1)
 
 
 def _stop_at_mistakes(statuses: Sequence[int]) -> None:

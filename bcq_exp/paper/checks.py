@@ -36,7 +36,7 @@ def check_budget(cfg: DictConfig) -> None:
     """
     for name in ("envs", "settings", "algorithms"):
         if not cfg[name] or len(set(cfg[name])) < len(cfg[name]):
-            raise UserError(f"{name}: one or more, each once, not {list(cfg[name])}")
+            raise UserError(f"{name}={list(cfg[name])}: must name at least one, and none twice")
     _check_numbers(cfg)
     for env in cfg.envs:
         made = environments.make(env)
@@ -44,8 +44,8 @@ def check_budget(cfg: DictConfig) -> None:
         if environments.reference_scores(made.spec) is None:
             known = ", ".join(environments.REFERENCE_SCORES)
             raise UserError(
-                f"envs: no reference scores are known for {env}, so its claims could not be "
-                f"decided; there are some for {known}"
+                f"envs={env}: has no reference scores, without which no claim can be decided; "
+                f"known are those of {known}"
             )
 
 
@@ -86,7 +86,7 @@ def _check_content(hashes: dict[str, str], data: Mapping[str, Any], folder: Path
     """Refuse runs that learnt from other data under the same name."""
     found = data["content_hash"]
     if found is not None and hashes.setdefault(data["id"], found) != found:
-        raise UserError(f"the run in {folder} learnt from another {data['id']} than others")
+        raise UserError(f"the run in {folder} was trained on another {data['id']} than the others")
 
 
 def _is_here(dataset: DataSet, agent_steps: int) -> bool:
@@ -104,8 +104,8 @@ def _is_here(dataset: DataSet, agent_steps: int) -> bool:
     _check_versions(f"the agent of data set {dataset.id}", agent.get("versions", {}), place)
     if agent.get("step") != agent_steps:
         raise UserError(
-            f"data set {dataset.id} is of an agent of {agent.get('step')} steps, not "
-            f"{agent_steps}: delete {place} to have it made again"
+            f"data set {dataset.id} was recorded with an agent of {agent.get('step')} steps, not "
+            f"{agent_steps}; delete {place} to record it again"
         )
     return True
 
@@ -114,8 +114,8 @@ def _check_versions(what: str, made: Mapping[str, str | None], place: Path) -> N
     for name in DECISIVE:
         if made.get(name) != versions()[name]:
             raise UserError(
-                f"{what} was made with {name} {made.get(name)}, here is {versions()[name]}: use "
-                f"that version, or delete {place} to have it made again"
+                f"{what} was made with {name} {made.get(name)}, but {versions()[name]} is "
+                f"installed; install that version, or delete {place} to make it again"
             )
 
 
@@ -133,27 +133,26 @@ def _check_numbers(cfg: DictConfig) -> None:
     for name in {"final_buffer", "concurrent"} & set(cfg.settings):
         if cfg.transitions[name] > cfg.agent.num_steps:
             raise UserError(
-                f"transitions.{name}={cfg.transitions[name]}: an agent takes "
-                f"agent.num_steps={cfg.agent.num_steps} steps; give at most as many"
+                f"transitions.{name}={cfg.transitions[name]}: must be at most the agent's "
+                f"agent.num_steps={cfg.agent.num_steps}"
             )
     if "concurrent" in cfg.settings and cfg.agent.start_steps >= cfg.transitions.concurrent:
         raise UserError(
             f"agent.start_steps={cfg.agent.start_steps}: must be below transitions.concurrent="
-            f"{cfg.transitions.concurrent}, or no learner could begin"
+            f"{cfg.transitions.concurrent}"
         )
     every = cfg.agent.eval_every
     for name in {"final_buffer", "concurrent"} & set(cfg.settings):
         end = cfg.transitions[name]
         if end < cfg.agent.num_steps and end // every * every <= (1 - LAST) * end:
             raise UserError(
-                f"agent.eval_every={every}: claims take an agent's evaluations in the last "
-                f"{LAST:.0%} of transitions.{name}={end}, and there is none; give at most "
-                f"{LAST * end:.0f}"
+                f"agent.eval_every={every}: the agent has no evaluation in the last {LAST:.0%} of "
+                f"transitions.{name}={end}, which claims need; give at most {LAST * end:.0f}"
             )
     share = min(EARLY, LAST)
     if cfg.learner.eval_every > share * cfg.learner.num_steps:
         raise UserError(
-            f"learner.eval_every={cfg.learner.eval_every}: claims compare evaluations of the first "
+            f"learner.eval_every={cfg.learner.eval_every}: claims need evaluations in the first "
             f"and the last {share:.0%} of learner.num_steps={cfg.learner.num_steps}; give at most "
             f"{share * cfg.learner.num_steps:.0f}"
         )
@@ -185,8 +184,8 @@ def check_disk(plan: PaperPlan) -> None:
         if need > free:
             raise UserError(
                 f"name={plan.name}: about {need / 2**30:.1f} GiB are needed in "
-                f"{' and '.join(map(str, places))}, {free / 2**30:.1f} are free; a smaller budget, "
-                "fewer envs or num_seeds, or another MINARI_DATASETS_PATH"
+                f"{' and '.join(map(str, places))}, and {free / 2**30:.1f} are free; choose a "
+                "smaller budget, fewer envs or num_seeds, or another MINARI_DATASETS_PATH"
             )
 
 

@@ -41,7 +41,7 @@ def log_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
         log.info("%-14s %10s   about %s", share.name, left, duration(share.seconds))
     log.info("%-14s %10s   about %s", "in all", "", duration(sum(s.seconds for s in shares)))
     if (num_datasets := len(cfg.envs) * len(agent_seeds(cfg))) < DATASETS_TO_DECIDE:
-        log.info("data sets a setting: %d; no claim can be decided by so few", num_datasets)
+        log.info("data sets per setting: %d, too few to decide any claim", num_datasets)
 
 
 def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:

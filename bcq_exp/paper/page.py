@@ -24,17 +24,17 @@ COLUMNS = (
 )  # fmt: skip
 HOW = (
     f"Results are means over the evaluations of the last {LAST:.0%} of training; bands and ± are "
-    "standard deviations over seeds. Differences are of normalized scores, in points, by pairs of "
-    "runs on the same data by the same seed, with an interval over data sets; p is of an exact "
-    "sign-flip test, in which pairs on one data set change their sign together, and at most "
-    f"{ERROR} decides, which takes {DATASETS_TO_DECIDE} data sets; to match is to lie at most "
-    f"{MATCHES:.0f} points below. A run that failed counts as the worst of its task. A claim held "
-    "where each part did, and did not where one part did not, by Holm's correction over the "
+    "standard deviations over seeds. Differences are in points of the normalized score, between "
+    "runs of the same data and seed, with an interval over data sets. p is that of an exact "
+    "sign-flip test, in which pairs on one data set change sign together. A p of at most "
+    f"{ERROR} decides, which needs {DATASETS_TO_DECIDE} data sets. Matching means at most "
+    f"{MATCHES:.0f} points below. A failed run counts as the worst of its task. A claim is held if "
+    "each of its parts is, and not held if one part is not, with Holm's correction over the "
     f"parts. {INTERVALS}"
 )
 CAPTIONS = {
     "curves": "Return; dashed: the behaviour policy, as recorded.",
-    "values": "The critic's estimate of the value of the first state (solid) beside the true "
+    "values": "The critic's estimate of the value of the first state (solid) and the true "
     "discounted return (dotted); logarithmic beyond ±100.",
 }
 

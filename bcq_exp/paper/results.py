@@ -55,7 +55,7 @@ class Results:
             if RunRecord(folder).has_begun
         }
         if not places:
-            raise UserError(f"name={plan.name}: no learner has begun, so there is nothing to show")
+            raise UserError(f"name={plan.name}: no learner has started, so there are no results")
         loaded = load_runs(*(glob.escape(str(folder)) for folder in places))
         of_run = [places[Path(folder)] for folder in loaded.runs["folder"]]
         self.settings = list(dict.fromkeys(sweep.setting for sweep in plan.sweeps))

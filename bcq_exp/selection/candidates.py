@@ -134,14 +134,14 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
     for folder, node in nodes.items():
         if changed := differences(identity({"dataset": first}), identity({"dataset": node})):
             raise UserError(
-                f"{folder}: learned from other data than {folders[0]}: "
-                f"{', '.join(changed.values())}; policies are compared on one data set"
+                f"{folder}: was trained on other data than {folders[0]}: "
+                f"{', '.join(changed.values())}; select among runs of one data set"
             )
     dataset = _load(first, folders[0], trusted)
     for folder in folders:
         if summaries[folder]["dataset"].get("content_hash") != dataset.content_hash:
             raise UserError(
-                f"{folder}: learnt from data of another content than {dataset.id} has now"
+                f"{folder}: the content of {dataset.id} has changed since this run was trained"
             )
     return Evidence.of(dataset)
 
@@ -227,12 +227,12 @@ def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
     keywords = dict(node)
     target, env = str(keywords.pop("_target_", None)), keywords.get("env")
     if target == ONLINE:
-        raise UserError(f"{folder}: collected its data itself; give runs of a data set")
+        raise UserError(f"{folder}: collected its own data; give runs trained on a data set")
     if trusted:
         dataset = called(dict(node))
         if isinstance(dataset, Dataset):
             return dataset
-        raise UserError(f"{folder}: dataset._target_={target} makes no data set")
+        raise UserError(f"{folder}: dataset._target_={target} does not return a Dataset")
     if target not in LOADERS:
         raise _untrusted(folder, f"_target_={target}")
     if ":" in str(env or ""):  # whose module would be imported
@@ -245,6 +245,6 @@ def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
 
 def _untrusted(folder: Path, said: str) -> UserError:
     return UserError(
-        f"{folder}: its data come from dataset.{said}, which is custom code; trust=true calls it, "
-        "if you trust the source of the folder"
+        f"{folder}: its data come from dataset.{said}, which is custom code; give trust=true to "
+        "run it if you trust the source of the folder"
     )

@@ -201,7 +201,7 @@ class FittedQ:
             if content["digest"] == self._digest:
                 self._put_back(content["runs"])
         except Exception:  # whatever reading a damaged file raises
-            log.warning("%s is damaged: fitted again", path)
+            log.warning("%s is damaged: critics are fitted again", path)
             self._put_back(before)
 
     def _put_back(self, states: Sequence[dict[str, Any]]) -> None:

@@ -41,10 +41,10 @@ def _of_evidence(evidence: Evidence) -> list[str]:
     count = len(evidence.dataset.episode_lengths)
     if evidence.is_held_out:
         episodes = counted(count, "held-out episode")
-        return [f"judged by {episodes} of {evidence.dataset.id}"]
+        return [f"estimated from {episodes} of {evidence.dataset.id}"]
     return [
-        f"judged by all {count} episodes of {evidence.dataset.id}, which the policies learnt from: "
-        "dataset.holdout=0.2 when training keeps some of them apart"
+        f"estimated from all {count} episodes of {evidence.dataset.id}, on which the policies were "
+        "trained; dataset.holdout=0.2 in training holds out some of them for selection"
     ]
 
 
@@ -54,8 +54,8 @@ def of_settings(settings: FQESettings) -> list[str]:
         return []
     steps = counted(settings.num_steps, "step")
     return [
-        f"in {steps} of tau {settings.target_tau:g}, fitted Q evaluation "
-        f"goes {settings.share_reached:.0%} of the way from 0 to its values: give it more steps"
+        f"{steps} with tau {settings.target_tau:g} take fitted Q evaluation "
+        f"{settings.share_reached:.0%} of the way from 0 to its values; give it more steps"
     ]
 
 
@@ -64,10 +64,10 @@ def _of_runs(ranked: Sequence[Candidate]) -> list[str]:
     notes = []
     steps = [each.step for each in ranked]
     if min(steps) < max(steps):
-        notes.append(f"policies of {min(steps)} to {max(steps)} steps are compared")
+        notes.append(f"the policies were trained for {min(steps)} to {max(steps)} steps")
     if unfinished := Counter(each.status for each in ranked if each.status != "completed"):
         named = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
-        notes.append(f"of runs that have not ended ({named}) the newest checkpoint counts")
+        notes.append(f"runs that have not completed ({named}) enter with their newest checkpoint")
     episodes = [len(each.returns) for each in ranked if each.returns is not None]
     if episodes and min(episodes) < max(episodes):
         notes.append(f"returns are means of {min(episodes)} to {max(episodes)} episodes")
@@ -82,35 +82,34 @@ def _of_horizon(evidence: Evidence, settings: FQESettings) -> list[str]:
         if limit is not None and limit <= horizon:
             return []
         return [
-            f"values are of the first {counted(horizon, 'step')}, evaluations' discounted "
-            "returns of whole episodes: these are left out"
+            f"values cover the first {counted(horizon, 'step')}, but evaluations' discounted "
+            "returns whole episodes, so the latter are left out"
         ]
     if limit is None or gamma**limit < CUT:
         return []
     return [
-        f"episodes are cut after {limit} steps, where a reward still weighs {gamma**limit:.0%}: "
-        f"values are of going on for ever, discounted returns end there; horizon={limit} makes "
-        "values end there too"
+        f"episodes end after {limit} steps, where a reward still has weight {gamma**limit:.0%}; "
+        "discounted returns end there and values do not, so they differ; "
+        f"horizon={limit} makes values end there too"
     ]
 
 
 def _of_known(num_known: int, num_policies: int) -> list[str]:
     """Of how many policies returns are known, and what follows for the judgement."""
     if not num_known:
-        return ["returns are not known: no ranking is judged"]
+        return ["no returns are known, so the rankings cannot be checked"]
     notes = []
     if num_known < num_policies:
         notes.append(
-            f"returns are known of {num_known} of {num_policies} policies, at the step of their "
-            "checkpoints: rankings are judged by those"
+            f"returns at the checkpoint's step are known for {num_known} of {num_policies} "
+            "policies, by which rankings are checked"
         )
     if num_known < FEWEST:
         policies = counted(num_known, "policy", "policies")
-        notes.append(f"{policies} with known returns: too few to judge a ranking")
+        notes.append(f"{policies} with known returns: too few to check a ranking")
     elif num_known < FEW:
         notes.append(
-            f"{num_known} policies are few: intervals are wide, and chance alone orders them well "
-            "now and then"
+            f"with only {num_known} policies, intervals are wide and a good ranking may be chance"
         )
     return notes
 
@@ -120,8 +119,8 @@ def _of_first(policies: pd.DataFrame) -> list[str]:
     reaching = int((policies["fqe_high"][1:] >= policies["fqe"].iloc[0]).sum())
     if not reaching:
         return []
-    others = counted(reaching, "other policy's interval reaches", "other policies' intervals reach")
-    return [f"{others} the first's value: their order may be chance"]
+    others = counted(reaching, "interval of another policy", "intervals of other policies")
+    return [f"{others} include the value of the first policy, so the order may be chance"]
 
 
 def _of_fqe(policies: pd.DataFrame) -> list[str]:
@@ -143,7 +142,7 @@ def _of_values(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings
     those = counted(count, "policy is", "policies are")
     return [
         f"{those} valued above the best recorded episode's discounted return "
-        f"({best:.1f}): where they leave what was recorded, critics overestimate"
+        f"({best:.1f}); critics may overestimate actions outside the data"
     ]
 
 
@@ -153,6 +152,6 @@ def _of_gammas(gammas: Sequence[float | None], gamma: float) -> list[str]:
         return []
     named = ", ".join(f"{found:g}" for found in others)
     return [
-        f"policies with gamma {named} were evaluated by that: their discounted returns are left "
-        f"out, and their own critics' values are not of gamma {gamma:g}"
+        f"policies with gamma {named}: their discounted returns are left out, and the values of "
+        f"their own critics are not comparable with gamma {gamma:g}"
     ]

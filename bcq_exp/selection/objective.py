@@ -50,7 +50,7 @@ def estimate(wanted: Mapping[Path, FQESettings], place: Path) -> dict[Path, str]
     for note in {note for _, settings in kinds for note in of_settings(settings)}:
         log.warning("trainer.fqe_steps: %s", note)
     failures: dict[Path, str] = {}
-    with locks.hold(place / LOCK, f"{place}: another process estimates its runs; wait for it"):
+    with locks.hold(place / LOCK, f"{place}: another process is estimating its runs; wait for it"):
         for (_, settings), same in kinds.items():
             failures |= _estimate(same, settings, place / CRITICS)
     return failures

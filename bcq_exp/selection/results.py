@@ -78,7 +78,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         return {**found, "policies": policies}
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({first_line(error)}); `bcq_exp select {folder}` writes it again"
+            f"{path} is damaged ({first_line(error)}); run `bcq_exp select {folder}` again"
         ) from error
 
 

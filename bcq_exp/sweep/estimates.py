@@ -42,7 +42,7 @@ def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]
                 num_beyond += row is not None and row["step"] > (each.until or row["step"])
     if num_beyond:
         are = f"{counted(num_beyond, 'run')} {'is' if num_beyond == 1 else 'are'}"
-        log.warning("%s compared with more training steps than the others", are)
+        log.warning("%s compared at a later training step than the others", are)
     return failures
 
 

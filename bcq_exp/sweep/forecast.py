@@ -73,12 +73,12 @@ def plan_lines(
         disk = sum(each.cost.run.disk * len(each.overrides) for each in coming if each.cost)
         workers = counted(len(busy), "worker")
         first, last = (duration(START_UP + seconds) for seconds in (busy[0], busy[-1]))
-        between = f" (the first to end: {first})" if len(busy) > 1 else ""
-        idle = f", {num_workers - len(busy)} more idle" if len(busy) < num_workers else ""
+        between = f" (the first worker ends after {first})" if len(busy) > 1 else ""
+        idle = f" ({num_workers - len(busy)} more would be idle)" if len(busy) < num_workers else ""
         yield (
-            f"{workers}{idle}: about {last}{between}, with {duration(START_UP)} of start-up; "
-            f"{duration(sum(busy))} of work; about {size(disk)} of disk, without W&B's"
+            f"{workers}{idle}: about {last}{between}, including {duration(START_UP)} of start-up; "
+            f"{duration(sum(busy))} of work; about {size(disk)} of disk, not counting W&B's files"
         )
     elif coming:
         workers = counted(num_workers, "worker")
-        yield f"{workers}; the time of a custom algorithm cannot be estimated"
+        yield f"{workers}; the time of custom algorithms cannot be estimated"

@@ -116,7 +116,9 @@ class HalvingSweeper(GridSweeper):
         swept = {o.get_key_element().lstrip("+") for o in given if o.is_sweep_override()}
         for key in OF_ALL:
             if key in swept:
-                raise UserError(f"{key}: not swept with hydra/sweeper=halving; give one value")
+                raise UserError(
+                    f"{key}: cannot be swept with hydra/sweeper=halving; give one value"
+                )
         (jobs,) = self.split_arguments(given, None)
         settings: dict[str, list[list[str]]] = {}
         for job in jobs:
@@ -124,8 +126,8 @@ class HalvingSweeper(GridSweeper):
             settings.setdefault(name, []).append(job)
         if len(settings) < 2:
             raise UserError(
-                "hydra/sweeper=halving: one setting, nothing to compare; give a key besides seed "
-                "several values"
+                "hydra/sweeper=halving: needs several settings to compare; give several values to "
+                "a key other than seed"
             )
         return settings
 
@@ -140,8 +142,8 @@ def _keys(config: DictConfig) -> str:
     keys = keys_of(subdir)
     if keys is None:
         raise UserError(
-            f"hydra.sweep.subdir={subdir}: with hydra/sweeper=halving runs are named by what is "
-            "swept; leave it out"
+            f"hydra.sweep.subdir={subdir}: cannot be set with hydra/sweeper=halving, which names "
+            "runs by the swept keys; leave it out"
         )
     return keys
 
@@ -171,7 +173,7 @@ def _reasons(rung: Rung) -> Iterator[tuple[str, str]]:
     """Why settings do not go on, in words."""
     for setting in rung.settings:
         if setting.value is None:
-            yield setting.name, "a run of its setting failed"
+            yield setting.name, "another run of its setting failed"
         elif not setting.goes_on:
             place = f"{setting.rank} of {len(rung.settings)} settings"
             yield setting.name, f"{place} at step {rung.step}: mean {setting.value:.1f}"
@@ -201,4 +203,4 @@ def _plan_lines(steps: Sequence[int], sizes: Sequence[int], settings: Settings) 
     for step, size in zip(steps, sizes, strict=True):
         yield f"  {size} of {len(settings)} settings to step {step}"
         before, taken = step, taken + size * (step - before)
-    yield f"{taken / (len(settings) * steps[-1]):.0%} of the grid's steps; the first rung:"
+    yield f"{taken / (len(settings) * steps[-1]):.0%} of the steps of a full grid; the first rung:"

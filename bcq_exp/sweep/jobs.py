@@ -180,9 +180,9 @@ def check_evaluated(cfg: DictConfig, until: int) -> None:
     settings = cfg.trainer
     if until > settings.num_steps or (until < settings.num_steps and until % settings.eval_every):
         raise UserError(
-            f"trainer.eval_every={settings.eval_every}, num_steps={settings.num_steps}: no "
-            f"evaluation at step {until}, where the runs of the sweep are compared; all need the "
-            "same"
+            f"trainer.eval_every={settings.eval_every}, trainer.num_steps={settings.num_steps}: no "
+            f"evaluation at step {until}, where the runs of the sweep are compared; give all runs "
+            "the same values"
         )
 
 

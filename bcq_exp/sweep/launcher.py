@@ -94,8 +94,8 @@ class CohortLauncher(Launcher):
         if config.hydra.job.chdir:
             if self._group_size not in ("auto", 1):
                 raise UserError(
-                    f"hydra.launcher.group_size={self._group_size}: with hydra.job.chdir=true each "
-                    "run is trained by itself, in its folder; use 1 or auto"
+                    f"hydra.launcher.group_size={self._group_size}: must be 1 or auto with "
+                    "hydra.job.chdir=true, which trains each run in its own folder"
                 )
             self._group_size = 1
 
@@ -356,7 +356,7 @@ def _failure(
     for said, names in named.items():
         lines += [f"  {name}: {said}" for name in names[:MOST_NAMED]]
         if more := names[MOST_NAMED:]:
-            lines.append(f"  and {len(more)} more for that reason")
+            lines.append(f"  and {len(more)} more for the same reason")
     return RunStopped("\n".join(lines), status=1)
 
 

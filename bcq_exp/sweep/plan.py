@@ -97,8 +97,8 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     ):
         if asked and not ours:
             raise UserError(
-                f"{what}: not with hydra/launcher=basic, which takes the runs one by one, each to "
-                "its end; with any other"
+                f"{what}: cannot be combined with hydra/launcher=basic, which trains the runs one "
+                "after the other; choose another launcher"
             )
     folder = check_folders(cfg, is_sweep=True)
     _check_folder(cfg, folder)
@@ -139,20 +139,20 @@ def _params(cfg: DictConfig) -> dict[str, Any]:
     for name in ("launcher", "sweeper"):
         node = cfg.hydra[name]
         if not (OmegaConf.is_dict(node) and "_target_" in node):
-            raise UserError(f"hydra.{name}: must be a choice, made as hydra/{name}=NAME")
+            raise UserError(f"hydra.{name}: must be one of the choices of hydra/{name}=NAME")
     params: Any = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or OmegaConf.create({}))
     for key, value in params.items():
         if isinstance(value, dict):
             nested = next((name for name, _ in flattened(value, f"{key}.")), f"{key}.KEY")
             raise UserError(
-                f"hydra.sweeper.params.{key}: keys below it are written with dots, in one line: "
+                f"hydra.sweeper.params.{key}: must not be nested; write the full key in one line, "
                 f"{nested}: VALUES"
             )
     sweep = cfg.hydra.runtime.choices.get("sweep")
     if sweep and not params:
         raise UserError(
-            f"sweep={sweep}: its file sweeps no key; below a first line '# @package _global_' it "
-            "has hydra: sweeper: params: with a line KEY: VALUES for each"
+            f"sweep={sweep}: its file sweeps no key; begin it with '# @package _global_' and list "
+            "the keys below hydra: sweeper: params:, one line KEY: VALUES each"
         )
     return params
 
@@ -263,14 +263,14 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
             same = seen.setdefault(trained(values), override)
             if same != override and not axis.is_continuous:
                 raise UserError(
-                    f"{same}, {override}: equal runs, as nothing that is trained differs; "
+                    f"{same}, {override}: give equal runs, as nothing in their training differs; "
                     + _remedy(axis)
                 )
 
 
 def _remedy(axis: Axis) -> str:
     if axis.key == "sweep":
-        return "give one sweep, and launch the other under another name"
+        return "give one sweep= and launch the other under another name"
     return f"give one value of {axis.key}"
 
 

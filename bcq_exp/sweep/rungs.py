@@ -56,8 +56,8 @@ def rung_steps(num_steps: int, eval_every: int, shares: Sequence[float]) -> list
     before = sorted(step for step in evaluated if step < num_steps)
     if not before:
         raise UserError(
-            f"trainer.eval_every={eval_every}: with trainer.num_steps={num_steps} there is no "
-            "evaluation early enough to stop a run by; give at most "
+            f"trainer.eval_every={eval_every}: with trainer.num_steps={num_steps}, no evaluation "
+            "is early enough to stop runs by; give at most "
             f"{max(1, int(min(shares) * num_steps))}"
         )
     return [*before, num_steps]

@@ -158,8 +158,8 @@ class OptunaSweeper(Sweeper):
     ) -> None:
         """What can be said of trials that are yet to be proposed."""
         print(
-            f"up to {counted(self._num_trials, 'trial')}, {self._batch_size} at a time; which ones "
-            "is not known before. One at the low end of every range, and one at the high end:"
+            f"up to {counted(self._num_trials, 'trial')}, {self._batch_size} at a time, chosen as "
+            "results come in. Estimate for the low end and the high end of every range:"
         )
         ends = [
             [*fixed, *(f"{key}={_ends(found)[i]}" for key, found in space.items())] for i in (0, 1)
@@ -195,7 +195,7 @@ class OptunaSweeper(Sweeper):
             )
         except Exception as error:  # whatever its database has to say
             raise UserError(
-                f"hydra.sweeper.storage={storage}: no study can be opened there "
+                f"hydra.sweeper.storage={storage}: cannot be opened "
                 f"({type(error).__name__}: {first_line(error)}); give another storage or name"
             ) from error
         # the same seed again would propose the same trials again
@@ -213,8 +213,9 @@ class OptunaSweeper(Sweeper):
         """
         if self._storage is not None:
             raise UserError(
-                f"resume=restart: the study in hydra.sweeper.storage={self._storage} is not set "
-                "aside; give another hydra.sweeper.study_name, and name"
+                f"resume=restart: cannot set aside the study in "
+                f"hydra.sweeper.storage={self._storage}; give another hydra.sweeper.study_name "
+                "and another name"
             )
         if (folder / STUDY_FILE).exists():
             state.set_aside(folder, STUDY_FILE)

@@ -65,14 +65,14 @@ def check_jobs(parameters: Mapping[str, Any], count: int) -> None:
     """
     if shutil.which("sbatch") is None:
         raise UserError(
-            "hydra/launcher=submitit_slurm: no sbatch here; launch it on a Slurm cluster"
+            "hydra/launcher=submitit_slurm: sbatch is not installed; launch it on a Slurm cluster"
         )
     flags = _flags(parameters)
     array = [f"--array=0-{count - 1}"] if count > 1 else []
     given = [f"--{key}={value}" if value else f"--{key}" for key, value in flags.items()]
     words = ["sbatch", "--test-only", *array, *given, "--wrap=true"]
     done = subprocess.run(words, capture_output=True, text=True)
-    said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+    said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     if done.returncode == 0 or (_PASSING in said and not _all_up(flags.get("partition"))):
         return
     if "partition name" in said:
@@ -85,9 +85,9 @@ def check_jobs(parameters: Mapping[str, Any], count: int) -> None:
         raise UserError(
             f"hydra.launcher.workers.count: {count} groups of runs, but a job array of this "
             f"cluster has at most {counted(most, 'task')} (MaxArraySize); give at most {most}, "
-            "and a hydra.launcher.group_size that is auto or larger"
+            "and a larger hydra.launcher.group_size or auto"
         )
-    raise UserError(f"{_KEYS}: Slurm would not take the jobs: {said.rpartition(': ')[2]}")
+    raise UserError(f"{_KEYS}: Slurm rejects the jobs: {said.rpartition(': ')[2]}")
 
 
 def check_seen(parameters: Mapping[str, Any], path: Path) -> bool:

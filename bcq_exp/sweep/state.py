@@ -87,7 +87,7 @@ def run_states(folder: Path) -> list[RunState]:
         UserError: if the folder holds no sweep.
     """
     if not is_sweep(folder):
-        raise UserError(f"{folder}: no sweep there; give a folder under multirun/ of a -m launch")
+        raise UserError(f"{folder}: not a sweep; give the folder of a sweep, such as multirun/NAME")
     found = sorted(path.parent.name for path in folder.glob("*/summary.json"))
     read = _read(folder)
     names = list(dict.fromkeys([*read["runs"], *found]))
@@ -147,11 +147,11 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
         if not all(isinstance(name, str) for key in nothing for name in found[key]):
-            raise ValueError("its runs or commands are not strings")
+            raise ValueError("runs and commands must be strings")
         return {**found, "stopped": dict(found.get("stopped", {}))}
     except (OSError, ValueError, LookupError, TypeError) as error:
         log.warning(
-            "%s is damaged (%s: %s): runs that have not started are listed once the sweep is "
+            "%s is damaged (%s: %s): runs that have not started are missing until the sweep is "
             "launched again",
             path,
             type(error).__name__,

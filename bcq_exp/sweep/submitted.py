@@ -58,7 +58,7 @@ class Submitit(Workers):
         while self._is_slurm and (left := _in_queue(_submitted(folder))):
             if not said:
                 log.info(
-                    "%s: waiting for %s of an earlier launch; to end them: %s",
+                    "%s: waiting for %s of an earlier launch; to cancel them: %s",
                     folder,
                     counted(len(left), "job"),
                     slurm.cancel_command(left),
@@ -76,7 +76,7 @@ class Submitit(Workers):
         if self._is_slurm:
             slurm.check_jobs(self._parameters, count)
             if not slurm.check_seen(self._parameters, folder / LOCK):
-                log.info("no worker was free to check that it sees %s", folder)
+                log.info("no free worker, so access to %s is not checked", folder)
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
@@ -94,7 +94,7 @@ class Submitit(Workers):
         if self._is_slurm:
             ends = slurm.cancel_command([job.job_id for job in jobs])
             submitted = counted(len(jobs), "job")
-            log.info("%s submitted, independent of this process; %s ends them", submitted, ends)
+            log.info("%s submitted, which run without this process; %s cancels", submitted, ends)
         deaths = 0
         for index, state in self._ended(waiting):
             job = waiting[index]
@@ -108,7 +108,7 @@ class Submitit(Workers):
                 yield index, RunStopped(said, status=1)
                 del waiting[index]
             else:
-                log.warning("%s; it is submitted again", said)
+                log.warning("%s; submitting it again", said)
                 waiting[index] = executor.submit(goes_on, work[index])
 
     def _executor(self, folder: Path) -> Any:

@@ -83,7 +83,8 @@ class Joblib(Workers):
         joblib = require("joblib", "joblib", "hydra/launcher=joblib")
         if not isinstance(n_jobs, int) or n_jobs == 0:
             raise UserError(
-                f"hydra.launcher.workers.n_jobs={n_jobs}: must be an integer, -1 for one a core"
+                f"hydra.launcher.workers.n_jobs={n_jobs}: must be an integer other than 0; -1 is "
+                "one per core"
             )
         self.count = joblib.effective_n_jobs(n_jobs)
 
@@ -214,8 +215,8 @@ class Ray(Workers):
             most = max(node["Resources"].get(name, 0) for node in nodes)
             if asked > most:
                 log.warning(  # no mistake where an autoscaler adds nodes
-                    "hydra.launcher.workers.remote.%s=%s: waiting for a node that has as many; "
-                    "those of the Ray cluster have at most %g",
+                    "hydra.launcher.workers.remote.%s=%s: waiting for a node with as many; nodes "
+                    "of this Ray cluster have at most %g",
                     key,
                     asked,
                     most,

@@ -102,9 +102,9 @@ def _check_scaling(job: Job, saved: Found) -> None:
     policy = saved.content["config"].get("policy")
     if policy is not None and policy["action_scaling"] != job.cfg.policy.action_scaling:
         raise UserError(
-            f"{job.folder} holds a run with policy.action_scaling={policy['action_scaling']}, "
-            f"auto is {job.cfg.policy.action_scaling} of its action space; give the run's, or "
-            "resume=restart to set it aside"
+            f"{job.folder} holds a run with policy.action_scaling={policy['action_scaling']}, but "
+            f"auto gives {job.cfg.policy.action_scaling} for its action space; give the value of "
+            "the run, or resume=restart to set it aside"
         )
 
 
@@ -204,8 +204,8 @@ def build_online(
     """
     if cfg.trainer.concurrent_from is not None:
         raise UserError(
-            f"trainer.concurrent_from={cfg.trainer.concurrent_from}: with dataset=online the data "
-            "come with each step already; use null, and dataset.start_steps"
+            f"trainer.concurrent_from={cfg.trainer.concurrent_from}: dataset=online collects its "
+            "data during training already; use null, and dataset.start_steps"
         )
     batch_size = cfg.trainer.batch_size
     stream = GrowingStream(
@@ -261,7 +261,9 @@ def build_normalizer(cfg: DictConfig, task: Task, found: Found | None) -> ObsNor
     if not cfg.trainer.normalize_obs:
         return None
     if not isinstance(task, Dataset):
-        raise UserError("trainer.normalize_obs=true: there is no data yet with dataset=online")
+        raise UserError(
+            "trainer.normalize_obs=true: dataset=online has no data to normalize by; use false"
+        )
     if found is not None and (scaling := found.content["normalization"]) is not None:
         return ObsNormalizer.from_state_dict(scaling)
     return ObsNormalizer.of(task.transitions.obs)

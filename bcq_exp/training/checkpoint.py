@@ -69,19 +69,19 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
         Damaged: if it is no checkpoint of this format, or not what was written.
     """
     if not path.exists():
-        raise UserError(f"{path}: there is no checkpoint")
+        raise UserError(f"{path}: no such checkpoint")
     with whole(path):
         with zipfile.ZipFile(path) as archive:
             if (part := archive.testzip()) is not None:
-                raise Damaged(f"{path} is damaged (the checksum of {part} differs)")
+                raise Damaged(f"{path} is damaged (checksum mismatch of {part})")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found not in (1, FORMAT):
-        raise Damaged(f"{path}: not a checkpoint of format {FORMAT}, nor of format 1", SET_ASIDE)
+        raise Damaged(f"{path}: not a checkpoint of format 1 or {FORMAT}", SET_ASIDE)
     with whole(path):
         content = checkpoint if found == FORMAT else checkpoint_of_today(checkpoint)
         if lacking := Checkpoint.__required_keys__ - content.keys() - {"record"}:
-            raise ValueError(f"it has no {', '.join(sorted(lacking))}")
+            raise ValueError(f"without {', '.join(sorted(lacking))}")
         content = {**content, "config": with_engine(content["config"])}
     return content  # type: ignore[return-value]
 
@@ -145,7 +145,7 @@ def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> Found | No
             continue
         if damage is not None:
             step = content["step"]
-            log.warning("%s: the checkpoint before, of step %d, is used", damage.what, step)
+            log.warning("%s; using the previous checkpoint, of step %d", damage.what, step)
         return Found(path, content)
     if damage is not None:
         raise damage

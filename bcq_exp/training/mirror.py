@@ -35,7 +35,7 @@ def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
                 try:
                     held.enter_context(hold(folder))
                 except UserError as error:  # it is being trained: W&B's run of it is in use, too
-                    log.warning("%s: its own files do not have the estimate", error)
+                    log.warning("%s; its files do not include the estimate", error)
                     continue
                 trackers += _add_estimate(folder, rows[folder], warnings)
             wait_for(trackers)

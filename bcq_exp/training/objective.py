@@ -119,16 +119,16 @@ def check_objective(cfg: DictConfig, *, is_wanted: bool) -> None:
     settings = cfg.trainer
     if settings.objective == FQE and "holdout" not in cfg.dataset:
         raise UserError(
-            "trainer.objective=fqe: takes recorded episodes that training does not see, and this "
-            "dataset has no holdout; use return_mean"
+            "trainer.objective=fqe: needs held-out episodes, and this dataset has no holdout; use "
+            "return_mean"
         )
     if settings.objective == FQE and cfg.dataset.get("holdout") is None:
         raise UserError(
-            "trainer.objective=fqe: it takes episodes that training does not see; give "
-            "dataset.holdout a share of them, such as 0.2"
+            "trainer.objective=fqe: needs held-out episodes; set dataset.holdout to a share of "
+            "them, such as 0.2"
         )
     if is_wanted and settings.objective != FQE and not settings.eval_episodes:
         raise UserError(
-            f"trainer.eval_episodes=0: trainer.objective={settings.objective} is not known "
-            "without an environment; use trainer.objective=fqe"
+            f"trainer.eval_episodes=0: trainer.objective={settings.objective} needs evaluations "
+            "in the environment; use trainer.objective=fqe"
         )

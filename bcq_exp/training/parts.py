@@ -43,11 +43,13 @@ def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
     """
     found = _named("algo", cfg.algo._target_)
     if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
-        raise UserError(f"algo._target_={cfg.algo._target_}: must be an OfflineAlgorithm")
+        raise UserError(
+            f"algo._target_={cfg.algo._target_}: must be a subclass of OfflineAlgorithm"
+        )
     if unread := algorithm_nodes(cfg).keys() - set(found.reads):
         raise UserError(
             f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
-            f"{', '.join(sorted(found.reads))}; a file that sets keys outside its own group begins "
+            f"{', '.join(sorted(found.reads))}; begin a file that sets keys outside its own group "
             "with '# @package _global_'"
         )
     return found

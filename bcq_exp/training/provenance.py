@@ -55,8 +55,8 @@ def _git(*arguments: str) -> str | None:
 
 
 def command(words: Sequence[str]) -> str:
-    """The command line with these words, as a shell takes it."""
-    return f"python -m bcq_exp {shlex.join(words)}".strip()
+    """The command line that trains with these words, as a shell takes it."""
+    return f"bcq_exp train {shlex.join(words)}".strip()
 
 
 def own_configs(hydra: Any) -> list[str]:

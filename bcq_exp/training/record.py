@@ -123,7 +123,7 @@ class RunRecord:
         with whole(self._csv(table)):
             names, lines = self._lines(table, marks, newer=True)
             if {len(names) - 1, *map(str.count, lines, repeat(","))} != {len(names) - 1}:
-                raise ValueError("a row of another length")
+                raise ValueError("rows of different lengths")
             cells = ",".join(lines).split(",") if lines else []
             values = np.array([*map(float, (cell or "nan" for cell in cells))])
             return dict(zip(names, values.reshape(len(lines), len(names)).T, strict=True))
@@ -181,7 +181,7 @@ class RunRecord:
             are_numbers = all(array.dtype.kind in "iuf" for array in found.values())
             belong = returns.shape == lengths.shape and steps.shape == returns.shape[:1]
             if not are_numbers or not belong or returns.ndim != 2 or not returns.shape[1]:
-                raise ValueError("its arrays do not belong together")
+                raise ValueError("shapes or types of its arrays do not match")
             return found
 
     def estimates(self) -> list[dict[str, Any]]:
@@ -193,7 +193,7 @@ class RunRecord:
         path = self._estimates_file
         if not path.exists():
             return []
-        with whole(path, "delete it: it is made again"):
+        with whole(path, "delete it, it is written again"):
             return [
                 {**row, "step": int(row["step"]), "settings": dict(row["settings"])}
                 for row in json.loads(path.read_bytes())
@@ -240,7 +240,7 @@ class RunRecord:
             if checksum is None:  # version 0.1's
                 found = {"record": {}, **found}
             elif checksum != _checksum(found):
-                raise ValueError("its checksum differs")
+                raise ValueError("checksum mismatch")
             found = summary_of_today(found)
             _check_kinds(found)
             return found
@@ -254,7 +254,7 @@ class RunRecord:
         """
         summary = self.summary()
         if summary is None:
-            raise UserError(f"{self.folder}: no summary.json there; give the folder of a run")
+            raise UserError(f"{self.folder}: contains no summary.json; give the folder of a run")
         return summary
 
     def progress(self) -> dict[str, Any] | None:
@@ -287,7 +287,7 @@ class RunRecord:
         found = self.episodes().get("step", np.empty(0))
         if list(found[: len(evaluated)]) != evaluated:
             path = self._episodes_file
-            raise Damaged(f"{path} is damaged (it lacks evaluations of eval.csv)", SET_ASIDE)
+            raise Damaged(f"{path} is damaged (evaluations of eval.csv are missing)", SET_ASIDE)
 
     def check_marks(self, marks: Marks) -> None:
         """Hold every table against its mark, without a look at its rows.
@@ -395,7 +395,7 @@ def _check_kinds(summary: Mapping[str, Any]) -> None:
             wanted += [(row["return_mean"], Real), (row["normalized_score"], Real | None)]
     for value, kind in wanted:
         if not isinstance(value, kind):
-            raise TypeError(f"{value!r} is not what it should be")
+            raise TypeError(f"{value!r} has the wrong type")
 
 
 def _as_json(content: Any) -> str:

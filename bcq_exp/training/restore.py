@@ -101,7 +101,7 @@ def _load(
     config: Mapping[str, Any] | None,
 ) -> TrainedRun:
     if config is not None and identity(saved["config"]) != identity(config):
-        raise UserError(f"{folder}: its checkpoint.pt is of another configuration")
+        raise UserError(f"{folder}: its checkpoint.pt belongs to another configuration")
     if not trusted and config is None:
         check_names_only_ours(saved["config"], f"run={folder}")
     cfg: Any = OmegaConf.create(saved["config"])
@@ -132,9 +132,12 @@ def load_collected(
     """
     saved = _checkpoint(folder)
     if "collected" not in saved["engine"]:
-        raise UserError(f"run={folder}: it collected nothing; give a run with dataset=online")
+        raise UserError(f"run={folder}: collected no data; give a run with dataset=online")
     if saved["step"] < (num_steps or 0):
-        raise UserError(f"num_steps={num_steps}: the run in {folder} has taken {saved['step']}")
+        raise UserError(
+            f"num_steps={num_steps}: must be at most the {saved['step']} steps of the run in "
+            f"{folder}"
+        )
     collected = saved["engine"]["collected"].items()
     steps = {name: values[:num_steps].numpy() for name, values in collected}
     return steps, _env_maker(saved, trusted)
@@ -148,7 +151,7 @@ def origin(folder: str | Path) -> dict[str, Any]:
     """
     summary = RunRecord(Path(folder)).summary()
     if summary is None:
-        raise UserError(f"run={folder}: no summary.json there; give the folder of a trained run")
+        raise UserError(f"run={folder}: contains no summary.json; give the folder of a trained run")
     names = ("algorithm", "command", "seed", "step", "config_hash", "versions", "git_commit")
     return {name: summary[name] for name in (*names, "config")}
 
@@ -189,5 +192,7 @@ def save_evaluation(
 def _checkpoint(folder: str | Path) -> checkpoint.Checkpoint:
     found = checkpoint.newest(RunRecord(Path(folder)))
     if found is None:
-        raise UserError(f"run={folder}: no checkpoint.pt there; give the folder of a trained run")
+        raise UserError(
+            f"run={folder}: contains no checkpoint.pt; give the folder of a trained run"
+        )
     return found

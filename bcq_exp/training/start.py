@@ -97,8 +97,8 @@ def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> N
         )
     if summary["status"] != "completed" and summary["step"] > cfg.trainer.num_steps:
         raise UserError(
-            f"trainer.num_steps={cfg.trainer.num_steps}: the run in {folder} has taken "
-            f"{counted(summary['step'], 'step')} already; give at least as many"
+            f"trainer.num_steps={cfg.trainer.num_steps}: must be at least the "
+            f"{counted(summary['step'], 'step')} that the run in {folder} has taken"
         )
 
 

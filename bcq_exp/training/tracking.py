@@ -111,7 +111,7 @@ class WandbTracker:
         self._warn = warnings
         self._folders = f"{sweep}/*" if sweep else str(folder)
         command = f"`bcq_exp wandb mirror {sweep or folder}`"
-        self._remedy = f"{command} writes it for W&B again"
+        self._remedy = f"{command} writes its W&B run again"
         self._failed = False
         self._num_bytes = _size(config)
         self._num_rows = num_rows
@@ -143,16 +143,16 @@ class WandbTracker:
             try:
                 run.finish(exit_code=exit_code)
             except TimeoutError as error:  # what is left lies in W&B's file, whole
-                self._say("did not take all of it in time", error, self._sync("run"))
+                self._say("did not receive everything in time", error, self._sync("run"))
 
         self._tasks.put(("failed at the end", end))
-        self._tasks.put(("wrote less than it was given", self._check_written))
+        self._tasks.put(("did not write everything", self._check_written))
         self._tasks.put(None)
 
     def wait(self, deadline: float) -> bool:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            self._lose("does not answer", TimeoutError("given up"))
+            self._lose("does not respond", TimeoutError("timeout"))
         return not self._failed
 
     def _work(self, mode: str, goes_on: bool, **arguments: Any) -> None:
@@ -205,7 +205,7 @@ class WandbTracker:
         path, deadline = Path(run.settings.sync_file), time.monotonic() + FLUSHED_AFTER
         while (size := path.stat().st_size) < self._num_bytes:
             if time.monotonic() > deadline:
-                raise OSError(f"{size} of {self._num_bytes} bytes and more: is its disk full?")
+                raise OSError(f"{size} of at least {self._num_bytes} bytes: is the disk full?")
             time.sleep(0.05)
 
     def _hear(self, message: str) -> None:
@@ -223,7 +223,7 @@ class WandbTracker:
     def _lose(self, what: str, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            self._say(what, error, f"this run is in its local files; {self._remedy}")
+            self._say(what, error, f"the local files have the whole run; {self._remedy}")
 
     def _say(self, what: str, error: Exception, remedy: str) -> None:
         self._warn(what, first_line(error), remedy)

@@ -107,8 +107,8 @@ class Trainer:
                 for _, run in self._alive():
                     run.leave()
                 raise CannotWrite(
-                    f"{error}; stopped at step {self._engine.step}, what is there goes on from its "
-                    f"last checkpoint: {self.runs[0].command_to_go_on}"
+                    f"{error}; stopped at step {self._engine.step}, to continue from the last "
+                    f"checkpoint: {self.runs[0].command_to_go_on}"
                 ) from error
             except Exception as error:  # a defect: let the files say that the runs ended
                 for _, run in self._alive():
@@ -210,7 +210,7 @@ class Trainer:
             run.finish("interrupted", self._engine.step)
         name = signal.Signals(self._signal).name
         raise RunStopped(
-            f"stopped by {name} at step {self._engine.step}, checkpoint saved; to go on: "
+            f"stopped by {name} at step {self._engine.step}, checkpoint saved; to continue: "
             f"{self.runs[0].command_to_go_on}",
             status=128 + self._signal,
         )

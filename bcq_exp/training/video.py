@@ -53,7 +53,7 @@ def _hint(env: gym.Env) -> str:
     is_mujoco = any("mujoco" in kind.__module__ for kind in type(env.unwrapped).__mro__)
     if not is_mujoco or "MUJOCO_GL" in os.environ:
         return ""
-    return "; without a display MuJoCo draws with MUJOCO_GL=egl, or MUJOCO_GL=osmesa, set before"
+    return "; without a display, set the environment variable MUJOCO_GL=egl or MUJOCO_GL=osmesa"
 
 
 def _frames(actions: np.ndarray, env: gym.Env, seed: int) -> Iterator[np.ndarray]:

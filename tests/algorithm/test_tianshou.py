@@ -199,7 +199,7 @@ def test_a_factory_of_ours_makes_ours():
 
 @pytest.mark.parametrize("factory", [torch.optim.Adam, 1e-3, None])
 def test_what_makes_no_optimizer_is_refused(factory):
-    with pytest.raises(TypeError, match=r"made by an OptimizerFactory.*not by"):
+    with pytest.raises(TypeError, match=r"given as an OptimizerFactory.*not as"):
         make_bcq(vae_optim=factory)
 
 

@@ -93,7 +93,7 @@ def make_run(
                 "behaviour_return": behaviour_return,
                 **(dataset_facts or {}),
             },
-            "command": f"python -m bcq_exp seed={seed}",
+            "command": f"bcq_exp train seed={seed}",
             "versions": {"torch": "2.13.0", "mujoco": None},
             "git_commit": "abc",
             "config_hash": f"{seed}",

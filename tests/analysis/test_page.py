@@ -225,7 +225,8 @@ def test_the_table_sorts_filters_and_links(shown):
     page.fill("#filter", "")
     link = page.locator("#run-table a").first.get_attribute("href")
     assert link.startswith("./../algo.lmbda=")
-    assert page.locator("#run-table .copy").first.get_attribute("title").startswith("python -m")
+    command = page.locator("#run-table .copy").first.get_attribute("title")
+    assert command.startswith("bcq_exp train ")
 
 
 def test_figures_and_tables_are_saved(shown, report):
@@ -254,7 +255,7 @@ def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(shown_twelve, twelv
     assert page.inner_text("#drawn") == "8 of 12 groups are drawn; tick others in the table"
     assert len(drawn(page, "profiles")) == 8
     page.click("#choose-none")
-    assert page.inner_text("#improvement") == "It takes two groups."
+    assert page.inner_text("#improvement") == "Two groups are needed."
     boxes = page.locator("#aggregate-table input")
     for place in (0, 5, 11):
         boxes.nth(place).check()

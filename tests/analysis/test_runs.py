@@ -231,6 +231,7 @@ def groups_of(folder, *runs):
         ("dataset.holdout", (None, 0.5), ["holdout=null", "holdout=0.5"]),
         ("dataset.env", (None, "Other-v0"), ["env=null", "env=Other-v0"]),
         ("trainer.num_steps", (120, 240), ["num_steps=120", "num_steps=240"]),
+        ("policy.action_scaling", (False, True), ["action_scaling=false", "action_scaling=true"]),
     ],
 )
 def test_what_decides_a_result_is_grouped_by(key, values, groups, tmp_path):
@@ -250,7 +251,7 @@ def test_what_decides_a_result_is_grouped_by(key, values, groups, tmp_path):
 def test_what_else_differs_is_said(key, values, tmp_path):
     _, found, said = groups_of(tmp_path, *({"changes": {key: value}} for value in values))
     assert found == ["all runs"] * 2
-    assert f"runs also differ in {key} ({values[0]}, {values[1]}), which they are not" in said
+    assert f"groups contain runs that differ in {key} ({values[0]}, {values[1]})" in said
 
 
 def test_names_and_dashboards_differ_without_a_word(tmp_path):
@@ -275,7 +276,7 @@ def test_other_contents_of_one_id_are_another_data_set_with_its_own_behaviour(tm
     )
     assert found == ["all runs"] * 2
     assert list(runs.runs["dataset"]) == ["a/b-v0@33333333", "a/b-v0@44444444"]
-    assert "2 contents under the id a/b-v0" in said
+    assert "the id a/b-v0 has 2 different contents" in said
     header = paper_table(runs, "md").splitlines()[0]
     assert "a/b-v0@33333333 (return) | a/b-v0@44444444 (return)" in header
     data = page_data(runs, tmp_path)
@@ -290,6 +291,13 @@ def test_a_key_of_the_data_groups_among_runs_on_the_same_data(tmp_path):
     )
     assert found == ["all runs"] * 2
     assert "dataset.holdout (null, 0.5)" in said
+
+
+def test_a_key_that_an_algorithm_lacks_is_a_dash_and_null_is_null(tmp_path):
+    runs, _, _ = groups_of(tmp_path, {"changes": {"algo.x": None}}, {"changes": {"algo.x": 1}}, {})
+    assert list(summary.key_column(runs, "algo.x")) == ["null", "1", "–"]
+    levels = summary.marginal(runs, "algo.x")["value"]
+    assert sorted(levels) == ["1", "null", "–"]
 
 
 def test_algorithms_of_one_name_are_told_apart_and_what_else_they_differ_in_is_said(tmp_path):
@@ -307,7 +315,7 @@ def test_versions_commits_and_failures_are_said(tmp_path):
         {"versions": versions[1], "git_commit": None, "status": "failed"},
     )
     assert "several versions of mujoco (3.3, 3.4), commit (abc, null)" in said
-    assert "1 run failed: of 1 of them the last evaluation before that counts" in said
+    assert "1 run failed: the last evaluation of 1 of them is compared" in said
 
 
 def test_values_that_are_close_are_other_groups(tmp_path):
@@ -331,4 +339,4 @@ def test_of_several_data_sets_those_without_a_score_are_left_out_and_named(tmp_p
     runs = load_runs(tmp_path / "s")
     name, values = summary.measure_of(runs)
     assert name == "normalized score" and list(values.dropna()) == [30.0]
-    assert any("without those that have none (other/set-v0)" in note for note in runs.notes)
+    assert any("left out, as without reference scores: other/set-v0" in note for note in runs.notes)

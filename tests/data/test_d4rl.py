@@ -10,6 +10,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data.datasets import load_d4rl_hdf5
 from bcq_exp.data.transitions import DataError
+from bcq_exp.training.record import RunRecord
 from tests.commands import TINY
 from tests.forked import forked
 
@@ -134,7 +135,7 @@ def test_step_limit_with_next_observations(load):
 
 
 def test_unknown_edges_are_refused_unless_successors_are_stored(load):
-    with pytest.raises(DataError, match="the edges of episodes are unknown; set dataset.env"):
+    with pytest.raises(DataError, match="episodes cannot be separated.*; set dataset.env"):
         load(5)
     assert np.flatnonzero(load(5, follow=True).transitions.truncated).tolist() == [4]
 
@@ -183,7 +184,7 @@ def test_the_environment_is_guessed_from_the_name(tmp_path):
         ({"rewards": np.array([0, 0, 0, np.nan, 0])}, "rew is nan at episode 1, step 0"),
         ({"rewards": np.array([0, 0, np.inf, 0, 0])}, "rew is inf at episode 0, step 2"),  # dropped
         ({"observations": 5.0}, r"observations has shape \(\); it must be \(steps, size\)"),
-        ({"actions": h5py.Empty("f")}, r"actions is no array; it must be \(steps, size\)"),
+        ({"actions": h5py.Empty("f")}, r"actions is not an array; it must be \(steps, size\)"),
         ({"rewards": np.zeros((5, 2))}, r"rewards has shape \(5, 2\); it must be .*steps, 1"),
         ({"rewards": np.zeros(5, complex)}, "rewards holds values of type complex128; real"),
         ({"observations": np.full((5, 1), b"1.5")}, r"observations holds values of type \|S3"),
@@ -202,7 +203,7 @@ def test_a_folder_in_place_of_an_array(load, tmp_path):
     with h5py.File(tmp_path / "toy-v2.hdf5", "r+") as file:
         del file["actions"]
         file.create_group("actions")
-    with pytest.raises(DataError, match="actions is no array"):
+    with pytest.raises(DataError, match="actions is not an array"):
         load_d4rl_hdf5(str(tmp_path / "toy-v2.hdf5"), env="BcqLine-v0")
 
 
@@ -256,12 +257,12 @@ def test_action_bounds_stand_in_for_an_environment(load, bounds):
 
 @pytest.mark.parametrize("bounds", [[1], [1, -1], [[-1, 1], [-1, 1]], ["a", 1], [0, np.inf]])
 def test_bounds_that_are_none_are_refused(load, bounds):
-    with pytest.raises(DataError, match=r"dataset.action_bounds=.*: must be \[lowest, highest\]"):
+    with pytest.raises(DataError, match=r"dataset.action_bounds=.*: must be \[low, high\]"):
         load(5, follow=True, env=None, options={"action_bounds": bounds})
 
 
 def test_edges_that_nothing_tells_are_refused_with_action_bounds_too(load):
-    with pytest.raises(DataError, match="the edges of episodes are unknown"):
+    with pytest.raises(DataError, match="episodes cannot be separated"):
         load(5, env=None, options={"action_bounds": [-1, 1]})
 
 
@@ -295,7 +296,7 @@ def test_a_file_of_no_known_environment_is_trained_on_by_the_command(load, tmp_p
 def test_a_reward_that_float32_makes_stand_still_is_noted(load):
     rewards = 1e9 + np.array([0, 1, 2, 1e6, 1e6 + 1])
     (note,) = load(5, terminals=[2, 4], rewards=rewards, follow=True).notes
-    assert note.startswith("rew[0] changes by at most 1 a step")
+    assert note.startswith("rew[0] changes by at most 1 per step")
     assert load(5, terminals=[4], rewards=rewards, follow=True).notes == ()
 
 
@@ -331,3 +332,24 @@ def test_a_refused_file_is_one_line_of_the_command(tmp_path):
     assert done.stderr.strip() == (
         "error: data set 'flat': observations has shape (); it must be (steps, size)"
     )
+
+
+def test_the_experiment_that_makes_d4rls_row_runs_on_a_file_of_that_format(tmp_path):
+    rng, n = np.random.default_rng(0), 300
+    with h5py.File(tmp_path / "hopper-medium-v0.hdf5", "w") as file:
+        file["observations"] = rng.normal(size=(n, 11)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
+        file["rewards"] = rng.normal(size=n).astype(np.float32)
+        file["terminals"] = np.arange(n) % 50 == 49
+        file["timeouts"] = np.zeros(n, bool)
+    few = ("trainer.num_steps=20", "trainer.eval_episodes=1", "networks=small", "logger=none")
+    done = forked(
+        *("experiment=d4rl_bcq", "dataset.path=hopper-medium-v0.hdf5", "name=row", *few),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = RunRecord(tmp_path / "multirun" / "row").summary()
+    assert summary["last"]["normalized_score"] is not None
+    kept = {key: summary["config"][key] for key in ("algo", "vae")}
+    assert (kept["algo"]["lmbda"], kept["vae"]["kl_weight"]) == (0.75, 0.5)
+    assert summary["config"]["trainer"]["objective"] == "normalized_score"

@@ -50,7 +50,7 @@ def test_the_choice_is_the_same_each_time_and_of_the_episodes_alone():
 
 @pytest.mark.parametrize(("count", "share"), [(8, 0.1), (8, 0.9), (3, 0.5)])
 def test_too_few_episodes_on_a_side_are_refused(count, share):
-    with pytest.raises(DataError, match=f"dataset.holdout={share}: that is .* of the {count} ep"):
+    with pytest.raises(DataError, match=f"dataset.holdout={share}: holds out .* of the {count} ep"):
         held_out_episodes("my/set-v0", count, share)
 
 
@@ -58,7 +58,7 @@ def test_the_shares_that_a_refusal_offers_are_taken():
     for count in (4, 7, 12, 300):
         with pytest.raises(DataError) as said:
             held_out_episodes("a", count, 0.5 / count)
-        low, high = str(said.value).split("give ")[1].split(" of them")[0].split(" to ")
+        low, high = str(said.value).split("give ")[1].split(", or")[0].split(" to ")
         for share in (float(low), float(high)):
             assert 2 <= held_out_episodes("a", count, share).sum() <= count - 2
 
@@ -68,7 +68,7 @@ def test_episodes_without_transitions_are_no_evidence(stored):
     is_held_out = held_out_episodes(stored, len(LENGTHS), 0.25)
     rows = np.where(is_held_out, 0, whole.episode_rows)
     cut = replace(whole, episode_rows=rows, transitions=whole.transitions[: rows.sum()])
-    with pytest.raises(DataError, match="dataset.holdout=0.25: of .* 0 on one side have trans"):
+    with pytest.raises(DataError, match="dataset.holdout=0.25: splits .* one part has 0 episodes"):
         cut.without(0.25)
 
 

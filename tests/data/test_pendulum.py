@@ -59,7 +59,7 @@ def test_it_is_made_once_and_reproducibly(home, monkeypatch, caplog, capfd):
     with caplog.at_level(logging.INFO, logger="bcq_exp"):
         first = load_pendulum("medium", num_steps=300)
         load_pendulum("medium", num_steps=300)
-    assert [record.message.split(":")[0] for record in caplog.records] == [f"making {first.id}"]
+    assert [record.message.split(":")[0] for record in caplog.records] == [f"recording {first.id}"]
     assert capfd.readouterr().out == ""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(home / "other"))
     assert load_pendulum("medium", num_steps=300).content_hash == first.content_hash
@@ -68,7 +68,7 @@ def test_it_is_made_once_and_reproducibly(home, monkeypatch, caplog, capfd):
 def test_unknown_requests_are_refused():
     with pytest.raises(DataError, match="'best' is unknown; allowed are expert, medium, random"):
         load_pendulum("best")
-    with pytest.raises(DataError, match="num_steps=0, seed=0 cannot be made"):
+    with pytest.raises(DataError, match="num_steps=0 must be at least 3"):
         load_pendulum(num_steps=0)
     with pytest.raises(DataError, match="seed=-1"):
         load_pendulum(seed=-1)
@@ -88,7 +88,7 @@ def test_two_processes_at_once_make_one_data_set(home):
         "print('hash', load_pendulum('random', num_steps=6000).content_hash)"
     )
     outputs = [process.communicate(timeout=60)[0] for process in [start(code), start(code)]]
-    assert sum(output.count("making") for output in outputs) == 1
+    assert sum(output.count("recording") for output in outputs) == 1
     assert len({output.split("hash ")[1] for output in outputs}) == 1
     assert [p.name for p in (home / "minari" / ".bcq_exp").iterdir() if p.is_dir()] == []
 

@@ -63,7 +63,7 @@ def engines(*overrides):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("CountingFactory", "tensors differ from the eager step's"),
+        ("CountingFactory", "tensors differ between the compiled and the eager step"),
         ("BranchingFactory", "aten._local_scalar_dense.default"),
     ],
 )

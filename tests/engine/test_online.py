@@ -229,7 +229,7 @@ def test_an_environment_that_may_never_end_is_refused_before_a_step(tmp_path):
 
 
 def test_there_is_nothing_to_normalize_by(tmp_path):
-    with pytest.raises(UserError, match="normalize_obs=true: there is no data yet"):
+    with pytest.raises(UserError, match="normalize_obs=true: dataset=online has no data"):
         fit(tmp_path / "r", *ONLINE, "trainer.normalize_obs=true")
 
 
@@ -258,5 +258,5 @@ def test_more_than_there_is_is_refused(tmp_path):
 
 
 def test_a_schedule_for_recorded_data_is_refused(tmp_path):
-    with pytest.raises(UserError, match="concurrent_from=5: with dataset=online the data come"):
+    with pytest.raises(UserError, match="concurrent_from=5: dataset=online collects its data"):
         fit(tmp_path / "r", *ONLINE, "trainer.concurrent_from=5")

@@ -114,5 +114,5 @@ def test_noise_named_as_the_rows_is_refused():
     class Taken(NamedTuple):
         rows: tuple[int, ...]
 
-    with pytest.raises(ValueError, match="noise named rows: every run has a stream of that name"):
+    with pytest.raises(ValueError, match="noise named rows: this name is reserved"):
         HostStream(seed=0, num_rows=5, batch_size=4, noise=Taken((4,)))

@@ -52,7 +52,7 @@ def assert_done_or_refused(done: Done) -> None:
 
 
 FOUND = [
-    ("bcq_exp", ["hydra.run.dir="], "hydra.run.dir=: must be a path, not an empty one"),
+    ("bcq_exp", ["hydra.run.dir="], "hydra.run.dir=: must be a path that is not empty"),
     ("bcq_exp", ["hydra.run.dir='  '"], "hydra.run.dir=  : must be a path"),
     ("bcq_exp", ["hydra.output_subdir="], "hydra.output_subdir=: must be a path"),
     ("bcq_exp", ["-m", "seed=0,1", "hydra.sweep.dir="], "hydra.sweep.dir=: must be a path"),
@@ -61,11 +61,11 @@ FOUND = [
     ("bcq_exp.evaluate", ["run="], "run=: must be a path"),
     ("bcq_exp.evaluate", ["run=done", "video="], "video=: must be a path ending in .gif or .mp4"),
     ("bcq_exp.collect", ["id=a/b-v0", "behaviour=run", "run="], "run=: must be a path"),
-    ("bcq_exp.compare", [""], "runs=: must be a path, not an empty one"),
-    ("bcq_exp.compare", ["done", "--output="], "output=: must be a path, not an empty one"),
-    ("bcq_exp.status", [""], "folder=: must be a path, not an empty one"),
-    ("bcq_exp.wandb_mirror", ["done", ""], "runs=: must be a path, not an empty one"),
-    ("bcq_exp.wandb_sweep", ["--file="], "file=: must be a path, not an empty one"),
+    ("bcq_exp.compare", [""], "runs=: must be a path that is not empty"),
+    ("bcq_exp.compare", ["done", "--output="], "output=: must be a path that is not empty"),
+    ("bcq_exp.status", [""], "folder=: must be a path that is not empty"),
+    ("bcq_exp.wandb_mirror", ["done", ""], "runs=: must be a path that is not empty"),
+    ("bcq_exp.wandb_sweep", ["--file="], "file=: must be a path that is not empty"),
     ("bcq_exp.wandb_workspace", ["project=p", "runs="], "runs=: must be a path"),
     ("bcq_exp.status", ["sweep", "--every=nan"], "every=nan: must be a number above 0"),
     ("bcq_exp.status", ["sweep", "every=x"], "every=x: must be a number above 0"),

@@ -16,7 +16,7 @@ RACERS, ROUNDS = 4, 4
 LONG = (*COMPILED, "trainer.num_steps=1200", "trainer.eval_every=600")
 REFUSED = (  # by the system's lock, or by what the winner has left
     "is training this run; wait for it", "is launching this sweep; wait for it",
-    "another process is making it", "already exists",
+    "another process is recording it", "already exists",
 )  # fmt: skip
 
 

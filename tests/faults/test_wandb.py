@@ -144,7 +144,7 @@ def assert_mirrors(warning, folder, capsys):
     [
         (signal.SIGKILL, r"W&B failed \(.*[Cc]onnection (lost|reset by peer)\): "),
         pytest.param(
-            signal.SIGSTOP, r"W&B does not answer \(given up\): ", marks=pytest.mark.faults
+            signal.SIGSTOP, r"W&B does not respond \(timeout\): ", marks=pytest.mark.faults
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_a_server_that_fails_midway(
     in_the_middle(monkeypatch, folder, lambda: setattr(server, "mode", mode))
     fit(folder, *ONLINE)
     warning = the_warning(caplog)
-    assert re.match(r"W&B (did not take all of it in time|warns) \(", warning)
+    assert re.match(r"W&B (did not receive everything in time|warns) \(", warning)
     assert_same_run(folder, trained)
     run = written(folder, "online")
     assert_whole(run.rows, folder)

@@ -86,12 +86,12 @@ def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
     recorded = RunRecord(folder / "x").summary()["command"]
     alone = RunRecord(folder / "s" / "seed=3").summary()["command"]
     for line, said in (
-        (recorded, "x is complete: nothing to do"),
+        (recorded, "x is complete; a larger trainer.num_steps continues it"),
         (commands[0], "2 runs, 2 complete, 0 to train"),
         (f"{alone} name=alone", "step 10: return"),
     ):
         assert f"--config-dir={HERE / 'conf'}" in line
-        done = forked(*shlex.split(line)[3:], cwd=tmp_path, env=ENVIRONMENT)
+        done = forked(*shlex.split(line)[2:], cwd=tmp_path, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
 

@@ -39,13 +39,19 @@ MISTAKES = [
     (["budget=small", "settings=[imperfect,expert]"], "settings=["),
     (["budget=small", "algorithms=[bcq,cql]"], "each one of bcq, bc, vae_bc, ddpg, dqn, td3_bc"),
     (["budget=small", "envs=[Hopper-v5,Nope-v0]"], "Nope-v0"),
-    (["budget=small", "envs=[MountainCarContinuous-v0]"], "no reference scores are known for Moun"),
-    (["budget=small", "envs=[Hopper-v5,Hopper-v5]"], "envs: one or more, each once"),
+    (
+        ["budget=small", "envs=[MountainCarContinuous-v0]"],
+        "envs=MountainCarContinuous-v0: has no reference scores",
+    ),
+    (
+        ["budget=small", "envs=[Hopper-v5,Hopper-v5]"],
+        "envs=['Hopper-v5', 'Hopper-v5']: must name at least one, and none twice",
+    ),
     (["budget=small", "envs=[]"], "envs: one or more"),
     (["budget=small", "-m"], "-m: leave it out"),
     (["budget=small", "learner.eval_every=10000"], "give at most 7500"),
     (["budget=small", "agent.eval_every=30000"], "in the last 25% of transitions.concurrent=40000"),
-    (["budget=small", "transitions.final_buffer=100001"], "give at most as many"),
+    (["budget=small", "transitions.final_buffer=100001"], "must be at most the agent's"),
     (["budget=small", "agent.start_steps=40000"], "must be below transitions.concurrent"),
     (["budget=small", "hydra/launcher=abacus"], "hydra/launcher=abacus: no such choice"),
     (["budget=small", "num_seeds=0"], "num_seeds=0: must be an integer at least 1"),
@@ -71,9 +77,13 @@ def test_data_made_with_other_versions_are_refused(tmp_path, monkeypatch):
     now, steps = checks.versions(), made.agents.num_steps
     other = {**now, "mujoco": "3.1.0"}
     for versions, agent, said in (
-        (other, {"versions": now, "step": steps}, "was made with mujoco 3.1.0, here is"),
+        (other, {"versions": now, "step": steps}, "was made with mujoco 3.1.0, but"),
         (now, {"versions": other, "step": steps}, "the agent of data set bcq_paper/"),
-        (now, {"versions": now, "step": steps + 1}, f"is of an agent of {steps + 1} steps, not"),
+        (
+            now,
+            {"versions": now, "step": steps + 1},
+            f"was recorded with an agent of {steps + 1} steps, not",
+        ),
     ):
         provenance = {"bcq_exp": {"versions": versions, "agent": agent}}
         (folder / "metadata.json").write_text(json.dumps(provenance))
@@ -134,7 +144,7 @@ def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, 
     said = [" ".join(line.split()) for line in planned.stdout.splitlines()]
     assert said[:2] == ["agents 0 of 1 about 0 s", "data sets 0 of 2 about 0 s"]
     assert said[2].startswith("bcq 4 about")
-    assert said[-1] == "data sets a setting: 1; no claim can be decided by so few"
+    assert said[-1] == "data sets per setting: 1, too few to decide any claim"
 
     done = paper(*BRIEF)
     assert done.returncode == 0, done.stderr

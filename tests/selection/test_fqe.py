@@ -142,19 +142,20 @@ def test_how_far_critics_come_is_told_beforehand():
 def test_targets_stay_within_what_rewards_can_come_to(tmp_path):
     evidence = chain(40)
     found = fit(evidence, POLICIES, tmp_path / "a.pt", num_steps=20, tau=1.0)
-    critic = found._engine.algorithm(0)
+    fqe = found._engine.algorithm(0)
+    hyper = fqe.hyperparameters
     worst, best = evidence.dataset.transitions.rew.min(), evidence.dataset.transitions.rew.max()
     scale = found._units.scale
-    assert critic.v_min * scale == pytest.approx(worst / (1 - GAMMA))
-    assert critic.v_max * scale == pytest.approx(best / (1 - GAMMA))
-    with pytest.raises(ValueError, match="ends of an interval"):
-        FQE(critic=critic.critic, critic_optim=AdamOptimizerFactory(lr=0.1), v_min=1.0, v_max=0.0)
+    assert hyper.v_min * scale == pytest.approx(worst / (1 - GAMMA))
+    assert hyper.v_max * scale == pytest.approx(best / (1 - GAMMA))
+    with pytest.raises(ValueError, match="v_min must not be above v_max"):
+        FQE(critic=fqe.critic, critic_optim=AdamOptimizerFactory(lr=0.1), v_min=1.0, v_max=0.0)
 
 
 def test_a_known_range_of_returns_bounds_the_values(tmp_path):
     found = fit(chain(40), POLICIES, tmp_path / "a.pt", num_steps=20, return_range=(-1.0, 2.0))
-    critic, scale = found._engine.algorithm(0), found._units.scale
-    assert (critic.v_min * scale, critic.v_max * scale) == pytest.approx((-1.0, 2.0))
+    hyper, scale = found._engine.algorithm(0).hyperparameters, found._units.scale
+    assert (hyper.v_min * scale, hyper.v_max * scale) == pytest.approx((-1.0, 2.0))
 
 
 def test_of_a_horizon_only_its_steps_count_discounted_or_not(tmp_path):

@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_one_runs_failure(folder):
     done = forked(*grid, cwd=folder)
     assert done.returncode == 1 and "2 of 3 runs failed" in done.stderr
     assert "seed=1: " in done.stderr and "checkpoint" in done.stderr
-    assert "estimates.json is damaged" in done.stderr and "delete it: it is made" in done.stderr
+    assert "estimates.json is damaged" in done.stderr and "delete it, it is written" in done.stderr
     assert len(RunRecord(sweep / "seed=0").estimates()) == 1
 
 
@@ -249,12 +249,12 @@ def test_a_grid_needs_no_objective(folder):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("dataset.holdout=null",), "trainer.objective=fqe: it takes episodes that training does"),
+        (("dataset.holdout=null",), "trainer.objective=fqe: needs held-out episodes; set"),
         (
             ("trainer.objective=return_mean", "-m", "algo.tau=0.1,0.2", *HALVING),
-            "trainer.eval_episodes=0: trainer.objective=return_mean is not known",
+            "trainer.eval_episodes=0: trainer.objective=return_mean needs evaluations",
         ),
-        (("dataset.holdout=0.05",), "that is 1 of the 20 episodes of no/env-v0"),
+        (("dataset.holdout=0.05",), "holds out 1 of the 20 episodes of no/env-v0"),
         (("dataset.holdout=1.0",), "dataset.holdout=1.0: must be a number in (0, 1), or null"),
         (("trainer.eval_episodes=1",), "no/env-v0"),
     ],
@@ -277,5 +277,5 @@ def test_a_strangers_checkpoint_runs_no_code(folder):
         path.unlink()
     done = forked(*options, cwd=folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "checkpoint.pt is of another configuration" in done.stderr
+    assert "checkpoint.pt belongs to another configuration" in done.stderr
     assert not written.exists()

@@ -61,7 +61,7 @@ def selected(trained, tmp_path_factory):
 def test_a_sweeps_policies_are_told_and_written(selected):
     folder, done = selected
     assert "4 policies by fitted Q evaluation" in done.stdout
-    assert "judged by 3 held-out episodes" in done.stdout
+    assert "estimated from 3 held-out episodes" in done.stdout
     assert "behaviour policy, as recorded" in done.stdout
     ope = folder / "multirun" / "s" / "ope"
     policies = pd.read_csv(ope / "policies.csv")
@@ -112,7 +112,7 @@ def test_runs_before_there_was_a_holdout_stand_beside_newer_ones(folder):
     policies = pd.read_csv(folder / "multirun" / "a" / "ope" / "policies.csv")
     assert policies[["fqe_low", "discounted_return"]].isna().all(axis=None)
     assert "±" not in done.stdout.split("─┤")[0].splitlines()[-1]
-    assert "note: policies with gamma 0.99 were evaluated by that" in done.stdout
+    assert "note: policies with gamma 0.99: their discounted returns are left out" in done.stdout
 
 
 @pytest.mark.slow
@@ -141,11 +141,11 @@ def test_what_is_compared_unlike_is_told(folder):
     done = select("multirun/s", *FAST, cwd=folder)
     assert done.returncode == 0, done.stderr
     for note in (
-        "of runs that have not ended (1 failed, 1 interrupted) the newest checkpoint counts",
-        "returns are known of 3 of 4 policies, at the step of their checkpoints",
-        "3 policies are few: intervals",
-        "in 60 steps of tau 1, fitted Q evaluation goes 10% of the way",
-        "episodes are cut after 200 steps, where a reward still weighs 13%",
+        "runs that have not completed (1 failed, 1 interrupted) enter with their newest checkpoint",
+        "returns at the checkpoint's step are known for 3 of 4 policies",
+        "with only 3 policies, intervals",
+        "60 steps with tau 1 take fitted Q evaluation 10% of the way",
+        "episodes end after 200 steps, where a reward still has weight 13%",
     ):
         assert note in " ".join(done.stdout.split()), note
     quality = json.loads((sweep / "ope" / "selection.json").read_text())["quality"]
@@ -243,20 +243,20 @@ def test_mistakes_are_one_line(folder):
         f"_target_={loaders}.np.load, which": {"_target_": f"{loaders}.np.load", "file": "x"},
         "dataset.env=mine:M-v0, which": {"_target_": f"{loaders}.load_minari", "env": "mine:M-v0"},
         "its data set cannot be loaded": {"_args_": [1]},
-        "collected its data itself": {"_target_": "bcq_exp.data.online.explore"},
+        "collected its own data": {"_target_": "bcq_exp.data.online.explore"},
     }.items():
         change(one, **hostile)
         assert said in refusal(str(one), cwd=folder)
         RunRecord(one).write_summary(ours)
     assert not (folder / "touched").exists()
     (folder / "file").write_text("")
-    assert "output=file: not a folder" in refusal(str(one), "--output", "file", cwd=folder)
+    assert "output=file: must be a folder" in refusal(str(one), "--output", "file", cwd=folder)
     change(one, holdout=0.01)
-    assert "dataset.holdout=0.01: that is 0 of the 12 episodes" in refusal(str(one), cwd=folder)
+    assert "dataset.holdout=0.01: holds out 0 of the 12 episodes" in refusal(str(one), cwd=folder)
     change(one, holdout=0.25)
     for path in one.glob("checkpoint*.pt"):
         path.unlink()
-    assert "no checkpoint.pt there" in refusal(str(one), cwd=folder)
+    assert "contains no checkpoint.pt" in refusal(str(one), cwd=folder)
 
 
 def test_held_out_episodes_are_not_learnt_from(trained):
@@ -277,19 +277,22 @@ def test_the_report_has_it(selected, tmp_path, opened):
     assert rows.count() == 5  # with the behaviour policy
     assert "behaviour policy" in rows.nth(0).inner_text()
     assert policies["run"][0] in rows.nth(1).inner_text()
-    assert "judged by 3 held-out episodes" in shown.inner_text("#selection-how").lower()
+    assert "estimated from 3 held-out episodes" in shown.inner_text("#selection-how").lower()
     points = shown.evaluate("document.getElementById('selection-scatter').data[1]")
     assert points["x"] == pytest.approx(list(policies["discounted_return"]), rel=1e-4)
     assert points["y"] == pytest.approx(list(policies["fqe"]), rel=1e-4)
     lines = shown.evaluate("document.getElementById('selection-budget').data.map(t => t.name)")
-    assert [name for name in lines if name] == ["started with any", "started by the ranking"]
+    assert [name for name in lines if name] == [
+        "starting with any policy",
+        "starting with the ranking",
+    ]
     assert shown.locator("#selection-quality tbody tr").count() == 4
     assert "fitted Q evaluation" in shown.inner_text("#selection-quality")
-    assert "the runs have changed since" not in page.read_text()
+    assert "estimates are older than the runs" not in page.read_text()
     record = RunRecord(sweep / policies["run"][0])
     record.write_summary({**record.summary(), "step": 60})
     assert forked("multirun/s", module="bcq_exp.compare", cwd=folder).returncode == 0
-    assert "the runs have changed since" in page.read_text()
+    assert "estimates are older than the runs" in page.read_text()
     (sweep / "ope" / "selection.json").write_text("{}")
     done = forked("multirun/s", module="bcq_exp.compare", cwd=folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

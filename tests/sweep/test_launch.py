@@ -144,7 +144,7 @@ def test_mistakes_of_several_kinds_are_told_run_by_run(tmp_path):
     assert said[0] == "24 of 24 runs failed:" and len(said) == 1 + 2 * 11
     lacking = f"data set 'a': there is no file '{tmp_path / 'a.hdf5'}'"
     assert said[1] == f"  seed=0,dataset.path=a.hdf5: {lacking}"
-    assert said[11] == "  and 2 more for that reason"
+    assert said[11] == "  and 2 more for the same reason"
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ MISTAKES = {
     "algo.lmbda=0.5,2": "algo.lmbda=2.0: must be a number in [0, 1]",
     "algo.lmbda=0.5,x": "algo.lmbda=x: must be a number in [0, 1]",
     "critic=small,huge": "critic=huge: no such choice; there are paper, small, tianshou",
-    "sweep=seeds,phi_gamma": "sweep=seeds, sweep=phi_gamma: equal runs, as nothing that is trained",
-    "logger=wandb,none": "logger=wandb, logger=none: equal runs",
-    "name=a,b": "name=a, name=b: equal runs, as nothing that is trained differs; give one value",
+    "sweep=seeds,phi_gamma": "sweep=seeds, sweep=phi_gamma: give equal runs",
+    "logger=wandb,none": "logger=wandb, logger=none: give equal runs",
+    "name=a,b": "name=a, name=b: give equal runs, as nothing in their",
     "algo.tau=0.1,1e-1": "two runs of the sweep map to one folder: multirun/s/algo.gamma=0.9",
     "seed=1,1": "two runs of the sweep map to one folder: multirun/s/algo.gamma=0.9,seed=1",
 }
@@ -33,7 +33,7 @@ def test_choices_whose_keys_are_all_given_make_equal_runs(tmp_path):
     given = ("experiment=lmbda_0,lmbda_1", "algo.lmbda=0.5", "name=s")
     done = forked("-m", *given, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "experiment=lmbda_0, experiment=lmbda_1: equal runs" in done.stderr
+    assert "experiment=lmbda_0, experiment=lmbda_1: give equal runs" in done.stderr
     apart = forked("-m", *given[:1], "name=s", "logger=none", "--plan", cwd=tmp_path)
     assert apart.returncode == 0, apart.stderr
 

@@ -67,7 +67,7 @@ def test_a_failed_trial_is_told_and_tried_again(tmp_path):
     options = (*search, "hydra.sweeper.num_trials=1", "trainer.num_steps=20")
     done = forked(*options, cwd=tmp_path)
     assert done.returncode == 1
-    assert "1 trials failed" in done.stderr
+    assert "1 trial failed" in done.stderr
     assert "not finite" in done.stderr.splitlines()[-1]
     assert forked(*options, cwd=tmp_path).returncode == 1
     first, again = study(tmp_path).trials

@@ -137,7 +137,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(cluster, undisturbed, tmp_p
     said = sweep.ended(0)
     assert "4 to train in 2 groups of 2" in said
     assert said.count("ended without a result (FAILED)") == 1
-    assert "submitted again" in said
+    assert "submitting it again" in said
     assert tables(tmp_path) == undisturbed
 
 
@@ -182,7 +182,7 @@ def test_jobs_outlive_the_launch_and_the_same_command_waits(cluster, undisturbed
     sweep.process.kill()
     sweep.process.communicate()
     said = Launched(cluster, tmp_path).ended(0)
-    assert "waiting for 2 jobs of an earlier launch; to end them: scancel" in said
+    assert "waiting for 2 jobs of an earlier launch; to cancel them: scancel" in said
     assert "4 runs, 4 complete, 0 to train" in said
     ended = {(state.status, state.step) for state in run_states(tmp_path / "multirun" / "s")}
     assert ended == {("done", STEPS)}

@@ -90,7 +90,7 @@ def test_keys_that_do_not_fit_are_named():
     narrow, wide = (
         rendered([RunState(SEARCH, "done", 1, 1, None, 2.0)], width) for width in (80, 160)
     )
-    assert narrow[-1] == "not shown for lack of room: vae_optim.lr"
+    assert narrow[-1] == "hidden in this narrow terminal: vae_optim.lr"
     assert wide[-1].split() == [
         "0.1234", "0.001234", "20", "0.1234", *["0.001234"] * 3, "done", "1/1", "2.0",
     ]  # fmt: skip

@@ -84,7 +84,8 @@ def test_a_changed_byte_or_a_cut_anywhere_is_noticed_or_harmless(
             noticed += 1
             continue
         if said := [r.getMessage() for r in caplog.records]:
-            assert all("checkpoint.pt" in line and "of step 45, is used" in line for line in said)
+            words = "the previous checkpoint, of step 45"
+            assert all("checkpoint.pt" in line and words in line for line in said)
             assert_same_state(found.pop("newest"), before)
             assert_same_state(found.pop("to go on"), before)
             noticed += 1
@@ -100,7 +101,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, straight, caplog)
     with caplog.at_level(logging.WARNING):
         fit(run, *LONGER)
     assert "checkpoint.pt is damaged" in caplog.text
-    assert "the checkpoint before, of step 45, is used" in caplog.text
+    assert "using the previous checkpoint, of step 45" in caplog.text
     assert (run / "checkpoint.damaged.pt").read_bytes() == damaged
     assert not (run / ".checkpoint.pt.4711").exists() and (run / ".lock").exists()
     assert_same_run(run, straight)
@@ -118,7 +119,7 @@ def test_it_is_evaluated_by_the_one_before(run, tmp_path):
     (run / "checkpoint.pt").write_bytes(b"")
     done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert done.returncode == 0, done.stderr
-    assert "of step 45, is used" in done.stdout + done.stderr
+    assert "the previous checkpoint, of step 45" in done.stdout + done.stderr
     (run / "checkpoint.previous.pt").write_bytes(b"")
     done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -131,7 +132,7 @@ def test_a_table_that_is_gone_is_missed(name, run):
     with pytest.raises(Damaged, match=rf"{name} is damaged .*; resume=restart sets the run aside"):
         fit(run, *LONGER)
     if name in ("train.csv", "eval.csv"):
-        assert any(f"{name} is damaged (it is gone)" in note for note in load_runs(run).notes)
+        assert any(f"{name} is damaged (missing or empty)" in note for note in load_runs(run).notes)
 
 
 def test_a_row_changed_or_cut_in_the_middle_is_missed(run):

@@ -59,7 +59,7 @@ def test_runs_that_are_trained_in_their_folders_are_trained_by_themselves(tmp_pa
     given = ("-m", "seed=0,1", "logger=none", CHDIR)
     done = forked(*given, "hydra.launcher.group_size=2", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "hydra.launcher.group_size=2: with hydra.job.chdir=true each run" in done.stderr
+    assert "hydra.launcher.group_size=2: must be 1 or auto with hydra.job.chdir=true" in done.stderr
     done = forked(*given, "--plan", cwd=tmp_path)
     assert "2 runs, 2 to train in 2 groups of 1" in done.stdout, done.stderr
 
@@ -96,7 +96,7 @@ def test_a_folder_that_is_given_is_resumed_there(trained, tmp_path):
     same = (*TINY, "logger=wandb", "resume=true")
     done = forked(*same, "hydra.run.dir='given/seed=0'", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "is complete: nothing to do" in done.stdout
+    assert "is complete; a larger trainer.num_steps continues it" in done.stdout
     state.expect(tmp_path / "given", ["seed=0"], "")
     done = forked("-m", *same, "hydra.sweep.dir=given", "seed=0,1", "--plan", cwd=tmp_path)
     assert "2 runs, 1 complete, 1 to train" in done.stdout, done.stderr

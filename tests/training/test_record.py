@@ -170,7 +170,7 @@ def test_episodes_that_do_not_belong_together_are_damaged(wrong, record, tmp_pat
     np.savez(tmp_path / "eval_returns.npz", **arrays)
     assert record.episodes()["step"] == 5
     np.savez(tmp_path / "eval_returns.npz", **{**arrays, **wrong})
-    with pytest.raises(Damaged, match="do not belong together"):
+    with pytest.raises(Damaged, match="arrays do not match"):
         record.episodes()
 
 
@@ -181,7 +181,7 @@ def test_evaluations_without_their_episodes_are_damage(tmp_path):
         record.append_episodes(step, np.ones(2), np.ones(2, int))
     record.check(record.marks())
     record.append("eval", {"step": 30, "return_mean": 1.0})
-    with pytest.raises(Damaged, match=r"eval_returns.npz is damaged \(it lacks evaluations"):
+    with pytest.raises(Damaged, match=r"eval_returns.npz is damaged \(evaluations of eval.csv are"):
         record.check(record.marks())
 
 
@@ -196,10 +196,10 @@ def test_estimates_are_kept_by_step_and_settings(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "it is gone"),
-        (b"abc", "3 of 4 bytes are there"),
-        (b"abcx", "its checksum differs"),
-        (b"xabcd", "its checksum differs"),
+        (b"", "missing or empty"),
+        (b"abc", "3 of 4 bytes"),
+        (b"abcx", "checksum mismatch"),
+        (b"xabcd", "checksum mismatch"),
     ],
 )
 def test_what_a_marked_file_lacks_is_named(content, said, tmp_path):
@@ -251,7 +251,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
 
 
 def test_a_missing_checkpoint_is_a_clear_error(tmp_path):
-    with pytest.raises(UserError, match="c.pt: there is no checkpoint"):
+    with pytest.raises(UserError, match="c.pt: no such checkpoint"):
         checkpoint.load(tmp_path / "c.pt")
 
 

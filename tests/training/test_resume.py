@@ -52,7 +52,7 @@ def test_after_ctrl_c(tmp_path):
     stopped = run_until(190, signal.SIGINT, *OFF, "name=r", cwd=tmp_path)
     assert stopped.returncode == 130
     assert stopped.stderr.count("\n") == 1
-    assert "stopped by SIGINT at step 190, checkpoint saved; to go on: " in stopped.stderr
+    assert "stopped by SIGINT at step 190, checkpoint saved; to continue: " in stopped.stderr
     assert "name=r" in stopped.stderr
     assert checkpoint(folder)["step"] == 190
     summary = RunRecord(folder).summary()
@@ -250,7 +250,7 @@ def test_fewer_steps_than_an_interrupted_run_has_are_refused(tmp_path, monkeypat
         interrupt_at(patch, 15)
         with pytest.raises(RunStopped):
             fit(tmp_path / "r", *TINY)
-    with pytest.raises(UserError, match="has taken 15 steps already"):
+    with pytest.raises(UserError, match="must be at least the 15 steps"):
         fit(tmp_path / "r", *TINY, "trainer.num_steps=12")
 
 

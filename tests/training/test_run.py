@@ -191,7 +191,7 @@ def test_the_summary_tells_the_whole_story(trained):
     }
     assert summary["versions"].keys() >= {"python", "torch", "numpy", "mujoco", "gymnasium"}
     assert summary["versions"]["torch"] == torch.__version__
-    assert summary["command"].startswith("python -m bcq_exp dataset.num_steps=2000 ")
+    assert summary["command"].startswith("bcq_exp train dataset.num_steps=2000 ")
     assert summary["config"]["trainer"]["batch_size"] == 16
     assert len(summary["config_hash"]) == 16
     assert summary["steps_per_second"] == pytest.approx(60 / summary["wall_time"], rel=0.01)

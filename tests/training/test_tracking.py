@@ -184,8 +184,8 @@ def test_wandb_that_raises_is_one_warning(
     run = FakeRun(failing=(failing,))
     monkeypatch.setattr(wandb, "init", lambda **_: run)
     fit(tmp_path / "r", *WANDB)
-    again = f"`bcq_exp wandb mirror {tmp_path / 'r'}` writes it for W&B again"
-    assert warned(caplog) == [f"{message}: this run is in its local files; {again}"]
+    again = f"`bcq_exp wandb mirror {tmp_path / 'r'}` writes its W&B run again"
+    assert warned(caplog) == [f"{message}: the local files have the whole run; {again}"]
     assert_same_run(tmp_path / "r", untracked)
     assert RunRecord(tmp_path / "r").summary()["status"] == "completed"
 

@@ -320,7 +320,7 @@ function drawPairs() {
 function drawImprovement(drawn) {
   if (drawn.length < 2) {
     Plotly.purge("improvement");
-    $("improvement").textContent = "It takes two groups.";
+    $("improvement").textContent = "Two groups are needed.";
     return;
   }
   $("improvement").textContent = "";
@@ -555,14 +555,14 @@ function drawSelection() {
   } else $("selection-scatter").textContent = "No discounted return is known.";
   const starts = Object.entries(s.budget);
   if (starts.length) {
-    const words = { uniform: "started with any", fqe: "started by the ranking" };
+    const words = { uniform: "starting with any policy", fqe: "starting with the ranking" };
     const traces = starts.flatMap(([start, b], i) => [
       { x: b.episodes, y: b.low, line: { width: 0 }, hoverinfo: "skip", showlegend: false, mode: "lines" },
       { x: b.episodes, y: b.high, line: { width: 0 }, fill: "tonexty", fillcolor: translucent(DATA.palette[i], 0.12), hoverinfo: "skip", showlegend: false, mode: "lines" },
       { x: b.episodes, y: b.returns, name: words[start], mode: "lines", line: { color: DATA.palette[i], width: 2.2 }, hovertemplate: "%{y:.4g} after %{x} episodes<extra>%{fullData.name}</extra>" },
     ]);
     plot("selection-budget", traces, { height: 400, legend: legendBelow, xaxis: { title: { text: "episodes in the environment" } }, yaxis: { title: { text: "return" } } }, "online_budget");
-  } else $("selection-budget").textContent = "No ranking is judged.";
+  } else $("selection-budget").textContent = "No ranking could be checked.";
   const two = (v) => (v === null ? "–" : v.toFixed(2));
   const measures = Object.keys(Object.values(s.quality)[0] || {});
   const cells = (found) => measures.map((m) => ({ text: found[m].value === null ? "–" : `${two(found[m].value)} [${two(found[m].low)}, ${two(found[m].high)}]`, sort: found[m].value }));

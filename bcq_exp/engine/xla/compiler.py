@@ -83,10 +83,10 @@ def _compilable(learner: Learner) -> OfflineAlgorithm:
         UntraceableError: if they may not be.
     """
     if not isinstance(learner, OfflineAlgorithm):
-        raise UntraceableError("stacked runs have no program")
+        raise UntraceableError("stacked runs cannot be compiled")
     if not learner.is_pure:
         raise UntraceableError("a network does not declare pure = True")
     for name, optimizer in learner.optimizers.items():
         if not optimizer.can_be_compiled:
-            raise UntraceableError(f"the optimizer of {name} keeps more than tensors")
+            raise UntraceableError(f"the state of the optimizer of {name} is not only tensors")
     return learner

@@ -187,7 +187,7 @@ def verify(
     differing = sum(not _agree(*change, is_bf16=is_bf16) for change in changes)
     if differing:
         raise UntraceableError(
-            f"compiled, {differing} of {len(tensors)} tensors differ from the eager step's"
+            f"{differing} of {len(tensors)} tensors differ between the compiled and the eager step"
         )
 
 

@@ -151,7 +151,7 @@ class DiscreteBCQPolicy(DiscretePolicy):
     Args:
         critic: Q, (B, O) -> (B, n).
         imitator: the logits of G(. | s), (B, O) -> (B, n).
-        threshold: see :class:`DiscreteBCQ`.
+        threshold: see :class:`DiscreteBCQHyperparameters`.
         options: as of :class:`~bcq_exp.algorithm.discrete.DiscretePolicy`.
     """
 

@@ -29,6 +29,8 @@ def main(cfg: DictConfig) -> float:
     from bcq_exp.data import minari_store
 
     minari_store.check_new(cfg.id, overwrite=cfg.overwrite)
+    if cfg.dataset is not None:
+        return _converted(cfg)
     _check(cfg)
     with minari_store.reserve(cfg.id):
         returns = _record(cfg)
@@ -58,6 +60,42 @@ def _record(cfg: DictConfig) -> list[float]:
     print(f"steps     {num_steps}")
     print(f"episodes  {len(episodes)}")
     return [float(sum(episode.rewards)) for episode in episodes]
+
+
+def _converted(cfg: DictConfig) -> float:
+    """Store the episodes of another data set, such as a table; their mean return."""
+    import numpy as np
+    from gymnasium.spaces import Discrete
+
+    from bcq_exp.data import behaviour, minari_store
+    from bcq_exp.data.datasets import Dataset
+    from bcq_exp.training import build, provenance
+
+    if cfg.run is not None or cfg.env is not None:
+        raise UserError("dataset: a recorded one is stored; leave out run and env (dataset.env)")
+    dataset = build.build_dataset(cfg)
+    if not isinstance(dataset, Dataset) or dataset.held_out is not None:
+        raise UserError("dataset: a whole, recorded one can be stored, with dataset.holdout=null")
+    steps = dataset.transitions.arrays()
+    if isinstance(space := dataset.action_space, Discrete):
+        steps["act"] = steps["act"][:, 0].astype(np.int64) + space.start
+    for line in dataset.summary:
+        print(line)
+    with minari_store.reserve(cfg.id):
+        minari_store.check_room(sum(array.nbytes for array in steps.values()))
+        behaviour.store(
+            cfg.id,
+            behaviour.as_episodes(steps),
+            (dataset.observation_space, space, dataset.env_spec),
+            algorithm_name="recorded",
+            description=f"the episodes of {dataset.id}, stored by bcq_exp.collect",
+            provenance={**dataset.facts(), "versions": provenance.versions()},
+            overwrite=cfg.overwrite,
+        )
+    print(f"id        {cfg.id}")
+    print(f"steps     {len(dataset.transitions)}")
+    print(f"episodes  {np.count_nonzero(dataset.episode_rows)}")
+    return dataset.behaviour_return
 
 
 def _check(cfg: DictConfig) -> None:
@@ -134,7 +172,7 @@ def _collected_by_run(cfg: DictConfig, agent: str | None) -> tuple[Env, list[Epi
 
     assert agent is not None
     steps, make_env = restore.load_collected(agent, cfg.num_steps, trusted=_trusts(cfg))
-    return make_env(), behaviour.as_episodes(steps)
+    return make_env(), [*behaviour.as_episodes(steps)]
 
 
 def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:

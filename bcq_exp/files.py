@@ -111,6 +111,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def shortest(folder: Path) -> Path:
+    """A folder as it is typed here: relative to the present one if it is below that."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def cache_folder(name: str) -> Path:
     """A folder of the user's cache; an empty or relative ``XDG_CACHE_HOME`` counts as unset."""
     base = os.environ.get("XDG_CACHE_HOME", "")

@@ -29,6 +29,8 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
+        if self.low == -float("inf") and self.high == float("inf"):
+            return "that is finite"
         if self.high == float("inf"):
             return f"{'above' if self.low_open else 'at least'} {self.low:g}"
         left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
@@ -37,15 +39,18 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A choice among a few values."""
+    """A choice among a few values; ``reason`` is why there are no others."""
 
     values: tuple[Any, ...]
+    reason: str = ""
 
     def __contains__(self, x: Any) -> bool:
         return any(x is v or (x == v and type(x) is type(v)) for v in self.values)
 
     def __str__(self) -> str:
-        return "one of " + ", ".join("null" if v is None else str(v).lower() for v in self.values)
+        names = ["null" if value is None else str(value).lower() for value in self.values]
+        words = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+        return f"{words} ({self.reason})" if self.reason else words
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ WANDB_PROJECT = Matching(
 
 Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)
+FINITE = Range()
 NATURAL = Range(low=0)
 SEED = Range(0, 2**32 - 1)  # what every generator takes
 THREADS = Range(1, 1024)  # a million end in a crash
@@ -86,8 +92,10 @@ GAMMA = LMBDA = FRACTION
 TAU = Range(0, 1, low_open=True)
 BINS = Range(low=2)
 THRESHOLD = FRACTION
-PHI = KL_WEIGHT = ALPHA = POLICY_NOISE = NOISE_CLIP = LOGITS_PENALTY = NATURAL
-LATENT_CLIP = POSITIVE
+PHI = KL_WEIGHT = ALPHA = POLICY_NOISE = NOISE_CLIP = TEMPERATURE = CQL_ALPHA = NATURAL
+LOGITS_PENALTY = NATURAL
+LATENT_CLIP = ADVANTAGE_CLIP = POSITIVE
+EXPECTILE = SHARE
 DECAY_RATE = Range(0, 1, high_open=True)  # of an optimizer's running means
 BOUND_METHODS = OneOf(("clip", "tanh", None))
 CONSTANT, LINEAR, COSINE = "constant", "linear", "cosine"

@@ -42,6 +42,10 @@ MISTAKES = [
     (["hydra.mode=multirun"], "hydra.mode=multirun: must be one of RUN, MULTIRUN"),
     (["hydra.run=null"], "hydra.run=null: must be a node of keys, not a value"),
     (
+        ["sweep=asha_lmbda_tau_n"],
+        "sweep=asha_lmbda_tau_n was replaced by sweep=halving_lmbda_tau_n",
+    ),
+    (
         ["-m", "hydra.sweeper=null"],
         "hydra.sweeper: must be one of the choices of hydra/sweeper=NAME",
     ),
@@ -231,7 +235,7 @@ def test_a_run_shows_what_it_did(trained, common):
     assert "step 30: return" in shown
     assert "step 60: return" in shown
     assert "over 2 episodes" in shown
-    assert shown.splitlines()[-1].endswith(f"bcq_exp compare {trained}")
+    assert shown.splitlines()[-1].endswith(f"bcq_exp compare {trained.relative_to(common)}")
     assert "\x1b" not in shown  # no bar where there is no terminal
     log = (trained / "run.log").read_text()
     assert all(line.split("] ")[-1].strip() in log for line in shown.splitlines() if "step" in line)

@@ -1,6 +1,5 @@
 """Every choice composes, the help names them all, and a wrong value is one clear line."""
 
-import itertools
 import json
 import re
 
@@ -21,19 +20,24 @@ from bcq_exp.config.naming import run_name
 from bcq_exp.config.plain import plain, refers
 from bcq_exp.errors import UserError
 from tests.commands import CONF, compose
+from tests.forked import forked
 
-OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim")
+OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim", "value_optim")
 NEEDED = {
     "minari": ["dataset.id=a/b-v0"],
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
+    "table": ["dataset.path=a.csv"],
     "d4rl_bcq": ["dataset.path=a.hdf5"],
     "online": ["dataset.env=Pendulum-v1"],
     "deterministic_actor": ["algo=bc"],
+    "gaussian_actor": ["algo=iql"],
     "state_critic": ["algo=dqn"],
+    "value_optim": ["algo=iql"],
     "default": ["algo=bc"],
 }
 NODES = {
     "deterministic_actor": "actor",
+    "gaussian_actor": "actor",
     "state_critic": "critic",
     "networks": None,
     "experiment": None,
@@ -87,31 +91,62 @@ def test_the_paper_experiment_is_the_papers_setting():
     assert (cfg.policy.forward_sampled_times, cfg.actor.phi) == (100, 0.05)
     assert (cfg.trainer.num_steps, cfg.trainer.batch_size) == (1_000_000, 100)
     assert (cfg.trainer.eval_every, cfg.trainer.eval_episodes) == (5000, 10)
-    assert {cfg[optim].lr for optim in OPTIMIZERS} == {1e-3}
+    assert {cfg[optim].lr for optim in OPTIMIZERS if optim in cfg} == {1e-3}
 
 
-def expanded(word):
-    """``{a,b}_c`` -> a_c, b_c."""
-    parts = [p.strip("{}").split(",") for p in re.findall(r"\{[^}]*\}|[^{}]+", word)]
-    return ["".join(x) for x in itertools.product(*parts)]
+def choices_in_help(*options, cwd):
+    """Each group that ``--help`` lists, with its choices."""
+    done = forked("train", "--help", *options, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    listed = done.stdout.partition("Choices (group=choice)")[2].partition("\n\n")[0]
+    entries = re.sub(r"\n {10,}", " ", listed).splitlines()[1:]
+    split = (re.split(r"\s{2,}", entry.strip(), maxsplit=1) for entry in entries)
+    return {key: names.split(", ") for key, names in split}
 
 
-def choices_in_help():
-    header = OmegaConf.load(CONF / "hydra" / "help" / "bcq.yaml").header
-    text = header.partition("Choices (group=choice):\n")[2]
-    entries = re.sub(r"\n {10,}", " ", text).splitlines()
-    found = {}
-    for entry in filter(None, map(str.strip, entries)):
-        groups, words = re.split(r"\s{3,}", entry, maxsplit=1)
-        words = re.sub(r"\(.*?\)", "", words).partition(":")[0]
-        names = [part.split()[0] for part in re.split(r"[;,](?![^{]*\})", words)]
-        for group in groups.split(", "):
-            found[group] = sorted(x for name in names for x in expanded(name))
-    return found
+def test_the_help_lists_the_choices_of_the_configuration_tree(tmp_path):
+    listed = choices_in_help(cwd=tmp_path)
+    optimizers = listed.pop("optimizer@actor_optim|critic_optim|vae_optim")
+    assert optimizers == choices()["actor_optim"]
+    assert listed == {
+        group: names for group, names in choices().items() if group not in (*ROOTS, *OPTIMIZERS)
+    }
 
 
-def test_the_help_names_every_choice_and_no_other():
-    assert choices_in_help() == {g: names for g, names in choices().items() if g not in ROOTS}
+@pytest.mark.parametrize("option", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+def test_the_help_lists_custom_choices(option, tmp_path):
+    own = CONF.parent / "tests" / "own" / "conf"
+    listed = choices_in_help(option.format(own), "algo=bc", cwd=tmp_path)
+    assert "denoising" in listed["algo"] and "layernorm" in listed["critic"]
+    assert "deterministic_actor@actor" in listed
+
+
+def test_a_debug_run_is_small_and_of_any_algorithm():
+    for algo in ("bcq", "td3_bc"):
+        cfg = compose("experiment=debug", f"algo={algo}")
+        assert (cfg.trainer.num_steps, cfg.trainer.device, cfg.logger.mode) == (
+            100,
+            "cpu",
+            "disabled",
+        )
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "dataset").glob("*_*.yaml")), ids=lambda p: p.stem)
+def test_a_data_set_has_an_experiment_with_tags(path):
+    if path.stem == "d4rl_hdf5":
+        pytest.skip("a format, not a data set")
+    cfg = compose(f"experiment={path.stem}")
+    env, level = path.stem.rsplit("_", 1)
+    assert cfg.dataset.id == f"mujoco/{env}/{level}-v0"
+    assert cfg.logger.tags == [env, level, "paper"]
+    assert (cfg.trainer.num_steps, cfg.actor.hidden_sizes) == (1_000_000, [400, 300])
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_sweep_names_its_objective(path):
+    assert "\n# Objective: the mean return" in path.read_text()
+    cfg = compose(f"sweep={path.stem}", "experiment=paper")
+    assert cfg.trainer.objective == "return_mean"
 
 
 REFUSED = [
@@ -145,6 +180,7 @@ REFUSED = [
     ("logger.mode=sometimes", "one of offline, online, disabled"),
     ("dataset=minari", "dataset.id: has no value; give dataset.id=..."),
     ("dataset=d4rl_hdf5", "dataset.path: has no value"),
+    ("dataset=table", "dataset.path: has no value"),
 ]
 
 

@@ -18,7 +18,7 @@ from bcq_exp.cli import arguments, command, entry
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-OTHER_TOOLS = ("source", "export", "wandb", "eval")  # not ours to try
+OTHER_TOOLS = ("source", "wandb", "eval")  # not ours to try
 NAMED = rf"(?:python -m bcq_exp|bcq_exp (?:{'|'.join(COMMANDS)})) [^`]+"
 IN_A_SENTENCE = rf"`({NAMED}|python -m tests[^`A-Z]+)`"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -14,15 +14,19 @@ from math import inf
 from typing import Any, Self
 
 from bcq_exp.ranges import (
+    ADVANTAGE_CLIP,
     ALPHA,
     BINS,
     COUNT,
+    CQL_ALPHA,
+    EXPECTILE,
     GAMMA,
     LMBDA,
     LOGITS_PENALTY,
     NOISE_CLIP,
     POLICY_NOISE,
     TAU,
+    TEMPERATURE,
     THRESHOLD,
     Allowed,
     require,
@@ -99,6 +103,26 @@ class TD3BCHyperparameters(TargetHyperparameters):
 
 
 @dataclass(frozen=True)
+class IQLHyperparameters(TargetHyperparameters):
+    expectile: float = number(
+        0.7, EXPECTILE, "the paper's tau: 0.5 is the mean of the data's actions, towards 1 the best"
+    )
+    temperature: float = number(
+        3.0, TEMPERATURE, "the paper's beta, of the weight exp(beta A) of an action; 0 is cloning"
+    )
+    advantage_clip: float = number(100.0, ADVANTAGE_CLIP, "largest weight of an action")
+
+
+@dataclass(frozen=True)
+class CQLHyperparameters(TargetHyperparameters):
+    cql_alpha: float = number(5.0, CQL_ALPHA, "weight of the conservative term")
+    num_sampled_action: int = number(
+        10, COUNT, "n, actions sampled from each of three distributions", stackable=False
+    )
+    deterministic_backup: bool = number(True, None, "whether the target leaves out the entropy")
+
+
+@dataclass(frozen=True)
 class DQNHyperparameters(TargetHyperparameters):
     num_bins: int = number(
         10,
@@ -145,4 +169,6 @@ ALGORITHMS = {  # those with hyperparameters, as choice files name them: /schema
     "discrete_bcq": DiscreteBCQHyperparameters,
     "dqn": DQNHyperparameters,
     "td3_bc": TD3BCHyperparameters,
+    "iql": IQLHyperparameters,
+    "cql": CQLHyperparameters,
 }

@@ -99,6 +99,73 @@ class Actor(ActionRange):
         return self.center.addcmul(self.scale, self.net(obs).tanh())
 
 
+class UnitActions(ActionRange):
+    """Actions in units of half their range: [low, high] is [-1, 1]."""
+
+    def forward(self, act: Tensor) -> Tensor:
+        """Actions (..., A) in these units."""
+        return (act - self.center) / self.scale
+
+    def decode(self, unit: Tensor) -> Tensor:
+        """The inverse of :meth:`forward`."""
+        return self.center.addcmul(self.scale, unit)
+
+
+class GaussianActor(nn.Module):
+    """A Gaussian in each state: ``forward(obs)`` (..., O) -> (..., 2 A), means and log std.
+
+    Where the action is bounded, the algorithm that calls it squashes the mean or the sample.
+
+    Args:
+        obs_dim, act_dim: O and A.
+        hidden_sizes: units of each hidden layer.
+        state_dependent_std: whether the log std is a function of the state; else it is A
+            parameters, which start at 0.
+    """
+
+    pure = True
+    log_std: nn.Parameter | None
+
+    def __init__(
+        self,
+        *,
+        obs_dim: int,
+        act_dim: int,
+        hidden_sizes: Sequence[int],
+        state_dependent_std: bool = True,
+    ) -> None:
+        super().__init__()
+        self.net = MLP(obs_dim, hidden_sizes, 2 * act_dim if state_dependent_std else act_dim)
+        log_std = None if state_dependent_std else nn.Parameter(torch.zeros(act_dim))
+        self.register_parameter("log_std", log_std)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        out = self.net(obs)
+        if self.log_std is None:
+            return out
+        return torch.cat([out, self.log_std.expand_as(out)], -1)
+
+
+class SquashedMean(nn.Module):
+    """mu(s), what a Gaussian actor does at evaluation: a tanh of its mean.
+
+    ``forward(obs)`` (B, O) -> (B, A), in the policy's unit.
+
+    Args:
+        gaussian: as :class:`GaussianActor`.
+        unit: bounds of the actions.
+    """
+
+    def __init__(self, gaussian: nn.Module, unit: UnitActions) -> None:
+        super().__init__()
+        self.gaussian = gaussian
+        self.unit = unit
+
+    def forward(self, obs: Tensor) -> Tensor:
+        mean, _ = self.gaussian(obs).chunk(2, -1)
+        return self.unit.decode(mean.tanh())
+
+
 class Perturbation(ActionRange):
     """xi_phi(s, a, Phi): the action moved by at most ``phi`` of half its range, kept in range.
 

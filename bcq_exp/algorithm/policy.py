@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bcq_exp.algorithm.actions import ActionIndex, ActionMap, BoundMethod
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.networks import SquashedMean
 
 
 class Predictor(ABC):
@@ -143,3 +144,17 @@ class DeterministicPolicy(Policy):
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         act = self.actor(self.as_tensor(batch.obs))
         return Batch(act=act.cpu().numpy(), state=state)
+
+
+class GaussianPolicy(DeterministicPolicy):
+    """Takes the squashed mean of a Gaussian actor: it draws nothing.
+
+    Args:
+        actor: the Gaussian and the bounds of its actions.
+        options: as of :class:`Policy`.
+    """
+
+    actor: SquashedMean
+
+    def __init__(self, *, actor: SquashedMean, **options: Any) -> None:
+        super().__init__(actor=actor, **options)

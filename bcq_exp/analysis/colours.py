@@ -12,7 +12,9 @@ PALETTE = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8265c9", "#a9714b",
     "#8f9a1e", "#c4314b",
 )  # fmt: skip
-ALGORITHMS = dict(zip(("BCQ", "DDPG", "BC", "VAEBC", "TD3BC", "DQN"), PALETTE, strict=False))
+ALGORITHMS = dict(
+    zip(("BCQ", "DDPG", "BC", "VAEBC", "TD3BC", "DQN", "IQL", "CQL"), PALETTE, strict=False)
+)
 BEHAVIOUR = "#8a94a0"  # the behaviour policy, and groups that are not highlighted
 NEUTRAL = "#7a8899"  # what belongs to no group
 DIVERGING = ("#d55e00", "#dfe3e7", "#0072b2")  # from worse to better

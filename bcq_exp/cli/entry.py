@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import bcq_exp
 from bcq_exp.cli import completion, schemas
 from bcq_exp.cli.arguments import refuse
+from bcq_exp.cli.choices import choices
 from bcq_exp.cli.command import command
 from bcq_exp.cli.explain import explained, is_mistake, several_values
 from bcq_exp.config.checking import check, check_folders, documentation
@@ -144,12 +145,13 @@ def conf_folder() -> Path:
 
 
 def _register() -> None:
-    """Make our schemas, launchers and sweepers known to Hydra."""
+    """Make our schemas, launchers, sweepers and resolvers known to Hydra."""
     from bcq_exp.sweep import plugins
 
     schemas.register()
     OmegaConf.register_new_resolver("bcq.documentation", documentation, replace=True)
     plugins.register()
+    OmegaConf.register_new_resolver("bcq.choices", choices, replace=True)
 
 
 def _launch(args: argparse.Namespace, config_name: str, task: Task, is_sweep: bool | None) -> None:

@@ -17,7 +17,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from bcq_exp.config.checking import unknown, wrong
+from bcq_exp.config.checking import replaced, unknown, wrong
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import flattened
 from bcq_exp.errors import UserError, first_line
@@ -154,6 +154,8 @@ def _of_choice(error: BaseException, message: str) -> str | None:
     group, _, choice = error.missing_cfg_file.rpartition("/")
     if not group:
         return None
+    if line := replaced(f"{group}={choice}"):
+        return _file(message) + line
     if options := [option for option in error.options or () if not option.startswith("_")]:
         return f"{_file(message)}{group}={choice}: no such choice; there are {', '.join(options)}"
     return (
@@ -172,6 +174,8 @@ def _of_key(error: BaseException, message: str) -> str | None:
         return None
     override = re.search(r"override '?\+*([^\s'=]+)(=\S.*)?", message)
     key = override[1] if override else error.full_key
+    if key and (line := replaced(key)):
+        return _file(message) + line
     if key and key.startswith("~"):
         return f"{key}: must not be removed"
     where = _file(message) + (f"{key}: " if key else "")

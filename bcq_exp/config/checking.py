@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import Field, is_dataclass
@@ -13,15 +14,25 @@ from typing import Any, Union, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import schema_of
+from bcq_exp.config.meaning import flattened
 from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import PATH, Range
 
 _NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
-_REPLACED = dict.fromkeys(  # keys of earlier versions
-    ("trainer.capture", "trainer.compile"), "trainer.engine=auto|eager|xla|cuda_graph"
-)
+_REPLACED = {  # keys and choices of earlier versions, as patterns, and what replaced them
+    r"trainer\.(capture|compile)": "trainer.engine=auto|eager|xla|cuda_graph",
+    r"hydra\.launcher\.workers\.count": "hydra.launcher.num_workers",
+    r"hydra\.launcher\.workers\.n_jobs": "hydra.launcher.n_jobs",
+    r"hydra\.launcher\.workers\.((?:init|remote)(?:\..+)?)": r"hydra.launcher.ray.\1",
+    r"hydra\.launcher\.workers\.parameters\.(?:slurm_)?(.+)": r"hydra.launcher.\1",
+    r"hydra\.sweeper\.num_trials": "hydra.sweeper.n_trials",
+    r"hydra\.sweeper\.batch_size": "hydra.sweeper.n_jobs",
+    r"hydra\.sweeper\.seed": "hydra.sweeper.sampler.seed",
+    r"hydra\.sweeper\.sampler=(\w+)": r"hydra/sweeper/sampler=\1",
+    r"sweep=asha_(\w+)": r"sweep=halving_\1",
+}
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -66,10 +77,40 @@ def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
     return Path(folder)
 
 
+def check_plugins(hydra: DictConfig) -> None:
+    """Hold the values of launcher and sweeper against their schemas.
+
+    Raises:
+        UserError: one line naming the first key that has another name now, or a value out of its
+            range.
+    """
+    for name in ("launcher", "sweeper"):
+        node = hydra[name]
+        if not (OmegaConf.is_dict(node) and "_target_" in node):
+            raise UserError(f"hydra.{name}: must be one of the choices of hydra/{name}=NAME")
+        values: Any = OmegaConf.to_container(node)
+        for key, value in flattened(values, f"hydra.{name}."):
+            if line := replaced(key) or replaced(f"{key}={value}"):
+                raise UserError(line)
+        for field_name, schema_field in schema_of(node).items():
+            value = values[field_name]
+            is_said = value == "???" or OmegaConf.is_interpolation(node, field_name)
+            if not is_said and not _is_allowed(value, schema_field):
+                raise UserError(wrong(f"hydra.{name}.{field_name}", _shown(value), schema_field))
+
+
+def replaced(given: str) -> str | None:
+    """The message for a key, or ``GROUP=CHOICE``, of earlier versions; ``None`` for others."""
+    for pattern, successor in _REPLACED.items():
+        if found := re.fullmatch(pattern, given):
+            return f"{given} was replaced by {found.expand(successor)}"
+    return None
+
+
 def unknown(key: str, names: Iterable[str], owner: str = "") -> str:
     """The message for an unknown key: its successor, or the keys (``names``) that exist."""
-    if key in _REPLACED:
-        return f"{key} was replaced by {_REPLACED[key]}"
+    if line := replaced(key):
+        return line
     shown = sorted({*names} - {"_target_", "hydra"})
     return f"{key}: no such key{owner}; there are {', '.join(shown) or 'none'}"
 

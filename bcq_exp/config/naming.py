@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
@@ -42,26 +43,73 @@ def run_name(name: str | None, resume: Any) -> str:
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{token_hex(4)}"
 
 
-def run_folder(keys: str, overrides: Sequence[str]) -> str:
-    """The folder of a run in its sweep's: what is swept, as ``algo.lmbda=0.5,seed=0``.
+@dataclass(frozen=True)
+class RunNaming:
+    """How the runs of a sweep are named: by the values of its swept keys.
 
     Args:
-        keys: the swept ones, joined by commas.
-        overrides: all that the run was given.
+        keys: the swept ones.
+        is_whole: keys keep their groups, as in sweeps of earlier versions; otherwise only where two
+            keys have the same last part.
     """
-    swept = keys.split(",")
-    given = (override.lstrip("+").partition("=") for override in overrides)
-    values = {key: value for key, _, value in given}
-    whole = ",".join(f"{key}={values[key]}" for key in swept if key in values)
-    short = ",".join(f"{key}={_rounded(values[key])}" for key in swept if key in values)
-    name = re.sub(r"[^\w=,+@.-]", "_", short[:LONGEST_FOLDER_NAME])
-    if short == whole and len(short) <= LONGEST_FOLDER_NAME:
-        return name
-    return f"{name}-{_digest(whole)}"
+
+    keys: tuple[str, ...]
+    is_whole: bool = False
+
+    @classmethod
+    def of(cls, subdir: str) -> RunNaming | None:
+        """The naming whose :attr:`subdir` this is; ``None`` for anything else."""
+        found = re.fullmatch(
+            r'\$\{bcq\.run_folder:"(.*)",\$\{hydra\.overrides\.task\}(,true)?\}', subdir
+        )
+        return None if found is None else cls(tuple(found[1].split(",")), found[2] is not None)
+
+    @property
+    def subdir(self) -> str:
+        """What names the runs, for ``hydra.sweep.subdir``."""
+        whole = ",true" if self.is_whole else ""
+        return f'${{bcq.run_folder:"{",".join(self.keys)}",${{hydra.overrides.task}}{whole}}}'
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Each key as a folder's name has it."""
+        if self.is_whole:
+            return {key: key for key in self.keys}
+        names = short_names(dict.fromkeys([*self.keys, "seed"]))  # of the run, not of its data
+        return {key: names[key] for key in self.keys}
+
+    def folder(self, overrides: Sequence[str]) -> str:
+        """The folder of a run in its sweep's, as ``lmbda=0.5,seed=0``.
+
+        Args:
+            overrides: all that the run was given.
+        """
+        given = (override.lstrip("+").partition("=") for override in overrides)
+        values = {key: value for key, _, value in given}
+        items = [(label, values[key]) for key, label in self.labels.items() if key in values]
+        whole = ",".join(f"{label}={value}" for label, value in items)
+        short = ",".join(f"{label}={_rounded(value)}" for label, value in items)
+        name = re.sub(r"[^\w=,+@.-]", "_", short[:LONGEST_FOLDER_NAME])
+        if short == whole and len(short) <= LONGEST_FOLDER_NAME:
+            return name
+        return f"{name}-{_digest(whole)}"
+
+    def continuing(self, sweep: Path) -> RunNaming:
+        """The naming that the runs in a sweep's folder have, so that they are found again."""
+        shortened = {key for key, label in self.labels.items() if key != label}
+        names = (path.parent.name for path in sweep.glob("*/summary.json"))
+        if any(shortened & swept_values(name).keys() for name in names):
+            return replace(self, is_whole=True)
+        return self
+
+
+def run_folder(keys: str, overrides: Sequence[str], is_whole: bool = False) -> str:
+    """:meth:`RunNaming.folder` of keys that are joined by commas, for a resolver."""
+    return RunNaming(tuple(keys.split(",")), is_whole).folder(overrides)
 
 
 def swept_values(folder_name: str) -> dict[str, str]:
-    """The swept keys and values in a name that :func:`run_folder` made; empty for other names.
+    """The swept keys and values in a name of :class:`RunNaming`; empty for other names.
 
     A value may differ from what was given: numbers are rounded, characters replaced.
     """
@@ -75,8 +123,8 @@ def swept_values(folder_name: str) -> dict[str, str]:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key's last part where that tells it apart, else the whole key."""
-    last = {key: key.rsplit(".", 1)[-1] for key in keys}
+    """Each key's last part where that tells it apart, else the whole key; a class by its node."""
+    last = {key: key.removesuffix("._target_").rsplit(".", 1)[-1] for key in keys}
     counts = Counter(last.values())
     return {key: name if counts[name] == 1 else key for key, name in last.items()}
 
@@ -93,17 +141,6 @@ def _digest(text: str) -> str:
 def as_name(env: str) -> str:
     """An environment's id as a part of a name: ``module:ns/Name-v0`` is ``module-ns-Name-v0``."""
     return re.sub(r"[^\w-]", "-", env)
-
-
-def subdir_of(keys: str) -> str:
-    """What names the runs of a sweep over these keys, for ``hydra.sweep.subdir``."""
-    return f'${{bcq.run_folder:"{keys}",${{hydra.overrides.task}}}}'
-
-
-def keys_of(subdir: str) -> str | None:
-    """The keys that :func:`subdir_of` was given; ``None`` for what is none of its."""
-    keys = subdir.partition('"')[2].partition('"')[0]
-    return keys if subdir == subdir_of(keys) else None
 
 
 def _rounded(value: str) -> str:

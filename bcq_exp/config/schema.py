@@ -27,10 +27,12 @@ from bcq_exp.config.keys import (
     schema_of,
 )
 from bcq_exp.config.naming import run_folder, run_name
+from bcq_exp.config.plugin_schema import PLUGIN_SCHEMAS
 from bcq_exp.ranges import (
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
+    FINITE,
     FQE,
     FRACTION,
     KL_WEIGHT,
@@ -105,6 +107,11 @@ class NetworkConfig:
 
 
 @dataclass
+class GaussianActorConfig(NetworkConfig):
+    state_dependent_std: bool = key()
+
+
+@dataclass
 class PerturbationConfig(NetworkConfig):
     phi: float = key(PHI, meaning=STACKING)
 
@@ -173,6 +180,29 @@ class D4RLConfig:
     path: str = key(PATH)
     env: str | None = None
     action_bounds: list[Any] | None = None
+    use_cache: bool = key(default=True, meaning=PLACING)
+    clip_actions: bool | None = None
+    holdout: float | None = key(SHARE, None)
+
+
+@dataclass
+class TableConfig:
+    _target_: str = "???"
+    path: str = key(PATH)
+    env: str | None = None
+    episode: str | None = None
+    time: str | None = None
+    observations: Any = None
+    actions: Any = None
+    reward: str | None = None
+    terminated: Any = None
+    truncated: str | None = None
+    behaviour_prob: str | None = None
+    categorical: list[str] = field(default_factory=list)
+    action_type: str | None = key(OneOf((None, "discrete", "continuous")), None)
+    allowed_actions: list[Any] | None = None
+    action_bounds: list[Any] | None = None
+    empty_reward: float | None = key(FINITE, None)
     use_cache: bool = key(default=True, meaning=PLACING)
     clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
@@ -269,6 +299,8 @@ class CollectConfig:
     """The root of ``bcq_exp collect``."""
 
     id: str = "???"
+    dataset: Any = None
+    trainer: Any = None  # of a choice of dataset that also sets keys of it; not for collecting
     env: str | None = None
     behaviour: str = key(OneOf(("scripted", "random", "run", "ddpg")))
     run: str | None = key(PATH, None)
@@ -311,7 +343,9 @@ class PaperConfig:
     name: str = key(Matching(r"[\w-]+", "letters, digits, _ and -"))
     envs: list[str] = key()
     settings: list[str] = key(OneOf(tuple(schema_of(TransitionsConfig))))
-    algorithms: list[str] = key(OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc")))
+    algorithms: list[str] = key(
+        OneOf(("bcq", "bc", "vae_bc", "ddpg", "dqn", "td3_bc", "iql", "cql"))
+    )
     num_seeds: int = key(COUNT)
     own_agents: bool = key()
     at_once: int = key(COUNT)
@@ -329,6 +363,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "policy": PolicyConfig,
     "bcq_policy": BCQPolicyConfig,
     "network": NetworkConfig,
+    "gaussian_actor": GaussianActorConfig,
     "perturbation": PerturbationConfig,
     "vae": VAEConfig,
     "adam": AdamConfig,
@@ -337,6 +372,7 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
     "pendulum": PendulumConfig,
     "minari": MinariConfig,
     "d4rl_hdf5": D4RLConfig,
+    "table": TableConfig,
     "online": OnlineConfig,
     "trainer": TrainerConfig,
     "logger": LoggerConfig,
@@ -362,7 +398,7 @@ def register(algorithms: Mapping[str, type[AlgoConfig]]) -> None:
         algorithms: the schemas of the algorithms that have hyperparameters, by name.
     """
     store = ConfigStore.instance()
-    for name, node in {**SCHEMAS, **algorithms}.items():
+    for name, node in {**SCHEMAS, **PLUGIN_SCHEMAS, **algorithms}.items():
         store.store(group="schema", name=name, node=node, provider="bcq_exp")
     OmegaConf.register_new_resolver("bcq.run_name", run_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("bcq.run_folder", run_folder, replace=True)

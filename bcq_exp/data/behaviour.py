@@ -1,6 +1,6 @@
 """Behaviour policies: who collects the data, how, and where it is stored."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data import minari_store
@@ -211,7 +212,7 @@ def _run_episode(
     )
 
 
-def as_episodes(steps: Mapping[str, np.ndarray]) -> "list[EpisodeBuffer]":
+def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
     """Steps one after the other as episodes in Minari's buffers; the last one may be cut.
 
     Args:
@@ -222,21 +223,17 @@ def as_episodes(steps: Mapping[str, np.ndarray]) -> "list[EpisodeBuffer]":
 
     ends = np.flatnonzero(steps["terminated"] | steps["truncated"]) + 1
     edges = np.unique([0, *ends, len(steps["rew"])])
-    episodes = []
     for first, last in pairwise(edges):
         part = {name: array[first:last] for name, array in steps.items()}
         truncated = part["truncated"].copy()
         truncated[-1] |= not part["terminated"][-1]
-        episodes.append(
-            EpisodeBuffer(
-                observations=np.concatenate([part["obs"], part["obs_next"][-1:]]),
-                actions=part["act"],
-                rewards=part["rew"].tolist(),
-                terminations=part["terminated"].tolist(),
-                truncations=truncated.tolist(),
-            )
+        yield EpisodeBuffer(
+            observations=np.concatenate([part["obs"], part["obs_next"][-1:]]),
+            actions=part["act"],
+            rewards=part["rew"].tolist(),
+            terminations=part["terminated"].tolist(),
+            truncations=truncated.tolist(),
         )
-    return episodes
 
 
 def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:
@@ -282,13 +279,40 @@ def save(
         CannotWrite: there is no room.
     """
     check_room(env, sum(map(len, episodes)), len(episodes))
+    store(
+        dataset_id,
+        episodes,
+        (env.observation_space, env.action_space, env.spec),
+        algorithm_name=algorithm_name,
+        description=description,
+        provenance=provenance,
+        overwrite=overwrite,
+    )
+
+
+def store(
+    dataset_id: str,
+    episodes: "Iterable[EpisodeBuffer]",
+    task: tuple[gym.Space, gym.Space, EnvSpec | None],
+    *,
+    algorithm_name: str,
+    description: str,
+    provenance: Mapping[str, Any] | None,
+    overwrite: bool,
+) -> None:
+    """Store episodes, one by one, as a Minari data set; see :func:`save`.
+
+    Args:
+        task: observations, actions, and the environment, if there is one.
+    """
+    observation_space, action_space, env_spec = task
 
     def write(folder: Path) -> None:
         import minari
         from minari.dataset.minari_storage import MinariStorage
 
-        spec = None if env.spec is None else importable(env.spec)
-        storage = MinariStorage.new(folder, env.observation_space, env.action_space, spec)
+        spec = None if env_spec is None else importable(env_spec)
+        storage = MinariStorage.new(folder, observation_space, action_space, spec)
         metadata: dict[str, Any] = {
             "dataset_id": dataset_id,
             "minari_version": minari.__version__,

@@ -21,8 +21,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ _ROWS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
 _EPISODES = ("episode_lengths", "episode_rows", "episode_returns")
 _META, _DIGESTS = "meta.json", "sha256.json"
 _FILES = (*(f"{name}.npy" for name in (*_ROWS, *_EPISODES)), _META)
+_OPTIONAL = "behaviour_prob"  # of tables, where they have it
 
 
 def cached(
@@ -77,6 +79,19 @@ def cache_key(files: Iterable[Path], *options: str) -> str:
 def cache_root() -> Path:
     """Where entries live."""
     return cache_folder("transitions")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for arrays that are not to be in memory, on the disk of the cache if it can be."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=root, prefix=".new-")
+    except OSError:
+        folder = tempfile.TemporaryDirectory()
+    with folder as path:
+        yield Path(path)
 
 
 def load(key: str) -> Contents | None:
@@ -122,14 +137,15 @@ def _digests(folder: Path) -> dict[str, str]:
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    files = [*_FILES, *(path.name for path in folder.glob(f"{_OPTIONAL}.npy"))]
     with ThreadPoolExecutor() as threads:  # hashing leaves Python's lock
-        return dict(zip(_FILES, threads.map(digest, _FILES), strict=True))
+        return dict(zip(files, threads.map(digest, files), strict=True))
 
 
 def _open(folder: Path) -> Contents:
     """What a whole entry holds."""
     meta = json.loads((folder / _META).read_text())
-    paths = {name: folder / f"{name}.npy" for name in (*_ROWS, *_EPISODES)}
+    paths = {path.stem: path for path in folder.glob("*.npy")}
     contents = _from_parts(meta, {name: np.load(path, "r") for name, path in paths.items()})
     if contents.transitions.is_large:
         return contents
@@ -138,6 +154,8 @@ def _open(folder: Path) -> Contents:
 
 def _write(folder: Path, contents: Contents) -> None:
     arrays = contents.transitions.arrays() | {name: getattr(contents, name) for name in _EPISODES}
+    if contents.behaviour_prob is not None:
+        arrays[_OPTIONAL] = contents.behaviour_prob
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     meta = {
@@ -148,6 +166,8 @@ def _write(folder: Path, contents: Contents) -> None:
         "reference_scores": contents.reference_scores,
         "content_hash": contents.content_hash,
         "notes": contents.notes,
+        "columns": contents.columns,
+        "summary": contents.summary,
     }
     (folder / _META).write_text(json.dumps(meta))
     (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
@@ -165,6 +185,9 @@ def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents
         reference_scores=(scores[0], scores[1]) if scores is not None else None,
         content_hash=meta["content_hash"],
         notes=tuple(meta["notes"]),
+        behaviour_prob=arrays.get(_OPTIONAL),
+        columns=meta.get("columns"),
+        summary=tuple(meta.get("summary", ())),
     )
 
 

@@ -46,7 +46,7 @@ def check_transitions(
         values = getattr(transitions, name)
         lowest, highest = check_finite(source, name, values, lengths)
         if name in bounds:
-            low, high = _widened(bounds[name])
+            low, high = widened(bounds[name])
             if not (np.all(lowest >= low) and np.all(highest <= high)):
                 row, column = np.argwhere((values < low) | (values > high))[0]
                 clip = ", or clip them: dataset.clip_actions=true" if name == "act" else ""
@@ -203,7 +203,7 @@ def _extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return few.min(0), few.max(0)
 
 
-def _widened(space: Box) -> tuple[np.ndarray, np.ndarray]:
+def widened(space: Box) -> tuple[np.ndarray, np.ndarray]:
     """A space's bounds ``(D,)`` in float64 with room for rounding; infinite ones stay so."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     sizes = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (low, high)]

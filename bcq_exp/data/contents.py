@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -36,6 +36,9 @@ class Contents:
         reference_scores: (random, expert) returns, where the file names them.
         content_hash: sha256 (hex) over the transitions.
         notes: what has to be known of the data, in words.
+        behaviour_prob: of each transition's action under the policy that took it ``(N,)``.
+        columns: what became of a table's columns, in plain values.
+        summary: of a table, lines.
     """
 
     transitions: Transitions
@@ -49,6 +52,9 @@ class Contents:
     reference_scores: tuple[float, float] | None
     content_hash: str
     notes: tuple[str, ...] = ()
+    behaviour_prob: np.ndarray | None = None
+    columns: dict[str, Any] | None = None
+    summary: tuple[str, ...] = ()
 
 
 class Episode(NamedTuple):

@@ -67,7 +67,7 @@ def read_d4rl(
     else:
         leaves = (Leaf((), width),)
         observation_space = Box(-np.inf, np.inf, (width,), np.float32)
-        action_space = _bounded(name, action_bounds, table["actions"].shape[1])
+        action_space = bounded(name, action_bounds, table["actions"].shape[1])
     check_width(name, "observations", width, observation_space.shape[0])
     cuts = _cuts(name, table, None if spec is None else spec.max_episode_steps)
     lengths = _episode_lengths(table["terminals"] | cuts)
@@ -105,7 +105,7 @@ def _spaces(name: str, spec: EnvSpec | None) -> tuple[tuple[Leaf, ...], Box, Box
         env.close()
 
 
-def _bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
+def bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
     """The space of ``size`` actions with these bounds.
 
     Raises:

@@ -16,11 +16,15 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from bcq_exp.data import environments, minari_store, pendulum
-from bcq_exp.data.cache import cached
+from bcq_exp.data.cache import cached, scratch
 from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
 from bcq_exp.data.holdout import FEWEST, held_out_episodes
 from bcq_exp.data.minari_files import read_minari, spec_text
+from bcq_exp.data.spaces import ActionSpace, check_action_space
+from bcq_exp.data.table_columns import choose
+from bcq_exp.data.table_files import TableFiles, find
+from bcq_exp.data.table_reader import Reading, read_table
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import DataError, Transitions
 
@@ -41,6 +45,9 @@ class Dataset(Task):
             unknown.
         held_out: the episodes that are kept from training, if any are; the others are here.
         notes: what has to be known of the data, in words.
+        behaviour_prob: of each transition's action under the policy that took it ``(N,)``, where a
+            table has them; densities of continuous actions.
+        columns: what became of a table's columns, in plain values.
     """
 
     transitions: Transitions
@@ -50,6 +57,17 @@ class Dataset(Task):
     episode_rows: np.ndarray
     held_out: Dataset | None = None
     notes: tuple[str, ...] = ()
+    behaviour_prob: np.ndarray | None = None
+    columns: Mapping[str, Any] | None = None
+
+    @property
+    def is_one_hot(self) -> np.ndarray:
+        """The numbers of an observation that are 0 or 1 by making ``(O,)``: not to be scaled."""
+        if self.columns is None:
+            return np.zeros(self.observation_space.shape, bool)
+        features = self.columns["observations"]
+        kinds = [[f["kind"] != "number"] * len(f.get("categories", "1")) for f in features]
+        return np.array([is_one_hot for kind in kinds for is_one_hot in kind])
 
     @property
     def behaviour_return(self) -> float:
@@ -65,6 +83,7 @@ class Dataset(Task):
             "behaviour_return": self.behaviour_return,
             **({} if self.held_out is None else {"held_out": len(self.held_out.episode_lengths)}),
             **({"notes": list(self.notes)} if self.notes else {}),
+            **({"columns": dict(self.columns)} if self.columns is not None else {}),
         }
 
     def without(self, share: float | None) -> Dataset:
@@ -86,9 +105,11 @@ class Dataset(Task):
         return replace(kept, held_out=held_out)
 
     def _of_episodes(self, chosen: np.ndarray) -> Dataset:
+        rows, prob = np.repeat(chosen, self.episode_rows), self.behaviour_prob
         return replace(
             self,
-            transitions=self.transitions[np.repeat(chosen, self.episode_rows)],
+            transitions=self.transitions[rows],
+            behaviour_prob=None if prob is None else prob[rows],
             episode_returns=self.episode_returns[chosen],
             episode_lengths=self.episode_lengths[chosen],
             episode_rows=self.episode_rows[chosen],
@@ -208,6 +229,99 @@ def load_d4rl_hdf5(
     return _dataset(name, contents, spec).without(holdout)
 
 
+def load_table(
+    path: str,
+    *,
+    env: str | None = None,
+    episode: str | None = None,
+    time: str | None = None,
+    observations: str | Sequence[str] | None = None,
+    actions: str | Sequence[str] | None = None,
+    reward: str | None = None,
+    terminated: str | bool | None = None,
+    truncated: str | None = None,
+    behaviour_prob: str | None = None,
+    categorical: Sequence[str] = (),
+    action_type: str | None = None,
+    allowed_actions: Sequence[Any] | None = None,
+    action_bounds: Sequence[Any] | None = None,
+    empty_reward: float | None = None,
+    use_cache: bool = True,
+    clip_actions: bool | None = None,
+    holdout: float | None = None,
+) -> Dataset:
+    """A table of logged data: Parquet or CSV, a row a step, an episode's rows one after the other.
+
+    The next observation is that of the episode's next row. The last row of an episode that is not
+    terminated has none: it is dropped, as in D4RL files. A last row without an action is the
+    observation after the last step.
+
+    Args:
+        path: a file, or a pattern such as ``logs/*.parquet``.
+        env: environment to evaluate in, whose actions the table's then are.
+        episode, time, reward, behaviour_prob: columns; None guesses by name.
+        observations, actions: columns, prefixes or patterns; None guesses by name.
+        terminated: a column of flags; True: every episode ends by itself; None guesses by name, and
+            an episode without flags is truncated.
+        truncated: a column of flags.
+        categorical: columns of numbers that are categories.
+        action_type: ``discrete`` or ``continuous``; None decides by the values.
+        allowed_actions: the discrete actions there are, each of which has to occur.
+        action_bounds: lowest and highest action, one pair for all or one for each.
+        empty_reward: the reward where none is given.
+        use_cache: see :mod:`bcq_exp.data.cache`.
+        clip_actions: clip recorded actions to their bounds.
+        holdout: share of the episodes to hold out.
+
+    Raises:
+        DataError: one line that names what is wrong, with column, row and file.
+    """
+    files = find(path)
+    name = files[0].stem if len(files) == 1 else files[0].absolute().parent.name
+    spec = None if env is None else environments.find_spec(name, env)
+    env_actions = _actions_of(name, spec)
+    wanted = {
+        "episode": episode,
+        "time": time,
+        "observations": observations,
+        "actions": actions,
+        "reward": reward,
+        "terminated": terminated,
+        "truncated": truncated,
+        "behaviour_prob": behaviour_prob,
+    }
+    options = {
+        "categorical": tuple(categorical),
+        "action_type": action_type,
+        "allowed_actions": None if allowed_actions is None else tuple(allowed_actions),
+        "action_bounds": None if action_bounds is None else tuple(action_bounds),
+        "empty_reward": empty_reward,
+        "clips_actions": bool(clip_actions),
+    }
+
+    def read() -> Contents:
+        table = TableFiles(path, files)
+        columns = choose(table.columns, tuple(categorical), **wanted)
+        reading = Reading(columns=columns, env_actions=env_actions, **options)
+        return read_table(name, table, reading, folder)
+
+    with scratch() as folder:
+        words = f"{path} {wanted} {options} {env_actions}"
+        contents = cached(files, read, words, use=use_cache)
+    return _dataset(name, contents, spec).without(holdout)
+
+
+def _actions_of(name: str, spec: EnvSpec | None) -> ActionSpace | None:
+    """The actions that an environment takes."""
+    if spec is None:
+        return None
+    made = environments.make_raw(name, spec)
+    try:
+        return check_action_space(name, made.action_space)
+    finally:
+        made.close()
+
+
 def step_limit(node: Mapping[str, Any]) -> int | None:
     """Steps after which episodes of a ``dataset`` node's environment end, without loading its data.
 
@@ -254,4 +368,7 @@ def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
         episode_rows=contents.episode_rows,
         reference_scores=scores or environments.reference_scores(spec),
         notes=contents.notes,
+        behaviour_prob=contents.behaviour_prob,
+        columns=contents.columns,
+        summary=contents.summary,
     )

@@ -27,6 +27,7 @@ class Task(ABC):
         leaves: the parts of a flat observation, in order; none says that it has no parts.
         foreign_env: the specification that the data have instead, of code that is not registered
             here, as text.
+        summary: of the data, lines to print before training.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Task(ABC):
     reference_scores: tuple[float, float] | None
     leaves: tuple[Leaf, ...] = ()
     foreign_env: str | None = None
+    summary: tuple[str, ...] = ()
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.cli.child import Command
 from bcq_exp.config.meaning import identity
-from bcq_exp.config.naming import as_name, run_folder
+from bcq_exp.config.naming import RunNaming, as_name
 from bcq_exp.config.overrides import one_of, online_agent
 from bcq_exp.training.record import RunRecord
 
@@ -273,4 +273,5 @@ def _digest(**recipe: Any) -> str:
 
 def _run_folder(sweep: str, keys: Sequence[str], values: Sequence[object]) -> Path:
     overrides = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-    return Path("multirun", sweep, run_folder(",".join(keys), overrides))
+    folder = Path("multirun", sweep)
+    return folder / RunNaming(tuple(keys)).continuing(folder).folder(overrides)

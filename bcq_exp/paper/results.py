@@ -18,6 +18,7 @@ from bcq_exp.training.record import RunRecord
 
 NAMES = {  # as the paper writes them
     "bcq": "BCQ", "bc": "BC", "vae_bc": "VAE-BC", "ddpg": "DDPG", "dqn": "DQN", "td3_bc": "TD3+BC",
+    "iql": "IQL", "cql": "CQL",
     "final_buffer": "final buffer",
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from bcq_exp.words import counted
 log = logging.getLogger(__name__)
 
 
-def see_to_estimates(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]:
+def estimate_objectives(planned: Sequence[Planned], sweep: Path) -> dict[Path, str]:
     """See that runs whose objective is an estimate have it; why others do not, by folder.
 
     Raises:

@@ -17,8 +17,8 @@ START_UP = 4.0  # seconds of a worker until its first step (tests/bench/RESULTS.
 
 
 @dataclass(frozen=True)
-class KindCost:
-    """What runs of one kind cost.
+class CohortCost:
+    """What the runs of a cohort cost.
 
     Args:
         run: one of them.
@@ -36,41 +36,41 @@ class KindCost:
 
 
 @dataclass(frozen=True)
-class Coming:
+class PlannedGroup:
     """A group that will be trained.
 
     Args:
         overrides: of each of its runs.
-        cost: of their kind; ``None`` where it is not known.
+        cost: of each of them; ``None`` where it is not known.
     """
 
     group: Group
     overrides: Sequence[Sequence[str]]
-    cost: KindCost | None
+    cost: CohortCost | None
 
 
 def plan_lines(
-    coming: Sequence[Coming], num_workers: int, damaged: Mapping[str, str]
+    planned: Sequence[PlannedGroup], num_workers: int, damaged: Mapping[str, str]
 ) -> Iterator[str]:
     """The groups in the order in which they are taken, how long all take, and their disk.
 
     Args:
         damaged: why a run cannot go on, by its name.
     """
-    known = all(each.cost is not None for each in coming)
-    for each in coming[:MOST_LINES]:
+    known = all(each.cost is not None for each in planned)
+    for each in planned[:MOST_LINES]:
         first, *others = each.overrides
         shared = [word for word in first if all(word in other for other in others)]
         takes = f", about {duration(each.group.seconds)}" if known else ""
         runs = counted(len(each.overrides), "run")
         yield f"  {runs}{takes}{': ' * bool(shared)}{' '.join(shared)}"
-    if len(coming) > MOST_LINES:
-        yield f"  and {counted(len(coming) - MOST_LINES, 'more group')}"
+    if len(planned) > MOST_LINES:
+        yield f"  and {counted(len(planned) - MOST_LINES, 'more group')}"
     for name, reason in damaged.items():
         yield f"  damaged, not trained: {name}: {reason}"
-    if coming and known:
-        busy = ends([each.group for each in coming], num_workers)
-        disk = sum(each.cost.run.disk * len(each.overrides) for each in coming if each.cost)
+    if planned and known:
+        busy = ends([each.group for each in planned], num_workers)
+        disk = sum(each.cost.run.disk * len(each.overrides) for each in planned if each.cost)
         workers = counted(len(busy), "worker")
         first, last = (duration(START_UP + seconds) for seconds in (busy[0], busy[-1]))
         between = f" (the first worker ends after {first})" if len(busy) > 1 else ""
@@ -79,6 +79,6 @@ def plan_lines(
             f"{workers}{idle}: about {last}{between}, including {duration(START_UP)} of start-up; "
             f"{duration(sum(busy))} of work; about {size(disk)} of disk, not counting W&B's files"
         )
-    elif coming:
+    elif planned:
         workers = counted(num_workers, "worker")
         yield f"{workers}; the time of custom algorithms cannot be estimated"

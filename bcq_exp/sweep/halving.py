@@ -1,9 +1,9 @@
 """The sweeper that stops what does badly: successive halving over a grid (:mod:`rungs`).
 
-The rungs are those of ASHA (Li et al. 2020, arXiv:1810.05934). Where that promotes a setting as
-soon as it is among the best so far, here a rung is decided when it is whole: runs are trained side
-by side, so that they get there together, and none goes on for being early. Those that go on are
-stacked again, without the others, from the checkpoints that they stopped at.
+A rung is decided when all its settings have reached it, unlike in ASHA (Li et al. 2020,
+arXiv:1810.05934), which promotes a setting as soon as it is among the best so far: runs are trained
+together, so that they arrive together. Those that continue are stacked again, without the others,
+from the checkpoints that they stopped at.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeAlias
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from bcq_exp.config.naming import keys_of, run_folder
+from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import going_on
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
@@ -68,7 +68,7 @@ class HalvingSweeper(GridSweeper):
         """
         launcher, config = self.launcher, self.config
         assert config is not None and isinstance(launcher, CohortLauncher)
-        keys = _keys(config)
+        naming = _naming(config)
         settings = self._settings(arguments)
         trainer, folder = config.trainer, self._folder
         steps = rung_steps(trainer.num_steps, trainer.eval_every, self._shares)
@@ -89,11 +89,11 @@ class HalvingSweeper(GridSweeper):
             failures += dict.fromkeys(
                 str(each._return_value.whole) for each in returned if _failed(each)
             )
-            for result in results.of_jobs(returned, keys.split(",")):
+            for result in results.of_jobs(returned, naming.keys):
                 found[str(result.setting)] = replace(result, step=step)
             rungs.append(compare(step, _values(settings, returned), num_kept))
             for name, reason in _reasons(rungs[-1]):
-                stopped |= {run_folder(keys, job): reason for job in settings[name]}
+                stopped |= {naming.folder(job): reason for job in settings[name]}
             _write(folder, rungs, stopped)
             settings = {n: list(map(going_on, settings[n])) for n in rungs[-1].going_on}
             if not settings:
@@ -132,20 +132,20 @@ class HalvingSweeper(GridSweeper):
         return settings
 
 
-def _keys(config: DictConfig) -> str:
-    """The keys that name the sweep's runs, which a rung has to find again.
+def _naming(config: DictConfig) -> RunNaming:
+    """How the sweep's runs are named, which a rung has to find again.
 
     Raises:
         UserError: if something else names them.
     """
     subdir = config.hydra.sweep._get_node("subdir")._value()  # unresolved
-    keys = keys_of(subdir)
-    if keys is None:
+    naming = RunNaming.of(str(subdir))
+    if naming is None:
         raise UserError(
             f"hydra.sweep.subdir={subdir}: cannot be set with hydra/sweeper=halving, which names "
             "runs by the swept keys; leave it out"
         )
-    return keys
+    return naming
 
 
 def _key(override: str) -> str:

@@ -19,12 +19,12 @@ from hydra.core.utils import _save_config
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.checking import check
-from bcq_exp.config.naming import keys_of, run_folder
+from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import located
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.training import start
-from bcq_exp.training.cohort import Kind, kind_of
+from bcq_exp.training.cohort import CohortKey, cohort_key
 from bcq_exp.training.job import Job
 from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.provenance import command, own_configs
@@ -42,7 +42,7 @@ class Planned:
         overrides: what it was given.
         objective: what it returns.
         until: the step that it is trained to; ``None`` is its end.
-        kind: what it can be trained together with; ``None`` if it is not to be trained.
+        key: of its cohort; ``None`` if it is not to be trained.
         sets_aside: whether the run in its folder has to leave.
         value: of the objective, where the run has got there.
         damage: why it cannot go on.
@@ -53,7 +53,7 @@ class Planned:
     folder: Path
     objective: Objective
     until: int | None = None
-    kind: Kind | None = None
+    key: CohortKey | None = None
     sets_aside: bool = False
     value: float | None = None
     damage: str | None = None
@@ -127,8 +127,8 @@ class SweepJobs:
         if self._place is None or own is None:
             full, folder = self.compose(number, overrides)
             return parted(full)[0], folder
-        sweep, keys = self._place
-        return own, Path(sweep, run_folder(keys, overrides)).absolute()
+        sweep, naming = self._place
+        return own, Path(sweep, naming.folder(overrides)).absolute()
 
     def _job(
         self, cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None
@@ -142,14 +142,13 @@ class SweepJobs:
         return Job(cfg, folder, asked, is_alone=False, until=until, chdir=self._chdir)
 
 
-def _place(config: DictConfig) -> tuple[str, str] | None:
-    """A sweep's folder and the keys that name its runs, where overrides say so (sweep.plan)."""
+def _place(config: DictConfig) -> tuple[str, RunNaming] | None:
+    """A sweep's folder and how its runs are named, where overrides say so (sweep.plan)."""
     node = _unresolved(config.hydra.sweep)
     given = [str(each).partition("=")[0] for each in _unresolved(config.hydra.overrides.hydra)]
-    keys = keys_of(node["subdir"])
-    if {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and keys and "${" not in node["dir"]:
-        return node["dir"], keys
-    return None
+    naming = RunNaming.of(str(node["subdir"]))
+    is_placed = {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and "${" not in node["dir"]
+    return (node["dir"], naming) if is_placed and naming is not None else None
 
 
 def _unresolved(node: Any) -> Any:
@@ -202,7 +201,7 @@ def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
                 return found
             return replace(found, value=objective.value(job.folder, job.until, summary))
         sets_aside = restarts and RunRecord(job.folder).has_begun
-        return replace(found, kind=kind_of(job, restarts=restarts), sets_aside=sets_aside)
+        return replace(found, key=cohort_key(job, restarts=restarts), sets_aside=sets_aside)
     except Damaged as error:
         return replace(found, damage=str(error))
 

@@ -29,15 +29,16 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.files import shortest
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.division import Divisible, divided
-from bcq_exp.sweep.estimates import see_to_estimates
-from bcq_exp.sweep.forecast import Coming, KindCost, plan_lines
+from bcq_exp.sweep.estimates import estimate_objectives
+from bcq_exp.sweep.forecast import CohortCost, PlannedGroup, plan_lines
 from bcq_exp.sweep.jobs import Planned, SweepJobs
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
-from bcq_exp.training.cohort import cohorts, kind_of, placement_of, train_cohort
+from bcq_exp.training.cohort import cohort_key, cohorts, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.progress import Part
 from bcq_exp.training.provenance import command, own_configs
@@ -121,7 +122,7 @@ class CohortLauncher(Launcher):
             check_free(sweep)
             self._workers.settle(sweep)
             planned = self._jobs.plan(job_overrides, initial_job_idx, until)
-            missing = [each for each in planned if each.kind is not None]
+            missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing)
             with hold(sweep):
                 if groups:
@@ -134,7 +135,7 @@ class CohortLauncher(Launcher):
                         start.set_aside(each.folder)
                 configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
                 sizes = [len(runs) for runs, _ in groups]
-                log.info(_what_comes(sweep, len(planned), len(missing), sizes, until))
+                log.info(_summary(sweep, len(planned), len(missing), sizes, until))
                 if groups and self._workers.count > 1:
                     log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(sweep))))
                 failures: dict[Path, Reason] = {
@@ -142,7 +143,7 @@ class CohortLauncher(Launcher):
                 }
                 failures |= self._train(missing, groups, sweep, later)
                 arrived = [each for each in planned if each.folder not in failures]
-                failures |= see_to_estimates(arrived, sweep)
+                failures |= estimate_objectives(arrived, sweep)
                 num_tried = sum(each.value is None for each in planned)
                 error = _failure(failures, num_tried, len(planned)) if failures else None
                 if isinstance(error, UserError):
@@ -161,15 +162,15 @@ class CohortLauncher(Launcher):
         hydra_before = HydraConfig.instance().cfg
         try:
             planned = self._jobs.plan(job_overrides, 0, until)
-            missing = [each for each in planned if each.kind is not None]
+            missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing, with_costs=True)
         finally:
             HydraConfig.instance().cfg = hydra_before
         damaged = {each.folder.name: each.damage for each in planned if each.damage}
-        coming = [coming for _, coming in groups]
+        planned_groups = [group for _, group in groups]
         sizes = [len(runs) for runs, _ in groups]
-        print(_what_comes(planned[0].folder.parent, len(planned), len(missing), sizes, until))
-        for line in plan_lines(coming, self._workers.count, damaged):
+        print(_summary(planned[0].folder.parent, len(planned), len(missing), sizes, until))
+        for line in plan_lines(planned_groups, self._workers.count, damaged):
             print(line)
         if num_valued := sum(each.objective.fqe is not None for each in planned):
             policies = counted(num_valued, "policy", "policies")
@@ -177,7 +178,7 @@ class CohortLauncher(Launcher):
 
     def _groups(
         self, missing: Sequence[Planned], *, with_costs: bool = False
-    ) -> list[tuple[list[Planned], Coming]]:
+    ) -> list[tuple[list[Planned], PlannedGroup]]:
         """Jobs that are trained together, in the order in which workers are to take them.
 
         Costs are computed for the plan, to divide runs among workers, and to weigh a few kinds of
@@ -193,8 +194,8 @@ class CohortLauncher(Launcher):
 
         members: list[list[Planned]] = []
         most: list[int] = []
-        costs: list[KindCost | None] = []
-        kinds_of_runs = cohorts([each.kind for each in missing if each.kind is not None])
+        costs: list[CohortCost | None] = []
+        kinds_of_runs = cohorts([each.key for each in missing if each.key is not None])
         several = 1 < len(kinds_of_runs) <= MOST_WEIGHED
         with_costs = with_costs or self._workers.count > 1 or several
         for numbers in kinds_of_runs:
@@ -219,13 +220,13 @@ class CohortLauncher(Launcher):
         for group in divided(kinds, self._workers.count):
             runs = members[group.kind][group.first : group.last]
             cost = costs[group.kind] if costs else None
-            groups.append((runs, Coming(group, [each.overrides for each in runs], cost)))
+            groups.append((runs, PlannedGroup(group, [each.overrides for each in runs], cost)))
         return groups
 
     def _train(
         self,
         missing: Sequence[Planned],
-        groups: Sequence[tuple[list[Planned], Coming]],
+        groups: Sequence[tuple[list[Planned], PlannedGroup]],
         sweep: Path,
         later: float,
     ) -> dict[Path, Reason]:
@@ -237,7 +238,7 @@ class CohortLauncher(Launcher):
                 cfg, _ = self._jobs.compose(each.number, each.overrides)
                 self._context.callbacks.on_job_start(config=cfg, task_function=self._task)
         failures: dict[Path, Reason] = {}
-        work = [coming.group.seconds for _, coming in groups]
+        work = [group.group.seconds for _, group in groups]
         parts = sweep_parts(work, later) if self._workers.count == 1 else [None] * len(groups)
         composed = (  # each as a worker takes it
             [replace(job, part=part) for job in self._jobs.ready(runs)]
@@ -271,7 +272,7 @@ class CohortLauncher(Launcher):
             result.status = JobStatus.FAILED
         else:
             result.return_value, result.status = _value(planned), JobStatus.COMPLETED
-        if planned.kind is not None and self._context.callbacks.callbacks:
+        if planned.key is not None and self._context.callbacks.callbacks:
             full, _ = self._jobs.compose(planned.number, planned.overrides)
             result.cfg, result.hydra_cfg = parted(full.copy())
             self._context.callbacks.on_job_end(config=full, job_return=result)
@@ -291,7 +292,7 @@ def _train_group(jobs: Sequence[Job]) -> list[Reason | None]:
     failures: dict[Path, Reason | None] = {job.folder: None for job in jobs}
     try:
         left = [job for job in jobs if not start.has_arrived(job, RunRecord(job.folder).summary())]
-        for members in cohorts([kind_of(job) for job in left]):
+        for members in cohorts([cohort_key(job) for job in left]):
             cohort = [left[i] for i in members]
             ended = zip(cohort, train_cohort(cohort), strict=True)
             failures |= {job.folder: failure for job, failure in ended}
@@ -316,11 +317,6 @@ def sweep_parts(work: Sequence[float], later: float) -> list[Part]:
         Part(number, len(work), (sum(work[number:]) + after) / own)
         for number, own in enumerate(work, 1)
     ]
-
-
-def shortest(folder: Path) -> Path:
-    """A folder as it is typed here: relative to the present one if it is below that."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _asked(hydra: DictConfig) -> list[str]:
@@ -367,22 +363,22 @@ def _value(planned: Planned) -> float:
     return planned.objective.value(planned.folder, planned.until)
 
 
-def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> KindCost | None:
+def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> CohortCost | None:
     """What runs like this one cost; ``None`` if that is not known without their data."""
     from bcq_exp.training.cost import cost_of
 
-    assert one.kind is not None
+    assert one.key is not None
     try:
         run = cost_of(cfg)
     except Exception:  # code of anyone's, given made-up sizes: what is wrong shows when it trains
         log.debug("no cost of %s", one.folder, exc_info=True)
         return None
     # one stopped at its end has files to write
-    left = max(1, (one.until or cfg.trainer.num_steps) - one.kind.step)
-    return KindCost(run, left, num_threads)
+    left = max(1, (one.until or cfg.trainer.num_steps) - one.key.step)
+    return CohortCost(run, left, num_threads)
 
 
-def _what_comes(
+def _summary(
     sweep: Path, num_runs: int, num_missing: int, sizes: Sequence[int], until: int | None
 ) -> str:
     words = "/".join(map(str, sorted(set(sizes), reverse=True)))

@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from bcq_exp.config.checking import check, check_folders
+from bcq_exp.config.checking import check, check_folders, check_plugins
 from bcq_exp.config.meaning import flattened, trained
-from bcq_exp.config.naming import keys_of, run_folder, subdir_of
+from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import located
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
+from bcq_exp.sweep.plugins import HOME
 from bcq_exp.training import start
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, is_sweep
@@ -84,12 +85,13 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     fixed, axes = split(overrides)
     cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
     given = {axis.key for axis in axes} | {override.partition("=")[0] for override in fixed}
+    check_plugins(cfg.hydra)
     params = _params(cfg)
     of_file = split([f"{key!s}={values}" for key, values in params.items() if key not in given])
     fixed, axes = fixed + of_file[0], axes + of_file[1]
     _check_values(fixed, axes, compose)
 
-    ours = "CohortLauncher" in cfg.hydra.launcher._target_
+    ours = cfg.hydra.launcher._target_.startswith(HOME)
     halves = cfg.hydra.sweeper._target_.endswith("HalvingSweeper")
     for asked, what in (
         (cfg.hydra.launcher.get("plan_only"), "--plan"),
@@ -111,13 +113,13 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
         if not (folder / "0").exists():  # as earlier versions named it
             placed.append(f"hydra.sweep.subdir='seed={cfg.seed}'")
         return SweepPlan(folder, tuple(placed))
-    keys = ",".join(axis.key for axis in axes)
-    placed.append(f"hydra.sweep.subdir='{subdir_of(keys)}'")
+    naming = RunNaming(tuple(axis.key for axis in axes)).continuing(folder)
+    placed.append(f"hydra.sweep.subdir='{naming.subdir}'")
     if any(axis.is_continuous for axis in axes):
         return SweepPlan(folder, tuple(placed))
-    names = _folder_names(folder, keys, axes)
+    names = _folder_names(folder, naming, axes)
     if not any(axis.is_group for axis in axes):  # which brings keys of its own
-        _check_others(cfg, folder, names, keys.split(","))
+        _check_others(cfg, folder, names, naming.keys)
     if ours:  # it does the rest itself
         return SweepPlan(folder, tuple(placed))
     there = tuple(folder / name for name in names if (folder / name).exists())
@@ -134,12 +136,8 @@ def _params(cfg: DictConfig) -> dict[str, Any]:
     """The keys that a sweep's file sweeps, with their values as on a command line.
 
     Raises:
-        UserError: if launcher or sweeper is no choice, or the file's keys are not to be read.
+        UserError: if the file's keys are not to be read.
     """
-    for name in ("launcher", "sweeper"):
-        node = cfg.hydra[name]
-        if not (OmegaConf.is_dict(node) and "_target_" in node):
-            raise UserError(f"hydra.{name}: must be one of the choices of hydra/{name}=NAME")
     params: Any = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or OmegaConf.create({}))
     for key, value in params.items():
         if isinstance(value, dict):
@@ -157,9 +155,9 @@ def _params(cfg: DictConfig) -> dict[str, Any]:
     return params
 
 
-def _folder_names(folder: Path, keys: str, axes: Sequence[Axis]) -> list[str]:
+def _folder_names(folder: Path, naming: RunNaming, axes: Sequence[Axis]) -> list[str]:
     grid = itertools.product(*(axis.overrides for axis in axes))
-    names = [run_folder(keys, run) for run in grid]
+    names = [naming.folder(run) for run in grid]
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(f"two runs of the sweep map to one folder: {folder / twice}")
@@ -219,8 +217,8 @@ def _named_by(run: Path) -> set[str] | None:
     """The keys that name a run of a sweep, by Hydra's own files; ``None`` where they do not say."""
     with suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
         subdir = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.sweep._get_node("subdir")
-        keys = keys_of(str(subdir._value()))
-        return None if keys is None else set(keys.split(","))
+        naming = RunNaming.of(str(subdir._value()))
+        return None if naming is None else {*naming.keys}
     return None
 
 

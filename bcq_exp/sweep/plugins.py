@@ -1,4 +1,4 @@
-"""Makes our launcher and sweepers known to Hydra."""
+"""Makes our launchers and sweepers known to Hydra."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import importlib
 import sys
 from types import ModuleType
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 NAMESPACE, HOME = "hydra_plugins", "hydra_plugins.bcq_exp"
+NAMESAKES = {  # choices of ours that Hydra's plugins have too
+    "hydra/launcher": ("joblib", "ray", "submitit_local", "submitit_slurm"),
+    "hydra/sweeper": ("optuna",),
+    "hydra/sweeper/sampler": ("cmaes", "gp", "grid", "nsgaii", "qmc", "random", "tpe"),
+}
 
 
 def register() -> None:
     """Let Hydra instantiate the plugins as ``hydra_plugins.bcq_exp.*``: no other home may be."""
     plugins = Plugins.instance()  # loads Hydra's own again, so ours have to be imported after it
+    _remove_namesakes()
     from bcq_exp.sweep.grid import GridSweeper
     from bcq_exp.sweep.halving import HalvingSweeper
     from bcq_exp.sweep.launcher import CohortLauncher
     from bcq_exp.sweep.search import OptunaSweeper
+    from bcq_exp.sweep.worker_launchers import (
+        JoblibLauncher,
+        LocalLauncher,
+        RayLauncher,
+        SlurmLauncher,
+    )
 
     try:
         namespace = importlib.import_module(NAMESPACE)
@@ -25,7 +38,18 @@ def register() -> None:
         namespace = sys.modules[NAMESPACE] = ModuleType(NAMESPACE)
     home = sys.modules[HOME] = ModuleType(HOME)
     vars(namespace)["bcq_exp"] = home
-    for plugin in (CohortLauncher, GridSweeper, HalvingSweeper, OptunaSweeper):
+    launchers = (CohortLauncher, JoblibLauncher, RayLauncher, SlurmLauncher, LocalLauncher)
+    for plugin in (*launchers, GridSweeper, HalvingSweeper, OptunaSweeper):
         plugin.__module__ = HOME
         vars(home)[plugin.__name__] = plugin
         plugins.register(plugin)
+
+
+def _remove_namesakes() -> None:
+    """Remove installed plugins' schemas, which Hydra would apply to our files of these names."""
+    for group, names in NAMESAKES.items():
+        node = ConfigStore.instance().repo
+        for part in group.split("/"):
+            node = node.get(part, {})
+        for name in names:
+            node.pop(f"{name}.yaml", None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.meaning import differences, identity
@@ -23,7 +26,7 @@ from bcq_exp.config.plain import plain
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import written
-from bcq_exp.ranges import COUNT, SEED
+from bcq_exp.ranges import SEED
 from bcq_exp.sweep import results, state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.launcher import CohortLauncher
@@ -33,54 +36,46 @@ from bcq_exp.words import counted
 log = logging.getLogger(__name__)
 
 STUDY_FILE = "optuna.db"  # in the sweep's folder
-SAMPLERS = {
-    "tpe": "TPESampler",
-    "random": "RandomSampler",
-    "cmaes": "CmaEsSampler",
-    "qmc": "QMCSampler",
-}
 
 
 class OptunaSweeper(Sweeper):
-    """``hydra/sweeper=optuna``. A study goes on where it was: killed trials are taken up again,
-    failed ones tried once more, and new ones proposed up to ``num_trials`` in all.
+    """``hydra/sweeper=optuna``, with the keys of hydra-optuna-sweeper.
+
+    A study is continued: killed trials are trained again, failed ones tried once more, and new ones
+    proposed up to ``n_trials`` in all.
 
     Args:
-        batch_size: trials proposed, and trained, together.
+        sampler: ``_target_`` and arguments of an Optuna sampler; those that are null are left out.
         direction: maximize or minimize the objective.
-        storage: URL of the database; ``None`` is a file in the sweep's folder.
-        sampler: one of SAMPLERS.
-        seed: of the sampler.
+        storage: URL of the database, or ``_target_`` and arguments of an Optuna storage; ``None``
+            is a file in the sweep's folder.
+        n_trials: trials in all.
+        n_jobs: trials proposed, and trained, together.
+        max_failure_rate: share of these; when more fail, the search stops.
         params: swept keys, as on a command line.
+        custom_search_space: dotted path of a function of the configuration and a trial, which may
+            suggest more values.
+        search_space: must be ``None``: Hydra replaced it by ``params``.
     """
 
     def __init__(
         self,
-        num_trials: int,
-        batch_size: int,
+        sampler: Mapping[str, Any],
         direction: str,
-        storage: str | None,
+        storage: Any,
         study_name: str,
-        sampler: str,
-        seed: int,
+        n_trials: int,
+        n_jobs: int,
+        max_failure_rate: float,
         params: Mapping[str, Any] | None,
+        custom_search_space: str | None = None,
+        search_space: None = None,
     ) -> None:
-        for name, count, allowed in (
-            ("num_trials", num_trials, COUNT),
-            ("batch_size", batch_size, COUNT),
-            ("seed", seed, SEED),
-        ):
-            if not isinstance(count, int) or count not in allowed:
-                raise UserError(f"hydra.sweeper.{name}={count}: must be an integer {allowed}")
-        for name, value, known in (
-            ("sampler", sampler, tuple(SAMPLERS)),
-            ("direction", direction, ("maximize", "minimize")),
-        ):
-            if value not in known:
-                raise UserError(f"hydra.sweeper.{name}={value}: must be one of {', '.join(known)}")
-        self._num_trials, self._batch_size = num_trials, batch_size
+        self._num_trials, self._batch_size = n_trials, n_jobs
         self._direction, self._storage, self._study_name = direction, storage, study_name
-        self._sampler, self._seed, self._params = sampler, seed, dict(params or {})
+        self._max_failure_rate, self._params = max_failure_rate, dict(params or {})
+        self._sampler_node = sampler
+        self._extend = None if custom_search_space is None else _function(custom_search_space)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -94,6 +89,7 @@ class OptunaSweeper(Sweeper):
         assert self.config is not None
         folder = Path(self.config.hydra.sweep.dir)
         fixed, space = self._search_space(arguments)
+        self._check_sampler(space)
         if isinstance(self._launcher, CohortLauncher) and self._launcher.plan_only:
             self._say_plan(self._launcher, fixed, space)
             return
@@ -103,13 +99,16 @@ class OptunaSweeper(Sweeper):
             fixed = going_on(fixed)
         study = self._study(folder)
         self._check_same(study, folder, space)
-        waiting = _taken_up_again(study, space)
+        waiting = _taken_up_again(study, space, is_extended=self._extend is not None)
         taken_up = {trial.number for trial in waiting}
         failures: dict[int, str] = {}
         number = 0
         while (left := self._num_trials - _num_complete(study) - len(failures)) > 0:
             count = min(self._batch_size, left)
             trials = [waiting.pop(0) if waiting else study.ask(space) for _ in range(count)]
+            if self._extend is not None:
+                for trial in trials:
+                    self._extend(self.config, trial)
             overrides = [
                 [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
                 for trial in trials
@@ -127,11 +126,21 @@ class OptunaSweeper(Sweeper):
                 raise
             number += len(jobs)
             result_of = dict(zip(jobs, launched, strict=True))
+            failed = 0
             for trial, given in zip(trials, overrides, strict=True):
                 result = result_of[tuple(given)]
-                failure = _tell(study, trial, result)
+                failure = _record(study, trial, result)
                 if failure is not None:
                     failures[trial.number] = failure
+                    failed += 1
+            if failed / count > self._max_failure_rate:
+                log.warning(
+                    "%d of %s failed, above hydra.sweeper.max_failure_rate=%g: the search stops",
+                    failed,
+                    counted(count, "trial"),
+                    self._max_failure_rate,
+                )
+                break
         _report(study, folder)
         results.log_results(self._results(study), folder, self.config.trainer.objective)
         if failures:
@@ -180,12 +189,54 @@ class OptunaSweeper(Sweeper):
             )
         return fixed, space
 
-    def _study(self, folder: Path) -> Any:
+    def _check_sampler(self, space: Mapping[str, Any]) -> None:
+        """Let the sampler propose a trial of a study in memory, as it checks few arguments before.
+
+        Raises:
+            UserError: if it cannot.
+        """
         optuna = _optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = self._sampler(num_before=0)
+        try:
+            optuna.create_study(sampler=sampler, direction=self._direction).ask(space)
+        except Exception as error:
+            raise UserError(f"hydra.sweeper.sampler: {first_line(error)}") from error
+
+    def _sampler(self, num_before: int) -> Any:
+        """Optuna's sampler, for a study that has ``num_before`` trials.
+
+        Raises:
+            UserError: if there is none with these arguments.
+        """
+        node = self._sampler_node
+        if not isinstance(node, Mapping | DictConfig) or "_target_" not in node:
+            raise UserError("hydra.sweeper.sampler: must be a choice, hydra/sweeper/sampler=NAME")
+        arguments = {str(name): value for name, value in node.items() if value is not None}
+        _optuna()
+        if arguments["_target_"].endswith(".GridSampler"):
+            raise UserError(
+                "hydra/sweeper/sampler=grid: the default sweeper trains a grid; leave out "
+                "hydra/sweeper=optuna and give values such as algo.lmbda=0.5,0.75"
+            )
+        if arguments["_target_"].endswith(".CmaEsSampler"):
+            require("cmaes", "optuna", "hydra/sweeper/sampler=cmaes")
+        if (seed := arguments.get("seed")) is not None:
+            if not isinstance(seed, int) or seed not in SEED:
+                raise UserError(
+                    f"hydra.sweeper.sampler.seed={seed}: must be an integer {SEED}, or null"
+                )
+            # the same seed again would propose the same trials again
+            arguments["seed"] = seed + num_before
+        return _made("hydra.sweeper.sampler", arguments)
+
+    def _study(self, folder: Path) -> Any:
+        optuna = _optuna()
         with written(folder):
             folder.mkdir(parents=True, exist_ok=True)
         storage = self._storage or f"sqlite:///{(folder / STUDY_FILE).absolute()}"
+        if OmegaConf.is_dict(storage):
+            storage = _made("hydra.sweeper.storage", storage)
         try:
             study = optuna.create_study(
                 study_name=self._study_name,
@@ -198,9 +249,7 @@ class OptunaSweeper(Sweeper):
                 f"hydra.sweeper.storage={storage}: cannot be opened "
                 f"({type(error).__name__}: {first_line(error)}); give another storage or name"
             ) from error
-        # the same seed again would propose the same trials again
-        seed = self._seed + len(study.trials)
-        study.sampler = getattr(optuna.samplers, SAMPLERS[self._sampler])(seed=seed)
+        study.sampler = self._sampler(num_before=len(study.trials))
         if study.trials:
             log.info("study %s: %s so far", storage, counted(len(study.trials), "trial"))
         return study
@@ -247,18 +296,53 @@ class OptunaSweeper(Sweeper):
             )
 
 
-def _taken_up_again(study: Any, space: Mapping[str, Any]) -> list[Any]:
+def _function(path: str) -> Callable[[DictConfig, Any], None]:
+    """The function of a dotted path.
+
+    Raises:
+        UserError: if there is none.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # of its module, which is custom code
+        raise UserError(f"hydra.sweeper.custom_search_space={path}: {first_line(error)}") from error
+
+
+def _made(key: str, node: Any) -> Any:
+    """The object that a node with a ``_target_`` describes.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        return instantiate(node)
+    except HydraException as error:
+        raise UserError(f"{key}: {first_line(error.__cause__ or error)}") from error
+
+
+def _taken_up_again(
+    study: Any, space: Mapping[str, Any], *, is_extended: bool = False
+) -> list[Any]:
     """Trials that a kill left running; failed ones are queued again for the study to ask.
 
     Those of another space fail for good.
+
+    Args:
+        is_extended: whether a trial has values besides those of ``space``.
     """
+
+    def fits(trial: Any) -> bool:
+        names = trial.params.keys()
+        return space.keys() <= names if is_extended else space.keys() == names
+
     optuna = _optuna()
     states = optuna.trial.TrialState
     for trial in study.get_trials(states=(states.RUNNING,)):
-        if trial.params.keys() != space.keys():
+        if not fits(trial):
             study.tell(trial.number, state=states.FAIL)
     for trial in study.get_trials(states=(states.FAIL,)):
-        if trial.params.keys() == space.keys() and not any(
+        if fits(trial) and not any(
             other.number > trial.number and other.params == trial.params for other in study.trials
         ):
             study.enqueue_trial(trial.params)
@@ -266,8 +350,8 @@ def _taken_up_again(study: Any, space: Mapping[str, Any]) -> list[Any]:
     return [optuna.trial.Trial(study, trial._trial_id) for trial in running]
 
 
-def _tell(study: Any, trial: Any, result: JobReturn) -> str | None:
-    """Give the study a trial's objective; why there is none, if it failed."""
+def _record(study: Any, trial: Any, result: JobReturn) -> str | None:
+    """Record a trial's objective in the study; why there is none, if it failed."""
     if result.status == JobStatus.COMPLETED and math.isfinite(result.return_value):
         study.tell(trial, result.return_value)
         return None
@@ -313,10 +397,10 @@ def _as_distribution(override: Override) -> Any:
     distributions = _optuna().distributions
     value = override.value()
     if isinstance(value, IntervalSweep):
-        is_log = "log" in value.tags
-        if "int" in value.tags:
-            return distributions.IntDistribution(int(value.start), int(value.end), log=is_log)  # type: ignore[arg-type]
-        return distributions.FloatDistribution(value.start, value.end, log=is_log)
+        low, high, is_log = value.start, value.end, "log" in value.tags
+        if "int" in value.tags or (isinstance(low, int) and isinstance(high, int)):
+            return distributions.IntDistribution(int(low), int(high), log=is_log)  # type: ignore[arg-type]
+        return distributions.FloatDistribution(low, high, log=is_log)
     values: list[Any] = list(override.sweep_iterator())
     if isinstance(value, RangeSweep):
         kind = "IntDistribution" if isinstance(values[0], int) else "FloatDistribution"

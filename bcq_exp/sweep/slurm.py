@@ -20,10 +20,10 @@ from bcq_exp.words import counted
 
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"}
 _ENDED |= {"OUT_OF_MEMORY", "DEADLINE", "LAUNCH_FAILED", "REVOKED"}
-_KEYS = "hydra.launcher.workers.parameters"
+_KEYS = "hydra.launcher"
 _FLAGS = {"timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per_node"}
 _NOT_FLAGS = {"array_parallelism", "setup", "teardown", "signal_delay_s", "srun_args", "use_srun"}
-_NOT_FLAGS |= {"stderr_to_stdout", "additional_parameters", "max_num_timeout", "name"}
+_NOT_FLAGS |= {"stderr_to_stdout", "additional_parameters", "max_num_timeout", "name", "python"}
 # which nodes a job may run on, rather than how much of them it takes
 _PLACE = ("partition", "account", "qos", "constraint", "nodelist", "exclude", "reservation")
 _PASSING = "node configuration is not available"  # said too of nodes that are only down for now
@@ -78,12 +78,12 @@ def check_jobs(parameters: Mapping[str, Any], count: int) -> None:
     if "partition name" in said:
         there = ", ".join(dict.fromkeys(_ask("sinfo", "--noheader", "--format=%R").split()))
         raise UserError(
-            f"{_KEYS}.slurm_partition={flags.get('partition')}: the cluster has no such partition; "
+            f"{_KEYS}.partition={flags.get('partition')}: the cluster has no such partition; "
             f"there are {there}"
         )
     if "array" in said and (most := _most_tasks()) is not None and count > most:
         raise UserError(
-            f"hydra.launcher.workers.count: {count} groups of runs, but a job array of this "
+            f"{_KEYS}.num_workers: {count} groups of runs, but a job array of this "
             f"cluster has at most {counted(most, 'task')} (MaxArraySize); give at most {most}, "
             "and a larger hydra.launcher.group_size or auto"
         )
@@ -123,14 +123,12 @@ def _flags(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Submitit's parameters as ``sbatch`` has them; an empty value is a flag by itself."""
     flags: dict[str, str] = {}
     for key, value in parameters.items():
-        name = key.removeprefix("slurm_")
-        if name in _NOT_FLAGS or value is None or value is False:
+        if key in _NOT_FLAGS or value is None or value is False:
             continue
-        name = _FLAGS.get(name, name)
-        flags[name.replace("_", "-")] = "" if value is True else str(value)
-    if "mem_gb" in parameters:
+        flags[_FLAGS.get(key, key).replace("_", "-")] = "" if value is True else str(value)
+    if parameters.get("mem_gb"):
         flags["mem"] = f"{int(parameters['mem_gb'] * 1024)}M"
-    more = parameters.get("slurm_additional_parameters") or {}
+    more = parameters.get("additional_parameters") or {}
     return flags | {str(key).replace("_", "-"): str(value) for key, value in more.items()}
 
 

@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from bcq_exp.config.keys import schema_of
+from bcq_exp.config.plugin_schema import LocalConfig
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.sweep import slurm
-from bcq_exp.sweep.workers import MOST_DEATHS, Workers, check_count
+from bcq_exp.sweep.workers import MOST_DEATHS, Workers
 from bcq_exp.training.record import LOCK
 from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 5.0  # seconds between questions to the cluster
+OF_EXECUTOR = ("slurm_max_num_timeout", "slurm_python")  # not of its parameters
 PATIENCE = 5.0  # seconds that a file may take from a worker to here, once its job has ended
 
 T = TypeVar("T")
@@ -39,14 +42,16 @@ class Submitit(Workers):
     Args:
         cluster: slurm, or local for processes of this machine.
         count: groups at a time to divide the runs for.
-        parameters: what ``submitit.AutoExecutor.update_parameters`` takes, such as
-            ``timeout_min``, ``cpus_per_task``, ``gpus_per_node``, ``slurm_partition``.
+        jobs_folder: of submitit's files, with its ``%j`` for the job.
+        parameters: of submitit's executor, such as ``timeout_min``, ``partition``, ``python``.
     """
 
-    def __init__(self, cluster: str, count: int, parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, cluster: str, count: int, jobs_folder: str, parameters: Mapping[str, Any]
+    ) -> None:
         require("submitit", "slurm", f"hydra/launcher=submitit_{cluster}")
-        check_count(count)
         self.count, self._cluster, self._parameters = count, cluster, dict(parameters)
+        self._jobs_folder = Path(jobs_folder)
 
     @property
     def _is_slurm(self) -> bool:
@@ -55,7 +60,7 @@ class Submitit(Workers):
     def settle(self, folder: Path) -> None:
         """Wait for the jobs that a launch which is no more left in Slurm's queue."""
         said = False
-        while self._is_slurm and (left := _in_queue(_submitted(folder))):
+        while self._is_slurm and (left := _in_queue(self._submitted())):
             if not said:
                 log.info(
                     "%s: waiting for %s of an earlier launch; to cancel them: %s",
@@ -72,7 +77,10 @@ class Submitit(Workers):
         Raises:
             UserError: if not, or if submitit knows no such parameter.
         """
-        self._executor(folder)
+        self._executor()
+        ignored = [name for name in ("cpus_per_task", "mem_gb") if self._parameters.get(name)]
+        if ignored and not self._is_slurm:
+            log.warning("%s: no effect on processes of this machine", ", ".join(ignored))
         if self._is_slurm:
             slurm.check_jobs(self._parameters, count)
             if not slurm.check_seen(self._parameters, folder / LOCK):
@@ -83,13 +91,13 @@ class Submitit(Workers):
     ) -> Iterator[tuple[int, R | BaseException]]:
         from submitit.core.utils import FailedSubmissionError
 
-        executor, goes_on = self._executor(folder), GoesOn(function)
+        executor, goes_on = self._executor(), GoesOn(function)
         work = list(groups)  # an array is submitted whole
         try:
             jobs = executor.map_array(goes_on, work)
         except FailedSubmissionError as error:
             last = str(error).strip().splitlines()[-1]
-            raise UserError(f"hydra.launcher.workers.parameters: {last}") from None
+            raise UserError(f"hydra.launcher: {last}") from None
         waiting = dict(enumerate(jobs))
         if self._is_slurm:
             ends = slurm.cancel_command([job.job_id for job in jobs])
@@ -111,21 +119,31 @@ class Submitit(Workers):
                 log.warning("%s; submitting it again", said)
                 waiting[index] = executor.submit(goes_on, work[index])
 
-    def _executor(self, folder: Path) -> Any:
-        """Submitit's, for a sweep's folder.
+    def _executor(self) -> Any:
+        """Submitit's.
 
         Raises:
             UserError: for a parameter that it does not know.
         """
         import submitit
 
+        of_all = schema_of(LocalConfig)
+        parameters = {
+            name if name in of_all else f"{self._cluster}_{name}": value
+            for name, value in self._parameters.items()
+        }
+        own = {name: parameters.pop(name) for name in OF_EXECUTOR if name in parameters}
         try:
-            executor = submitit.AutoExecutor(_jobs_folder(folder) / "%j", cluster=self._cluster)
-            executor.update_parameters(**self._parameters)
+            executor = submitit.AutoExecutor(self._jobs_folder, cluster=self._cluster, **own)
+            executor.update_parameters(**parameters)
         except (NameError, ValueError, AssertionError, RuntimeError) as error:
-            message = f"hydra.launcher.workers.parameters: {first_line(error)}"
-            raise UserError(message) from None
+            raise UserError(f"hydra.launcher: {first_line(error)}") from None
         return executor
+
+    def _submitted(self) -> list[str]:
+        """The jobs that were ever submitted for a sweep."""
+        jobs = self._jobs_folder.parent
+        return sorted(path.name for path in jobs.iterdir()) if jobs.exists() else []
 
     def _ended(self, waiting: Mapping[int, Any]) -> Iterator[tuple[int, str | None]]:
         """Jobs as they end, until none is ``waiting``: by ``None``, or the state they ended in
@@ -192,16 +210,6 @@ class GoesOn(Generic[T, R]):
 
 def _outcome(job: Any) -> Any:
     return job.exception() or job.result()
-
-
-def _jobs_folder(folder: Path) -> Path:
-    return folder / ".submitit"
-
-
-def _submitted(folder: Path) -> list[str]:
-    """The jobs that were ever submitted for a sweep."""
-    jobs = _jobs_folder(folder)
-    return sorted(path.name for path in jobs.iterdir()) if jobs.exists() else []
 
 
 def _in_queue(jobs: Sequence[str]) -> list[str]:

@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import write_atomically
-from bcq_exp.ranges import COUNT
 from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
@@ -77,16 +76,22 @@ class Joblib(Workers):
 
     Args:
         n_jobs: how many; -1 is one a core.
+        parallel: other arguments of ``joblib.Parallel``.
     """
 
-    def __init__(self, n_jobs: int) -> None:
+    def __init__(self, n_jobs: int, **parallel: Any) -> None:
         joblib = require("joblib", "joblib", "hydra/launcher=joblib")
         if not isinstance(n_jobs, int) or n_jobs == 0:
             raise UserError(
-                f"hydra.launcher.workers.n_jobs={n_jobs}: must be an integer other than 0; -1 is "
+                f"hydra.launcher.n_jobs={n_jobs}: must be an integer other than 0; -1 is "
                 "one per core"
             )
         self.count = joblib.effective_n_jobs(n_jobs)
+        self._parallel = {name: _as_number(value) for name, value in parallel.items()}
+        try:
+            joblib.Parallel(n_jobs, **self._parallel)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"hydra.launcher: joblib.Parallel: {first_line(error)}") from None
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
@@ -102,14 +107,14 @@ class Joblib(Workers):
                 yield index, group
 
         groups_to_come, deaths = numbered(), 0
+        options = {"pre_dispatch": "all"} | self._parallel
         while deaths < MOST_DEATHS:
             parallel = joblib.Parallel(
-                n_jobs=self.count,
-                return_as="generator_unordered",
-                batch_size=1,
-                pre_dispatch="all",  # groups are made in this thread, while the first are trained
+                n_jobs=self.count, return_as="generator_unordered", **options
             )
-            work = chain(list(left.items()), groups_to_come)
+            work: Iterable[tuple[int, T]] = chain(list(left.items()), groups_to_come)
+            if options["pre_dispatch"] != "all":  # a thread of joblib's takes the later ones
+                work = list(work)  # made in this thread, as all are
             try:
                 for index, result in parallel(
                     joblib.delayed(_numbered)(function, *item) for item in work
@@ -133,21 +138,25 @@ class Ray(Workers):
 
     Args:
         count: groups at a time to divide the runs for.
-        init: what ``ray.init`` takes, such as ``address`` and ``num_cpus``.
-        remote: what a task asks for, such as ``num_cpus`` and ``num_gpus``.
+        init: arguments of ``ray.init``, such as ``address`` and ``num_cpus``.
+        remote: arguments of ``ray.remote``, such as ``num_cpus`` and ``num_gpus``.
     """
 
     def __init__(self, count: int, init: Mapping[str, Any], remote: Mapping[str, Any]) -> None:
         require("ray", "ray", "hydra/launcher=ray")
-        check_count(count)
-        self.count, self._init, self._remote = count, dict(init), dict(remote)
+        self.count = count
+        self._init = {"include_dashboard": False, "log_to_driver": False, **init}
+        # a node that is shut down in order stops its runs by a signal: they continue elsewhere
+        retry = {"max_retries": MOST_DEATHS, "retry_exceptions": [RunStopped]}
+        self._remote = {"num_cpus": 1, **retry, **remote}
 
     def check(self, folder: Path, count: int) -> None:
-        """See at once what Ray would try for a minute: that somebody is at the address.
+        """Check the arguments, and at once, where Ray would try for a minute, the address.
 
         Raises:
-            UserError: if nobody is.
+            UserError: if Ray has no such argument, or nobody is at the address.
         """
+        self._task()
         address = self._init.get("address") or ""
         parts = urlsplit(address if "//" in address else f"//{address}")
         if parts.hostname and parts.port:
@@ -160,10 +169,7 @@ class Ray(Workers):
         ray = self._connected()
         try:
             self._check_nodes(ray, folder / LOCK)
-            # a node that is shut down in order stops its runs by a signal: they go on elsewhere
-            options = {"max_retries": MOST_DEATHS, "retry_exceptions": [RunStopped]}
-            task = ray.remote(**(options | self._remote))(_of_file)
-            waiting = {}
+            task, waiting = self._task(), {}
             for index, group in enumerate(groups):
                 path = folder / ".ray" / f"{index}.pickle"
                 path.parent.mkdir(exist_ok=True)
@@ -180,6 +186,19 @@ class Ray(Workers):
                 yield waiting.pop(done), result
         finally:
             ray.shutdown()
+
+    def _task(self) -> Any:
+        """What trains a group, for Ray.
+
+        Raises:
+            UserError: if Ray has no such argument.
+        """
+        import ray
+
+        try:
+            return ray.remote(**self._remote)(_of_file)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"hydra.launcher.ray.remote: {first_line(error)}") from None
 
     def _connected(self) -> Any:
         """Ray, with its cluster.
@@ -198,10 +217,10 @@ class Ray(Workers):
     def _refused(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
             address = self._init.get("address")
-            message = f"hydra.launcher.workers.init.address={address}: {first_line(error)}"
-            raise UserError(message) from None
+            place = "" if address is None else f".address={address}"
+            raise UserError(f"hydra.launcher.ray.init{place}: {first_line(error)}") from None
 
     def _check_nodes(self, ray: Any, path: Path) -> None:
         """Let every node look for a file of the sweep's folder.
@@ -215,7 +234,7 @@ class Ray(Workers):
             most = max(node["Resources"].get(name, 0) for node in nodes)
             if asked > most:
                 log.warning(  # no mistake where an autoscaler adds nodes
-                    "hydra.launcher.workers.remote.%s=%s: waiting for a node with as many; nodes "
+                    "hydra.launcher.ray.remote.%s=%s: waiting for a node with as many; nodes "
                     "of this Ray cluster have at most %g",
                     key,
                     asked,
@@ -252,11 +271,6 @@ def _numbered(function: Callable[[T], R], index: int, group: T) -> tuple[int, R]
     return index, function(group)
 
 
-def check_count(count: Any) -> None:
-    """Refuse a number of workers that is none.
-
-    Raises:
-        UserError: naming the key.
-    """
-    if not isinstance(count, int) or count not in COUNT:
-        raise UserError(f"hydra.launcher.workers.count={count}: must be an integer {COUNT}")
+def _as_number(value: Any) -> Any:
+    """A number that joblib's plugin has as text, as joblib takes it."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value

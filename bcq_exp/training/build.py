@@ -266,7 +266,7 @@ def build_normalizer(cfg: DictConfig, task: Task, found: Found | None) -> ObsNor
         )
     if found is not None and (scaling := found.content["normalization"]) is not None:
         return ObsNormalizer.from_state_dict(scaling)
-    return ObsNormalizer.of(task.transitions.obs)
+    return ObsNormalizer.of(task.transitions.obs, task.is_one_hot)
 
 
 def for_training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from bcq_exp.training.record import RunRecord, hold
 if TYPE_CHECKING:
     from bcq_exp.engine.placement import Placement
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
-class Kind:
-    """What decides with which others a job can be trained.
+class CohortKey:
+    """The jobs of equal keys, optimizers aside, can be trained together.
 
     Args:
         shared: what those of one cohort agree in: algorithm, data, sizes, cadence.
@@ -39,22 +42,22 @@ class Kind:
     optimizers: str
 
 
-def kind_of(job: Job, *, restarts: bool = False) -> Kind:
-    """The kind of a job, which may be about to leave behind what its folder has.
+def cohort_key(job: Job, *, restarts: bool = False) -> CohortKey:
+    """The key of a job, which may be about to leave behind what its folder has.
 
     Raises:
         Damaged: if what it would go on from is.
     """
     step, window = (0, 0) if restarts else _place(job)
-    return Kind(shared_by_stack(job.cfg), step, window, _optimizers(job))
+    return CohortKey(shared_by_stack(job.cfg), step, window, _optimizers(job))
 
 
-def cohorts(kinds: Sequence[Kind]) -> list[list[int]]:
-    """The jobs of these kinds, by number, that can be trained together."""
+def cohorts(keys: Sequence[CohortKey]) -> list[list[int]]:
+    """The jobs of these keys, by number, that can be trained together."""
     groups: dict[tuple[str, int, int], list[int]] = {}
-    for number, kind in enumerate(kinds):
-        groups.setdefault((kind.shared, kind.step, kind.window), []).append(number)
-    return [sorted(group, key=lambda i: kinds[i].optimizers) for group in groups.values()]
+    for number, key in enumerate(keys):
+        groups.setdefault((key.shared, key.step, key.window), []).append(number)
+    return [sorted(group, key=lambda i: keys[i].optimizers) for group in groups.values()]
 
 
 def placement_of(cfg: DictConfig, num_runs: int, group_size: int | str = "auto") -> Placement:
@@ -83,6 +86,8 @@ def train_cohort(jobs: Sequence[Job]) -> list[str | None]:
     # says what is lacking before the data is loaded
     placement = placement_of(jobs[0].cfg, len(jobs))
     dataset = build.build_dataset(jobs[0].cfg)
+    for line in dataset.summary:
+        log.info("%s", line)
     for job in jobs:
         Objective.of(job.cfg).check_known(dataset)
         start.check_data(job, dataset.facts())

@@ -28,17 +28,23 @@ class ObsNormalizer:
     std: np.ndarray
 
     @classmethod
-    def of(cls, obs: np.ndarray) -> ObsNormalizer:
+    def of(cls, obs: np.ndarray, is_one_hot: np.ndarray | None = None) -> ObsNormalizer:
         """From a data set's observations (N, O); a constant column is only centred.
 
         A column is constant where it varies by no more than float32 rounds its own mean.
+
+        Args:
+            is_one_hot: columns that stay as they are (O,).
         """
         # By parts, because NumPy's std makes a copy of all in float64.
         parts = [obs[i : i + _ROWS_AT_ONCE] for i in range(0, len(obs), _ROWS_AT_ONCE)]
         mean = sum(part.sum(0, dtype=np.float64) for part in parts) / len(obs)
         std = np.sqrt(sum(((part - mean) ** 2).sum(0) for part in parts) / len(obs))
         rounding = np.finfo(np.float32).eps * np.abs(mean)
-        return cls(mean, np.where(std > rounding, std, 1.0))
+        std = np.where(std > rounding, std, 1.0)
+        if is_one_hot is not None:
+            mean, std = np.where(is_one_hot, 0.0, mean), np.where(is_one_hot, 1.0, std)
+        return cls(mean, std)
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         return ((obs - self.mean) / self.std).astype(np.float32)

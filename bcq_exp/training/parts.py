@@ -29,7 +29,7 @@ from bcq_exp.ranges import CONSTANT
 
 OURS = "bcq_exp.algorithm."
 LEARN = {  # choices of algo by the kind of action space
-    Box: ("bcq", "bc", "vae_bc", "td3_bc", "ddpg", "dqn"),
+    Box: ("bcq", "bc", "vae_bc", "td3_bc", "iql", "cql", "ddpg", "dqn"),
     Discrete: ("discrete_bcq", "bc", "dqn"),
 }
 Place = Callable[[nn.Module], nn.Module]
@@ -75,8 +75,8 @@ def check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
             is_fine = not (_is_special(name) or _holds(value, _is_special_or_interpolates))
         if not is_fine:
             raise UserError(
-                f"{where}: its checkpoint says {key}={value}, which is not part of bcq_exp; if "
-                "you trust the folder's source, give trust=true to run it"
+                f"{where}: its checkpoint names {key}={value}, which is not part of bcq_exp; give "
+                "trust=true (in Python trusted=True) if you trust the source of the folder"
             )
 
 
@@ -210,9 +210,7 @@ def _node(nodes: Mapping[str, DictConfig], name: str) -> DictConfig:
         UserError: if it is not.
     """
     if name not in nodes or "_target_" not in nodes[name]:
-        raise UserError(
-            f"{name}: the configuration has none; its choice file is to name a _target_"
-        )
+        raise UserError(f"{name}: has no _target_; name one in its choice file")
     _named(name, nodes[name]._target_)
     return nodes[name]
 
@@ -240,7 +238,7 @@ def _network(
         except ValueError as error:
             raise UserError(
                 f"{name}: {type(network).__name__} declares pure = True, but does not "
-                f"broadcast (B, 1, O) beside (B, n, A): {error}"
+                f"broadcast inputs (B, 1, O) and (B, n, A): {error}"
             ) from error
     return network
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.watch import Watch
+from bcq_exp.files import shortest
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
 from bcq_exp.training.record import RunRecord, sweep_name, this_process
@@ -221,7 +222,7 @@ class Run:
         return summary
 
     def _report(self, summary: Mapping[str, Any]) -> None:
-        data, folder = summary["dataset"], self.record.folder
+        data, folder = summary["dataset"], shortest(self.record.folder)
         rows = (("last", summary["last"]), ("best", summary["best"]))
         lines = [
             "",

@@ -72,7 +72,8 @@ def test_algorithms_keep_their_colours_whoever_is_beside_them():
     full = ["bcq_exp.algorithm.bcq.BCQ", "mine.BCQ"]
     ours, theirs = of_algorithms(full).values()
     assert ours == PALETTE[0] != theirs
-    assert len(set(of_algorithms(["bcq", "bc", "vae_bc", "ddpg", "td3_bc", "dqn"]).values())) == 6
+    ours = ["bcq", "bc", "vae_bc", "ddpg", "td3_bc", "dqn", "iql", "cql"]
+    assert len(set(of_algorithms(ours).values())) == len(ours)
     many = [str(i) for i in range(12)]
     assert len(set(styles(many, {}).values())) == 12
     assert len(set(styles(many, dict.fromkeys(many, "BCQ")).values())) == 12

@@ -231,6 +231,7 @@ def groups_of(folder, *runs):
         ("dataset.holdout", (None, 0.5), ["holdout=null", "holdout=0.5"]),
         ("dataset.env", (None, "Other-v0"), ["env=null", "env=Other-v0"]),
         ("trainer.num_steps", (120, 240), ["num_steps=120", "num_steps=240"]),
+        ("critic._target_", ("my.Small", "my.Deep"), ["critic=my.Small", "critic=my.Deep"]),
         ("policy.action_scaling", (False, True), ["action_scaling=false", "action_scaling=true"]),
     ],
 )

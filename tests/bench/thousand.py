@@ -76,7 +76,7 @@ def make(root: Path) -> None:
     for lmbda in LMBDAS:
         for tau in TAUS:
             for seed in range(NUM_SEEDS):
-                names.append(f"algo.lmbda={lmbda},algo.tau={tau},seed={seed}")
+                names.append(f"lmbda={lmbda},tau={tau},seed={seed}")
                 changes = {"algo.lmbda": lmbda, "algo.tau": tau, "seed": seed}
                 _copy(root / f"{len(names) % WRITTEN}", sweep / names[-1], cfg, changes)
     state.expect(sweep, names, "")

@@ -57,7 +57,7 @@ def test_other_leaves_are_refused_by_name(leaf):
     space = spaces.Dict({"good": Box(-1, 1, (1,)), "in": spaces.Tuple([leaf])})
     with pytest.raises(DataError, match=r"'toy': observation 'in.0' is .*; allowed are"):
         observation_leaves("toy", space)
-    with pytest.raises(DataError, match=r"observation 'observation' is refused"):
+    with pytest.raises(DataError, match=r"observation 'observation' is .*; allowed are"):
         observation_leaves("toy", leaf)
 
 

@@ -20,8 +20,10 @@ SOME = [  # the others' steps differ from these in what the tests of each file l
     for algo in ALGORITHMS
 ]
 SMALL = ("dataset.num_steps=2000", "trainer.batch_size=16")
+FEW_SAMPLES = ("algo.num_sampled_action=3",)
 OWN = {
-    "bcq": ("algo.num_sampled_action=3",),  # its programs are those of other tests
+    "bcq": FEW_SAMPLES,  # its programs are those of other tests
+    "cql": FEW_SAMPLES,
     "discrete discrete_bcq": ("algo.target_update_freq=3",),
 }
 # what the runs of a stack differ in, where the algorithm has it
@@ -32,8 +34,13 @@ NUMBERS = {
     "algo.alpha": (0.5, 2.5, 1.0),
     "algo.threshold": (0.3, 0.6, 0.0),
     "algo.logits_penalty": (0.01, 0.1, 0.0),
+    "algo.expectile": (0.5, 0.9, 0.7),
+    "algo.temperature": (1.0, 3.0, 2.0),
+    "algo.cql_alpha": (0.5, 5.0, 1.0),
+    "algo.deterministic_backup": (True, False, True),
     "vae.kl_weight": (0.1, 1.0, 0.5),
     "critic_optim.lr": (1e-3, 3e-3, 1e-3),
+    "value_optim.lr": (1e-3, 3e-3, 1e-3),
 }
 
 

@@ -24,7 +24,7 @@ FUNCTIONS = {
     "rounded": lambda x, y: (3 * x).round() + y,
     "lerp": lambda x, y: x.lerp(y, 0.3) + torch.addcmul(x, x, y, value=0.5),
     "activations": lambda x, y: torch.stack(
-        [f(x) for f in (F.relu, F.tanh, F.sigmoid, F.silu, F.gelu, F.leaky_relu)]
+        [f(x) for f in (F.relu, F.tanh, F.sigmoid, F.silu, F.gelu, F.leaky_relu, F.softplus)]
     ),
     "softmax": lambda x, y: x.softmax(-1) * y.log_softmax(0),
     "losses": lambda x, y: torch.stack(
@@ -39,6 +39,9 @@ FUNCTIONS = {
     ),
     "comparisons": lambda x, y: torch.where((x > y) & (x <= 1) | (y < -1), x, y),
     "reductions": lambda x, y: x.amax(-1, keepdim=True) + y.mean((0, 1)) + x.sum(0)[:1] - y.amin(),
+    "log-sum-exp": lambda x, y: x.logsumexp(1, keepdim=True) * y + x.logsumexp((0, 1)),
+    "large numbers": lambda x, y: F.softplus(100 * x) + (100 * y).logsumexp(0),
+    "error function": lambda x, y: x.detach().erf() * y,
     "norms": lambda x, y: torch.linalg.vector_norm(x, dim=(0, 1), keepdim=True) * y,
     "shapes": lambda x, y: torch.cat(
         [

@@ -36,7 +36,7 @@ VALUES = (
     "cuda", "small", "paper", "bcq", "bc", "restart", "Pendulum-v1",
 )  # fmt: skip
 FOLDERS = ("done", "sweep", "absent", "file", "empty", "broken", "*", "[", "done/", "./done", "")
-LONG = ("num_steps", "eval_episodes", "num_episodes", "num_trials", "n_jobs", "count", "compile")
+LONG = ("num_steps", "eval_episodes", "num_episodes", "n_trials", "n_jobs", "num_workers")
 HYDRA = (
     "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode", "hydra.verbose",
     "hydra.job.chdir", "hydra.job.name", "hydra.job.num", "hydra.output_subdir", "hydra.searchpath",

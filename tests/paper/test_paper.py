@@ -37,7 +37,10 @@ def paper(tmp_path, own_data):
 MISTAKES = [
     (["budget=huge"], "there are full, medium, small, tiny"),
     (["budget=small", "settings=[imperfect,expert]"], "settings=["),
-    (["budget=small", "algorithms=[bcq,cql]"], "each one of bcq, bc, vae_bc, ddpg, dqn, td3_bc"),
+    (
+        ["budget=small", "algorithms=[bcq,sac]"],
+        "each one of bcq, bc, vae_bc, ddpg, dqn, td3_bc, iql, cql",
+    ),
     (["budget=small", "envs=[Hopper-v5,Nope-v0]"], "Nope-v0"),
     (
         ["budget=small", "envs=[MountainCarContinuous-v0]"],
@@ -47,7 +50,7 @@ MISTAKES = [
         ["budget=small", "envs=[Hopper-v5,Hopper-v5]"],
         "envs=['Hopper-v5', 'Hopper-v5']: must name at least one, and none twice",
     ),
-    (["budget=small", "envs=[]"], "envs: one or more"),
+    (["budget=small", "envs=[]"], "envs=[]: must name at least one"),
     (["budget=small", "-m"], "-m: leave it out"),
     (["budget=small", "learner.eval_every=10000"], "give at most 7500"),
     (["budget=small", "agent.eval_every=30000"], "in the last 25% of transitions.concurrent=40000"),

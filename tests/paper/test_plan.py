@@ -57,10 +57,10 @@ def test_who_acts_in_which_setting_and_who_learns_how():
     made = plan("budget=small", launcher=("hydra/launcher=joblib", "hydra.launcher.x=1"))
     noise = {d.setting: d.agent.name.split(",")[1] for d in made.datasets}
     assert noise == {
-        "final_buffer": "dataset.noise_std=0.5",
-        "concurrent": "dataset.noise_std=0.1",
-        "imitation": "dataset.noise_std=0.1",
-        "imperfect": "dataset.noise_std=0.1",
+        "final_buffer": "noise_std=0.5",
+        "concurrent": "noise_std=0.1",
+        "imitation": "noise_std=0.1",
+        "imperfect": "noise_std=0.1",
     }
     for sweep in made.sweeps:
         arguments = sweep.command.arguments

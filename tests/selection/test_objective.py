@@ -110,7 +110,7 @@ def test_the_value_is_that_of_the_step_asked_for(tmp_path):
 def test_a_search_needs_no_environment(folder):
     pytest.importorskip("optuna")
     search = ("-m", "hydra/sweeper=optuna", "algo.lmbda=interval(0,1)", "name=o", *NO_ENV)
-    trials = ("hydra.sweeper.num_trials=3", "hydra.sweeper.batch_size=2")
+    trials = ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2")
     launch(*search, *trials, cwd=folder)
     sweep = folder / "multirun" / "o"
     found = estimates(sweep)

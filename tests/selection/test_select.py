@@ -66,7 +66,7 @@ def test_a_sweeps_policies_are_told_and_written(selected):
     ope = folder / "multirun" / "s" / "ope"
     policies = pd.read_csv(ope / "policies.csv")
     assert sorted(policies["run"]) == [
-        f"algo.lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)
+        f"lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)
     ]
     assert (policies["fqe"].diff().dropna() <= 0).all()
     assert (policies["fqe_low"] <= policies["fqe"]).all()

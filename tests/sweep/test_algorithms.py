@@ -17,6 +17,8 @@ NAMES = {
     "ddpg": "DDPG",
     "dqn": "DQN",
     "td3_bc": "TD3BC",
+    "iql": "IQL",
+    "cql": "CQL",
 }
 EVERY = f"algo={','.join(NAMES)}"
 
@@ -26,7 +28,7 @@ def swept(tmp_path_factory):
     home = tmp_path_factory.mktemp("algorithms")
     done = forked("-m", *COMMON, EVERY, "seed=0,1", "name=s", cwd=home)
     assert done.returncode == 0, done.stderr
-    assert "12 runs, 12 to train in 6 groups of 2" in done.stdout
+    assert "16 runs, 16 to train in 8 groups of 2" in done.stdout
     return home / "multirun" / "s"
 
 
@@ -40,6 +42,9 @@ def test_each_is_trained_as_what_it_is(swept):
     assert columns["bc"] == ["step", "actor_loss"]
     assert columns["bcq"][:5] == ["step", "actor_loss", "critic1_loss", "critic2_loss", "vae_loss"]
     assert columns["td3_bc"][:4] == ["step", "actor_loss", "critic1_loss", "critic2_loss"]
+    losses = ["step", "actor_loss", "critic1_loss", "critic2_loss"]
+    assert columns["iql"][:5] == [*losses, "value_loss"]
+    assert columns["cql"][:5] == [*losses, "alpha_loss"]
     assert columns["ddpg"] == ["step", "actor_loss", "critic_loss", "q_mean", "target_q_mean"]
 
 
@@ -58,7 +63,7 @@ def test_the_same_command_again_is_done_at_once(swept):
     home = swept.parents[1]
     done = forked("-m", *COMMON, EVERY, "seed=0,1", "name=s", cwd=home)
     assert done.returncode == 0, done.stderr
-    assert "12 complete, 0 to train" in done.stdout
+    assert "16 complete, 0 to train" in done.stdout
 
 
 REFUSED = {
@@ -68,7 +73,9 @@ REFUSED = {
     ("algo=bc", "+vae=paper"): "vae: not read by BC, which reads actor, actor_optim, policy",
     ("-m", "algo=bcq,bc", "vae.latent_dim=3"): "vae.latent_dim: no such key of BC; there are ",
     ("-m", "algo=bcq,bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
-    ("algo=sac",): "algo=sac: no such choice; there are bc, bcq, ddpg, discrete_bcq, dqn, td3_bc",
+    (
+        "algo=sac",
+    ): "algo=sac: no such choice; there are bc, bcq, cql, ddpg, discrete_bcq, dqn, iql, td3_bc",
     ("algo._target_=no.such.Thing",): "algo._target_=no.such.Thing: ",
     ("algo._target_=torch.nn.Linear",): "must be a subclass of OfflineAlgorithm",
 }

@@ -13,7 +13,7 @@ from bcq_exp.engine.engine import ParallelEngine
 from bcq_exp.engine.memory import run_bytes
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import build
-from bcq_exp.training.cohort import Kind, cohorts, kind_of, placement_of, train_cohort
+from bcq_exp.training.cohort import CohortKey, cohort_key, cohorts, placement_of, train_cohort
 from bcq_exp.training.job import Job
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, engine_of, fit
@@ -135,7 +135,7 @@ def test_cohorts_agree_in_what_they_must(tmp_path):
         ("trainer.batch_size=8",),
         ("critic.hidden_sizes=[32]",),
     )
-    groups = cohorts([kind_of(job) for job in jobs])
+    groups = cohorts([cohort_key(job) for job in jobs])
     assert sorted(map(len, groups)) == [1, 1, 1, 3]
     (three,) = [group for group in groups if len(group) == 3]
     assert three in ([1, 0, 2], [0, 2, 1])  # equal learning rates side by side
@@ -161,8 +161,8 @@ def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
 
 
 def test_runs_that_told_their_last_row_at_other_steps_are_not_stacked():
-    kinds = [Kind("same", 150, window, "adam") for window in (0, 50, 0)]
-    assert cohorts(kinds) == [[0, 2], [1]]
+    keys = [CohortKey("same", 150, window, "adam") for window in (0, 50, 0)]
+    assert cohorts(keys) == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_runs_of_which_some_were_saved_before_their_first_step_go_on_together(ba
     stopped._signal = signal.SIGTERM
     with pytest.raises(RunStopped, match="stopped by SIGTERM at step 0, checkpoint saved"):
         stopped.fit()
-    assert len(cohorts([kind_of(job) for job in jobs])) == 1
+    assert len(cohorts([cohort_key(job) for job in jobs])) == 1
     assert train_cohort(jobs) == [None, None]
     alone = jobs_of(tmp_path / "alone", ("seed=0",), ("seed=1",), base=options)
     assert train_cohort(alone) == [None, None]

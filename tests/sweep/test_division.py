@@ -19,6 +19,7 @@ def test_equal_runs_are_shared_evenly():
     assert sizes(divided([kind(10, 1.0)], 2)) == [5, 5]
     assert sizes(divided([kind(10, 1.0)], 1)) == [10]
     assert sizes(divided([kind(10, 1.0, most=4)], 1)) == [4, 3, 3]
+    assert sizes(divided([kind(2, 1.0)], 8)) == [1, 1]  # no empty group for a worker without a run
 
 
 def test_as_many_kinds_as_workers_stay_whole():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,8 +35,13 @@ def rungs(folder):
     return json.loads((folder / "multirun" / "s" / "halving.json").read_text())["rungs"]
 
 
+def folder_name(setting):
+    """What a setting's folders begin with: its keys without their groups."""
+    return re.sub(r"\w+\.(?=\w+=)", "", setting["name"]).replace(" ", ",")
+
+
 def run_of(folder, setting, seed):
-    name = f"{setting['name'].replace(' ', ',')},seed={seed}"
+    name = f"{folder_name(setting)},seed={seed}"
     return RunRecord(folder / "multirun" / "s" / name)
 
 
@@ -61,7 +67,7 @@ def test_rungs_are_at_evaluations(given, steps):
 
 def test_without_an_early_evaluation_there_is_no_rung():
     with pytest.raises(UserError, match=r"eval_every=100: .* give at most 25"):
-        rung_steps(100, 100, [0.25])
+        rung_steps(100, 100, [0.5, 0.25])
 
 
 def test_one_in_eta_goes_on_and_one_at_least():
@@ -77,10 +83,11 @@ def test_the_best_go_on_the_first_of_equal_ones_and_no_failed_one():
     assert compare(10, {"b": None}, 1).going_on == []
 
 
-def test_a_value_that_is_no_number_is_none():
-    rung = compare(10, {"nan": float("nan"), "one": 1.0, "two": 2.0}, 1)
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_no_finite_number_is_none(odd):
+    rung = compare(10, {"odd": odd, "one": 1.0, "two": 2.0}, 1)
     assert [(s.name, s.value, s.goes_on) for s in rung.settings] == [
-        ("two", 2.0, True), ("one", 1.0, False), ("nan", None, False),
+        ("two", 2.0, True), ("one", 1.0, False), ("odd", None, False),
     ]  # fmt: skip
 
 
@@ -119,7 +126,7 @@ def test_status_and_report_say_what_was_stopped(halved):
     for rung in (first, second):
         for setting in rung["settings"]:
             if not setting["goes_on"]:
-                name = setting["name"].replace(" ", ",") + ",seed=1"
+                name = folder_name(setting) + ",seed=1"
                 place = (
                     f"{setting['rank']} of {len(rung['settings'])} settings at step {rung['step']}"
                 )
@@ -191,6 +198,7 @@ def test_the_plan_says_the_rungs_and_writes_nothing(tmp_path):
     [
         (("trainer.eval_every=40",), "trainer.eval_every=40: with trainer.num_steps=40"),
         (("trainer.num_steps=40,80",), "trainer.num_steps: cannot be swept with"),
+        (("trainer.objective=return_mean,fqe",), "trainer.objective: cannot be swept with"),
         (("hydra/launcher=basic",), "cannot be combined with hydra/launcher=basic"),
         (("hydra.sweeper.eta=1",), "hydra.sweeper.eta=1: must be an integer at least 2"),
         (("hydra.sweeper.rungs=[]",), "hydra.sweeper.rungs=[]: must be a list of numbers"),

@@ -16,7 +16,7 @@ from tests.wandb_reader import read
 
 GRID = ("-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
 SWEEP = (*GRID, *TINY)
-NAMES = [f"algo.lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)]
+NAMES = [f"lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)]
 
 
 def summaries(folder):
@@ -53,7 +53,7 @@ def test_every_run_has_its_folder_and_its_wandb_run(sweep):
         (run,) = read(folder / name)
         assert run.identity["group"] == "s"
         assert run.identity["name"] == name
-        lmbda, seed = name.replace("algo.lmbda=", "").split(",seed=")
+        lmbda, seed = name.replace("lmbda=", "").split(",seed=")
         assert run.config["algo"]["lmbda"] == float(lmbda)
         command = summaries(folder)[name]["command"]
         assert f"algo.lmbda={lmbda} seed={seed}" in command
@@ -143,7 +143,7 @@ def test_mistakes_of_several_kinds_are_told_run_by_run(tmp_path):
     said = done.stderr.splitlines()
     assert said[0] == "24 of 24 runs failed:" and len(said) == 1 + 2 * 11
     lacking = f"data set 'a': there is no file '{tmp_path / 'a.hdf5'}'"
-    assert said[1] == f"  seed=0,dataset.path=a.hdf5: {lacking}"
+    assert said[1] == f"  seed=0,path=a.hdf5: {lacking}"
     assert said[11] == "  and 2 more for the same reason"
 
 
@@ -155,8 +155,8 @@ def test_failed_runs_are_named_at_the_end_and_tried_again(tmp_path):
     *_, head, first, second = done.stderr.strip().splitlines()
     assert head == "2 of 4 runs failed:"
     assert done.stdout.splitlines()[-1].startswith("report: bcq_exp compare multirun/f ")
-    assert first.startswith("  seed=0,critic_optim.lr=1e+30: a loss is not finite at step")
-    assert second.startswith("  seed=1,critic_optim.lr=1e+30: a loss is not finite at step")
+    assert first.startswith("  seed=0,lr=1e+30: a loss is not finite at step")
+    assert second.startswith("  seed=1,lr=1e+30: a loss is not finite at step")
     states = {s.name: s for s in run_states(tmp_path / "multirun" / "f")}
     assert [s.status for s in states.values()] == ["done", "failed", "done", "failed"]
     again = forked(*options, "critic_optim.lr=0.001,1e+30", cwd=tmp_path)
@@ -185,7 +185,7 @@ def test_ctrl_c_saves_every_run(tmp_path):
 @pytest.mark.slow
 def test_joblib_and_submitit_train_a_cohort_a_worker(sweep, tmp_path):
     for launcher in ("joblib", "submitit_local"):
-        workers = ["hydra.launcher.workers.n_jobs=2"] if launcher == "joblib" else []
+        workers = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
         done = bcq_exp(
             *SWEEP, f"name={launcher}", f"hydra/launcher={launcher}", *workers, cwd=tmp_path
         )
@@ -205,13 +205,11 @@ def test_joblib_and_submitit_train_a_cohort_a_worker(sweep, tmp_path):
 def test_ray_trains_a_cohort_a_task(tmp_path):
     pytest.importorskip("ray")
     options = (*SWEEP, "hydra/launcher=ray")
-    nobody = bcq_exp(
-        *options, "hydra.launcher.workers.init.address=ray://127.0.0.1:9", cwd=tmp_path
-    )
+    nobody = bcq_exp(*options, "hydra.launcher.ray.init.address=ray://127.0.0.1:9", cwd=tmp_path)
     assert (nobody.returncode, nobody.stderr.count("\n")) == (2, 1)
     assert "init.address=ray://127.0.0.1:9: [Errno 111]" in nobody.stderr
     assert not (tmp_path / "multirun" / "s" / "multirun.yaml").exists()
-    done = bcq_exp(*options, "+hydra.launcher.workers.init.num_cpus=2", cwd=tmp_path)
+    done = bcq_exp(*options, "+hydra.launcher.ray.init.num_cpus=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 to train in 2 groups of 2" in done.stdout
     folder = tmp_path / "multirun" / "s"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bcq_exp.config.naming import LONGEST_FOLDER_NAME, keys_of, run_folder, subdir_of
+from bcq_exp.config.naming import LONGEST_FOLDER_NAME, RunNaming, run_folder
 from tests.commands import TINY
 from tests.forked import forked
 
@@ -15,8 +15,8 @@ MISTAKES = {
     "sweep=seeds,phi_gamma": "sweep=seeds, sweep=phi_gamma: give equal runs",
     "logger=wandb,none": "logger=wandb, logger=none: give equal runs",
     "name=a,b": "name=a, name=b: give equal runs, as nothing in their",
-    "algo.tau=0.1,1e-1": "two runs of the sweep map to one folder: multirun/s/algo.gamma=0.9",
-    "seed=1,1": "two runs of the sweep map to one folder: multirun/s/algo.gamma=0.9,seed=1",
+    "algo.tau=0.1,1e-1": "two runs of the sweep map to one folder: multirun/s/gamma=0.9",
+    "seed=1,1": "two runs of the sweep map to one folder: multirun/s/gamma=0.9,seed=1",
 }
 
 
@@ -63,19 +63,51 @@ def test_the_name_of_a_single_run_is_refused(tmp_path):
 
 def test_a_folder_is_named_by_what_is_swept():
     overrides = ["name=s", "algo.lmbda=0.5", "seed=3", "actor=paper", "+dataset.x=a/b c"]
-    assert run_folder("algo.lmbda,seed", overrides) == "algo.lmbda=0.5,seed=3"
-    assert run_folder("actor,dataset.x", overrides) == "actor=paper,dataset.x=a_b_c"
+    assert run_folder("algo.lmbda,seed", overrides) == "lmbda=0.5,seed=3"
+    assert run_folder("algo.lmbda,seed", overrides, True) == "algo.lmbda=0.5,seed=3"
+    assert run_folder("actor,dataset.x", overrides) == "actor=paper,x=a_b_c"
 
 
-def test_what_names_the_runs_tells_its_keys():
-    assert keys_of(subdir_of("algo.lmbda,optimizer@vae_optim")) == "algo.lmbda,optimizer@vae_optim"
+@pytest.mark.parametrize(
+    ("keys", "labels"),
+    [
+        (
+            ["actor_optim.lr", "critic_optim.lr", "seed"],
+            ["actor_optim.lr", "critic_optim.lr", "seed"],
+        ),
+        (["critic_optim.lr", "algo"], ["lr", "algo"]),
+        (["dataset.seed"], ["dataset.seed"]),
+        (["dataset.env", "dataset.noise_std", "seed"], ["env", "noise_std", "seed"]),
+    ],
+)
+def test_a_key_has_its_group_in_a_folders_name_where_it_needs_it(keys, labels):
+    assert list(RunNaming(tuple(keys)).labels.values()) == labels
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_how_runs_are_named_is_read_from_what_names_them(is_whole):
+    naming = RunNaming(("algo.lmbda", "optimizer@vae_optim"), is_whole)
+    assert RunNaming.of(naming.subdir) == naming
     for other in ("${hydra.job.num}", 'x${bcq.run_folder:"a",${hydra.overrides.task}}', "a"):
-        assert keys_of(other) is None
+        assert RunNaming.of(other) is None
+
+
+def test_a_sweep_of_an_earlier_version_keeps_its_folders(tmp_path):
+    short = (*TINY, "trainer.num_steps=10", "trainer.eval_episodes=0", "-m", "name=s")
+    sweep = tmp_path / "multirun" / "s"
+    done = forked(*short, "algo.lmbda=0.5,1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for folder in list(sweep.glob("lmbda=*")):  # as they were named then
+        folder.rename(sweep / f"algo.{folder.name}")
+    done = forked(*short, "algo.lmbda=0.5,1,0.25", cwd=tmp_path)
+    assert "3 runs, 2 complete, 1 to train" in done.stdout, done.stderr
+    names = {path.parent.name for path in sweep.glob("*/summary.json")}
+    assert names == {"algo.lmbda=0.5", "algo.lmbda=1", "algo.lmbda=0.25"}
 
 
 def test_drawn_numbers_are_shortened_and_told_apart():
     names = [run_folder("algo.lmbda", [f"algo.lmbda=0.12345678901234{k}"]) for k in (1, 2)]
-    assert all(name.startswith("algo.lmbda=0.1235-") for name in names)
+    assert all(name.startswith("lmbda=0.1235-") for name in names)
     assert names[0] != names[1]
     long = run_folder("k", [f"k={'x' * 300}"])
     assert len(long) < LONGEST_FOLDER_NAME + 20
@@ -102,7 +134,7 @@ def test_a_file_in_place_of_multirun_is_one_line(given, tmp_path):
 
 @pytest.mark.parametrize(
     "workers",
-    ["joblib hydra.launcher.workers.n_jobs=1.5", "submitit_local hydra.launcher.workers.count=0"],
+    ["joblib hydra.launcher.n_jobs=1.5", "submitit_local hydra.launcher.num_workers=0"],
 )
 def test_a_number_of_workers_that_is_none_is_one_line(workers, tmp_path):
     launcher, number = workers.split()

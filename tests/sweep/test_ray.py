@@ -23,7 +23,7 @@ def cluster(monkeypatch):
 
 def test_a_dead_nodes_cohort_goes_on_elsewhere(cluster, tmp_path):
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    on_ray = ("hydra/launcher=ray", f"hydra.launcher.workers.init.address={cluster.address}")
+    on_ray = ("hydra/launcher=ray", f"hydra.launcher.ray.init.address={cluster.address}")
     folder = tmp_path / "multirun" / "s"
     process = subprocess.Popen(
         command(*SWEEP, *on_ray),

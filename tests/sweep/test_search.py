@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.launcher import RunFailed
-from bcq_exp.sweep.search import OptunaSweeper, _distribution, _taken_up_again, _tell
+from bcq_exp.sweep.search import OptunaSweeper, _distribution, _record, _taken_up_again
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import hold
 from tests.commands import TINY, compose
@@ -20,7 +20,7 @@ SEARCH = (
     "-m",
     "hydra/sweeper=optuna",
     "name=o",
-    "hydra.sweeper.batch_size=2",
+    "hydra.sweeper.n_jobs=2",
     "algo.lmbda=interval(0,1)",
     "critic_optim.lr=tag(log,interval(1e-4,1e-2))",
     "algo.tau=range(0.005,0.02,0.005)",
@@ -36,7 +36,7 @@ def study(folder):
 
 @pytest.mark.slow
 def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
-    done = forked(*SEARCH, "hydra.sweeper.num_trials=3", cwd=tmp_path)
+    done = forked(*SEARCH, "hydra.sweeper.n_trials=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "multirun" / "o"
     trials = study(tmp_path).trials
@@ -53,7 +53,7 @@ def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
     assert best.best_value == max(trial.value for trial in trials)
 
     left = study(tmp_path).ask(trials[0].distributions)  # as a kill leaves it: running for ever
-    done = forked(*SEARCH, "hydra.sweeper.num_trials=4", cwd=tmp_path)
+    done = forked(*SEARCH, "hydra.sweeper.n_trials=4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE"] * 4
     assert study(tmp_path).trials[3].params == left.params
@@ -61,10 +61,10 @@ def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failed_trial_is_told_and_tried_again(tmp_path):
+def test_a_failed_trial_is_reported_and_tried_again(tmp_path):
     searched = ("critic_optim.lr=choice(1e30)", "algo.lmbda=interval(0,1)")
     search = ("-m", "hydra/sweeper=optuna", "name=o", *searched, *SHORT)
-    options = (*search, "hydra.sweeper.num_trials=1", "trainer.num_steps=20")
+    options = (*search, "hydra.sweeper.n_trials=1", "trainer.num_steps=20")
     done = forked(*options, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 trial failed" in done.stderr
@@ -80,12 +80,12 @@ def test_a_failed_trial_is_told_and_tried_again(tmp_path):
 def test_equal_trials_are_one_run_and_a_study_is_of_one_configuration(tmp_path):
     choice = ("-m", "hydra/sweeper=optuna", "name=o", "algo.num_sampled_action=choice(1,2)")
     search = (*choice, *(o for o in SHORT if "num_sampled" not in o))
-    done = forked(*search, "hydra.sweeper.num_trials=6", cwd=tmp_path)
+    done = forked(*search, "hydra.sweeper.n_trials=6", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "multirun" / "o"
     assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE"] * 6
     assert len(run_states(folder)) == 2
-    other = (*search, "algo.gamma=0.5", "hydra.sweeper.num_trials=2")
+    other = (*search, "algo.gamma=0.5", "hydra.sweeper.n_trials=2")
     done = forked(*other, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "algo.gamma (0.99 -> 0.5)" in done.stderr and "resume=restart" in done.stderr
@@ -94,7 +94,7 @@ def test_equal_trials_are_one_run_and_a_study_is_of_one_configuration(tmp_path):
     assert len(study(tmp_path).trials) == 2
     assert {state.status for state in run_states(folder)} == {"done"}
     aside = {path.name for path in (folder / ".set_aside").iterdir()}
-    assert aside == {"optuna.db.1", *(f"algo.num_sampled_action={n}.1" for n in (1, 2))}
+    assert aside == {"optuna.db.1", *(f"num_sampled_action={n}.1" for n in (1, 2))}
 
 
 def test_a_search_that_another_process_has_in_hand_is_left_alone(tmp_path):
@@ -103,7 +103,7 @@ def test_a_search_that_another_process_has_in_hand_is_left_alone(tmp_path):
     storage = f"sqlite:///{folder / 'optuna.db'}"
     optuna.create_study(study_name="bcq_exp", storage=storage, direction="maximize").ask()
     with hold(folder):
-        done = forked(*SEARCH, "hydra.sweeper.num_trials=2", cwd=tmp_path)
+        done = forked(*SEARCH, "hydra.sweeper.n_trials=2", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert [trial.state.name for trial in study(tmp_path).trials] == ["RUNNING"]
 
@@ -130,9 +130,12 @@ LMBDA = "algo.lmbda=interval(0,1)"
 
 def search(folder, outcome, num_trials, *, space=(LMBDA,), overrides=(), **given):
     """A search in this process; the launcher that it used."""
-    defaults = {"direction": "maximize", "sampler": "random", "params": None}
-    place = {"storage": None, "study_name": "bcq_exp"}
-    sweeper = OptunaSweeper(num_trials, 2, seed=0, **place, **{**defaults, **given})
+    sampler = {"_target_": "optuna.samplers.RandomSampler", "seed": 0}
+    defaults = {
+        "sampler": sampler, "direction": "maximize", "params": None, "storage": None,
+        "study_name": "bcq_exp", "n_trials": num_trials, "n_jobs": 2, "max_failure_rate": 1.0,
+    }  # fmt: skip
+    sweeper = OptunaSweeper(**{**defaults, **given})
     sweep_dir = f"hydra.sweep.dir={folder / 'multirun' / 'o'}"
     sweeper.config = compose(sweep_dir, *overrides, with_hydra=True)
     sweeper._launcher = Launched(outcome)
@@ -146,6 +149,10 @@ def states(folder):
 
 def of_lmbda(job):
     return -float(next(word for word in job if "lmbda" in word).partition("=")[2])
+
+
+def refuse(job):
+    raise UserError("no such data set")
 
 
 def test_every_launch_proposes_other_trials_and_numbers_its_jobs(tmp_path):
@@ -173,9 +180,6 @@ def test_failed_trials_are_named_and_not_replaced_in_the_same_launch(tmp_path):
 
 
 def test_a_launch_that_is_refused_fails_its_own_trials_and_not_what_a_kill_left(tmp_path):
-    def refuse(job):
-        raise UserError("no such data set")
-
     with pytest.raises(UserError):
         search(tmp_path, refuse, 1)
     study(tmp_path).ask({"algo.lmbda": optuna.distributions.FloatDistribution(0, 1)})
@@ -200,6 +204,31 @@ def test_arguments_replace_what_a_file_searches(tmp_path):
     assert launched.batches == [(0, [["algo.lmbda=0.75", "algo.tau=0.1"]])]
 
 
+def suggest_tau(cfg, trial):
+    assert cfg.trainer.num_steps
+    trial.suggest_float("algo.tau", 0.1, 0.2)
+
+
+def test_a_function_of_the_user_suggests_more_values(tmp_path):
+    path = f"{__name__}.suggest_tau"
+    launched = search(tmp_path, of_lmbda, 2, custom_search_space=path)
+    ((_, jobs),) = launched.batches
+    trials = study(tmp_path).trials
+    assert [set(trial.params) for trial in trials] == [{"algo.lmbda", "algo.tau"}] * 2
+    assert [job[1] for job in jobs] == [f"algo.tau={t.params['algo.tau']}" for t in trials]
+    with pytest.raises(UserError):
+        search(tmp_path, refuse, 3, custom_search_space=path)
+    search(tmp_path, of_lmbda, 3, custom_search_space=path)  # the refused one is tried again
+    assert states(tmp_path) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert study(tmp_path).trials[2].params == study(tmp_path).trials[3].params
+
+
+def test_a_search_stops_above_its_failure_rate(tmp_path):
+    with pytest.raises(RunStopped, match="2 trials failed"):
+        search(tmp_path, lambda job: None, 6, max_failure_rate=0.5)
+    assert states(tmp_path) == ["FAIL"] * 2
+
+
 Floats = optuna.distributions.FloatDistribution
 Ints = optuna.distributions.IntDistribution
 Choices = optuna.distributions.CategoricalDistribution
@@ -213,6 +242,7 @@ Choices = optuna.distributions.CategoricalDistribution
         ("interval(0,1)", Floats(0, 1)),
         ("tag(log,interval(1e-4,1e-2))", Floats(1e-4, 1e-2, log=True)),
         ("tag(int,interval(1,5))", Ints(1, 5)),
+        ("int(interval(1,5))", Ints(1, 5)),
         ("tag(int,log,interval(1,8))", Ints(1, 8, log=True)),
         ("choice(3,x)", Choices(["3", "x"])),
     ],
@@ -226,7 +256,7 @@ def test_an_objective_that_is_no_number_fails_its_trial():
     trial = found.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
     result = JobReturn(status=JobStatus.COMPLETED)
     result.return_value = float("nan")
-    assert _tell(found, trial, result) == "its objective is nan"
+    assert _record(found, trial, result) == "its objective is nan"
     assert found.trials[0].state.name == "FAIL"
 
 
@@ -236,7 +266,7 @@ def test_a_trial_has_its_own_reason_not_that_of_all_it_was_trained_with():
     result = JobReturn(status=JobStatus.FAILED)
     whole = RunStopped("2 of 2 runs failed:\n  a: not finite\n  b: killed", 1)
     result.return_value = RunFailed("not finite", whole)
-    assert _tell(found, trial, result) == "not finite"
+    assert _record(found, trial, result) == "not finite"
 
 
 def test_trials_of_another_space_are_not_taken_up():
@@ -264,7 +294,14 @@ def test_a_failed_trial_is_asked_for_once_more_at_each_launch():
     ("overrides", "said"),
     [
         (("algo.lmbda=interval(1,0)",), "algo.lmbda=interval(1,0): "),
-        (("algo.lmbda=interval(0,1)", "hydra.sweeper.seed=-1"), "hydra.sweeper.seed=-1: must be"),
+        ((LMBDA, "hydra.sweeper.sampler.seed=-1"), "hydra.sweeper.sampler.seed=-1: must be"),
+        ((LMBDA, "hydra.sweeper.n_trials=1.5"), "n_trials=1.5: must be an integer at least 1"),
+        ((LMBDA, "hydra.sweeper.n_jobs=0"), "n_jobs=0: must be an integer at least 1"),
+        ((LMBDA, "hydra.sweeper.direction=up"), "direction=up: must be one of maximize, minimize"),
+        ((LMBDA, "hydra.sweeper.search_space={a:1}"), "Hydra replaced it by hydra.sweeper.params"),
+        ((LMBDA, "hydra.sweeper.num_trials=3"), "was replaced by hydra.sweeper.n_trials"),
+        ((LMBDA, "hydra.sweeper.batch_size=3"), "was replaced by hydra.sweeper.n_jobs"),
+        ((LMBDA, "hydra.sweeper.sampler=cmaes"), "was replaced by hydra/sweeper/sampler=cmaes"),
         (("algo.lmbda=interval(0,3)",), "algo.lmbda=3.0: must be a number in [0, 1]"),
     ],
 )
@@ -277,10 +314,17 @@ def test_mistakes_are_one_line(overrides, said, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"num_trials": 1.5}, "hydra.sweeper.num_trials=1.5: must be an integer at least 1"),
-        ({"num_trials": 0}, "hydra.sweeper.num_trials=0: must be an integer at least 1"),
-        ({"sampler": "x"}, "hydra.sweeper.sampler=x: must be one of tpe, random, cmaes, qmc"),
-        ({"direction": "up"}, "hydra.sweeper.direction=up: must be one of maximize, minimize"),
+        ({"sampler": {"_target_": "optuna.samplers.GridSampler"}}, "the default sweeper trains"),
+        (
+            {"sampler": {"_target_": "optuna.samplers.TPESampler", "x": 1}},
+            "hydra.sweeper.sampler: ",
+        ),
+        (
+            {"sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": "x"}},
+            "hydra.sweeper.sampler: '<' not supported",
+        ),
+        ({"sampler": "x"}, "must be a choice, hydra/sweeper/sampler=NAME"),
+        ({"custom_search_space": "no.such"}, "hydra.sweeper.custom_search_space=no.such: "),
         ({"space": ()}, "nothing to search; give keys a range"),
         ({"space": ("algo.tau=tag(log,interval(0,1))",)}, "algo.tau=tag(log,interval(0,1)): "),
     ],
@@ -288,7 +332,7 @@ def test_mistakes_are_one_line(overrides, said, tmp_path):
 )
 def test_what_cannot_be_searched_is_named(given, said, tmp_path):
     with pytest.raises(UserError) as refused:
-        search(tmp_path, of_lmbda, **{"num_trials": 1, **given})
+        search(tmp_path, of_lmbda, 1, **given)
     assert said in str(refused.value)
 
 

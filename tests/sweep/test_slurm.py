@@ -22,11 +22,11 @@ SWEEP = (
     *(f"trainer.num_steps={STEPS}", f"trainer.checkpoint_every={SAVED_EVERY}"),
     f"trainer.eval_every={STEPS // 2}",
 )
-NAMES = [f"algo.lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)]
+NAMES = [f"lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)]
 ON_SLURM = (
     "hydra/launcher=submitit_slurm",
-    "hydra.launcher.workers.count=2",
-    "hydra.launcher.workers.parameters.cpus_per_task=1",
+    "hydra.launcher.num_workers=2",
+    "hydra.launcher.cpus_per_task=1",
 )
 
 
@@ -110,18 +110,15 @@ def test_a_mistake_is_one_line_before_anything_is_submitted(cluster, tmp_path):
         assert cluster.tasks() == {}
         return done.stderr
 
-    parameters = "hydra.launcher.workers.parameters"
-    assert (
-        f"{parameters}.slurm_partition=gpu: the cluster has no such partition; there are cpu"
-        in (refused(f"+{parameters}.slurm_partition=gpu"))
-    )
+    partition = "hydra.launcher.partition=gpu"
+    assert f"{partition}: the cluster has no such partition; there are cpu" in refused(partition)
     assert "8 groups of runs, but a job array of this cluster has at most 6 tasks" in refused(
-        "seed=0,1,2,3", "hydra.launcher.workers.count=8"
+        "seed=0,1,2,3", "hydra.launcher.num_workers=8"
     )
     assert "Requested node configuration is not available" in refused(
-        f"{parameters}.cpus_per_task=99"
+        "hydra.launcher.cpus_per_task=99"
     )
-    assert "Unknown argument 'nope'" in refused(f"+{parameters}.slurm_nope=1")
+    assert "Unknown argument 'nope'" in refused("+hydra.launcher.nope=1")
     if cluster.unseen is not None:
         assert "workers of the Slurm cluster do not see the sweep's folder" in refused(
             cwd=cluster.unseen
@@ -171,7 +168,7 @@ def test_cancelled_jobs_are_given_up_until_the_same_command_again(cluster, undis
     assert said.count(f"job {cancelled} ended without a result (CANCELLED)") == 2
     states = [state.status for state in run_states(tmp_path / "multirun" / "s")]
     assert sorted(states) == ["done", "done", "interrupted", "interrupted"]
-    again = Launched(cluster, tmp_path, "hydra.launcher.workers.count=1")  # one group, as before
+    again = Launched(cluster, tmp_path, "hydra.launcher.num_workers=1")  # one group, as before
     assert "2 complete, 2 to train in 1 groups of 2" in again.ended(0)
     assert tables(tmp_path) == undisturbed
 

@@ -116,7 +116,7 @@ def test_without_a_critic_nothing_is_estimated():
     assert results.discounted_return_mean is None and results.value_mean is None
 
 
-@pytest.mark.parametrize("name", ["bcq", "ddpg", "td3_bc", "dqn", "bc", "vae_bc"])
+@pytest.mark.parametrize("name", ["bcq", "ddpg", "td3_bc", "iql", "cql", "dqn", "bc", "vae_bc"])
 def test_each_algorithms_value_is_its_critics(name):
     data = load_pendulum("mixture", num_steps=200)
     algorithm = algorithm_of(compose(f"algo={name}"), data)

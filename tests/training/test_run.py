@@ -330,7 +330,7 @@ def test_actions_are_scaled_where_their_bounds_are_far_from_one(tmp_path, monkey
     with pytest.raises(UserError, match=r"policy.action_scaling \(False -> True\)"):
         fit(tmp_path / "near", *BRIEF, "policy.action_scaling=true")
     monkeypatch.setattr(parts, "is_far_from_one", lambda space: True)
-    with pytest.raises(UserError, match="action_scaling=False, auto is True of its action space"):
+    with pytest.raises(UserError, match="action_scaling=False, but auto gives True for its action"):
         fit(tmp_path / "near", *BRIEF, "trainer.num_steps=9")
     fit(tmp_path / "far", *BRIEF)
     assert RunRecord(tmp_path / "far").summary()["config"]["policy"]["action_scaling"] is True

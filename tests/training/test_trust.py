@@ -85,7 +85,7 @@ def test_code_that_is_not_known_to_be_harmless_is_refused(changes, folder, tmp_p
     spoiled(folder, lambda saved: spec_of(saved, **changes))
     done = forked(f"run={folder}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "is not one " in done.stderr and "trust=true" in done.stderr
+    assert "code named in a file is not run" in done.stderr and "trust=true" in done.stderr
     assert not (tmp_path / "film").exists()
 
 

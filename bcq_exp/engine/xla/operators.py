@@ -234,6 +234,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "gelu_backward": lambda grad, x, approximate="none": _gradient(
         lambda x: jax.nn.gelu(x, approximate == "tanh"), grad, x
     ),
+    "erf": jax.scipy.special.erf,
     "leaky_relu": lambda x, slope=0.01: jnp.where(x > 0, x, slope * x),
     "leaky_relu_backward": lambda grad, x, slope, is_result: jnp.where(x > 0, grad, slope * grad),
     "mse_loss": _mse_loss,
@@ -246,6 +247,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "sigmoid_backward": lambda grad, y: grad * y * (1 - y),
     "silu": jax.nn.silu,
     "silu_backward": lambda grad, x: _gradient(jax.nn.silu, grad, x),
+    "softplus": lambda x, beta=1, threshold=20: jnp.logaddexp(beta * x, 0) / beta,
+    "softplus_backward": lambda grad, x, beta, threshold: grad * jax.nn.sigmoid(beta * x),
     "tanh_backward": lambda grad, y: grad * (1 - y * y),
     "threshold_backward": lambda grad, x, threshold: jnp.where(x <= threshold, 0, grad),
     "_log_softmax": lambda x, dim, half_to_float: jax.nn.log_softmax(x, dim),
@@ -273,6 +276,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "amin": lambda x, dim=(), keepdim=False: jnp.min(x, _axes(dim), keepdims=keepdim),
     "argmax": lambda x, dim=None, keepdim=False: jnp.argmax(x, dim, keepdims=keepdim),
     "linalg_vector_norm": _norm,
+    "logsumexp": lambda x, dim, keepdim=False: jax.scipy.special.logsumexp(
+        x, _axes(dim), keepdims=keepdim
+    ),
     "mean": lambda x, dim=None, keepdim=False, **_: jnp.mean(x, _axes(dim), keepdims=keepdim),
     "sum": _sum,
     # shapes

@@ -1,0 +1,51 @@
+"""The groups of the configuration with their choices, for ``--help``."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+INDENT, WIDTH = 29, 100  # columns
+
+
+def choices(*hidden: str) -> str:
+    """Lines with every group and its choices, those of custom folders included.
+
+    A resolver: ``${bcq.choices:schema,hydra}`` in a help text, when Hydra has composed.
+
+    Args:
+        hidden: groups that are left out.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.object_type import ObjectType
+
+    loader, hydra = GlobalHydra.instance().config_loader(), HydraConfig.get()
+    name, overrides = hydra.job.config_name, list(hydra.overrides.hydra)  # with a search path
+
+    def found(group: str, kind: ObjectType) -> list[str]:
+        return sorted(loader.get_group_options(group, kind, name, overrides))
+
+    lines = []
+    for group in found("", ObjectType.GROUP):
+        options = [o for o in found(group, ObjectType.CONFIG) if not o.startswith("_")]
+        if group not in hidden and options:
+            lines.append(_line(_key(group, hydra.runtime.choices), ", ".join(options)))
+    return "\n".join(lines)
+
+
+def _key(group: str, chosen: Mapping[str, str | None]) -> str:
+    """A group as an override names it: with the nodes that it is chosen for, if it has such."""
+    nodes = sorted(key.partition("@")[2] for key in chosen if key.startswith(f"{group}@"))
+    return f"{group}@{'|'.join(nodes)}" if nodes and group not in chosen else group
+
+
+def _line(key: str, options: str) -> str:
+    first = f"    {key}".ljust(INDENT - 2) + "  "
+    return textwrap.fill(
+        options,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * INDENT,
+        break_on_hyphens=False,  # a choice is one word
+    )

@@ -1,0 +1,144 @@
+"""A table in a few lines, to look at before anything is learned from it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Discrete
+
+from bcq_exp.data.table_values import Actions, Value, shown
+from bcq_exp.words import counted
+
+EXTREME = 20  # standard deviations from the mean
+_WIDTH, _NAMES, _ACTIONS = 80, 8, 12  # characters of a line; names and actions that are listed
+
+
+class ColumnStatistics:
+    """Count, mean, standard deviation, least and greatest of some columns, a batch at a time."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.count = 0
+        self.mean, self._squares = np.zeros((2, len(names)))
+        self.low, self.high = (np.full(len(names), end) for end in (np.inf, -np.inf))
+
+    def see(self, values: np.ndarray) -> None:
+        """Take in values ``(n, C)``, merged as by Chan, Golub and LeVeque (1979)."""
+        if not len(values) or not self.names:
+            return
+        n, total = len(values), self.count + len(values)
+        mean = values.mean(0)
+        delta = mean - self.mean
+        self._squares += ((values - mean) ** 2).sum(0) + delta**2 * (self.count * n / total)
+        self.mean += delta * (n / total)
+        self.count = total
+        self.low, self.high = (
+            np.minimum(self.low, values.min(0)),
+            np.maximum(self.high, values.max(0)),
+        )
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.sqrt(self._squares / max(self.count, 1))
+
+
+def summarize(
+    *,
+    columns: str,
+    path: str,
+    num_files: int,
+    num_rows: int,
+    lengths: np.ndarray,
+    returns: np.ndarray,
+    num_cut: int,
+    actions: Actions,
+    counts: Mapping[tuple[Value, ...], int],
+    observations: ColumnStatistics,
+    moves: ColumnStatistics,
+) -> tuple[str, ...]:
+    """The lines, at most 80 characters wide where no name is longer.
+
+    Args:
+        lengths, returns: of episodes ``(E,)``.
+        num_cut: episodes that were truncated.
+        counts: rows of each discrete action.
+        observations, moves: of the columns of numbers.
+    """
+    files = "" if num_files == 1 else f" in {num_files} files"
+    facts = [
+        ("table", f"{path}: {num_rows:,} rows{files}"),
+        ("columns", columns),
+        ("episodes", f"{len(lengths):,}, {num_cut:,} of them cut (truncated)"),
+        ("lengths", _spread(lengths)),
+        ("returns", _spread(returns)),
+        ("actions", _coverage(actions, counts, moves)),
+        *_odd_columns(observations),
+    ]
+    lines = []
+    for label, text in facts:
+        start = f"{label:<10}"
+        lines += textwrap.wrap(
+            text,
+            _WIDTH,
+            initial_indent=start,
+            subsequent_indent=" " * len(start),
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+    return tuple(lines)
+
+
+def _spread(values: np.ndarray) -> str:
+    low, middle, high = np.quantile(values, [0, 0.5, 1])
+    return (
+        f"mean {values.mean():.4g}, standard deviation {values.std():.4g}, least {low:.4g}, "
+        f"median {middle:.4g}, most {high:.4g}"
+    )
+
+
+def _coverage(
+    actions: Actions, counts: Mapping[tuple[Value, ...], int], moves: ColumnStatistics
+) -> str:
+    names = ", ".join(actions.names)
+    if isinstance(actions.space, Discrete):
+        total = sum(counts.values())
+        often = sorted(actions.values, key=lambda value: -counts.get(value, 0))
+        shares = [f"{shown(v)} {counts.get(v, 0) / total:.3g}" for v in often[:_ACTIONS]]
+        rest = often[_ACTIONS:]
+        if rest:
+            least = counts.get(rest[-1], 0)
+            shares.append(f"and {len(rest)} more, the rarest {shown(rest[-1])} in {least} rows")
+        return f"{names}: discrete, {len(often)}; shares {', '.join(shares)}"
+    source = "given" if actions.is_asked_for else "of the data"
+    columns = zip(moves.names, moves.low, moves.high, moves.mean, strict=True)
+    parts = [f"{n} {low:.4g} to {high:.4g}, mean {mean:.4g}" for n, low, high, mean in columns]
+    more = [f"and {len(parts) - _NAMES} more"] if len(parts) > _NAMES else []
+    return f"continuous, bounds {source}; {'; '.join([*parts[:_NAMES], *more])}"
+
+
+def _odd_columns(columns: ColumnStatistics) -> list[tuple[str, str]]:
+    """Columns that never change, and those with a value far from all others."""
+    found: list[tuple[str, str]] = []
+    is_constant = columns.low == columns.high
+    constant = [n for n, same in zip(columns.names, is_constant, strict=True) if same]
+    if constant:
+        found.append(("constant", _some(constant)))
+    far, std = np.maximum(columns.high - columns.mean, columns.mean - columns.low), columns.std
+    extreme: list[Any] = []
+    is_flag = (columns.low == 0) & (columns.high == 1)
+    for i in np.flatnonzero(~is_constant & ~is_flag & (far > EXTREME * std)):
+        is_high = columns.high[i] - columns.mean[i] == far[i]
+        value = columns.high[i] if is_high else columns.low[i]
+        extreme.append(f"{columns.names[i]} {value:.4g} (mean {columns.mean[i]:.4g})")
+    if extreme:
+        words = f"values more than {EXTREME} standard deviations from the mean: "
+        found.append(("extreme", words + _some(extreme, "; ")))
+    return found
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    more = [f"and {counted(len(names) - _NAMES, 'more column')}"] if len(names) > _NAMES else []
+    return between.join([*names[:_NAMES], *more])

@@ -1,0 +1,116 @@
+"""A table of logged data by the command line: trained on, refused, stored as a Minari data set."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from bcq_exp.data.datasets import load_minari, load_pendulum, load_table
+from bcq_exp.training.record import RunRecord
+from tests.forked import forked
+from tests.same import assert_same_state, checkpoint
+
+STEPS = (
+    "trainer.num_steps=60",
+    "trainer.log_every=20",
+    "trainer.batch_size=16",
+    "logger=none",
+    "trainer.engine=eager",
+)
+
+
+@pytest.fixture
+def bcq_exp(tmp_path, own_data):
+    return partial(forked, cwd=tmp_path, env=own_data)
+
+
+@pytest.fixture
+def recorded(tmp_path, own_data, monkeypatch) -> Path:
+    """A Minari data set of 2000 steps as a table, with rows for the observations at the end."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", own_data["MINARI_DATASETS_PATH"])
+    data = load_pendulum("mixture", num_steps=2000)
+    t, ends = data.transitions, np.cumsum(data.episode_rows)
+    after = np.repeat(np.arange(len(t)), 1 + (np.isin(np.arange(len(t)), ends - 1)))
+    is_after = np.concatenate([[False], after[1:] == after[:-1]])
+    rows = {
+        "episode": np.repeat(np.arange(len(ends)), data.episode_rows)[after],
+        **{f"obs_{i}": np.where(is_after, t.obs_next[after, i], t.obs[after, i]) for i in range(3)},
+        "action": pa.array(t.act[after, 0], mask=is_after),
+        "reward": pa.array(t.rew[after], mask=is_after),
+    }
+    pa.parquet.write_table(pa.table(rows), tmp_path / "log.parquet")
+    return tmp_path / "log.parquet"
+
+
+def test_the_same_data_as_minari_set_and_as_table_train_the_same(bcq_exp, recorded, tmp_path):
+    same = (*STEPS, "trainer.normalize_obs=true", "trainer.eval_episodes=1")
+    sets = {
+        "minari": ("dataset=pendulum", "dataset.num_steps=2000"),
+        "table": (
+            "dataset=table",
+            "dataset.path=log.parquet",
+            "dataset.env=Pendulum-v1",
+        ),
+    }
+    for name, dataset in sets.items():
+        done = bcq_exp("train", f"name={name}", *dataset, *same)
+        assert done.returncode == 0, done.stderr
+    assert "columns   episode=episode?" in done.stdout
+    one, other = (tmp_path / "multirun" / name for name in sets)
+    hashes = {RunRecord(run).required_summary()["dataset"]["content_hash"] for run in (one, other)}
+    assert len(hashes) == 1
+    assert (one / "eval.csv").read_text() == (other / "eval.csv").read_text()
+    assert (one / "train.csv").read_text() == (other / "train.csv").read_text()
+    states = (checkpoint(run)["engine"] for run in (one, other))
+    assert_same_state(*states)
+
+
+def test_a_table_is_normalized_and_needs_no_environment(bcq_exp, recorded, tmp_path):
+    table = ("dataset=table", "dataset.path=log.parquet")
+    done = bcq_exp("train", "name=a", *table, "dataset.holdout=0.4", *STEPS)
+    assert done.returncode == 0, done.stderr
+    summary = RunRecord(tmp_path / "multirun" / "a").required_summary()
+    assert summary["config"]["trainer"]["normalize_obs"] is True
+    assert summary["config"]["trainer"]["eval_episodes"] == 0
+    assert summary["config"]["dataset"]["path"] == str(recorded)
+    names = [column["name"] for column in summary["dataset"]["columns"]["observations"]]
+    assert names == ["obs_0", "obs_1", "obs_2"]
+    assert summary["last"] is None
+    done = bcq_exp("select", "multirun/a", "num_steps=50", "num_members=2")
+    assert done.returncode == 0, done.stderr
+    assert "behaviour" in done.stdout
+    assert (tmp_path / "multirun/a/ope/policies.csv").exists()
+    other = bcq_exp("train", "name=b", *table, *STEPS, "trainer.normalize_obs=false")
+    assert other.returncode == 0, other.stderr
+    config = RunRecord(tmp_path / "multirun" / "b").required_summary()["config"]
+    assert config["trainer"]["normalize_obs"] is False
+
+
+def test_a_mistake_is_one_line_and_status_2(bcq_exp, tmp_path):
+    (tmp_path / "log.csv").write_text("episode,obs,action,reward\n1,0.5,1.5,1\n1,,0.5,0\n")
+    table = ("train", "name=a", "dataset=table", *STEPS)
+    for path, words in {"log.csv": "'obs' is empty (NaN) in row 2", "*.pq": "no file"}.items():
+        done = bcq_exp(*table, f"dataset.path={path}")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1 and words in done.stderr, done.stderr
+
+
+def test_a_table_is_stored_as_a_minari_data_set(bcq_exp, recorded, tmp_path, own_data, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", own_data["MINARI_DATASETS_PATH"])
+    store = ("collect", "id=my/log-v0", "dataset=table", f"dataset.path={recorded}")
+    done = bcq_exp(*store)
+    assert done.returncode == 0, done.stderr
+    table, stored = load_table(str(recorded)), load_minari("my/log-v0", download=False)
+    assert stored.content_hash == table.content_hash
+    assert stored.action_space == table.action_space
+    assert stored.episode_returns.tolist() == table.episode_returns.tolist()
+    folder = Path(own_data["MINARI_DATASETS_PATH"]) / "my/log-v0/data"
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata["bcq_exp"]["columns"] == table.facts()["columns"]
+    assert bcq_exp(*store).returncode == 2
+    assert bcq_exp(*store, "overwrite=true", "env=Pendulum-v1").returncode == 2

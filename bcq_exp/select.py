@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from bcq_exp.cli.arguments import Parser, number, path, place
 from bcq_exp.cli.command import command
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.errors import UserError
-from bcq_exp.ranges import COUNT, GAMMA, POSITIVE, SEED, TAU, Range
+from bcq_exp.ranges import COUNT, EPSILON, GAMMA, POSITIVE, SEED, TAU, Range
 from bcq_exp.words import counted
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EPISODES_SHOWN = (0, 1, 2, 5, 10, 20, 50, 100)
 MOST_ROWS = 40
+ESTIMATORS = {"fqe": "fitted Q", "dr": "doubly robust", "pdwis": "PDWIS", "wis": "WIS"}
 NUMBERS: dict[str, tuple[type, Range, str]] = {
     "num_steps": (int, COUNT, "gradient steps of fitted Q evaluation"),
     "batch_size": (int, COUNT, "transitions per step"),
@@ -33,6 +34,11 @@ NUMBERS: dict[str, tuple[type, Range, str]] = {
         int,
         COUNT,
         "steps that a value covers, such as the time limit; infinite if absent",
+    ),
+    "epsilon": (
+        float,
+        EPSILON,
+        "share of random actions in a discrete policy's importance sampling",
     ),
 }
 
@@ -141,6 +147,7 @@ def _print(selection: Selection, settings: FQESettings) -> None:
         "better than behaviour",
         "own critic's",
         "TD error",
+        "supported actions",
         "discounted return",
         "return",
     ):
@@ -152,18 +159,27 @@ def _print(selection: Selection, settings: FQESettings) -> None:
     }
     rows: list[dict[Any, Any]] = policies.head(MOST_ROWS).to_dict("records")
     for row in [behaviour, *rows]:
-        others = (row.get(name) for name in ("critic_value", "td_error", "discounted_return"))
         table.add_row(
             escape(row["run"]),
             str(row["step"]),
-            _shown(row["fqe"]) + _reach(row["fqe"], row["fqe_high"]),
+            _estimate(row, "fqe"),
             row.get("better", ""),
-            *map(_shown, others),
-            _shown(row["return_mean"]),
+            *(_shown(row.get(name)) for name in ("critic_value", "td_error")),
+            _share(row["support"]),
+            *(_shown(row[name]) for name in ("discounted_return", "return_mean")),
         )
     console.print(table)
     if len(policies) > MOST_ROWS:
         print(f"and {len(policies) - MOST_ROWS} more")
+    if selection.calibration is not None:
+        table = Table(title="by several estimators ± interval", title_justify="left")
+        table.add_column("run", overflow="fold")
+        for name in (*ESTIMATORS.values(), "effective episodes"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in [behaviour, *rows]:
+            found = (_estimate(row, name) for name in ESTIMATORS)
+            table.add_row(escape(row["run"]), *found, _shown(row["ess"]))
+        console.print(table)
     if selection.quality:
         table = Table(title="rankings compared with returns [95% interval]", title_justify="left")
         table.add_column("ranked by")
@@ -199,12 +215,20 @@ def _measured(found: Measured) -> str:
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def _reach(value: float | None, high: float | None) -> str:
-    return "" if value is None or high is None else _shown(high - value, before=" ± ")
+def _estimate(row: Mapping[str, Any], name: str) -> str:
+    value, high = row[name], row[f"{name}_high"]
+    reach = "" if value is None or high is None else _shown(high - value, before=" ± ")
+    return _shown(value) + reach
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.0%}"
 
 
 def _shown(value: float | None, before: str = "") -> str:
-    return "" if value is None or value != value else f"{before}{value:.1f}"
+    if value is None or value != value:
+        return ""
+    return f"{before}{value:.{1 if abs(value) >= 10 else 2}f}"  # rewards may be 0 or 1
 
 
 if __name__ == "__main__":

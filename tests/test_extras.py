@@ -80,7 +80,7 @@ NEEDED = [
     ("onnxscript", "export", lambda: policy_files.write_policy(None, "onnx", Path(), {})),
     ("joblib", "joblib", lambda: Joblib(2)),
     ("ray", "ray", lambda: Ray(2, {}, {})),
-    ("submitit", "slurm", lambda: Submitit("local", 2, {})),
+    ("submitit", "slurm", lambda: Submitit("local", 2, "%j", {})),
     ("optuna", "optuna", search._optuna),
     ("wandb_workspaces", "workspace", lambda: workspace(**WORKSPACE)),
 ]

@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
 
-from bcq_exp.algorithm.actions import ActionMap, BoundMethod
+from bcq_exp.algorithm.actions import ActionIndex, ActionMap, BoundMethod
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.networks import SquashedMean
 
@@ -62,13 +62,13 @@ class Policy(nn.Module, Predictor):
     """Maps observations to actions in its own unit, and that unit to the environment's.
 
     Args:
-        action_space: a Box.
+        action_space: a Box; Discrete of a :class:`~bcq_exp.algorithm.discrete.DiscretePolicy`.
         observation_space: kept for whoever asks.
         action_scaling: networks work in [-1, 1], scaled to the space's bounds when acting.
         action_bound_method: how actions are kept in range (:class:`ActionMap` has the table).
 
     Raises:
-        TypeError: if the action space is no Box.
+        TypeError: if the action space is another.
         ValueError: for an unknown bound method, or scaling without bounds.
     """
 
@@ -87,8 +87,13 @@ class Policy(nn.Module, Predictor):
         self.observation_space = observation_space
         self.action_scaling = action_scaling
         self.action_bound_method = action_bound_method
-        self._action_map = ActionMap(
-            action_space, action_scaling=action_scaling, bound_method=action_bound_method
+        self._action_map = self._make_action_map()
+
+    def _make_action_map(self) -> ActionMap | ActionIndex:
+        return ActionMap(
+            self.action_space,
+            action_scaling=self.action_scaling,
+            bound_method=self.action_bound_method,
         )
 
     @property

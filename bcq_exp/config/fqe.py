@@ -28,6 +28,8 @@ class FQESettings:
             where recorded episodes were cut.
         return_range: what any policy's value, by ``gamma`` and from any step on, is known to lie
             between; ``None`` is what the recorded rewards can come to.
+        epsilon: share of uniformly random actions with which importance sampling and doubly robust
+            estimates take a policy of discrete actions; fitted Q evaluation takes it as it is.
     """
 
     num_steps: int = 20_000
@@ -40,6 +42,7 @@ class FQESettings:
     seed: int = 0
     horizon: int | None = None
     return_range: tuple[float, float] | None = None
+    epsilon: float = 0.01
 
     @property
     def target_tau(self) -> float:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 
 from bcq_exp.analysis.runs import run_names
 from bcq_exp.config.meaning import differences, identity
-from bcq_exp.data.datasets import Dataset, load_d4rl_hdf5, load_minari, load_pendulum
+from bcq_exp.data.datasets import (
+    Dataset,
+    load_d4rl_hdf5,
+    load_minari,
+    load_pendulum,
+    load_table,
+)
 from bcq_exp.data.online import explore
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.training.build import called
@@ -23,7 +31,7 @@ from bcq_exp.training.restore import load_run
 
 LOADERS = {
     f"{load.__module__}.{load.__name__}": load
-    for load in (load_minari, load_pendulum, load_d4rl_hdf5)
+    for load in (load_minari, load_pendulum, load_d4rl_hdf5, load_table)
 }
 ONLINE = f"{explore.__module__}.{explore.__name__}"
 ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for
@@ -57,24 +65,51 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Recorded steps by which policies are judged, actions in the environment's units.
+    """Recorded steps by which policies are judged.
+
+    Actions of all policies are in the environment's units (A = its dimensions), or, of n discrete
+    ones, probabilities (A = n).
 
     Args:
         dataset: what they are of: the held-out episodes, or all where none were held out.
+        training: what the policies learned from: the other episodes, or the same.
         episode_rows: transitions of each of its E episodes that have any.
         first_obs: observations that these began with (E, O).
-        is_held_out: whether training has not seen them.
     """
 
     dataset: Dataset
+    training: Dataset
     episode_rows: np.ndarray
     first_obs: np.ndarray
-    is_held_out: bool
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether training has not seen the episodes."""
+        return self.training is not self.dataset
+
+    @property
+    def num_actions(self) -> int | None:
+        """How many actions there are; ``None`` where they are continuous."""
+        space = self.dataset.action_space
+        return int(space.n) if isinstance(space, Discrete) else None
+
+    @cached_property
+    def act(self) -> np.ndarray:
+        """The recorded actions (N, A), of discrete ones the one taken with probability 1."""
+        act = self.dataset.transitions.act
+        if self.num_actions is None:
+            return act
+        return np.eye(self.num_actions, dtype=np.float32)[act[:, 0].astype(int)]
 
     @property
     def step_numbers(self) -> np.ndarray:
         """How many steps of its episode precede each transition (N,)."""
         return np.concatenate([np.arange(rows) for rows in self.episode_rows])
+
+    def kept(self, horizon: int | None) -> np.ndarray:
+        """Whether each transition is among its episode's first ``horizon`` (N,)."""
+        steps = self.step_numbers
+        return np.ones(len(steps), dtype=bool) if horizon is None else steps < horizon
 
     @property
     def behaviours_actions(self) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +117,7 @@ class Evidence:
 
         After the last of an episode that is not recorded: the action before stands for it.
         """
-        act, starts = self.dataset.transitions.act, self.step_numbers == 0
+        act, starts = self.act, self.step_numbers == 0
         is_last = np.append(starts[1:], True)
         after = np.where(is_last[:, None], act, np.roll(act, -1, axis=0))
         return after, act[starts]
@@ -99,7 +134,7 @@ class Evidence:
         judged = dataset.held_out or dataset
         rows = judged.episode_rows[judged.episode_rows > 0]
         starts = np.cumsum(rows) - rows
-        return cls(judged, rows, judged.transitions.obs[starts], dataset.held_out is not None)
+        return cls(judged, dataset, rows, judged.transitions.obs[starts])
 
 
 def load_candidates(
@@ -181,9 +216,11 @@ def policies_actions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What P policies do after each of N transitions (P, N, A), and at first (P, E, A)."""
 
-    def of(one: Candidate) -> tuple[np.ndarray, np.ndarray]:
+    def of(one: Candidate) -> tuple[np.ndarray, ...]:
         obs_next = evidence.dataset.transitions.obs_next
-        return actions(one.agent, obs_next, seed), actions(one.agent, evidence.first_obs, seed)
+        return tuple(
+            policy_actions(one.agent, obs, evidence, seed) for obs in (obs_next, evidence.first_obs)
+        )
 
     after, first = zip(*by_one_thread_each(of, candidates), strict=True)
     return np.stack(after), np.stack(first)
@@ -197,21 +234,41 @@ def by_one_thread_each(function: Callable[[S], T], policies: Iterable[S]) -> lis
         return list(threads.map(function, policies))
 
 
-def actions(agent: Agent, obs: np.ndarray, seed: int) -> np.ndarray:
-    """What a policy does, in the environment's units: (N, O) -> (N, A), float32.
+def policy_actions(agent: Agent, obs: np.ndarray, evidence: Evidence, seed: int) -> np.ndarray:
+    """What a policy does, as the evidence has actions: (N, O) -> (N, A), float32.
 
-    One that draws is asked once for each.
+    One that draws continuous actions is asked once for each.
     """
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        agent.act(obs[first : first + ROWS_AT_ONCE], generator)
-        for first in range(0, len(obs), ROWS_AT_ONCE)
+        agent.act(rows, generator)
+        if evidence.num_actions is None
+        else agent.action_probabilities(rows)
+        for rows in (obs[i : i + ROWS_AT_ONCE] for i in range(0, len(obs), ROWS_AT_ONCE))
     ]
     return np.concatenate(parts).astype(np.float32)
 
 
-def values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
-    """What a run's own critic takes Q(s, a) to be, (N,); ``None`` where it has none."""
+def values(agent: Agent, obs: np.ndarray, act: np.ndarray, evidence: Evidence) -> np.ndarray | None:
+    """What a run's own critic takes Q(s, a) to be, (N,); ``None`` where it has none.
+
+    Args:
+        act: as the evidence has actions (N, A): of discrete ones the mean by their probabilities.
+    """
+    space = evidence.dataset.action_space
+    if not isinstance(space, Discrete):
+        return _values(agent, obs, act)
+    found = np.zeros(len(obs))
+    for index in range(int(space.n)):
+        rows = np.flatnonzero(act[:, index])
+        own = _values(agent, obs[rows], np.full(len(rows), index + space.start))
+        if own is None:
+            return None
+        found[rows] += act[rows, index] * own
+    return found
+
+
+def _values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
     parts = []
     for first in range(0, len(obs), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
@@ -219,7 +276,7 @@ def values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
         if found is None:
             return None
         parts.append(found)
-    return np.concatenate(parts)
+    return np.concatenate([*parts, np.empty(0)])
 
 
 def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:

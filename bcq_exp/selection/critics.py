@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bcq_exp.algorithm.base import NoNoise
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.fqe import FQE
-from bcq_exp.algorithm.networks import Critic, choose_compute_dtype
+from bcq_exp.algorithm.networks import Critic, StateCritic, choose_compute_dtype
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.data.transitions import Transitions
@@ -35,17 +36,19 @@ MEMBER, EPISODES = "member", "episodes"  # purposes of random numbers
 
 @dataclass(frozen=True)
 class Units:
-    """What critics work in: observations of mean 0 and deviation 1, actions in [-1, 1], and
-    rewards by the size of a discounted sum of them, so that values are about 1.
+    """What critics work in: observations of mean 0 and deviation 1, continuous actions in [-1, 1],
+    and rewards by the size of a discounted sum of them, so that values are about 1.
 
     Args:
+        low, high: bounds of an action (A,); of discrete ones, whose probabilities are not scaled,
+            -1 and 1.
         scale: that size, in the rewards' own unit.
         value_range: what any policy's values lie between, with rewards such as those recorded.
     """
 
     normalizer: ObsNormalizer
-    low: np.ndarray
-    high: np.ndarray
+    low: np.ndarray | float
+    high: np.ndarray | float
     scale: float
     value_range: tuple[float, float]
 
@@ -58,13 +61,10 @@ class Units:
         # of one reward, if an episode may end after it, or of that reward for ever
         ends = min(worst, worst * horizon), max(best, best * horizon)
         low, high = settings.return_range or ends
-        return cls(
-            ObsNormalizer.of(transitions.obs),
-            action_space.low,
-            action_space.high,
-            scale,
-            (low / scale, high / scale),
-        )
+        bounds: tuple[Any, Any] = (-1, 1)
+        if not isinstance(action_space, Discrete):
+            bounds = action_space.low, action_space.high
+        return cls(ObsNormalizer.of(transitions.obs), *bounds, scale, (low / scale, high / scale))
 
     def obs(self, obs: np.ndarray) -> np.ndarray:
         return self.normalizer(obs)
@@ -83,6 +83,16 @@ class Units:
             act=self.act(t.act),
             rew=t.rew / self.scale,
         )
+
+
+class ExpectedCritic(StateCritic):
+    """sum_a p(a) Q(s, a): ``forward(obs, probabilities)``, (..., O) and (..., n) -> (..., 1).
+
+    Of a recorded action, which has probability 1, that is its own value; of a policy's, V(s).
+    """
+
+    def forward(self, obs: Tensor, probabilities: Tensor) -> Tensor:  # type: ignore[override]
+        return (super().forward(obs) * probabilities).sum(-1, keepdim=True)
 
 
 class PolicyTable(TransitionTable):
@@ -133,6 +143,8 @@ def stacked_critics(
     units: Units,
     settings: FQESettings,
     placement: Placement,
+    *,
+    is_discrete: bool,
 ) -> ParallelEngine:
     """The critics of all policies; a policy's members are neighbours.
 
@@ -145,6 +157,7 @@ def stacked_critics(
     """
     dtype, device = placement.precision.dtype, placement.device
     sizes = transitions.obs.shape[1], transitions.act.shape[1]
+    network = ExpectedCritic if is_discrete else Critic
     table = TransitionTable.of(transitions, dtype, device, units)
     acts = torch.as_tensor(units.act(act_next), dtype=dtype, device=device)
     seen = [_rows_of(episodes, episode_rows) for episodes in drawn]
@@ -161,7 +174,7 @@ def stacked_critics(
         policy, member = numbers // settings.num_members, numbers % settings.num_members
         engines.append(
             CohortEngine(
-                [_critic(settings, m, sizes, units, placement) for m in member.tolist()],
+                [_critic(network, settings, m, sizes, units, placement) for m in member.tolist()],
                 PolicyTable(table.rows, sizes, acts, rows, policy, member),
                 [streams[m] for m in member.tolist()],
                 executor,
@@ -177,6 +190,7 @@ def drawn_episodes(settings: FQESettings, num_episodes: int) -> list[np.ndarray]
 
 
 def _critic(
+    network: type[Critic] | type[ExpectedCritic],
     settings: FQESettings,
     member: int,
     sizes: tuple[int, int],
@@ -186,7 +200,7 @@ def _critic(
     obs_dim, act_dim = sizes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(init_seed(_member_seed(settings, member)))
-        critic = Critic(obs_dim=obs_dim, act_dim=act_dim, hidden_sizes=settings.hidden_sizes)
+        critic = network(obs_dim=obs_dim, act_dim=act_dim, hidden_sizes=settings.hidden_sizes)
     critic.to(dtype=placement.precision.dtype, device=placement.device)
     choose_compute_dtype(critic, placement.precision.compute_dtype)
     optim = AdamOptimizerFactory(lr=settings.lr)

@@ -18,6 +18,8 @@ from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
 from bcq_exp.selection.fit import Callback, FittedQ, Values, ensemble_interval, estimate_row
 from bcq_exp.selection.naive import naive_estimates
 from bcq_exp.selection.notes import notes_of
+from bcq_exp.selection.off_policy import OffPolicy, off_policy
+from bcq_exp.selection.propensities import Calibration
 from bcq_exp.selection.ranking import FEWEST, Measured, measured, regret, spearman
 
 SIGNS = {  # of each estimator: -1 where less is better
@@ -37,12 +39,14 @@ class Selection:
 
     Args:
         policies: a row a policy, by ``fqe`` from best to worst: run, folder, step, the estimators
-            of SIGNS, fqe_high, return_mean, discounted_return, and better: whether it is than the
-            behaviour policy, by the same estimate: yes, no, or cannot tell.
-        behaviour: the same of the policy that recorded the data: fqe with fqe_low and fqe_high, and
-            the recorded episodes' return_mean and discounted_return.
+            of SIGNS, fqe_high, the numbers of :class:`bcq_exp.selection.off_policy.OffPolicy`,
+            return_mean, discounted_return, and better: whether it is than the behaviour policy, by
+            the same estimate: yes, no, or cannot tell.
+        behaviour: the same of the policy that recorded the data: fqe with fqe_low and fqe_high,
+            those numbers, and the recorded episodes' return_mean and discounted_return.
         quality: of each estimator against the known returns: spearman, regret@1, regret@5.
         budget: expected return of the policy chosen after N episodes, started uniformly and by fqe.
+        calibration: of the estimated behaviour policy; ``None`` where actions are continuous.
         notes: what has to be known of all this, in words.
         estimates: what is kept of each policy in its run's folder.
     """
@@ -51,6 +55,7 @@ class Selection:
     behaviour: Mapping[str, float | None]
     quality: Mapping[str, Mapping[str, Measured]]
     budget: Mapping[str, BudgetCurve]
+    calibration: Calibration | None
     notes: tuple[str, ...]
     estimates: Mapping[Path, Mapping[str, Any]]
 
@@ -79,9 +84,12 @@ def select(
     fitted.fit(keep, callback)
     *values, of_behaviour = fitted.estimates()
     naive = naive_estimates(candidates, evidence, act_next, first_act)
+    others = off_policy(candidates, evidence, fitted, settings)
     estimates = {
-        each.folder: estimate_row(each.step, own, settings, **others)
-        for each, own, others in zip(candidates, values, naive, strict=True)
+        each.folder: estimate_row(each.step, own, settings, **of_critic, **of_data)
+        for each, own, of_critic, of_data in zip(
+            candidates, values, naive, others.policies, strict=True
+        )
     }
     rows = [
         {
@@ -111,9 +119,11 @@ def select(
         if MAIN in quality:
             order = np.arange(len(known))  # as they stand
             budget[MAIN] = budget_curve(episodes, NUM_PULLS, order, settings.seed)
-    notes = notes_of(policies, ranked, evidence, settings)
-    behaviour = _behaviour(evidence, of_behaviour, settings)
-    return Selection(policies, behaviour, quality, budget, tuple(notes), estimates)
+    notes = notes_of(policies, ranked, evidence, settings, others)
+    behaviour = _behaviour(evidence, of_behaviour, settings, others)
+    return Selection(
+        policies, behaviour, quality, budget, others.calibration, tuple(notes), estimates
+    )
 
 
 def is_better(policy: Values, behaviour: Values) -> str:
@@ -124,10 +134,12 @@ def is_better(policy: Values, behaviour: Values) -> str:
     return "yes" if found.low > 0 else "no" if found.high < 0 else "cannot tell"
 
 
-def _behaviour(evidence: Evidence, values: Values, settings: FQESettings) -> dict[str, Any]:
-    row = estimate_row(0, values, settings)
+def _behaviour(
+    evidence: Evidence, values: Values, settings: FQESettings, others: OffPolicy
+) -> dict[str, Any]:
+    row = estimate_row(0, values, settings, **others.behaviour)
     return {
-        **{name: row[name] for name in ("fqe", "fqe_low", "fqe_high")},
+        **{name: value for name, value in row.items() if name not in ("step", "settings")},
         "discounted_return": float(evidence.returns(settings.gamma, settings.horizon).mean()),
         "return_mean": evidence.dataset.behaviour_return,
     }

@@ -26,12 +26,14 @@ from bcq_exp.engine.placement import place
 from bcq_exp.files import atomic_path, clear_halves, written
 from bcq_exp.selection.candidates import Evidence
 from bcq_exp.selection.critics import Units, drawn_episodes, stacked_critics
+from bcq_exp.selection.importance import padded
 from bcq_exp.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)
 
 Callback = Callable[[int, Mapping[str, float]], None]
 LOSS = 0  # of an evaluation's statistics
+ROWS_AT_ONCE = 65536  # that a critic values
 VERSION = 2  # of what is kept: another means other critics
 
 
@@ -79,12 +81,13 @@ def ensemble_interval(value: float, of_drawn: np.ndarray) -> statistics.Estimate
     return statistics.interval(value, float(of_drawn.std(ddof=1)), len(of_drawn) - 1)
 
 
-def _timed(evidence: Evidence, horizon: int) -> tuple[Transitions, np.ndarray]:
+def _timed(
+    evidence: Evidence, transitions: Transitions, horizon: int
+) -> tuple[Transitions, np.ndarray]:
     """The transitions of the first ``horizon`` steps, and first observations, for critics that see
     how much of the horizon has passed: after its last step nothing follows."""
-    steps = evidence.step_numbers
-    kept = steps < horizon
-    t, now = evidence.dataset.transitions[kept], steps[kept, None]
+    kept = evidence.kept(horizon)
+    t, now = transitions[kept], evidence.step_numbers[kept, None]
 
     def with_time(obs: np.ndarray, steps: np.ndarray) -> np.ndarray:
         return np.hstack([obs, (steps / horizon).astype(obs.dtype)])
@@ -100,22 +103,27 @@ def _timed(evidence: Evidence, horizon: int) -> tuple[Transitions, np.ndarray]:
 class FittedQ:
     """The critics of P policies with M members each, learning.
 
+    Attributes:
+        recorded, episode_rows: the transitions that they learn from, with the time and without the
+            steps beyond the horizon where there is one, and how many each episode has (E,).
+
     Args:
         evidence: the transitions to learn from.
-        act_next, first_act: what each policy does after them (P, N, A), and at first (P, E, A), in
-            the environment's units.
+        act_next, first_act: what each policy does after them (P, N, A), and at first (P, E, A), as
+            the evidence has actions.
     """
 
     def __init__(
         self, evidence: Evidence, act_next: np.ndarray, first_act: np.ndarray, settings: FQESettings
     ) -> None:
-        transitions, first_obs = evidence.dataset.transitions, evidence.first_obs
-        rows = evidence.episode_rows
+        transitions = evidence.dataset.transitions.replace(act=evidence.act)
+        first_obs, rows = evidence.first_obs, evidence.episode_rows
         if settings.horizon is not None:
-            kept = evidence.step_numbers < settings.horizon
-            transitions, first_obs = _timed(evidence, settings.horizon)
-            rows, act_next = np.minimum(rows, settings.horizon), act_next[:, kept]
+            transitions, first_obs = _timed(evidence, transitions, settings.horizon)
+            rows = np.minimum(rows, settings.horizon)
+            act_next = act_next[:, evidence.kept(settings.horizon)]
         self._settings, self._num_policies = settings, len(act_next)
+        self.recorded, self.episode_rows, self._act_next = transitions, rows, act_next
         num_runs = self._num_policies * settings.num_members
         placement = place(_Placing(settings.batch_size), [settings.hidden_sizes], num_runs)
         units = Units.of(transitions, evidence.dataset.action_space, settings)
@@ -123,17 +131,25 @@ class FittedQ:
         low, high = units.value(np.array(units.value_range))
         beyond = high - low or np.inf  # rewards of 0 alone have no range
         self._limits = low - beyond, high + beyond
-        dtype, device = placement.precision.dtype, placement.device
         self._first = (
-            torch.as_tensor(units.obs(first_obs), dtype=dtype, device=device),
-            torch.as_tensor(units.act(first_act), dtype=dtype, device=device),
+            self._as_tensor(units.obs(first_obs)),
+            self._as_tensor(units.act(first_act)),
         )
         self._drawn = drawn_episodes(settings, len(rows))
         self._engine = stacked_critics(
-            transitions, rows, self._drawn, act_next, units, settings, placement
+            transitions,
+            rows,
+            self._drawn,
+            act_next,
+            units,
+            settings,
+            placement,
+            is_discrete=evidence.num_actions is not None,
         )
         shapes = f"{act_next.shape} {first_act.shape} {evidence.dataset.content_hash}"
-        digest = hashlib.sha256(f"{VERSION} {shapes} {json.dumps(asdict(settings))}".encode())
+        numbers = asdict(settings)
+        del numbers["epsilon"]  # is of other estimates
+        digest = hashlib.sha256(f"{VERSION} {shapes} {json.dumps(numbers)}".encode())
         for acts in (act_next, first_act):
             digest.update(np.ascontiguousarray(acts).data)
         self._digest = digest.hexdigest()
@@ -166,6 +182,54 @@ class FittedQ:
         found[~((low <= means) & (means <= high))] = np.nan
         of_drawn = [found[:, m, drawn].mean(-1) for m, drawn in enumerate(self._drawn)]
         return list(map(Values, found.mean(-1), np.stack(of_drawn, 1)))
+
+    def recorded_values(self, k: int, act: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Q of recorded actions (E, T) and V of policy k (E, T + 1), for
+        :func:`bcq_exp.selection.importance.doubly_robust`.
+
+        In an episode they are the mean of those members whose bootstrap sample leaves it out, as a
+        model errs less on what it was fitted to. Where no sample does, all members count.
+
+        Args:
+            act: what the policy does in the recorded states (n, A), those of :attr:`recorded`.
+        """
+        t, rows = self.recorded, self.episode_rows
+        last = np.cumsum(rows) - 1
+        is_out = np.ones((self._settings.num_members, len(rows)), dtype=bool)
+        for out, drawn in zip(is_out, self._drawn, strict=True):
+            out[drawn] = False
+        is_out[:, ~is_out.any(0)] = True
+        shares = is_out / is_out.sum(0)
+        q = self._mean_value(k, t.obs, t.act, np.repeat(shares, rows, axis=1))
+        v = padded(
+            self._mean_value(k, t.obs, act, np.repeat(shares, rows, axis=1)),
+            rows,
+            int(rows.max()) + 1,
+        )
+        after = self._mean_value(k, t.obs_next[last], self._act_next[k][last], shares)
+        v[np.arange(len(rows)), rows] = np.where(t.terminated[last], 0, after)
+        return padded(q, rows), v
+
+    def _mean_value(
+        self, k: int, obs: np.ndarray, act: np.ndarray, shares: np.ndarray
+    ) -> np.ndarray:
+        """Policy k's values (n,), a mean of members by ``shares`` (M, n), in the rewards' unit."""
+        found, num_members = np.zeros(len(obs)), self._settings.num_members
+        with self._placement.in_force(), torch.no_grad():
+            for m, critic in enumerate(
+                self._engine.algorithm(k * num_members + m) for m in range(num_members)
+            ):
+                for first in range(0, len(obs), ROWS_AT_ONCE):
+                    part = slice(first, first + ROWS_AT_ONCE)
+                    inputs = (self._units.obs(obs[part]), self._units.act(act[part]))
+                    value = critic.value(*map(self._as_tensor, inputs))
+                    found[part] += shares[m, part] * value.double().cpu().numpy()
+        return self._units.value(found)
+
+    def _as_tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(
+            array, dtype=self._placement.precision.dtype, device=self._placement.device
+        )
 
     def fit(self, path: Path, callback: Callback = lambda step, losses: None) -> None:
         """Learn to the last step, from what is kept at ``path`` if it is of the same evaluation.

@@ -30,7 +30,7 @@ def critic_value(candidate: Candidate, evidence: Evidence, first_act: np.ndarray
 
     ``first_act`` is (E, A). NaN where the algorithm learns no values.
     """
-    found = values(candidate.agent, evidence.first_obs, first_act)
+    found = values(candidate.agent, evidence.first_obs, first_act, evidence)
     return float("nan") if found is None else float(found.mean())
 
 
@@ -40,7 +40,8 @@ def td_error(candidate: Candidate, evidence: Evidence, act_next: np.ndarray) -> 
     ``act_next`` is (N, A). NaN where the algorithm learns no values.
     """
     t, agent = evidence.dataset.transitions, candidate.agent
-    q, q_next = values(agent, t.obs, t.act), values(agent, t.obs_next, act_next)
+    q = values(agent, t.obs, evidence.act, evidence)
+    q_next = values(agent, t.obs_next, act_next, evidence)
     if q is None or q_next is None or agent.gamma is None:
         return float("nan")
     error = t.rew + agent.gamma * (1 - t.terminated) * q_next - q

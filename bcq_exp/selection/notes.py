@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from bcq_exp.config.fqe import FQESettings
 from bcq_exp.selection.candidates import Candidate, Evidence
+from bcq_exp.selection.off_policy import FEWEST_EFFECTIVE, OffPolicy
+from bcq_exp.selection.propensities import Calibration
 from bcq_exp.selection.ranking import FEWEST
 from bcq_exp.words import counted
 
 CONVERGED = 0.95  # of the way to their end, that critics have to go
 CUT = 0.05  # what rewards still weigh where episodes are cut, from which on that is noted
+STRAYING = 0.5  # share of supported actions below which a policy is noted
+UNCALIBRATED = 0.1  # expected calibration error from which on that is noted
+WORSE = 0.05  # nats that a model explains actions better than the probabilities that data state
+NO_WEIGHTS = (
+    "importance sampling and doubly robust estimates are not available: policies of continuous "
+    "actions have no probability of a recorded action"
+)
 FEW = 10  # policies, which chance orders well now and then
 
 
@@ -22,6 +32,7 @@ def notes_of(
     ranked: Sequence[Candidate],
     evidence: Evidence,
     settings: FQESettings,
+    others: OffPolicy,
 ) -> list[str]:
     """Of policies as :class:`bcq_exp.selection.estimates.Selection` has them, and in that order."""
     return [
@@ -31,6 +42,9 @@ def notes_of(
         *_of_first(policies),
         *_of_fqe(policies),
         *_of_values(policies, evidence, settings),
+        *_of_support(policies),
+        *(_of_weights(policies, evidence, settings) if others.calibration else [NO_WEIGHTS]),
+        *(_of_behaviour(others.calibration, others) if others.calibration else []),
         *_of_gammas([each.agent.gamma for each in ranked], settings.gamma),
         *_of_horizon(evidence, settings),
         *_of_known(sum(each.returns is not None for each in ranked), len(ranked)),
@@ -144,6 +158,65 @@ def _of_values(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings
         f"{those} valued above the best recorded episode's discounted return "
         f"({best:.1f}); critics may overestimate actions outside the data"
     ]
+
+
+def _of_support(policies: pd.DataFrame) -> list[str]:
+    count = int((policies["support"] < STRAYING).sum())
+    if not count:
+        return []
+    those = counted(count, "policy takes", "policies take")
+    return [
+        f"{those} actions that the data do not support in more than {1 - STRAYING:.0%} of states: "
+        "no estimate can be trusted there"
+    ]
+
+
+def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings) -> list[str]:
+    notes = []
+    if settings.epsilon:
+        notes.append(
+            "importance sampling and doubly robust estimates are of the policies with "
+            f"{settings.epsilon:.3g} of actions at random (epsilon)"
+        )
+    few = policies[policies["ess"] < FEWEST_EFFECTIVE]
+    if len(few):
+        worst = few.loc[few["ess"].idxmin()]
+        those = counted(len(few), "policy has", "policies have")
+        notes.append(
+            f"{those} an effective sample size below {FEWEST_EFFECTIVE} ({worst['ess']:.1f} of "
+            f"{len(evidence.episode_rows)} episodes for {worst['run']}): no estimates by weights; "
+            "a shorter horizon or a larger epsilon leaves more episodes"
+        )
+    cut = ~evidence.dataset.transitions.terminated[np.cumsum(evidence.episode_rows) - 1]
+    weight = settings.gamma ** float(np.mean(evidence.episode_rows[cut])) if cut.any() else 0.0
+    if settings.horizon is None and weight >= CUT:
+        notes.append(
+            f"{cut.mean():.0%} of the episodes are cut where a reward still weighs {weight:.0%}: "
+            "WIS counts nothing after that, FQE and DR the model's values"
+        )
+    return notes
+
+
+def _of_behaviour(found: Calibration, others: OffPolicy) -> list[str]:
+    """How good the probabilities are that weights are made of."""
+    measured = (
+        f"on {counted(found.num_episodes, 'episode')} that it was not fitted to, the most "
+        f"probable action was taken in {found.accuracy:.0%} of steps, the expected calibration "
+        f"error is {found.error:.2f}"
+    )
+    if others.recorded_log_loss is not None:
+        notes = ["behaviour probabilities are those that the data state"]
+        if others.recorded_log_loss > found.log_loss + WORSE:
+            notes.append(
+                "the stated probabilities explain the actions worse (log loss "
+                f"{others.recorded_log_loss:.2f}) than a fitted model ({found.log_loss:.2f}): "
+                "check that column"
+            )
+        return notes
+    notes = [f"behaviour probabilities are estimated; {measured}"]
+    if found.error > UNCALIBRATED:
+        notes.append("the behaviour model is poorly calibrated: so are all weights")
+    return notes
 
 
 def _of_gammas(gammas: Sequence[float | None], gamma: float) -> list[str]:

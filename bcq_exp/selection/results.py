@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # they bring torch
 FOLDER = "ope"  # in the sweep's, off-policy evaluation
 PARTS = {  # of the selection's file
     "settings": dict, "notes": list, "policies": list, "behaviour": dict, "quality": dict,
-    "budget": dict,
+    "budget": dict, "calibration": dict,
 }  # fmt: skip
 TEXTS = ("run", "folder", "better")  # of a policy; the rest are numbers
 POLICIES, SELECTION, CRITICS = "policies.csv", "selection.json", "fqe.pt"
@@ -48,6 +48,7 @@ def write(selection: Selection, settings: FQESettings, folder: Path) -> None:
             start: {name: values.tolist() for name, values in vars(curve).items()}
             for start, curve in selection.budget.items()
         },
+        "calibration": {} if selection.calibration is None else asdict(selection.calibration),
     }
     text = json.dumps(_plain(content), indent=2) + "\n"
     write_atomically(folder / SELECTION, text.encode())
@@ -63,13 +64,13 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_bytes())
+        found = {"calibration": {}, **json.loads(path.read_bytes())}  # older files have none
         if any(not isinstance(found[name], kind) for name, kind in PARTS.items()):
             raise ValueError("its parts have the wrong types")
         policies = [dict(each) for each in found["policies"]]
         texts = [*found["notes"], *(each[name] for each in policies for name in TEXTS)]
         numbers = [{k: v for k, v in each.items() if k not in TEXTS} for each in policies]
-        named = ("settings", "behaviour", "quality", "budget")
+        named = ("settings", "behaviour", "quality", "budget", "calibration")
         parts = [*numbers, *(found[name] for name in named)]
         if not all(isinstance(text, str) and text for text in texts):
             raise ValueError("its texts are not strings")

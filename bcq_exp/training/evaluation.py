@@ -87,6 +87,11 @@ class Agent(Predictor):
     def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
         return self.policy.act(self._scaled(np.asarray(obs)), generator)
 
+    def action_probabilities(self, obs: np.ndarray) -> np.ndarray:
+        """pi(a | s) of a policy of n discrete actions, (B, O) -> (B, n)."""
+        policy: Any = self.policy
+        return policy.action_probabilities(self._scaled(obs)).cpu().numpy()
+
     @torch.no_grad()
     def value(self, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
         """The estimated Q(s, a), (B,), of the environment's (B, O) and (B, A); None without one."""

@@ -81,6 +81,12 @@ def test_a_sweeps_policies_are_told_and_written(selected):
     assert behaviour["fqe_low"] < behaviour["fqe"] < behaviour["fqe_high"]
     assert behaviour["return_mean"] < behaviour["discounted_return"] < 0  # costs, discounted
     assert content["settings"]["num_steps"] == 60
+    assert all(0 <= row["support"] <= 1 for row in content["policies"])
+    assert behaviour["support"] == pytest.approx(0.95, abs=0.02)
+    assert "wis" not in behaviour and content["calibration"] == {}
+    assert "importance sampling and doubly robust estimates are not available" in " ".join(
+        done.stdout.split()
+    )
     assert set(content["quality"]) == {"fqe", "fqe_low", "critic_value", "td_error"}
     assert set(content["quality"]["fqe"]) == {"spearman", "regret@1"}, "the best of 4 is in any 5"
     assert content["budget"]["fqe"]["episodes"][:2] == [0, 1]
@@ -235,7 +241,7 @@ def test_mistakes_are_one_line(folder):
     assert done.returncode == 0, done.stderr
     said = refusal("multirun/s", "multirun/all", cwd=folder)
     assert "other data than" in said and "dataset.holdout (0.25 -> None)" in said
-    one = runs / "algo.lmbda=0.5,seed=0"
+    one = runs / "lmbda=0.5,seed=0"
     (folder / "mine.py").write_text("open('touched', 'w')")
     ours, loaders = RunRecord(one).summary(), "bcq_exp.data.datasets"
     for said, hostile in {
@@ -281,6 +287,7 @@ def test_the_report_has_it(selected, tmp_path, opened):
     points = shown.evaluate("document.getElementById('selection-scatter').data[1]")
     assert points["x"] == pytest.approx(list(policies["discounted_return"]), rel=1e-4)
     assert points["y"] == pytest.approx(list(policies["fqe"]), rel=1e-4)
+    assert not shown.locator("#selection-estimators").is_visible()
     lines = shown.evaluate("document.getElementById('selection-budget').data.map(t => t.name)")
     assert [name for name in lines if name] == [
         "starting with any policy",

@@ -526,22 +526,45 @@ function asCsv(target) {
 
 const ESTIMATORS = { fqe: "fitted Q evaluation", fqe_low: "its interval's lower end", critic_value: "own critic's value", td_error: "own TD error" };
 
+const WEIGHTED = { fqe: "fitted Q evaluation", dr: "doubly robust", pdwis: "PDWIS", wis: "WIS" };
+const fine = (v) => (v !== null && Math.abs(v) < 10 ? v.toFixed(2) : fixed(v)); // rewards may be 0 or 1
+const percent = (v) => ({ text: v === null ? "–" : `${(100 * v).toFixed(0)}%`, sort: v });
+
+function drawEstimators(s, policies, estimate) { // of discrete actions
+  const c = s.calibration, names = Object.entries(WEIGHTED);
+  $("selection-estimators").hidden = c.error === undefined;
+  if (c.error === undefined) return;
+  const head = ["run", ...names.map(([name, words]) => ({ text: `${words} ± interval`, csv: [name, `${name}_low`, `${name}_high`] })), "effective episodes", "least effective at a step", "supported actions"];
+  table($("estimator-table"), head, policies.map((p) => [{ text: p.run, sort: p.run }, ...names.map(([name]) => estimate(p, name, "–")), ...[p.ess, p.ess_least].map((v) => ({ text: fixed(v), sort: v })), percent(p.support)]));
+  plot("estimator-plot", names.map(([name, words], i) => ({ y: policies.map((p) => escaped(p.run)), x: policies.map((p) => p[name]), error_x: { type: "data", array: policies.map((p) => (p[`${name}_high`] === null ? 0 : p[`${name}_high`] - p[name])), thickness: 1.2 }, orientation: "h", mode: "markers", marker: { size: 7, color: DATA.palette[i] }, name: words, hovertemplate: "%{y}<br>%{x:.4g}<extra>%{fullData.name}</extra>" })), { height: Math.max(260, 90 + 34 * policies.length), legend: legendBelow, scattermode: "group", xaxis: { title: { text: "value" } }, yaxis: { automargin: true, autorange: "reversed", type: "category" } }, "estimators");
+  $("calibration-how").textContent = `Most probable action taken: ${(100 * c.accuracy).toFixed(0)}%. Expected calibration error: ${c.error.toFixed(3)}. Log loss: ${c.log_loss.toFixed(3)}; without the state: ${c.marginal_log_loss.toFixed(3)}.`;
+  const [said, found, counts] = [0, 1, 2].map((k) => c.reliability.map((row) => row[k]));
+  plot("calibration-plot", [
+    { x: [0, 1], y: [0, 1], mode: "lines", line: { color: DATA.behaviour_colour, dash: "dash", width: 1.6 }, hoverinfo: "skip", showlegend: false },
+    { x: said, y: found, text: counts, mode: "markers+lines", marker: { size: 8, color: DATA.palette[0] }, line: { color: DATA.palette[0] }, hovertemplate: "probability %{x:.2f}, taken %{y:.2f}<br>%{text} steps<extra></extra>", showlegend: false },
+  ], { height: 360, xaxis: { title: { text: "probability of the most probable action" }, range: [0, 1.02] }, yaxis: { title: { text: "share of steps in which it was taken" }, range: [0, 1.02] } }, "calibration");
+}
+
 function drawSelection() {
   const s = DATA.selection;
   $("selection").hidden = $("selection-link").hidden = !s;
   if (!s) return;
   $("selection-how").textContent = [`Discount ${s.settings.gamma}${s.settings.horizon ? `, ${s.settings.horizon} steps` : ""}.`, ...s.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`)].join(" ");
-  const head = ["rank", "run", "step", { text: "value ± interval", csv: ["value", "value_low", "value_high"] }, "better than behaviour", "own critic's", "own TD error", "discounted return", "return"];
+  const head = ["rank", "run", "step", { text: "value ± interval", csv: ["value", "value_low", "value_high"] }, "better than behaviour", "own critic's", "own TD error", "supported actions", "discounted return", "return"];
   const behaviour = { run: "behaviour policy, as recorded", step: null, critic_value: null, td_error: null, ...s.behaviour };
+  const estimate = (p, name, none) => ({ text: p[name] === null ? none : `${fine(p[name])}${p[`${name}_high`] === null ? "" : ` ± ${fine(p[`${name}_high`] - p[name])}`}`, sort: p[name], csv: [p[name], p[`${name}_low`], p[`${name}_high`]] });
   const rows = [behaviour, ...s.policies].map((p, i) => [
     i || null,
     { text: p.run, sort: p.run },
     p.step,
-    { text: p.fqe === null ? "diverged" : `${fixed(p.fqe)}${p.fqe_high === null ? "" : ` ± ${fixed(p.fqe_high - p.fqe)}`}`, sort: p.fqe, csv: [p.fqe, p.fqe_low, p.fqe_high] },
+    estimate(p, "fqe", "diverged"),
     p.better ?? null,
-    ...[p.critic_value, p.td_error, p.discounted_return, p.return_mean].map((v) => ({ text: fixed(v), sort: v })),
+    ...[p.critic_value, p.td_error].map((v) => ({ text: fine(v), sort: v })),
+    percent(p.support ?? null),
+    ...[p.discounted_return, p.return_mean].map((v) => ({ text: fine(v), sort: v })),
   ]);
   table($("selection-table"), head, rows);
+  drawEstimators(s, [behaviour, ...s.policies], estimate);
   const known = s.policies.filter((p) => p.fqe !== null && p.discounted_return !== null);
   const missing = s.policies.length - known.length;
   $("selection-missing").textContent = known.length && missing ? `${missing} of ${s.policies.length} are missing: they have no estimate, or no discounted return.` : "";

@@ -1,0 +1,227 @@
+"""Importance sampling and doubly robust estimates of a policy's value, from recorded episodes.
+
+Of E episodes of at most T steps, with rho_t = pi(a_t | s_t) / b(a_t | s_t), w_t = rho_0 ... rho_t
+and w_{-1} = 1:
+
+    WIS    sum_i w_i G_i / sum_i w_i                               Precup, Sutton & Singh 2000
+    PDWIS  sum_t gamma^t sum_i w_it r_it / sum_i w_it              Thomas 2015, "CWPDIS"
+    DR     sum_t gamma^t sum_i [w_it (r_it - Q_it) + w_i,t-1 V_it] / E
+                                                                   Jiang & Li 2016, arXiv:1511.03722
+    WDR    the same with w_it / sum_j w_jt for w_it / E            Thomas & Brunskill 2016,
+                                                                   arXiv:1604.00923
+
+All are sums of ratios of sums over episodes. That form is what a bootstrap over episodes needs: a
+draw only changes how often each episode counts (:class:`Ratios`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from bcq_exp.analysis import statistics
+
+NUM_DRAWS = 1000
+DRAWS_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Recorded episodes, padded to the longest.
+
+    After an episode has terminated, rewards of 0 follow with certainty, under any policy. After one
+    that was cut, nothing is known.
+
+    Args:
+        rew: rewards (E, T), 0 behind the end.
+        log_ratios: log rho (E, T), 0 behind the end; minus infinity where the policy never takes
+            the recorded action.
+        lengths: recorded steps (E,).
+        is_cut: whether each was truncated rather than terminated (E,).
+    """
+
+    rew: np.ndarray
+    log_ratios: np.ndarray
+    lengths: np.ndarray
+    is_cut: np.ndarray
+
+    @classmethod
+    def of(
+        cls, rew: np.ndarray, log_ratios: np.ndarray, episode_rows: np.ndarray, is_cut: np.ndarray
+    ) -> Episodes:
+        """Episodes of N neighbouring steps, (N,) each; ``episode_rows`` and ``is_cut`` are (E,)."""
+        return cls(
+            padded(rew, episode_rows), padded(log_ratios, episode_rows), episode_rows, is_cut
+        )
+
+    @cached_property
+    def is_known(self) -> np.ndarray:
+        """Whether a step was recorded, or comes after a termination (E, T)."""
+        steps = np.arange(self.rew.shape[1])
+        return (steps < self.lengths[:, None]) | ~self.is_cut[:, None]
+
+    @cached_property
+    def log_weights(self) -> np.ndarray:
+        """log w_t for t = -1, ..., T - 1: (E, T + 1); constant behind the end."""
+        return np.pad(np.cumsum(self.log_ratios, 1, dtype=np.float64), ((0, 0), (1, 0)))
+
+
+def padded(values: np.ndarray, episode_rows: np.ndarray, num_steps: int = 0) -> np.ndarray:
+    """Values of N neighbouring steps (N,) as (E, T) in float64, 0 behind each episode's end.
+
+    T is the longest episode's length, or ``num_steps`` if that is more.
+    """
+    width = max(num_steps, int(episode_rows.max()))
+    out = np.zeros((len(episode_rows), width))
+    out[np.arange(width) < episode_rows[:, None]] = values
+    return out
+
+
+def effective_sample_size(log_weights: np.ndarray) -> np.ndarray:
+    """(sum w)^2 / sum w^2 over the first dimension, (E, ...) -> (...); 0 where all weights are 0.
+
+    Kish 1965: as many episodes of equal weights have the same variance.
+    """
+    weights = _scaled(log_weights)
+    total = weights.sum(0)
+    return np.divide(total**2, (weights**2).sum(0), out=np.zeros_like(total), where=total > 0)
+
+
+class EffectiveSizes(NamedTuple):
+    """Effective sample sizes: of whole episodes, and the least of all steps' cumulative weights."""
+
+    of_episodes: float
+    least: float
+
+
+def effective_sizes(episodes: Episodes) -> EffectiveSizes:
+    """Those of the weights of WIS and of PDWIS."""
+    known = np.where(episodes.is_known, episodes.log_weights[:, 1:], -np.inf)
+    of_steps = effective_sample_size(known)[episodes.is_known.any(0)]
+    whole = effective_sample_size(episodes.log_weights[:, -1])
+    return EffectiveSizes(float(whole), float(of_steps.min()))
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """An estimate sum_s scale_s (sum_i x_is) / (sum_i w_is), over episodes i.
+
+    Args:
+        numerators, denominators: x and w (E, S).
+        scale: (S,).
+    """
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+    scale: np.ndarray
+
+    @property
+    def value(self) -> float:
+        """The estimate; NaN where all of a step's weights are 0."""
+        return float(self._parts.sum())
+
+    @cached_property
+    def _parts(self) -> np.ndarray:
+        above, below = self.numerators.sum(0), self.denominators.sum(0)
+        parts = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+        return self.scale * parts
+
+    def drawn(self, counts: np.ndarray) -> np.ndarray:
+        """The estimate with each episode counted so often, (B, E) -> (B,).
+
+        A step whose weights in a draw are all 0 has its value in the estimate itself.
+        """
+        above, below = counts @ self.numerators, counts @ self.denominators
+        parts = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+        return np.where(below > 0, self.scale * parts, self._parts).sum(1)
+
+    def interval(self, num_effective: float, seed: int = 0) -> statistics.Estimate:
+        """The estimate with its t interval by a bootstrap over episodes.
+
+        Args:
+            num_effective: the effective sample size, from which the degrees of freedom follow.
+        """
+        if not num_effective > 1:
+            return statistics.Estimate(self.value, np.nan, np.nan)
+        found = [self.drawn(counts) for counts in _draws(len(self.numerators), seed)]
+        error = float(np.concatenate(found).std())
+        correction = np.sqrt(num_effective / (num_effective - 1))
+        return statistics.interval(self.value, correction * error, num_effective - 1)
+
+
+def trajectory_importance(episodes: Episodes, gamma: float, *, weighted: bool = True) -> Ratios:
+    """WIS: recorded discounted returns by the weights of whole episodes.
+
+    Without ``weighted`` the unbiased mean of w G.
+    """
+    returns = (episodes.rew @ gamma ** np.arange(episodes.rew.shape[1]))[:, None]
+    x, w = _sums(returns, episodes.log_weights[:, -1:], weighted)
+    return Ratios(x, w, np.ones(1))
+
+
+def per_decision_importance(episodes: Episodes, gamma: float, *, weighted: bool = True) -> Ratios:
+    """PDWIS: each step's rewards by the weights up to that step.
+
+    Only episodes that are known at a step count there. Without ``weighted`` the unbiased mean of
+    w r.
+    """
+    known = episodes.is_known
+    recorded = known.any(0)  # beyond the longest of cut episodes nothing is
+    log_weights = np.where(known, episodes.log_weights[:, 1:], -np.inf)
+    x, w = _sums(episodes.rew, log_weights, weighted)
+    w = w if weighted else known.astype(float)
+    scale = gamma ** np.arange(len(recorded))
+    return Ratios(x[:, recorded], w[:, recorded], scale[recorded])
+
+
+def doubly_robust(
+    episodes: Episodes, gamma: float, q: np.ndarray, v: np.ndarray, *, weighted: bool = True
+) -> Ratios:
+    """WDR, or DR without ``weighted``.
+
+    The model stands for what follows a cut: V of the state in which an episode ended.
+
+    Args:
+        q: the model's Q of recorded states and actions (E, T), 0 behind the end.
+        v: the model's V of recorded states, and of that after the last step, (E, T + 1); 0 behind
+            that, and there too if the episode terminated.
+    """
+    corrections = _sums(episodes.rew - q, episodes.log_weights[:, 1:], weighted)
+    states = _sums(v, episodes.log_weights, weighted)
+    discounts = gamma ** np.arange(v.shape[1])
+    x, w = (np.concatenate(pair, 1) for pair in zip(corrections, states, strict=True))
+    return Ratios(x, w, np.concatenate([discounts[:-1], discounts]))
+
+
+def _sums(
+    values: np.ndarray, log_weights: np.ndarray, weighted: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The terms of sum_i w_i x_i and of what it is divided by: sum_i w_i, or E."""
+    if weighted:
+        weights = _scaled(log_weights)
+        return weights * values, weights
+    return np.exp(log_weights) * values, np.ones_like(values)
+
+
+def _scaled(log_weights: np.ndarray) -> np.ndarray:
+    """exp of (E, ...), the largest of the first dimension 1: ratios of sums stay, and stay
+    finite."""
+    largest = log_weights.max(0)
+    return np.exp(log_weights - np.where(np.isfinite(largest), largest, 0.0))
+
+
+def _draws(num_episodes: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each episode is in bootstrap samples (B, E), of which NUM_DRAWS come in parts."""
+    rng = np.random.default_rng(seed)
+    for _ in range(NUM_DRAWS // DRAWS_AT_ONCE):
+        drawn = rng.integers(num_episodes, size=(DRAWS_AT_ONCE, num_episodes))
+        rows = np.arange(DRAWS_AT_ONCE)[:, None] * num_episodes
+        yield (
+            np.bincount((drawn + rows).ravel(), minlength=drawn.size)
+            .reshape(drawn.shape)
+            .astype(float)
+        )

@@ -1,0 +1,236 @@
+"""Estimates of policies of discrete actions from recorded episodes, where values are known."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+
+from bcq_exp.config.fqe import FQESettings
+from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.transitions import Transitions
+from bcq_exp.selection import importance
+from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
+from bcq_exp.selection.estimates import select
+from bcq_exp.selection.fit import FittedQ
+from bcq_exp.selection.off_policy import off_policy
+from bcq_exp.selection.propensities import calibration, fit_behaviour
+from bcq_exp.selection.support import NearestActions, discrete_support
+from bcq_exp.training.evaluation import Agent
+from tests.selection.tabular import Tabular
+
+GAMMA, START = 0.9, 5
+QUICK = {"gamma": GAMMA, "num_members": 2, "hidden_sizes": (32,), "batch_size": 64, "lr": 3e-3}
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(importance, "NUM_DRAWS", 200)
+
+
+@dataclass
+class TablePolicy:
+    """The contract of a policy of discrete actions: probabilities (S, n) by a state's number."""
+
+    table: np.ndarray
+
+    def action_probabilities(self, obs):
+        return torch.as_tensor(np.asarray(obs) @ self.table)
+
+
+def candidate(table, name="one"):
+    return Candidate(name, name, 10, "completed", Agent(TablePolicy(table)), None, None)
+
+
+def as_dataset(problem, recorded, **others):
+    """One-hot states, indices of actions; the horizon truncates."""
+    known = np.arange(problem.horizon) < recorded.lengths[:, None]
+    states = np.eye(len(problem.rew), dtype=np.float32)
+    is_last = np.arange(problem.horizon) == recorded.lengths[:, None] - 1
+    rows = recorded.lengths
+    transitions = Transitions(
+        obs=states[recorded.states[:, :-1][known]],
+        act=recorded.actions[known][:, None].astype(np.float32),
+        rew=recorded.rew[known],
+        terminated=(is_last & ~recorded.is_cut[:, None])[known],
+        truncated=(is_last & recorded.is_cut[:, None])[known],
+        obs_next=states[recorded.states[:, 1:][known]],
+    )
+    return Dataset(
+        id="made/up-v0",
+        observation_space=Box(-np.inf, np.inf, (len(states),)),
+        action_space=Discrete(problem.rew.shape[1], start=START),
+        env_spec=None,
+        reference_scores=None,
+        transitions=transitions,
+        content_hash="",
+        episode_returns=recorded.rew.sum(1),
+        episode_lengths=rows,
+        episode_rows=rows,
+        **others,
+    )
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return Tabular(horizon=6, ends=0.2)
+
+
+@pytest.fixture(scope="module")
+def evidence(problem):
+    rng = np.random.default_rng(0)
+    training = as_dataset(problem, problem.episodes(problem.behaviour, 600, rng))
+    judged = as_dataset(problem, problem.episodes(problem.behaviour, 400, rng))
+    return Evidence.of(replace(training, held_out=judged))
+
+
+def fit(evidence, tables, tmp_path, **settings):
+    candidates = [candidate(table, f"p{k}") for k, table in enumerate(tables)]
+    settings = FQESettings(**{**QUICK, "num_steps": 1000, **settings})
+    acts = policies_actions(candidates, evidence, 0)
+    recorded = evidence.behaviours_actions
+    both = [np.concatenate([own, known[None]]) for own, known in zip(acts, recorded, strict=True)]
+    fitted = FittedQ(evidence, *both, settings)
+    fitted.fit(tmp_path / "fqe.pt")
+    return candidates, fitted, settings
+
+
+def test_every_estimate_is_near_the_known_value(problem, evidence, tmp_path):
+    """Of a stochastic policy, a greedy one, and the behaviour; the horizon is known."""
+    greedy = np.eye(3)[problem.target.argmax(1)]
+    policies = (problem.target, greedy)
+    options = {"horizon": problem.horizon, "epsilon": 0.1}
+    candidates, fitted, settings = fit(evidence, policies, tmp_path, **options)
+    values = [each.of_all.mean() for each in fitted.estimates()]
+    found = off_policy(candidates, evidence, fitted, settings)
+    soft = [0.9 * table + 0.1 / 3 for table in policies]
+    rows = (*found.policies, found.behaviour)
+    for fqe, table, softened, row in zip(
+        values, (*policies, problem.behaviour), (*soft, problem.behaviour), rows, strict=True
+    ):
+        assert fqe == pytest.approx(problem.value(table, GAMMA), abs=0.3)
+        truth = problem.value(softened, GAMMA)
+        for name in ("wis", "pdwis", "dr"):
+            assert row[f"{name}_low"] < truth < row[f"{name}_high"]
+            assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+        assert row["dr"] == pytest.approx(truth, abs=0.3)
+    assert found.behaviour["ess"] == pytest.approx(400)
+    assert 5 < found.policies[1]["ess"] < found.policies[0]["ess"] < 400
+    mean = evidence.returns(GAMMA, problem.horizon).mean()
+    assert found.behaviour["wis"] == pytest.approx(mean, rel=1e-5)
+    assert found.behaviour["pdwis"] == pytest.approx(mean, rel=1e-5)
+    assert found.calibration.num_episodes == 400 and found.recorded_log_loss is None
+
+
+def test_the_models_values_are_of_members_that_did_not_see_the_episode(evidence, tmp_path):
+    table = np.full((4, 3), 1 / 3)
+    _, fitted, _ = fit(evidence, [table], tmp_path, num_steps=30)
+    t, rows = fitted.recorded, fitted.episode_rows
+    q, v = fitted.recorded_values(0, np.full((len(t), 3), 1 / 3, dtype=np.float32))
+    drawn = [set(sample.tolist()) for sample in fitted._drawn]
+    seen = {e: [m for m in range(2) if e not in drawn[m]] for e in range(len(rows))}
+    assert {len(members) for members in seen.values()} == {0, 1, 2}
+    starts = np.cumsum(rows) - rows
+    for e in range(40):
+        members = seen[e] or [0, 1]
+        first, last = starts[e], starts[e] + rows[e] - 1
+        obs = fitted._units.obs(np.stack([t.obs[first], t.obs_next[last]]))
+        with torch.no_grad():
+            heads = [
+                fitted._engine.algorithm(m).critic.net(torch.tensor(obs)).numpy() for m in members
+            ]
+        mean = fitted._units.value(np.mean(heads, 0))
+        assert q[e, 0] == pytest.approx(mean[0] @ t.act[first], rel=1e-4)
+        assert v[e, 0] == pytest.approx(mean[0].mean(), rel=1e-4)
+        after = 0 if t.terminated[last] else mean[1].mean()
+        assert v[e, rows[e]] == pytest.approx(after, rel=1e-4)
+        assert not q[e, rows[e] :].any() and not v[e, rows[e] + 1 :].any()
+
+
+def test_the_behaviour_policy_is_found_and_calibrated(problem, evidence):
+    training = evidence.training
+    index = training.transitions.act[:, 0].astype(int)
+    model = fit_behaviour(training.transitions.obs, index, training.episode_rows, 3, (32,))
+    np.testing.assert_allclose(model.probabilities(np.eye(4)), problem.behaviour, atol=0.06)
+    judged = evidence.dataset.transitions
+    found = calibration(model.probabilities(judged.obs), judged.act[:, 0].astype(int), 400)
+    best = problem.behaviour.max(1)[judged.obs.argmax(1)].mean()
+    assert found.accuracy == pytest.approx(best, abs=0.03) and found.error < 0.05
+    assert found.log_loss < found.marginal_log_loss
+    assert sum(count for *_, count in found.reliability) == len(judged)
+    again = fit_behaviour(training.transitions.obs, index, training.episode_rows, 3, (32,))
+    assert (again.probabilities(np.eye(4)) == model.probabilities(np.eye(4))).all()
+
+
+def test_a_model_that_is_too_sure_is_not_calibrated():
+    rng = np.random.default_rng(0)
+    act = (rng.random(4000) < 0.3).astype(int)  # 0 in 70% of steps
+    found = calibration(np.tile([0.95, 0.05], (4000, 1)), act, 10)
+    assert found.error == pytest.approx(0.25, abs=0.02) and found.accuracy == pytest.approx(
+        0.7, abs=0.02
+    )
+    assert found.reliability == ((pytest.approx(0.95), found.accuracy, 4000),)
+
+
+def test_stated_probabilities_are_used_and_held_against_the_model(problem, evidence, tmp_path):
+    judged = evidence.dataset
+    index = judged.transitions.act[:, 0].astype(int)
+    prob = problem.behaviour[judged.transitions.obs.argmax(1), index]
+    stated = replace(evidence, dataset=replace(judged, behaviour_prob=prob))
+    args = fit(stated, [problem.behaviour], tmp_path, num_steps=30, epsilon=0.0)
+    candidates, fitted, settings = args
+    found = off_policy(candidates, stated, fitted, settings)
+    assert found.policies[0]["ess"] == pytest.approx(400), "it is the behaviour policy"
+    assert found.recorded_log_loss == pytest.approx(-np.log(prob).mean())
+
+
+def test_a_selection_has_them_and_says_what_limits_them(problem, evidence, tmp_path):
+    never = np.eye(3)[problem.behaviour.argmin(1)]
+    candidates = [candidate(problem.target, "near"), candidate(never, "far")]
+    settings = FQESettings(**QUICK, num_steps=30, epsilon=0.001)
+    found = select(candidates, evidence, settings, tmp_path / "fqe.pt")
+    rows = found.policies.set_index("run")
+    assert np.isfinite(
+        rows.loc["near", ["wis", "pdwis", "dr", "wis_low", "dr_high"]].astype(float)
+    ).all()
+    assert rows.loc["far", ["wis", "pdwis", "dr", "wis_low"]].isna().all()
+    assert rows.loc["far", "ess"] < 5 < rows.loc["near", "ess"]
+    notes = "\n".join(found.notes)
+    for note in (
+        "1 policy has an effective sample size below 5",
+        "are of the policies with 0.001 of actions at random (epsilon)",
+        "behaviour probabilities are estimated; on 400 episodes that it was not fitted to",
+        "of the episodes are cut where a reward still weighs",
+    ):
+        assert note in notes
+    assert found.behaviour["ess"] == pytest.approx(400)
+    assert found.estimates["near"]["support"] == pytest.approx(1)
+
+
+def test_support_is_the_chance_of_an_action_that_is_taken():
+    behaviour = np.array([[0.995, 0.005], [0.5, 0.5]])
+    policy = np.array([[0.0, 1.0], [0.3, 0.7]])
+    assert discrete_support(policy, behaviour) == pytest.approx(0.5)
+
+
+def test_continuous_actions_are_supported_where_such_were_recorded_nearby():
+    rng = np.random.default_rng(0)
+
+    def steps(count):
+        obs = rng.uniform(-1, 1, (count, 2)).astype(np.float32)
+        act = np.sin(3 * obs[:, :1]) / 2 + 0.05 * rng.standard_normal((count, 1))
+        zeros = np.zeros(count)
+        return Transitions(
+            obs=obs, act=act, rew=zeros, terminated=zeros, truncated=zeros, obs_next=obs
+        )
+
+    class Same:
+        obs = act = staticmethod(lambda x: x)
+
+    nearest = NearestActions(steps(3000), steps(500), Same())
+    assert nearest.share(nearest.act) == pytest.approx(0.95, abs=0.01)
+    assert nearest.share(np.sin(3 * nearest.obs[:, :1]) / 2) > 0.95
+    assert nearest.share(np.sin(3 * nearest.obs[:, :1]) / 2 + 0.5) < 0.02
+    half = np.where(nearest.obs[:, 1:] > 0, nearest.act, -2.0)
+    assert nearest.share(half) == pytest.approx((nearest.obs[:, 1] > 0).mean() * 0.95, abs=0.03)

@@ -1,0 +1,94 @@
+"""The command on discrete actions: recorded, learned, estimated and shown side by side."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bcq_exp.selection.candidates import load_evidence
+from bcq_exp.training.record import RunRecord
+from tests.commands import TINY
+from tests.forked import forked
+
+BRIEF = [option for option in TINY if not option.startswith(("policy.", "algo.", "dataset."))]
+DATA = ("dataset=minari", "dataset.id=my/pole-v0", "dataset.download=false", "dataset.holdout=0.3")
+FAST = ("num_steps=60", "num_members=2", "hidden_sizes=[16]")
+ESTIMATES = ("fqe", "dr", "pdwis", "wis")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a data set of CartPole and the policies of two algorithms, selected."""
+    home = tmp_path_factory.mktemp("discrete")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
+        words = ("id=my/pole-v0", "env=CartPole-v1", "num_steps=3000", "random_action_prob=0.5")
+        done = forked(*words, module="bcq_exp.collect", cwd=home)
+        assert done.returncode == 0, done.stderr
+        done = forked("-m", *BRIEF, *DATA, "algo=discrete_bcq,bc", "name=s", cwd=home)
+        assert done.returncode == 0, done.stderr
+        yield home
+
+
+def select(*arguments, cwd):
+    done = forked("multirun/s", *FAST, *arguments, module="bcq_exp.select", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    return said, json.loads((cwd / "multirun" / "s" / "ope" / "selection.json").read_text())
+
+
+def test_estimates_stand_side_by_side(home, opened):
+    said, content = select("horizon=10", "epsilon=0.2", cwd=home)
+    assert "by several estimators ± interval" in said and "effective episodes" in said
+    assert "policies with 0.2 of actions at random (epsilon)" in said
+    assert "behaviour probabilities are estimated; on" in said
+    runs = sorted((home / "multirun" / "s").glob("algo=*"))
+    evidence = load_evidence(runs, trusted=False)
+    mean = evidence.returns(0.99, 10).mean()
+    behaviour = content["behaviour"]
+    assert behaviour["pdwis"] == pytest.approx(mean, rel=1e-5)
+    assert behaviour["wis"] == pytest.approx(mean, rel=1e-5)
+    assert behaviour["ess"] == pytest.approx(len(evidence.episode_rows))
+    policies = pd.read_csv(home / "multirun" / "s" / "ope" / "policies.csv")
+    for row in (*content["policies"], behaviour):
+        for name in ESTIMATES:
+            assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+        assert 5 <= row["ess"] <= behaviour["ess"] + 1e-6 and 0 <= row["support"] <= 1
+        assert 0 < row["ess_least"] <= behaviour["ess"] + 1e-6
+    assert np.isfinite(policies[["wis", "pdwis_low", "dr_high", "ess_least"]]).all(axis=None)
+    kept = RunRecord(runs[0]).estimates()[-1]
+    assert kept["settings"]["epsilon"] == 0.2 and kept["dr"] is not None
+    found = content["calibration"]
+    assert found["num_episodes"] == len(evidence.episode_rows)
+    assert sum(count for *_, count in found["reliability"]) == len(evidence.dataset.transitions)
+    assert forked("multirun/s", module="bcq_exp.compare", cwd=home).returncode == 0
+    page = opened(home / "multirun" / "s" / "report" / "index.html")
+    rows = page.locator("#estimator-table tbody tr")
+    assert rows.count() == 3 and "behaviour policy" in rows.nth(0).inner_text()
+    points = page.evaluate("document.getElementById('estimator-plot').data[1]")
+    assert points["x"] == pytest.approx([behaviour["dr"], *policies["dr"]], rel=1e-4)
+    assert "Expected calibration error" in page.inner_text("#calibration-how")
+
+
+def test_own_critics_value_discrete_actions(home):
+    _, content = select("horizon=10", cwd=home)
+    rows = {row["run"]: row for row in content["policies"]}
+    assert np.isfinite(rows["algo=discrete_bcq"]["critic_value"])
+    assert rows["algo=discrete_bcq"]["td_error"] > 0
+    assert rows["algo=bc"]["critic_value"] is None
+
+
+def test_too_few_effective_episodes_leave_no_estimates_by_weights(home):
+    said, content = select("epsilon=0", cwd=home)  # whole episodes of greedy policies
+    rows = content["policies"]
+    few = [row for row in rows if row["ess"] < 5]
+    assert few and all(row["wis"] is row["pdwis_low"] is row["dr"] is None for row in few)
+    assert "an effective sample size below 5" in said
+    assert all(row["fqe"] is not None for row in rows)
+
+
+def test_an_epsilon_of_1_is_refused(home):
+    done = forked("multirun/s", "epsilon=1", module="bcq_exp.select", cwd=home)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "epsilon=1: must be a number in [0, 1)" in done.stderr

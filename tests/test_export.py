@@ -336,6 +336,11 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Counting(nn.Module):
+    def forward(self, x):
+        return torch.stack([row for row in x])
+
+
 class Drawing(nn.Module):
     def forward(self, x):
         return x + torch.randn_like(x)
@@ -366,6 +371,7 @@ def own_vae():
 
 REFUSED = {
     "a branch on values": (lambda: actor_with(Branching()), "actor.1 (Branching): torch.export"),
+    "a loop over rows": (lambda: actor_with(Counting()), "actor.1 (Counting): torch.export"),
     "random numbers": (lambda: actor_with(Drawing()), "actor.1 (Drawing): draws random numbers"),
     "dropout": (lambda: actor_with(nn.Dropout()), "actor.1 (Dropout): draws random numbers"),
     "a VAE that draws its own latents": (own_vae, "vae: it draws its own random numbers"),

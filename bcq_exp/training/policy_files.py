@@ -257,14 +257,18 @@ def _as_torch(
 
 
 def _culprit(error: BaseException, network: nn.Module) -> str:
-    """The innermost module that was running when an error was raised, by its configuration key."""
-    parts = set(network.modules())
+    """The innermost module that was running when an error was raised.
+
+    An error about sizes is raised later: then the last module that is neither ours nor torch's.
+    """
+    parts = list(network.modules())
+    others = [x for x in parts if type(x).__module__.split(".")[0] not in ("bcq_exp", "torch")]
     running = [
         found
         for frame, _ in traceback.walk_tb(error.__traceback__)
         if isinstance(found := frame.f_locals.get("self"), nn.Module) and found in parts
     ]
-    return _named(network, running[-1] if running else network)
+    return _named(network, [network, *others, *running][-1])
 
 
 def _named(network: nn.Module, module: nn.Module) -> str:

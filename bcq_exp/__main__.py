@@ -18,6 +18,7 @@ COMMANDS = {  # name -> module with its main(), and what it does
     "compare": ("bcq_exp.compare", "compare runs: a table and a report page"),
     "select": ("bcq_exp.select", "rank policies without the environment"),
     "evaluate": ("bcq_exp.evaluate", "evaluate or film a trained policy"),
+    "export": ("bcq_exp.export", "write a policy to a file that runs without bcq_exp"),
     "collect": ("bcq_exp.collect", "record a data set"),
     "paper": ("bcq_exp.paper.__main__", "run the experiments of the BCQ paper"),
     "wandb mirror": ("bcq_exp.wandb_mirror", "write W&B runs again from local files"),

@@ -135,6 +135,7 @@ def _trained(cfg: DictConfig) -> str:
 
 def _collected(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuffer]]:
     """The environment, and a behaviour's episodes in it."""
+    from gymnasium.spaces import Discrete
     from rich.progress import Progress
 
     from bcq_exp.data import behaviour
@@ -143,6 +144,11 @@ def _collected(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuf
     env, policy = _who_and_where(cfg, agent)
     if cfg.noise_std or cfg.random_action_prob:
         space = check_action_space(cfg.id, env.action_space)
+        if cfg.noise_std and isinstance(space, Discrete):
+            raise UserError(
+                f"noise_std={cfg.noise_std}: the environment's actions are {space}; use "
+                "random_action_prob"
+            )
         policy = behaviour.Noisy(policy, space, cfg.noise_std, cfg.random_action_prob)
     num_steps = DEFAULT_STEPS if cfg.num_steps is None else cfg.num_steps
     limit = env.spec.max_episode_steps if env.spec is not None else None

@@ -91,7 +91,9 @@ SHARE = Range(0, 1, low_open=True, high_open=True)
 GAMMA = LMBDA = FRACTION
 TAU = Range(0, 1, low_open=True)
 BINS = Range(low=2)
+THRESHOLD = FRACTION
 PHI = KL_WEIGHT = ALPHA = POLICY_NOISE = NOISE_CLIP = TEMPERATURE = CQL_ALPHA = NATURAL
+LOGITS_PENALTY = NATURAL
 LATENT_CLIP = ADVANTAGE_CLIP = POSITIVE
 EXPECTILE = SHARE
 DECAY_RATE = Range(0, 1, high_open=True)  # of an optimizer's running means

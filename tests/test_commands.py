@@ -51,7 +51,7 @@ def test_every_module_that_is_a_command_is_listed():
     [
         (["comparre", "s"], "comparre: no such command; did you mean compare?"),
         (["wandb", "mirro"], "wandb mirro: no such command; did you mean wandb mirror?"),
-        (["x"], "x: no such command; there are train, status, compare, select, evaluate, collect,"),
+        (["x"], "x: no such command; there are train, status, compare, select, evaluate, export,"),
         (["wandb"], "wandb: no such command; there are wandb mirror, wandb workspace, wandb sweep"),
     ],
 )
@@ -176,6 +176,7 @@ def test_a_command_reads_its_folder_by_position(trained):
         ("bcq_exp train -m algo.lmbda=0.5,1 trainer.num_s", {"trainer.num_steps="}),
         ("bcq_exp evaluate multirun/s/algo.lmbda=0.5,seed=0 num", {"num_episodes="}),
         ("bcq_exp train algo=nope net", {"networks="}),
+        ("bcq_exp export multirun/s format=o", {"format=onnx"}),
     ],
 )
 def test_a_shell_is_offered(line, offered, tmp_path):

@@ -14,6 +14,7 @@ from bcq_exp.errors import UserError
 from bcq_exp.sweep import search
 from bcq_exp.sweep.submitted import Submitit
 from bcq_exp.sweep.workers import Joblib, Ray
+from bcq_exp.training import policy_files
 from bcq_exp.wandb_workspace import workspace
 
 CHECKOUT = Path(extras.__file__).parents[1]
@@ -76,9 +77,10 @@ def test_a_module_that_is_here_is_imported_and_another_named(monkeypatch):
 
 WORKSPACE = dict(project="p", entity="e", name="n", keys=[], losses=[], diagnostics=[])
 NEEDED = [
+    ("onnxscript", "export", lambda: policy_files.write_policy(None, "onnx", Path(), {})),
     ("joblib", "joblib", lambda: Joblib(2)),
     ("ray", "ray", lambda: Ray(2, {}, {})),
-    ("submitit", "slurm", lambda: Submitit("local", 2, {})),
+    ("submitit", "slurm", lambda: Submitit("local", 2, "%j", {})),
     ("optuna", "optuna", search._optuna),
     ("wandb_workspaces", "workspace", lambda: workspace(**WORKSPACE)),
 ]

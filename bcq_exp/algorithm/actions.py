@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from gymnasium.spaces import Box, Space
+from gymnasium.spaces import Box, Discrete, Space
 
 from bcq_exp.ranges import BOUND_METHODS, require
 
@@ -79,3 +79,27 @@ class ActionMap:
 
     def _scale(self, unit: np.ndarray) -> np.ndarray:
         return (self._low + (self._high - self._low) * (unit + 1) / 2).astype(unit.dtype)
+
+
+class ActionIndex:
+    """Maps the actions of a Discrete space between the environment's numbers and indices from 0.
+
+    A policy's actions are the environment's numbers already, (B,); those of the data, which its
+    networks work with, are indices (B, 1).
+
+    Raises:
+        TypeError: if the space is not Discrete.
+    """
+
+    def __init__(self, space: Space) -> None:
+        if not isinstance(space, Discrete):
+            raise TypeError(f"the policy needs a Discrete action space, not {space}")
+        self.start = int(space.start)
+
+    def to_env(self, act: np.ndarray) -> np.ndarray:
+        """The actions (B,) of a policy, as they are."""
+        return act
+
+    def from_env(self, act: np.ndarray) -> np.ndarray:
+        """Indices (B, 1) of the environment's numbers (B,)."""
+        return (act - self.start)[..., None]

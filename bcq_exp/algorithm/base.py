@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Space
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import hyperparameters as numbers
@@ -107,6 +108,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     An algorithm *declares*
 
     ===================  =========================================================================
+    ``action_spaces``    the kinds of action space that it learns in: Box, Discrete
     ``training_stats``   the :class:`TrainingStats` whose fields are its losses
     ``diagnostics``      names of the other metrics of its steps
     ``watches``          which metrics mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
@@ -135,6 +137,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     """
 
     transition: ClassVar[tuple[str, ...]] = TRANSITION
+    action_spaces: ClassVar[tuple[type[Space], ...]] = (Box,)
     training_stats: ClassVar[type[TrainingStats]]
     diagnostics: ClassVar[tuple[str, ...]] = ()
     Hyperparameters: ClassVar[type[numbers.Hyperparameters]] = numbers.Hyperparameters

@@ -174,19 +174,16 @@ class BCQPolicy(Policy):
         """Latents drawn from the prior are clipped to plus and minus this (0.5 in the paper)."""
         return float(latent_clip(self.vae))
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        """As :meth:`Policy.forward`, drawing latents.
+    @property
+    def normal_shape(self) -> tuple[int, ...]:
+        return (self.forward_sampled_times, latent_dim(self.vae))
 
-        One batched pass over all B * ``forward_sampled_times`` candidates (equation 11).
-        """
-        obs = self.as_tensor(batch.obs)
-        size = (obs.shape[0], self.forward_sampled_times, latent_dim(self.vae))
-        normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        """Equation 11: one batched pass over all B * ``forward_sampled_times`` candidates."""
+        assert normal is not None
         networks = (self.vae, self.actor_perturbation, self.critic)
         vae, perturbation, critic = map(broadcasting, networks)
-        act = losses.best_action(vae, perturbation, critic, normal.to(obs.device), obs)
-        return Batch(act=act.cpu().numpy(), state=state)
+        return losses.best_action(vae, perturbation, critic, normal, obs)
 
 
 class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):

@@ -1,8 +1,9 @@
-"""Deep Q-learning (Mnih et al. 2015) over independently discretized action dimensions.
+"""Deep Q-learning (Mnih et al. 2015) of discrete or independently discretized actions.
 
 The discrete baseline of the BCQ paper's section 6. "Independently" is taken to mean that each
 dimension d has ``num_bins`` evenly spaced actions and a value Q_d(s, bin) of its own, learnt by its
-own Bellman equation as if the other dimensions were part of the environment.
+own Bellman equation as if the other dimensions were part of the environment. Discrete actions are
+one dimension, whose bins they are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -22,6 +24,7 @@ from bcq_exp.algorithm.base import (
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.discrete import DiscretePolicy
 from bcq_exp.algorithm.hyperparameters import DQNHyperparameters
 from bcq_exp.algorithm.losses import StateToAction
 from bcq_exp.algorithm.networks import ActionRange
@@ -86,10 +89,27 @@ class GreedyPolicy(Policy):
         self.critic = critic
         self.bins = bins
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        q = self.critic(self.as_tensor(batch.obs)).unflatten(-1, (-1, self.bins.num_bins))
-        return Batch(act=self.bins.decode(q.argmax(-1)).cpu().numpy(), state=state)
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        q = self.critic(obs).unflatten(-1, (-1, self.bins.num_bins))
+        return self.bins.decode(q.argmax(-1))
+
+
+class DiscreteGreedyPolicy(DiscretePolicy):
+    """Takes the discrete action of largest value.
+
+    Args:
+        critic: ``(obs,) -> q``, (B, O) -> (B, n).
+        bins: the indices 0 to n - 1.
+        options: as of :class:`~bcq_exp.algorithm.discrete.DiscretePolicy`.
+    """
+
+    def __init__(self, *, critic: nn.Module, bins: Bins, **options: Any) -> None:
+        super().__init__(**options)
+        self.critic = critic
+        self.bins = bins
+
+    def scores(self, obs: Tensor) -> Tensor:
+        return self.critic(obs)
 
 
 class Networks(NamedTuple):
@@ -148,8 +168,10 @@ def train_step(
     return {"critic_loss": loss, "q_mean": q_mean, "target_q_mean": target.mean((-2, -1))}
 
 
-class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
-    """DQN of discretized actions, its target network moved by polyak averaging.
+class DQN(
+    OfflineAlgorithm[GreedyPolicy | DiscreteGreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin
+):
+    """DQN of discrete or discretized actions, its target network moved by polyak averaging.
 
     Args:
         policy: with the critic that learns and the bins of its actions.
@@ -160,6 +182,7 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
         ValueError: if a number is out of its range.
     """
 
+    action_spaces = (Box, Discrete)
     training_stats = DQNTrainingStats
     diagnostics = ("q_mean", "target_q_mean")
     Hyperparameters = DQNHyperparameters
@@ -167,7 +190,11 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
     steps = (train_step,)
 
     def __init__(
-        self, *, policy: GreedyPolicy, critic_optim: OptimizerFactory, **hyperparameters: Any
+        self,
+        *,
+        policy: GreedyPolicy | DiscreteGreedyPolicy,
+        critic_optim: OptimizerFactory,
+        **hyperparameters: Any,
     ) -> None:
         super().__init__(policy=policy, **{**hyperparameters, "num_bins": policy.bins.num_bins})
         self.critic_target = self._add_lagged_network(policy.critic)
@@ -175,12 +202,20 @@ class DQN(OfflineAlgorithm[GreedyPolicy], LaggedNetworkPolyakUpdateAlgorithmMixi
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
-        num_bins = cls.Hyperparameters(**parts.hyperparameters).num_bins
-        policy = GreedyPolicy(
-            critic=parts.network("critic", act_dim=parts.sizes["act_dim"] * num_bins),
-            bins=parts.place(Bins(**parts.bounds, num_bins=num_bins)),
-            **parts.policy,
-        )
+        num_actions = parts.sizes["act_dim"]
+        policy: GreedyPolicy | DiscreteGreedyPolicy
+        if isinstance(parts.policy["action_space"], Discrete):
+            bins = Bins(low=[0.0], high=[num_actions - 1.0], num_bins=num_actions)
+            policy = DiscreteGreedyPolicy(
+                critic=parts.network("critic"), bins=parts.place(bins), **parts.policy
+            )
+        else:
+            num_bins = cls.Hyperparameters(**parts.hyperparameters).num_bins
+            policy = GreedyPolicy(
+                critic=parts.network("critic", act_dim=num_actions * num_bins),
+                bins=parts.place(Bins(**parts.bounds, num_bins=num_bins)),
+                **parts.policy,
+            )
         optim = parts.optimizer("critic_optim")
         return cls(policy=policy, critic_optim=optim, **parts.hyperparameters)
 

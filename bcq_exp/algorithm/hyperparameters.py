@@ -22,10 +22,12 @@ from bcq_exp.ranges import (
     EXPECTILE,
     GAMMA,
     LMBDA,
+    LOGITS_PENALTY,
     NOISE_CLIP,
     POLICY_NOISE,
     TAU,
     TEMPERATURE,
+    THRESHOLD,
     Allowed,
     require,
 )
@@ -125,8 +127,26 @@ class DQNHyperparameters(TargetHyperparameters):
     num_bins: int = number(
         10,
         BINS,
-        "actions in each dimension, evenly from its lowest to its highest",
+        "actions in each continuous dimension, evenly from its lowest to its highest",
         stackable=False,
+    )
+
+
+@dataclass(frozen=True)
+class DiscreteBCQHyperparameters(TargetHyperparameters):
+    threshold: float = number(
+        0.3,
+        THRESHOLD,
+        "least G(a|s) of an allowed action as a share of the largest; 0: double DQN, 1: imitation",
+    )
+    target_update_freq: int = number(
+        1,
+        COUNT,
+        "steps between moves of the target network; a hard update has tau=1",
+        stackable=False,
+    )
+    logits_penalty: float = number(
+        0.01, LOGITS_PENALTY, "weight of the generative model's mean squared logit"
     )
 
 
@@ -146,6 +166,7 @@ class FQEHyperparameters(TargetHyperparameters):
 ALGORITHMS = {  # those with hyperparameters, as choice files name them: /schema/NAME@algo
     "bcq": BCQHyperparameters,
     "ddpg": TargetHyperparameters,
+    "discrete_bcq": DiscreteBCQHyperparameters,
     "dqn": DQNHyperparameters,
     "td3_bc": TD3BCHyperparameters,
     "iql": IQLHyperparameters,

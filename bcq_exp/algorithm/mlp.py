@@ -46,7 +46,9 @@ class MLP(HasComputeDtype, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         params = [p for layer in self.layers for p in (layer.weight, layer.bias)]
         rows = x.reshape(-1, x.shape[-1])
-        dtype = x.dtype if len(rows) < FEW_ROWS else self.compute_dtype or x.dtype
+        dtype = self.compute_dtype
+        if dtype is None or len(rows) < FEW_ROWS:
+            dtype = x.dtype
         y, *_ = _MLPFunction.apply(dtype, rows, *params)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 

@@ -39,20 +39,24 @@ class ActionRange(nn.Module):
     """Buffers of the actions the policy works in: bounds, centre and half-width, (A,) each.
 
     Args:
-        low, high: (A,) or numbers.
+        low, high: (A,) or numbers; None of discrete actions, which have no buffers.
 
     Raises:
         ValueError: if a bound is not finite, or ``low`` not below ``high``.
     """
 
     pure = True
-    low: Tensor
-    high: Tensor
+    low: Tensor | Any
+    high: Tensor | Any
     center: Tensor
     scale: Tensor
 
     def __init__(self, low: Any, high: Any) -> None:
         super().__init__()
+        if low is None and high is None:
+            for name in ("low", "high", "center", "scale"):
+                self.register_buffer(name, None)
+            return
         low, high = (torch.as_tensor(x, dtype=torch.get_default_dtype()) for x in (low, high))
         if not (torch.isfinite(low).all() and torch.isfinite(high).all() and (low < high).all()):
             raise ValueError(f"action bounds must be finite with low < high, not {low} and {high}")
@@ -65,10 +69,13 @@ class ActionRange(nn.Module):
 class Actor(ActionRange):
     """mu(s), a deterministic policy: ``forward(obs)`` (..., O) -> (..., A), a tanh of the range.
 
+    Without bounds its outputs are the logits of ``act_dim`` discrete actions.
+
     Args:
         obs_dim, act_dim: O and A.
         hidden_sizes: units of each hidden layer.
-        low, high: bounds of the action, (A,) or numbers, in the policy's unit.
+        low, high: bounds of the action, (A,) or numbers, in the policy's unit; None of discrete
+            actions.
 
     Raises:
         ValueError: if a bound is not finite, or ``low`` not below ``high``.
@@ -87,6 +94,8 @@ class Actor(ActionRange):
         self.net = MLP(obs_dim, hidden_sizes, act_dim)
 
     def forward(self, obs: Tensor) -> Tensor:
+        if self.low is None:
+            return self.net(obs)
         return self.center.addcmul(self.scale, self.net(obs).tanh())
 
 
@@ -231,6 +240,16 @@ class StateCritic(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.net(obs)
+
+
+class Counter(nn.Module):
+    """Counts a run's steps in a tensor, which compiled and stacked steps can change."""
+
+    pure = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = nn.Parameter(torch.zeros(()), requires_grad=False)
 
 
 class VAE(ActionRange):

@@ -33,8 +33,9 @@ class Parts:
         policy: keywords of a :class:`~bcq_exp.algorithm.policy.Policy`: the spaces and the group
             ``policy``.
         hyperparameters: the numbers of the group ``algo``, by name.
-        sizes: ``obs_dim`` and ``act_dim``.
-        bounds: ``low`` and ``high`` (A,) of the policy's actions, for networks that need them.
+        sizes: ``obs_dim`` and ``act_dim``, which is the number of discrete actions.
+        bounds: ``low`` and ``high`` (A,) of the policy's actions, for networks that need them; None
+            of discrete actions.
         place: converts a module made otherwise to the run's dtype, and moves it to its device.
     """
 

@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
 
-from bcq_exp.algorithm.actions import ActionMap, BoundMethod
+from bcq_exp.algorithm.actions import ActionIndex, ActionMap, BoundMethod
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.networks import SquashedMean
 
@@ -62,13 +62,13 @@ class Policy(nn.Module, Predictor):
     """Maps observations to actions in its own unit, and that unit to the environment's.
 
     Args:
-        action_space: a Box.
+        action_space: a Box; Discrete of a :class:`~bcq_exp.algorithm.discrete.DiscretePolicy`.
         observation_space: kept for whoever asks.
         action_scaling: networks work in [-1, 1], scaled to the space's bounds when acting.
         action_bound_method: how actions are kept in range (:class:`ActionMap` has the table).
 
     Raises:
-        TypeError: if the action space is no Box.
+        TypeError: if the action space is another.
         ValueError: for an unknown bound method, or scaling without bounds.
     """
 
@@ -87,17 +87,46 @@ class Policy(nn.Module, Predictor):
         self.observation_space = observation_space
         self.action_scaling = action_scaling
         self.action_bound_method = action_bound_method
-        self._action_map = ActionMap(
-            action_space, action_scaling=action_scaling, bound_method=action_bound_method
+        self._action_map = self._make_action_map()
+
+    def _make_action_map(self) -> ActionMap | ActionIndex:
+        return ActionMap(
+            self.action_space,
+            action_scaling=self.action_scaling,
+            bound_method=self.action_bound_method,
         )
 
-    @abstractmethod
+    @property
+    def normal_shape(self) -> tuple[int, ...] | None:
+        """Shape of the standard normals that one action is computed from; None for none."""
+        return None
+
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        """Compute actions by tensor operations alone, as the export needs it.
+
+        Args:
+            obs: (B, O), in the dtype and on the device of the networks.
+            normal: standard normals (B, *``normal_shape``), if the policy takes any.
+
+        Returns:
+            Actions (B, A) in the policy's unit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no action(obs, normal)")
+
+    @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         """Actions ``.act``, an array (B, A) in the policy's unit, for ``batch.obs`` ``(B, *obs)``.
 
         ``generator=`` (a ``torch.Generator`` on the CPU) supplies what the policy draws, if it
         draws; by default torch's global one does. ``state`` is handed back: it keeps none.
         """
+        obs, shape = self.as_tensor(batch.obs), self.normal_shape
+        normal = None
+        if shape is not None:
+            size = (obs.shape[0], *shape)
+            normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
+            normal = normal.to(obs.device)
+        return Batch(act=self.action(obs, normal).cpu().numpy(), state=state)
 
     def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
         return self.map_action(self(Batch(obs=obs), generator=generator).act)
@@ -135,10 +164,8 @@ class DeterministicPolicy(Policy):
         super().__init__(**options)
         self.actor = actor
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        act = self.actor(self.as_tensor(batch.obs))
-        return Batch(act=act.cpu().numpy(), state=state)
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        return self.actor(obs)
 
 
 class GaussianPolicy(DeterministicPolicy):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
@@ -41,13 +40,13 @@ class VAEPolicy(Policy):
         super().__init__(**options)
         self.vae = vae
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        obs = self.as_tensor(batch.obs)
-        size = (obs.shape[0], latent_dim(self.vae))
-        normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
-        act = losses.sampled_action(broadcasting(self.vae), obs, normal.to(obs.device))
-        return Batch(act=act.cpu().numpy(), state=state)
+    @property
+    def normal_shape(self) -> tuple[int, ...]:
+        return (latent_dim(self.vae),)
+
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        assert normal is not None
+        return losses.sampled_action(broadcasting(self.vae), obs, normal)
 
 
 class Networks(NamedTuple):

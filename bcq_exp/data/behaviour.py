@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data import minari_store
 from bcq_exp.data.environments import env_name, importable
-from bcq_exp.data.spaces import check_action_space
+from bcq_exp.data.spaces import ActionSpace, act_size, check_action_space
 from bcq_exp.data.transitions import DataError
 
 if TYPE_CHECKING:
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 _EPISODE_BYTES = 2**15  # that HDF5 needs for an episode's groups and headers
 
 Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""Maps an observation ``(O,)`` to an action ``(A,)`` in environment units."""
+"""Maps an observation ``(O,)`` to what the environment takes: ``(A,)``, or a discrete action."""
 
 
 @dataclass(frozen=True)
 class UniformRandom:
     """Actions drawn uniformly from the whole (bounded) action space."""
 
-    action_space: Box
+    action_space: ActionSpace
 
     def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         space = self.action_space
+        if isinstance(space, Discrete):
+            return np.asarray(rng.integers(space.start, space.start + space.n))
         return rng.uniform(space.low, space.high).astype(space.dtype)
 
 
@@ -42,14 +44,14 @@ class Noisy:
 
     Args:
         behaviour: the one to disturb.
-        action_space: bounds; results are clipped to it.
+        action_space: bounds; results are clipped to it. Discrete actions have no noise.
         noise_std: standard deviation of the Gaussian added to each action, in units of HALF the
             action's range, so that the paper's N(0, 0.3) on [-1, 1] is 0.3 here on any range.
         random_action_prob: share of steps that take a uniform action instead (paper: 0.3).
     """
 
     behaviour: Behaviour
-    action_space: Box
+    action_space: ActionSpace
     noise_std: float
     random_action_prob: float
 
@@ -57,6 +59,8 @@ class Noisy:
         space = self.action_space
         if rng.random() < self.random_action_prob:
             return UniformRandom(space)(obs, rng)
+        if isinstance(space, Discrete):
+            return self.behaviour(obs, rng)
         half_range = (space.high - space.low) / 2
         noise = rng.normal(0.0, self.noise_std, size=space.shape) * half_range
         return np.clip(self.behaviour(obs, rng) + noise, space.low, space.high).astype(space.dtype)
@@ -90,7 +94,23 @@ class ScriptedPendulum:
         return np.clip([torque], -self.max_torque, self.max_torque).astype(np.float32)
 
 
-_SCRIPTED: dict[str, Callable[[], Behaviour]] = {"Pendulum-v1": ScriptedPendulum}
+@dataclass(frozen=True)
+class ScriptedCartPole:
+    """CartPole-v1 by hand: push to the side to which the pole falls and the cart drifts.
+
+    The weights are of position (m), speed (m/s), angle (rad) and angular speed (rad/s).
+    """
+
+    weights: tuple[float, float, float, float] = (0.05, 0.1, 1.0, 0.5)
+
+    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.asarray(int(np.dot(self.weights, obs) > 0))
+
+
+_SCRIPTED: dict[str, Callable[[], Behaviour]] = {
+    "Pendulum-v1": ScriptedPendulum,
+    "CartPole-v1": ScriptedCartPole,
+}
 
 
 def scripted(env_id: str) -> Behaviour:
@@ -118,7 +138,7 @@ def collect(
     """Run ``behaviour`` for exactly ``num_steps`` steps; the same seed gives the same steps.
 
     Args:
-        env: an environment with flat observations ``(O,)`` and bounded actions ``(A,)``.
+        env: an environment with flat observations ``(O,)`` and bounded or discrete actions.
         behaviour: who acts.
         num_steps: recorded steps; an episode still running then is cut and marked truncated.
         seed: decides every episode's start and every random choice of the behaviour; several
@@ -223,9 +243,13 @@ def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:
         CannotWrite: if there is not.
         DataError: the folder of data sets cannot be written.
     """
+    act_space = check_action_space(env_name(env), env.action_space)
     step = 10  # reward and flags
-    for space in (env.observation_space, env.action_space):
-        step += gym.spaces.flatdim(space) * np.dtype(space.dtype or np.float64).itemsize
+    for size, space in (
+        (gym.spaces.flatdim(env.observation_space), env.observation_space),
+        (act_size(act_space), act_space),
+    ):
+        step += size * np.dtype(space.dtype or np.float64).itemsize
     minari_store.check_room(num_steps * step + num_episodes * _EPISODE_BYTES)
 
 

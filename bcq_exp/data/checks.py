@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
+from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.data.transitions import DataError, Transitions
 
 TOLERANCE = 1e-5  # of a bound's range (or size): what float32 storage may add at the edge
@@ -16,7 +17,7 @@ def check_transitions(
     source: str,
     transitions: Transitions,
     observation_space: Box,
-    action_space: Box,
+    action_space: ActionSpace,
     lengths: np.ndarray,
     remedy: str,
 ) -> None:
@@ -26,7 +27,7 @@ def check_transitions(
         source: the data set's name, for the message.
         transitions: the rows of all episodes, one episode after the other.
         observation_space: bounds ``(O,)``, infinite ones included.
-        action_space: bounds ``(A,)``, in the units of ``transitions.act``.
+        action_space: bounds ``(A,)``, in the units of ``transitions.act``; or Discrete.
         lengths: rows of each episode ``(E,)``, to say where a fault lies.
         remedy: what to do where values and a space disagree.
 
@@ -35,7 +36,10 @@ def check_transitions(
             action outside its bounds by more than rounding.
     """
     check_not_empty(source, len(transitions))
-    bounds = {"obs": observation_space, "act": action_space, "obs_next": observation_space}
+    bounds = {"obs": observation_space, "obs_next": observation_space}
+    check_width(source, "act", transitions.act.shape[1], act_size(action_space))
+    if isinstance(action_space, Box):
+        bounds["act"] = action_space
     for name, space in bounds.items():
         check_width(source, name, getattr(transitions, name).shape[1], space.shape[0])
     for name in ("obs", "act", "rew", "obs_next"):
@@ -51,6 +55,22 @@ def check_transitions(
                     f"{place(row, lengths)}; its space allows [{bounds[name].low[column]:g}, "
                     f"{bounds[name].high[column]:g}]; {remedy}{clip}"
                 )
+    if isinstance(action_space, Discrete):
+        _check_indices(source, transitions.act[:, 0], action_space, lengths, remedy)
+
+
+def _check_indices(
+    source: str, act: np.ndarray, space: Discrete, lengths: np.ndarray, remedy: str
+) -> None:
+    """Raise DataError where an index ``(N,)`` is no whole number from 0 to n - 1."""
+    wrong = (act < 0) | (act >= space.n) | (act != np.floor(act))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        first = int(space.start)
+        raise DataError(
+            f"data set {source!r}: act is {act[row] + first:.6g} at {place(row, lengths)}; its "
+            f"space allows the integers {first} to {first + space.n - 1}; {remedy}"
+        )
 
 
 def clip_actions(

@@ -21,7 +21,7 @@ from bcq_exp.data.checks import (
 from bcq_exp.data.contents import Contents, episode_sums
 from bcq_exp.data.environments import make_raw
 from bcq_exp.data.resolution import Resolution
-from bcq_exp.data.spaces import Leaf, check_action_space, flat_box, observation_leaves
+from bcq_exp.data.spaces import Leaf, check_continuous, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.errors import first_line
 
@@ -100,7 +100,7 @@ def _spaces(name: str, spec: EnvSpec | None) -> tuple[tuple[Leaf, ...], Box, Box
     env = make_raw(name, spec)
     try:
         leaves = observation_leaves(name, env.observation_space)
-        return leaves, flat_box(env.observation_space), check_action_space(name, env.action_space)
+        return leaves, flat_box(env.observation_space), check_continuous(name, env.action_space)
     finally:
         env.close()
 

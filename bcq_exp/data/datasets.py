@@ -36,7 +36,8 @@ class Dataset(Task):
     """Validated offline data and the environment a policy learned from it is evaluated in.
 
     Args:
-        transitions: all episodes, one after the other; actions in environment units, float32.
+        transitions: all episodes, one after the other, float32; actions in environment units, or
+            (N, 1) the index of a discrete one, from 0.
         content_hash: sha256 (hex) over the transitions of the whole set.
         episode_returns: sums of recorded rewards ``(E,)`` float64.
         episode_lengths: recorded steps ``(E,)`` int64.

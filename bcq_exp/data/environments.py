@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.data.spaces import Leaf, check_action_space, observation_leaves
+from bcq_exp.data.spaces import ActionSpace, Leaf, check_action_space, observation_leaves
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import first_line
 
@@ -42,7 +42,7 @@ _FILE_NAMES = {
     r"pendulum(?![a-z])": "Pendulum-v1",
 }
 
-_SPACES = ("obs_dim", "act_low", "act_high")
+_SPACES = ("obs_dim", "act_low", "act_high", "act_n", "act_start")
 _DECISIVE = ("id", "entry_point", "kwargs", "max_episode_steps", "additional_wrappers")
 _GONE_FIELDS = ("autoreset", "apply_api_compatibility")  # in specs written before Gymnasium 1.0
 
@@ -222,7 +222,10 @@ def flatten_env(env: gym.Env) -> gym.Env:
 
 
 def to_state(
-    source: str, spec: EnvSpec | str | None, observation_space: Box, action_space: Box
+    source: str,
+    spec: EnvSpec | str | None,
+    observation_space: Box,
+    action_space: ActionSpace,
 ) -> dict[str, Any]:
     """An environment and its flat spaces in plain values, for a checkpoint.
 
@@ -239,9 +242,14 @@ def to_state(
         "source": source,
         "spec": text,
         "obs_dim": int(observation_space.shape[0]),
-        "act_low": action_space.low.tolist(),
-        "act_high": action_space.high.tolist(),
+        **_actions_to_state(action_space),
     }
+
+
+def _actions_to_state(space: ActionSpace) -> dict[str, Any]:
+    if isinstance(space, Discrete):
+        return {"act_n": int(space.n), "act_start": int(space.start)}
+    return {"act_low": space.low.tolist(), "act_high": space.high.tolist()}
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
@@ -249,7 +257,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
     Only what an episode follows from is compared, of specifications that were written down.
     """
-    parts = [{name: state[name] for name in _SPACES} for state in (old, new)]
+    parts = [{name: state.get(name) for name in _SPACES} for state in (old, new)]
     if old["spec"] is not None and new["spec"] is not None:
         for part, state in zip(parts, (old, new), strict=True):
             part |= {name: json.loads(state["spec"]).get(name) for name in _DECISIVE}
@@ -316,13 +324,16 @@ def make(env: str, **kwargs: Any) -> gym.Env:
     return flatten_env(make_raw(env, find_spec(env, env), **kwargs))
 
 
-def spaces_of_state(state: dict[str, Any]) -> tuple[Box, Box]:
+def spaces_of_state(state: dict[str, Any]) -> tuple[Box, ActionSpace]:
     """The flat observation and action spaces of :func:`to_state`."""
+    observation_space = Box(-np.inf, np.inf, (state["obs_dim"],), np.float32)
+    if "act_n" in state:
+        return observation_space, Discrete(state["act_n"], start=state["act_start"])
     low, high = (np.asarray(state[name], dtype=np.float32) for name in ("act_low", "act_high"))
-    return Box(-np.inf, np.inf, (state["obs_dim"],), np.float32), Box(low, high)
+    return observation_space, Box(low, high)
 
 
-def check_acts_in(env: gym.Env, observation_space: Box, action_space: Box) -> None:
+def check_acts_in(env: gym.Env, observation_space: Box, action_space: ActionSpace) -> None:
     """Refuse an environment, flat, for an agent of other flat spaces.
 
     Raises:
@@ -339,7 +350,9 @@ def check_acts_in(env: gym.Env, observation_space: Box, action_space: Box) -> No
     )
 
 
-def _same(space: gym.Space, other: Box) -> bool:
+def _same(space: gym.Space, other: ActionSpace) -> bool:
+    if isinstance(other, Discrete):
+        return isinstance(space, Discrete) and (space.n, space.start) == (other.n, other.start)
     return (
         isinstance(space, Box)
         and space.shape == other.shape
@@ -348,14 +361,16 @@ def _same(space: gym.Space, other: Box) -> bool:
     )
 
 
-def check_fit(source: str, env: gym.Env, leaves: tuple[Leaf, ...], action_space: Box) -> None:
+def check_fit(
+    source: str, env: gym.Env, leaves: tuple[Leaf, ...], action_space: ActionSpace
+) -> None:
     """Refuse an environment in which a policy learned from the data could not be run.
 
     Args:
         source: the data set's name, for messages.
         env: the environment, observations not yet flattened.
         leaves: parts and order of the data's flat observations.
-        action_space: the data's action space ``(A,)``.
+        action_space: the data's action space.
 
     Raises:
         DataError: other observation parts, sizes or order, or another action space.

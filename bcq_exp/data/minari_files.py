@@ -10,13 +10,20 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.checks import check_numbers, check_transitions, check_width, clip_actions
 from bcq_exp.data.contents import Contents, Episode, assemble, episode_sums
 from bcq_exp.data.environments import make_raw, parse_spec
 from bcq_exp.data.resolution import Resolution
-from bcq_exp.data.spaces import Leaf, check_action_space, flat_box, observation_leaves
+from bcq_exp.data.spaces import (
+    ActionSpace,
+    Leaf,
+    act_size,
+    check_action_space,
+    flat_box,
+    observation_leaves,
+)
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.errors import first_line
 
@@ -41,7 +48,7 @@ class _Source:
     num_episodes: int
     leaves: tuple[Leaf, ...]
     observation_space: Box
-    action_space: Box
+    action_space: ActionSpace
     resolution: Resolution
 
 
@@ -80,6 +87,11 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
     if "total_steps" in metadata:
         _check_total(name, "steps", _count(name, metadata, "total_steps"), int(lengths.sum()))
     if clips_actions:
+        if isinstance(source.action_space, Discrete):
+            raise DataError(
+                f"data set {name!r}: dataset.clip_actions=true: its action space is "
+                f"{source.action_space}, which has no bounds to clip to; use null"
+            )
         transitions = clip_actions(name, transitions, source.action_space, lengths)
     check_transitions(
         name,
@@ -228,7 +240,7 @@ def _hdf5_episode(file: Any, index: int, source: _Source) -> Episode:
 
     return Episode(
         obs=_observations(source, index, [read_leaf(leaf) for leaf in source.leaves]),
-        act=_flat(_read(file, f"{episode}/actions")),
+        act=_actions(source, _read(file, f"{episode}/actions")),
         rew=_read(file, f"{episode}/rewards"),
         terminated=_read(file, f"{episode}/terminations"),
         truncated=_read(file, f"{episode}/truncations"),
@@ -276,7 +288,7 @@ def _minari_episode(episode: Any, index: int, source: _Source) -> Episode:
     parts = [np.asarray(leaf.pick(episode.observations)) for leaf in source.leaves]
     return Episode(
         obs=_observations(source, index, parts),
-        act=_flat(np.asarray(episode.actions)),
+        act=_actions(source, np.asarray(episode.actions)),
         rew=np.asarray(episode.rewards),
         terminated=np.asarray(episode.terminations),
         truncated=np.asarray(episode.truncations),
@@ -289,7 +301,7 @@ def _assemble(source: _Source, lengths: np.ndarray, episodes: Iterator[Episode])
             source.resolution.see({"obs": episode.obs, "act": episode.act, "rew": episode.rew})
             yield episode
 
-    sizes = source.observation_space.shape[0], source.action_space.shape[0]
+    sizes = source.observation_space.shape[0], act_size(source.action_space)
     return assemble(source.name, lengths, seen(), *sizes)
 
 
@@ -304,6 +316,14 @@ def _observations(source: _Source, index: int, parts: list[np.ndarray]) -> np.nd
         check_numbers(source.name, leaf.name, part, where)
         check_width(source.name, leaf.name, part.shape[1], leaf.size, where)
     return np.concatenate(flat, axis=1)
+
+
+def _actions(source: _Source, values: np.ndarray) -> np.ndarray:
+    """Recorded actions ``(T, ...)`` as ``(T, A)``, or as ``(T, 1)`` indices from 0."""
+    act, space = _flat(values), source.action_space
+    if isinstance(space, Discrete) and space.start and act.dtype.kind in "iuf":
+        return act - np.array(space.start, np.float64)
+    return act
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from gymnasium.spaces import Box
+
 from bcq_exp.data import environments
-from bcq_exp.data.spaces import check_action_space, flat_box, observation_leaves
+from bcq_exp.data.spaces import check_continuous, flat_box, observation_leaves
 from bcq_exp.data.task import Task
 
 
@@ -18,6 +20,7 @@ class Exploration(Task):
             units of half the action's range.
     """
 
+    action_space: Box
     start_steps: int
     noise_std: float
 
@@ -43,7 +46,7 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
         return Exploration(
             id=f"online/{spec.id}",
             observation_space=flat_box(made.observation_space),
-            action_space=check_action_space(env, made.action_space),
+            action_space=check_continuous(env, made.action_space),
             env_spec=spec,
             reference_scores=environments.reference_scores(spec),
             leaves=leaves,

@@ -1,4 +1,4 @@
-"""Spaces: flat observation vectors out of nested Boxes, and actions BCQ can bound."""
+"""Spaces: flat observation vectors out of nested Boxes; continuous and discrete actions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,16 +73,34 @@ def flat_box(space: gym.Space) -> Box:
     return flat
 
 
-def check_action_space(source: str, space: gym.Space | None) -> Box:
-    """``space`` itself where BCQ can act in it.
+def check_action_space(source: str, space: gym.Space | None) -> ActionSpace:
+    """``space`` itself where a policy can act in it.
+
+    Raises:
+        DataError: anything but a Discrete of two actions or more, or a 1-D float Box with finite
+            bounds and ``low < high``.
+    """
+    if not isinstance(space, Discrete):
+        return check_continuous(source, space, "a 1-D Box of floats or Discrete")
+    if space.n < 2:
+        raise DataError(
+            f"data set {source!r}: the action space is {_short(space)}; at least 2 actions are "
+            "needed"
+        )
+    return space
+
+
+def check_continuous(
+    source: str, space: gym.Space | None, allowed: str = "a 1-D Box of floats"
+) -> Box:
+    """``space`` itself where it is continuous and bounded; ``allowed`` is for the message.
 
     Raises:
         DataError: anything but a 1-D float Box with finite bounds and ``low < high``.
     """
     if not isinstance(space, Box) or len(space.shape) != 1 or not _is_float(space):
         raise DataError(
-            f"data set {source!r}: the action space is {_short(space)}; BCQ here is continuous "
-            "and needs a 1-D Box of floats"
+            f"data set {source!r}: the action space is {_short(space)}; it must be {allowed}"
         )
     if not (np.all(np.isfinite([space.low, space.high])) and np.all(space.low < space.high)):
         raise DataError(
@@ -95,6 +113,11 @@ def check_action_space(source: str, space: gym.Space | None) -> Box:
 def act_size(space: ActionSpace) -> int:
     """Numbers that record one action: the vector's, or 1 for the index of a discrete one."""
     return 1 if isinstance(space, Discrete) else int(space.shape[0])
+
+
+def act_dim(space: ActionSpace) -> int:
+    """Outputs of a network of actions: the vector's, or one for each discrete action."""
+    return int(space.n) if isinstance(space, Discrete) else int(space.shape[0])
 
 
 def _walk(

@@ -9,7 +9,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
 from bcq_exp.data import environments
-from bcq_exp.data.spaces import Leaf
+from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import DataError
 
 
@@ -20,7 +20,7 @@ class Task(ABC):
     Args:
         id: name for people and logs.
         observation_space: flat ``(O,)``.
-        action_space: ``(A,)``, finite bounds.
+        action_space: ``(A,)``, finite bounds; or Discrete.
         env_spec: the evaluation environment, None where neither data nor user names one that can be
             made here.
         reference_scores: mean returns of a (random, expert) policy, where known.
@@ -32,7 +32,7 @@ class Task(ABC):
 
     id: str
     observation_space: Box
-    action_space: Box
+    action_space: ActionSpace
     env_spec: EnvSpec | None
     reference_scores: tuple[float, float] | None
     leaves: tuple[Leaf, ...] = ()

@@ -61,8 +61,9 @@ class Units:
         # of one reward, if an episode may end after it, or of that reward for ever
         ends = min(worst, worst * horizon), max(best, best * horizon)
         low, high = settings.return_range or ends
-        is_discrete = isinstance(action_space, Discrete)
-        bounds = (-1, 1) if is_discrete else (action_space.low, action_space.high)
+        bounds: tuple[Any, Any] = (-1, 1)
+        if not isinstance(action_space, Discrete):
+            bounds = action_space.low, action_space.high
         return cls(ObsNormalizer.of(transitions.obs), *bounds, scale, (low / scale, high / scale))
 
     def obs(self, obs: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -272,7 +273,9 @@ def for_training(
     transitions: Transitions, policy: Policy, normalizer: ObsNormalizer | None
 ) -> Transitions:
     """Transitions in the networks' units: actions as the policy's, observations scaled."""
-    arrays: dict[str, np.ndarray] = {"act": policy.map_action_inverse(transitions.act)}
+    arrays: dict[str, np.ndarray] = {}
+    if not isinstance(policy.action_space, Discrete):  # those are indices already
+        arrays["act"] = policy.map_action_inverse(transitions.act)
     if normalizer is not None:
         arrays |= {name: normalizer(getattr(transitions, name)) for name in ("obs", "obs_next")}
     return transitions.replace(**arrays)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -26,13 +26,13 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.data.datasets import step_limit
 from bcq_exp.data.online import Exploration, explore
+from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.engine.online import Collected
 from bcq_exp.training.build import build_dataset
 from bcq_exp.training.cohort import placement_of
-from bcq_exp.training.parts import build_algorithm
+from bcq_exp.training.parts import algorithm_class, build_algorithm
 
 OBS_DIM, ACT_DIM = 17, 6
-UNKNOWN_SPACES: tuple[Box, Box] = Box(-np.inf, np.inf, (OBS_DIM,)), Box(-1.0, 1.0, (ACT_DIM,))
 EPISODE_STEPS = 1000  # of an evaluation, where the environment's limit is not known
 ROW_BYTES = 200  # of a line in train.csv or eval.csv
 RUN_BYTES = 20_000  # of a run's other files
@@ -147,18 +147,20 @@ def cost_of(cfg: DictConfig) -> RunCost:
     """
     placement = placement_of(cfg, 2)  # of two, as one alone says nothing of stacking
     online = _exploration(cfg)
-    spaces = UNKNOWN_SPACES if online is None else (online.observation_space, online.action_space)
+    spaces = (
+        _unknown_spaces(cfg) if online is None else (online.observation_space, online.action_space)
+    )
     algorithm = build_algorithm(cfg, *spaces, replace(placement, device=torch.device("cpu")))
     trainer = cfg.trainer
-    obs_dim, act_dim = (space.shape[0] for space in spaces)
-    step = _counted_step(algorithm, trainer.batch_size, obs_dim, act_dim)
+    obs_dim = spaces[0].shape[0]
+    step = _counted_step(algorithm, trainer.batch_size, obs_dim, act_size(spaces[1]))
     obs = np.zeros((max(1, trainer.eval_episodes), obs_dim), np.float32)
     with _Count() as act:
         algorithm.policy(Batch(obs=obs))
     rows = trainer.num_steps / trainer.log_every + trainer.num_steps / trainer.eval_every
     state = sum(x.nbytes + TENSOR_BYTES for x in _tensors(algorithm.state_dict()))
     if online is not None:  # a checkpoint holds all that the run collected
-        collected = Collected(1, *spaces)
+        collected = Collected(1, online.observation_space, online.action_space)
         state += trainer.num_steps * sum(x.nbytes for x in _tensors(collected.state_dict(1)))
     precision = placement.precision
     return RunCost(
@@ -175,6 +177,13 @@ def cost_of(cfg: DictConfig) -> RunCost:
     )
 
 
+def _unknown_spaces(cfg: DictConfig) -> tuple[Box, ActionSpace]:
+    """Spaces of recorded data that are not loaded; discrete actions for who learns no others."""
+    learns_continuous = Box in algorithm_class(cfg).action_spaces
+    actions = Box(-1.0, 1.0, (ACT_DIM,)) if learns_continuous else Discrete(ACT_DIM)
+    return Box(-np.inf, np.inf, (OBS_DIM,)), actions
+
+
 def _exploration(cfg: DictConfig) -> Exploration | None:
     """The environment of a run that collects its own data."""
     if not str(cfg.dataset._target_).endswith(explore.__name__):
@@ -182,12 +191,14 @@ def _exploration(cfg: DictConfig) -> Exploration | None:
     return build_dataset(cfg)  # type: ignore[return-value]
 
 
-def _counted_step(algorithm: OfflineAlgorithm, batch_size: int, obs_dim: int, act_dim: int) -> Work:
+def _counted_step(
+    algorithm: OfflineAlgorithm, batch_size: int, obs_dim: int, act_size: int
+) -> Work:
     """The mean work of its turns, once optimizers have their state."""
     zeros = next(algorithm.parameters()).new_zeros
     batch = Batch(
         obs=zeros(batch_size, obs_dim),
-        act=zeros(batch_size, act_dim),
+        act=zeros(batch_size, act_size),
         rew=zeros(batch_size),
         terminated=zeros(batch_size),
         obs_next=zeros(batch_size, obs_dim),

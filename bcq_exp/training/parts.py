@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -21,12 +21,17 @@ from bcq_exp.algorithm.parts import Parts
 from bcq_exp.config.meaning import flattened
 from bcq_exp.config.overrides import changed
 from bcq_exp.config.schema import algorithm_nodes
+from bcq_exp.data.spaces import ActionSpace, act_dim
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import init_seed
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.ranges import CONSTANT
 
 OURS = "bcq_exp.algorithm."
+LEARN = {  # choices of algo by the kind of action space
+    Box: ("bcq", "bc", "vae_bc", "td3_bc", "iql", "cql", "ddpg", "dqn"),
+    Discrete: ("discrete_bcq", "bc", "dqn"),
+}
 Place = Callable[[nn.Module], nn.Module]
 
 
@@ -103,15 +108,16 @@ def _holds(value: Any, is_so: Callable[[Any], bool]) -> bool:
     return is_so(value)
 
 
-def with_scaling_decided(cfg: DictConfig, action_space: Box) -> DictConfig:
+def with_scaling_decided(cfg: DictConfig, action_space: ActionSpace) -> DictConfig:
     """The configuration with ``true`` or ``false`` for ``policy.action_scaling=auto``."""
     if OmegaConf.select(cfg, "policy.action_scaling") != "auto":
         return cfg
-    return changed(cfg, {"policy": {"action_scaling": is_far_from_one(action_space)}})
+    scales = isinstance(action_space, Box) and is_far_from_one(action_space)
+    return changed(cfg, {"policy": {"action_scaling": scales}})
 
 
 def build_algorithm(
-    cfg: DictConfig, observation_space: Box, action_space: Box, placement: Placement
+    cfg: DictConfig, observation_space: Box, action_space: ActionSpace, placement: Placement
 ) -> OfflineAlgorithm:
     """The algorithm with initial weights that follow from ``cfg.seed`` alone, placed.
 
@@ -119,17 +125,13 @@ def build_algorithm(
         UserError: if a part is unknown to the algorithm or refused by its constructor.
     """
     kind = algorithm_class(cfg)
+    _check_learns(kind, action_space)
     nodes = algorithm_nodes(with_scaling_decided(cfg, action_space))
     policy = {str(name): value for name, value in nodes.pop("policy", {}).items()}
-    try:
-        low, high = ActionMap(
-            action_space,
-            action_scaling=policy.get("action_scaling", False),
-            bound_method=policy.get("action_bound_method", "clip"),
-        ).range
-    except (TypeError, ValueError) as error:
-        raise UserError(f"policy: {error}") from error
-    sizes = {"obs_dim": observation_space.shape[0], "act_dim": action_space.shape[0]}
+    low, high = _bounds(policy, action_space)
+    if isinstance(action_space, Discrete):
+        policy = {}
+    sizes = {"obs_dim": observation_space.shape[0], "act_dim": act_dim(action_space)}
     place = partial(_place, placement=placement)
 
     def network(name: str, /, **options: Any) -> nn.Module:
@@ -155,6 +157,40 @@ def build_algorithm(
             raise UserError(f"algo={kind.__name__}: {error}") from error
 
 
+def _check_learns(kind: type[OfflineAlgorithm], action_space: ActionSpace) -> None:
+    """Refuse an algorithm for actions of a kind that it does not learn.
+
+    Raises:
+        UserError: naming those that do.
+    """
+    if not isinstance(action_space, kind.action_spaces):
+        others = next(names for space, names in LEARN.items() if isinstance(action_space, space))
+        raise UserError(
+            f"algo={kind.__name__}: does not learn actions of {action_space}; use "
+            f"algo={', '.join(others)}"
+        )
+
+
+def _bounds(policy: Mapping[str, Any], action_space: ActionSpace) -> tuple[Any, Any]:
+    """Lowest and highest action (A,) in the policy's unit; None of discrete ones.
+
+    Raises:
+        UserError: for keys of ``policy`` that the action space does not allow.
+    """
+    scaling = policy.get("action_scaling", False)
+    if isinstance(action_space, Discrete):
+        if scaling:
+            raise UserError(
+                f"policy.action_scaling=true: actions of {action_space} have no scale; use auto"
+            )
+        return None, None
+    method = policy.get("action_bound_method", "clip")
+    try:
+        return ActionMap(action_space, action_scaling=scaling, bound_method=method).range
+    except (TypeError, ValueError) as error:
+        raise UserError(f"policy: {error}") from error
+
+
 def _named(node: str, path: str) -> Any:
     """What a ``_target_`` names.
 
@@ -174,9 +210,7 @@ def _node(nodes: Mapping[str, DictConfig], name: str) -> DictConfig:
         UserError: if it is not.
     """
     if name not in nodes or "_target_" not in nodes[name]:
-        raise UserError(
-            f"{name}: has no _target_; name one in its choice file"
-        )
+        raise UserError(f"{name}: has no _target_; name one in its choice file")
     _named(name, nodes[name]._target_)
     return nodes[name]
 

@@ -20,6 +20,7 @@ from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
+from bcq_exp.data.spaces import ActionSpace
 from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
 from bcq_exp.files import write_atomically
@@ -42,7 +43,7 @@ class TrainedRun(NamedTuple):
     agent: Agent
     step: int
     make_env: EnvMaker
-    spaces: tuple[Box, Box]
+    spaces: tuple[Box, ActionSpace]
 
     def env_maker(self, env: str | None) -> EnvMaker:
         """What makes another environment of the same spaces, by its id; its own for None."""

@@ -4,7 +4,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, MultiDiscrete
 
 from bcq_exp.data.behaviour import Noisy, ScriptedPendulum, UniformRandom, collect, save, scripted
 from bcq_exp.data.datasets import load_minari
@@ -111,8 +111,10 @@ def test_a_terminal_on_the_last_step_is_not_truncated():
 def test_collect_refuses_what_it_cannot_run(env):
     with pytest.raises(DataError, match="num_steps is 0"):
         collect(env, ScriptedPendulum(), num_steps=0, seed=0)
-    with pytest.raises(DataError, match="BCQ here is continuous"):
-        collect(gym.make("CartPole-v1"), ScriptedPendulum(), num_steps=1, seed=0)
+    two = gym.make("CartPole-v1")
+    two.action_space = MultiDiscrete([2, 2])
+    with pytest.raises(DataError, match=r"MultiDiscrete\(\[2 2\]\); it must be a 1-D Box"):
+        collect(two, ScriptedPendulum(), num_steps=1, seed=0)
 
 
 def store(env, behaviour, id="test/pendulum-v0", num_steps=250, **options):

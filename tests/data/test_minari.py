@@ -176,12 +176,6 @@ def test_a_malformed_id_is_refused(id):
         load_minari(id)
 
 
-def test_a_discrete_action_space_is_refused(minari_files):
-    id = minari_files.write(action_space=spaces.Discrete(2))
-    with pytest.raises(DataError, match=r"'test/toy-v0': the action space is Discrete"):
-        load_minari(id)
-
-
 def test_an_image_is_refused(minari_files):
     space = Box(0, 255, (4, 4, 3), np.uint8)
     images = lambda _, length: np.zeros((length + 1, 4, 4, 3), np.uint8)  # noqa: E731

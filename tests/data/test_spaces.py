@@ -5,7 +5,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.spaces import Box
 
-from bcq_exp.data.spaces import check_action_space, flat_box, observation_leaves
+from bcq_exp.data.spaces import check_action_space, check_continuous, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError
 
 NESTED = spaces.Dict(
@@ -69,18 +69,27 @@ def test_an_empty_dict_is_refused():
 def test_a_bounded_box_is_the_action_space():
     space = Box(-2, 2, (3,))
     assert check_action_space("toy", space) is space
+    assert check_continuous("toy", space) is space
+
+
+def test_discrete_actions_are_a_space_but_not_a_continuous_one():
+    space = spaces.Discrete(2)
+    assert check_action_space("toy", space) is space
+    with pytest.raises(DataError, match=r"is Discrete\(2\); it must be a 1-D Box of floats$"):
+        check_continuous("toy", space)
 
 
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Discrete(2), r"is Discrete\(2\); BCQ here is continuous"),
-        (spaces.Dict({"a": Box(-1, 1, (1,))}), "BCQ here is continuous"),
-        (Box(-1, 1, (2, 2)), "needs a 1-D Box of floats"),
-        (Box(0, 5, (1,), np.int64), "needs a 1-D Box of floats"),
+        (spaces.Discrete(1), r"is Discrete\(1\); at least 2 actions are needed"),
+        (spaces.MultiDiscrete([2, 3]), "must be a 1-D Box of floats or Discrete"),
+        (spaces.Dict({"a": Box(-1, 1, (1,))}), "must be a 1-D Box of floats or Discrete"),
+        (Box(-1, 1, (2, 2)), "must be a 1-D Box of floats"),
+        (Box(0, 5, (1,), np.int64), "must be a 1-D Box of floats"),
         (Box(-np.inf, 1, (1,)), "finite bounds"),
         (Box(1.0, 1.0, (1,)), "low < high"),
-        (None, "BCQ here is continuous"),
+        (None, "must be a 1-D Box of floats"),
     ],
 )
 def test_other_action_spaces_are_refused(space, message):

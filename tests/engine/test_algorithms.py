@@ -1,29 +1,39 @@
 """Every algorithm is compiled, stacked and resumed alike: the engines know none of them."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.datasets import load_pendulum
-from tests.commands import CONF, compose, engine_of
+from bcq_exp.training.parts import LEARN
+from tests.commands import compose, engine_of
 from tests.same import assert_close_state, assert_same_state
 
-ALGORITHMS = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
+ALGORITHMS = [*LEARN[Box], *(f"discrete {algo}" for algo in LEARN[Discrete])]
 SOME = [  # the others' steps differ from these in what the tests of each file look at
     algo if algo in ("bc", "bcq") else pytest.param(algo, marks=pytest.mark.slow)
     for algo in ALGORITHMS
 ]
 SMALL = ("dataset.num_steps=2000", "trainer.batch_size=16")
 FEW_SAMPLES = ("algo.num_sampled_action=3",)
-TINY_ALGO = {"bcq": FEW_SAMPLES, "cql": FEW_SAMPLES}  # BCQ's programs are those of other tests
+OWN = {
+    "bcq": FEW_SAMPLES,  # its programs are those of other tests
+    "cql": FEW_SAMPLES,
+    "discrete discrete_bcq": ("algo.target_update_freq=3",),
+}
 # what the runs of a stack differ in, where the algorithm has it
 NUMBERS = {
     "algo.gamma": (0.9, 0.99, 0.95),
     "algo.tau": (0.005, 0.1, 0.02),
     "algo.lmbda": (0.0, 1.0, 0.5),
     "algo.alpha": (0.5, 2.5, 1.0),
+    "algo.threshold": (0.3, 0.6, 0.0),
+    "algo.logits_penalty": (0.01, 0.1, 0.0),
     "algo.expectile": (0.5, 0.9, 0.7),
     "algo.temperature": (1.0, 3.0, 2.0),
     "algo.cql_alpha": (0.5, 5.0, 1.0),
@@ -35,13 +45,17 @@ NUMBERS = {
 
 
 def small(algo):
-    return (*SMALL, f"algo={algo}", *TINY_ALGO.get(algo, ()))
+    return (*SMALL, f"algo={choice(algo)}", *OWN.get(algo, ()))
+
+
+def choice(algo):
+    return algo.removeprefix("discrete ")
 
 
 def cfgs_of(algo, *overrides):
     def has(key):
         node, _, name = key.partition(".")
-        cfg = compose(f"algo={algo}")
+        cfg = compose(f"algo={choice(algo)}")
         return node in cfg and name in cfg[node]
 
     own = [key for key in NUMBERS if has(key)]
@@ -52,9 +66,14 @@ def cfgs_of(algo, *overrides):
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def data():
-    return load_pendulum(num_steps=2000)
+@pytest.fixture
+def data(algo):
+    data = load_pendulum(num_steps=2000)
+    if not algo.startswith("discrete "):
+        return data
+    act = np.digitize(data.transitions.act, [-1, 0.5])
+    transitions = data.transitions.replace(act=act)
+    return replace(data, transitions=transitions, action_space=Discrete(3, start=1))
 
 
 @pytest.mark.parametrize("algo", [algo for algo in SOME if algo != "bcq"])  # see test_engine.py

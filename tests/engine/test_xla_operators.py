@@ -27,7 +27,13 @@ FUNCTIONS = {
         [f(x) for f in (F.relu, F.tanh, F.sigmoid, F.silu, F.gelu, F.leaky_relu, F.softplus)]
     ),
     "softmax": lambda x, y: x.softmax(-1) * y.log_softmax(0),
-    "losses": lambda x, y: torch.stack([F.mse_loss(x, y), F.mse_loss(x, y, reduction="sum")]),
+    "losses": lambda x, y: torch.stack(
+        [
+            loss(x, y, reduction=r)
+            for loss in (F.mse_loss, F.smooth_l1_loss)
+            for r in ("mean", "sum")
+        ]
+    ),
     "products": lambda x, y: (
         torch.addmm(y[:, :1], x, y.T) + torch.stack([x @ y.T] * 2).bmm(torch.stack([x @ x.T] * 2))
     ),
@@ -48,6 +54,13 @@ FUNCTIONS = {
     "chosen": lambda x, y: (
         y * x.detach().take_along_dim(y.argmax(1, keepdim=True), 1)
         + x.detach().index_select(0, torch.tensor([2, 0, 1]))
+    ),
+    "gathered": lambda x, y: torch.cat(
+        [
+            x.gather(1, torch.tensor([[3, 0], [1, 1], [2, 0]])),
+            y.gather(0, torch.tensor([[0, 0, 1, 2], [1, 2, 0, 0], [0, 1, 2, 2]])),
+        ],
+        1,
     ),
     "numbers": lambda x, y: x * torch.full_like(x, 2) + torch.zeros_like(y).fill_(3),
     "not a number": lambda x, y: (x / torch.zeros_like(x)).nan_to_num(1.0, 2.0, -3.0) * y,

@@ -75,7 +75,7 @@ REFUSED = {
     ("-m", "algo=bcq,bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
     (
         "algo=sac",
-    ): "algo=sac: no such choice; there are bc, bcq, cql, ddpg, dqn, iql, td3_bc, vae_bc",
+    ): "algo=sac: no such choice; there are bc, bcq, cql, ddpg, discrete_bcq, dqn, iql, td3_bc",
     ("algo._target_=no.such.Thing",): "algo._target_=no.such.Thing: ",
     ("algo._target_=torch.nn.Linear",): "must be a subclass of OfflineAlgorithm",
 }

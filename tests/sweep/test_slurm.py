@@ -169,7 +169,7 @@ def test_cancelled_jobs_are_given_up_until_the_same_command_again(cluster, undis
     states = [state.status for state in run_states(tmp_path / "multirun" / "s")]
     assert sorted(states) == ["done", "done", "interrupted", "interrupted"]
     again = Launched(cluster, tmp_path, "hydra.launcher.num_workers=1")  # one group, as before
-    assert "2 complete, 2 to train in 1 groups of 2" in again.ended(0)
+    assert "2 complete, 2 to train in 1 group of 2" in again.ended(0)
     assert tables(tmp_path) == undisturbed
 
 

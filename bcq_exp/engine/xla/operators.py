@@ -98,6 +98,24 @@ def _mse_loss_backward(grad: Array, x: Array, target: Array, reduction: int) -> 
     return grad * scale * (x - target)
 
 
+def _smooth_l1_loss(x: Array, target: Array, reduction: int = 1, beta: float = 1) -> Array:
+    off = jnp.abs(x - target)
+    return _reduced(jnp.where(off < beta, off * off / (2 * beta), off - beta / 2), reduction)
+
+
+def _smooth_l1_loss_backward(
+    grad: Array, x: Array, target: Array, reduction: int, beta: float
+) -> Array:
+    scale = 1 / x.size if reduction == 1 else 1
+    return grad * scale * jnp.clip((x - target) / beta, -1, 1)
+
+
+def _scatter_add(x: Array, dim: int, index: Array, source: Array) -> Array:
+    where = list(jnp.indices(index.shape, sparse=True))
+    where[dim] = index
+    return x.at[tuple(where)].add(source[tuple(map(slice, index.shape))])
+
+
 def _norm(x: Array, ord: float = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Array:
     if ord != 2:
         raise NotImplementedError
@@ -221,6 +239,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "leaky_relu_backward": lambda grad, x, slope, is_result: jnp.where(x > 0, grad, slope * grad),
     "mse_loss": _mse_loss,
     "mse_loss_backward": _mse_loss_backward,
+    "smooth_l1_loss": _smooth_l1_loss,
+    "smooth_l1_loss_backward": _smooth_l1_loss_backward,
     "masked_fill": lambda x, mask, value: jnp.where(mask, value, x),
     "relu": lambda x: jnp.maximum(x, 0),
     "sigmoid": jax.nn.sigmoid,
@@ -272,6 +292,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "index_copy": lambda x, dim, index, source: x.at[(slice(None),) * dim + (index,)].set(source),
     "index_select": lambda x, dim, index: jnp.take(x, index, axis=dim, mode="clip"),
     "permute": jnp.transpose,
+    "scatter_add": _scatter_add,
     "select": lambda x, dim, index: jax.lax.index_in_dim(x, index, dim, keepdims=False),
     "select_backward": lambda grad, shape, dim, index: (
         jnp.zeros(shape, grad.dtype).at[(slice(None),) * dim + (index,)].set(grad)
@@ -297,6 +318,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "full": _full,
     "full_like": _full_like,
     "lift_fresh": _same,
+    "new_zeros": lambda x, shape, dtype=None, **_: jnp.zeros(
+        tuple(shape), x.dtype if dtype is None else DTYPES[dtype]
+    ),
     "ones_like": lambda x, **_: jnp.ones_like(x),
     "scalar_tensor": lambda value, dtype=torch.float32, **_: jnp.asarray(value, DTYPES[dtype]),
     "zero": jnp.zeros_like,

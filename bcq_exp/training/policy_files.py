@@ -1,0 +1,354 @@
+"""A trained policy as one file that is run without this package: ONNX, or a program of torch.
+
+The file holds everything between the environment's observations and its actions: the scaling of
+observations, the networks, and the mapping to the action space. Torch's file is an archive of
+``torch.export``, which replaces the deprecated TorchScript.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor, nn
+
+from bcq_exp import extras
+from bcq_exp.algorithm.networks import choose_compute_dtype
+from bcq_exp.algorithm.policy import Policy
+from bcq_exp.errors import UserError, first_line
+from bcq_exp.files import write_atomically, written
+from bcq_exp.training.evaluation import Agent
+
+FILES = {"onnx": "policy.onnx", "torch": "policy.pt"}
+METADATA = "metadata.json"  # its name in torch's archive; in ONNX a property without the suffix
+_EXAMPLES = {
+    "onnx": """\
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("policy.onnx")
+inputs = {{{inputs}}}
+({outputs},) = session.run({names}, inputs)
+""",
+    "torch": """\
+import numpy as np
+import torch
+
+with open("policy.pt", "rb") as file, torch.no_grad():
+    policy = torch.export.load(file).module()
+    inputs = {{{inputs}}}
+    {outputs} = policy(*map(torch.from_numpy, inputs.values()))
+""",
+}
+_ENCODE = """\
+def encode(column, value):
+    return [value == c for c in column["categories"]] if "categories" in column else [value]
+
+parts = [encode(c, row[c["name"]]) for c in metadata["columns"]["observations"]]
+obs = np.concatenate(parts).astype(np.float32)[None]
+"""
+
+
+class Array(NamedTuple):
+    """An input or output of the file.
+
+    Args:
+        shape: of one observation or action, without the batch.
+        meaning: in a sentence.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    meaning: str
+
+    def __str__(self) -> str:
+        shape = ", ".join(map(str, ("B", *self.shape)))
+        return f"| `{self.name}` | {self.type} | ({shape}) | {self.meaning} |"
+
+
+class ActingNetwork(nn.Module):
+    """An agent as a function of tensors: what is written to the file.
+
+    ``forward(obs)``, or ``forward(obs, latent)`` of a policy that samples: the environment's
+    observations (B, O) and standard normals (B, *normal_shape), both float32, to what the
+    environment's ``step`` takes, float32 (B, A).
+
+    Raises:
+        UserError: if the policy cannot be computed from tensors alone.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        policy, scaling = copy.deepcopy(agent.policy), agent.normalizer
+        kind = type(policy)
+        if kind.action is Policy.action:
+            raise UserError(
+                f"policy: {kind.__name__} has no action(obs, normal), which is exported"
+            )
+        if policy.normal_shape is not None and 0 in policy.normal_shape:
+            raise UserError(
+                "vae: it draws its own random numbers, which a file cannot; give it a latent_dim "
+                "and decode(obs, latent)"
+            )
+        choose_compute_dtype(policy, None)
+        self.policy = policy
+        for name in ("mean", "std"):  # in float64, as they are applied here
+            value = None if scaling is None else torch.as_tensor(getattr(scaling, name))
+            self.register_buffer(name, value)
+        space = policy.action_space
+        assert isinstance(space, Box)
+        self._dtype = next(policy.parameters()).dtype
+        self.register_buffer("low", torch.as_tensor(space.low, dtype=self._dtype))
+        self.register_buffer("high", torch.as_tensor(space.high, dtype=self._dtype))
+
+    def forward(self, obs: Tensor, latent: Tensor | None = None) -> Tensor:
+        if self.mean is not None and self.std is not None:
+            obs = ((obs.double() - self.mean) / self.std).float()
+        normal = None if latent is None else latent.to(self._dtype)
+        return self._to_env(self.policy.action(obs.to(self._dtype), normal)).float()
+
+    def _to_env(self, act: Tensor) -> Tensor:
+        """:meth:`~bcq_exp.algorithm.actions.ActionMap.to_env`, of tensors."""
+        method = self.policy.action_bound_method
+        if self.policy.action_scaling:
+            if method is not None:
+                act = act.tanh() if method == "tanh" else act.clamp(-1, 1)
+            act = self.low + (self.high - self.low) * (act + 1) / 2
+        return act if method is None else act.clamp(self.low, self.high)
+
+    @property
+    def inputs(self) -> list[Array]:
+        """The arguments of :meth:`forward`."""
+        space = self.policy.observation_space
+        assert space is not None and space.shape is not None
+        scaled = "" if self.mean is None else "; they are scaled inside"
+        obs = Array(
+            "obs",
+            "float32",
+            space.shape,
+            f"observations as the environment or data have them, flattened{scaled}",
+        )
+        if self.policy.normal_shape is None:
+            return [obs]
+        meaning = "standard normal numbers of which actions are sampled; clipped inside"
+        return [obs, Array("latent", "float32", self.policy.normal_shape, meaning)]
+
+    @property
+    def outputs(self) -> list[Array]:
+        """What :meth:`forward` returns."""
+        space = self.policy.action_space
+        assert isinstance(space, Box)
+        bounds = f"from {space.low.tolist()} to {space.high.tolist()}"
+        return [
+            Array("act", "float32", space.shape, f"actions in the environment's unit, {bounds}")
+        ]
+
+
+def traced(network: ActingNetwork) -> torch.export.ExportedProgram:
+    """The network as a program of torch operators, for any batch size.
+
+    Raises:
+        UserError: if it has a module that cannot be traced or draws random numbers, naming it.
+    """
+    examples = tuple(torch.zeros(2, *x.shape) for x in network.inputs)
+    batch = torch.export.Dim("batch")
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                network, examples, dynamic_shapes=tuple({0: batch} for _ in examples)
+            )
+    except Exception as error:  # whatever a network of someone else's, or torch, raises
+        raise UserError(
+            f"{_culprit(error, network)}: torch.export cannot trace it: {first_line(error)}"
+        ) from error
+    for node in program.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            *_, (path, _) = node.meta["nn_module_stack"].values()
+            raise UserError(
+                f"{_named(network, network.get_submodule(path))}: draws random numbers "
+                f"({node.target}), which a file cannot repeat"
+            )
+    return program
+
+
+def write_policy(
+    agent: Agent, format: str, folder: Path, facts: Mapping[str, Any]
+) -> tuple[Path, Path]:
+    """Write a policy's file, and a page next to it that explains it.
+
+    Args:
+        format: one of :data:`FILES`.
+        folder: is made where it does not exist.
+        facts: of the run: ``run, algorithm, dataset, seed, step, num_steps``, and a table's
+            ``columns``.
+
+    Returns:
+        Where both are.
+
+    Raises:
+        UserError: if a module cannot be exported, or a package is missing.
+        CannotWrite: if the system refuses.
+    """
+    if format == "onnx":
+        for module in ("onnx", "onnxscript"):
+            extras.require(module, "export", "format=onnx")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output={folder}: not a folder")
+    network = ActingNetwork(agent)
+    program = traced(network)
+    metadata = {
+        **facts,
+        "inputs": [x._asdict() for x in network.inputs],
+        "outputs": [x._asdict() for x in network.outputs],
+    }
+    content = (_as_onnx if format == "onnx" else _as_torch)(program, network, metadata)
+    path = folder / FILES[format]
+    page = path.with_name(f"{path.name}.md")
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    write_atomically(page, _page(network, format, facts).encode())
+    return path, page
+
+
+def _as_onnx(
+    program: torch.export.ExportedProgram, network: ActingNetwork, metadata: Mapping[str, Any]
+) -> bytes:
+    names = [x.name for x in network.outputs]
+    made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=names)
+    assert made is not None
+    made.model.metadata_props[METADATA.removesuffix(".json")] = json.dumps(metadata)
+    return made.model_proto.SerializeToString()
+
+
+def _as_torch(
+    program: torch.export.ExportedProgram, network: ActingNetwork, metadata: Mapping[str, Any]
+) -> bytes:
+    buffer = io.BytesIO()  # of a path torch wants the suffix .pt2
+    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
+    return buffer.getvalue()
+
+
+def _culprit(error: BaseException, network: nn.Module) -> str:
+    """The innermost module that was running when an error was raised, by its configuration key."""
+    parts = set(network.modules())
+    running = [
+        found
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if isinstance(found := frame.f_locals.get("self"), nn.Module) and found in parts
+    ]
+    return _named(network, running[-1] if running else network)
+
+
+def _named(network: nn.Module, module: nn.Module) -> str:
+    """A module's place in the policy, and its class."""
+    path = next(name for name, found in network.named_modules() if found is module)
+    key = path.removeprefix("policy").removeprefix(".")
+    return f"{key} ({type(module).__name__})" if key else "policy"
+
+
+def _page(network: ActingNetwork, format: str, facts: Mapping[str, Any]) -> str:
+    """The page that goes with the file."""
+    return "\n".join(_lines(network, format, facts)) + "\n"
+
+
+def _lines(network: ActingNetwork, format: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# {FILES[format]}"
+    yield ""
+    yield (
+        f"A policy of {facts['algorithm']} (seed {facts['seed']}) after {facts['step']} of "
+        f"{facts['num_steps']} gradient steps on the data set `{facts['dataset']}`, exported from "
+        f"`{facts['run']}` by `bcq_exp export`. It runs without bcq_exp."
+    )
+    for title, arrays in (("Inputs", network.inputs), ("Outputs", network.outputs)):
+        yield f"\n## {title}\n"
+        yield "| Name | Type | Shape | Meaning |"
+        yield "|---|---|---|---|"
+        yield from map(str, arrays)
+    yield "\nB is the number of observations, 1 or more."
+    yield "\n## Example\n"
+    yield f"```python\n{_example(network, format)}```"
+    if columns := facts.get("columns"):
+        yield from _column_lines(columns)
+    yield "\n## Limits\n"
+    yield from (f"- {limit}" for limit in _limits(network, format))
+
+
+def _column_lines(columns: Mapping[str, Any]) -> Iterator[str]:
+    """How a row of a table becomes an observation, and what the actions are."""
+    yield "\n## Observations\n"
+    yield "| Place in `obs` | Column | Value |"
+    yield "|---|---|---|"
+    place = 0
+    for column in columns["observations"]:
+        categories = column.get("categories")
+        if categories is None:
+            value = "0 or 1" if column["kind"] == "boolean" else "as in the table"
+            yield f"| {place} | `{column['name']}` | {value} |"
+            place += 1
+            continue
+        last = place + len(categories) - 1
+        value = f"1 at the place of its category, else 0: {_listed(categories)}"
+        yield f"| {place} to {last} | `{column['name']}` | {value} |"
+        place = last + 1
+    yield f"\nA row, a dictionary of these columns, becomes `obs`:\n\n```python\n{_ENCODE}```"
+    yield "\n`metadata` is the JSON in the file. An unknown category becomes zeros: refuse it."
+    yield "\n## Actions\n"
+    names = ", ".join(f"`{column['name']}`" for column in columns["actions"])
+    if columns.get("action_values") is None:
+        yield f"`act` has the columns {names}."
+    else:
+        yield f"`act` is the place in this list of {names}, plus `start` of the metadata:"
+        yield _listed(columns["action_values"])
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(f"`{json.dumps(value)}`" for value in values)
+
+
+def _example(network: ActingNetwork, format: str) -> str:
+    """Five lines that load the file and act."""
+    obs, *latents = network.inputs
+    arrays = [f'"{obs.name}": np.zeros({(1, *obs.shape)}, np.float32)']
+    arrays += [
+        f'"{x.name}": np.random.default_rng(0).standard_normal({(1, *x.shape)}, np.float32)'
+        for x in latents
+    ]
+    names = [x.name for x in network.outputs]
+    return _EXAMPLES[format].format(
+        inputs=", ".join(arrays), outputs=", ".join(names), names=json.dumps(names)
+    )
+
+
+def _limits(network: ActingNetwork, format: str) -> Iterator[str]:
+    yield "Numbers are float32. Actions agree with those of bcq_exp to 1e-6 of their range."
+    yield "Observations are not validated. Outside of the range of the data, actions mean little."
+    if network.policy.normal_shape is not None:
+        yield (
+            "Actions are sampled: the same `latent` gives the same action. Draw it from a seeded "
+            "generator, for each observation its own."
+        )
+    if network.policy.normal_shape is not None and len(network.policy.normal_shape) > 1:
+        yield (
+            "The sampled action of the largest value is taken. Where two values differ by less "
+            "than float32 resolves, another runtime may take the other."
+        )
+    if format == "torch":
+        yield (
+            f"Written by torch {torch.__version__}. PyTorch does not promise that other versions "
+            "load it; if one does not, export again with it."
+        )
+        yield "`torch.export.load` uses pickle: load files of trusted sources only."

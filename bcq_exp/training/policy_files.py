@@ -254,7 +254,7 @@ def _as_onnx(
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Drop what the exporter logs and warns of itself: missing torchvision, its own deprecations."""
+    """Drop what the exporter logs of itself: torchvision is missing, it uses deprecated names."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

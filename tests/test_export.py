@@ -81,7 +81,7 @@ def loaded(folder):
 seconds = {}
 for folder in map(Path, sys.argv[1:]):
     for name, act in loaded(folder).items():
-        for case in folder.glob("*.npz"):
+        for case in sorted(folder.glob("?.npz")):
             arrays = dict(np.load(case))
             inputs = {k: arrays[k] for k in ("obs", "latent") if k in arrays}
             outputs = act(inputs)
@@ -296,12 +296,12 @@ print(json.dumps([obs.tolist(), session.run(["act"], {{"obs": obs}})[0].tolist()
 
 
 MISTAKES = [
-    (["none"], "run=none: no checkpoint.pt there"),
+    (["none"], "run=none: contains no checkpoint.pt"),
     (["run", "format=onxx"], "format=onxx: must be one of onnx, torch"),
     (["run", "output=file"], "output=file: not a folder"),
     (["run", "outptu=x"], "outptu=x: no such key; there are format, output, trust"),
     (["damaged"], "damaged/checkpoint.pt is damaged"),
-    (["stranger"], "which is not part of bcq_exp; if you trust"),
+    (["stranger"], "which is not part of bcq_exp; give trust=true"),
     ([], "the following arguments are required: run"),
 ]
 
@@ -378,10 +378,19 @@ def own_vae():
 
 
 REFUSED = {
-    "a branch on values": (lambda: actor_with(Branching()), "actor.1 (Branching): torch.export"),
-    "a loop over rows": (lambda: actor_with(Counting()), "actor.1 (Counting): torch.export"),
-    "random numbers": (lambda: actor_with(Drawing()), "actor.1 (Drawing): draws random numbers"),
-    "dropout": (lambda: actor_with(nn.Dropout()), "actor.1 (Dropout): draws random numbers"),
+    "a branch on values": (
+        lambda: actor_with(Branching()),
+        "actor.1 (Branching): cannot be exported",
+    ),
+    "a loop over rows": (lambda: actor_with(Counting()), "actor.1 (Counting): cannot be exported"),
+    "random numbers": (
+        lambda: actor_with(Drawing()),
+        "actor.1 (Drawing): cannot be exported: it draws random numbers",
+    ),
+    "dropout": (
+        lambda: actor_with(nn.Dropout()),
+        "actor.1 (Dropout): cannot be exported: it draws random",
+    ),
     "a VAE that draws its own latents": (own_vae, "vae: it draws its own random numbers"),
     "a policy of its own forward": (
         lambda: SilentPolicy(action_space=SPACES[1]),

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcq_exp import extras
 from bcq_exp.algorithm.discrete import DiscretePolicy
@@ -184,21 +185,26 @@ def traced(network: ActingNetwork) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
     try:
         with torch.no_grad():
-            program = torch.export.export(
+            with _NoRandomNumbers():
+                network(*examples)
+            return torch.export.export(
                 network, examples, dynamic_shapes=tuple({0: batch} for _ in examples)
             )
     except Exception as error:  # whatever a network of someone else's, or torch, raises
         raise UserError(
-            f"{_culprit(error, network)}: torch.export cannot trace it: {first_line(error)}"
+            f"{_culprit(error, network)}: cannot be exported: {first_line(error)}"
         ) from error
-    for node in program.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            *_, (path, _) = node.meta["nn_module_stack"].values()
-            raise UserError(
-                f"{_named(network, network.get_submodule(path))}: draws random numbers "
-                f"({node.target}), which a file cannot repeat"
-            )
-    return program
+
+
+class _NoRandomNumbers(TorchDispatchMode):
+    """Refuses operators that draw, which a file could not repeat."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise RuntimeError(f"it draws random numbers ({func}), which a file cannot repeat")
+        return func(*args, **(kwargs or {}))
 
 
 def write_policy(

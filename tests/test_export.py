@@ -50,7 +50,7 @@ KINDS = {
     "iql": ("algo=iql",),
     "cql": ("algo=cql", SCALED),
 }
-BRIEF = ("bcq", "bc, tanh", "discrete_bcq")  # writing ONNX takes seconds
+BRIEF = ("bcq",)  # writing ONNX takes seconds
 SIZES = (1, 7)
 # what a user's process does: it gets the files and their inputs, and imports nothing of ours
 ELSEWHERE = """
@@ -166,6 +166,7 @@ def test_files_act_as_the_policy_does_without_this_project(exported):
             for format in policy_files.FILES:
                 found = dict(np.load(base / name / f"{size}.{format}.npz"))
                 assert_same_outputs(found, expected, f"{name}, {format}, {size}")
+        assert_same_metadata(base / name, ["obs", "latent"][: len(inputs_of(agent, 1)[0])])
     # one observation takes less than a millisecond; torch's interpreter may on a busy machine
     seconds = report["seconds"]
     assert len(seconds) == 2 * len(agents)
@@ -187,6 +188,20 @@ def assert_same_outputs(found, expected, where):
         np.testing.assert_allclose(found["act"] / span, act / span, 0, 1e-6, err_msg=where)
 
 
+def assert_same_metadata(folder, inputs):
+    """Both files say which run they are of, and what they take."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "policy.onnx")
+    by_onnx = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
+    files = {policy_files.METADATA: ""}
+    with (folder / "policy.pt").open("rb") as file:
+        torch.export.load(file, extra_files=files)
+    assert json.loads(files[policy_files.METADATA]) == by_onnx
+    assert by_onnx.items() >= FACTS.items()
+    assert [x["name"] for x in by_onnx["inputs"]] == inputs
+
+
 def test_the_command_writes_a_file_and_a_page_whose_example_runs(trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "multirun" / "r")
     done = forked("export", "multirun/r", cwd=tmp_path)
@@ -196,52 +211,32 @@ def test_the_command_writes_a_file_and_a_page_whose_example_runs(trained, tmp_pa
         "policy  multirun/r/policy.onnx",
         "page    multirun/r/policy.onnx.md",
     ]
-    given = ("run=multirun/r", "format=torch", "output=out/a")
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    shutil.copy(run / "checkpoint.previous.pt", unfinished / "checkpoint.pt")
+    given = ("run=unfinished", "format=torch", "output=out/a")
     done = forked(*given, cwd=tmp_path, module="bcq_exp.export")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    step = restore.load_run(unfinished, "cpu").step
+    assert 0 < step < 60
+    assert f"step    {step} of 60: the run is not finished\n" in done.stdout
     assert sorted(p.name for p in (tmp_path / "out" / "a").iterdir()) == [
         "policy.pt",
         "policy.pt.md",
     ]
-    agent = restore.load_policy(run)
     noise = np.random.default_rng(0).standard_normal((1, 5, 2), np.float32)
-    with torch.no_grad():
-        expected = agent.policy.action(torch.zeros(1, 3), torch.from_numpy(noise)).numpy()
-    for folder, name in ((run, "policy.onnx"), (tmp_path / "out" / "a", "policy.pt")):
-        page = (folder / f"{name}.md").read_text()
-        assert "BCQ (seed 0) after 60 of 60 gradient steps" in page
+    for source, file in ((run, run / "policy.onnx"), (unfinished, tmp_path / "out/a/policy.pt")):
+        page = file.with_name(f"{file.name}.md").read_text()
+        found = restore.load_run(source, "cpu")
+        assert f"BCQ (seed 0) after {found.step} of 60 gradient steps" in page
         assert "| `latent` | float32 | (B, 5, 2) |" in page
+        with torch.no_grad():
+            latent = torch.from_numpy(noise)
+            expected = found.agent.policy.action(torch.zeros(1, 3), latent).numpy()
         example = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
         code = f"{example}import json; print(json.dumps(act.tolist()))"
-        ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True)
+        ran = subprocess.run([sys.executable, "-c", code], cwd=file.parent, capture_output=True)
         assert ran.returncode == 0, ran.stderr
         np.testing.assert_allclose(json.loads(ran.stdout), expected, atol=2e-6)
-
-
-def test_the_file_says_which_run_it_is_of(tmp_path):
-    import onnxruntime
-
-    folder = tmp_path / "policy"
-    for format in policy_files.FILES:
-        policy_files.write_policy(agent_of(*KINDS["vae_bc"]), format, folder, FACTS)
-    session = onnxruntime.InferenceSession(folder / "policy.onnx")
-    by_onnx = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
-    files = {policy_files.METADATA: ""}
-    with (folder / "policy.pt").open("rb") as file:
-        torch.export.load(file, extra_files=files)
-    assert json.loads(files[policy_files.METADATA]) == by_onnx
-    assert by_onnx.items() >= FACTS.items()
-    assert [x["name"] for x in by_onnx["inputs"]] == ["obs", "latent"]
-
-
-def test_an_unfinished_run_is_exported_with_its_step(trained, tmp_path):
-    run = shutil.copytree(trained, tmp_path / "run")
-    shutil.copy(run / "checkpoint.previous.pt", run / "checkpoint.pt")
-    done = forked("export", "run", "format=torch", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    step = restore.load_run(run, "cpu").step
-    assert 0 < step < 60
-    assert f"step    {step} of 60: the run is not finished\n" in done.stdout
 
 
 TABLE = """\
@@ -258,10 +253,11 @@ c,2,46,m,0.4,B,1
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "algo", "said"),
     [
-        pytest.param("dose", "bc", "`act` has the columns `dose`.", marks=pytest.mark.slow),
+        ("dose", "bc", "`act` has the columns `dose`."),
         ("drug", "discrete_bcq", '| `act` | `drug` |\n|---|---|\n| 0 | `"A"` |\n| 1 | `"B"` |'),
     ],
 )

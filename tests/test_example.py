@@ -82,20 +82,26 @@ def test_the_commands_lead_from_the_table_to_a_policy_that_acts(tmp_path, own_da
 
 
 def check_acts(file):
-    """The file gives a dose for a row of the table, that of the run's policy."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(file)
-    metadata = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
+    """The code of the file's page gives a dose for rows of the table, that of the run's policy."""
+    page = file.with_name("policy.onnx.md").read_text()
+    load, encode = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     agent = restore.load_policy(file.parent)
-    for row in rows()[::500]:
-        obs = np.concatenate([encoded(c, row[c["name"]]) for c in metadata["columns"]["observations"]])
-        obs = obs.astype(np.float32)[None]
-        (dose,) = session.run(["act"], {"obs": obs})
-        assert dose.shape == (1,) and dose[0] in range(5)
-        assert dose == agent.act(obs)
+    for text in rows()[::3000]:
+        row = {name: parsed(value) for name, value in text.items()}
+        code = f"""{load}
+import json
+metadata = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
+row = {row}
+{encode}
+print(json.dumps([obs.tolist(), session.run(["act"], {{"obs": obs}})[0].tolist()]))
+"""
+        ran = subprocess.run([sys.executable, "-c", code], cwd=file.parent, capture_output=True)
+        assert ran.returncode == 0, ran.stderr
+        obs, (dose,) = json.loads(ran.stdout)
+        assert dose in range(5) and [dose] == agent.act(np.float32(obs)).tolist()
 
 
-def encoded(column, text):
-    if "categories" in column:
-        return [text == kind for kind in column["categories"]]
-    return [text == "True" if column["kind"] == "boolean" else float(text)]
+def parsed(text):
+    if text in ("True", "False"):
+        return text == "True"
+    return float(text) if re.fullmatch(r"-?[0-9.]+", text) else text

@@ -1,6 +1,6 @@
 """Write log.csv: 350 stays, what two doctors did, and how the stays ended.
 
-    python examples/sepsis/make_data.py
+python examples/sepsis/make_data.py
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every four hours a doctor reads the vital signs and chooses one of five doses of a vasopressor. A
 dose raises the blood pressure. Too low a pressure damages the organs, and so does a dose that is
-higher than the pressure needs. Nothing here comes from patients, and no number is meant to hold for any.
+higher than the pressure needs. All numbers are made up.
 """
 
 from __future__ import annotations

@@ -92,3 +92,11 @@ def test_an_epsilon_of_1_is_refused(home):
     done = forked("multirun/s", "epsilon=1", module="bcq_exp.select", cwd=home)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "epsilon=1: must be a number in [0, 1)" in done.stderr
+
+
+def test_the_estimate_is_an_objective(home):
+    given = ("algo=dqn", "trainer.objective=fqe", "trainer.fqe_steps=20", "trainer.eval_episodes=0")
+    done = forked(*BRIEF, *DATA, *given, "name=objective", cwd=home)
+    assert done.returncode == 0, done.stderr
+    (row,) = RunRecord(home / "multirun" / "objective").estimates()
+    assert np.isfinite(row["fqe"]) and "dr" not in row

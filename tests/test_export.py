@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 from bcq_exp.algorithm.networks import VAE
@@ -44,6 +44,9 @@ KINDS = {
     "td3_bc": ("algo=td3_bc", "trainer.precision=fp64"),
     "ddpg": ("algo=ddpg", "trainer.precision=bf16"),
     "dqn": ("algo=dqn", SCALED),
+    "discrete_bcq": ("algo=discrete_bcq",),
+    "dqn, discrete": ("algo=dqn",),
+    "bc, discrete": ("algo=bc",),
     "iql": ("algo=iql",),
     "cql": ("algo=cql", SCALED),
 }
@@ -93,10 +96,9 @@ print(json.dumps({"ours": sorted(ours), "seconds": seconds}))
 """
 
 
-def agent_of(*overrides, normalizer=NORMALIZER, spaces=SPACES):
+def agent_of(*overrides, act=SPACES[1]):
     cfg = compose(*overrides)
-    algorithm = build_algorithm(cfg, *spaces, placement_of(cfg))
-    return Agent.of(algorithm, normalizer)
+    return Agent.of(build_algorithm(cfg, SPACES[0], act, placement_of(cfg)), NORMALIZER)
 
 
 def inputs_of(agent, size):
@@ -111,7 +113,11 @@ def inputs_of(agent, size):
         normal = torch.randn(drawn, generator=torch.Generator().manual_seed(1), dtype=dtype)
         inputs["latent"] = normal.numpy().astype(np.float32)
     act = agent.act(inputs["obs"], torch.Generator().manual_seed(1))
-    return inputs, {"act": act}
+    if act.dtype.kind == "f":
+        return inputs, {"act": act}
+    with torch.no_grad():
+        scores = agent.policy.scores(torch.from_numpy(NORMALIZER(inputs["obs"])))
+    return inputs, {"act": act, "scores": scores.numpy()}
 
 
 def act_elsewhere(*folders):
@@ -132,7 +138,8 @@ def exported(tmp_path_factory):
     base = tmp_path_factory.mktemp("exported")
     agents = {}
     for name, overrides in KINDS.items():
-        agents[name] = agent = agent_of(*overrides)
+        act = Discrete(5, start=-2) if "discrete" in name else SPACES[1]
+        agents[name] = agent = agent_of(*overrides, act=act)
         folder = base / name
         for format in policy_files.FILES:
             policy_files.write_policy(agent, format, folder, FACTS)
@@ -155,6 +162,8 @@ def test_a_file_acts_as_the_policy_does(size, format, name, exported):
         assert found[output].shape == array.shape
         if array.dtype.kind == "i":
             np.testing.assert_array_equal(found[output], array)
+        elif output == "scores":
+            np.testing.assert_allclose(found[output], array, rtol=1e-5, atol=1e-6)
         else:
             span = np.maximum(1, np.ptp([SPACES[1].low, SPACES[1].high], axis=0))
             np.testing.assert_allclose(found[output] / span, array / span, atol=1e-6, rtol=0)
@@ -228,24 +237,31 @@ def test_an_unfinished_run_is_exported_with_its_step(trained, tmp_path):
 
 
 TABLE = """\
-episode,time,age,sex,dose,reward
-a,0,61.5,f,0.5,0
-a,1,62,f,0.25,0
-a,2,63,f,0.75,1
-b,0,20,x,0.1,0
-b,1,21,x,0.3,0.5
-b,2,22,x,0.2,0
-c,0,44,m,0.9,0
-c,1,45,m,0.6,1
-c,2,46,m,0.4,1
+episode,time,age,sex,dose,drug,reward
+a,0,61.5,f,0.5,A,0
+a,1,62,f,0.25,B,0
+a,2,63,f,0.75,A,1
+b,0,20,x,0.1,A,0
+b,1,21,x,0.3,A,0.5
+b,2,22,x,0.2,B,0
+c,0,44,m,0.9,B,0
+c,1,45,m,0.6,A,1
+c,2,46,m,0.4,B,1
 """
 
 
-def test_a_policy_of_a_table_says_how_a_row_becomes_an_observation(own_data, tmp_path):
+@pytest.mark.parametrize(
+    ("column", "algo", "said"),
+    [
+        ("dose", "bc", "`act` has the columns `dose`."),
+        ("drug", "discrete_bcq", '| `act` | `drug` |\n|---|---|\n| 0 | `"A"` |\n| 1 | `"B"` |'),
+    ],
+)
+def test_a_policy_of_a_table_says_how_a_row_is_read(column, algo, said, own_data, tmp_path):
     (tmp_path / "log.csv").write_text(TABLE)
     brief = ("trainer.num_steps=4", "trainer.batch_size=2", "trainer.engine=eager", "logger=none")
     data = ("dataset=table", "dataset.path=log.csv", "dataset.observations=[age,sex]")
-    given = (*data, "dataset.actions=[dose]", "algo=bc", *brief, "hydra.run.dir=run")
+    given = (*data, f"dataset.actions=[{column}]", f"algo={algo}", *brief, "hydra.run.dir=run")
     done = forked(*given, cwd=tmp_path, env=own_data)
     assert done.returncode == 0, done.stderr
     done = forked("export", "run", cwd=tmp_path)
@@ -254,7 +270,7 @@ def test_a_policy_of_a_table_says_how_a_row_becomes_an_observation(own_data, tmp
     assert (
         '| 1 to 3 | `sex` | 1 at the place of its category, else 0: `"f"`, `"m"`, `"x"` |' in page
     )
-    assert "`act` has the columns `dose`." in page
+    assert said in page
     load, encode = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     code = f"""{load}
 import json
@@ -320,6 +336,11 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Counting(nn.Module):
+    def forward(self, x):
+        return torch.stack([row for row in x])
+
+
 class Drawing(nn.Module):
     def forward(self, x):
         return x + torch.randn_like(x)
@@ -350,6 +371,7 @@ def own_vae():
 
 REFUSED = {
     "a branch on values": (lambda: actor_with(Branching()), "actor.1 (Branching): torch.export"),
+    "a loop over rows": (lambda: actor_with(Counting()), "actor.1 (Counting): torch.export"),
     "random numbers": (lambda: actor_with(Drawing()), "actor.1 (Drawing): draws random numbers"),
     "dropout": (lambda: actor_with(nn.Dropout()), "actor.1 (Dropout): draws random numbers"),
     "a VAE that draws its own latents": (own_vae, "vae: it draws its own random numbers"),

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from bcq_exp.algorithm.actions import ActionIndex
-from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import StateToAction
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.algorithm.stacking import per_run
@@ -50,11 +49,13 @@ class DiscretePolicy(Policy):
         scores = self.scores(self.as_tensor(obs))
         return one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
 
-    @torch.no_grad()
-    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        """Actions ``.act``, integers (B,) as the environment counts them."""
-        index = self.scores(self.as_tensor(batch.obs)).argmax(-1)
-        return Batch(act=index.cpu().numpy() + self._action_map.start, state=state)
+    def chosen(self, scores: Tensor) -> Tensor:
+        """The best actions by scores (B, n): integers (B,) as the environment counts them."""
+        return scores.argmax(-1) + self._action_map.start
+
+    def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
+        """Integers (B,) as the environment counts them."""
+        return self.chosen(self.scores(obs))
 
 
 def taken(values: Tensor, act: Tensor) -> Tensor:

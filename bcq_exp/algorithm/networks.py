@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -359,7 +360,7 @@ def _as_rows(obs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     lead = x.dim() - 1
     obs = obs.expand(*x.shape[:-1], *obs.shape[lead:])
     # reshape, as flatten loses the rows of a latent of width zero
-    return obs.flatten(0, lead - 1), x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    return obs.flatten(0, lead - 1), x.reshape(prod(x.shape[:-1]), x.shape[-1])
 
 
 def _takes(function: Callable[..., Any], *inputs: Tensor) -> bool:

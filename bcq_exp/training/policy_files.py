@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
 from bcq_exp import extras
+from bcq_exp.algorithm.discrete import DiscretePolicy
 from bcq_exp.algorithm.networks import choose_compute_dtype
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.errors import UserError, first_line
@@ -70,8 +71,10 @@ class Array(NamedTuple):
     meaning: str
 
     def __str__(self) -> str:
-        shape = ", ".join(map(str, ("B", *self.shape)))
-        return f"| `{self.name}` | {self.type} | ({shape}) | {self.meaning} |"
+        shape = ", ".join(map(str, self.shape))
+        return f"| `{self.name}` | {self.type} | (B, {shape}) | {self.meaning} |".replace(
+            ", )", ",)"
+        )
 
 
 class ActingNetwork(nn.Module):
@@ -79,7 +82,7 @@ class ActingNetwork(nn.Module):
 
     ``forward(obs)``, or ``forward(obs, latent)`` of a policy that samples: the environment's
     observations (B, O) and standard normals (B, *normal_shape), both float32, to what the
-    environment's ``step`` takes, float32 (B, A).
+    environment's ``step`` takes: float32 (B, A), or int64 (B,) and all actions' scores (B, n).
 
     Raises:
         UserError: if the policy cannot be computed from tensors alone.
@@ -108,17 +111,20 @@ class ActingNetwork(nn.Module):
         for name in ("mean", "std"):  # in float64, as they are applied here
             value = None if scaling is None else torch.as_tensor(getattr(scaling, name))
             self.register_buffer(name, value)
-        space = policy.action_space
-        assert isinstance(space, Box)
         self._dtype = next(policy.parameters()).dtype
-        self.register_buffer("low", torch.as_tensor(space.low, dtype=self._dtype))
-        self.register_buffer("high", torch.as_tensor(space.high, dtype=self._dtype))
+        if isinstance(space := policy.action_space, Box):
+            self.register_buffer("low", torch.as_tensor(space.low, dtype=self._dtype))
+            self.register_buffer("high", torch.as_tensor(space.high, dtype=self._dtype))
 
-    def forward(self, obs: Tensor, latent: Tensor | None = None) -> Tensor:
+    def forward(self, obs: Tensor, latent: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         if self.mean is not None and self.std is not None:
             obs = ((obs.double() - self.mean) / self.std).float()
+        obs = obs.to(self._dtype)
+        if isinstance(self.policy, DiscretePolicy):
+            scores = self.policy.scores(obs)
+            return self.policy.chosen(scores), scores.float()
         normal = None if latent is None else latent.to(self._dtype)
-        return self._to_env(self.policy.action(obs.to(self._dtype), normal)).float()
+        return self._to_env(self.policy.action(obs, normal)).float()
 
     def _to_env(self, act: Tensor) -> Tensor:
         """:meth:`~bcq_exp.algorithm.actions.ActionMap.to_env`, of tensors."""
@@ -150,6 +156,14 @@ class ActingNetwork(nn.Module):
     def outputs(self) -> list[Array]:
         """What :meth:`forward` returns."""
         space = self.policy.action_space
+        if isinstance(space, Discrete):
+            last = space.start + space.n - 1
+            meaning = f"the number of the best action, {space.start} to {last}"
+            scores = "what it is chosen by: values, or logits of a classifier; -inf if not allowed"
+            return [
+                Array("act", "int64", (), meaning),
+                Array("scores", "float32", (int(space.n),), scores),
+            ]
         assert isinstance(space, Box)
         bounds = f"from {space.low.tolist()} to {space.high.tolist()}"
         return [
@@ -243,14 +257,18 @@ def _as_torch(
 
 
 def _culprit(error: BaseException, network: nn.Module) -> str:
-    """The innermost module that was running when an error was raised, by its configuration key."""
-    parts = set(network.modules())
+    """The innermost module that was running when an error was raised.
+
+    An error about sizes is raised later: then the last module that is neither ours nor torch's.
+    """
+    parts = list(network.modules())
+    others = [x for x in parts if type(x).__module__.split(".")[0] not in ("bcq_exp", "torch")]
     running = [
         found
         for frame, _ in traceback.walk_tb(error.__traceback__)
         if isinstance(found := frame.f_locals.get("self"), nn.Module) and found in parts
     ]
-    return _named(network, running[-1] if running else network)
+    return _named(network, [network, *others, *running][-1])
 
 
 def _named(network: nn.Module, module: nn.Module) -> str:
@@ -282,13 +300,13 @@ def _lines(network: ActingNetwork, format: str, facts: Mapping[str, Any]) -> Ite
     yield "\n## Example\n"
     yield f"```python\n{_example(network, format)}```"
     if columns := facts.get("columns"):
-        yield from _column_lines(columns)
+        yield from _column_lines(columns, getattr(network.policy.action_space, "start", 0))
     yield "\n## Limits\n"
     yield from (f"- {limit}" for limit in _limits(network, format))
 
 
-def _column_lines(columns: Mapping[str, Any]) -> Iterator[str]:
-    """How a row of a table becomes an observation, and what the actions are."""
+def _column_lines(columns: Mapping[str, Any], start: int) -> Iterator[str]:
+    """How a row of a table becomes an observation, and what the actions, from ``start``, are."""
     yield "\n## Observations\n"
     yield "| Place in `obs` | Column | Value |"
     yield "|---|---|---|"
@@ -310,9 +328,11 @@ def _column_lines(columns: Mapping[str, Any]) -> Iterator[str]:
     names = ", ".join(f"`{column['name']}`" for column in columns["actions"])
     if columns.get("action_values") is None:
         yield f"`act` has the columns {names}."
-    else:
-        yield f"`act` is the place in this list of {names}, plus `start` of the metadata:"
-        yield _listed(columns["action_values"])
+        return
+    yield f"| `act` | {names} |"
+    yield "|---|---|"
+    for number, value in enumerate(columns["action_values"], start):
+        yield f"| {number} | `{json.dumps(value)}` |"
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -290,7 +290,7 @@ def load_table(
         "truncated": truncated,
         "behaviour_prob": behaviour_prob,
     }
-    options = {
+    options: dict[str, Any] = {
         "categorical": tuple(categorical),
         "action_type": action_type,
         "allowed_actions": None if allowed_actions is None else tuple(allowed_actions),

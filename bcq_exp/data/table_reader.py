@@ -385,10 +385,11 @@ class _Scan:
         if len(values) < 2:
             only = shown(values[0]) if values else "none"
             raise self.error(f"column {listed!r} has one action only, {only}; two are needed")
-        first = values[0][0]
-        is_range = len(names) == 1 and isinstance(first, int)
-        is_range = is_range and values == tuple((first + i,) for i in range(len(values)))
-        space = Discrete(len(values), start=int(first) if is_range else 0)
+        start, lowest = 0, values[0][0]
+        if len(names) == 1 and isinstance(lowest, int):
+            is_range = values == tuple((lowest + i,) for i in range(len(values)))
+            start = int(lowest) if is_range else 0
+        space = Discrete(len(values), start=start)
         return Actions(names, space, values, reading.allowed_actions is not None)
 
     def _is_discrete(self) -> bool:
@@ -610,7 +611,7 @@ class _Sink:
 
     def array(self) -> np.ndarray:
         """All that was written; of a file, mapped."""
-        if self._file is None:
+        if self._file is None or self._path is None:
             return self._array
         self._file.close()
         return np.load(self._path, "r")

@@ -223,6 +223,7 @@ class FittedQ:
                     part = slice(first, first + ROWS_AT_ONCE)
                     inputs = (self._units.obs(obs[part]), self._units.act(act[part]))
                     value = critic.value(*map(self._as_tensor, inputs))
+                    assert value is not None
                     found[part] += shares[m, part] * value.double().cpu().numpy()
         return self._units.value(found)
 

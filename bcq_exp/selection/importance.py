@@ -174,7 +174,7 @@ def per_decision_importance(episodes: Episodes, gamma: float, *, weighted: bool 
     log_weights = np.where(known, episodes.log_weights[:, 1:], -np.inf)
     x, w = _sums(episodes.rew, log_weights, weighted)
     w = w if weighted else known.astype(float)
-    scale = gamma ** np.arange(len(recorded))
+    scale = gamma ** np.arange(known.shape[1])
     return Ratios(x[:, recorded], w[:, recorded], scale[recorded])
 
 

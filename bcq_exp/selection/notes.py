@@ -180,7 +180,7 @@ def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESetting
         )
     few = policies[policies["ess"] < FEWEST_EFFECTIVE]
     if len(few):
-        worst = few.loc[few["ess"].idxmin()]
+        worst = few.sort_values("ess").iloc[0]
         those = counted(len(few), "policy has", "policies have")
         notes.append(
             f"{those} an effective sample size below {FEWEST_EFFECTIVE} ({worst['ess']:.1f} of "

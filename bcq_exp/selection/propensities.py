@@ -15,9 +15,9 @@ from bcq_exp.algorithm.mlp import MLP
 from bcq_exp.training.evaluation import ObsNormalizer
 
 ROWS_AT_ONCE = 16384
-BATCH_SIZE, LR = 256, 1e-3
+BATCH_SIZE, LR = 256, 3e-3
 MOST_STEPS = 10_000
-CHECK_EVERY, PATIENCE = 100, 10  # steps, and checks without progress after which training ends
+CHECK_EVERY, PATIENCE = 50, 8  # steps, and checks without progress after which training ends
 VALIDATION = 0.2  # share of the episodes that decide when
 MOST_VALIDATED = 50_000  # of their steps
 NUM_BINS = 10

@@ -19,7 +19,7 @@ ESTIMATES = ("fqe", "dr", "pdwis", "wis")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a data set of CartPole and the policies of two algorithms, selected."""
+    """A folder with a data set of CartPole and the policies of two algorithms."""
     home = tmp_path_factory.mktemp("discrete")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
@@ -38,8 +38,14 @@ def select(*arguments, cwd):
     return said, json.loads((cwd / "multirun" / "s" / "ope" / "selection.json").read_text())
 
 
-def test_estimates_stand_side_by_side(home, opened):
-    said, content = select("horizon=10", "epsilon=0.2", cwd=home)
+@pytest.fixture(scope="module")
+def selected(home):
+    """Words and content of a selection."""
+    return select("horizon=10", "epsilon=0.2", cwd=home)
+
+
+def test_estimates_stand_side_by_side(home, selected):
+    said, content = selected
     assert "by several estimators ± interval" in said and "effective episodes" in said
     assert "policies with 0.2 of actions at random (epsilon)" in said
     assert "behaviour probabilities are estimated; on" in said
@@ -62,23 +68,34 @@ def test_estimates_stand_side_by_side(home, opened):
     found = content["calibration"]
     assert found["num_episodes"] == len(evidence.episode_rows)
     assert sum(count for *_, count in found["reliability"]) == len(evidence.dataset.transitions)
-    assert forked("multirun/s", module="bcq_exp.compare", cwd=home).returncode == 0
-    page = opened(home / "multirun" / "s" / "report" / "index.html")
-    rows = page.locator("#estimator-table tbody tr")
-    assert rows.count() == 3 and "behaviour policy" in rows.nth(0).inner_text()
-    points = page.evaluate("document.getElementById('estimator-plot').data[1]")
-    assert points["x"] == pytest.approx([behaviour["dr"], *policies["dr"]], rel=1e-4)
-    assert "Expected calibration error" in page.inner_text("#calibration-how")
 
 
-def test_own_critics_value_discrete_actions(home):
-    _, content = select("horizon=10", cwd=home)
-    rows = {row["run"]: row for row in content["policies"]}
+def test_own_critics_value_discrete_actions(selected):
+    rows = {row["run"]: row for row in selected[1]["policies"]}
     assert np.isfinite(rows["algo=discrete_bcq"]["critic_value"])
     assert rows["algo=discrete_bcq"]["td_error"] > 0
     assert rows["algo=bc"]["critic_value"] is None
 
 
+def test_the_page_shows_estimators_and_calibration(home, selected, opened):
+    _, content = selected
+    assert forked("multirun/s", module="bcq_exp.compare", cwd=home).returncode == 0
+    page = opened(home / "multirun" / "s" / "report" / "index.html")
+    rows = page.locator("#estimator-table tbody tr")
+    assert rows.count() == 3 and "behaviour policy" in rows.nth(0).inner_text()
+    points = page.evaluate("document.getElementById('estimator-plot').data[1]")
+    expected = [row["dr"] for row in (content["behaviour"], *content["policies"])]
+    assert points["x"] == pytest.approx(expected, rel=1e-4)
+    assert "Expected calibration error" in page.inner_text("#calibration-how")
+
+
+def test_an_epsilon_of_1_is_refused(home):
+    done = forked("multirun/s", "epsilon=1", module="bcq_exp.select", cwd=home)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "epsilon=1: must be a number in [0, 1)" in done.stderr
+
+
+@pytest.mark.slow
 def test_too_few_effective_episodes_leave_no_estimates_by_weights(home):
     said, content = select("epsilon=0", cwd=home)  # whole episodes of greedy policies
     rows = content["policies"]
@@ -88,12 +105,7 @@ def test_too_few_effective_episodes_leave_no_estimates_by_weights(home):
     assert all(row["fqe"] is not None for row in rows)
 
 
-def test_an_epsilon_of_1_is_refused(home):
-    done = forked("multirun/s", "epsilon=1", module="bcq_exp.select", cwd=home)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "epsilon=1: must be a number in [0, 1)" in done.stderr
-
-
+@pytest.mark.slow
 def test_the_estimate_is_an_objective(home):
     given = ("algo=dqn", "trainer.objective=fqe", "trainer.fqe_steps=20", "trainer.eval_episodes=0")
     done = forked(*BRIEF, *DATA, *given, "name=objective", cwd=home)

@@ -36,14 +36,13 @@ sweep: $(PACKAGE) ## train 12 runs together and compare them (three minutes)
 	$(BIN)/bcq_exp train -m name=sweep algo.lmbda=0.5,1.0 algo.tau=0.005,0.02 'seed=range(0,3)' trainer.num_steps=5000 trainer.eval_every=2500
 	$(BIN)/bcq_exp compare multirun/sweep
 
-SEPSIS := --config-dir examples/sepsis/conf experiment=sepsis
 example: $(PACKAGE)-export ## from a table of logged data to a report and an exported policy (three minutes)
-	$(BIN)/bcq_exp train -m $(SEPSIS) name=sepsis/bcq algo.threshold=0.05,0.15,0.4
-	$(BIN)/bcq_exp train $(SEPSIS) name=sepsis/bc algo=bc
-	$(BIN)/bcq_exp select multirun/sepsis gamma=1 horizon=30 num_steps=3000
+	$(BIN)/bcq_exp train -m --config-dir examples/sepsis/conf experiment=sepsis name=sepsis algo=bc,discrete_bcq
+	$(BIN)/bcq_exp train -m --config-dir examples/sepsis/conf experiment=sepsis name=sepsis algo.threshold=0.03,0.1
+	$(BIN)/bcq_exp select multirun/sepsis num_steps=4000 epsilon=0.3 'return_range=[-1,1]'
 	$(BIN)/bcq_exp compare multirun/sepsis
 	$(BIN)/python examples/sepsis/truth.py multirun/sepsis
-	$(BIN)/bcq_exp export "$$(sed -n '2s/.*\(multirun[^,]*\).*/\1/p' multirun/sepsis/ope/policies.csv)"
+	$(BIN)/bcq_exp export "$$(sed -n 2p multirun/sepsis/ope/policies.csv | cut -d, -f2)" # the first
 
 BUDGET ?= tiny
 paper: $(PAPER) ## section 6 of the paper: BUDGET=tiny (five minutes, default), small (a night), full

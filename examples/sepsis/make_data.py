@@ -1,4 +1,4 @@
-"""Write log.csv: 350 stays, what two doctors did, and how the stays ended.
+"""Write log.csv: 600 stays, what two doctors did, and how the stays ended.
 
 python examples/sepsis/make_data.py
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from simulator import DOCTORS, OBSERVATIONS, Patient
 
-SEED, NUM_STAYS = 0, 350
+SEED, NUM_STAYS = 0, 600
 COLUMNS = ("stay_id", "hour", *OBSERVATIONS, "doctor", "dose", "outcome")
 
 

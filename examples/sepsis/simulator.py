@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 DOSES = 5  # 0 is none
-MOST_STEPS = 30  # of four hours
+MOST_STEPS = 20  # of four hours
 WARDS = ("emergency", "medical", "surgical")
 OBSERVATIONS = ("age", "male", "ward", "heart_rate", "pressure", "lactate", "temperature")
 RISE = np.array([0.0, 9.0, 16.0, 22.0, 26.0])  # of the pressure by each dose, in mmHg
@@ -28,6 +28,7 @@ class Patient:
     The severity of the illness is not recorded. The vital signs are noisy consequences of it.
 
     Attributes:
+        steps: doses so far.
         is_over: whether the patient has left, or died.
         outcome: 1 for a survivor, -1 for a death; None while the stay lasts.
     """
@@ -41,7 +42,7 @@ class Patient:
         self._severity = float(np.clip(rng.normal(2.5 + frailty, 0.5), 1.0, 4.0))
         self._pressure = self._resting() + float(rng.normal(0, 4))
         self._lactate = float(np.clip(1.0 + 0.9 * self._severity + rng.normal(0, 0.5), 0.6, 9.0))
-        self._steps = 0
+        self.steps = 0
         self.is_over = False
         self.outcome: int | None = None
 
@@ -65,15 +66,15 @@ class Patient:
         self._pressure += 0.7 * (wanted - self._pressure) + float(rng.normal(0, 2.5))
         too_low = min(max(0.0, WANTED - self._pressure) / 10, 2.0)
         too_much = min(max(0.0, self._pressure - WANTED - 6) / 10, 2.0) if dose else 0.0
-        harm = 0.36 * too_low + 0.62 * too_much
-        self._severity += harm - 0.22 + float(rng.normal(0, 0.12))
+        harm = 0.6 * too_low + 0.9 * too_much
+        self._severity += harm - 0.4 + float(rng.normal(0, 0.15))
         self._severity = float(np.clip(self._severity, 0.0, 5.0))
         self._lactate += 0.4 * (1.0 + 0.9 * self._severity + 0.8 * too_low - self._lactate)
-        self._steps += 1
-        risk = 0.4 / (1 + np.exp(-2.5 * (self._severity - 3.4)))
-        has_died = self._steps >= 3 and rng.random() < risk
-        is_well = self._severity < 1.0 and dose <= 2 and self._steps >= 5
-        self.is_over = bool(has_died or is_well or self._steps == MOST_STEPS)
+        self.steps += 1
+        risk = 0.6 / (1 + np.exp(-2.5 * (self._severity - 3.4)))
+        has_died = self.steps >= 3 and rng.random() < risk
+        is_well = self._severity < 1.0 and dose <= 3 and self.steps >= 4
+        self.is_over = bool(has_died or is_well or self.steps == MOST_STEPS)
         if self.is_over:
             self.outcome = -1 if has_died else 1
 
@@ -84,12 +85,12 @@ class Patient:
 
 def cautious(vitals: dict[str, Any], rng: np.random.Generator) -> int:
     """A doctor who treats late and little."""
-    return _dose((60 - vitals["pressure"]) / 7 + 0.4 * (vitals["lactate"] - 3) + rng.normal(0, 0.7))
+    return _dose((60 - vitals["pressure"]) / 7 + 0.4 * (vitals["lactate"] - 3) + rng.normal(0, 0.6))
 
 
 def eager(vitals: dict[str, Any], rng: np.random.Generator) -> int:
     """A doctor who treats early and much."""
-    return _dose((79 - vitals["pressure"]) / 6 + 0.5 * (vitals["lactate"] - 1) + rng.normal(0, 0.7))
+    return _dose((78 - vitals["pressure"]) / 6 + 0.5 * (vitals["lactate"] - 1) + rng.normal(0, 0.6))
 
 
 def _dose(wish: float) -> int:

@@ -1,8 +1,8 @@
-"""The true mean outcome of a sweep's policies, next to the estimates of ``bcq_exp select``.
+"""The true values of a sweep's policies, next to the estimates of ``bcq_exp select``.
 
     python examples/sepsis/truth.py multirun/sepsis
 
-The simulator that made the table knows it. Nobody who has only a table does.
+The simulator that made the table gives them. Without a simulator they stay unknown.
 """
 
 from __future__ import annotations
@@ -15,31 +15,37 @@ from typing import Any
 
 import numpy as np
 from make_data import stays
-from simulator import Patient
+from simulator import DOSES, Patient
 
 from bcq_exp import load_policy
 
-ESTIMATES = {"fqe": "fitted Q", "dr": "doubly robust", "pdwis": "PDWIS", "wis": "WIS"}
 SEED = 1  # of patients who are not in the table
+LINE = "{:{}}{:>20}{:>8}{:>20}{:>20}{:>20}{:>8}{:>10}"
+HEADS = ("fitted Q", "true", "doubly robust", "PDWIS", "WIS", "true", "episodes")
 Row = dict[str, Any]
+Act = Callable[[list[Row]], np.ndarray]
 
 
-def outcomes_of_doctors(num_patients: int) -> list[int]:
-    """1 or -1 of each patient under the behaviour policy."""
-    return [rows[-1]["outcome"] for rows in stays(SEED, num_patients)]
+def value_of_doctors(num_patients: int, gamma: float) -> float:
+    """The mean discounted outcome under the behaviour policy."""
+    found = [rows[-1]["outcome"] * gamma ** (len(rows) - 1) for rows in stays(SEED, num_patients)]
+    return float(np.mean(found))
 
 
-def outcomes(act: Callable[[list[Row]], np.ndarray], num_patients: int) -> list[int]:
-    """1 or -1 of each patient under a policy of several rows at once."""
+def value(act: Act, num_patients: int, gamma: float, epsilon: float = 0.0) -> float:
+    """The same under a policy of several rows at once, a share of whose doses is random."""
+    rng = np.random.default_rng(SEED)
     patients = [Patient(np.random.default_rng([SEED, k])) for k in range(num_patients)]
     while running := [patient for patient in patients if not patient.is_over]:
         doses = act([patient.vitals() for patient in running])
+        is_random = rng.random(len(running)) < epsilon
+        doses = np.where(is_random, rng.integers(DOSES, size=len(running)), doses)
         for patient, dose in zip(running, doses, strict=True):
             patient.treat(int(dose))
-    return [patient.outcome for patient in patients]
+    return float(np.mean([each.outcome * gamma ** (each.steps - 1) for each in patients]))
 
 
-def policy_of(run: Path) -> Callable[[list[Row]], np.ndarray]:
+def policy_of(run: Path) -> Act:
     """The policy of a run, of rows as the table has them."""
     policy = load_policy(run)
     columns = json.loads((run / "summary.json").read_text())["dataset"]["columns"]["observations"]
@@ -47,9 +53,9 @@ def policy_of(run: Path) -> Callable[[list[Row]], np.ndarray]:
     def encoded(row: Row) -> list[float]:
         obs: list[float] = []
         for column in columns:
-            value = row[column["name"]]
+            found = row[column["name"]]
             kinds = column.get("categories")
-            obs += [float(value)] if kinds is None else [float(value == kind) for kind in kinds]
+            obs += [float(found)] if kinds is None else [float(found == kind) for kind in kinds]
         return obs
 
     return lambda rows: policy.act(np.array([encoded(row) for row in rows], np.float32))
@@ -59,24 +65,28 @@ def main() -> None:
     """Print a row for the doctors and one for each policy."""
     parser = argparse.ArgumentParser(description="Prints true values next to estimates.")
     parser.add_argument("sweep", type=Path, help="a folder that `bcq_exp select` has estimated")
-    parser.add_argument("num_patients", nargs="?", type=int, default=2000)
+    parser.add_argument("num_patients", nargs="?", type=int, default=2000, help="(2000)")
     options = parser.parse_args()
     selection = json.loads((options.sweep / "ope" / "selection.json").read_text())
-    known = [("doctors", selection["behaviour"], outcomes_of_doctors(options.num_patients))]
+    gamma, epsilon = (selection["settings"][name] for name in ("gamma", "epsilon"))
+    num = options.num_patients
+    rows = [("doctors", selection["behaviour"], [value_of_doctors(num, gamma)] * 2)]
     for row in selection["policies"]:
-        found = outcomes(policy_of(Path(row["folder"])), options.num_patients)
-        known.append((row["run"], row, found))
-    width = max(len(name) for name, *_ in known)
-    heads = "".join(f"{head:>22}" for head in ESTIMATES.values())
-    print(f"{'policy':{width}}{'true value':>18}{heads}{'effective episodes':>20}")
-    for name, row, found in known:
-        reach = 1.96 * np.std(found) / len(found) ** 0.5
-        true = f"{np.mean(found):.2f} ± {reach:.2f}"
-        cells = "".join(f"{_interval(row, key):>22}" for key in ESTIMATES)
-        print(f"{name:{width}}{true:>18}{cells}{row['ess']:>20.0f}")
+        act = policy_of(Path(row["folder"]))
+        rows.append((row["run"], row, [value(act, num, gamma, e) for e in (0.0, epsilon)]))
+    width = max(len(name) for name, *_ in rows)
+    print(LINE.format("", width, "", "", f"{epsilon:.0%} random doses:", "", "", "", "effective"))
+    print(LINE.format("policy", width, *HEADS))
+    for name, row, (greedy, random) in rows:
+        fitted, *others = (_interval(row, key) for key in ("fqe", "dr", "pdwis", "wis"))
+        cells = (fitted, f"{greedy:.2f}", *others, f"{random:.2f}", f"{row['ess']:.1f}")
+        print(LINE.format(name, width, *cells))
+    print(
+        f"true values are of {num} new patients, with a standard error of {num**-0.5:.2f} or less"
+    )
 
 
-def _interval(row: dict[str, Any], key: str) -> str:
+def _interval(row: Row, key: str) -> str:
     if row[key] is None:
         return ""
     return f"{row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}]"

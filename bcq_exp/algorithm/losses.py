@@ -182,4 +182,4 @@ def best_action(
     obs = obs.unsqueeze(1)  # (B, 1, O)
     act = perturbation(obs, sampled_action(vae, obs, normal))  # (B, n, A)
     best = critic(obs, act).argmax(1, keepdim=True)  # (B, 1, 1)
-    return act.take_along_dim(best, 1).squeeze(1)
+    return act.gather(1, best.expand(-1, -1, act.shape[-1])).squeeze(1)

@@ -10,8 +10,11 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,10 +245,24 @@ def _as_onnx(
     program: torch.export.ExportedProgram, network: ActingNetwork, metadata: Mapping[str, Any]
 ) -> bytes:
     names = [x.name for x in network.outputs]
-    made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=names)
+    with _silent():
+        made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=names)
     assert made is not None
     made.model.metadata_props[METADATA.removesuffix(".json")] = json.dumps(metadata)
     return made.model_proto.SerializeToString()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what the exporter logs of itself: torchvision is missing, it uses deprecated names."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _as_torch(

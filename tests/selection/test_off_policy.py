@@ -87,7 +87,7 @@ def evidence(problem):
 
 def fit(evidence, tables, tmp_path, **settings):
     candidates = [candidate(table, f"p{k}") for k, table in enumerate(tables)]
-    settings = FQESettings(**{**QUICK, "num_steps": 1000, **settings})
+    settings = FQESettings(**{**QUICK, "num_steps": 500, **settings})
     acts = policies_actions(candidates, evidence, 0)
     recorded = evidence.behaviours_actions
     both = [np.concatenate([own, known[None]]) for own, known in zip(acts, recorded, strict=True)]

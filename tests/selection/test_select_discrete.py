@@ -12,23 +12,33 @@ from tests.commands import TINY
 from tests.forked import forked
 
 BRIEF = [option for option in TINY if not option.startswith(("policy.", "algo.", "dataset."))]
-DATA = ("dataset=minari", "dataset.id=my/pole-v0", "dataset.download=false", "dataset.holdout=0.3")
+DATA = (
+    "dataset=table",
+    "dataset.path=log.csv",
+    "dataset.observations=pulse",
+    "dataset.actions=dose",
+    "dataset.holdout=0.3",
+    "trainer.eval_episodes=0",
+)
 FAST = ("num_steps=60", "num_members=2", "hidden_sizes=[16]")
 ESTIMATES = ("fqe", "dr", "pdwis", "wis")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a data set of CartPole and the policies of two algorithms."""
-    home = tmp_path_factory.mktemp("discrete")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
-        words = ("id=my/pole-v0", "env=CartPole-v1", "num_steps=3000", "random_action_prob=0.5")
-        done = forked(*words, module="bcq_exp.collect", cwd=home)
-        assert done.returncode == 0, done.stderr
-        done = forked("-m", *BRIEF, *DATA, "algo=discrete_bcq,bc", "name=s", cwd=home)
-        assert done.returncode == 0, done.stderr
-        yield home
+    """A folder with a table of 200 short episodes and the policies of two algorithms."""
+    home, rng = tmp_path_factory.mktemp("discrete"), np.random.default_rng(0)
+    rows = ["episode,time,pulse,dose,reward,terminated"]
+    for episode in range(200):
+        count = rng.integers(2, 5)
+        for t in range(count):
+            pulse, reward = rng.normal(size=2)
+            ends = int(t == count - 1)
+            rows.append(f"{episode},{t},{pulse:.3f},{rng.integers(2)},{reward:.3f},{ends}")
+    (home / "log.csv").write_text("\n".join(rows) + "\n")
+    done = forked("-m", *BRIEF, *DATA, "algo=discrete_bcq,bc", "name=s", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
 
 
 def select(*arguments, cwd):
@@ -41,17 +51,18 @@ def select(*arguments, cwd):
 @pytest.fixture(scope="module")
 def selected(home):
     """Words and content of a selection."""
-    return select("horizon=10", "epsilon=0.2", cwd=home)
+    return select("horizon=3", "epsilon=0.2", cwd=home)
 
 
-def test_estimates_stand_side_by_side(home, selected):
+def test_estimates_stand_side_by_side(home, selected, monkeypatch):
     said, content = selected
     assert "by several estimators ± interval" in said and "effective episodes" in said
     assert "policies with 0.2 of actions at random (epsilon)" in said
     assert "behaviour probabilities are estimated; on" in said
     runs = sorted((home / "multirun" / "s").glob("algo=*"))
+    monkeypatch.chdir(home)
     evidence = load_evidence(runs, trusted=False)
-    mean = evidence.returns(0.99, 10).mean()
+    mean = evidence.returns(0.99, 3).mean()
     behaviour = content["behaviour"]
     assert behaviour["pdwis"] == pytest.approx(mean, rel=1e-5)
     assert behaviour["wis"] == pytest.approx(mean, rel=1e-5)
@@ -97,10 +108,13 @@ def test_an_epsilon_of_1_is_refused(home):
 
 @pytest.mark.slow
 def test_too_few_effective_episodes_leave_no_estimates_by_weights(home):
-    said, content = select("epsilon=0", cwd=home)  # whole episodes of greedy policies
-    rows = content["policies"]
-    few = [row for row in rows if row["ess"] < 5]
-    assert few and all(row["wis"] is row["pdwis_low"] is row["dr"] is None for row in few)
+    states = forked(*BRIEF, *DATA, "algo=bc", "name=few", "dataset.holdout=0.02", cwd=home)
+    assert states.returncode == 0, states.stderr
+    done = forked("multirun/few", *FAST, "output=few", module="bcq_exp.select", cwd=home)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    rows = json.loads((home / "few" / "selection.json").read_text())["policies"]
+    assert all(row["wis"] is row["pdwis_low"] is row["dr"] is None for row in rows)
     assert "an effective sample size below 5" in said
     assert all(row["fqe"] is not None for row in rows)
 

@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sweep paper test fast-test slow-test faults lint browser bench clean
+.PHONY: help setup quickstart sweep example paper test fast-test slow-test faults lint browser bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,14 @@ quickstart: $(PACKAGE) ## train BCQ on the built-in Pendulum data and write a re
 sweep: $(PACKAGE) ## train 12 runs together and compare them (three minutes)
 	$(BIN)/bcq_exp train -m name=sweep algo.lmbda=0.5,1.0 algo.tau=0.005,0.02 'seed=range(0,3)' trainer.num_steps=5000 trainer.eval_every=2500
 	$(BIN)/bcq_exp compare multirun/sweep
+
+example: $(PACKAGE)-export ## from a table of logged data to a report and an exported policy (three minutes)
+	$(BIN)/bcq_exp train -m --config-dir examples/sepsis/conf experiment=sepsis name=sepsis algo=bc,discrete_bcq
+	$(BIN)/bcq_exp train -m --config-dir examples/sepsis/conf experiment=sepsis name=sepsis algo.threshold=0.03,0.1
+	$(BIN)/bcq_exp select multirun/sepsis num_steps=4000 epsilon=0.3 'return_range=[-1,1]'
+	$(BIN)/bcq_exp compare multirun/sepsis
+	$(BIN)/python examples/sepsis/truth.py multirun/sepsis
+	$(BIN)/bcq_exp export "$$(sed -n 2p multirun/sepsis/ope/policies.csv | cut -d, -f2)" # the first
 
 BUDGET ?= tiny
 paper: $(PAPER) ## section 6 of the paper: BUDGET=tiny (five minutes, default), small (a night), full

@@ -87,8 +87,9 @@ def dry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """A folder with the files that the command's page shows under a name, and tests/."""
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    """A folder with the files that the command's page shows under a name, tests/ and examples/."""
+    for folder in ("tests", "examples"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     for text in blocks(request.param.page, "yaml", "python"):
         if named := re.match(r"# ([\w/]+\.(yaml|py))\n", text):
             path = tmp_path / named[1]

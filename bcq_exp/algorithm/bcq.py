@@ -291,26 +291,11 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     @property
     def watches(self) -> tuple[Watch, ...]:
+        found = (diverging_q("q1_mean", "q2_mean"), DEAD_VAE)
         moved = self.policy.actor_perturbation
         phi, scale = (getattr(moved, name, None) for name in ("phi", "scale"))
-        if isinstance(phi, Tensor) and isinstance(scale, Tensor):
-            return watches(float(phi * scale.mean()))
-        return watches(None)
-
-
-def watches(largest_perturbation: float | None) -> tuple[Watch, ...]:
-    """What means trouble in BCQ's statistics.
-
-    ``largest_perturbation`` is the largest mean |perturbation| there can be, phi times half the
-    actions' range; ``None`` where the network sets no such bound.
-    """
-    found = (
-        diverging_q("q1_mean", "q2_mean"),
-        DEAD_VAE,
-    )
-    if not largest_perturbation:
-        return found
-    stuck = Watch(
-        "perturbation at phi", ("perturbation_abs_mean",), above=STUCK_SHARE * largest_perturbation
-    )
-    return (*found, stuck)
+        if not (isinstance(phi, Tensor) and isinstance(scale, Tensor) and phi):
+            return found  # the network sets no bound
+        largest = float(phi * scale.mean())  # of the mean |perturbation|
+        name = "perturbation_abs_mean"
+        return (*found, Watch("perturbation at phi", (name,), above=STUCK_SHARE * largest))

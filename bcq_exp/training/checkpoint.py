@@ -21,7 +21,6 @@ from torch import Tensor
 
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, clear_halves, written
-from bcq_exp.training.older import checkpoint_of_today, with_engine
 from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord, whole
 from bcq_exp.training.tensor_files import save_tensors
 
@@ -76,14 +75,12 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
                 raise Damaged(f"{path} is damaged (checksum mismatch of {part})")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if found not in (1, FORMAT):
-        raise Damaged(f"{path}: not a checkpoint of format 1 or {FORMAT}", SET_ASIDE)
+    if found != FORMAT:
+        raise Damaged(f"{path}: not a checkpoint of format {FORMAT}", SET_ASIDE)
     with whole(path):
-        content = checkpoint if found == FORMAT else checkpoint_of_today(checkpoint)
-        if lacking := Checkpoint.__required_keys__ - content.keys() - {"record"}:
+        if lacking := Checkpoint.__required_keys__ - checkpoint.keys():
             raise ValueError(f"without {', '.join(sorted(lacking))}")
-        content = {**content, "config": with_engine(content["config"])}
-    return content  # type: ignore[return-value]
+    return checkpoint
 
 
 @dataclass(frozen=True)
@@ -154,8 +151,6 @@ def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> Found | No
 
 def _with_rows(record: RunRecord, path: Path, *, lazily: bool) -> Checkpoint:
     content = load(path, lazily=lazily)
-    if "record" not in content:  # an earlier version's
-        content["record"] = record.marks_at(content["step"])
     summary = record.summary()
     if summary is not None and summary["step"] == content["step"] and summary["record"]:
         # it covers the evaluation that followed the checkpoint

@@ -41,7 +41,6 @@ from bcq_exp import locks
 from bcq_exp.algorithm.watch import Watch
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically, written
-from bcq_exp.training.older import summary_of_today
 
 Table = Literal["train", "eval", "timing"]
 TABLES: tuple[Table, ...] = ("train", "eval", "timing")
@@ -237,11 +236,8 @@ class RunRecord:
             if not isinstance(found, dict) or not found.keys() >= SUMMARY:
                 raise ValueError("not a run's summary")
             checksum = found.pop("crc32", None)
-            if checksum is None:  # version 0.1's
-                found = {"record": {}, **found}
-            elif checksum != _checksum(found):
+            if checksum != _checksum(found):
                 raise ValueError("checksum mismatch")
-            found = summary_of_today(found)
             _check_kinds(found)
             return found
 
@@ -298,14 +294,6 @@ class RunRecord:
         for table in TABLES:
             self._lines(table, marks)
 
-    def marks_at(self, step: int) -> Marks:
-        """How far the tables were at a step, by the steps in their rows.
-
-        Raises:
-            Damaged: if a row has none.
-        """
-        return {table: self._mark_at(self._csv(table), step) for table in TABLES}
-
     def rewind(self, marks: Marks) -> None:
         """Forget every row after the marks: a run that goes on from there writes them again."""
         if summary := self.summary():  # which so is true before, while and after they are cut
@@ -318,14 +306,6 @@ class RunRecord:
         if episodes := self.episodes():
             num_kept = len(self.rows("eval"))
             self._write_episodes({name: array[:num_kept] for name, array in episodes.items()})
-
-    def _mark_at(self, path: Path, step: int) -> Mark:
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        header, *rows = [line for line in lines if line.endswith(b"\n")] or [b""]
-        with whole(path):
-            kept = [row for row in rows if int(row.split(b",")[0]) <= step]
-        content = header + b"".join(kept)
-        return Mark(size=len(content), crc32=zlib.crc32(content))
 
     @property
     def _episodes_file(self) -> Path:

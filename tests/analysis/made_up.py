@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from bcq_exp.algorithm.bcq import BCQ, watches
+from bcq_exp.algorithm.bcq import BCQ
+from bcq_exp.algorithm.watch import DEAD_VAE, Watch, diverging_q
 from bcq_exp.training.record import RunRecord, this_process
 from tests.commands import compose
 
+WATCHES = (
+    diverging_q("q1_mean", "q2_mean"),
+    DEAD_VAE,
+    Watch("perturbation at phi", ("perturbation_abs_mean",), above=0.095),
+)
 CONFIG: dict[str, Any] = OmegaConf.to_container(compose(), resolve=True)  # type: ignore[assignment]
 
 
@@ -84,7 +90,7 @@ def make_run(
             "seed": seed,
             "algorithm": "BCQ",
             "losses": list(BCQ.losses()),
-            "watches": [asdict(watch) for watch in watches(0.1)],
+            "watches": [asdict(watch) for watch in WATCHES],
             "dataset": {
                 "id": dataset,
                 "content_hash": f"hash of {dataset}",

@@ -2,14 +2,15 @@
 
 import json
 import os
+import zlib
 
 import numpy as np
 import pytest
 
 from bcq_exp.errors import Damaged, UserError
-from bcq_exp.files import atomic_path, check_mark, mark, write_atomically
+from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically
 from bcq_exp.training import checkpoint
-from bcq_exp.training.record import SUMMARY, RunRecord
+from bcq_exp.training.record import SUMMARY, TABLES, RunRecord
 
 
 @pytest.fixture
@@ -22,6 +23,18 @@ def record(tmp_path):
         record.append("eval", {"step": step, "return_mean": -step / 3, "normalized_score": None})
         record.append_episodes(step, np.array([1.0, 2.0]) * step, np.array([step, 7]))
     return record
+
+
+def marks_at(record, step):
+    """How far the tables were at a step."""
+    found = {}
+    for table in TABLES:
+        path = record.folder / f"{table}.csv"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        header, *rows = [line for line in lines if line.endswith(b"\n")] or [b""]
+        content = header + b"".join(row for row in rows if int(row.split(b",")[0]) <= step)
+        found[table] = Mark(size=len(content), crc32=zlib.crc32(content))
+    return found
 
 
 def test_rows_come_back_to_the_bit(record):
@@ -63,7 +76,7 @@ def test_a_half_written_line_is_left_out(tail, record, tmp_path):
     with (tmp_path / "train.csv").open("a") as file:
         file.write(tail)
     assert record.rows("train") == complete
-    record.rewind(record.marks_at(30))
+    record.rewind(marks_at(record, 30))
     record.append("train", {"step": 40, "loss": 1.0, "q": 2.0})
     assert record.rows("train") == [*complete, {"step": 40, "loss": 1.0, "q": 2.0}]
 
@@ -73,7 +86,7 @@ def test_a_half_written_line_is_left_out(tail, record, tmp_path):
 )
 def test_rewinding_forgets_what_came_after(step, train, evals, record, tmp_path):
     before = {p.name: p.read_bytes() for p in tmp_path.glob("*.csv")}
-    record.rewind(record.marks_at(step))
+    record.rewind(marks_at(record, step))
     assert [row["step"] for row in record.rows("train")] == [10, 20, 30][:train]
     assert [row["step"] for row in record.rows("timing")] == [10, 20, 30][:train]
     assert [row["step"] for row in record.rows("eval")] == [15, 30][:evals]
@@ -93,7 +106,7 @@ def test_a_kill_while_rewinding_leaves_a_summary_that_is_true(record, monkeypatc
     record.write_summary(summary_of())
     monkeypatch.setattr(os, "truncate", truncate_and_die)
     with pytest.raises(KeyboardInterrupt):
-        record.rewind(record.marks_at(20))
+        record.rewind(marks_at(record, 20))
     record.check_marks(record.summary()["record"])
 
 
@@ -101,7 +114,7 @@ def test_a_kill_while_rewinding_leaves_a_summary_that_is_true(record, monkeypatc
 def test_a_file_killed_in_its_header_starts_anew(content, tmp_path):
     (tmp_path / "train.csv").write_text(content)
     record = RunRecord(tmp_path)
-    record.rewind(record.marks_at(10))
+    record.rewind(marks_at(record, 10))
     record.append("train", {"step": 20, "loss": 1.0})
     assert record.rows("train") == [{"step": 20, "loss": 1.0}]
 

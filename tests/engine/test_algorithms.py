@@ -68,6 +68,10 @@ def cfgs_of(algo, *overrides):
 
 @pytest.fixture
 def data(algo):
+    return data_of(algo)
+
+
+def data_of(algo):
     data = load_pendulum(num_steps=2000)
     if not algo.startswith("discrete "):
         return data

@@ -196,6 +196,7 @@ def assert_same_metadata(folder, inputs):
     assert [x["name"] for x in by_onnx["inputs"]] == inputs
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_file_and_a_page_whose_example_runs(trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "multirun" / "r")
     done = forked("export", "multirun/r", cwd=tmp_path)

@@ -338,19 +338,23 @@ def test_actions_are_scaled_where_their_bounds_are_far_from_one(tmp_path, monkey
     assert_same_rows(tmp_path / "far", tmp_path / "given")
 
 
-def test_a_dead_vae_is_logged_once_with_remedies_and_kept_in_the_summary(tmp_path, caplog):
-    dead = (*TINY, "vae.kl_weight=300", "trainer.log_every=250", "trainer.eval_episodes=0")
+def test_a_dead_vae_is_logged_once_with_remedies_and_kept_in_the_summary(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(runs, "LASTING_STEPS", 40)
+    dead = (*TINY, "vae.kl_weight=1e4", "vae_optim.lr=0.01", "trainer.log_every=10")
+    dead = (*dead, "trainer.eval_episodes=0", "trainer.engine=eager")
     with caplog.at_level(logging.WARNING):
-        fit(tmp_path, *dead, "trainer.num_steps=3000")
+        fit(tmp_path, *dead, "trainer.num_steps=300")
         (said,) = [m for m in caplog.messages if m.startswith("dead VAE")]
         assert "kl_loss" in said and "trainer.normalize_obs=true" in said
         assert RunRecord(tmp_path).summary()["trouble"] == ["dead VAE"]
         caplog.clear()
-        fit(tmp_path, *dead, "trainer.num_steps=3500")
+        fit(tmp_path, *dead, "trainer.num_steps=330")
         assert not [m for m in caplog.messages if m.startswith("dead VAE")]
         assert RunRecord(tmp_path).summary()["trouble"] == ["dead VAE"]
 
 
-def test_a_live_vae_is_no_trouble(tmp_path):
-    fit(tmp_path, *TINY, "trainer.num_steps=2500", "trainer.eval_episodes=0")
+def test_a_live_vae_is_no_trouble(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "LASTING_STEPS", 40)
+    options = ("trainer.log_every=10", "trainer.eval_episodes=0", "trainer.engine=eager")
+    fit(tmp_path, *TINY, *options, "trainer.num_steps=100")
     assert RunRecord(tmp_path).summary()["trouble"] == []

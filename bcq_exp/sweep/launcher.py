@@ -87,6 +87,11 @@ class CohortLauncher(Launcher):
         self._workers = workers or InProcess()
         self.plan_only = plan_only
 
+    @property
+    def num_workers(self) -> int:
+        """Groups that are trained at a time."""
+        return self._workers.count
+
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:

@@ -179,3 +179,15 @@ def test_what_is_published_is_what_its_records_make(tmp_path, own_data):
         assert (made / name).read_text() == (small / name).read_text(), name
     # machines differ in the last digit of a mean
     assert_frame_equal(*(pd.read_csv(place / "runs.csv") for place in (made, small)), rtol=1e-12)
+
+
+def test_a_plan_counts_the_workers_of_the_launcher(tmp_path, own_data):
+    def hours(n_jobs):
+        launcher = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}")
+        given = ("budget=medium", "algorithms=[bcq]", *launcher, "plan_only=true")
+        done = forked(*given, cwd=tmp_path, module="bcq_exp.paper", env=own_data)
+        assert done.returncode == 0, done.stderr
+        (line,) = [x for x in done.stdout.splitlines() if x.startswith("bcq ")]
+        return float(line.split()[-2])
+
+    assert hours(1) == pytest.approx(2 * hours(2), rel=0.05)

@@ -338,7 +338,9 @@ def test_actions_are_scaled_where_their_bounds_are_far_from_one(tmp_path, monkey
     assert_same_rows(tmp_path / "far", tmp_path / "given")
 
 
-def test_a_dead_vae_is_logged_once_with_remedies_and_kept_in_the_summary(tmp_path, caplog, monkeypatch):
+def test_a_dead_vae_is_logged_once_with_remedies_and_kept_in_the_summary(
+    tmp_path, caplog, monkeypatch
+):
     monkeypatch.setattr(runs, "LASTING_STEPS", 40)
     dead = (*TINY, "vae.kl_weight=1e4", "vae_optim.lr=0.01", "trainer.log_every=10")
     dead = (*dead, "trainer.eval_episodes=0", "trainer.engine=eager")

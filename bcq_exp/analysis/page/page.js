@@ -531,7 +531,7 @@ const fine = (v) => (v !== null && Math.abs(v) < 10 ? v.toFixed(2) : fixed(v)); 
 const percent = (v) => ({ text: v === null ? "–" : `${(100 * v).toFixed(0)}%`, sort: v });
 
 function drawEstimators(s, policies, estimate) { // of discrete actions
-  const c = s.calibration, names = Object.entries(WEIGHTED);
+  const c = s.calibration ?? {}, names = Object.entries(WEIGHTED); // a file without weights has none
   $("selection-estimators").hidden = c.error === undefined;
   if (c.error === undefined) return;
   const head = ["run", ...names.map(([name, words]) => ({ text: `${words} ± interval`, csv: [name, `${name}_low`, `${name}_high`] })), "effective episodes", "least effective at a step", "supported actions"];

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 
+from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
@@ -185,9 +186,9 @@ def target_value(
 ) -> Tensor:
     """y (B, 1), of the lower target critic; less alpha log pi unless ``deterministic_backup``."""
     act, log_prob = policy_sample(actor, unit, obs_next, eps)
-    q = critic_target(obs_next, act).minimum(critic2_target(obs_next, act)).squeeze(-1)
+    q = losses.lower_q(critic_target, critic2_target, obs_next, act)
     q = q - (1 - deterministic_backup) * alpha().exp() * log_prob
-    return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
+    return losses.bellman_target(q, rew, terminated, gamma)
 
 
 @per_run
@@ -230,7 +231,7 @@ def actor_loss(
     log_prob: Tensor,
 ) -> Tensor:
     """Mean of alpha log pi(a | s) - min_i Q_i(s, a); alpha passes no gradient."""
-    q = critic(obs, act).minimum(critic2(obs, act)).squeeze(-1)
+    q = losses.lower_q(critic, critic2, obs, act)
     return (alpha().exp().detach() * log_prob - q).mean()
 
 

@@ -78,12 +78,6 @@ class Weights(NamedTuple):
 
 
 @per_run
-def lower_q(critic: StateAction, critic2: StateAction, obs: Tensor, act: Tensor) -> Tensor:
-    """min_i Q_i(s, a), (B,)."""
-    return critic(obs, act).minimum(critic2(obs, act)).squeeze(-1)
-
-
-@per_run
 def value_loss(
     value: StateToAction, obs: Tensor, q: Tensor, expectile: float | Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -133,8 +127,7 @@ def target_value(
     gamma: float | Tensor,
 ) -> Tensor:
     """y (B, 1) = r + gamma (1 - terminated) V(s'), of equation 6."""
-    v = value(obs_next).squeeze(-1)
-    return (rew + gamma * (1 - terminated) * v).unsqueeze(-1)
+    return losses.bellman_target(value(obs_next).squeeze(-1), rew, terminated, gamma)
 
 
 def train_step(
@@ -146,7 +139,7 @@ def train_step(
 ) -> dict[str, Tensor]:
     """A :class:`~bcq_exp.algorithm.base.Step`: V, actor, critics, targets."""
     with torch.no_grad():
-        q = lower_q(nets.critic_target, nets.critic2_target, batch.obs, batch.act)
+        q = losses.lower_q(nets.critic_target, nets.critic2_target, batch.obs, batch.act)
     v_loss, v_mean = value_loss(nets.value, batch.obs, q, hyper.expectile)
     optimizers["value"].apply(v_loss)
     with torch.no_grad():

@@ -95,6 +95,19 @@ def clipped_double_q(q1: Tensor, q2: Tensor, lmbda: float | Tensor) -> Tensor:
     return q1.maximum(q2).lerp(q1.minimum(q2), lmbda)  # (1 - lmbda) max + lmbda min
 
 
+@per_run
+def lower_q(critic: StateAction, critic2: StateAction, obs: Tensor, act: Tensor) -> Tensor:
+    """min_i Q_i(s, a), (B,)."""
+    return critic(obs, act).minimum(critic2(obs, act)).squeeze(-1)
+
+
+def bellman_target(
+    value_next: Tensor, rew: Tensor, terminated: Tensor, gamma: float | Tensor
+) -> Tensor:
+    """y (B, 1) = r + gamma (1 - terminated) v(s'), of ``value_next`` (B,)."""
+    return (rew + gamma * (1 - terminated) * value_next).unsqueeze(-1)
+
+
 def in_parts(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Compute a function of n sampled actions a state for a few states at a time.
 
@@ -139,7 +152,7 @@ def target_value(
     obs = obs_next.unsqueeze(1)  # (B, 1, O)
     act = perturbation_target(obs, sampled_action(vae, obs, normal))  # (B, n, A)
     q = clipped_double_q(critic1_target(obs, act), critic2_target(obs, act), lmbda)  # (B, n, 1)
-    return (rew + gamma * (1 - terminated) * q.squeeze(-1).amax(1)).unsqueeze(-1)
+    return bellman_target(q.squeeze(-1).amax(1), rew, terminated, gamma)
 
 
 @per_run
@@ -152,8 +165,7 @@ def policy_target(
     gamma: float | Tensor,
 ) -> Tensor:
     """y = r + gamma (1 - terminated) Q(s', a') (B, 1) of a policy that does a' (B, A) in s'."""
-    q = critic(obs_next, act_next).squeeze(-1)
-    return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
+    return bellman_target(critic(obs_next, act_next).squeeze(-1), rew, terminated, gamma)
 
 
 @per_run

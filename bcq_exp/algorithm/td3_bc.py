@@ -98,8 +98,8 @@ def target_value(
 ) -> Tensor:
     """y (B, 1) = r + gamma min_i Q'_i(s', clip(pi'(s') + clip(eps, -c, c))), eps ~ N(0, sigma)."""
     act = smoothing(actor_target(obs_next), normal, policy_noise, noise_clip)
-    q = critic_target(obs_next, act).minimum(critic2_target(obs_next, act)).squeeze(-1)
-    return (rew + gamma * (1 - terminated) * q).unsqueeze(-1)
+    q = losses.lower_q(critic_target, critic2_target, obs_next, act)
+    return losses.bellman_target(q, rew, terminated, gamma)
 
 
 @per_run

@@ -64,23 +64,23 @@ class Reference:
         return act, Independent(squashed, 1).log_prob(act)
 
     def train(self, batch, noise):
-        size, told = len(batch.rew), {}
+        size, metrics = len(batch.rew), {}
         drawn = [self.pi(obs, eps) for obs, eps in zip(batch.obs, noise.actor, strict=True)]
         loss = 0.0
         for _, log_pi in drawn:
             loss = loss - self.log_alpha * (log_pi.item() - ACT_DIM) / size
-        told["alpha_loss"] = loss.item()
+        metrics["alpha_loss"] = loss.item()
         self.alpha_adam.zero_grad()
         loss.backward()
         self.alpha_adam.step()
-        told["alpha"] = alpha = math.exp(self.log_alpha.item())
-        told["entropy"] = -sum(log_pi.item() for _, log_pi in drawn) / size
+        metrics["alpha"] = alpha = math.exp(self.log_alpha.item())
+        metrics["entropy"] = -sum(log_pi.item() for _, log_pi in drawn) / size
 
         pi_loss = 0.0
         for obs, (act, log_pi) in zip(batch.obs, drawn, strict=True):
             q = min(critic(obs, scaled(act))[0] for critic in self.critics)
             pi_loss = pi_loss + (alpha * log_pi - q) / size
-        told["actor_loss"] = pi_loss.item()
+        metrics["actor_loss"] = pi_loss.item()
 
         critic_losses = [0.0, 0.0]
         for i in range(size):
@@ -109,14 +109,14 @@ class Reference:
         pi_loss.backward()
         self.actor_adam.step()
         for k, loss in enumerate(critic_losses):
-            told[f"critic{k + 1}_loss"] = loss.item()
+            metrics[f"critic{k + 1}_loss"] = loss.item()
             self.critic_adams[k].zero_grad()
             loss.backward()
             self.critic_adams[k].step()
         for target, source in zip(self.targets, self.critics, strict=True):
             for old, new in zip(target.parameters(), source.parameters(), strict=True):
                 old.data = NUMBERS["tau"] * new.data + (1 - NUMBERS["tau"]) * old.data
-        return told
+        return metrics
 
 
 @pytest.mark.parametrize("deterministic_backup", [True, False])
@@ -125,9 +125,9 @@ def test_steps_are_the_papers(deterministic_backup):
     reference = Reference(algorithm, deterministic_backup)
     for step in range(5):
         batch, noise = make_batch(seed=step), algorithm.draw_noise(6)
-        told = algorithm.gradient_step(batch, noise)
+        metrics = algorithm.gradient_step(batch, noise)
         for name, expected in reference.train(batch, noise).items():
-            assert told[name].item() == pytest.approx(expected, rel=1e-9), (step, name)
+            assert metrics[name].item() == pytest.approx(expected, rel=1e-9), (step, name)
         nets = (algorithm.policy, algorithm.critic, algorithm.critic2,
                 algorithm.critic_target, algorithm.critic2_target)  # fmt: skip
         theirs = (reference.actor, *reference.critics, *reference.targets)

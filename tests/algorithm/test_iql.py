@@ -81,7 +81,7 @@ class Reference:
         for obs, q in zip(batch.obs, qs, strict=True):
             u = q - self.value(obs)[0]
             loss = loss + (n["expectile"] if u > 0 else 1 - n["expectile"]) * u**2 / size
-        told = {"value_loss": self.step(self.value, loss)}
+        metrics = {"value_loss": self.step(self.value, loss)}
 
         loss, weights, advantages = 0.0, [], []
         for obs, act, q in zip(batch.obs, batch.act, qs, strict=True):
@@ -90,26 +90,26 @@ class Reference:
             mean, log_std = self.actor(obs)[:ACT_DIM], self.actor(obs)[ACT_DIM:]
             density = Normal(torch.tanh(mean), torch.exp(log_std.clamp(-5, 2)))
             loss = loss - weights[-1] * density.log_prob(unit_of(act)).sum() / size
-        told["actor_loss"] = self.step(self.actor, loss)
-        told["weight_mean"] = sum(weights) / size
-        told["advantage_mean"] = sum(advantages) / size
-        told["clip_fraction"] = sum(w == n["advantage_clip"] for w in weights) / size
+        metrics["actor_loss"] = self.step(self.actor, loss)
+        metrics["weight_mean"] = sum(weights) / size
+        metrics["advantage_mean"] = sum(advantages) / size
+        metrics["clip_fraction"] = sum(w == n["advantage_clip"] for w in weights) / size
 
         targets = []
         for obs_next, rew, ended in zip(
             batch.obs_next, batch.rew.tolist(), batch.terminated, strict=True
         ):
             targets.append(rew if ended else rew + n["gamma"] * self.value(obs_next).item())
-        told["target_q_mean"] = sum(targets) / size
+        metrics["target_q_mean"] = sum(targets) / size
         for k, critic in enumerate(self.critics):
             loss = 0.0
             for obs, act, y in zip(batch.obs, batch.act, targets, strict=True):
                 loss = loss + (critic(obs, act)[0] - y) ** 2 / size
-            told[f"critic{k + 1}_loss"] = self.step(critic, loss)
+            metrics[f"critic{k + 1}_loss"] = self.step(critic, loss)
         for target, source in zip(self.targets, self.critics, strict=True):
             for old, new in zip(target.parameters(), source.parameters(), strict=True):
                 old.data = n["tau"] * new.data + (1 - n["tau"]) * old.data
-        return told
+        return metrics
 
 
 def assert_same_networks(algorithm, reference):
@@ -127,10 +127,10 @@ def test_steps_are_the_papers():
     clipped = set()
     for step in range(6):
         batch = make_batch(seed=step)
-        told = algorithm.gradient_step(batch, algorithm.draw_noise(6))
+        metrics = algorithm.gradient_step(batch, algorithm.draw_noise(6))
         for name, expected in reference.train(batch).items():
-            assert told[name].item() == pytest.approx(expected, rel=1e-10), (step, name)
-        clipped.add(told["clip_fraction"].item())
+            assert metrics[name].item() == pytest.approx(expected, rel=1e-10), (step, name)
+        clipped.add(metrics["clip_fraction"].item())
         assert_same_networks(algorithm, reference)
     assert len(clipped) > 1 and max(clipped) > 0  # the clip was in force, and not for all
 

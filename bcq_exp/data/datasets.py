@@ -300,7 +300,7 @@ def load_table(
 
     def read() -> Contents:
         table = TableFiles(name, path, files)
-        columns = choose(table.columns, tuple(categorical), **wanted)
+        columns = choose(files[0].name, table.columns, tuple(categorical), **wanted)
         return read_table(table, columns, asked, empty_reward, folder)
 
     with scratch() as folder:

@@ -346,10 +346,14 @@ def _interleave(table: Table) -> None:
 
 
 FAULTS: list[tuple[Any, dict[str, Any], str]] = [
-    (lambda t: t.pop("reward"), {}, "dataset.reward=null: no column has a name"),
-    (lambda t: None, {"reward": "rewad"}, "dataset.reward=rewad: .*did you mean reward"),
+    (lambda t: t.pop("reward"), {}, "dataset.reward=null: no column of log.csv has a name"),
+    (
+        lambda t: None,
+        {"reward": "rewad"},
+        "reward=rewad: log.csv has no such .*did you mean reward",
+    ),
     (lambda t: None, {"observations": ["pulse"]}, "observations=pulse: .*did you mean obs_pulse"),
-    (lambda t: None, {"observations": "x_*"}, r"observations=x_\*: no column matches"),
+    (lambda t: None, {"observations": "x_*"}, r"observations=x_\*: no column of log.csv matches"),
     (lambda t: None, {"observations": "reward", "reward": "reward"}, "is also dataset.reward"),
     (lambda t: None, {"categorical": ["ward"]}, "dataset.categorical=ward"),
     (lambda t: t.pop("action_dose"), {}, "dataset.actions=null"),

@@ -91,10 +91,13 @@ class Columns:
 _KEYS = ("episode", "time", "observations", "actions", "reward", "terminated", "truncated")
 
 
-def choose(columns: Mapping[str, Column], categorical: tuple[str, ...], **wanted: Any) -> Columns:
+def choose(
+    file: str, columns: Mapping[str, Column], categorical: tuple[str, ...], **wanted: Any
+) -> Columns:
     """The columns to read.
 
     Args:
+        file: a name, for messages.
         columns: all there are, in order.
         categorical: those that are read as categories whatever they hold.
         wanted: by key, as the configuration has them; None is guessed.
@@ -103,7 +106,7 @@ def choose(columns: Mapping[str, Column], categorical: tuple[str, ...], **wanted
         DataError: a column that does not exist or has two uses, or a guess that finds none.
     """
     for name in categorical:
-        _named("categorical", name, columns)
+        _named("categorical", name, file, columns)
     given = {key: value for key, value in wanted.items() if value is not None}
     numeric = {n for n, column in columns.items() if column.kind in _NUMERIC} | {*categorical}
     found: dict[str, Any] = {}
@@ -112,13 +115,13 @@ def choose(columns: Mapping[str, Column], categorical: tuple[str, ...], **wanted
         if key not in given:
             found[key] = _guess(key, [name for name in columns if name not in taken], numeric)
         elif key in SINGLE:
-            found[key] = _single(key, given[key], columns)
+            found[key] = _single(key, given[key], file, columns)
         else:
-            found[key] = _several(key, given[key], columns)
+            found[key] = _several(key, given[key], file, columns)
         if not found[key] and key in ("reward", *_SEVERAL):
             raise DataError(
-                f"dataset.{key}=null: no column has a name that says so; give dataset.{key}, there "
-                f"are {_list([*columns])}"
+                f"dataset.{key}=null: no column of {file} has a name that says so; give "
+                f"dataset.{key}, there are {_list([*columns])}"
             )
         _take(taken, key, found[key])
     guessed = tuple(key for key in found if key not in given and found[key] is not None)
@@ -147,7 +150,7 @@ def _check(key: str, column: Column, kinds: Sequence[Kind], needed: str) -> None
         raise DataError(f"dataset.{key}={column.name}: has {found}; {needed} are needed")
 
 
-def _single(key: str, value: Any, columns: Mapping[str, Column]) -> Any:
+def _single(key: str, value: Any, file: str, columns: Mapping[str, Column]) -> Any:
     """The one column that a key names."""
     if key == "terminated" and isinstance(value, bool):
         return value
@@ -155,18 +158,18 @@ def _single(key: str, value: Any, columns: Mapping[str, Column]) -> Any:
         if not isinstance(value, Sequence) or len(value) != 1:
             raise DataError(f"dataset.{key}={value}: must be the name of one column")
         value = value[0]
-    return _named(key, value, columns)
+    return _named(key, value, file, columns)
 
 
-def _named(key: str, name: Any, columns: Mapping[str, Column]) -> str:
+def _named(key: str, name: Any, file: str, columns: Mapping[str, Column]) -> str:
     if name in columns:
         return str(name)
     near = get_close_matches(str(name), columns, n=1)
     meant = f"did you mean {near[0]}?" if near else f"there are {_list([*columns])}"
-    raise DataError(f"dataset.{key}={name}: the table has no such column; {meant}")
+    raise DataError(f"dataset.{key}={name}: {file} has no such column; {meant}")
 
 
-def _several(key: str, value: Any, columns: Mapping[str, Column]) -> tuple[str, ...]:
+def _several(key: str, value: Any, file: str, columns: Mapping[str, Column]) -> tuple[str, ...]:
     """The columns that names, patterns and prefixes stand for, each once."""
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, Sequence) or not all(isinstance(e, str) for e in entries):
@@ -179,13 +182,14 @@ def _several(key: str, value: Any, columns: Mapping[str, Column]) -> tuple[str, 
             matching = [name for name in columns if fnmatchcase(name, entry)]
             if not matching:
                 raise DataError(
-                    f"dataset.{key}={entry}: no column matches; there are {_list([*columns])}"
+                    f"dataset.{key}={entry}: no column of {file} matches; there are "
+                    f"{_list([*columns])}"
                 )
         else:
             part = re.compile(re.escape(entry) + r"[_.\-\[\d]")
             matching = [name for name in columns if part.match(name)]
             if not matching:
-                _named(key, entry, columns)
+                _named(key, entry, file, columns)
         found |= dict.fromkeys(matching)
     return tuple(found)
 

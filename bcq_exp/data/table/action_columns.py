@@ -179,11 +179,10 @@ class TakenActions:
             raise DataError(
                 f"{self._start}column {self._listed!r} has one action only, {only}; two are needed"
             )
-        lowest = values[0][0] if len(names) == 1 else None
-        is_range = isinstance(lowest, int) and values == tuple(
-            (lowest + i,) for i in range(len(values))
-        )
-        space = Discrete(len(values), start=int(lowest) if is_range else 0)
+        lowest, start = values[0][0], 0
+        if isinstance(lowest, int) and values == tuple((lowest + i,) for i in range(len(values))):
+            start = int(lowest)
+        space = Discrete(len(values), start=start)
         return Actions(names, space, values, asked.allowed is not None)
 
     def _are_discrete(self, asked: ActionOptions) -> bool:

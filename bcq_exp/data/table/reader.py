@@ -112,11 +112,12 @@ def _fill(
         name: _empty(scratch / f"{name}.npy" if is_large else None, shape)
         for name, shape in shapes.items()
     }
-    dropped, start, done, done_next = [], 0, 0, 0
+    dropped: list[np.ndarray] = []
+    start = done = done_next = 0
     for rows in files.rows(columns.all):
         part = slice(start, start + len(rows))
         has_action, kept = steps.has_action[part], steps.kept[part]
-        new = slice(done, done + np.count_nonzero(kept))
+        new = slice(done, done + int(np.count_nonzero(kept)))
         obs = np.concatenate([feature.vectors(rows) for feature in features], 1)
         arrays["obs"][new] = obs[kept]
         arrays["act"][new] = actions.vectors(rows, has_action)[kept]
@@ -164,7 +165,7 @@ def _empty(path: Path | None, shape: tuple[int, ...]) -> np.ndarray:
 
 def _meaning(features: Sequence[Feature], actions: Actions) -> str:
     """The categories, which the same numbers stand for in another table; none of plain numbers."""
-    categories = [feature.categories for feature in features if feature.categories]
+    categories: list[Any] = [feature.categories for feature in features if feature.categories]
     first = getattr(actions.space, "start", 0)
     if actions.values != tuple((first + i,) for i in range(len(actions.values))):
         categories.append(actions.values)

@@ -1,4 +1,4 @@
-"""Implicit Q-learning (Kostrikov et al. 2021, arXiv:2110.06169): no value of an unseen action.
+"""Implicit Q-learning (Kostrikov et al. 2021, arXiv:2110.06169): no value of an unseen action. ::
 
     L_V  = E_(s, a)       [ L2^tau(min_i Q'_i(s, a) - V(s)) ],   L2^tau(u) = |tau - 1(u < 0)| u^2
     L_Q  = E_(s, a, r, s')[ (r + gamma (1 - terminated) V(s') - Q_i(s, a))^2 ]

@@ -26,7 +26,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
-        """What the environment's ``step`` takes (B, A), for observations (B, *obs).
+        """What the environment's ``step`` takes (B, A), for observations ``(B, *obs)``.
 
         ``generator``, on the CPU, supplies what a policy draws; by default torch's global one does.
         """
@@ -107,7 +107,7 @@ class Policy(nn.Module, Predictor):
 
         Args:
             obs: (B, O), in the dtype and on the device of the networks.
-            normal: standard normals (B, *``normal_shape``), if the policy takes any.
+            normal: standard normals ``(B, *normal_shape)``, if the policy takes any.
 
         Returns:
             Actions (B, A) in the policy's unit.

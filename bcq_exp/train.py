@@ -56,7 +56,7 @@ def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:
 def _objective(cfg: DictConfig, folder: Path) -> float:
     objective = Objective.of(cfg)
     if objective.fqe is not None and objective.row(folder) is None:
-        from bcq_exp.selection.objective import estimate
+        from bcq_exp.selection.fqe_objective import estimate
 
         for reason in estimate({folder: objective.fqe}, folder).values():
             raise UserError(reason)

@@ -30,8 +30,8 @@ from bcq_exp.engine.placement import Placement, place
 from bcq_exp.sweep.composing import SweepComposer
 from bcq_exp.train import train
 from bcq_exp.training import build, start
+from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import ObsNormalizer
-from bcq_exp.training.parts import build_algorithm
 
 CONF = conf_folder()
 TINY = (

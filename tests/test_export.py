@@ -16,8 +16,8 @@ from bcq_exp.algorithm.networks import VAE
 from bcq_exp.algorithm.policy import DeterministicPolicy, Policy
 from bcq_exp.errors import UserError
 from bcq_exp.training import policy_files, restore
+from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import Agent, ObsNormalizer
-from bcq_exp.training.parts import build_algorithm
 from tests.commands import compose, placement_of
 from tests.forked import forked
 

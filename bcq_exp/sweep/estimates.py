@@ -30,7 +30,7 @@ def estimate_objectives(planned: Sequence[Planned], sweep: Path) -> dict[Path, s
                 if each.objective.row(each.folder, each.until) is None:
                     wanted[each.folder] = each.objective.fqe
     if wanted:
-        from bcq_exp.selection.objective import estimate
+        from bcq_exp.selection.fqe_objective import estimate
 
         failures |= estimate(wanted, sweep)
     num_beyond = 0

@@ -195,7 +195,7 @@ class CohortLauncher(Launcher):
         """
         if not missing:
             return []
-        from bcq_exp.training.parts import algorithm_class  # brings torch
+        from bcq_exp.training.algorithms import algorithm_class  # brings torch
 
         members: list[list[Planned]] = []
         most: list[int] = []

@@ -41,10 +41,10 @@ from bcq_exp.engine.stream import (
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import LONGEST_WANDB_NAME, LONGEST_WANDB_TAG
 from bcq_exp.training import provenance
+from bcq_exp.training.algorithms import build_algorithm, with_scaling_decided
 from bcq_exp.training.checkpoint import Found, take_up, to_go_on
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
 from bcq_exp.training.job import Job
-from bcq_exp.training.parts import build_algorithm, with_scaling_decided
 from bcq_exp.training.record import RunRecord, sweep_name
 from bcq_exp.training.run import Run, run_log
 from bcq_exp.training.tracking import NoTracker, Tracker, WandbTracker, Warnings

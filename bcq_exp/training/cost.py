@@ -28,9 +28,9 @@ from bcq_exp.data.datasets import step_limit
 from bcq_exp.data.online import Exploration, explore
 from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.engine.online import Collected
+from bcq_exp.training.algorithms import algorithm_class, build_algorithm
 from bcq_exp.training.build import build_dataset
 from bcq_exp.training.cohort import placement_of
-from bcq_exp.training.parts import algorithm_class, build_algorithm
 
 OBS_DIM, ACT_DIM = 17, 6
 EPISODE_STEPS = 1000  # of an evaluation, where the environment's limit is not known

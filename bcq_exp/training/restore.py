@@ -25,8 +25,8 @@ from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
 from bcq_exp.files import write_atomically
 from bcq_exp.training import checkpoint
+from bcq_exp.training.algorithms import build_algorithm, check_names_only_ours
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
-from bcq_exp.training.parts import build_algorithm, check_names_only_ours
 from bcq_exp.training.record import RunRecord, whole
 
 

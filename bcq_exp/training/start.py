@@ -78,7 +78,7 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
     cfg = located(cfg, os.getcwd())
     check_objective(cfg, is_wanted=False)
     if not is_completed(cfg, check_folder(cfg, folder)):
-        from bcq_exp.training.parts import algorithm_class
+        from bcq_exp.training.algorithms import algorithm_class
 
         algorithm_class(cfg)
     return RunPlan(cfg, folder)

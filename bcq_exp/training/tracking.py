@@ -1,7 +1,7 @@
 """Weights & Biases as a mirror of the local files: its failing never stops a run, nor slows it.
 
 W&B works in a thread beside training, which hands over rows and never waits for them. Whatever W&B
-loses can be had from the local files again (:mod:`bcq_exp.training.mirror`).
+loses can be had from the local files again (:mod:`bcq_exp.training.wandb_export`).
 """
 
 from __future__ import annotations

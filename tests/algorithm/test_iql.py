@@ -19,7 +19,7 @@ from bcq_exp.algorithm.networks import (
 )
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import GaussianPolicy
-from bcq_exp.training.parts import build_algorithm
+from bcq_exp.training.algorithms import build_algorithm
 from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import ACT_DIM, BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs

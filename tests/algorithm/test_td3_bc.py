@@ -10,7 +10,7 @@ from bcq_exp.algorithm.networks import Actor, Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.algorithm.td3_bc import TD3BC, Smoothing
-from bcq_exp.training.parts import build_algorithm
+from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.record import RunRecord
 from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import BOUNDS, SIZES, SPACE, make_batch

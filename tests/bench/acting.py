@@ -20,8 +20,8 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQPolicy
 from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.engine.placement import place
+from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import Agent, Evaluator
-from bcq_exp.training.parts import build_algorithm
 from tests.bench import composed, timing
 from tests.bench.arguments import parse
 

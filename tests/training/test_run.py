@@ -14,7 +14,7 @@ from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.data import environments
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.training import build, parts, restore
+from bcq_exp.training import algorithms, build, restore
 from bcq_exp.training import run as runs
 from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.objective import Objective
@@ -329,7 +329,7 @@ def test_actions_are_scaled_where_their_bounds_are_far_from_one(tmp_path, monkey
     fit(tmp_path / "near", *BRIEF, "trainer.num_steps=8")  # and goes on
     with pytest.raises(UserError, match=r"policy.action_scaling \(False -> True\)"):
         fit(tmp_path / "near", *BRIEF, "policy.action_scaling=true")
-    monkeypatch.setattr(parts, "is_far_from_one", lambda space: True)
+    monkeypatch.setattr(algorithms, "is_far_from_one", lambda space: True)
     with pytest.raises(UserError, match="action_scaling=False, but auto gives True for its action"):
         fit(tmp_path / "near", *BRIEF, "trainer.num_steps=9")
     fit(tmp_path / "far", *BRIEF)

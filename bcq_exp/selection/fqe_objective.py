@@ -14,10 +14,10 @@ from bcq_exp.files import written
 from bcq_exp.selection.candidates import Candidate, load_candidate, load_evidence, policies_actions
 from bcq_exp.selection.fit import FittedQ, estimate_row
 from bcq_exp.selection.notes import of_settings
-from bcq_exp.selection.results import CRITICS
-from bcq_exp.training.mirror import add_estimates
+from bcq_exp.selection.selection_files import CRITICS
 from bcq_exp.training.progress import progress
 from bcq_exp.training.record import RunRecord
+from bcq_exp.training.wandb_export import add_estimates
 from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)

@@ -69,11 +69,12 @@ def _converted(cfg: DictConfig) -> float:
 
     from bcq_exp.data import behaviour, minari_store
     from bcq_exp.data.datasets import Dataset
-    from bcq_exp.training import build, provenance
+    from bcq_exp.data.task import load_task
+    from bcq_exp.training import provenance
 
     if cfg.run is not None or cfg.env is not None:
         raise UserError("dataset: a recorded one is stored; leave out run and env (dataset.env)")
-    dataset = build.build_dataset(cfg)
+    dataset = load_task(cfg.dataset)
     if not isinstance(dataset, Dataset) or dataset.held_out is not None:
         raise UserError("dataset: a whole, recorded one can be stored, with dataset.holdout=null")
     steps = dataset.transitions.arrays()

@@ -218,4 +218,4 @@ def test_settings_that_are_not_evaluated_at_a_rung_are_refused():
     with pytest.raises(
         UserError, match=r"eval_every=7, trainer.num_steps=90: no evaluation at step 30"
     ):
-        check_evaluated(compose("trainer.eval_every=7", "trainer.num_steps=90"), 30)
+        check_evaluated(compose("trainer.eval_every=7", "trainer.num_steps=90").trainer, 30)

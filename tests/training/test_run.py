@@ -92,7 +92,9 @@ def test_scaled_actions_train_and_act_within_the_space(method, tmp_path):
 
 def test_scaled_data_are_in_the_policys_unit():
     data = load_pendulum(num_steps=2000)
-    policy = algorithm_of(compose(*TINY, "policy.action_scaling=true"), data).policy
+    policy = algorithm_of(
+        compose(*TINY, "policy.action_scaling=true"), data.observation_space, data.action_space
+    ).policy
     act = build.for_training(data.transitions, policy, None).act
     np.testing.assert_allclose(act, data.transitions.act / 2, atol=1e-6)
 
@@ -280,7 +282,6 @@ def test_finite_means_every_tensor_at_any_depth():
 def test_a_run_without_rows_has_no_rate(tmp_path):
     (tmp_path / "r").mkdir()
     run = runs.Run(
-        title="r",
         record=RunRecord(tmp_path / "r"),
         log=logging.getLogger("r"),
         tracker=type("T", (), {"id": None})(),

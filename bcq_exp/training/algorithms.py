@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pkgutil import resolve_name
 from typing import Any
 
@@ -17,6 +18,8 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.networks import check_broadcasts, choose_compute_dtype, is_pure
 from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
 from bcq_exp.algorithm.parts import Parts
+from bcq_exp.config.keys import schema_of
+from bcq_exp.config.schema import RunConfig
 from bcq_exp.data.spaces import ActionSpace, act_dim
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import init_seed
@@ -40,6 +43,9 @@ def algorithm_class(spec: AlgorithmSpec) -> type[OfflineAlgorithm]:
     if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
         raise UserError(f"algo._target_={spec.target}: must be a subclass of OfflineAlgorithm")
     if unread := spec.groups.keys() - set(found.reads):
+        for name in sorted(unread):
+            if near := get_close_matches(name, [*found.reads, *schema_of(RunConfig)], 1):
+                raise UserError(f"{name}: not read by {found.__name__}; did you mean {near[0]}?")
         raise UserError(
             f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
             f"{', '.join(sorted(found.reads))}; begin a file that sets keys outside its own group "

@@ -481,7 +481,7 @@ def test_every_text_is_data(opened, tmp_path, monkeypatch):
     assert page.locator("#run-table .status-failed").count() == 3
     for evil in EVIL:
         assert evil in page.inner_text("#versions")
-        assert evil in page.inner_text("#selection-how")
+        assert evil in page.inner_text("#selection-notes")
     for choice in page.evaluate("[...document.getElementById('colour').options].map(o => o.value)"):
         page.select_option("#colour", choice)
     page.hover("#learning-0")

@@ -256,15 +256,15 @@ class RunRecord:
     def progress(self) -> dict[str, Any] | None:
         """:meth:`summary` of a run that has something to resume or to lose.
 
-        ``None`` where no run has begun, or it ended before its first step was recorded.
+        ``None`` where no run has begun, or it ended before its first row was logged.
 
         Raises:
             Damaged: as that does.
         """
         summary = self.summary()
-        if summary is None or summary["step"] or self.checkpoint.exists() or self.last_row("train"):
+        if summary is None or self.checkpoint.exists() or self.last_row("train"):
             return summary
-        return None
+        return summary if summary["step"] and summary.get("record") != NOTHING else None
 
     @property
     def has_begun(self) -> bool:

@@ -105,7 +105,7 @@ def test_intervals_cover_the_truth(kind, num_runs):
         ]
         share = np.mean([low <= truth <= high for _, low, high in found])
         if (kind, statistic) == ("very skewed", mean):  # as the page says
-            assert 0.86 <= share <= 0.92
+            assert 0.85 <= share <= 0.94
         else:
             assert share >= 0.92, statistic
 

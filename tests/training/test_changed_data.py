@@ -78,7 +78,7 @@ def test_a_sweep_is_not_extended_on_other_data(launcher, record, tmp_path):
     first = record(seed=0)
     assert forked(*sweep, "seed=0", cwd=tmp_path).returncode == 0
     second = record(seed=1)
-    # new runs; one that is complete and a new one; one that is to go on and a new one; one set aside
+    # new runs; a complete one and a new one; one that is to go on and a new one; one set aside
     restarted, longer = ("seed=1", "resume=restart"), ("seed=0,1", "trainer.num_steps=240")
     for more in (("seed=1,2",), ("seed=0,1",), longer, restarted):
         done = forked(*sweep, *more, cwd=tmp_path)

@@ -347,6 +347,11 @@ class Drawing(nn.Module):
         return x + torch.randn_like(x)
 
 
+class AlwaysDropping(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x)
+
+
 class LatentlessVAE(VAE):
     def __init__(self, **options):
         super().__init__(**options)
@@ -380,9 +385,9 @@ REFUSED = {
         lambda: actor_with(Drawing()),
         "actor.1 (Drawing): cannot be exported: it draws random numbers",
     ),
-    "dropout": (
-        lambda: actor_with(nn.Dropout()),
-        "actor.1 (Dropout): cannot be exported: it draws random",
+    "dropout in evaluation": (
+        lambda: actor_with(AlwaysDropping()),
+        "actor.1 (AlwaysDropping): cannot be exported: it draws random",
     ),
     "a VAE that draws its own latents": (own_vae, "vae: it draws its own random numbers"),
     "a policy of its own forward": (
@@ -390,6 +395,17 @@ REFUSED = {
         "policy: SilentPolicy has no action(obs, normal)",
     ),
 }
+
+
+def test_dropout_and_batch_norm_are_exported_in_evaluation_mode(tmp_path):
+    policy = actor_with(nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(2)))
+    policy.actor[1][1].running_mean += 3
+    path, _ = policy_files.write_policy(Agent(policy), "torch", tmp_path, FACTS)
+    with path.open("rb") as file:
+        program = torch.export.load(file).module()
+    obs = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_allclose(program(torch.from_numpy(obs)).detach(), policy.act(obs), rtol=1e-6)
+    assert all(part.training for part in policy.modules())
 
 
 @pytest.mark.parametrize("name", REFUSED)

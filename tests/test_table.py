@@ -10,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from bcq_exp import load_policy
 from bcq_exp.data.datasets import load_minari, load_pendulum, load_table
 from bcq_exp.training.record import RunRecord
 from tests.forked import forked
@@ -89,6 +90,34 @@ def test_a_table_is_normalized_and_needs_no_environment(bcq_exp, recorded, tmp_p
     assert other.returncode == 0, other.stderr
     config = RunRecord(tmp_path / "multirun" / "b").required_summary()["config"]
     assert config["trainer"]["normalize_obs"] is False
+
+
+def doses(wards="AB"):
+    """A table of 20 stays of three hours, with doses 4, 5 and 6."""
+    rng = np.random.default_rng(0)
+    rows = ["stay_id,hour,obs_pulse,obs_ward,dose,reward,done"]
+    for k in range(60):
+        pulse, reward = rng.normal(size=2)
+        rows.append(
+            f"{k // 3},{k % 3},{pulse:.3f},{wards[k % 2]},{4 + k % 3},{reward:.3f},{k % 3 == 2}"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def test_discrete_bcq_learns_from_a_table_and_resumes_on_no_other(bcq_exp, tmp_path):
+    (tmp_path / "log.csv").write_text(doses())
+    given = ("dataset=table", "dataset.path=log.csv", "dataset.actions=dose", "algo=discrete_bcq")
+    done = bcq_exp("train", "name=a", *given, *STEPS)
+    assert done.returncode == 0, done.stderr
+    assert "dose: discrete, 3; shares 4 0.333" in done.stdout
+    rows = RunRecord(tmp_path / "multirun" / "a").rows("train")
+    assert [row["step"] for row in rows] == [20, 40, 60] and 0 < rows[-1]["allowed_share"] <= 1
+    policy = load_policy(tmp_path / "multirun" / "a")
+    assert set(policy.predict(np.float32([[0, 1, 0], [1, 0, 1]]))[0]) <= {4, 5, 6}
+    (tmp_path / "log.csv").write_text(doses(wards="AC"))  # the same numbers
+    done = bcq_exp("train", "name=a", *given, *STEPS, "trainer.num_steps=80")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "multirun/a: its data set changed" in done.stderr
 
 
 def test_a_mistake_is_one_line_and_status_2(bcq_exp, tmp_path):

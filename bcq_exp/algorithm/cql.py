@@ -27,34 +27,26 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 
 from bcq_exp.algorithm import losses
-from bcq_exp.algorithm.base import (
-    LaggedNetworkPolyakUpdateAlgorithmMixin,
-    OfflineAlgorithm,
-    Optimizers,
-    TrainingStats,
-    polyak_update,
-)
+from bcq_exp.algorithm.base import Optimizers, polyak_update
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import CQLHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
-from bcq_exp.algorithm.networks import SquashedMean, UnitActions, redrawn
+from bcq_exp.algorithm.networks import SquashedMean, UnitActions
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import GaussianPolicy
 from bcq_exp.algorithm.stacking import per_run
-from bcq_exp.algorithm.watch import Watch, diverging_q
+from bcq_exp.algorithm.twin_critics import TwinCriticAlgorithm, TwinCriticTrainingStats
+from bcq_exp.algorithm.watch import Watch
 
 LOG_STD_RANGE = (-20.0, 2.0)  # the authors' clamp
 
 
 @dataclass(kw_only=True)
-class CQLTrainingStats(TrainingStats):
+class CQLTrainingStats(TwinCriticTrainingStats):
     """The losses of one update; a critic's is the sum of its two parts."""
 
-    actor_loss: float
-    critic1_loss: float
-    critic2_loss: float
     alpha_loss: float
 
 
@@ -299,7 +291,7 @@ def train_step(
     }
 
 
-class CQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
+class CQL(TwinCriticAlgorithm[GaussianPolicy]):
     """CQL(H) on soft actor-critic.
 
     Args:
@@ -338,16 +330,11 @@ class CQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         critic_optim: OptimizerFactory,
         **hyperparameters: Any,
     ) -> None:
-        super().__init__(policy=policy, **hyperparameters)
-        self.critic, self.critic2 = critic, redrawn(critic)
-        self.critic_target = self._add_lagged_network(self.critic)
-        self.critic2_target = self._add_lagged_network(self.critic2)
+        super().__init__(policy=policy, critic=critic, critic_optim=critic_optim, **hyperparameters)
         self.alpha = alpha
-        self.optimizers = {
+        self.optimizers |= {
             "actor": optimizer_for(policy.actor.gaussian, actor_optim),
-            "critic": optimizer_for(self.critic, critic_optim),
-            "critic2": optimizer_for(self.critic2, critic_optim),
-            "alpha": optimizer_for(self.alpha, actor_optim),
+            "alpha": optimizer_for(alpha, actor_optim),
         }
 
     @classmethod
@@ -366,12 +353,9 @@ class CQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
     def networks(self) -> Networks:
         return Networks(
             actor=self.policy.actor.gaussian,
-            critic=self.critic,
-            critic2=self.critic2,
-            critic_target=self.critic_target,
-            critic2_target=self.critic2_target,
             alpha=self.alpha,
             unit=self.policy.actor.unit,
+            **self.critics,
         )
 
     def noise_shapes(self, batch_size: int) -> Any:
@@ -386,12 +370,7 @@ class CQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         }
         return Noise(**shapes)
 
-    def value(self, obs: Tensor, act: Tensor) -> Tensor:
-        return self.critic(obs, act).squeeze(-1)
-
     @property
     def watches(self) -> tuple[Watch, ...]:
-        return (
-            diverging_q("q1_mean", "q2_mean"),
-            Watch("diverging entropy coefficient", ("alpha",), diverging=True),
-        )
+        alpha = Watch("diverging entropy coefficient", ("alpha",), diverging=True)
+        return (*super().watches, alpha)

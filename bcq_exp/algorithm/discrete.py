@@ -16,6 +16,7 @@ from torch.nn.functional import one_hot
 
 from bcq_exp.algorithm.actions import ActionIndex
 from bcq_exp.algorithm.losses import StateToAction
+from bcq_exp.algorithm.mlp import in_eval_mode
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.algorithm.stacking import per_run
 
@@ -46,7 +47,8 @@ class DiscretePolicy(Policy):
     @torch.no_grad()
     def action_probabilities(self, obs: Any) -> Tensor:
         """pi(a | s) for observations (B, O): (B, n), one at the action taken."""
-        scores = self.scores(self.as_tensor(obs))
+        with in_eval_mode(self):
+            scores = self.scores(self.as_tensor(obs))
         return one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
 
     def chosen(self, scores: Tensor) -> Tensor:

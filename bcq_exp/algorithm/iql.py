@@ -1,4 +1,4 @@
-"""Implicit Q-learning (Kostrikov et al. 2021, arXiv:2110.06169): no value of an unseen action.
+"""Implicit Q-learning (Kostrikov et al. 2021, arXiv:2110.06169): no value of an unseen action. ::
 
     L_V  = E_(s, a)       [ L2^tau(min_i Q'_i(s, a) - V(s)) ],   L2^tau(u) = |tau - 1(u < 0)| u^2
     L_Q  = E_(s, a, r, s')[ (r + gamma (1 - terminated) V(s') - Q_i(s, a))^2 ]
@@ -24,33 +24,29 @@ import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
-from bcq_exp.algorithm.base import (
-    LaggedNetworkPolyakUpdateAlgorithmMixin,
-    OfflineAlgorithm,
-    Optimizers,
-    TrainingStats,
-    polyak_update,
-)
+from bcq_exp.algorithm.base import Optimizers, polyak_update
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import IQLHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
-from bcq_exp.algorithm.networks import SquashedMean, UnitActions, redrawn
+from bcq_exp.algorithm.networks import SquashedMean, UnitActions
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import GaussianPolicy
 from bcq_exp.algorithm.stacking import per_run
+from bcq_exp.algorithm.twin_critics import (
+    TwinCriticAlgorithm,
+    TwinCriticTrainingStats,
+    fit_critics,
+)
 from bcq_exp.algorithm.watch import Watch, diverging_q
 
 LOG_STD_RANGE = (-5.0, 2.0)  # the authors' clamp
 
 
 @dataclass(kw_only=True)
-class IQLTrainingStats(TrainingStats):
+class IQLTrainingStats(TwinCriticTrainingStats):
     """The losses of one update."""
 
-    actor_loss: float
-    critic1_loss: float
-    critic2_loss: float
     value_loss: float
 
 
@@ -149,20 +145,12 @@ def train_step(
         target = target_value(nets.value, batch.obs_next, batch.rew, batch.terminated, hyper.gamma)
     pi_loss, std_mean = actor_loss(nets.actor, nets.unit, batch.obs, batch.act, weights.weight)
     optimizers["actor"].apply(pi_loss)
-    loss1, q1_mean = losses.critic_loss(nets.critic, batch.obs, batch.act, target)
-    loss2, q2_mean = losses.critic_loss(nets.critic2, batch.obs, batch.act, target)
-    optimizers["critic"].apply(loss1)
-    optimizers["critic2"].apply(loss2)
+    metrics = fit_critics(nets, optimizers, batch, target)
     polyak_update((nets.critic_target, nets.critic2_target), (nets.critic, nets.critic2), hyper.tau)
-    return {
+    return metrics | {
         "actor_loss": pi_loss,
-        "critic1_loss": loss1,
-        "critic2_loss": loss2,
         "value_loss": v_loss,
-        "q1_mean": q1_mean,
-        "q2_mean": q2_mean,
         "v_mean": v_mean,
-        "target_q_mean": target.mean((-2, -1)),
         "advantage_mean": weights.advantage_mean,
         "weight_mean": weights.weight.mean(-1),
         "clip_fraction": weights.clip_fraction,
@@ -170,7 +158,7 @@ def train_step(
     }
 
 
-class IQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
+class IQL(TwinCriticAlgorithm[GaussianPolicy]):
     """Implicit Q-learning.
 
     Args:
@@ -220,16 +208,11 @@ class IQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         value_optim: OptimizerFactory,
         **hyperparameters: Any,
     ) -> None:
-        super().__init__(policy=policy, **hyperparameters)
+        super().__init__(policy=policy, critic=critic, critic_optim=critic_optim, **hyperparameters)
         self.state_value = value
-        self.critic, self.critic2 = critic, redrawn(critic)
-        self.critic_target = self._add_lagged_network(self.critic)
-        self.critic2_target = self._add_lagged_network(self.critic2)
-        self.optimizers = {
+        self.optimizers |= {
             "actor": optimizer_for(policy.actor.gaussian, actor_optim),
-            "critic": optimizer_for(self.critic, critic_optim),
-            "critic2": optimizer_for(self.critic2, critic_optim),
-            "value": optimizer_for(self.state_value, value_optim),
+            "value": optimizer_for(value, value_optim),
         }
 
     @classmethod
@@ -250,15 +233,9 @@ class IQL(OfflineAlgorithm[GaussianPolicy], LaggedNetworkPolyakUpdateAlgorithmMi
         return Networks(
             actor=self.policy.actor.gaussian,
             value=self.state_value,
-            critic=self.critic,
-            critic2=self.critic2,
-            critic_target=self.critic_target,
-            critic2_target=self.critic2_target,
             unit=self.policy.actor.unit,
+            **self.critics,
         )
-
-    def value(self, obs: Tensor, act: Tensor) -> Tensor:
-        return self.critic(obs, act).squeeze(-1)
 
     @property
     def watches(self) -> tuple[Watch, ...]:

@@ -44,6 +44,10 @@ class MLP(HasComputeDtype, nn.Module):
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():  # a file is faster without what only training needs
+            for i, layer in enumerate(self.layers):
+                x = layer(x.relu() if i else x)
+            return x
         params = [p for layer in self.layers for p in (layer.weight, layer.bias)]
         rows = x.reshape(-1, x.shape[-1])
         dtype = self.compute_dtype
@@ -135,6 +139,18 @@ class Linear(HasComputeDtype, nn.Linear):
         dtype = self.compute_dtype or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
         return linear(x.to(dtype), self.weight.to(dtype), bias).to(x.dtype)
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Let a network act: its dropout is off and its batch norm uses running statistics."""
+    in_training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in in_training:
+            part.training = True
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bcq_exp.algorithm.actions import ActionIndex, ActionMap, BoundMethod
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.mlp import in_eval_mode
 from bcq_exp.algorithm.networks import SquashedMean
 
 
@@ -25,7 +26,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
-        """What the environment's ``step`` takes (B, A), for observations (B, *obs).
+        """What the environment's ``step`` takes (B, A), for observations ``(B, *obs)``.
 
         ``generator``, on the CPU, supplies what a policy draws; by default torch's global one does.
         """
@@ -106,7 +107,7 @@ class Policy(nn.Module, Predictor):
 
         Args:
             obs: (B, O), in the dtype and on the device of the networks.
-            normal: standard normals (B, *``normal_shape``), if the policy takes any.
+            normal: standard normals ``(B, *normal_shape)``, if the policy takes any.
 
         Returns:
             Actions (B, A) in the policy's unit.
@@ -117,6 +118,8 @@ class Policy(nn.Module, Predictor):
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         """Actions ``.act``, an array (B, A) in the policy's unit, for ``batch.obs`` ``(B, *obs)``.
 
+        Networks act in evaluation mode, whatever mode they are in.
+
         ``generator=`` (a ``torch.Generator`` on the CPU) supplies what the policy draws, if it
         draws; by default torch's global one does. ``state`` is handed back: it keeps none.
         """
@@ -126,7 +129,8 @@ class Policy(nn.Module, Predictor):
             size = (obs.shape[0], *shape)
             normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
             normal = normal.to(obs.device)
-        return Batch(act=self.action(obs, normal).cpu().numpy(), state=state)
+        with in_eval_mode(self):
+            return Batch(act=self.action(obs, normal).cpu().numpy(), state=state)
 
     def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
         return self.map_action(self(Batch(obs=obs), generator=generator).act)

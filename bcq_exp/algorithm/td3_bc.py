@@ -14,32 +14,28 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm import losses
-from bcq_exp.algorithm.base import (
-    LaggedNetworkPolyakUpdateAlgorithmMixin,
-    OfflineAlgorithm,
-    Optimizers,
-    TrainingStats,
-    polyak_update,
-)
+from bcq_exp.algorithm.base import Optimizers, polyak_update
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import TD3BCHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
-from bcq_exp.algorithm.networks import ActionRange, redrawn
+from bcq_exp.algorithm.networks import ActionRange
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.algorithm.stacking import per_run
-from bcq_exp.algorithm.watch import Watch, diverging_q
+from bcq_exp.algorithm.twin_critics import (
+    TwinCriticAlgorithm,
+    TwinCriticTrainingStats,
+    fit_critics,
+)
 
 
 @dataclass(kw_only=True)
-class TD3BCTrainingStats(TrainingStats):
+class TD3BCTrainingStats(TwinCriticTrainingStats):
     """The losses of one update; the actor's is ``None`` where it did not learn."""
 
-    actor_loss: float | None = None
-    critic1_loss: float
-    critic2_loss: float
+    actor_loss: float | None = None  # type: ignore[assignment]
 
 
 class Smoothing(ActionRange):
@@ -139,17 +135,7 @@ def critic_step(
             hyper.noise_clip,
             hyper.gamma,
         )
-    loss1, q1_mean = losses.critic_loss(nets.critic, batch.obs, batch.act, target)
-    loss2, q2_mean = losses.critic_loss(nets.critic2, batch.obs, batch.act, target)
-    optimizers["critic"].apply(loss1)
-    optimizers["critic2"].apply(loss2)
-    return {
-        "critic1_loss": loss1,
-        "critic2_loss": loss2,
-        "q1_mean": q1_mean,
-        "q2_mean": q2_mean,
-        "target_q_mean": target.mean((-2, -1)),
-    }
+    return fit_critics(nets, optimizers, batch, target)
 
 
 def critic_and_actor_step(
@@ -174,7 +160,7 @@ def critic_and_actor_step(
     return metrics | {"actor_loss": loss, "bc_loss": bc_loss, "lambda": lmbda}
 
 
-class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
+class TD3BC(TwinCriticAlgorithm[DeterministicPolicy]):
     """TD3+BC.
 
     Args:
@@ -205,17 +191,10 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
         smoothing: Smoothing,
         **hyperparameters: Any,
     ) -> None:
-        super().__init__(policy=policy, **hyperparameters)
-        self.critic, self.critic2 = critic, redrawn(critic)
+        super().__init__(policy=policy, critic=critic, critic_optim=critic_optim, **hyperparameters)
         self.actor_target = self._add_lagged_network(policy.actor)
-        self.critic_target = self._add_lagged_network(self.critic)
-        self.critic2_target = self._add_lagged_network(self.critic2)
         self.smoothing = smoothing
-        self.optimizers = {
-            "actor": optimizer_for(policy.actor, actor_optim),
-            "critic": optimizer_for(self.critic, critic_optim),
-            "critic2": optimizer_for(self.critic2, critic_optim),
-        }
+        self.optimizers["actor"] = optimizer_for(policy.actor, actor_optim)
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
@@ -233,21 +212,11 @@ class TD3BC(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgo
     def networks(self) -> Networks:
         return Networks(
             actor=self.policy.actor,
-            critic=self.critic,
-            critic2=self.critic2,
             actor_target=self.actor_target,
-            critic_target=self.critic_target,
-            critic2_target=self.critic2_target,
             smoothing=self.smoothing,
+            **self.critics,
         )
 
     def noise_shapes(self, batch_size: int) -> Any:
         shapes: dict[str, Any] = {"smoothing": (batch_size, *self.smoothing.low.shape)}
         return Noise(**shapes)
-
-    def value(self, obs: Tensor, act: Tensor) -> Tensor:
-        return self.critic(obs, act).squeeze(-1)
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        return (diverging_q("q1_mean", "q2_mean"),)

@@ -22,9 +22,10 @@ from bcq_exp.data.d4rl_files import read_d4rl
 from bcq_exp.data.holdout import FEWEST, held_out_episodes
 from bcq_exp.data.minari_files import read_minari, spec_text
 from bcq_exp.data.spaces import ActionSpace, check_action_space
-from bcq_exp.data.table_columns import choose
-from bcq_exp.data.table_files import TableFiles, find
-from bcq_exp.data.table_reader import Reading, read_table
+from bcq_exp.data.table.action_columns import ActionOptions
+from bcq_exp.data.table.column_choice import choose
+from bcq_exp.data.table.reader import read_table
+from bcq_exp.data.table.sources import TableFiles, find
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import DataError, Transitions
 
@@ -279,7 +280,6 @@ def load_table(
     files = find(path)
     name = files[0].stem if len(files) == 1 else files[0].absolute().parent.name
     spec = None if env is None else environments.find_spec(name, env)
-    env_actions = _actions_of(name, spec)
     wanted = {
         "episode": episode,
         "time": time,
@@ -290,23 +290,21 @@ def load_table(
         "truncated": truncated,
         "behaviour_prob": behaviour_prob,
     }
-    options: dict[str, Any] = {
-        "categorical": tuple(categorical),
-        "action_type": action_type,
-        "allowed_actions": None if allowed_actions is None else tuple(allowed_actions),
-        "action_bounds": None if action_bounds is None else tuple(action_bounds),
-        "empty_reward": empty_reward,
-        "clips_actions": bool(clip_actions),
-    }
+    asked = ActionOptions(
+        type=action_type,
+        allowed=None if allowed_actions is None else tuple(allowed_actions),
+        bounds=None if action_bounds is None else tuple(action_bounds),
+        clips=bool(clip_actions),
+        of_env=_actions_of(name, spec),
+    )
 
     def read() -> Contents:
-        table = TableFiles(path, files)
-        columns = choose(table.columns, tuple(categorical), **wanted)
-        reading = Reading(columns=columns, env_actions=env_actions, **options)
-        return read_table(name, table, reading, folder)
+        table = TableFiles(name, path, files)
+        columns = choose(files[0].name, table.columns, tuple(categorical), **wanted)
+        return read_table(table, columns, asked, empty_reward, folder)
 
     with scratch() as folder:
-        words = f"{path} {wanted} {options} {env_actions}"
+        words = f"{path} {wanted} {categorical} {asked} {empty_reward}"
         contents = cached(files, read, words, use=use_cache)
     return _dataset(name, contents, spec).without(holdout)
 

@@ -109,9 +109,13 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def content_hash(transitions: Transitions) -> str:
-    """sha256 (hex) over names, dtypes, shapes and bytes of the six arrays."""
-    digest = hashlib.sha256()
+def content_hash(transitions: Transitions, meaning: str = "") -> str:
+    """sha256 (hex) over names, dtypes, shapes and bytes of the six arrays.
+
+    Args:
+        meaning: what their numbers stand for, where others may stand for something else.
+    """
+    digest = hashlib.sha256(meaning.encode())
     for name, array in transitions.arrays().items():
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
         digest.update(np.ascontiguousarray(array).data)

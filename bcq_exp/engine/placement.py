@@ -12,7 +12,7 @@ import torch
 
 from bcq_exp.engine.executors import CUDAGraphExecutor, EagerExecutor, ExecutorFactory
 from bcq_exp.engine.memory import free_bytes, keep_freed_memory, run_bytes
-from bcq_exp.engine.precision import Precision, resolve_precision
+from bcq_exp.engine.precision import Precision, has_fast_bf16, resolve_precision
 from bcq_exp.engine.stream import BLOCK_STEPS
 from bcq_exp.engine.xla.compiler import XLACompiler
 from bcq_exp.errors import UserError
@@ -27,11 +27,16 @@ STACK_SIZE = 16  # more are no faster: tests/bench/RESULTS.md
 class Settings(Protocol):
     """What a user says of it: these keys of ``trainer``."""
 
-    device: str
-    num_threads: int | None
-    precision: str
-    engine: str
-    batch_size: int
+    @property
+    def device(self) -> str: ...
+    @property
+    def num_threads(self) -> int | None: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -66,17 +71,16 @@ class Placement:
 
     def __str__(self) -> str:
         """What computes the steps, and why, for the log."""
-        where = f"{self.engine} on {self.device}"
+        why = {
+            "xla": f", compiled by JAX after {EAGER_STEPS} eager steps",
+            "eager": "; with JAX installed, steps are compiled",
+            "cuda_graph": "",
+        }[self.engine]
         if self.engine_is_required:
-            return f"{where}, by trainer.engine"
-        return (
-            where
-            + {
-                "xla": f", compiled by JAX after {EAGER_STEPS} eager steps",
-                "eager": "; with JAX installed, steps are compiled",
-                "cuda_graph": "",
-            }[self.engine]
-        )
+            why = ", by trainer.engine"
+        if self.precision.compute_dtype == torch.bfloat16 and not has_fast_bf16(self.device):
+            why += "; bfloat16 is emulated here and slow: trainer.precision=auto takes fp32"
+        return f"{self.engine} on {self.device}{why}"
 
     def executor(self) -> ExecutorFactory:
         """What makes the executors of one cohort."""

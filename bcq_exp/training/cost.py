@@ -148,7 +148,7 @@ def cost_of(cfg: DictConfig) -> RunCost:
     placement = placement_of(cfg, 2)  # of two, as one alone says nothing of stacking
     online = _exploration(cfg)
     spaces = (
-        _unknown_spaces(cfg) if online is None else (online.observation_space, online.action_space)
+        unknown_spaces(cfg) if online is None else (online.observation_space, online.action_space)
     )
     algorithm = build_algorithm(cfg, *spaces, replace(placement, device=torch.device("cpu")))
     trainer = cfg.trainer
@@ -177,7 +177,7 @@ def cost_of(cfg: DictConfig) -> RunCost:
     )
 
 
-def _unknown_spaces(cfg: DictConfig) -> tuple[Box, ActionSpace]:
+def unknown_spaces(cfg: DictConfig) -> tuple[Box, ActionSpace]:
     """Spaces of recorded data that are not loaded; discrete actions for who learns no others."""
     learns_continuous = Box in algorithm_class(cfg).action_spaces
     actions = Box(-1.0, 1.0, (ACT_DIM,)) if learns_continuous else Discrete(ACT_DIM)

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.mlp import in_eval_mode
 from bcq_exp.algorithm.policy import Policy, Predictor
 from bcq_exp.data.environments import check_ends
 
@@ -77,8 +78,13 @@ class Agent(Predictor):
     @classmethod
     def of(cls, algorithm: OfflineAlgorithm, normalizer: ObsNormalizer | None) -> Agent:
         """What a run has learnt, acting."""
+
+        def value(obs: Tensor, act: Tensor) -> Tensor | None:
+            with in_eval_mode(algorithm):
+                return algorithm.value(obs, act)
+
         gamma = getattr(algorithm.hyperparameters, "gamma", None)
-        return cls(algorithm.policy, normalizer, algorithm.value, gamma)
+        return cls(algorithm.policy, normalizer, value, gamma)
 
     @property
     def observation_space(self) -> Space | None:

@@ -13,6 +13,7 @@ from bcq_exp.algorithm.networks import Critic, GaussianActor, SquashedMean, Unit
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import GaussianPolicy
 from bcq_exp.training.parts import build_algorithm
+from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import ACT_DIM, BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
 from tests.commands import compose, placement_of
@@ -70,9 +71,7 @@ class Reference:
         for _, log_pi in drawn:
             loss = loss - self.log_alpha * (log_pi.item() - ACT_DIM) / size
         metrics["alpha_loss"] = loss.item()
-        self.alpha_adam.zero_grad()
-        loss.backward()
-        self.alpha_adam.step()
+        descend(self.alpha_adam, loss)
         metrics["alpha"] = alpha = math.exp(self.log_alpha.item())
         metrics["entropy"] = -sum(log_pi.item() for _, log_pi in drawn) / size
 
@@ -105,17 +104,10 @@ class Reference:
                 loss = (q_data - y) ** 2 + NUMBERS["cql_alpha"] * gap
                 critic_losses[k] = critic_losses[k] + loss / size
 
-        self.actor_adam.zero_grad()
-        pi_loss.backward()
-        self.actor_adam.step()
+        descend(self.actor_adam, pi_loss)
         for k, loss in enumerate(critic_losses):
-            metrics[f"critic{k + 1}_loss"] = loss.item()
-            self.critic_adams[k].zero_grad()
-            loss.backward()
-            self.critic_adams[k].step()
-        for target, source in zip(self.targets, self.critics, strict=True):
-            for old, new in zip(target.parameters(), source.parameters(), strict=True):
-                old.data = NUMBERS["tau"] * new.data + (1 - NUMBERS["tau"]) * old.data
+            metrics[f"critic{k + 1}_loss"] = descend(self.critic_adams[k], loss)
+        follow(self.targets, self.critics, NUMBERS["tau"])
         return metrics
 
 
@@ -128,12 +120,9 @@ def test_steps_are_the_papers(deterministic_backup):
         metrics = algorithm.gradient_step(batch, noise)
         for name, expected in reference.train(batch, noise).items():
             assert metrics[name].item() == pytest.approx(expected, rel=1e-9), (step, name)
-        nets = (algorithm.policy, algorithm.critic, algorithm.critic2,
-                algorithm.critic_target, algorithm.critic2_target)  # fmt: skip
+        *ours, _, _ = algorithm.networks
         theirs = (reference.actor, *reference.critics, *reference.targets)
-        for one, other in zip(nets, theirs, strict=True):
-            for a, b in zip(one.parameters(), other.parameters(), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-11)
+        assert_same_parameters(ours, theirs, rtol=1e-8, atol=1e-11)
         assert algorithm.alpha().item() == pytest.approx(reference.log_alpha.item(), rel=1e-9)
 
 

@@ -9,6 +9,7 @@ from bcq_exp.algorithm.ddpg import DDPG
 from bcq_exp.algorithm.networks import Actor, Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import DeterministicPolicy
+from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
 
@@ -43,21 +44,12 @@ class Reference:
                     after = batch.obs_next[i]
                     y = y + self.gamma * critic_target(after, actor_target(after))[0]
             squares.append((self.critic(batch.obs[i], batch.act[i])[0] - y) ** 2)
-        critic_loss = sum(squares) / len(squares)
-        of_critic.zero_grad()
-        critic_loss.backward()
-        of_critic.step()
+        critic_loss = descend(of_critic, sum(squares) / len(squares))
         for obs in batch.obs:
             values.append(self.critic(obs, self.actor(obs))[0])
-        actor_loss = -sum(values) / len(values)
-        of_actor.zero_grad()
-        actor_loss.backward()
-        of_actor.step()
-        with torch.no_grad():
-            for target, source in zip(self.targets, (self.actor, self.critic), strict=True):
-                for p, q in zip(target.parameters(), source.parameters(), strict=True):
-                    p.copy_(self.tau * q + (1 - self.tau) * p)
-        return actor_loss.item(), critic_loss.item()
+        actor_loss = descend(of_actor, -sum(values) / len(values))
+        follow(self.targets, (self.actor, self.critic), self.tau)
+        return actor_loss, critic_loss
 
 
 def test_steps_are_those_of_the_paper():
@@ -68,15 +60,9 @@ def test_steps_are_those_of_the_paper():
         stats = ddpg.update_with_batch(batch)
         expected = reference.step(batch)
         assert (stats.actor_loss, stats.critic_loss) == pytest.approx(expected, rel=1e-10)
-    pairs = [
-        (ddpg.policy.actor, reference.actor),
-        (ddpg.critic, reference.critic),
-        (ddpg.actor_target, reference.targets[0]),
-        (ddpg.critic_target, reference.targets[1]),
-    ]
-    for ours, theirs in pairs:
-        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    ours = (ddpg.policy.actor, ddpg.critic, ddpg.actor_target, ddpg.critic_target)
+    theirs = (reference.actor, reference.critic, *reference.targets)
+    assert_same_parameters(ours, theirs)
 
 
 def test_a_stack_steps_as_its_runs_do_alone():

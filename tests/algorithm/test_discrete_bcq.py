@@ -13,6 +13,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete_bcq import DiscreteBCQ, DiscreteBCQPolicy
 from bcq_exp.algorithm.networks import StateCritic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
 
@@ -47,12 +48,10 @@ def copies(algorithm):
     return (copy.deepcopy(x) for x in (policy.critic, algorithm.critic_target, policy.imitator))
 
 
-def assert_same_networks(algorithm, critic, target, imitator):
+def assert_same_networks(algorithm, *theirs):
     policy = algorithm.policy
     ours = (policy.critic, algorithm.critic_target, policy.imitator)
-    for one, other in zip(ours, (critic, target, imitator), strict=True):
-        for a, b in zip(one.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-11)
+    assert_same_parameters(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
 def probabilities(logits):
@@ -101,13 +100,9 @@ def test_steps_are_the_papers_equations_by_loops(threshold, tau, freq):
             sum(surprises) / size + 0.05 * sum(squares) / (size * N),
         )
         for optim, loss in zip(optims, losses, strict=True):
-            optim.zero_grad()
-            loss.backward()
-            optim.step()
+            descend(optim, loss)
         if (step + 1) % freq == 0:
-            with torch.no_grad():
-                for p, q in zip(target.parameters(), critic.parameters(), strict=True):
-                    p.copy_(tau * q + (1 - tau) * p)
+            follow([target], [critic], tau)
         assert stats.critic_loss == pytest.approx(losses[0].item(), rel=1e-10)
         assert stats.imitator_loss == pytest.approx(losses[1].item(), rel=1e-10)
     assert_same_networks(bcq, critic, target, imitator)

@@ -20,6 +20,7 @@ from bcq_exp.algorithm.networks import (
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import GaussianPolicy
 from bcq_exp.training.parts import build_algorithm
+from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import ACT_DIM, BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
 from tests.commands import compose, placement_of
@@ -66,10 +67,7 @@ class Reference:
         self.adams = {net: torch.optim.Adam(net.parameters(), lr=lr) for net in self.networks}
 
     def step(self, network, loss):
-        self.adams[network].zero_grad()
-        loss.backward()
-        self.adams[network].step()
-        return loss.item()
+        return descend(self.adams[network], loss)
 
     def train(self, batch):
         size, n = len(batch.rew), NUMBERS
@@ -106,19 +104,8 @@ class Reference:
             for obs, act, y in zip(batch.obs, batch.act, targets, strict=True):
                 loss = loss + (critic(obs, act)[0] - y) ** 2 / size
             metrics[f"critic{k + 1}_loss"] = self.step(critic, loss)
-        for target, source in zip(self.targets, self.critics, strict=True):
-            for old, new in zip(target.parameters(), source.parameters(), strict=True):
-                old.data = n["tau"] * new.data + (1 - n["tau"]) * old.data
+        follow(self.targets, self.critics, n["tau"])
         return metrics
-
-
-def assert_same_networks(algorithm, reference):
-    nets = algorithm.networks
-    ours = (nets.actor, nets.value, nets.critic, nets.critic2)
-    ours += (nets.critic_target, nets.critic2_target)
-    for one, other in zip(ours, (*reference.networks, *reference.targets), strict=True):
-        for a, b in zip(one.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_steps_are_the_papers():
@@ -131,7 +118,8 @@ def test_steps_are_the_papers():
         for name, expected in reference.train(batch).items():
             assert metrics[name].item() == pytest.approx(expected, rel=1e-10), (step, name)
         clipped.add(metrics["clip_fraction"].item())
-        assert_same_networks(algorithm, reference)
+        *ours, _ = algorithm.networks
+        assert_same_parameters(ours, (*reference.networks, *reference.targets))
     assert len(clipped) > 1 and max(clipped) > 0  # the clip was in force, and not for all
 
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from bcq_exp import Batch
 from bcq_exp.algorithm import losses
+from bcq_exp.algorithm.discrete import DiscretePolicy
+from bcq_exp.algorithm.policy import DeterministicPolicy
 from tests.algorithm.small import ACT_DIM, LATENT_DIM, OBS_DIM, SPACE, make_policy
 
 OBS = torch.randn(5, OBS_DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -171,3 +173,35 @@ def test_parts_of_a_batch_give_what_the_whole_does(monkeypatch):
     parts = policy(Batch(obs=OBS), generator=seeded()).act
     assert len(calls) == -(-len(OBS) // 2)
     assert parts == pytest.approx(whole, rel=1e-12)
+
+
+def noisy_policy(kind, space, **options):
+    network = nn.Sequential(nn.Linear(OBS_DIM, 4), nn.Dropout(), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    return kind(network.double(), action_space=space, **options)
+
+
+class Greedy(DiscretePolicy):
+    def __init__(self, network, **options):
+        super().__init__(**options)
+        self.network = network
+
+    def scores(self, obs):
+        return self.network(obs)
+
+
+def test_networks_act_in_evaluation_mode_and_keep_theirs():
+    torch.manual_seed(0)
+    bounded = noisy_policy(lambda actor, **o: DeterministicPolicy(actor=actor, **o), SPACE)
+    discrete = noisy_policy(Greedy, Discrete(2))
+    bounded.actor[1].eval()
+    for policy, act in (
+        (bounded, bounded.act),
+        (discrete, discrete.act),
+        (discrete, lambda obs: discrete.action_probabilities(obs).numpy()),
+    ):
+        before = {name: part.training for name, part in policy.named_modules()}
+        state = {name: value.clone() for name, value in policy.state_dict().items()}
+        np.testing.assert_array_equal(act(OBS), act(OBS))
+        np.testing.assert_array_equal(act(OBS)[:1], act(OBS[:1]))
+        assert {name: part.training for name, part in policy.named_modules()} == before
+        assert all((policy.state_dict()[name] == value).all() for name, value in state.items())

@@ -12,6 +12,7 @@ from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.algorithm.td3_bc import TD3BC, Smoothing
 from bcq_exp.training.parts import build_algorithm
 from bcq_exp.training.record import RunRecord
+from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
 from tests.commands import TINY, compose, fit, placement_of
@@ -73,9 +74,7 @@ class Reference:
             for k, critic in enumerate(self.critics):
                 error = critic(batch.obs[i], batch.act[i])[0] - y
                 losses[k] = losses[k] + error * error / size
-        self.critic_adam.zero_grad()
-        (losses[0] + losses[1]).backward()
-        self.critic_adam.step()
+        descend(self.critic_adam, losses[0] + losses[1])
         told = {"critic1_loss": losses[0].item(), "critic2_loss": losses[1].item()}
         if self.it % 2:
             return told
@@ -88,32 +87,10 @@ class Reference:
             loss = loss - lmbda * q / size
             for predicted, recorded in zip(pi, act, strict=True):
                 loss = loss + (predicted - recorded) ** 2 / batch.act.numel()
-        self.actor_adam.zero_grad()
-        loss.backward()
-        self.actor_adam.step()
-        for target, source in zip(
-            (self.actor_target, *self.critic_targets), (self.actor, *self.critics), strict=True
-        ):
-            for old, new in zip(target.parameters(), source.parameters(), strict=True):
-                old.data = self.tau * new.data + (1 - self.tau) * old.data
+        descend(self.actor_adam, loss)
+        targets = (self.actor_target, *self.critic_targets)
+        follow(targets, (self.actor, *self.critics), self.tau)
         return {**told, "actor_loss": loss.item(), "lambda": lmbda}
-
-
-def networks(algorithm):
-    return (
-        algorithm.policy.actor,
-        algorithm.critic,
-        algorithm.critic2,
-        algorithm.actor_target,
-        algorithm.critic_target,
-        algorithm.critic2_target,
-    )
-
-
-def assert_equal_networks(ours, theirs, rtol, atol):
-    for one, other in zip(ours, theirs, strict=True):
-        for a, b in zip(one.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
 def test_steps_are_the_papers():
@@ -133,7 +110,8 @@ def test_steps_are_the_papers():
             reference.actor_target,
             *reference.critic_targets,
         )
-        assert_equal_networks(networks(algorithm), theirs, 1e-9, 1e-12)
+        *ours, _ = algorithm.networks
+        assert_same_parameters(ours, theirs)
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same numbers", "other numbers"])

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQPolicy
@@ -39,7 +40,7 @@ def make_env() -> gym.Env:
 def act_for_one(policy: BCQPolicy, obs: np.ndarray) -> np.ndarray:
     """The action for one observation (O,), as the authors' ``select_action`` takes it."""
     rows = torch.FloatTensor(obs.reshape(1, -1)).repeat(policy.forward_sampled_times, 1)
-    act = policy.actor_perturbation(rows, policy.vae.decode(rows))
+    act = policy.actor_perturbation(rows, policy.vae.decode(rows))  # type: ignore[operator]
     return act[policy.critic(rows, act).argmax(0)].numpy().flatten()
 
 
@@ -96,8 +97,9 @@ def main() -> None:
     cfg = composed.compose_config(args.sizes, args.overrides)
     env = make_env()
     placement = place(cfg.trainer, hidden_sizes(cfg))
-    spaces = (env.observation_space, env.action_space)
-    policy = build_algorithm(cfg, *spaces, placement).policy
+    obs_space, act_space = env.observation_space, env.action_space
+    assert isinstance(obs_space, Box) and isinstance(act_space, Box)
+    policy = build_algorithm(cfg, obs_space, act_space, placement).policy
     torch.manual_seed(0)
     act_for_one(policy, env.observation_space.sample())
     if args.mode.endswith("loop"):

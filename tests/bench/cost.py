@@ -6,14 +6,16 @@ Every configuration is trained for a moment on random data of the sizes that the
 from __future__ import annotations
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
+from omegaconf import DictConfig
 
 from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data.datasets import Dataset
+from bcq_exp.data.spaces import ActionSpace
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
 from bcq_exp.training import build
-from bcq_exp.training.cost import UNKNOWN_SPACES, cost_of
+from bcq_exp.training.cost import cost_of, unknown_spaces
 from tests.bench import timing
 from tests.commands import compose
 
@@ -37,14 +39,16 @@ CONFIGS = (
 
 
 def main() -> None:
-    data = random_data(*UNKNOWN_SPACES)
     ratios = []
     print("| configuration | kernels | Mflop | 1e6 numbers | predicted | measured | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for overrides in CONFIGS:
         cfg = compose(*overrides, "trainer.num_threads=1")
         cost = cost_of(cfg)
-        predicted, measured = cost.step_seconds(), 1 / steps_per_second(cfg, data)
+        predicted, measured = (
+            cost.step_seconds(),
+            1 / steps_per_second(cfg, random_data(*unknown_spaces(cfg))),
+        )
         ratios.append(predicted / measured)
         print(
             f"| {' '.join(overrides) or 'bcq'} | {cost.step.kernels:.0f} | "
@@ -55,7 +59,7 @@ def main() -> None:
     print(f"ratios {min(ratios):.2f} to {max(ratios):.2f}, median {np.median(ratios):.2f}")
 
 
-def steps_per_second(cfg, data: Dataset) -> float:
+def steps_per_second(cfg: DictConfig, data: Dataset) -> float:
     """Of one run, once its steps are compiled."""
     placement = place(cfg.trainer, hidden_sizes(cfg))
     with placement.in_force():
@@ -63,10 +67,14 @@ def steps_per_second(cfg, data: Dataset) -> float:
         return timing.steady_rate(engine.advance, seconds=1.5)["value"]
 
 
-def random_data(observation_space: Box, action_space: Box) -> Dataset:
+def random_data(observation_space: Box, action_space: ActionSpace) -> Dataset:
     """Transitions of nothing, of these sizes."""
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((2, ROWS, *observation_space.shape), np.float32)
+    if isinstance(action_space, Discrete):
+        act = rng.integers(action_space.n, size=(ROWS, 1)).astype(np.float32)
+    else:
+        act = rng.uniform(-1, 1, (ROWS, *action_space.shape)).astype(np.float32)
     flags = np.zeros(ROWS, bool)
     return Dataset(
         id="random",
@@ -76,7 +84,7 @@ def random_data(observation_space: Box, action_space: Box) -> Dataset:
         reference_scores=None,
         transitions=Transitions(
             obs=obs[0],
-            act=rng.uniform(-1, 1, (ROWS, *action_space.shape)).astype(np.float32),
+            act=act,
             rew=rng.standard_normal(ROWS),
             terminated=flags,
             truncated=flags,

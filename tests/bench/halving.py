@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -53,8 +54,7 @@ def halved(returns: pd.DataFrame, steps: list[int], eta: int) -> str:
     return left[0]
 
 
-def told(who: str, last: Mapping[str, float], winner: str) -> str:
-    """A row of the table."""
+def table_row(who: str, last: dict[Any, float], winner: str) -> str:
     ranked = sorted(last, key=lambda name: -last[name])
     best, worst = ranked[0], ranked[-1]
     return (
@@ -94,10 +94,10 @@ def main() -> None:
     for seed in seeds:
         own = grid[grid["seed"] == seed]
         last = own[own["step"] == steps[-1]].set_index("setting")["return_mean"]
-        print(told(f"seed {seed}", last.to_dict(), halved(own, steps, options.eta)))
+        print(table_row(f"seed {seed}", last.to_dict(), halved(own, steps, options.eta)))
     last = grid[grid["step"] == steps[-1]].groupby("setting")["return_mean"].mean()
     end = ours[ours["step"] == steps[-1]].groupby("setting")["return_mean"].mean()
-    print(told("their mean", last.to_dict(), str(end.idxmax())))
+    print(table_row("their mean", last.to_dict(), str(end.idxmax())))
     print(
         f"\n{taken:.0f} of {whole:.0f} run-steps ({taken / whole:.0%}); {seconds['halved']:.0f} s "
         f"of {seconds['grid']:.0f} s ({seconds['halved'] / seconds['grid']:.0%})"

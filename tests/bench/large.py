@@ -50,6 +50,7 @@ class MostPrivate(threading.Thread):
 def measure(overrides: list[str]) -> None:
     """Load and train in this process; imports are neither timed nor counted."""
     from bcq_exp.config.schema import hidden_sizes
+    from bcq_exp.data.datasets import Dataset
     from bcq_exp.engine.placement import place
     from bcq_exp.training import build
     from tests.commands import compose
@@ -62,6 +63,7 @@ def measure(overrides: list[str]) -> None:
     watch.start()
     start = time.perf_counter()
     task = build.build_dataset(cfg)
+    assert isinstance(task, Dataset)
     loaded = time.perf_counter() - start
     with placement.in_force():
         normalizer = build.build_normalizer(cfg, task, None)

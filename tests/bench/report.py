@@ -70,9 +70,10 @@ def _ratio(row: Row, outcome: Outcome, outcomes: Sequence[Outcome]) -> str:
 def _fraction(outcome: Outcome, peaks: Peaks) -> str:
     """The share of the precision's best matrix product that a step's arithmetic reaches."""
     contestant = outcome.contestant
-    if contestant.flops is None or contestant.precision not in peaks:
+    peak = peaks.get(contestant.precision or "")
+    if contestant.flops is None or peak is None:
         return ""
-    return f"{outcome.median * contestant.flops / 1e9 / peaks[contestant.precision]:.0%}"
+    return f"{outcome.median * contestant.flops / 1e9 / peak:.0%}"
 
 
 def _shown(value: float) -> str:

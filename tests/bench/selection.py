@@ -47,7 +47,9 @@ class Way:
         shape = (self.policies, *transitions.act.shape)
         acts = np.random.default_rng(0).uniform(-2, 2, shape).astype(np.float32)
         with placement.in_force():
-            critics = stacked_critics(transitions, rows, drawn, acts, units, settings, placement)
+            critics = stacked_critics(
+                transitions, rows, drawn, acts, units, settings, placement, is_discrete=False
+            )
             started = time.perf_counter()
             critics.advance(num_steps)
             return time.perf_counter() - started

@@ -101,8 +101,8 @@ def test_both_formats_several_files_and_the_cache_give_the_same(write, tmp_path)
 def test_a_large_table_is_mapped_and_the_same(write, monkeypatch):
     whole = load_table(write(patients()), use_cache=False)
     monkeypatch.setattr(transitions, "LARGE", 1)
-    monkeypatch.setattr("bcq_exp.data.table_reader.LARGE", 1)
-    monkeypatch.setattr("bcq_exp.data.table_files._MOST_ROWS", 3)  # batches end within episodes
+    monkeypatch.setattr("bcq_exp.data.table.reader.LARGE", 1)
+    monkeypatch.setattr("bcq_exp.data.table.sources._MOST_ROWS", 3)  # batches end within episodes
     for use_cache in (False, True, True):
         mapped = load_table(write(patients()), use_cache=use_cache)
         assert same(mapped, whole)
@@ -228,6 +228,21 @@ def test_several_columns_of_categories_are_one_action(write):
     assert [values[int(a)] for a in data.transitions.act[:, 0]] == rows
 
 
+def test_other_categories_are_other_content(write):
+    table, plain = patients(), {"observations": "obs_pulse"}
+    renamed = {"B": "b", "A": "a", "C": "c"}
+    one, other = (
+        load_table(write(table | {"obs_ward": [names[w] for w in table["obs_ward"]]}))
+        for names in ({w: w for w in renamed}, renamed)
+    )
+    assert np.array_equal(one.transitions.obs, other.transitions.obs)
+    assert one.content_hash != other.content_hash
+    as_text = table | {"action_dose": [f"dose {d}" for d in table["action_dose"]]}
+    numbers, text = (load_table(write(each), **plain) for each in (table, as_text))
+    assert np.array_equal(numbers.transitions.act, text.transitions.act)
+    assert numbers.content_hash != text.content_hash
+
+
 def test_numbers_as_categories(write):
     table = patients() | {"obs_ward": [3, 3, 1, 9, 9, 9, 1, 3]}
     data = load_table(write(table), categorical=["obs_ward"])
@@ -295,6 +310,9 @@ def test_the_summary_shows_what_a_person_looks_for_within_80_columns(write):
     assert "constant  obs_b\n" in text + "\n"
     assert "obs_a -4e+05" in text and "obs_rare" not in text.partition("extreme")[2]
     assert "episode=episode?" in text and "terminated=none" in text
+    assert "not used" not in text
+    some = load_table(write(patients()), observations=["obs_pulse", "obs_awake"]).summary
+    assert "not used  obs_ward, comment" in some
 
 
 def test_the_same_data_as_minari_set_and_as_table(minari_files, write):
@@ -328,10 +346,14 @@ def _interleave(table: Table) -> None:
 
 
 FAULTS: list[tuple[Any, dict[str, Any], str]] = [
-    (lambda t: t.pop("reward"), {}, "dataset.reward=null: no column has a name"),
-    (lambda t: None, {"reward": "rewad"}, "dataset.reward=rewad: .*did you mean reward"),
+    (lambda t: t.pop("reward"), {}, "dataset.reward=null: no column of log.csv has a name"),
+    (
+        lambda t: None,
+        {"reward": "rewad"},
+        "reward=rewad: log.csv has no such .*did you mean reward",
+    ),
     (lambda t: None, {"observations": ["pulse"]}, "observations=pulse: .*did you mean obs_pulse"),
-    (lambda t: None, {"observations": "x_*"}, r"observations=x_\*: no column matches"),
+    (lambda t: None, {"observations": "x_*"}, r"observations=x_\*: no column of log.csv matches"),
     (lambda t: None, {"observations": "reward", "reward": "reward"}, "is also dataset.reward"),
     (lambda t: None, {"categorical": ["ward"]}, "dataset.categorical=ward"),
     (lambda t: t.pop("action_dose"), {}, "dataset.actions=null"),
@@ -438,6 +460,21 @@ def test_files_with_other_columns_are_named(write, tmp_path):
     write({k: v for k, v in patients().items() if k != "hour"}, "log_b.csv")
     with pytest.raises(DataError, match="log_b.csv has no column 'hour', which log_a.csv has"):
         load_table(f"{tmp_path}/log_*.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("reward", ["0", "1", "?", "0", "0", "0", "0", "0"]),
+        ("obs_ward", [1, 2, 3, 4, 5, 6, 7, 8]),
+        ("hour", pa.array([0, 1, 2, 0, 1, 2, 0, 1], pa.timestamp("s"))),
+    ],
+)
+def test_files_with_a_column_of_another_type_are_named(write, tmp_path, column, values):
+    write(patients(), "log_a.parquet")
+    write(patients() | {column: values}, "log_b.parquet")
+    with pytest.raises(DataError, match=f"log_b.parquet has column '{column}' as .*, log_a.parq"):
+        load_table(f"{tmp_path}/log_*.parquet")
 
 
 def test_a_table_with_an_environment_has_its_actions(write):

@@ -23,6 +23,16 @@ def test_names_choose_types():
     assert resolve_precision("fp32", CPU, are_wide=False) == Precision()
 
 
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_the_log_says_that_bf16_is_slow_where_it_is_emulated(monkeypatch, is_fast):
+    monkeypatch.setattr("bcq_exp.engine.placement.has_fast_bf16", lambda device: is_fast)
+    bf16, fp32 = (
+        str(placement_of(compose(f"trainer.precision={name}"))) for name in ("bf16", "fp32")
+    )
+    assert ("bfloat16 is emulated" in bf16) is not is_fast
+    assert "bfloat16" not in fp32
+
+
 def test_auto_takes_bf16_only_where_it_pays(monkeypatch):
     monkeypatch.setattr("bcq_exp.engine.precision.has_fast_bf16", lambda device: True)
     assert resolve_precision("auto", CPU, are_wide=True).compute_dtype == torch.bfloat16

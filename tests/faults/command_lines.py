@@ -66,6 +66,16 @@ PLAIN = {
         "runs=absent", "keys=", "keys=a,,b", "keys=algo.tau", "entity=", "name=",
     ),
     "bcq_exp.wandb_mirror": ("--nope",),
+    "bcq_exp.export": (
+        "--format", "--format=onxx", "format=", "--output", "output=", "output=file",
+        "output=file/x", "output=out", "--trust=1", "trust=", "trust=true", "run=done", "run=",
+        "outptu=x", "-h",
+    ),
+    "bcq_exp.select": (
+        "--num-steps", "num_steps=0", "num_steps=nan", "epsilon=1", "horizon=0", "horizon=2",
+        "gamma=2", "hidden_sizes=[]", "hidden_sizes=[8]", "return_range=1", "return_range=[1,0]",
+        "output=file", "output=out", "output=", "trust=", "nope=1", "-h",
+    ),
 }  # fmt: skip
 
 
@@ -167,6 +177,12 @@ def hydra_lines(
     )
 
 
+QUICK = {  # what keeps a line that is right short
+    "bcq_exp.export": ("format=torch",),
+    "bcq_exp.select": ("num_steps=2", "num_members=1", "batch_size=4"),
+}
+
+
 def plain_lines(module: str, options: tuple[str, ...]) -> st.SearchStrategy[Line]:
     """Of a command with plain arguments."""
     words = st.one_of(
@@ -175,7 +191,8 @@ def plain_lines(module: str, options: tuple[str, ...]) -> st.SearchStrategy[Line
         st.sampled_from(options),
         values.filter(lambda v: not v.startswith(("/", "~")) and ".." not in v),
     )
-    return st.lists(words, max_size=4).map(lambda given: Line(module, tuple(given)))
+    base = QUICK.get(module, ())
+    return st.lists(words, max_size=4).map(lambda given: Line(module, (*base, *given)))
 
 
 def lines() -> st.SearchStrategy[Line]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
+from torch import nn
 
 from bcq_exp import VAE, BCQPolicy, Critic, Perturbation
 from bcq_exp.data.datasets import load_pendulum
@@ -135,6 +136,15 @@ def test_each_algorithms_value_is_its_critics(name):
         expected = networks.critic(obs).max(-1).values if name == "dqn" else None
         expected = networks.critic(obs, unit)[:, 0] if expected is None else expected
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
+
+
+def test_values_are_in_evaluation_mode():
+    data = load_pendulum("mixture", num_steps=200)
+    algorithm = algorithm_of(compose("algo=iql"), data)
+    algorithm.critic = nn.Sequential(algorithm.critic, nn.Dropout())
+    algorithm.critic.forward = lambda obs, act: algorithm.critic[1](algorithm.critic[0](obs, act))
+    agent, t = Agent.of(algorithm, None), data.transitions
+    np.testing.assert_array_equal(*(agent.value(t.obs[:5], t.act[:5]) for _ in range(2)))
 
 
 def pendulum_agent():

@@ -9,73 +9,33 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from bcq_exp.data.table_values import Actions, Value, shown
+from bcq_exp.data.table.action_columns import Actions
+from bcq_exp.data.table.column_statistics import ColumnStatistics
+from bcq_exp.data.table.rows import Value, shown
+from bcq_exp.data.table.scan import Scan
+from bcq_exp.data.table.sources import TableFiles
+from bcq_exp.data.table.steps import Steps
 from bcq_exp.words import counted
 
 EXTREME = 20  # standard deviations from the mean
 _WIDTH, _NAMES, _ACTIONS = 80, 8, 12  # characters of a line; names and actions that are listed
 
 
-class ColumnStatistics:
-    """Count, mean, standard deviation, least and greatest of some columns, a batch at a time."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self.count = 0
-        self.mean, self._squares = np.zeros((2, len(names)))
-        self.low, self.high = (np.full(len(names), end) for end in (np.inf, -np.inf))
-
-    def see(self, values: np.ndarray) -> None:
-        """Take in values ``(n, C)``, merged as by Chan, Golub and LeVeque (1979)."""
-        if not len(values) or not self.names:
-            return
-        n, total = len(values), self.count + len(values)
-        mean = values.mean(0)
-        delta = mean - self.mean
-        self._squares += ((values - mean) ** 2).sum(0) + delta**2 * (self.count * n / total)
-        self.mean += delta * (n / total)
-        self.count = total
-        self.low, self.high = (
-            np.minimum(self.low, values.min(0)),
-            np.maximum(self.high, values.max(0)),
-        )
-
-    @property
-    def std(self) -> np.ndarray:
-        return np.sqrt(self._squares / max(self.count, 1))
-
-
 def summarize(
-    *,
-    columns: str,
-    path: str,
-    num_files: int,
-    num_rows: int,
-    lengths: np.ndarray,
-    returns: np.ndarray,
-    num_cut: int,
-    actions: Actions,
-    counts: Mapping[tuple[Value, ...], int],
-    observations: ColumnStatistics,
-    moves: ColumnStatistics,
+    files: TableFiles, scan: Scan, steps: Steps, returns: np.ndarray, actions: Actions
 ) -> tuple[str, ...]:
-    """The lines, at most 80 characters wide where no name is longer.
-
-    Args:
-        lengths, returns: of episodes ``(E,)``.
-        num_cut: episodes that were truncated.
-        counts: rows of each discrete action.
-        observations, moves: of the columns of numbers.
-    """
-    files = "" if num_files == 1 else f" in {num_files} files"
+    """The lines, at most 80 characters wide where no name is longer; ``returns`` are (E,)."""
+    count, columns = len(files.paths), scan.columns
+    unused = [name for name in files.columns if name not in columns.all]
     facts = [
-        ("table", f"{path}: {num_rows:,} rows{files}"),
-        ("columns", columns),
-        ("episodes", f"{len(lengths):,}, {num_cut:,} of them cut (truncated)"),
-        ("lengths", _spread(lengths)),
+        ("table", f"{files.path}: {len(scan.states):,} rows{f' in {count} files' * (count > 1)}"),
+        ("columns", columns.in_words()),
+        *([("not used", _some(unused))] if unused else []),
+        ("episodes", f"{len(returns):,}, {steps.num_cut:,} of them cut (truncated)"),
+        ("lengths", _spread(steps.lengths)),
         ("returns", _spread(returns)),
-        ("actions", _coverage(actions, counts, moves)),
-        *_odd_columns(observations),
+        ("actions", _coverage(actions, scan.taken.counts, scan.taken.statistics)),
+        *_odd_columns(scan.observations.statistics),
     ]
     lines = []
     for label, text in facts:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bcq_exp.data.table_files import Column, Kind
+from bcq_exp.data.table.column_kinds import Column, Kind
 from bcq_exp.data.transitions import DataError
 
 Wanted = str | Sequence[str] | None  # a column, a pattern, or several
 
 _SHOWN = 12  # names in a message
-_SINGLE: Mapping[str, tuple[str, ...]] = {  # names that are guessed, the likeliest first
+SINGLE: Mapping[str, tuple[str, ...]] = {  # names that are guessed, the likeliest first
     "episode": (
         "episode", "episode_id", "episode_index", "ep", "trajectory", "trajectory_id", "traj",
         "traj_id", "icustay_id", "icustayid", "stay_id", "encounter_id", "session", "session_id",
@@ -36,8 +36,10 @@ _SINGLE: Mapping[str, tuple[str, ...]] = {  # names that are guessed, the likeli
         "action_prob", "action_probability", "propensity", "propensity_score", "pscore",
     ),
 }  # fmt: skip
-_ACTIONS = (("action*",), ("act", "act_*", "act[0-9]*", "act[[]*"))
-_OBSERVATIONS = (("obs*",), ("state*",))
+_SEVERAL: Mapping[str, tuple[tuple[str, ...], ...]] = {  # patterns, the likeliest first
+    "actions": (("action*",), ("act", "act_*", "act[0-9]*", "act[[]*")),
+    "observations": (("obs*",), ("state*",)),
+}
 _NEXT = "next[_.]*"  # of the step after: never guessed
 _NUMERIC = (Kind.NUMBER, Kind.BOOLEAN)
 
@@ -48,6 +50,7 @@ class Columns:
 
     Args:
         terminated: True where every episode ends by itself, in its last row.
+        categorical: those that are read as categories, whatever they hold.
         guessed: the keys that were not given.
     """
 
@@ -59,6 +62,7 @@ class Columns:
     terminated: str | bool | None
     truncated: str | None
     behaviour_prob: str | None
+    categorical: tuple[str, ...]
     guessed: tuple[str, ...]
 
     @property
@@ -87,10 +91,13 @@ class Columns:
 _KEYS = ("episode", "time", "observations", "actions", "reward", "terminated", "truncated")
 
 
-def choose(columns: Mapping[str, Column], categorical: Sequence[str], **wanted: Any) -> Columns:
+def choose(
+    file: str, columns: Mapping[str, Column], categorical: tuple[str, ...], **wanted: Any
+) -> Columns:
     """The columns to read.
 
     Args:
+        file: a name, for messages.
         columns: all there are, in order.
         categorical: those that are read as categories whatever they hold.
         wanted: by key, as the configuration has them; None is guessed.
@@ -99,76 +106,51 @@ def choose(columns: Mapping[str, Column], categorical: Sequence[str], **wanted: 
         DataError: a column that does not exist or has two uses, or a guess that finds none.
     """
     for name in categorical:
-        _named("categorical", name, columns)
+        _named("categorical", name, file, columns)
     given = {key: value for key, value in wanted.items() if value is not None}
-    taken: dict[str, str] = {}
+    numeric = {n for n, column in columns.items() if column.kind in _NUMERIC} | {*categorical}
     found: dict[str, Any] = {}
-    for key in _SINGLE:
-        if key in given:
-            found[key] = _single(key, given[key], columns)
-            _take(taken, key, [found[key]])
-    several = {key: given[key] for key in ("actions", "observations") if key in given}
-    for key, value in several.items():
-        found[key] = _several(key, value, columns)
+    taken: dict[str, str] = {}
+    for key in sorted((*SINGLE, *_SEVERAL), key=lambda key: (key not in given, key in _SEVERAL)):
+        if key not in given:
+            found[key] = _guess(key, [name for name in columns if name not in taken], numeric)
+        elif key in SINGLE:
+            found[key] = _single(key, given[key], file, columns)
+        else:
+            found[key] = _several(key, given[key], file, columns)
+        if not found[key] and key in ("reward", *_SEVERAL):
+            raise DataError(
+                f"dataset.{key}=null: no column of {file} has a name that says so; give "
+                f"dataset.{key}, there are {_list([*columns])}"
+            )
         _take(taken, key, found[key])
-    for key, names in _SINGLE.items():
-        if key not in found:
-            found[key] = _guess_single(names, columns, taken)
-            _take(taken, key, [found[key]])
-    if found["reward"] is None:
-        raise _none("reward", columns)
-    if "actions" not in found:
-        found["actions"] = _first(_matching(p, columns, taken) for p in _ACTIONS)
-        _take(taken, "actions", found["actions"])
-    if "observations" not in found:
-        rest = [
-            name
-            for name, column in columns.items()
-            if name not in taken
-            and (column.kind in _NUMERIC or name in categorical)
-            and not fnmatchcase(name.lower(), _NEXT)
-        ]
-        found["observations"] = _first(_matching(p, columns, taken) for p in _OBSERVATIONS) or rest
-    for key in ("actions", "observations"):
-        if not found[key]:
-            raise _none(key, columns)
-        found[key] = tuple(found[key])
     guessed = tuple(key for key in found if key not in given and found[key] is not None)
-    chosen = Columns(**found, guessed=guessed)
+    chosen = Columns(**found, categorical=categorical, guessed=guessed)
     for key in ("observations", "actions"):
         for name in getattr(chosen, key):
-            _check_kind(key, columns[name], is_category=name in categorical)
+            _check(key, columns[name], (*_NUMERIC, Kind.CATEGORY), "numbers, booleans or text")
+            if columns[name].is_mixed and name not in categorical:
+                raise DataError(
+                    f"dataset.{key}={name}: has text among numbers, {columns[name].odd}; correct "
+                    f"the value, or read all as categories: dataset.categorical=[{name}]"
+                )
     for key in ("reward", "behaviour_prob", "terminated", "truncated"):
         if isinstance(name := getattr(chosen, key), str):
-            _check_numbers(key, columns[name])
-    if chosen.time is not None and columns[chosen.time].kind not in (Kind.NUMBER, Kind.TIME):
-        raise _wrong_kind("time", columns[chosen.time], "numbers or times (ISO 8601)")
+            _check(key, columns[name], _NUMERIC, "numbers")
+    if chosen.time is not None:
+        times = "numbers or times (ISO 8601)"
+        _check("time", columns[chosen.time], (Kind.NUMBER, Kind.TIME), times)
     return chosen
 
 
-def _check_kind(key: str, column: Column, *, is_category: bool) -> None:
-    """Refuse what is neither numbers nor categories."""
-    if column.kind not in (*_NUMERIC, Kind.CATEGORY):
-        raise _wrong_kind(key, column, "numbers, booleans or text")
-    if column.is_mixed and not is_category:
-        raise DataError(
-            f"dataset.{key}={column.name}: has text among numbers, {column.odd}; correct the "
-            f"value, or read all as categories: dataset.categorical=[{column.name}]"
-        )
+def _check(key: str, column: Column, kinds: Sequence[Kind], needed: str) -> None:
+    """Refuse values of other kinds."""
+    if column.kind not in kinds:
+        found = f"text, {column.odd}" if column.odd else f"values of kind {column.kind.value}"
+        raise DataError(f"dataset.{key}={column.name}: has {found}; {needed} are needed")
 
 
-def _check_numbers(key: str, column: Column) -> None:
-    """Refuse text where numbers are needed."""
-    if column.kind not in _NUMERIC:
-        raise _wrong_kind(key, column, "numbers")
-
-
-def _wrong_kind(key: str, column: Column, needed: str) -> DataError:
-    found = f"text, {column.odd}" if column.odd else f"values of kind {column.kind.value}"
-    return DataError(f"dataset.{key}={column.name}: has {found}; {needed} are needed")
-
-
-def _single(key: str, value: Any, columns: Mapping[str, Column]) -> Any:
+def _single(key: str, value: Any, file: str, columns: Mapping[str, Column]) -> Any:
     """The one column that a key names."""
     if key == "terminated" and isinstance(value, bool):
         return value
@@ -176,18 +158,18 @@ def _single(key: str, value: Any, columns: Mapping[str, Column]) -> Any:
         if not isinstance(value, Sequence) or len(value) != 1:
             raise DataError(f"dataset.{key}={value}: must be the name of one column")
         value = value[0]
-    return _named(key, value, columns)
+    return _named(key, value, file, columns)
 
 
-def _named(key: str, name: Any, columns: Mapping[str, Column]) -> str:
+def _named(key: str, name: Any, file: str, columns: Mapping[str, Column]) -> str:
     if name in columns:
         return str(name)
     near = get_close_matches(str(name), columns, n=1)
     meant = f"did you mean {near[0]}?" if near else f"there are {_list([*columns])}"
-    raise DataError(f"dataset.{key}={name}: the table has no such column; {meant}")
+    raise DataError(f"dataset.{key}={name}: {file} has no such column; {meant}")
 
 
-def _several(key: str, value: Any, columns: Mapping[str, Column]) -> list[str]:
+def _several(key: str, value: Any, file: str, columns: Mapping[str, Column]) -> tuple[str, ...]:
     """The columns that names, patterns and prefixes stand for, each once."""
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, Sequence) or not all(isinstance(e, str) for e in entries):
@@ -200,20 +182,21 @@ def _several(key: str, value: Any, columns: Mapping[str, Column]) -> list[str]:
             matching = [name for name in columns if fnmatchcase(name, entry)]
             if not matching:
                 raise DataError(
-                    f"dataset.{key}={entry}: no column matches; there are {_list([*columns])}"
+                    f"dataset.{key}={entry}: no column of {file} matches; there are "
+                    f"{_list([*columns])}"
                 )
         else:
             part = re.compile(re.escape(entry) + r"[_.\-\[\d]")
             matching = [name for name in columns if part.match(name)]
             if not matching:
-                _named(key, entry, columns)
+                _named(key, entry, file, columns)
         found |= dict.fromkeys(matching)
-    return [*found]
+    return tuple(found)
 
 
-def _take(taken: dict[str, str], key: str, names: Iterable[Any]) -> None:
+def _take(taken: dict[str, str], key: str, names: Any) -> None:
     """Note which key has the columns; each has one use."""
-    for name in names:
+    for name in names if isinstance(names, tuple) else (names,):
         if not isinstance(name, str):
             continue
         if name in taken and {key, taken[name]} != {"time", "observations"}:
@@ -223,32 +206,18 @@ def _take(taken: dict[str, str], key: str, names: Iterable[Any]) -> None:
         taken[name] = key
 
 
-def _guess_single(
-    names: Iterable[str], columns: Mapping[str, Column], taken: Mapping[str, str]
-) -> str | None:
-    lower = {name.lower(): name for name in columns if name not in taken}
-    return next((lower[name] for name in names if name in lower), None)
-
-
-def _matching(
-    patterns: Iterable[str], columns: Mapping[str, Column], taken: Mapping[str, str]
-) -> list[str]:
-    return [
-        name
-        for name in columns
-        if name not in taken and any(fnmatchcase(name.lower(), pattern) for pattern in patterns)
+def _guess(key: str, names: Sequence[str], numeric: Collection[str]) -> Any:
+    """One of the names, or several, by what they say; for observations else all numbers."""
+    if key in SINGLE:
+        lower = {name.lower(): name for name in reversed(names)}
+        return next((lower[name] for name in SINGLE[key] if name in lower), None)
+    groups = [
+        tuple(name for name in names if any(fnmatchcase(name.lower(), p) for p in patterns))
+        for patterns in _SEVERAL[key]
     ]
-
-
-def _first(groups: Iterable[list[str]]) -> list[str]:
-    return next((group for group in groups if group), [])
-
-
-def _none(key: str, columns: Mapping[str, Column]) -> DataError:
-    return DataError(
-        f"dataset.{key}=null: no column has a name that says so; give dataset.{key}, there are "
-        f"{_list([*columns])}"
-    )
+    if key == "observations":
+        groups.append(tuple(n for n in names if n in numeric and not fnmatchcase(n.lower(), _NEXT)))
+    return next(filter(None, groups), ())
 
 
 def _list(names: Any) -> str:

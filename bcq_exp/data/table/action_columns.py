@@ -1,0 +1,237 @@
+"""What the actions' columns become: numbers within bounds, or indices of discrete actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from bcq_exp.data.checks import widened
+from bcq_exp.data.d4rl_files import bounded
+from bcq_exp.data.spaces import ActionSpace
+from bcq_exp.data.table.column_kinds import Kind
+from bcq_exp.data.table.column_statistics import ColumnStatistics
+from bcq_exp.data.table.rows import Rows, Value, places, plain, shown
+from bcq_exp.data.transitions import DataError
+
+MOST_ACTIONS = 1000  # different ones that are counted
+MOST_DISCRETE = 100  # different actions in whole numbers that are taken for discrete ones, unasked
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionOptions:
+    """What the user says of the actions.
+
+    Args:
+        type: ``discrete``, ``continuous``, or None to decide by the values.
+        allowed: the discrete actions there are; None for those that were taken.
+        bounds: lowest and highest action, one pair for all or one for each; None for the least and
+            greatest that were taken.
+        clips: whether actions beyond their bounds are clipped, not refused.
+        of_env: the actions of the environment to evaluate in.
+    """
+
+    type: str | None = None
+    allowed: tuple[Any, ...] | None = None
+    bounds: tuple[Any, ...] | None = None
+    clips: bool = False
+    of_env: ActionSpace | None = None
+
+
+@dataclass(frozen=True)
+class Actions:
+    """The columns of actions.
+
+    Args:
+        names: of the columns.
+        space: of what they become.
+        values: of discrete ones, each action as the columns have it, in the order of the indices.
+        is_asked_for: whether the values, or the bounds, were given and not taken from the data.
+    """
+
+    names: tuple[str, ...]
+    space: ActionSpace
+    values: tuple[tuple[Value, ...], ...] = ()
+    is_asked_for: bool = False
+    clips: bool = False
+
+    def vectors(self, rows: Rows, steps: np.ndarray) -> np.ndarray:
+        """The actions of the rows, of which ``steps`` (N,) have one, as ``(N, A)`` float32.
+
+        Raises:
+            DataError: naming the first that is not in the space.
+        """
+        if isinstance(self.space, Box):
+            return self._bounded(rows, steps, self.space)
+        columns = [tuple(sorted(set(column))) for column in zip(*self.values, strict=True)]
+        stride = np.cumprod([1, *map(len, columns)])[:-1]
+        found = np.stack([rows.codes(*column) for column in zip(self.names, columns, strict=True)])
+        known = np.array([[*map(tuple.index, columns, value)] for value in self.values]) @ stride
+        order = np.argsort(known)
+        index = places(np.where((found < 0).any(0), -1, stride @ found), known[order])
+        if (wrong := steps & (index < 0)).any():
+            row = int(np.argmax(wrong))
+            values = [rows.arrays[name][row].as_py() for name in self.names]
+            raise DataError(
+                f"data set {rows.data!r}: column {', '.join(self.names)!r} is {shown(values)} in "
+                f"{rows.place(row)}, which is none of the allowed actions "
+                f"{', '.join(map(shown, self.values[:12]))}"
+            )
+        return order[index].astype(np.float32)[:, None]
+
+    def _bounded(self, rows: Rows, steps: np.ndarray, space: Box) -> np.ndarray:
+        act = np.stack([rows.numbers(name) for name in self.names], 1)
+        if self.clips:
+            return np.clip(act, space.low, space.high).astype(np.float32)
+        least, most = widened(space)
+        wrong = ((act < least) | (act > most)) & steps[:, None]
+        for name, low, high, beyond in zip(self.names, space.low, space.high, wrong.T, strict=True):
+            remedy = (
+                f"; dataset.action_bounds allows [{low:g}, {high:g}]; correct the value, or clip "
+                "it: dataset.clip_actions=true"
+            )
+            rows.refuse(beyond, name, "is {}", remedy)
+        return act.astype(np.float32)
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Each column in plain values, for the record."""
+        if isinstance(self.space, Discrete):
+            columns = zip(self.names, zip(*self.values, strict=True), strict=True)
+            return [
+                {"name": n, "kind": "category", "categories": sorted(set(v))} for n, v in columns
+            ]
+        bounds = zip(self.names, self.space.low.tolist(), self.space.high.tolist(), strict=True)
+        return [{"name": n, "kind": "number", "low": a, "high": b} for n, a, b in bounds]
+
+
+class TakenActions:
+    """The actions that have been seen, and what they are taken for.
+
+    Args:
+        data: the data set's name, for messages.
+        path: the table's, for messages.
+        kinds: of the columns, by name.
+        is_text: which of them are not numbers.
+    """
+
+    def __init__(
+        self, data: str, path: str, kinds: Mapping[str, Kind], is_text: Mapping[str, bool]
+    ) -> None:
+        self._names = tuple(kinds)
+        self._listed = ", ".join(kinds)
+        self._data, self._path, self._start = data, path, f"data set {data!r}: "
+        self._is_text = [is_text[name] for name in kinds]
+        self._is_category = any(kind == Kind.CATEGORY for kind in kinds.values())
+        self.statistics = ColumnStatistics([name for name in kinds if not is_text[name]])
+        self.counts: dict[tuple[Value, ...], int] = {}
+        self._are_counted = self._are_whole = True
+
+    def see(self, rows: Rows, has_action: np.ndarray) -> None:
+        """Check and count those of the next rows."""
+        import pyarrow as pa
+
+        if names := self.statistics.names:
+            values = rows.finite(names, has_action)[has_action]
+            self.statistics.see(values)
+            self._are_whole = self._are_whole and bool(np.all(values == np.floor(values)))
+        self._are_counted = self._are_counted and (self._are_whole or self._is_category)
+        if not self._are_counted:
+            return
+        mask = pa.array(has_action)
+        taken = pa.table([rows.arrays[n].filter(mask) for n in self._names], names=[*self._names])
+        grouped = taken.group_by([*self._names]).aggregate([([], "count_all")])
+        for *values, count in zip(*(c.to_pylist() for c in grouped.columns), strict=True):
+            key = tuple(map(plain, values))
+            self.counts[key] = self.counts.get(key, 0) + count
+        self._are_counted = len(self.counts) <= MOST_ACTIONS
+
+    def actions(self, asked: ActionOptions) -> Actions:
+        """The columns of actions.
+
+        Raises:
+            DataError: actions of two types, too many categories, one action only, or any that are
+                allowed and never taken.
+        """
+        names = self._names
+        if isinstance(asked.of_env, Discrete) and len(names) == 1 and self._are_whole:
+            first = int(asked.of_env.start)
+            numbers = range(first, first + int(asked.of_env.n))
+            return Actions(names, asked.of_env, tuple((n,) for n in numbers), True)
+        if not self._are_discrete(asked):
+            if self._is_category:
+                raise DataError(
+                    f"{self._start}actions {self._listed} are numbers and categories; all must be "
+                    "one or the other (dataset.action_type, dataset.categorical)"
+                )
+            return self._continuous(asked)
+        if not self._are_counted:
+            raise DataError(
+                f"{self._start}actions {self._listed} are to be discrete and have more than "
+                f"{MOST_ACTIONS} different values; group them, or set "
+                "dataset.action_type=continuous"
+            )
+        values = self._allowed(asked.allowed) or tuple(sorted(self.counts))
+        if len(values) < 2:
+            only = shown(values[0]) if values else "none"
+            raise DataError(
+                f"{self._start}column {self._listed!r} has one action only, {only}; two are needed"
+            )
+        lowest, start = values[0][0], 0
+        if isinstance(lowest, int) and values == tuple((lowest + i,) for i in range(len(values))):
+            start = int(lowest)
+        space = Discrete(len(values), start=start)
+        return Actions(names, space, values, asked.allowed is not None)
+
+    def _are_discrete(self, asked: ActionOptions) -> bool:
+        if asked.type is not None:
+            return asked.type == "discrete"
+        if asked.allowed is not None:
+            return True
+        if asked.bounds is not None or isinstance(asked.of_env, Box):
+            return False
+        if self._is_category or not self._are_counted:
+            return self._are_whole and self._is_category
+        return self._are_whole and len(self.counts) <= MOST_DISCRETE
+
+    def _allowed(self, given: Sequence[Any] | None) -> tuple[tuple[Value, ...], ...]:
+        """The allowed actions as the columns have them; none where they are not given."""
+        if given is None:
+            return ()
+        start, values = f"dataset.allowed_actions={[*given]}:", []
+        for value in given:
+            parts = (
+                tuple(value) if isinstance(value, Sequence) and len(self._names) > 1 else (value,)
+            )
+            if len(parts) != len(self._names):
+                raise DataError(f"{start} {value} must have a value for each of {self._listed}")
+            pairs = zip(parts, self._is_text, strict=True)
+            values.append(tuple(str(part) if text else plain(part) for part, text in pairs))
+        if len(set(values)) < len(values):
+            raise DataError(f"{start} names an action twice")
+        if never := [shown(value) for value in values if value not in self.counts]:
+            raise DataError(
+                f"{start} {', '.join(never)} is in no row of column {self._listed!r} of "
+                f"{self._path}; nothing can be learned of it: leave it out"
+            )
+        return tuple(values)
+
+    def _continuous(self, asked: ActionOptions) -> Actions:
+        names, clips = self._names, asked.clips
+        if isinstance(asked.of_env, Box):
+            return Actions(names, asked.of_env, is_asked_for=True, clips=clips)
+        if asked.bounds is not None:
+            space = bounded(self._data, [*asked.bounds], len(names))
+            return Actions(names, space, is_asked_for=True, clips=clips)
+        low, high = (
+            ends.astype(np.float32) for ends in (self.statistics.low, self.statistics.high)
+        )
+        if (low >= high).any():
+            column = int(np.argmax(low >= high))
+            raise DataError(
+                f"{self._start}column {names[column]!r} is {low[column]:g} in every row of "
+                f"{self._path}; leave it out of dataset.actions, or give dataset.action_bounds"
+            )
+        return Actions(names, Box(low, high), clips=clips)

@@ -1,0 +1,160 @@
+"""What the values of a column are: decided by its type, and of text by looking through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bcq_exp.data.table.rows import Rows
+from bcq_exp.data.transitions import DataError
+
+_NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)$"
+_BOOLEAN = r"(?i)^(true|false)$"
+
+
+class Kind(Enum):
+    """What the values of a column are."""
+
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    CATEGORY = "category"  # text
+    TIME = "time"
+    LIST = "list"
+    OTHER = "other"  # bytes, structures, nothing at all
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, or a position of a column of lists.
+
+    Args:
+        source: its name in the files.
+        position: in the lists, of ``width`` values each.
+        is_text: whether numbers, booleans and times are to be read from text.
+        odd: of text, the first that is no number, and where it is.
+        is_mixed: whether most of the text is numbers.
+    """
+
+    name: str
+    source: str
+    kind: Kind
+    position: int | None = None
+    width: int = 0
+    is_text: bool = False
+    odd: str | None = None
+    is_mixed: bool = False
+
+    def values(self, rows: Rows) -> Any:
+        """Its values in rows of the files, in the type of its kind.
+
+        Raises:
+            DataError: lists of another length.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        array = rows.arrays[self.source]
+        if self.position is not None:
+            lengths = pc.list_value_length(array)
+            wrong = pc.index(pc.not_equal(lengths, self.width), True).as_py()
+            if wrong >= 0:
+                raise DataError(
+                    f"column {self.source!r} has {lengths[wrong]} values in {rows.place(wrong)}, "
+                    f"others have {self.width}; every list needs as many"
+                )
+            return pc.list_element(array, self.position)
+        if not self.is_text:
+            return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else array
+        if self.kind == Kind.BOOLEAN:
+            return pc.equal(pc.utf8_lower(array), "true")
+        return array.cast(pa.timestamp("us") if self.kind == Kind.TIME else pa.float64())
+
+
+class TextColumn:
+    """The kind of a column of text, from what has been seen of it."""
+
+    def __init__(self) -> None:
+        self._seen = self._numbers = 0
+        self._may_be_boolean = self._may_be_time = True
+        self._odd: str | None = None
+
+    def see(self, rows: Rows, name: str) -> None:
+        """Look at some values."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        values = rows.arrays[name].drop_null()
+        if not len(values):
+            return
+        self._seen += len(values)
+        if _is_all(values, pa.float64()):  # many times faster than patterns
+            self._numbers += len(values)
+            self._may_be_boolean = self._may_be_time = False
+            return
+        if self._may_be_boolean:
+            self._may_be_boolean = pc.all(pc.match_substring_regex(values, _BOOLEAN)).as_py()
+        self._may_be_time = self._may_be_time and _is_all(values, pa.timestamp("us"))
+        is_number = pc.match_substring_regex(values, _NUMBER)
+        self._numbers += pc.sum(is_number).as_py()
+        if self._odd is None and (first := pc.index(is_number, False).as_py()) >= 0:
+            odd = values[first].as_py()
+            row = pc.index(rows.arrays[name], odd).as_py()
+            self._odd = f"{odd!r} in {rows.place(row)}"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is text, and not for want of some numbers."""
+        is_other = self._may_be_boolean or self._may_be_time or self._numbers
+        return self._seen > 0 and not is_other
+
+    def column(self, name: str) -> Column:
+        """The column. One without any value is of numbers, which are missing where needed."""
+        if self._numbers == self._seen:
+            kind = Kind.NUMBER
+        elif self._may_be_boolean or self._may_be_time:
+            kind = Kind.BOOLEAN if self._may_be_boolean else Kind.TIME
+        else:
+            is_mixed = self._seen / 2 < self._numbers
+            return Column(name, name, Kind.CATEGORY, odd=self._odd, is_mixed=is_mixed)
+        return Column(name, name, kind, is_text=True)
+
+
+def _is_all(values: Any, kind: Any) -> bool:
+    """Whether all texts can be read as that."""
+    import pyarrow as pa
+
+    try:
+        values.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def without_spaces(array: Any) -> Any:
+    """Text without dictionary and surrounding spaces; empty text is missing. The rest unchanged."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if kind_of(array.type) != Kind.CATEGORY:
+        return array
+    array = pc.utf8_trim_whitespace(array.cast(pa.string()))
+    return pc.if_else(pc.equal(array, ""), None, array)
+
+
+def kind_of(kind: Any) -> Kind:
+    """The kind of an Arrow type."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return kind_of(kind.value_type)
+    tests = {
+        Kind.BOOLEAN: (pa.types.is_boolean,),
+        Kind.NUMBER: (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+        Kind.TIME: (pa.types.is_timestamp, pa.types.is_date, pa.types.is_time),
+        Kind.CATEGORY: (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        Kind.LIST: (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+    }
+    return next((k for k, are in tests.items() if any(is_it(kind) for is_it in are)), Kind.OTHER)

@@ -1,0 +1,93 @@
+"""What the observations' columns become: numbers, and one-hot vectors of categories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bcq_exp.data.resolution import Resolution
+from bcq_exp.data.table.column_kinds import Kind
+from bcq_exp.data.table.column_statistics import ColumnStatistics
+from bcq_exp.data.table.rows import Rows, Value
+from bcq_exp.data.transitions import DataError
+
+MOST_CATEGORIES = 1000  # of a column
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column of observations.
+
+    Args:
+        categories: of a category, in the order of its one-hot numbers.
+    """
+
+    name: str
+    kind: Kind
+    categories: tuple[Value, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Numbers in an observation."""
+        return len(self.categories) if self.kind == Kind.CATEGORY else 1
+
+    def vectors(self, rows: Rows) -> np.ndarray:
+        """``(N, size)`` float32."""
+        if self.kind != Kind.CATEGORY:
+            return rows.numbers(self.name).astype(np.float32)[:, None]
+        return np.eye(self.size, dtype=np.float32)[rows.codes(self.name, self.categories)]
+
+    def facts(self) -> dict[str, Any]:
+        """In plain values, for the record."""
+        facts: dict[str, Any] = {"name": self.name, "kind": self.kind.value}
+        return facts | ({"categories": [*self.categories]} if self.categories else {})
+
+
+class Observations:
+    """Categories and statistics of the observations that have been seen.
+
+    Args:
+        kinds: of the columns, by name.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+        self._kinds = kinds
+        self._categories: dict[str, set[Value]] = {
+            name: set() for name, kind in kinds.items() if kind == Kind.CATEGORY
+        }
+        self.statistics = ColumnStatistics([name for name in kinds if name not in self._categories])
+        self._resolution = Resolution()
+
+    def see(self, rows: Rows, follows: np.ndarray) -> None:
+        """Check the next rows; ``follows`` (N,) are those that are not an episode's first."""
+        if names := self.statistics.names:
+            values = rows.finite(names)
+            self.statistics.see(values)
+            after = np.flatnonzero(follows[1:]) + 1
+            after = after[:: 1 + len(after) // 1000]
+            self._resolution.compare("obs", values[after - 1], values[after])
+        for name, found in self._categories.items():
+            rows.check_present(name)
+            found |= rows.distinct(name)
+            if len(found) > MOST_CATEGORIES:
+                raise DataError(
+                    f"data set {rows.data!r}: column {name!r} has more than {MOST_CATEGORIES} "
+                    f"categories up to {rows.place(len(rows) - 1)}; leave it out of "
+                    "dataset.observations"
+                )
+
+    def features(self) -> tuple[Feature, ...]:
+        """The columns."""
+        return tuple(
+            Feature(name, kind, tuple(sorted(self._categories.get(name, ()))))
+            for name, kind in self._kinds.items()
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """What float32 loses."""
+        if not (statistics := self.statistics).names:
+            return ()
+        return self._resolution.notes({"obs": np.stack([statistics.low, statistics.high])})

@@ -1,0 +1,234 @@
+"""Tables of logged data in Parquet and CSV files, read a batch of rows at a time.
+
+All files of a table have the same columns. A column of lists, as robots' logs have, counts as one
+column for each position: ``obs`` as ``obs[0]``, ``obs[1]`` and so on. Text that is numbers
+throughout, as everything in a CSV file is, is read as numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from bcq_exp.data.table.column_kinds import Column, Kind, TextColumn, kind_of, without_spaces
+from bcq_exp.data.table.rows import Rows
+from bcq_exp.data.transitions import DataError
+from bcq_exp.errors import first_line
+
+_MAGIC, _GZIP = b"PAR1", b"\x1f\x8b"  # with which a Parquet and a compressed file begin
+_BUFFER = 2**20  # bytes of a column of a Parquet file that are read at once
+_BLOCK = 2**22  # bytes of a CSV file
+_MOST_ROWS, _VALUES = 2**16, 2**21  # rows and values of a batch
+
+
+class TableFiles:
+    """The files of a table.
+
+    Args:
+        data: the data set's name, for messages.
+        path: as the user gave it, for messages.
+        paths: what :func:`find` made of it.
+
+    Raises:
+        DataError: a file that cannot be read, or has other columns than the first.
+    """
+
+    def __init__(self, data: str, path: str, paths: Sequence[Path]) -> None:
+        self.data, self.path, self.paths = data, path, paths
+        self._is_parquet = {file: _is_parquet(file) for file in self.paths}
+        sources = self._sources(self.paths[0])
+        for file in self.paths[1:]:
+            self._check_same(file, sources)
+        self.columns: dict[str, Column] = {
+            column.name: column
+            for name, kind in sources.items()
+            for column in self._columns(name, kind)
+        }
+        self._settle_text()
+
+    def _check_same(self, file: Path, sources: Mapping[str, Any]) -> None:
+        """Refuse a file whose columns are not those of the first: name and Arrow type."""
+        own, first = self._sources(file), self.paths[0].name
+        start = f"dataset.path={self.path}: {file.name} has"
+        for name, kind in sources.items():
+            if name not in own:
+                raise DataError(
+                    f"{start} no column {name!r}, which {first} has; all files need the same ones"
+                )
+            is_same = own[name] == kind or Kind.TIME != kind_of(kind) == kind_of(own[name])
+            if not is_same:
+                raise DataError(
+                    f"{start} column {name!r} as {own[name]}, {first} has {kind}; write both alike"
+                )
+
+    def _sources(self, file: Path) -> dict[str, Any]:
+        """The columns of a file as it has them: name and Arrow type."""
+        with _readable(file):
+            if self._is_parquet[file]:
+                import pyarrow.parquet as pq
+
+                schema = pq.read_schema(file)
+            else:
+                with _open_csv(file) as reader:
+                    schema = reader.schema
+        names = [str(name) for name in schema.names]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{file}: two columns have the name {twice!r}; rename one")
+        return dict(zip(names, schema.types, strict=True))
+
+    def _columns(self, source: str, kind: Any) -> Iterator[Column]:
+        """One for each position of lists, else one."""
+        import pyarrow.compute as pc
+
+        if kind_of(kind) != Kind.LIST:
+            yield Column(source, source, kind_of(kind), is_text=kind_of(kind) == Kind.CATEGORY)
+            return
+        lengths = (pc.list_value_length(rows.arrays[source]) for rows in self._arrays([source]))
+        width = next(filter(None, (pc.max(length).as_py() for length in lengths)), 0)
+        element = kind_of(kind.value_type)
+        for position in range(width):
+            yield Column(f"{source}[{position}]", source, element, position, width)
+
+    def _settle_text(self) -> None:
+        """Look once through all text, whether it is numbers, booleans or times."""
+        texts = {name: TextColumn() for name, column in self.columns.items() if column.is_text}
+        for rows in self._arrays(texts):
+            unsettled = {name: text for name, text in texts.items() if not text.is_settled}
+            if not unsettled:
+                break
+            for name, text in unsettled.items():
+                text.see(rows, name)
+        self.columns |= {name: text.column(name) for name, text in texts.items()}
+
+    def rows(self, names: Iterable[str]) -> Iterator[Rows]:
+        """The table from its first row to its last, with these columns, in their kinds.
+
+        Raises:
+            DataError: a file that is damaged, or lists of different lengths.
+        """
+        columns = [self.columns[name] for name in dict.fromkeys(names)]
+        for rows in self._arrays(dict.fromkeys(column.source for column in columns)):
+            yield replace(rows, arrays={column.name: column.values(rows) for column in columns})
+
+    def _arrays(self, sources: Iterable[str]) -> Iterator[Rows]:
+        """The same with columns as the files have them."""
+        sources = list(sources)
+        if not sources:
+            return
+        size = max(1, min(_MOST_ROWS, _VALUES // len(sources)))
+        for file in self.paths:
+            first = 0
+            with _readable(file):
+                for batch in self._batches(file, sources, size):
+                    arrays = {name: without_spaces(batch.column(name)) for name in sources}
+                    if batch.num_rows:
+                        yield Rows(self.data, file, first, arrays)
+                    first += batch.num_rows
+
+    def _batches(self, file: Path, sources: Sequence[str], size: int) -> Iterator[Any]:
+        if self._is_parquet[file]:
+            import pyarrow.parquet as pq
+
+            # Page by page: a group of rows, which may be the whole file, is not held in memory.
+            with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as parquet:
+                yield from parquet.iter_batches(size, columns=list(sources))
+        else:
+            with _open_csv(file, sources) as reader:
+                for batch in reader:
+                    for start in range(0, batch.num_rows, size):
+                        yield batch.slice(start, size)
+
+
+def find(path: str) -> list[Path]:
+    """The files of a path, or of a pattern such as ``logs/*.parquet`` in order of name.
+
+    Raises:
+        DataError: if there are none.
+    """
+    expanded = Path(path).expanduser()
+    if expanded.is_dir():
+        raise DataError(f"dataset.path={path}: is a folder; write {path.rstrip('/')}/*.parquet")
+    if expanded.is_file():
+        return [expanded]
+    found = [Path(name) for name in sorted(glob(str(expanded), recursive=True))]
+    files = [file for file in found if file.is_file()]
+    if not files:
+        what = "no file matches" if any(sign in path for sign in "*?[") else "there is no such file"
+        raise DataError(f"dataset.path={path}: {what}; give a Parquet or CSV file, or a pattern")
+    return files
+
+
+def _is_parquet(file: Path) -> bool:
+    """Whether a file is Parquet, by what it begins with; one that only says so by name is none.
+
+    Raises:
+        DataError: an empty file, or one that is neither.
+    """
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(_MAGIC))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from error
+    if not start:
+        raise DataError(f"{file}: is empty; a table needs a row of column names and rows of data")
+    if start == _MAGIC:
+        return True
+    if file.suffix in (".parquet", ".pq"):
+        raise DataError(f"{file}: is no Parquet file; write it again, or name it .csv if it is one")
+    if b"\0" in start and not start.startswith(_GZIP):
+        raise DataError(f"{file}: is neither a Parquet nor a CSV file")
+    return False
+
+
+@contextmanager
+def _open_csv(file: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """A reader of a CSV file's columns as text, with a comma, semicolon or tab between them."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    bad: list[Any] = []
+
+    def refuse(row: Any) -> str:
+        bad.append(row)
+        return "error"
+
+    with pa.input_stream(str(file)) as stream:
+        header = stream.read(_BUFFER).partition(b"\n")[0]
+    delimiter = max(b",;\t", key=lambda sign: header.count(bytes([sign])))
+    parsing = csv.ParseOptions(delimiter=chr(delimiter), invalid_row_handler=refuse)
+    reading = csv.ReadOptions(block_size=_BLOCK, use_threads=False)
+    try:
+        with csv.open_csv(file, read_options=reading, parse_options=parsing) as reader:
+            names = reader.schema.names
+        converting = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=columns,
+            strings_can_be_null=True,
+        )
+        with csv.open_csv(file, reading, parsing, converting) as reader:
+            yield reader
+    except pa.ArrowInvalid as error:
+        if not bad:
+            raise
+        number = "" if bad[0].number is None else f" in row {bad[0].number - 1:,}"
+        raise DataError(
+            f"{file}: has {bad[0].actual_columns} values{number} ({bad[0].text[:40]!r}), its "
+            f"header {bad[0].expected_columns} names; every row needs one value for each"
+        ) from error
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turn what a damaged file makes Arrow raise into one line."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
+        words = getattr(error, "strerror", None) or first_line(error)
+        raise DataError(f"{file}: cannot be read ({words})") from error

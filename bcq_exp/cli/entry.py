@@ -44,6 +44,7 @@ class Plan(Protocol):
 
 
 A_NUMBER = r"[+-]?[\d_]+(\.[\d_]*)?([eE][+-]?[\d_]+)?"  # to Hydra's grammar
+_IS_NO_CHOICE = re.compile(rf"null|true|false|{A_NUMBER}", re.IGNORECASE)
 Task = Callable[[DictConfig], Any]
 Compose = Callable[[list[str]], DictConfig]
 PlanRun = Callable[[DictConfig, Path], Plan]
@@ -311,9 +312,13 @@ def _of_groups(
         return f"{unknown[1]}: no such group{of_algorithm}; there are {groups}"
     for override in overrides:
         group, _, value = override.partition("=")
+        if not group:
+            return f"{override}: must be KEY=VALUE"
         if value == "null" and group in choices:
             leave_out = ", or be left out" if choices[group] is None else ""
             return f"{override}: must name one of the group's choices{leave_out}"
+        if said.startswith("Config group override must be") and _IS_NO_CHOICE.fullmatch(value):
+            return f"{override}: must name one of the group's choices"
         if value.startswith("[") and choices.get(group) is not None:
             return (
                 f"{override}: must be one choice; to sweep, write {group}={value.strip('[]')} "

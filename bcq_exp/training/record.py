@@ -258,15 +258,16 @@ class RunRecord:
     def progress(self) -> dict[str, Any] | None:
         """:meth:`summary` of a run that has something to resume or to lose.
 
-        ``None`` where no run has begun, or it ended before its first step was recorded.
+        ``None`` where no run has begun, or it ended before its first row was logged.
 
         Raises:
             Damaged: as that does.
         """
         summary = self.summary()
-        if summary is None or summary["step"] or self.checkpoint.exists():
+        if summary is None or self.checkpoint.exists():
             return summary
-        return summary if self.last_row("train", summary["record"]) else None
+        marks = summary["record"]
+        return summary if marks != NOTHING or self.last_row("train", marks) else None
 
     @property
     def has_begun(self) -> bool:

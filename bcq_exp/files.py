@@ -112,8 +112,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def shortest(folder: Path) -> Path:
-    """A folder as it is typed here: relative to the present one if it is below that."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    """A folder as it is typed here: relative to the present one if it is below that.
+
+    The present one itself stays whole: a run may be trained in its folder (``hydra.job.chdir``).
+    """
+    return folder.relative_to(Path.cwd()) if Path.cwd() in folder.parents else folder
 
 
 def cache_folder(name: str) -> Path:

@@ -53,7 +53,11 @@ MISTAKES = [
     (["actor=huge"], "actor=huge: no such choice; there are paper, small, tianshou"),
     (["optimizer@actor_optim=lion"], "there are adam, adamw, rmsprop, sgd"),
     (["actr=small"], "actr"),
+    (["=5"], "=5: must be KEY=VALUE"),
+    (["hydra=null"], "hydra=null: must name one of the group's choices"),
+    (["trainer=5"], "trainer=5: must name one of the group's choices"),
     (["algo.lmbda=[1"], "algo.lmbda=[1: cannot be parsed; check that every bracket"),
+    (["algo.lmbda=${"], "algo.lmbda=${: cannot be parsed; check that every bracket"),
     (["+algo.extra=1"], "algo.extra"),
     (["dataset=minari"], "dataset.id: has no value; give dataset.id=..."),
     (["name=../outside"], "name=../outside: must be of letters, digits"),
@@ -98,6 +102,14 @@ FILES = {
         "must be an integer at least 1; write 10000",
     ),
     "experiment=choice": ("defaults: [algo: bc]", "write `override /GROUP: CHOICE`"),
+    "experiment=node": (
+        "trainr: {num_steps: 5}",
+        "trainr: not read by BCQ; did you mean trainer?",
+    ),
+    "experiment=slash": (
+        "defaults: [override networks: paper]",
+        "experiment/slash.yaml: must say `override /networks`, with a slash",
+    ),
     "sweep=nested": (
         "hydra: {sweeper: {params: {algo: {lmbda: '0.5,1'}}}}",
         "hydra.sweeper.params.algo: must not be nested; write the full key in one line",

@@ -205,7 +205,10 @@ MISTAKES = [
     (["id=my/x-v0"], "behaviour=scripted: give the environment"),
     (["id=my/x-v0", "behaviour=run"], "behaviour=run: needs the folder of a run"),
     (["id=my/x-v0", "behaviour=run", "run=none"], "run=none: contains no summary.json"),
-    (["id=my/x-v0", "env=Nope-v0", "behaviour=random"], "Nope-v0"),
+    (
+        ["id=my/x-v0", "env=Nope-v0", "behaviour=random"],
+        "); set env to an id it knows, or to 'module:id'",
+    ),
     (["id=my/x-v0", "env=Pendulum-v1", "noise_std=-1"], "noise_std=-1.0: must be a number at"),
     (["env=Pendulum-v1"], "id: has no value"),
 ]

@@ -80,6 +80,11 @@ def test_another_environment_is_evaluated_in_by_its_id(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     (saved,) = run.glob("evaluation_*.json")
     assert json.loads(saved.read_text())["env"] == OWN
+    unknown = evaluate("run=run", "env=Nope-v0", cwd=tmp_path)
+    assert unknown.stderr.startswith(
+        "error: environment 'Nope-v0' is not registered with Gymnasium"
+    )
+    assert "; set env to an id it knows, or to 'module:id'\n" in unknown.stderr
     refused = evaluate("run=run", "env=MountainCarContinuous-v0", cwd=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert "the agent was trained with (3,)" in refused.stderr

@@ -44,6 +44,7 @@ class Plan(Protocol):
 
 
 A_NUMBER = r"[+-]?[\d_]+(\.[\d_]*)?([eE][+-]?[\d_]+)?"  # to Hydra's grammar
+_IS_NO_CHOICE = re.compile(rf"null|true|false|{A_NUMBER}", re.IGNORECASE)
 Task = Callable[[DictConfig], Any]
 Compose = Callable[[list[str]], DictConfig]
 PlanRun = Callable[[DictConfig, Path], Plan]
@@ -167,7 +168,8 @@ def _launch(args: argparse.Namespace, config_name: str, task: Task, is_sweep: bo
             return task(cfg)
         except Exception as error:
             alone = HydraConfig.get().mode != RunMode.MULTIRUN
-            if is_mistake(error) or (alone and (isinstance(error, RunStopped) or refusal(error))):
+            stopped = isinstance(error, RunStopped) and (alone or error.by_signal)
+            if is_mistake(error) or stopped or (alone and refusal(error)):
                 raise _Ended(error)  # noqa: B904 - the error itself goes on
             raise
 
@@ -310,9 +312,13 @@ def _of_groups(
         return f"{unknown[1]}: no such group{of_algorithm}; there are {groups}"
     for override in overrides:
         group, _, value = override.partition("=")
+        if not group:
+            return f"{override}: must be KEY=VALUE"
         if value == "null" and group in choices:
             leave_out = ", or be left out" if choices[group] is None else ""
             return f"{override}: must name one of the group's choices{leave_out}"
+        if said.startswith("Config group override must be") and _IS_NO_CHOICE.fullmatch(value):
+            return f"{override}: must name one of the group's choices"
         if value.startswith("[") and choices.get(group) is not None:
             return (
                 f"{override}: must be one choice; to sweep, write {group}={value.strip('[]')} "

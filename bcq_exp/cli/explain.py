@@ -72,10 +72,26 @@ def one_line(error: BaseException) -> str:
         for link in chain:
             if line := explain(link, str(error)):
                 return line
+    if line := _of_slash(str(error)):
+        return line
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
     hints = ("See http", "Set the env", "To append to your")
     said = "; ".join(line for line in lines if not line.startswith(hints))
     return _words(said) or type(error).__name__
+
+
+def _of_slash(message: str) -> str | None:
+    """A file's defaults list that overrides a group by a relative path."""
+    found = re.match(r"In '(.*)/[^/]*': Could not override '(.*?)@(\S*)'\.", message)
+    if found is None:
+        return None
+    folder, group, package = found[1], found[2], found[3]
+    below = f"{folder.replace('/', '.')}."
+    if not (group.startswith(f"{folder}/") or package.startswith(below)):
+        return None
+    group, package = group.removeprefix(f"{folder}/"), package.removeprefix(below)
+    target = group if package == group.replace("/", ".") else f"{group}@{package}"
+    return f"{_file(message)}must say `override /{target}`, with a slash"
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -114,7 +130,7 @@ def _unreadable(override: str) -> str:
     if not equals:
         return f"{override}: must be KEY=VALUE; put it in quotes if it has spaces"
     for quoted in (_with_quoted_elements(value), _in_quotes(value)):
-        if quoted is not None and _is_readable(f"{key}={quoted}"):
+        if quoted is not None and "${" not in value and _is_readable(f"{key}={quoted}"):
             return f"{override}: needs quotes; write {shlex.quote(f'{key}={quoted}')}"
         if value.startswith(("[", "{")):  # in quotes as a whole it would be text
             break

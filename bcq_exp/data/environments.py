@@ -92,6 +92,9 @@ def guess_env(file_name: str) -> str | None:
 def find_spec(source: str, env: str) -> EnvSpec:
     """The registered spec of ``env``: an id, or ``module:id`` to import the module first.
 
+    Args:
+        source: the data set's name, for messages; ``env`` itself where none names it.
+
     Raises:
         DataError: Gymnasium knows no such environment.
     """
@@ -101,9 +104,10 @@ def find_spec(source: str, env: str) -> EnvSpec:
             importlib.import_module(module)
         return gym.spec(name)
     except (gym.error.Error, ImportError) as error:
+        where, key = _named_by(source, env)
         raise DataError(
-            f"data set {source!r}: environment {env!r} is not registered with Gymnasium "
-            f"({first_line(error)}); set dataset.env to an id it knows, or to 'module:id'"
+            f"{where}environment {env!r} is not registered with Gymnasium "
+            f"({first_line(error).rstrip('.')}); set {key} to an id it knows, or to 'module:id'"
         ) from error
 
 
@@ -206,11 +210,17 @@ def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
     try:
         return gym.make(spec, **kwargs)
     except Exception as error:  # whatever the environment's own constructor may raise
+        where, key = _named_by(source.rpartition(":")[2], spec.id)
         raise DataError(
-            f"data set {source!r}: environment {spec.id!r} cannot be made "
+            f"{where}environment {spec.id!r} cannot be made "
             f"({type(error).__name__}: {first_line(error)}); install what it needs or set "
-            "dataset.env to another"
+            f"{key} to another"
         ) from error
+
+
+def _named_by(source: str, env: str) -> tuple[str, str]:
+    """For messages: the data set, where one names the environment, and the key that would."""
+    return ("", "env") if source == env else (f"data set {source!r}: ", "dataset.env")
 
 
 def flatten_env(env: gym.Env) -> gym.Env:
@@ -403,8 +413,8 @@ def check_ends(env: gym.Env) -> None:
         wrapped = wrapped.env
     raise DataError(
         f"environment {env_name(env)!r} has no step limit, so an episode may never end; register "
-        "it with max_episode_steps and set dataset.env to its id, or set trainer.eval_episodes=0 "
-        "to train without it"
+        "it with max_episode_steps and give its id (dataset.env; env in evaluate and collect), "
+        "or train without it (trainer.eval_episodes=0)"
     )
 
 

@@ -39,8 +39,8 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
     Raises:
         DataError: Gymnasium knows none of this id, cannot make it, or its spaces are unusable.
     """
-    spec = environments.find_spec(env, env)
-    made = environments.make_raw(env, spec)
+    spec = environments.find_spec(f"online/{env}", env)
+    made = environments.make_raw(f"online/{env}", spec)
     try:
         leaves = observation_leaves(env, made.observation_space)
         return Exploration(

@@ -133,8 +133,10 @@ def _of_first(policies: pd.DataFrame) -> list[str]:
     reaching = int((policies["fqe_high"][1:] >= policies["fqe"].iloc[0]).sum())
     if not reaching:
         return []
-    others = counted(reaching, "interval of another policy", "intervals of other policies")
-    return [f"{others} include the value of the first policy, so the order may be chance"]
+    others = counted(
+        reaching, "interval of another policy includes", "intervals of other policies include"
+    )
+    return [f"{others} the value of the first policy, so the order may be chance"]
 
 
 def _of_fqe(policies: pd.DataFrame) -> list[str]:

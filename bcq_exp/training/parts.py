@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any
@@ -18,9 +19,10 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.networks import check_broadcasts, choose_compute_dtype, is_pure
 from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
 from bcq_exp.algorithm.parts import Parts
+from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import flattened
 from bcq_exp.config.overrides import changed
-from bcq_exp.config.schema import algorithm_nodes
+from bcq_exp.config.schema import RunConfig, algorithm_nodes
 from bcq_exp.data.spaces import ActionSpace, act_dim
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import init_seed
@@ -47,6 +49,9 @@ def algorithm_class(cfg: DictConfig) -> type[OfflineAlgorithm]:
             f"algo._target_={cfg.algo._target_}: must be a subclass of OfflineAlgorithm"
         )
     if unread := algorithm_nodes(cfg).keys() - set(found.reads):
+        for name in sorted(unread):
+            if near := get_close_matches(name, [*found.reads, *schema_of(RunConfig)], 1):
+                raise UserError(f"{name}: not read by {found.__name__}; did you mean {near[0]}?")
         raise UserError(
             f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
             f"{', '.join(sorted(found.reads))}; begin a file that sets keys outside its own group "

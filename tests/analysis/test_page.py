@@ -433,6 +433,19 @@ def test_the_commands_table_and_mistakes(tmp_path):
     assert "no runs found" in done.stderr
 
 
+def test_the_commands_behaviours_are_those_of_their_groups(tmp_path):
+    make_grid(tmp_path / "s")
+    done = forked("s", module="bcq_exp.compare", cwd=tmp_path)
+    assert done.stdout.count("behaviour's return") == 1
+    assert "behaviour's return on made/up-v0: 5.0\n" in done.stdout
+    for k, share in enumerate((None, 0.5)):
+        changes = {"dataset.holdout": share}
+        make_run(tmp_path / "t" / str(k), [1.0], behaviour_return=5.0 + k, changes=changes)
+    done = forked("t", module="bcq_exp.compare", cwd=tmp_path)
+    assert "behaviour's return on made/up-v0 (holdout=null): 5.0\n" in done.stdout
+    assert "behaviour's return on made/up-v0 (holdout=0.5): 6.0\n" in done.stdout
+
+
 EVIL = (
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(2)</script>",
@@ -487,7 +500,7 @@ def test_every_text_is_data(opened, tmp_path, monkeypatch):
     assert page.locator("#run-table .status-failed").count() == 3
     for evil in EVIL:
         assert evil in page.inner_text("#versions")
-        assert evil in page.inner_text("#selection-how")
+        assert evil in page.inner_text("#selection-notes")
     for choice in page.evaluate("[...document.getElementById('colour').options].map(o => o.value)"):
         page.select_option("#colour", choice)
     page.hover("#learning-0")

@@ -251,6 +251,20 @@ def test_a_range_is_searched_as_it_is_written(values, expected):
     assert _distribution(OverridesParser.create().parse_override(f"k={values}")) == expected
 
 
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_results_begin_with_the_best_whichever_way_is_up(direction):
+    sweeper = object.__new__(OptunaSweeper)
+    sweeper._direction = direction
+    found = optuna.create_study(direction=direction)
+    for x in (1.0, 3.0, 2.0):
+        trial = optuna.trial.create_trial(
+            params={"x": x}, distributions={"x": Floats(0, 5)}, value=x
+        )
+        found.add_trial(trial)
+    means = [result.mean for result in sweeper._results(found)]
+    assert means == ([3.0, 2.0, 1.0] if direction == "maximize" else [1.0, 2.0, 3.0])
+
+
 def test_an_objective_that_is_no_number_fails_its_trial():
     found = optuna.create_study()
     trial = found.ask({"x": optuna.distributions.FloatDistribution(0, 1)})

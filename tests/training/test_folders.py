@@ -70,6 +70,7 @@ def test_a_relative_path_is_found_by_a_single_run_and_by_select(tmp_path, monkey
     for num_steps in (10, 20):
         done = forked(*options, *SHORT, f"trainer.num_steps={num_steps}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+        assert f"bcq_exp compare {tmp_path / 'multirun' / 'r'}\n" in done.stdout
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     evidence = load_evidence([tmp_path / "multirun" / "r"], trusted=False)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bcq_exp.config.naming import run_name
-from bcq_exp.errors import UserError
+from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.record import RunRecord, present_status
 from tests.commands import TINY, command, fit, spoil_engine, tree
 from tests.forked import forked
@@ -110,6 +110,23 @@ def test_a_run_that_crashed_before_its_first_step_leaves_its_name_free(tmp_path,
     assert (summary["status"], summary["failure"], summary["step"]) == ("completed", None, 30)
     with pytest.raises(UserError, match=r"algo.lmbda \(0.5 -> 0.75\)"):
         fit(tmp_path / "r", *TINY)
+
+
+def test_a_run_that_diverged_before_a_row_was_logged_leaves_its_name_free(tmp_path):
+    with pytest.raises(RunStopped, match="a loss is not finite"):
+        fit(tmp_path / "r", *TINY, "critic_optim.lr=1e30", "trainer.log_every=1")
+    assert RunRecord(tmp_path / "r").summary()["step"] == 1
+    fit(tmp_path / "r", *TINY, "trainer.num_steps=15")
+    assert RunRecord(tmp_path / "r").summary()["status"] == "completed"
+
+
+def test_a_run_that_lost_its_files_is_not_taken_for_one_that_recorded_nothing(tmp_path):
+    fit(tmp_path / "r", *TINY, "trainer.num_steps=15")
+    for path in (tmp_path / "r").glob("checkpoint*.pt"):
+        path.unlink()
+    (tmp_path / "r" / "train.csv").unlink()
+    with pytest.raises(UserError):
+        fit(tmp_path / "r", *TINY, "algo.lmbda=0.5", "trainer.num_steps=15")
 
 
 def test_resume_true_without_a_run_is_refused(tmp_path):

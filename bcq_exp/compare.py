@@ -164,6 +164,7 @@ def _print_returns(
     from rich.table import Table
 
     from bcq_exp.analysis import summary
+    from bcq_exp.analysis.runs import listed
     from bcq_exp.analysis.tables import digits
 
     measure, _ = summary.measure_of(runs, which)
@@ -183,9 +184,13 @@ def _print_returns(
             digits(a.estimates["median"].value),
         )
     console.print(table)
-    behaviours = runs.runs[["dataset", "behaviour_return"]].dropna().drop_duplicates()
-    for task, value in behaviours.itertuples(index=False):
-        console.print(f"behaviour's return on {task}: {value:.1f}", markup=False, highlight=False)
+    known = runs.runs[["dataset", "behaviour_return"]].assign(group=runs.groups()).dropna()
+    for task, of_task in known.drop_duplicates().groupby("dataset", sort=False):
+        for value, own in of_task.groupby("behaviour_return", sort=False)["group"]:
+            # groups on other episodes of one data set have other behaviours
+            of = f" ({listed(list(own))})" if len(own) < len(of_task) else ""
+            line = f"behaviour's return on {task}{of}: {value:.1f}"
+            console.print(line, markup=False, highlight=False)
 
 
 def _print_estimates(

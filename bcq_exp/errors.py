@@ -42,6 +42,11 @@ class RunStopped(Exception):
         super().__init__(message)
         self.status = status
 
+    @property
+    def by_signal(self) -> bool:
+        """Whether a signal stopped it, which ends a sweep as well."""
+        return self.status > 128
+
     def __reduce__(self) -> tuple:  # launchers pickle what a job raised
         return type(self), (str(self), self.status)
 

@@ -50,7 +50,7 @@ def write_figures(
     """
     groups = Groups(runs, which)
     drawn: dict[str, Figure] = {}
-    with style():
+    with style(), rc_context({"text.parse_math": False}):  # a name's dollars are its own
         for draw in (learning_curves, aggregates, profiles, improvement, hyperparameters):
             figure = draw(groups)
             if figure is not None:

@@ -238,14 +238,15 @@ def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> lis
             if key not in ORIGIN and not key.endswith("_target_"):
                 values.setdefault(key, {})[json.dumps(value)] = value
     found = [
-        f"{key} ({_listed(told_apart(list(each.values())))})"
+        f"{key} ({listed(told_apart(list(each.values())))})"
         for key, each in values.items()
         if len(each) > 1 and key not in ("seed", *keys)
     ]
-    return [f"groups contain runs that differ in {_listed(found)}"] * bool(found)
+    return [f"groups contain runs that differ in {listed(found)}"] * bool(found)
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """The first NAMED of them, and how many more there are."""
     more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
     return ", ".join(words[:NAMED]) + more
 
@@ -273,8 +274,8 @@ def _provenance(runs: pd.DataFrame) -> list[str]:
             "commit": None if pd.isna(commit) else commit[:8],
         }.items():
             values.setdefault(name, {})[shown(version)] = None
-    found = [f"{name} ({_listed(list(each))})" for name, each in values.items() if len(each) > 1]
-    return [f"runs were made with several versions of {_listed(found)}"] * bool(found)
+    found = [f"{name} ({listed(list(each))})" for name, each in values.items() if len(each) > 1]
+    return [f"runs were made with several versions of {listed(found)}"] * bool(found)
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -360,7 +361,7 @@ def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
         more = f" (and {counted(len(unevaluated) - 1, 'more run')})" * (len(unevaluated) > 1)
         notes.append(f"{runs['name'][unevaluated[0]]}: no evaluation yet{more}")
     if runs["dataset"].nunique() > 1:
-        named = _listed(sorted(runs["dataset"].unique()))
+        named = listed(sorted(runs["dataset"].unique()))
         unscored = runs["last_return"].notna() & runs["last_score"].isna()
         how = "normalized score"
         if unscored.any() and runs["last_score"].notna().any():

@@ -168,7 +168,8 @@ def _launch(args: argparse.Namespace, config_name: str, task: Task, is_sweep: bo
             return task(cfg)
         except Exception as error:
             alone = HydraConfig.get().mode != RunMode.MULTIRUN
-            if is_mistake(error) or (alone and (isinstance(error, RunStopped) or refusal(error))):
+            stopped = isinstance(error, RunStopped) and (alone or error.by_signal)
+            if is_mistake(error) or stopped or (alone and refusal(error)):
                 raise _Ended(error)  # noqa: B904 - the error itself goes on
             raise
 

@@ -225,7 +225,7 @@ class TrainerConfig:
     eval_episodes: int = key(NATURAL, meaning=EVALUATING)
     eval_seed: int = key(SEED, meaning=EVALUATING)
     checkpoint_every: int = key(COUNT, meaning=MEASURING)
-    objective: str = key(OneOf(("return_mean", "normalized_score", FQE)), meaning=EVALUATING)
+    objective: str = key(OneOf(("return_mean", "normalized_score", FQE)), meaning=WATCHING)
     fqe_steps: int = key(COUNT, meaning=WATCHING)
     normalize_obs: bool = False
     concurrent_from: int | None = key(COUNT, None)

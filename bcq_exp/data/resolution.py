@@ -41,7 +41,7 @@ class Resolution:
             lost = (change > 0) & (change < np.finfo(np.float32).eps * size)
             found += [
                 f"{name}[{column}] changes by at most {change[column]:.3g} per step, which "
-                f"float32 cannot represent at {size[column]:.6g}, so it is constant in training; "
+                f"float32 cannot represent at {size[column]:.6g}, so most of them are lost; "
                 "record it relative to an origin, such as seconds since the start of the "
                 "episode, and do so in the environment too"
                 for column in np.flatnonzero(lost)

@@ -48,7 +48,9 @@ COMPARED = (  # columns of eval.csv
     "return_mean", "normalized_score", "length_mean", "discounted_return_mean", "value_mean",
 )  # fmt: skip
 LOCK = ".lock"  # in a run's folder, or a sweep's: held by the process that has it in hand
-SUMMARY = {"status", "failure", "step", "last", "best", "dataset", "config", "seed"}  # at least
+SUMMARY = {  # at least
+    "status", "failure", "step", "last", "best", "dataset", "config", "seed", "record",
+}  # fmt: skip
 STATUSES = ("running", "completed", "interrupted", "failed", "stopped")
 EPISODES = ("step", "returns", "lengths")  # the arrays of eval_returns.npz
 SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
@@ -262,9 +264,10 @@ class RunRecord:
             Damaged: as that does.
         """
         summary = self.summary()
-        if summary is None or self.checkpoint.exists() or self.last_row("train"):
+        if summary is None or self.checkpoint.exists():
             return summary
-        return summary if summary["step"] and summary.get("record") != NOTHING else None
+        marks = summary["record"]
+        return summary if marks != NOTHING or self.last_row("train", marks) else None
 
     @property
     def has_begun(self) -> bool:
@@ -354,28 +357,36 @@ def _check_kinds(summary: Mapping[str, Any]) -> None:
     """
     wanted: list[tuple[Any, Any]] = [
         (summary["config"]["trainer"]["num_steps"], int),
-        (summary["config"]["algo"], dict),
+        (summary["config"]["algo"]["_target_"], str),
         (summary["config"]["dataset"], dict),
         (summary["dataset"]["id"], str),
-        (summary["dataset"].get("content_hash"), str | None),
-        (summary["dataset"].get("behaviour_return"), Real | None),
+        (summary["dataset"]["content_hash"], str | None),
+        (summary["dataset"]["behaviour_return"], Real | None),
         (summary["step"], int),
+        (summary["seed"], int),
+        (summary["record"], dict),
         (summary["failure"], str | None),
-        (summary.get("steps_per_second"), Real | None),
+        *((summary.get(name), Real | None) for name in ("wall_time", "steps_per_second")),
         *((summary.get(name), str | None) for name in ("command", "git_commit", "config_hash")),
         *((version, str | None) for version in summary.get("versions", {}).values()),
         *((loss, str) for loss in summary.get("losses", ())),
-        *((Watch(**watch).kind, str) for watch in summary.get("watches", ())),
+        *(kind for watch in summary.get("watches", ()) for kind in _kinds_of(Watch(**watch))),
         *((kind, str) for kind in summary.get("trouble", ())),
     ]
     if summary["status"] not in STATUSES:
         raise ValueError(f"its status is {summary['status']!r}")
     for name in ("last", "best"):
         if (row := summary[name]) is not None:
-            wanted += [(row["return_mean"], Real), (row["normalized_score"], Real | None)]
+            wanted += [(row["step"], int), (row["return_mean"], Real)]
+            wanted.append((row["normalized_score"], Real | None))
     for value, kind in wanted:
         if not isinstance(value, kind):
             raise TypeError(f"{value!r} has the wrong type")
+
+
+def _kinds_of(watch: Watch) -> list[tuple[Any, Any]]:
+    bounds = [(bound, Real | None) for bound in (watch.below, watch.above)]
+    return [(watch.kind, str), *((name, str) for name in watch.statistics), *bounds]
 
 
 def _as_json(content: Any) -> str:

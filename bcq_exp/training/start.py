@@ -134,9 +134,10 @@ def check_data(spec: RunSpec, facts: Mapping[str, Any]) -> None:
                 continue
             recorded, now = summary["dataset"].get("content_hash"), facts["content_hash"]
             if recorded not in (None, now):
+                of_all = "" if whole == folder else " with all of its runs"
                 raise UserError(
                     f"cannot resume {whole}: its data set changed (recorded {recorded[:12]}..., "
-                    f"now {now[:12]}...); use a new name= or resume=restart"
+                    f"now {now[:12]}...); use a new name= or resume=restart{of_all}"
                 )
             return  # one run stands for all: each was compared before it began
 

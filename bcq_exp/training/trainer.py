@@ -92,7 +92,7 @@ class Trainer:
 
         Raises:
             RunStopped: with the signal's status, after a signal.
-        CannotWrite: where the system does not let a run write its files.
+            CannotWrite: where the system does not let a run write its files.
         """
         title = counted(len(self.runs), "run") if len(self.runs) > 1 else self.runs[0].title
         with (

@@ -33,6 +33,15 @@ def test_the_command_writes_figures_a_table_and_numbers(tmp_path):
     assert done.stderr.startswith("error: figures=file/x: ")
 
 
+def test_dollars_in_a_name_are_no_formula(tmp_path):
+    for number, value in enumerate((r"$\frac$", "$x$")):
+        made = {"dataset": f"data{value}", "changes": {"algo.lmbda": value}}
+        make_run(tmp_path / "s" / str(number), [1.0, 2.0], **made)
+    figures.write_figures(load_runs(tmp_path / "s"), tmp_path)
+    drawn = (tmp_path / "learning_curves.svg").read_text()
+    assert all(text in drawn for text in (r"lmbda=$\frac$", "lmbda=$x$", r"data$\frac$", "data$x$"))
+
+
 def test_curves_are_means_with_t_intervals_and_few_runs_are_marked(tmp_path):
     make_grid(tmp_path / "s", num_seeds=4)
     make_run(tmp_path / "s" / "few", [1.0, 2.0], changes={"algo.tau": 0.5})

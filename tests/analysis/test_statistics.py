@@ -73,14 +73,21 @@ def test_an_interval_of_several_tasks_is_welchs():
     assert (low, high) == pytest.approx((-theirs.high, -theirs.low), abs=0.04 * width)
 
 
+QUARTILE = stats.norm.ppf(0.75)
 DRAWS = {
     "normal": lambda rng, n: rng.normal(size=n),
     "skewed": lambda rng, n: rng.exponential(size=n),
+    "very skewed": lambda rng, n: rng.lognormal(size=n),
 }
 TRUTHS = {
     "normal": {mean: 0.0, iqm: 0.0, median: 0.0},
     # between the quartiles, log 4/3 and log 4, twice the integral of x exp(-x)
     "skewed": {mean: 1.0, iqm: 1 + 1.5 * np.log(4 / 3) - 0.5 * np.log(4), median: np.log(2)},
+    "very skewed": {
+        mean: np.exp(0.5),
+        iqm: 2 * np.exp(0.5) * np.diff(stats.norm.cdf(np.array([-QUARTILE, QUARTILE]) - 1)).item(),
+        median: 1.0,
+    },
 }
 
 
@@ -96,10 +103,14 @@ def test_intervals_cover_the_truth(kind, num_runs):
             estimate({"t": DRAWS[kind](rng, num_runs)}, statistic, seed)
             for seed in range(num_trials)
         ]
-        assert np.mean([low <= truth <= high for _, low, high in found]) >= 0.92, statistic
+        share = np.mean([low <= truth <= high for _, low, high in found])
+        if (kind, statistic) == ("very skewed", mean):  # as the page says
+            assert 0.85 <= share <= 0.94
+        else:
+            assert share >= 0.92, statistic
 
 
-@pytest.mark.parametrize("kind", DRAWS)
+@pytest.mark.parametrize("kind", ["normal", "skewed"])
 def test_intervals_of_several_data_sets_cover_the_truth(kind):
     """Of other sizes, spreads and numbers of runs; the share of each in the mean is its runs'."""
     rng, hits = np.random.default_rng(0), []

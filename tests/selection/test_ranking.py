@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bcq_exp.analysis.statistics import interval
 from bcq_exp.selection.bandit import budget_curve
 from bcq_exp.selection.ranking import measured, regret, spearman
 
@@ -38,6 +39,8 @@ def test_of_equal_scores_any_may_be_the_higher():
     scores = np.array([2.0, 1.0, 1.0, 0.0])  # 10 for sure, then 40 or 20
     assert regret(scores, RETURNS, 2) == pytest.approx((40 - 30) / 30)
     assert regret(scores[::-1], RETURNS[::-1], 2) == pytest.approx((40 - 30) / 30)
+    # 30 for sure, then 10 or 40: the sure one is the best of the two in half of the ways
+    assert regret(scores, np.array([30.0, 10.0, 40.0, 20.0]), 2) == pytest.approx((40 - 35) / 30)
 
 
 def test_an_interval_holds_its_value_and_narrows_with_more_policies():
@@ -49,6 +52,13 @@ def test_an_interval_holds_its_value_and_narrows_with_more_policies():
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 3
+
+
+def test_an_interval_of_a_mean_is_students():
+    scores = np.random.default_rng(0).standard_normal(8)
+    found = measured(lambda scores, _: scores.mean(), scores, scores, (-np.inf, np.inf))
+    expected = interval(scores.mean(), scores.std(ddof=1) / np.sqrt(8), 7)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.1)
 
 
 def test_policies_without_a_score_or_a_return_are_left_out_and_two_are_too_few():

@@ -283,7 +283,7 @@ def test_the_report_has_it(selected, tmp_path, opened):
     assert rows.count() == 5  # with the behaviour policy
     assert "behaviour policy" in rows.nth(0).inner_text()
     assert policies["run"][0] in rows.nth(1).inner_text()
-    assert "estimated from 3 held-out episodes" in shown.inner_text("#selection-how").lower()
+    assert "estimated from 3 held-out episodes" in shown.inner_text("#selection-notes").lower()
     points = shown.evaluate("document.getElementById('selection-scatter').data[1]")
     assert points["x"] == pytest.approx(list(policies["discounted_return"]), rel=1e-4)
     assert points["y"] == pytest.approx(list(policies["fqe"]), rel=1e-4)

@@ -128,6 +128,16 @@ def test_a_killed_sweep_goes_on_to_the_same_results(launcher, sweep, tmp_path):
                 assert row == pytest.approx(other, rel=0.05, abs=0.05)
 
 
+def test_a_signal_ends_a_sweep_of_hydras_own_launcher_too(tmp_path):
+    """Which goes on with its next run where one has failed."""
+    options = (*SWEEP, "hydra/launcher=basic", "trainer.num_steps=30")
+    stopped = run_until(20, signal.SIGTERM, *options, cwd=tmp_path)
+    assert (stopped.returncode, stopped.stderr.count("\n")) == (143, 1), stopped.stderr
+    assert "stopped by SIGTERM at step 20, checkpoint saved" in stopped.stderr
+    states = [(state.status, state.step) for state in run_states(tmp_path / "multirun" / "s")]
+    assert states == [("interrupted", 20), *[("missing", 0)] * 3]
+
+
 def wait_until(condition, process, seconds=60):
     end = time.monotonic() + seconds
     while not condition():

@@ -14,6 +14,7 @@ MISTAKES = {
     "critic=small,huge": "critic=huge: no such choice; there are paper, small, tianshou",
     "sweep=seeds,phi_gamma": "sweep=seeds, sweep=phi_gamma: give equal runs",
     "logger=wandb,none": "logger=wandb, logger=none: give equal runs",
+    "trainer.objective=return_mean,normalized_score": "objective=normalized_score: give equal runs",
     "name=a,b": "name=a, name=b: give equal runs, as nothing in their",
     "algo.tau=0.1,1e-1": "two runs of the sweep map to one folder: multirun/s/gamma=0.9",
     "seed=1,1": "two runs of the sweep map to one folder: multirun/s/gamma=0.9,seed=1",

@@ -78,12 +78,14 @@ def test_a_sweep_is_not_extended_on_other_data(launcher, record, tmp_path):
     first = record(seed=0)
     assert forked(*sweep, "seed=0", cwd=tmp_path).returncode == 0
     second = record(seed=1)
-    # new runs; one that is complete and a new one; one that is to go on and a new one
-    for more in (("seed=1,2",), ("seed=0,1",), ("seed=0,1", "trainer.num_steps=240")):
+    # new runs; a complete one and a new one; one that is to go on and a new one; one set aside
+    restarted, longer = ("seed=1", "resume=restart"), ("seed=0,1", "trainer.num_steps=240")
+    for more in (("seed=1,2",), ("seed=0,1",), longer, restarted):
         done = forked(*sweep, *more, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert "multirun/s: its data set changed " in done.stderr
         assert f"(recorded {first[:12]}..., now {second[:12]}...)" in done.stderr
+        assert done.stderr.endswith("use a new name= or resume=restart with all of its runs\n")
     assert not list(tmp_path.glob("multirun/s/seed=[12]/train.csv"))
     assert RunRecord(tmp_path / "multirun/s/seed=0").summary()["dataset"]["content_hash"] == first
     elsewhere = forked(*sweep, "name=t", "seed=0,1", cwd=tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bcq_exp.analysis import load_runs
-from bcq_exp.errors import Damaged
+from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training import checkpoint
 from bcq_exp.training.record import TABLES, RunRecord
@@ -184,6 +184,26 @@ def test_what_stands_after_the_last_mark_is_nobodys_loss(garbage, run, straight)
     assert len(found.evaluations) == len(before.evaluations) == 2
     fit(run, *LONGER)
     assert_same_run(run, straight)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_nor_is_what_stands_there_before_the_first_checkpoint(garbage, run, straight):
+    record, rows = RunRecord(run), {}
+    for table in ("train", "timing"):
+        rows[table] = (run / f"{table}.csv").read_bytes().splitlines(keepends=True)[:3]
+    summary = record.summary() | {"status": "running", "step": 0, "last": None, "best": None}
+    for path in [*run.glob("*.csv"), *run.glob("checkpoint*"), run / "eval_returns.npz"]:
+        path.unlink()
+    record.write_summary(summary)
+    for table, lines in rows.items():
+        (run / f"{table}.csv").write_bytes(b"".join(lines) + garbage)
+    (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
+    (state,) = run_states(run.parent)
+    assert (state.status, state.step) == ("interrupted", 20)
+    with pytest.raises(UserError, match="another configuration"):  # it has rows to lose
+        fit(run, *LONGER, "algo.lmbda=0.5")
+    fit(run, *LONGER)
+    assert_same_rows(run, straight)
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -141,8 +141,9 @@ def test_an_empty_folder_has_no_rows(tmp_path):
 
 def summary_of(**changed):
     config = {"algo": {"_target_": "x"}, "trainer": {"engine": "auto", "num_steps": 9}}
-    found = dict.fromkeys(SUMMARY) | {"config": config | {"dataset": {}}, "dataset": {"id": "d"}}
-    return found | {"step": 3, "status": "running"} | changed
+    data = {"id": "d", "content_hash": None, "behaviour_return": None}
+    found = dict.fromkeys(SUMMARY) | {"config": config | {"dataset": {}}, "dataset": data}
+    return found | {"step": 3, "status": "running", "seed": 0} | changed
 
 
 def test_the_summary_is_replaced(record, tmp_path):
@@ -158,11 +159,16 @@ def test_the_summary_is_replaced(record, tmp_path):
         {"config": {}},
         {"dataset": {}},
         {"step": None},
-        {"last": {"return_mean": "x", "normalized_score": None}},
+        {"seed": [0]},
+        {"dataset": {"id": "d"}},
+        {"config": {"algo": {}, "trainer": {"num_steps": 9}, "dataset": {}}},
+        {"last": {"step": 1, "return_mean": "x", "normalized_score": None}},
+        {"best": {"return_mean": 1.0, "normalized_score": None}},
         {"best": []},
         {"status": "<img src=x onerror=alert(1)>"},
         {"failure": 3},
         {"watches": [{"kind": "x"}]},
+        {"watches": [{"kind": "x", "statistics": ["q1"], "below": "<b>"}]},
         {"versions": {"torch": {}}},
     ],
     ids=str,

@@ -549,7 +549,8 @@ function drawSelection() {
   const s = DATA.selection;
   $("selection").hidden = $("selection-link").hidden = !s;
   if (!s) return;
-  $("selection-how").textContent = [`Discount ${s.settings.gamma}${s.settings.horizon ? `, ${s.settings.horizon} steps` : ""}.`, ...s.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`)].join(" ");
+  $("selection-how").textContent = `Discount ${s.settings.gamma}${s.settings.horizon ? `, ${s.settings.horizon} steps` : ""}.`;
+  $("selection-notes").innerHTML = s.notes.map((note) => `<li>${escaped(note[0].toUpperCase() + note.slice(1))}.</li>`).join("");
   const head = ["rank", "run", "step", { text: "value ± interval", csv: ["value", "value_low", "value_high"] }, "better than behaviour", "own critic's", "own TD error", "supported actions", "discounted return", "return"];
   const behaviour = { run: "behaviour policy, as recorded", step: null, critic_value: null, td_error: null, ...s.behaviour };
   const estimate = (p, name, none) => ({ text: p[name] === null ? none : `${fine(p[name])}${p[`${name}_high`] === null ? "" : ` ± ${fine(p[`${name}_high`] - p[name])}`}`, sort: p[name], csv: [p[name], p[`${name}_low`], p[`${name}_high`]] });
@@ -565,6 +566,9 @@ function drawSelection() {
   ]);
   table($("selection-table"), head, rows);
   drawEstimators(s, [behaviour, ...s.policies], estimate);
+  const areKnown = s.policies.some((p) => p.return_mean !== null);
+  $("selection-returns").hidden = !areKnown;
+  if (!areKnown) return;
   const known = s.policies.filter((p) => p.fqe !== null && p.discounted_return !== null);
   const missing = s.policies.length - known.length;
   $("selection-missing").textContent = known.length && missing ? `${missing} of ${s.policies.length} are missing: they have no estimate, or no discounted return.` : "";
@@ -654,7 +658,8 @@ function start() {
   facetted();
   $("colour").addEventListener("change", () => { hidden.clear(); redraw(); });
   for (const id of ["facet", "y"]) $(id).addEventListener("change", facetted);
-  for (const id of ["facet", "x", "smoothing", "single", "y", "shared"]) $(id).addEventListener("change", redraw);
+  for (const id of ["facet", "y", "shared"]) $(id).addEventListener("change", () => drawLearning(state()));
+  for (const id of ["x", "smoothing", "single"]) $(id).addEventListener("change", redraw);
   $("which").value = DATA.which;
   for (const place of document.querySelectorAll(".of-which")) place.textContent = `By each run's ${DATA.which} evaluation.`;
   for (const place of document.querySelectorAll(".few")) place.textContent = `† and hollow marks: fewer than ${DATA.few} runs.`;

@@ -297,6 +297,6 @@ def test_the_group_of_a_run_in_a_sweep_is_the_sweep(tmp_path):
     done = bcq_exp("-m", *WANDB, *sweep, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for lmbda in ("0.5", "1.0"):
-        (run,) = read(tmp_path / "multirun" / "s" / f"algo.lmbda={lmbda}")
+        (run,) = read(tmp_path / "multirun" / "s" / f"lmbda={lmbda}")
         assert run.identity["group"] == "s"
-        assert f"algo.lmbda={lmbda}" in run.identity["name"]
+        assert f"lmbda={lmbda}" in run.identity["name"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 100_000
 
 
-@entry("collect", paths=("run",))
+@entry("collect", as_text=("run",))
 def main(cfg: DictConfig) -> float:
     import numpy as np
 
@@ -228,7 +228,7 @@ def _in_words(how: dict[str, Any]) -> str:
     if how["record"] == "policy":
         noise = f"noise_std {how['noise_std']}, random_action_prob {how['random_action_prob']}"
         return f"{noise}, seed {how['seed']}"
-    exploring = agent["config"]["dataset"]
+    exploring = agent["config"]["online"]
     return (
         f"{exploring['start_steps']} random steps, then noise_std {exploring['noise_std']}, seed "
         f"{agent['seed']}"

@@ -7,21 +7,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli.entry import PLAN_ONLY, entry
+from bcq_exp.cli.entry import entry
 from bcq_exp.config.overrides import located
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.sweep.plan import plan_sweep
-from bcq_exp.training import start
-from bcq_exp.training.objective import Objective
-from bcq_exp.training.provenance import command, own_configs
-from bcq_exp.training.record import RunRecord
 
 log = logging.getLogger(__name__)
 
 
-@entry("config", plan_run=start.plan_run, plan_sweep=plan_sweep, plan_only=PLAN_ONLY)
+@entry("config", plan="++hydra.launcher.plan_only=true", as_text=("name",))
 def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
+
+    from bcq_exp.training.provenance import command, own_configs
 
     hydra = HydraConfig.get()
     asked = command([*own_configs(hydra), *hydra.overrides.task])
@@ -37,8 +34,10 @@ def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:
         RunStopped: if the run failed or was stopped by a signal.
         UserError: if data set, environment or device cannot be had.
     """
+    from bcq_exp.training import start
     from bcq_exp.training.cohort import train_cohort
     from bcq_exp.training.job import Job
+    from bcq_exp.training.record import RunRecord
 
     record = RunRecord(folder)
     summary = record.progress()
@@ -54,6 +53,8 @@ def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:
 
 
 def _objective(cfg: DictConfig, folder: Path) -> float:
+    from bcq_exp.training.objective import Objective
+
     objective = Objective.of(cfg)
     if objective.fqe is not None and objective.row(folder) is None:
         from bcq_exp.selection.objective import estimate

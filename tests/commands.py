@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.cli import schemas
-from bcq_exp.cli.entry import conf_folder
+from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.config import schema
 from bcq_exp.config.checking import check
 from bcq_exp.data.datasets import Dataset

@@ -25,7 +25,7 @@ Compose = Callable[[str, Sequence[str]], DictConfig]
 
 LAST = 0.25  # the share of training, at its end, whose evaluations' mean is a run's result
 EARLY = 0.25  # the share, at its beginning, that counts as few iterations
-AGENT_KEYS = ("dataset.env", "dataset.noise_std", "seed")
+AGENT_KEYS = ("online.env", "online.noise_std", "seed")
 # What an algorithm's own paper has beside the shared protocol: TD3+BC normalizes observations.
 OWN_OVERRIDES: Mapping[str, tuple[str, ...]] = {"td3_bc": ("trainer.normalize_obs=true",)}
 

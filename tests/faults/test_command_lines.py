@@ -84,8 +84,8 @@ FOUND = [
     ("bcq_exp.compare", ["done", "which=first"], "which=first: must be one of last, best"),
     (
         "bcq_exp",
-        ["evaluate", "--num-episodes", "1"],
-        "--num-episodes: no such option (see --help); ",
+        ["evaluate", "done", "--episodes=1"],
+        "--episodes=1: no such option (see --help); ",
     ),
     ("bcq_exp", ["comparre", "done"], "comparre: no such command; did you mean compare?"),
     ("bcq_exp", ["wandb", "mirror", ""], "runs=: must be a path"),
@@ -93,9 +93,9 @@ FOUND = [
     ("bcq_exp", ["--nope"], "--nope: no such option (see --help)"),
     ("bcq_exp", ["--experimental-rerun", "file"], "--experimental-rerun: not supported"),
     ("bcq_exp", ["-cn", "nope"], "Cannot find primary config 'nope'"),
-    ("bcq_exp", ["actor=false"], "Config group override must be a string or a list. Got bool"),
+    ("bcq_exp", ["actor=false"], "actor=false: must name one of the group's choices"),
     ("bcq_exp", ["+hydra/job_logging=x"], "hydra/job_logging appears more than once"),
-    ("bcq_exp.evaluate", ["-m", "device=", "run=done"], "device=: must be auto, cpu, cuda or"),
+    ("bcq_exp.evaluate", ["device=", "run=done"], "device=: must be auto, cpu, cuda or"),
 ]
 
 

@@ -17,7 +17,7 @@ from bcq_exp.config.meaning import (
     shared_by_stack,
 )
 from bcq_exp.config.naming import run_name
-from bcq_exp.config.plain import plain, refers
+from bcq_exp.config.plain import interpolations, plain
 from bcq_exp.errors import UserError
 from tests.commands import CONF, compose
 from tests.forked import forked
@@ -28,18 +28,11 @@ NEEDED = {
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
     "table": ["dataset.path=a.csv"],
     "d4rl_bcq": ["dataset.path=a.hdf5"],
-    "online": ["dataset.env=Pendulum-v1"],
-    "deterministic_actor": ["algo=bc"],
-    "gaussian_actor": ["algo=iql"],
-    "state_critic": ["algo=dqn"],
+    "explore": ["algo=ddpg", "online.env=Pendulum-v1"],
     "value_optim": ["algo=iql"],
     "default": ["algo=bc"],
 }
 NODES = {
-    "deterministic_actor": "actor",
-    "gaussian_actor": "actor",
-    "state_critic": "critic",
-    "networks": None,
     "experiment": None,
     "sweep": None,
     "setting": None,
@@ -75,9 +68,9 @@ def test_every_choice_composes_and_is_valid(group, name):
         assert schema_of(cfg[node]), "the choice file names no schema"
 
 
-@pytest.mark.parametrize("root", ["evaluate", "collect", "paper"])
+@pytest.mark.parametrize("root", ["collect", "paper"])
 def test_the_other_commands_compose_and_are_valid(root):
-    required = {"evaluate": "run=r", "collect": "id=i", "paper": "budget=full"}[root]
+    required = {"collect": "id=i", "paper": "budget=full"}[root]
     check(compose(required, config_name=root))
 
 
@@ -118,7 +111,7 @@ def test_the_help_lists_custom_choices(option, tmp_path):
     own = CONF.parent / "tests" / "own" / "conf"
     listed = choices_in_help(option.format(own), "algo=bc", cwd=tmp_path)
     assert "denoising" in listed["algo"] and "layernorm" in listed["critic"]
-    assert "deterministic_actor@actor" in listed
+    assert listed["actor"] == ["deterministic", "gaussian", "perturbation"]
 
 
 def test_a_debug_run_is_small_and_of_any_algorithm():
@@ -272,7 +265,7 @@ def meanings(which):
 
 def test_stacked_runs_may_differ_in_the_numbers_of_the_equations_and_in_what_is_their_own():
     every, shared = meanings("shared")
-    free = {k for k in every - shared if not k.startswith(("logger.", *OPTIMIZERS))}
+    free = {k for k in every - shared if not k.startswith(("logger.", "networks.", *OPTIMIZERS))}
     assert free == {
         "seed", "name", "resume", "algo.lmbda", "algo.tau", "algo.gamma", "actor.phi",
         "vae.latent_clip", "vae.kl_weight", "policy.forward_sampled_times",
@@ -283,7 +276,7 @@ def test_stacked_runs_may_differ_in_the_numbers_of_the_equations_and_in_what_is_
 
 def test_reports_tell_runs_apart_by_what_they_learn():
     every, told = meanings("compared")
-    left = {k for k in every - told if not k.startswith(("logger.", "dataset."))}
+    left = {k for k in every - told if not k.startswith(("logger.", "networks.", "dataset."))}
     assert left == {
         "name", "resume", "trainer.device", "trainer.num_threads",
         "trainer.log_every", "trainer.eval_every", "trainer.eval_episodes", "trainer.eval_seed",
@@ -344,5 +337,5 @@ def test_a_budget_has_its_launcher_unless_another_is_asked_for(given, launcher):
 def test_a_plain_configuration_is_what_omegaconf_makes_of_it(given):
     cfg = compose("experiment=paper", "name=n", given)
     assert plain(cfg) == OmegaConf.to_container(cfg, resolve=True)
-    assert refers(cfg, but="") == ("$" in given)
-    assert not refers(cfg, but="logger")
+    assert ("logger" in interpolations(cfg)) == ("$" in given)
+    assert interpolations(cfg)["vae"] == ["${networks.vae_hidden_sizes}"]

@@ -30,16 +30,16 @@ def online_agent(
     """
     return (
         "algo=ddpg",
-        "dataset=online",
+        "online=explore",
         f"networks={networks}",
         "trainer=paper",
         f"trainer.num_steps={num_steps}",
         f"trainer.eval_every={eval_every}",
         f"trainer.precision={precision}",
         f"logger={logger}",
-        f"dataset.start_steps={start_steps}",
-        f"dataset.env={env}",
-        f"dataset.noise_std={noise_std}",
+        f"online.start_steps={start_steps}",
+        f"online.env={env}",
+        f"online.noise_std={noise_std}",
         f"seed={seed}",
     )
 
@@ -68,7 +68,7 @@ def located(cfg: DictConfig, folder: str) -> DictConfig:
     Training may take place in another folder than the command was typed in, as ``select`` may.
     """
     places = {
-        str(name): str(Path(folder, Path(cfg.dataset[name]).expanduser()))
+        name: str(Path(folder, Path(cfg.dataset[name]).expanduser()))
         for name, field in schema_of(cfg.dataset).items()
         if field.metadata.get("allowed") is PATH and cfg.dataset[name] is not None
     }

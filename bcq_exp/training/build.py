@@ -21,6 +21,7 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.config.meaning import config_hash
 from bcq_exp.config.naming import shortened
+from bcq_exp.config.schema import source
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.environments import changes
 from bcq_exp.data.online import Exploration
@@ -127,7 +128,7 @@ def build_dataset(cfg: DictConfig) -> Task:
     Raises:
         UserError: whatever is wrong with it, in one line.
     """
-    return called(cfg.dataset)
+    return called(source(cfg))
 
 
 def called(node: Any) -> Any:
@@ -197,15 +198,15 @@ def build_online(
     executor: ExecutorFactory,
     eager_steps: int,
 ) -> OnlineEngine:
-    """A run that explores the environment of ``dataset=online``.
+    """A run that explores the environment of ``online=explore``.
 
     Raises:
         UserError: if it is to have its data by another schedule.
     """
     if cfg.trainer.concurrent_from is not None:
         raise UserError(
-            f"trainer.concurrent_from={cfg.trainer.concurrent_from}: dataset=online collects its "
-            "data during training already; use null, and dataset.start_steps"
+            f"trainer.concurrent_from={cfg.trainer.concurrent_from}: online=explore collects its "
+            "data during training already; use null, and online.start_steps"
         )
     batch_size = cfg.trainer.batch_size
     stream = GrowingStream(
@@ -262,7 +263,7 @@ def build_normalizer(cfg: DictConfig, task: Task, found: Found | None) -> ObsNor
         return None
     if not isinstance(task, Dataset):
         raise UserError(
-            "trainer.normalize_obs=true: dataset=online has no data to normalize by; use false"
+            "trainer.normalize_obs=true: online=explore has no data to normalize by; use false"
         )
     if found is not None and (scaling := found.content["normalization"]) is not None:
         return ObsNormalizer.from_state_dict(scaling)

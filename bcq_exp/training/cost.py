@@ -24,8 +24,9 @@ from torch.utils.flop_counter import flop_registry
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.config.schema import source
 from bcq_exp.data.datasets import step_limit
-from bcq_exp.data.online import Exploration, explore
+from bcq_exp.data.online import Exploration
 from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.engine.online import Collected
 from bcq_exp.training.build import build_dataset
@@ -172,7 +173,7 @@ def cost_of(cfg: DictConfig) -> RunCost:
         stacks=placement.stacks and algorithm.is_pure,
         eval_episodes=trainer.eval_episodes,
         eval_every=trainer.eval_every,
-        episode_steps=step_limit(cfg.dataset) or EPISODE_STEPS,
+        episode_steps=step_limit(source(cfg)) or EPISODE_STEPS,
         disk=int(CHECKPOINTS * state + rows * ROW_BYTES + RUN_BYTES),
     )
 
@@ -186,9 +187,7 @@ def unknown_spaces(cfg: DictConfig) -> tuple[Box, ActionSpace]:
 
 def _exploration(cfg: DictConfig) -> Exploration | None:
     """The environment of a run that collects its own data."""
-    if not str(cfg.dataset._target_).endswith(explore.__name__):
-        return None
-    return build_dataset(cfg)  # type: ignore[return-value]
+    return None if cfg.online is None else build_dataset(cfg)  # type: ignore[return-value]
 
 
 def _counted_step(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.schema import source
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import FQE
 from bcq_exp.training.record import RunRecord
@@ -117,7 +118,7 @@ def check_objective(cfg: DictConfig, *, is_wanted: bool) -> None:
         UserError: if there will be none.
     """
     settings = cfg.trainer
-    if settings.objective == FQE and "holdout" not in cfg.dataset:
+    if settings.objective == FQE and "holdout" not in source(cfg):
         raise UserError(
             "trainer.objective=fqe: needs held-out episodes, and this dataset has no holdout; use "
             "return_mean"

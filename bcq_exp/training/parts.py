@@ -72,7 +72,7 @@ def check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
     """
     for key, value in flattened(config):
         node, _, name = key.rpartition(".")
-        if node.partition(".")[0] == "dataset":
+        if node.partition(".")[0] in ("dataset", "online"):
             continue
         if name == "_target_" and node and "." not in node:
             is_fine = _is_ours(str(value))

@@ -135,7 +135,7 @@ def check_data(job: Job, facts: Mapping[str, Any]) -> None:
 
 
 def _data_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    return identity({"dataset": config["dataset"]})
+    return identity({"dataset": config["dataset"], "online": config.get("online")})
 
 
 def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:

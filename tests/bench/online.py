@@ -39,8 +39,8 @@ def main() -> None:
 def rate(args: argparse.Namespace) -> float:
     """Environment steps a second of one agent."""
     cfg = compose(
-        *("algo=ddpg", "networks=paper", "trainer=paper", "dataset=online"),
-        *(f"dataset.env={args.env}", "dataset.start_steps=1000", "trainer.num_steps=100000"),
+        *("algo=ddpg", "networks=paper", "trainer=paper", "online=explore"),
+        *(f"online.env={args.env}", "online.start_steps=1000", "trainer.num_steps=100000"),
         *args.overrides,
     )
     task = build.build_dataset(cfg)

@@ -35,7 +35,7 @@ SIZES = {
         hidden=(400, 300),
         vae_hidden=(750, 750),
         max_action=1.0,
-        overrides=("actor=paper", "critic=paper", "vae=paper"),
+        overrides=("networks=paper",),
     ),
     "small": Sizes(
         obs_dim=3,

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import flattened
-from bcq_exp.config.plain import plain, unresolved
+from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import UserError
+from bcq_exp.internals import content
 from bcq_exp.ranges import PATH, Range
 
 _NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
@@ -75,7 +76,7 @@ def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
     folder = str(OmegaConf.select(hydra, key))
     places = {key: folder, "output_subdir": hydra.output_subdir}
     if is_sweep:
-        places["sweep.subdir"] = unresolved(hydra.sweep)["subdir"]  # resolved for each run
+        places["sweep.subdir"] = content(content(hydra.sweep)["subdir"])  # resolved for each run
     for name, value in places.items():
         if value is not None and value not in PATH:
             raise UserError(f"hydra.{name}={value}: must be {PATH}")

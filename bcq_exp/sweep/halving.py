@@ -22,10 +22,9 @@ from omegaconf import DictConfig
 
 from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import going_on
-from bcq_exp.config.plain import unresolved
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
-from bcq_exp.internals import value_or_error
+from bcq_exp.internals import content, value_or_error
 from bcq_exp.ranges import SHARE
 from bcq_exp.sweep import results, state
 from bcq_exp.sweep.grid import GridSweeper
@@ -140,7 +139,7 @@ def _naming(config: DictConfig) -> RunNaming:
     Raises:
         UserError: if something else names them.
     """
-    subdir = unresolved(config.hydra.sweep)["subdir"]
+    subdir = content(content(config.hydra.sweep)["subdir"])
     naming = RunNaming.of(str(subdir))
     if naming is None:
         raise UserError(

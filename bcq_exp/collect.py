@@ -11,6 +11,7 @@ from bcq_exp.cli.child import Command, run
 from bcq_exp.cli.entry import entry
 from bcq_exp.config.naming import as_name
 from bcq_exp.config.overrides import online_agent
+from bcq_exp.config.schema import source
 from bcq_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,11 +70,12 @@ def _converted(cfg: DictConfig) -> float:
 
     from bcq_exp.data import behaviour, minari_store
     from bcq_exp.data.datasets import Dataset
-    from bcq_exp.training import build, provenance
+    from bcq_exp.data.task import load_task
+    from bcq_exp.training import provenance
 
     if cfg.run is not None or cfg.env is not None:
         raise UserError("dataset: a recorded one is stored; leave out run and env (dataset.env)")
-    dataset = build.build_dataset(cfg)
+    dataset = load_task(cfg.dataset)
     if not isinstance(dataset, Dataset) or dataset.held_out is not None:
         raise UserError("dataset: a whole, recorded one can be stored, with dataset.holdout=null")
     steps = dataset.transitions.arrays()
@@ -228,7 +230,7 @@ def _in_words(how: dict[str, Any]) -> str:
     if how["record"] == "policy":
         noise = f"noise_std {how['noise_std']}, random_action_prob {how['random_action_prob']}"
         return f"{noise}, seed {how['seed']}"
-    exploring = agent["config"]["online"]
+    exploring = source(agent["config"])
     return (
         f"{exploring['start_steps']} random steps, then noise_std {exploring['noise_std']}, seed "
         f"{agent['seed']}"

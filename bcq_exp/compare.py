@@ -110,7 +110,7 @@ def _draw(runs: RunTables, folder: Path, show: Show, which: str) -> None:
 
 def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     """The results of ``bcq_exp select`` in a sweep's folder, where one sweep is compared."""
-    from bcq_exp.selection.results import read
+    from bcq_exp.selection.selection_files import read
 
     found = read(Path(places[0])) if len(places) == 1 else None
     if found is None:

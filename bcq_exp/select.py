@@ -97,10 +97,10 @@ def _select(options: argparse.Namespace) -> None:
     from bcq_exp.files import written
     from bcq_exp.selection.candidates import load_candidates
     from bcq_exp.selection.estimates import select
-    from bcq_exp.selection.results import CRITICS, FOLDER, POLICIES, write
-    from bcq_exp.training.mirror import add_estimates
+    from bcq_exp.selection.selection_files import CRITICS, FOLDER, POLICIES, write
     from bcq_exp.training.progress import progress
     from bcq_exp.training.record import LOCK, RunRecord
+    from bcq_exp.training.wandb_export import add_estimates
 
     schemas.register()
     given = {name: getattr(options, name) for name in NUMBERS}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from bcq_exp.cli.entry import entry
-from bcq_exp.config.overrides import located
 from bcq_exp.errors import RunStopped, UserError
+
+if TYPE_CHECKING:
+    from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -19,49 +22,35 @@ def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     from bcq_exp.training.provenance import command, own_configs
+    from bcq_exp.training.spec import RunSpec
 
     hydra = HydraConfig.get()
     asked = command([*own_configs(hydra), *hydra.overrides.task])
-    return train(located(cfg, hydra.runtime.cwd), Path(hydra.runtime.output_dir), asked)
+    return train(RunSpec.of(cfg, Path(hydra.runtime.output_dir), asked, hydra.runtime.cwd))
 
 
-def train(cfg: DictConfig, folder: Path, asked: str = "") -> float:
-    """Train the run of a folder to its end, from its checkpoint if it has one.
-
-    ``asked`` is the command line, for the record.
+def train(spec: RunSpec) -> float:
+    """Train a run to its end, from its folder's checkpoint if there is one; returns its objective.
 
     Raises:
         RunStopped: if the run failed or was stopped by a signal.
-        UserError: if data set, environment or device cannot be had.
+        UserError: if data set, environment or device is not available.
     """
     from bcq_exp.training import start
     from bcq_exp.training.cohort import train_cohort
-    from bcq_exp.training.job import Job
-    from bcq_exp.training.record import RunRecord
 
-    record = RunRecord(folder)
-    summary = record.progress()
-    if summary is not None:
-        start.check_continues(cfg, summary, folder)
-    if start.is_completed(cfg, summary):
-        log.info("%s is complete; a larger trainer.num_steps continues it", folder)
+    if start.is_complete(spec):
+        log.info("%s is complete; a larger trainer.num_steps continues it", spec.folder)
     else:
-        (failure,) = train_cohort([Job(cfg, folder, asked)])
+        (failure,) = train_cohort([spec])
         if failure is not None:
-            raise RunStopped(f"run failed: {failure}; its files are in {folder}", status=1)
-    return _objective(cfg, folder)
+            raise RunStopped(f"run failed: {failure}; its files are in {spec.folder}", status=1)
+    if spec.objective.fqe is not None:
+        from bcq_exp.selection.fqe_objective import estimate_objectives
 
-
-def _objective(cfg: DictConfig, folder: Path) -> float:
-    from bcq_exp.training.objective import Objective
-
-    objective = Objective.of(cfg)
-    if objective.fqe is not None and objective.row(folder) is None:
-        from bcq_exp.selection.objective import estimate
-
-        for reason in estimate({folder: objective.fqe}, folder).values():
+        for reason in estimate_objectives([spec], spec.folder).values():
             raise UserError(reason)
-    return objective.value(folder)
+    return spec.objective.value(spec.folder)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     from bcq_exp.analysis.runs import run_folders
-    from bcq_exp.training.mirror import mirror
+    from bcq_exp.training.wandb_export import mirror
 
     for folder in run_folders(*options.runs):
         print(f"wandb sync {mirror(folder)}", flush=True)

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
@@ -21,17 +22,17 @@ from omegaconf import DictConfig, open_dict
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.cli import schemas
 from bcq_exp.cli.schemas import conf_folder
-from bcq_exp.config import schema
 from bcq_exp.config.checking import check
-from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.task import Task
+from bcq_exp.engine.assembly import build_engine
 from bcq_exp.engine.engine import Engine
 from bcq_exp.engine.placement import Placement, place
 from bcq_exp.sweep.composing import SweepComposer
 from bcq_exp.train import train
 from bcq_exp.training import build, start
+from bcq_exp.training.algorithms import build_algorithm, with_scaling_decided
 from bcq_exp.training.evaluation import ObsNormalizer
-from bcq_exp.training.parts import build_algorithm
+from bcq_exp.training.spec import RunSpec
 
 CONF = conf_folder()
 TINY = (
@@ -100,29 +101,41 @@ def fit(folder: Path, *overrides: str) -> float:
     check(cfg)
     start.plan_run(cfg, folder).commit()
     folder.mkdir(parents=True, exist_ok=True)
-    return train(cfg, folder)
+    return train(spec_of(cfg, folder))
+
+
+def spec_of(cfg: DictConfig, folder: Path = Path(), action_space: Any = None) -> RunSpec:
+    """The run of a configuration, as it is trained on actions of that space."""
+    spec = RunSpec.of(cfg, folder)
+    return spec if action_space is None else with_scaling_decided(spec, action_space)
 
 
 def placement_of(cfg: DictConfig, num_runs: int = 1, **changed: Any) -> Placement:
     """Where a run would be trained, but for what is ``changed``."""
-    return replace(place(cfg.trainer, schema.hidden_sizes(cfg), num_runs), **changed)
+    spec = spec_of(cfg)
+    return replace(place(spec.trainer, spec.algorithm.hidden_sizes, num_runs), **changed)
 
 
 def engine_of(
     cfgs: Sequence[DictConfig],
-    dataset: Dataset,
+    task: Task,
     normalizer: ObsNormalizer | None = None,
     **changed: Any,
 ) -> Engine:
     """The engine that these runs would get, their placement changed."""
     placement = placement_of(cfgs[0], len(cfgs), **changed)
-    return build.build_engine(cfgs, dataset, normalizer, placement)
+    specs = [spec_of(cfg, action_space=task.action_space) for cfg in cfgs]
+    spaces = (task.observation_space, task.action_space)
+    algorithms = [build_algorithm(spec.algorithm, *spaces, placement) for spec in specs]
+    units = partial(build.for_training, policy=algorithms[0].policy, normalizer=normalizer)
+    seeds = [spec.seed for spec in specs]
+    return build_engine(algorithms, seeds, task, units, specs[0].trainer, placement)
 
 
-def algorithm_of(cfg: DictConfig, dataset: Dataset) -> OfflineAlgorithm:
+def algorithm_of(cfg: DictConfig, observation_space: Box, action_space: Any) -> OfflineAlgorithm:
     """The algorithm that a run would get."""
-    spaces = (dataset.observation_space, dataset.action_space)
-    return build_algorithm(cfg, *spaces, placement_of(cfg))
+    spec = spec_of(cfg, action_space=action_space).algorithm
+    return build_algorithm(spec, observation_space, action_space, placement_of(cfg))
 
 
 def spoil_engine(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Engine], None]) -> None:

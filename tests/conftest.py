@@ -51,13 +51,14 @@ def surroundings(common: Path) -> None:
 @pytest.fixture(scope="session")
 def trained(common: Path) -> Path:
     """The folder of a finished run of TINY, by the command line, mirrored to W&B offline."""
-    from tests.commands import TINY, bcq_exp
+    from tests.commands import TINY
+    from tests.forked import forked
 
     folder = common / "multirun" / "trained"
     with FileLock(common / "trained.lock"):
         if not folder.exists():
             options = ("logger=wandb", "logger.group=g", "logger.job_type=j", "logger.tags=[t,u]")
-            done = bcq_exp(*TINY, *options, "name=trained", cwd=common)
+            done = forked(*TINY, *options, "name=trained", cwd=common)
             assert done.returncode == 0, done.stderr
             (common / "trained.out").write_text(done.stdout)
     return folder

@@ -164,7 +164,7 @@ def test_the_papers_settings_each_in_one_command_over_one_agent(collect, load, t
     }
     noises = {name: (h["noise_std"], h["random_action_prob"]) for name, h in how.items()}
     assert noises["imperfect"] == (0.3, 0.3) and noises["imitation"] == (0.0, 0.0)
-    explored = {n: h["agent"]["config"]["dataset"]["noise_std"] for n, h in how.items()}
+    explored = {n: h["agent"]["config"]["online"]["noise_std"] for n, h in how.items()}
     assert explored == {"imperfect": 0.1, "concurrent": 0.1, "imitation": 0.1, "final": 0.5}
     assert how["imperfect"]["seed"] == how["imperfect"]["agent"]["seed"] == 3
     assert how["imperfect"]["agent"]["step"] == 300

@@ -259,7 +259,7 @@ def meanings(which):
     cfg = compose("trainer.device=cpu")
     every = dict(flattened(OmegaConf.to_container(cfg, resolve=True)))
     if which == "shared":
-        return every.keys(), set(json.loads(shared_by_stack(cfg)))
+        return every.keys(), set(json.loads(shared_by_stack(plain(cfg), cfg)))
     return every.keys(), compared(OmegaConf.to_container(cfg, resolve=True)).keys()
 
 
@@ -286,7 +286,7 @@ def test_reports_tell_runs_apart_by_what_they_learn():
 
 def test_an_algorithm_is_its_class_whatever_its_schema_says_of_the_rest():
     one, other = (compose(*o) for o in ([], ["algo._target_=tests.test_every_key.OtherBCQ"]))
-    assert shared_by_stack(one) != shared_by_stack(other)
+    assert shared_by_stack(plain(one), one) != shared_by_stack(plain(other), other)
 
 
 @pytest.mark.parametrize("name", ["a b", "lr=0.1,seed=2", "x.1", "2026-01-01_x"])

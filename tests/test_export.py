@@ -17,8 +17,7 @@ from bcq_exp.algorithm.policy import DeterministicPolicy, Policy
 from bcq_exp.errors import UserError
 from bcq_exp.training import policy_files, restore
 from bcq_exp.training.evaluation import Agent, ObsNormalizer
-from bcq_exp.training.parts import build_algorithm
-from tests.commands import compose, placement_of
+from tests.commands import algorithm_of, compose
 from tests.forked import forked
 
 pytest.importorskip("onnxruntime")
@@ -97,8 +96,7 @@ print(json.dumps({"ours": sorted(ours), "seconds": seconds}))
 
 
 def agent_of(*overrides, act=SPACES[1]):
-    cfg = compose(*overrides)
-    return Agent.of(build_algorithm(cfg, SPACES[0], act, placement_of(cfg)), NORMALIZER)
+    return Agent.of(algorithm_of(compose(*overrides), SPACES[0], act), NORMALIZER)
 
 
 def inputs_of(agent, size):

@@ -1,9 +1,8 @@
-"""What a configuration composed for an algorithm: networks, optimizers, policy, numbers."""
+"""What an algorithm is put together from: networks, optimizers, policy, numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import nn
@@ -11,10 +10,24 @@ from torch import nn
 from bcq_exp.algorithm.optim import OptimizerFactory
 
 
-class MakeNetwork(Protocol):
-    """Makes the network of a group."""
+class Parts(Protocol):
+    """The argument of :meth:`OfflineAlgorithm.build`.
 
-    def __call__(self, name: str, /, **options: Any) -> nn.Module:
+    Args:
+        policy: keywords of a :class:`~bcq_exp.algorithm.policy.Policy`: the spaces and the group
+            ``policy``.
+        hyperparameters: the numbers of the group ``algo``, by name.
+        sizes: ``obs_dim`` and ``act_dim``, which is the number of discrete actions.
+        bounds: ``low`` and ``high`` (A,) of the policy's actions, for networks that need them; None
+            of discrete actions.
+    """
+
+    policy: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    bounds: Mapping[str, Any]
+
+    def network(self, name: str, /, **options: Any) -> nn.Module:
         """A network with initial weights, in the run's dtype and on its device.
 
         Args:
@@ -22,27 +35,8 @@ class MakeNetwork(Protocol):
             options: further arguments, or others in place of ``sizes``.
         """
 
+    def optimizer(self, name: str, /) -> OptimizerFactory:
+        """The optimizer factory of a group, by the group's name."""
 
-@dataclass(frozen=True)
-class Parts:
-    """The parts that :meth:`OfflineAlgorithm.build` puts an algorithm together from.
-
-    Args:
-        network: makes the network of a group, by the group's name.
-        optimizer: the optimizer factory of a group, by the group's name.
-        policy: keywords of a :class:`~bcq_exp.algorithm.policy.Policy`: the spaces and the group
-            ``policy``.
-        hyperparameters: the numbers of the group ``algo``, by name.
-        sizes: ``obs_dim`` and ``act_dim``, which is the number of discrete actions.
-        bounds: ``low`` and ``high`` (A,) of the policy's actions, for networks that need them; None
-            of discrete actions.
-        place: converts a module made otherwise to the run's dtype, and moves it to its device.
-    """
-
-    network: MakeNetwork
-    optimizer: Callable[[str], OptimizerFactory]
-    policy: Mapping[str, Any]
-    hyperparameters: Mapping[str, Any]
-    sizes: Mapping[str, int]
-    bounds: Mapping[str, Any]
-    place: Callable[[Any], Any]
+    def place(self, module: Any, /) -> Any:
+        """Convert a module made otherwise to the run's dtype, and move it to its device."""

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import LEARNING, WATCHING, Meaning, schema_of
-from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.ranges import CONSTANT
 
@@ -71,9 +70,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str
     }
 
 
-def shared_by_stack(cfg: DictConfig) -> str:
-    """What a composed run has to agree in with those it is stacked with, as text."""
-    leaves = _meanings(plain(cfg), node=cfg)
+def shared_by_stack(resolved: Mapping[str, Any], cfg: DictConfig) -> str:
+    """What a run has to agree in with those it is stacked with, as text.
+
+    ``cfg`` is its configuration as composed, whose schemas say more.
+    """
+    leaves = _meanings(resolved, node=cfg)
     shared = {key: value for key, value, meaning in leaves if not meaning.may_differ}
     return json.dumps(shared, sort_keys=True)
 

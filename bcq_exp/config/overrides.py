@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-
-from bcq_exp.config.keys import schema_of
-from bcq_exp.ranges import PATH
 
 
 def online_agent(
@@ -60,16 +56,3 @@ def changed(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     merged = OmegaConf.merge(cfg, values)
     assert isinstance(merged, DictConfig)
     return merged
-
-
-def located(cfg: DictConfig, folder: str) -> DictConfig:
-    """A run's configuration with its data at an absolute path: a relative one begins at ``folder``.
-
-    Training may take place in another folder than the command was typed in, as ``select`` may.
-    """
-    places = {
-        name: str(Path(folder, Path(cfg.dataset[name]).expanduser()))
-        for name, field in schema_of(cfg.dataset).items()
-        if field.metadata.get("allowed") is PATH and cfg.dataset[name] is not None
-    }
-    return changed(cfg, {"dataset": places}) if places else cfg

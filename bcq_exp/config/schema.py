@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from bcq_exp.config.keys import (
     EVALUATING,
@@ -381,18 +381,6 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
 def source(config: Mapping[str, Any]) -> Any:
     """Where a run's transitions come from: its node ``online``, or its data set's."""
     return config.get("online") or config["dataset"]
-
-
-def algorithm_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
-    """The nodes of a run's configuration that ``algo`` composes: networks, optimizers, policy."""
-    ours = schema_of(RunConfig)
-    return {str(k): cfg[k] for k in cfg if k not in ours and OmegaConf.is_dict(cfg[k])}
-
-
-def hidden_sizes(cfg: DictConfig) -> list[list[int]]:
-    """The hidden layers of each network of a run, as far as its configuration has them."""
-    found = (node.get("hidden_sizes") for node in algorithm_nodes(cfg).values())
-    return [list(sizes) for sizes in found if OmegaConf.is_list(sizes)]
 
 
 def register(algorithms: Mapping[str, type[AlgoConfig]]) -> None:

@@ -7,10 +7,13 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from bcq_exp.data import environments
 from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import DataError
+from bcq_exp.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,3 +76,18 @@ class Task(ABC):
         """What ``environments.from_state`` needs to make the environment without the data."""
         spec = self.foreign_env or self.env_spec
         return environments.to_state(self.id, spec, self.observation_space, self.action_space)
+
+
+def load_task(group: Any) -> Any:
+    """What a ``dataset`` group names: a data set, loaded and validated, or an environment.
+
+    Raises:
+        UserError: whatever is wrong with it, in one line, which Hydra would wrap.
+    """
+    try:
+        return instantiate(group, _recursive_=False)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if not isinstance(cause, UserError):
+            raise
+    raise cause  # not in the handler, where the wrapper would become the cause's own context

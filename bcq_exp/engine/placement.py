@@ -132,20 +132,21 @@ def place(
             do not fit in memory.
     """
     device = resolve_device(settings.device)
+    engine = resolve_engine(settings.engine, device)
     widest = max((size for sizes in hidden_sizes for size in sizes), default=0)
     precision = resolve_precision(settings.precision, device, are_wide=widest >= WIDE)
-    engine = resolve_engine(settings.engine, device)
+    a_run = run_bytes(hidden_sizes, settings.batch_size, double=precision.dtype == torch.float64)
+    free = free_bytes(device)
     are_small = widest < STACKED_BELOW
     # a compiled step has no overhead that runs could share
     stacks = device.type == "cuda" or (are_small and engine != "xla")
     available = settings.num_threads or torch.get_num_threads()
-    a_run = run_bytes(hidden_sizes, settings.batch_size, double=precision.dtype == torch.float64)
     size = _group_size(
         group_size,
         num_runs,
         fastest=num_runs if device.type == "cuda" else available * (STACK_SIZE if are_small else 1),
         a_run=a_run,
-        free=free_bytes(device),
+        free=free,
     )
     is_alone = num_runs == 1
     # small networks lose more by sharing their work than they gain

@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     plan = make_plan(cfg, _launcher(), _compose)
     checks.check_runs(plan, _compose)
     checks.check_disk(plan)
-    from bcq_exp.paper.estimate import log_how_long
+    from bcq_exp.paper.duration import log_how_long
 
     log_how_long(cfg, plan)
     if not cfg.plan_only:
@@ -64,7 +64,7 @@ def _report(plan: PaperPlan) -> None:
     """
     from bcq_exp.paper import page
     from bcq_exp.paper.claims import decide
-    from bcq_exp.paper.results import Results
+    from bcq_exp.paper.run_tables import Results
 
     results = Results(plan)
     decided = decide(results)

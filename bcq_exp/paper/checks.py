@@ -22,6 +22,7 @@ from bcq_exp.paper.plan import EARLY, LAST, Compose, DataSet, PaperPlan, steps_t
 from bcq_exp.training import start
 from bcq_exp.training.provenance import versions
 from bcq_exp.training.record import RunRecord
+from bcq_exp.training.spec import RunSpec
 
 DECISIVE = ("bcq_exp", "gymnasium", "mujoco")  # versions that data of a name must agree in
 _RUN_BYTES = 60 * 2**20  # two checkpoints of the paper's sizes, W&B's files, tables
@@ -62,9 +63,9 @@ def check_runs(plan: PaperPlan, compose: Compose) -> None:
         summary = RunRecord(folder).summary()
         if summary is None:
             continue
-        cfg = changed(config("config", overrides), {"seed": seed})
+        spec = RunSpec.of(changed(config("config", overrides), {"seed": seed}), folder)
         with _another_name(plan):
-            start.check_continues(cfg, summary, folder)
+            start.check_continues(spec, summary)
             _check_content(hashes, summary["dataset"], folder)
             if folder in agents and summary["step"] > plan.agents.num_steps:
                 raise UserError(f"the agent in {folder} has taken {summary['step']} steps")

@@ -19,7 +19,7 @@ from scipy.stats import permutation_test
 
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.statistics import Estimate
-from bcq_exp.paper.results import Results, shown
+from bcq_exp.paper.run_tables import Results, shown
 from bcq_exp.words import counted
 
 Verdict = Literal["held", "not held", "not decided"]
@@ -42,7 +42,7 @@ class Comparison:
     """``better`` lies above ``than`` by more than ``-margin``, in each of the settings by itself.
 
     Args:
-        measure: a column of :attr:`~bcq_exp.paper.results.Results.runs`.
+        measure: a column of :attr:`~bcq_exp.paper.run_tables.Results.runs`.
     """
 
     better: str

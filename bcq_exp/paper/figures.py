@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bcq_exp.analysis.colours import of_algorithms
 from bcq_exp.analysis.figures import FORMATS, labels_of, saved, style
-from bcq_exp.paper.results import Results, shown, task_name
+from bcq_exp.paper.run_tables import Results, shown, task_name
 
 BEHAVIOUR_COLOUR = "#444444"
 Panel = Callable[[Any, pd.DataFrame, pd.DataFrame], None]

@@ -13,7 +13,7 @@ from bcq_exp.files import write_atomically
 from bcq_exp.paper import figures
 from bcq_exp.paper.claims import DATASETS_TO_DECIDE, ERROR, MATCHES, Decided
 from bcq_exp.paper.plan import LAST
-from bcq_exp.paper.results import Results
+from bcq_exp.paper.run_tables import Results
 from bcq_exp.paper.table import rows, table
 
 COLUMNS = (

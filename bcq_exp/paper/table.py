@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bcq_exp.analysis import statistics, tables
 from bcq_exp.analysis.tables import Form
-from bcq_exp.paper.results import Results, shown, task_name
+from bcq_exp.paper.run_tables import Results, shown, task_name
 from bcq_exp.words import counted
 
 

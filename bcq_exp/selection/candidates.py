@@ -24,8 +24,8 @@ from bcq_exp.data.datasets import (
     load_table,
 )
 from bcq_exp.data.online import explore
+from bcq_exp.data.task import load_task
 from bcq_exp.errors import UserError, first_line
-from bcq_exp.training.build import called
 from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.restore import load_run
@@ -287,7 +287,7 @@ def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
     if target == ONLINE:
         raise UserError(f"{folder}: collected its own data; give runs trained on a data set")
     if trusted:
-        dataset = called(dict(node))
+        dataset = load_task(dict(node))
         if isinstance(dataset, Dataset):
             return dataset
         raise UserError(f"{folder}: dataset._target_={target} does not return a Dataset")

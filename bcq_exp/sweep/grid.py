@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 
 from bcq_exp.internals import basic_sweeper, value_or_error
-from bcq_exp.sweep import results
+from bcq_exp.sweep import result_table
 from bcq_exp.sweep.launcher import CohortLauncher
 
 
@@ -49,8 +49,8 @@ class GridSweeper(basic_sweeper()):  # type: ignore[misc]
         assert self.config is not None
         swept = [o.get_key_element() for o in self.parsed(arguments) if o.is_sweep_override()]
         jobs = [job for batch in returned for job in batch]
-        found = results.of_jobs(jobs, [key.lstrip("+") for key in swept])
-        results.log_results(found, self._folder, self.config.trainer.objective)
+        found = result_table.of_jobs(jobs, [key.lstrip("+") for key in swept])
+        result_table.log_results(found, self._folder, self.config.trainer.objective)
 
     @property
     def _folder(self) -> Path:

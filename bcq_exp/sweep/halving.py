@@ -26,7 +26,7 @@ from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
 from bcq_exp.internals import content, value_or_error
 from bcq_exp.ranges import SHARE
-from bcq_exp.sweep import results, state
+from bcq_exp.sweep import result_table, state
 from bcq_exp.sweep.grid import GridSweeper
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.sweep.rungs import Rung, compare, rung_sizes, rung_steps
@@ -83,14 +83,14 @@ class HalvingSweeper(GridSweeper):
         stopped: dict[str, str] = {}
         failures: list[str] = []
         work = [size * (b - a) for size, (a, b) in zip(sizes, pairwise([0, *steps]), strict=True)]
-        found: dict[str, results.Result] = {}  # each setting as it is at its last rung
+        found: dict[str, result_table.Result] = {}  # each setting as it is at its last rung
         for i, (step, num_kept) in enumerate(zip(steps, [*sizes[1:], 1], strict=True)):
             later = sum(work[i + 1 :]) / work[i]
             returned = launcher.launch(_jobs(settings), 0, until=step, later=later)
             failures += dict.fromkeys(
                 str(value_or_error(each).whole) for each in returned if _failed(each)
             )
-            for result in results.of_jobs(returned, naming.keys):
+            for result in result_table.of_jobs(returned, naming.keys):
                 found[str(result.setting)] = replace(result, step=step)
             rungs.append(compare(step, _values(settings, returned), num_kept))
             for name, reason in _reasons(rungs[-1]):
@@ -102,7 +102,7 @@ class HalvingSweeper(GridSweeper):
         if settings:
             _say_winner(rungs)
         ranked = sorted(found.values(), key=lambda result: (-result.step, -result.mean))
-        results.log_results(ranked, folder, trainer.objective)
+        result_table.log_results(ranked, folder, trainer.objective)
         if failures:
             raise RunStopped("\n".join(failures), status=1)
         return rungs

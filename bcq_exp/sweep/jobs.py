@@ -1,7 +1,7 @@
-"""The jobs of a sweep: composed, checked, held against what their folders have, made ready.
+"""The jobs of a sweep: composed, checked, compared with what their folders have, made ready.
 
-Every job is composed and checked before anything is written, and again when its group's turn comes:
-in between only what distinguishes it is kept, as a thousand configurations are millions of objects.
+Every job is composed and checked before anything is written. Only what it comes to is kept
+(:class:`~bcq_exp.training.spec.RunSpec`), as a thousand configurations are millions of objects.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.checking import check
 from bcq_exp.config.naming import RunNaming
-from bcq_exp.config.overrides import located
 from bcq_exp.config.plain import unresolved
+from bcq_exp.config.schema import TrainerConfig
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.internals import save_config
 from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.training import start
 from bcq_exp.training.cohort import CohortKey, cohort_key
-from bcq_exp.training.job import Job
-from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord
+from bcq_exp.training.spec import RunSpec
 
 GRIDS = ("BasicSweeper", "GridSweeper")  # sweepers that train every run, whatever it returns
 
@@ -40,8 +39,7 @@ class Planned:
     Args:
         number: Hydra's.
         overrides: what it was given.
-        objective: what it returns.
-        until: the step that it is trained to; ``None`` is its end.
+        spec: the run.
         key: of its cohort; ``None`` if it is not to be trained.
         sets_aside: whether the run in its folder has to leave.
         value: of the objective, where the run has got there.
@@ -50,9 +48,7 @@ class Planned:
 
     number: int
     overrides: list[str]
-    folder: Path
-    objective: Objective
-    until: int | None = None
+    spec: RunSpec
     key: CohortKey | None = None
     sets_aside: bool = False
     value: float | None = None
@@ -91,13 +87,13 @@ class SweepJobs:
             for number, overrides in enumerate(job_overrides, first):
                 cfg, folder = self._own(number, overrides)
                 check(cfg)
-                check_objective(cfg, is_wanted=self._chooses)
+                spec = self._spec(cfg, folder, overrides, until)
+                spec.objective.check(spec.dataset, is_wanted=self._chooses)
                 if until is not None:
-                    check_evaluated(cfg, until)
+                    check_evaluated(spec.trainer, until)
                 if folder in planned:
                     raise UserError(f"two runs of the sweep map to one folder: {folder}")
-                job = self._job(cfg, folder, overrides, until)
-                planned[folder] = _planned(number, job, list(overrides))
+                planned[folder] = _planned(number, spec, list(overrides))
         return list(planned.values())
 
     def compose(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
@@ -111,15 +107,17 @@ class SweepJobs:
         OmegaConf.set_readonly(hydra, True)
         return cfg, folder
 
-    def ready(self, group: Sequence[Planned]) -> list[Job]:
-        """The jobs of a group, ready to be trained, with Hydra's files in their folders."""
-        jobs = []
-        for each in group:
-            full, folder = self.compose(each.number, each.overrides)
-            cfg, hydra = parted(full)
-            _write_hydra_files(cfg, hydra, folder)
-            jobs.append(self._job(cfg, folder, each.overrides, each.until))
-        return jobs
+    def write_hydra_files(self, each: Planned) -> None:
+        """The configuration in the run's folder, as Hydra writes it for a run alone."""
+        full, folder = self.compose(each.number, each.overrides)
+        cfg, hydra = parted(full)
+        if hydra.hydra.output_subdir is None:
+            return
+        folder = folder / hydra.hydra.output_subdir
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(cfg, "config.yaml", folder)
+        save_config(hydra, "hydra.yaml", folder)
+        save_config(hydra.hydra.overrides.task, "overrides.yaml", folder)
 
     def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
         """A job's own configuration and its folder: what :meth:`compose` gives, sooner."""
@@ -130,16 +128,17 @@ class SweepJobs:
         sweep, naming = self._place
         return own, Path(sweep, naming.folder(overrides)).absolute()
 
-    def _job(
+    def _spec(
         self, cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None
-    ) -> Job:
+    ) -> RunSpec:
         if until == cfg.trainer.num_steps:
             until = None
         of_sweep = ("name=", "sweep=", "resume=")
         alone = [override for override in overrides if not override.startswith(of_sweep)]
         asked = command([*self._own_configs, *alone])
-        cfg = located(cfg, self._cwd)
-        return Job(cfg, folder, asked, is_alone=False, until=until, chdir=self._chdir)
+        return RunSpec.of(
+            cfg, folder, asked, self._cwd, is_alone=False, until=until, chdir=self._chdir
+        )
 
 
 def _place(config: DictConfig) -> tuple[str, RunNaming] | None:
@@ -166,13 +165,12 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def check_evaluated(cfg: DictConfig, until: int) -> None:
+def check_evaluated(settings: TrainerConfig, until: int) -> None:
     """See that a run is evaluated at a step, so that it can be compared there.
 
     Raises:
         UserError: if it is not.
     """
-    settings = cfg.trainer
     if until > settings.num_steps or (until < settings.num_steps and until % settings.eval_every):
         raise UserError(
             f"trainer.eval_every={settings.eval_every}, trainer.num_steps={settings.num_steps}: no "
@@ -181,33 +179,21 @@ def check_evaluated(cfg: DictConfig, until: int) -> None:
         )
 
 
-def _planned(number: int, job: Job, overrides: list[str]) -> Planned:
-    """A job held against what its folder has.
+def _planned(number: int, spec: RunSpec, overrides: list[str]) -> Planned:
+    """A job compared with what its folder has.
 
     Raises:
         UserError: if that must not be continued.
     """
-    objective = Objective.of(job.cfg)
-    found = Planned(number, overrides, job.folder, objective, job.until)
-    restarts = job.cfg.resume == "restart"
+    found = Planned(number, overrides, spec)
+    restarts = spec.resume == "restart"
     try:
-        summary = start.check_folder(job.cfg, job.folder)
-        if start.has_arrived(job, summary):
-            if objective.fqe is not None:  # it has an estimate, or will have
+        summary = start.check_folder(spec)
+        if start.has_arrived(spec, summary):
+            if spec.objective.fqe is not None:  # it has an estimate, or will have
                 return found
-            return replace(found, value=objective.value(job.folder, job.until, summary))
-        sets_aside = restarts and RunRecord(job.folder).has_begun
-        return replace(found, key=cohort_key(job, restarts=restarts), sets_aside=sets_aside)
+            return replace(found, value=spec.objective.value(spec.folder, spec.until, summary))
+        sets_aside = restarts and RunRecord(spec.folder).has_begun
+        return replace(found, key=cohort_key(spec, restarts=restarts), sets_aside=sets_aside)
     except Damaged as error:
         return replace(found, damage=str(error))
-
-
-def _write_hydra_files(cfg: DictConfig, hydra: DictConfig, folder: Path) -> None:
-    """The configuration beside the run, as Hydra leaves it for a run alone."""
-    if hydra.hydra.output_subdir is None:
-        return
-    folder = folder / hydra.hydra.output_subdir
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(cfg, "config.yaml", folder)
-    save_config(hydra, "hydra.yaml", folder)
-    save_config(hydra.hydra.overrides.task, "overrides.yaml", folder)

@@ -11,7 +11,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -33,16 +33,15 @@ from bcq_exp.files import shortest
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.division import Divisible, divided
-from bcq_exp.sweep.estimates import estimate_objectives
 from bcq_exp.sweep.forecast import CohortCost, PlannedGroup, plan_lines
 from bcq_exp.sweep.jobs import Planned, SweepJobs
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
-from bcq_exp.training.cohort import cohort_key, cohorts, placement_of, train_cohort
-from bcq_exp.training.job import Job
+from bcq_exp.training.cohort import cohort_key, cohorts, train_cohort
 from bcq_exp.training.progress import Part
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, check_free, hold
+from bcq_exp.training.spec import RunSpec
 from bcq_exp.words import counted, duration
 
 log = logging.getLogger(__name__)
@@ -135,26 +134,30 @@ class CohortLauncher(Launcher):
                     self._workers.check(sweep, len(groups))
                 OmegaConf.save(self._config, sweep / "multirun.yaml")
                 asked = command(_asked(self._config.hydra))
-                state.expect(sweep, [each.folder.name for each in planned], asked)
+                state.expect(sweep, [each.spec.folder.name for each in planned], asked)
                 for each in missing:
                     if each.sets_aside:
-                        start.set_aside(each.folder)
+                        start.set_aside(each.spec.folder)
                 configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
                 sizes = [len(runs) for runs, _ in groups]
                 log.info(_summary(sweep, len(planned), len(missing), sizes, until))
                 if groups and self._workers.count > 1:
                     log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(sweep))))
                 failures: dict[Path, Reason] = {
-                    each.folder: each.damage for each in planned if each.damage
+                    each.spec.folder: each.damage for each in planned if each.damage
                 }
                 failures |= self._train(missing, groups, sweep, later)
-                arrived = [each for each in planned if each.folder not in failures]
-                failures |= estimate_objectives(arrived, sweep)
+                arrived = [each.spec for each in planned if each.spec.folder not in failures]
+                if any(spec.objective.fqe is not None for spec in arrived):
+                    from bcq_exp.selection.fqe_objective import estimate_objectives
+
+                    failures |= estimate_objectives(arrived, sweep)
                 num_tried = sum(each.value is None for each in planned)
                 error = _failure(failures, num_tried, len(planned)) if failures else None
                 if isinstance(error, UserError):
                     raise error
-                return [self._result(each, failures.get(each.folder), error) for each in planned]
+                reasons = [failures.get(each.spec.folder) for each in planned]
+                return [self._result(*pair, error) for pair in zip(planned, reasons, strict=True)]
         finally:
             HydraConfig.instance().cfg = hydra_before
 
@@ -172,13 +175,13 @@ class CohortLauncher(Launcher):
             groups = self._groups(missing, with_costs=True)
         finally:
             HydraConfig.instance().cfg = hydra_before
-        damaged = {each.folder.name: each.damage for each in planned if each.damage}
+        damaged = {each.spec.folder.name: each.damage for each in planned if each.damage}
         planned_groups = [group for _, group in groups]
         sizes = [len(runs) for runs, _ in groups]
-        print(_summary(planned[0].folder.parent, len(planned), len(missing), sizes, until))
+        print(_summary(planned[0].spec.folder.parent, len(planned), len(missing), sizes, until))
         for line in plan_lines(planned_groups, self._workers.count, damaged):
             print(line)
-        if num_valued := sum(each.objective.fqe is not None for each in planned):
+        if num_valued := sum(each.spec.objective.fqe is not None for each in planned):
             policies = counted(num_valued, "policy", "policies")
             print(f"then fitted Q evaluation of {policies}, which is not counted here")
 
@@ -196,7 +199,8 @@ class CohortLauncher(Launcher):
         """
         if not missing:
             return []
-        from bcq_exp.training.parts import algorithm_class  # brings torch
+        from bcq_exp.engine.placement import place  # brings torch
+        from bcq_exp.training.algorithms import algorithm_class
 
         members: list[list[Planned]] = []
         most: list[int] = []
@@ -206,15 +210,15 @@ class CohortLauncher(Launcher):
         with_costs = with_costs or self._workers.count > 1 or several
         for numbers in kinds_of_runs:
             cohort = [missing[i] for i in numbers]
-            full, _ = self._jobs.compose(cohort[0].number, cohort[0].overrides)
-            cfg, _ = parted(full)
-            algorithm_class(cfg)
-            placement = placement_of(cfg, len(cohort), self._group_size)
+            first = cohort[0].spec
+            algorithm_class(first.algorithm)
+            sizes = first.algorithm.hidden_sizes
+            placement = place(first.trainer, sizes, len(cohort), self._group_size)
             members.append(cohort)
             most.append(placement.group_size)
             if with_costs:
                 alone = self._workers.count == 1
-                costs.append(_cost(cfg, cohort[0], placement.num_threads if alone else 1))
+                costs.append(_cost(cohort[0], placement.num_threads if alone else 1))
         known: list[Callable[[int], float]] = [cost.seconds for cost in costs if cost is not None]
         if len(known) < len(members):
             known = [float] * len(members)  # by how many they are
@@ -246,17 +250,20 @@ class CohortLauncher(Launcher):
         failures: dict[Path, Reason] = {}
         work = [group.group.seconds for _, group in groups]
         parts = sweep_parts(work, later) if self._workers.count == 1 else [None] * len(groups)
-        composed = (  # each as a worker takes it
-            [replace(job, part=part) for job in self._jobs.ready(runs)]
-            for (runs, _), part in zip(groups, parts, strict=True)
-        )
+
+        def ready() -> Iterator[list[RunSpec]]:  # each group as a worker takes it
+            for (runs, _), part in zip(groups, parts, strict=True):
+                for each in runs:
+                    self._jobs.write_hydra_files(each)
+                yield [replace(each.spec, part=part) for each in runs]
+
         num_ended, work_done, began = 0, 0.0, time.monotonic()
-        for index, result in self._workers.run(_train_group, composed, sweep):
+        for index, result in self._workers.run(_train_group, ready(), sweep):
             runs, _ = groups[index]
             for k, each in enumerate(runs):
                 reason = _reason(result) if isinstance(result, BaseException) else result[k]
                 if reason is not None:
-                    failures[each.folder] = reason
+                    failures[each.spec.folder] = reason
             num_ended, work_done = num_ended + len(runs), work_done + work[index]
             failed = f", {len(failures)} failed" if failures else ""
             work_left = sum(work) * (1 + later) - work_done
@@ -277,7 +284,10 @@ class CohortLauncher(Launcher):
             result.return_value = RunFailed(reason, whole)
             result.status = JobStatus.FAILED
         else:
-            result.return_value, result.status = _value(planned), JobStatus.COMPLETED
+            value = planned.value
+            if value is None:  # it has arrived by now
+                value = planned.spec.objective.value(planned.spec.folder, planned.spec.until)
+            result.return_value, result.status = value, JobStatus.COMPLETED
         if planned.key is not None and self._calls_back:
             full, _ = self._jobs.compose(planned.number, planned.overrides)
             result.cfg, result.hydra_cfg = parted(full.copy())
@@ -285,31 +295,33 @@ class CohortLauncher(Launcher):
         return result
 
 
-def _train_group(jobs: Sequence[Job]) -> list[Reason | None]:
-    """Why each job failed, or ``None``; what ends the whole group is each one's reason.
+def _train_group(specs: Sequence[RunSpec]) -> list[Reason | None]:
+    """Why each run failed, or ``None``; what ends the whole group is each one's reason.
 
     A worker that died may have saved some of them at a later step than others, or completed them.
     """
-    if jobs[0].chdir:
-        (job,) = jobs
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with chdir(job.folder):
-            return _train_group([replace(job, chdir=False)])
-    failures: dict[Path, Reason | None] = {job.folder: None for job in jobs}
+    if specs[0].chdir:
+        (spec,) = specs
+        spec.folder.mkdir(parents=True, exist_ok=True)
+        with chdir(spec.folder):
+            return _train_group([replace(spec, chdir=False)])
+    failures: dict[Path, Reason | None] = {spec.folder: None for spec in specs}
     try:
-        left = [job for job in jobs if not start.has_arrived(job, RunRecord(job.folder).summary())]
-        for members in cohorts([cohort_key(job) for job in left]):
+        left = [
+            spec for spec in specs if not start.has_arrived(spec, RunRecord(spec.folder).summary())
+        ]
+        for members in cohorts([cohort_key(spec) for spec in left]):
             cohort = [left[i] for i in members]
             ended = zip(cohort, train_cohort(cohort), strict=True)
-            failures |= {job.folder: failure for job, failure in ended}
-        return [failures[job.folder] for job in jobs]
+            failures |= {spec.folder: failure for spec, failure in ended}
+        return [failures[spec.folder] for spec in specs]
     except RunStopped:
         raise
     except UserError as error:
-        return [error] * len(jobs)
+        return [error] * len(specs)
     except Exception as error:
-        log.exception("a group of %s failed", counted(len(jobs), "run"))
-        return [_reason(error)] * len(jobs)
+        log.exception("a group of %s failed", counted(len(specs), "run"))
+        return [_reason(error)] * len(specs)
 
 
 def sweep_parts(work: Sequence[float], later: float) -> list[Part]:
@@ -362,25 +374,18 @@ def _failure(
     return RunStopped("\n".join(lines), status=1)
 
 
-def _value(planned: Planned) -> float:
-    """The objective of a run that has arrived by now."""
-    if planned.value is not None:
-        return planned.value
-    return planned.objective.value(planned.folder, planned.until)
-
-
-def _cost(cfg: DictConfig, one: Planned, num_threads: int) -> CohortCost | None:
+def _cost(one: Planned, num_threads: int) -> CohortCost | None:
     """What runs like this one cost; ``None`` if that is not known without their data."""
     from bcq_exp.training.cost import cost_of
 
     assert one.key is not None
     try:
-        run = cost_of(cfg)
+        run = cost_of(one.spec)
     except Exception:  # code of anyone's, given made-up sizes: what is wrong shows when it trains
-        log.debug("no cost of %s", one.folder, exc_info=True)
+        log.debug("no cost of %s", one.spec.folder, exc_info=True)
         return None
     # one stopped at its end has files to write
-    left = max(1, (one.until or cfg.trainer.num_steps) - one.key.step)
+    left = max(1, (one.spec.until or one.spec.trainer.num_steps) - one.key.step)
     return CohortCost(run, left, num_threads)
 
 

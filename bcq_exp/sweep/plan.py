@@ -20,7 +20,6 @@ from yaml import YAMLError
 from bcq_exp.config.checking import check, check_folders, check_plugins
 from bcq_exp.config.meaning import flattened, trained
 from bcq_exp.config.naming import RunNaming
-from bcq_exp.config.overrides import located
 from bcq_exp.config.plain import unresolved
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
@@ -29,6 +28,7 @@ from bcq_exp.sweep.plugins import HOME
 from bcq_exp.training import start
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, is_sweep
+from bcq_exp.training.spec import RunSpec
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -192,8 +192,9 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
             summary = RunRecord(folder / name).progress()
             if summary is None or named_by - dict(flattened(summary["config"])).keys():
                 continue
-            own = located(parted(cfg.copy())[0], cfg.hydra.runtime.cwd)
-            changed, named_by = start.changes(own, summary), named_by | {*keys}
+            own, _ = parted(cfg.copy())
+            spec = RunSpec.of(own, folder / name, cwd=cfg.hydra.runtime.cwd)
+            changed, named_by = start.changes(spec, summary), named_by | {*keys}
             differing = [
                 words
                 for key, words in changed.items()

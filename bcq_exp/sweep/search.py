@@ -28,7 +28,7 @@ from bcq_exp.extras import require
 from bcq_exp.files import written
 from bcq_exp.internals import value_or_error
 from bcq_exp.ranges import SEED
-from bcq_exp.sweep import results, state
+from bcq_exp.sweep import result_table, state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.training.record import check_free
@@ -143,7 +143,7 @@ class OptunaSweeper(Sweeper):
                 )
                 break
         _report(study, folder)
-        results.log_results(self._results(study), folder, self.config.trainer.objective)
+        result_table.log_results(self._results(study), folder, self.config.trainer.objective)
         if failures:
             raise RunStopped(
                 "\n".join(
@@ -155,13 +155,13 @@ class OptunaSweeper(Sweeper):
                 status=1,
             )
 
-    def _results(self, study: Any) -> list[results.Result]:
+    def _results(self, study: Any) -> list[result_table.Result]:
         """The trials that are complete, the best first; equal ones are one."""
         states = (_optuna().trial.TrialState.COMPLETE,)
         found = {str(t.params): t for t in study.get_trials(deepcopy=False, states=states)}
         sign = -1 if self._direction == "maximize" else 1
         ranked = sorted(found.values(), key=lambda trial: sign * trial.value)
-        return [results.Result(_shown(each.params), [each.value], 1) for each in ranked]
+        return [result_table.Result(_shown(each.params), [each.value], 1) for each in ranked]
 
     def _say_plan(
         self, launcher: CohortLauncher, fixed: Sequence[str], space: Mapping[str, Any]

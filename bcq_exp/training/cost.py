@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,14 +23,14 @@ from torch.utils.flop_counter import flop_registry
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
-from bcq_exp.config.schema import source
 from bcq_exp.data.datasets import step_limit
 from bcq_exp.data.online import Exploration
 from bcq_exp.data.spaces import ActionSpace, act_size
+from bcq_exp.data.task import load_task
 from bcq_exp.engine.online import Collected
-from bcq_exp.training.build import build_dataset
-from bcq_exp.training.cohort import placement_of
-from bcq_exp.training.parts import algorithm_class, build_algorithm
+from bcq_exp.engine.placement import place
+from bcq_exp.training.algorithms import algorithm_class, build_algorithm, with_scaling_decided
+from bcq_exp.training.spec import AlgorithmSpec, RunSpec
 
 OBS_DIM, ACT_DIM = 17, 6
 EPISODE_STEPS = 1000  # of an evaluation, where the environment's limit is not known
@@ -140,19 +139,26 @@ class RunCost:
         return num_steps * self.step_seconds(largest) + evaluations * largest
 
 
-def cost_of(cfg: DictConfig) -> RunCost:
-    """The cost of a composed run; a step of it is taken, on zeros.
+def cost_of(spec: RunSpec) -> RunCost:
+    """The cost of a run; a step of it is taken, on zeros.
 
     Raises:
         UserError: if it cannot be built.
     """
-    placement = placement_of(cfg, 2)  # of two, as one alone says nothing of stacking
-    online = _exploration(cfg)
+    trainer = spec.trainer
+    # of two, as one alone says nothing of stacking
+    placement = place(trainer, spec.algorithm.hidden_sizes, 2)
+    online = _exploration(spec)
     spaces = (
-        unknown_spaces(cfg) if online is None else (online.observation_space, online.action_space)
+        unknown_spaces(spec.algorithm)
+        if online is None
+        else (online.observation_space, online.action_space)
     )
-    algorithm = build_algorithm(cfg, *spaces, replace(placement, device=torch.device("cpu")))
-    trainer = cfg.trainer
+    algorithm = build_algorithm(
+        with_scaling_decided(spec, spaces[1]).algorithm,
+        *spaces,
+        replace(placement, device=torch.device("cpu")),
+    )
     obs_dim = spaces[0].shape[0]
     step = _counted_step(algorithm, trainer.batch_size, obs_dim, act_size(spaces[1]))
     obs = np.zeros((max(1, trainer.eval_episodes), obs_dim), np.float32)
@@ -173,21 +179,21 @@ def cost_of(cfg: DictConfig) -> RunCost:
         stacks=placement.stacks and algorithm.is_pure,
         eval_episodes=trainer.eval_episodes,
         eval_every=trainer.eval_every,
-        episode_steps=step_limit(source(cfg)) or EPISODE_STEPS,
+        episode_steps=step_limit(spec.dataset) or EPISODE_STEPS,
         disk=int(CHECKPOINTS * state + rows * ROW_BYTES + RUN_BYTES),
     )
 
 
-def unknown_spaces(cfg: DictConfig) -> tuple[Box, ActionSpace]:
+def unknown_spaces(spec: AlgorithmSpec) -> tuple[Box, ActionSpace]:
     """Spaces of recorded data that are not loaded; discrete actions for who learns no others."""
-    learns_continuous = Box in algorithm_class(cfg).action_spaces
+    learns_continuous = Box in algorithm_class(spec).action_spaces
     actions = Box(-1.0, 1.0, (ACT_DIM,)) if learns_continuous else Discrete(ACT_DIM)
     return Box(-np.inf, np.inf, (OBS_DIM,)), actions
 
 
-def _exploration(cfg: DictConfig) -> Exploration | None:
+def _exploration(spec: RunSpec) -> Exploration | None:
     """The environment of a run that collects its own data."""
-    return None if cfg.online is None else build_dataset(cfg)  # type: ignore[return-value]
+    return load_task(spec.dataset) if spec.is_online else None
 
 
 def _counted_step(

@@ -8,10 +8,8 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
 from bcq_exp.config.fqe import FQESettings
-from bcq_exp.config.schema import source
+from bcq_exp.config.schema import TrainerConfig
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import FQE
 from bcq_exp.training.record import RunRecord
@@ -36,11 +34,36 @@ class Objective:
     is_asked_for: bool = True
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> Objective:
-        settings = cfg.trainer
-        if settings.objective == FQE:
-            return cls(FQE, FQESettings(num_steps=settings.fqe_steps))
-        return cls(str(settings.objective), is_asked_for=settings.eval_episodes > 0)
+    def of(cls, trainer: TrainerConfig) -> Objective:
+        if trainer.objective == FQE:
+            return cls(FQE, FQESettings(num_steps=trainer.fqe_steps))
+        return cls(trainer.objective, is_asked_for=trainer.eval_episodes > 0)
+
+    def check(self, dataset: Mapping[str, Any], *, is_wanted: bool) -> None:
+        """Check that there will be one.
+
+        Args:
+            dataset: the group of that name.
+            is_wanted: whether a sweeper chooses by it.
+
+        Raises:
+            UserError: if there will be none.
+        """
+        if self.fqe is not None and "holdout" not in dataset:
+            raise UserError(
+                "trainer.objective=fqe: needs held-out episodes, and this dataset has no holdout; "
+                "use return_mean"
+            )
+        if self.fqe is not None and dataset["holdout"] is None:
+            raise UserError(
+                "trainer.objective=fqe: needs held-out episodes; set dataset.holdout to a share of "
+                "them, such as 0.2"
+            )
+        if is_wanted and not self.is_asked_for:
+            raise UserError(
+                f"trainer.eval_episodes=0: trainer.objective={self.name} needs evaluations in the "
+                "environment; use trainer.objective=fqe"
+            )
 
     def check_known(self, task: Task) -> None:
         """See, before anything is trained, that it is known of what learns this task.
@@ -105,31 +128,4 @@ class Objective:
         return UserError(
             f"trainer.objective={self.name}: no reference scores are known for data set {dataset}; "
             "use return_mean"
-        )
-
-
-def check_objective(cfg: DictConfig, *, is_wanted: bool) -> None:
-    """See that there will be an objective.
-
-    Args:
-        is_wanted: whether a sweeper chooses by it.
-
-    Raises:
-        UserError: if there will be none.
-    """
-    settings = cfg.trainer
-    if settings.objective == FQE and "holdout" not in source(cfg):
-        raise UserError(
-            "trainer.objective=fqe: needs held-out episodes, and this dataset has no holdout; use "
-            "return_mean"
-        )
-    if settings.objective == FQE and cfg.dataset.get("holdout") is None:
-        raise UserError(
-            "trainer.objective=fqe: needs held-out episodes; set dataset.holdout to a share of "
-            "them, such as 0.2"
-        )
-    if is_wanted and settings.objective != FQE and not settings.eval_episodes:
-        raise UserError(
-            f"trainer.eval_episodes=0: trainer.objective={settings.objective} needs evaluations "
-            "in the environment; use trainer.objective=fqe"
         )

@@ -409,7 +409,8 @@ def hold(folder: Path) -> AbstractContextManager[None]:
     Raises:
         UserError: if another process has it.
     """
-    return locks.hold(folder / LOCK, _refusal(folder))
+    refusal = _refusal(folder)
+    return locks.hold(folder / LOCK, refusal)
 
 
 def check_free(folder: Path) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from omegaconf import OmegaConf
 
-from bcq_exp.config.meaning import identity
+from bcq_exp.config.meaning import flattened, identity
 from bcq_exp.config.naming import as_name
-from bcq_exp.config.schema import hidden_sizes, source
+from bcq_exp.config.schema import source
 from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
@@ -25,9 +26,12 @@ from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
 from bcq_exp.files import write_atomically
 from bcq_exp.training import checkpoint
+from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
-from bcq_exp.training.parts import build_algorithm, check_names_only_ours
 from bcq_exp.training.record import RunRecord, whole
+from bcq_exp.training.spec import RunSpec
+
+OURS = "bcq_exp.algorithm."
 
 
 class TrainedRun(NamedTuple):
@@ -103,17 +107,65 @@ def _load(
     if config is not None and identity(saved["config"]) != identity(config):
         raise UserError(f"{folder}: its checkpoint.pt belongs to another configuration")
     if not trusted and config is None:
-        check_names_only_ours(saved["config"], f"run={folder}")
-    cfg: Any = OmegaConf.create(saved["config"])
-    cfg.trainer.device = device
-    placement = place(cfg.trainer, hidden_sizes(cfg))
+        _check_names_only_ours(saved["config"], f"run={folder}")
+    spec = RunSpec(saved["config"], Path(folder))
+    placement = place(replace(spec.trainer, device=device), spec.algorithm.hidden_sizes)
     spaces = environments.spaces_of_state(saved["environment"])
-    algorithm = build_algorithm(cfg, *spaces, placement)
+    algorithm = build_algorithm(spec.algorithm, *spaces, placement)
     algorithm.load_state_dict(saved["engine"]["algorithm"])
     scaling = saved["normalization"]
     normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
     agent = Agent.of(algorithm, normalizer)
     return TrainedRun(agent, saved["step"], _env_maker(saved, trusted), spaces)
+
+
+def _check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a stored configuration that names code of anyone else's: making it runs that code.
+
+    Each of its nodes may have one ``_target_``, of :mod:`bcq_exp.algorithm`; those of data set and
+    trainer are not made from it.
+
+    Raises:
+        UserError: for any other, for what else Hydra reads when it makes an object, and for
+            interpolations, which call functions.
+    """
+    for key, value in flattened(config):
+        node, _, name = key.rpartition(".")
+        if node.partition(".")[0] in ("dataset", "online"):
+            continue
+        if name == "_target_" and node and "." not in node:
+            is_fine = _is_ours(str(value))
+        else:
+            is_fine = not (_is_special(name) or _runs_code(value))
+        if not is_fine:
+            raise UserError(
+                f"{where}: its checkpoint names {key}={value}, which is not part of bcq_exp; give "
+                "trust=true (in Python trusted=True) if you trust the source of the folder"
+            )
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a path names a class of an algorithm's modules, not one that they import."""
+    if not path.startswith(OURS):
+        return False
+    try:
+        found = resolve_name(path)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return isinstance(found, type) and found.__module__.startswith(OURS)
+
+
+def _is_special(text: str) -> bool:
+    return len(text) > 2 and text[0] == text[-1] == "_"
+
+
+def _runs_code(value: Any) -> bool:
+    """Whether Hydra or OmegaConf would act on a value, or on anything in it."""
+    if isinstance(value, Mapping):
+        return any(_runs_code(x) for pair in value.items() for x in pair)
+    if isinstance(value, list | tuple):
+        return any(map(_runs_code, value))
+    return isinstance(value, str) and (_is_special(value) or "${" in value)
 
 
 def _env_maker(saved: checkpoint.Checkpoint, trusted: bool) -> EnvMaker:

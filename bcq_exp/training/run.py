@@ -30,7 +30,6 @@ class Run:
     """Records, tracks, evaluates and saves one run; knows nothing of how it is trained.
 
     Args:
-        title: what to call it on a terminal.
         log: where its messages go.
         evaluator: ``None`` where there is nothing to evaluate in.
         facts: what ``summary.json`` says of it from the start: configuration, data, versions.
@@ -38,7 +37,6 @@ class Run:
         seconds: time trained before, of a run that goes on.
     """
 
-    title: str
     record: RunRecord
     log: logging.Logger
     tracker: Tracker
@@ -63,9 +61,14 @@ class Run:
         self.seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
 
     @property
+    def title(self) -> str:
+        """What to call it on a terminal."""
+        return self.record.folder.name
+
+    @property
     def last_return(self) -> float | None:
         """The last evaluation's mean return."""
-        return _return_mean(self._evaluations[-1]) if self._evaluations else None
+        return self._evaluations[-1]["return_mean"] if self._evaluations else None
 
     @property
     def command_to_go_on(self) -> str:
@@ -182,14 +185,14 @@ class Run:
     def finish(self, status: str, step: int) -> None:
         """End this run: completed, stopped where it was to, interrupted or failed."""
         summary = self.write_summary(status, step)
-        log_end(self.tracker, summary)
+        self.tracker.finish(summary)
         self._close()
         if status == "completed":
             self._report(summary)
 
     def leave(self) -> None:
         """End this run where nothing can be written: what it has written stays as it is."""
-        self.tracker.finish({}, 1)
+        self.tracker.finish(None)
         self._close()
 
     def _close(self) -> None:
@@ -254,13 +257,6 @@ def _behaviour(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def log_end(tracker: Tracker, summary: Mapping[str, Any]) -> None:
-    """A run's end, as its ``summary.json`` has it, to where it is tracked."""
-    status = summary["status"]
-    returns = {f"{which}_return_mean": _return_mean(summary[which]) for which in ("best", "last")}
-    tracker.finish({"status": status, **returns}, 0 if status in ("completed", "stopped") else 1)
-
-
 def run_log(folder: Path) -> logging.Logger:
     """A log of one run among several: to run.log in its folder, not to the terminal."""
     logger = logging.Logger(folder.name, logging.INFO)
@@ -268,7 +264,3 @@ def run_log(folder: Path) -> logging.Logger:
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
     logger.addHandler(handler)
     return logger
-
-
-def _return_mean(row: Mapping[str, Any] | None) -> float | None:
-    return None if row is None else row["return_mean"]

@@ -1,9 +1,7 @@
-"""Whether a run starts, goes on, is done already, or must not start."""
+"""Whether a run starts, continues, is complete already, or must not start."""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,22 +11,46 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bcq_exp.config.meaning import differences, identity
-from bcq_exp.config.overrides import located
-from bcq_exp.config.plain import plain
 from bcq_exp.errors import Damaged, UserError
-from bcq_exp.training.job import Job
-from bcq_exp.training.objective import Objective, check_objective
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
+from bcq_exp.training.spec import RunSpec
 from bcq_exp.words import counted
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that may start, or continue, in its folder."""
+
+    spec: RunSpec
+    overrides: tuple[str, ...] = ()
+
+    def commit(self) -> None:
+        """With ``resume=restart`` set an earlier run of the folder aside."""
+        if self.spec.resume == "restart" and RunRecord(self.spec.folder).has_begun:
+            set_aside(self.spec.folder)
 
 
-def check_folder(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
-    """Hold a run against what its folder already has; nothing is written.
+def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
+    """Resolve a run that is to start in a folder, and check it; nothing is written.
 
-    Returns the summary of the run there that it is to go on from, if there is one. A run that ended
-    before it recorded anything binds nobody.
+    Raises:
+        UserError: as :func:`check_folder`, or if the algorithm does not read what the configuration
+            has.
+    """
+    spec = RunSpec.of(cfg, folder)
+    spec.objective.check(spec.dataset, is_wanted=False)
+    if not has_arrived(spec, check_folder(spec)):
+        from bcq_exp.training.algorithms import algorithm_class  # brings torch
+
+        algorithm_class(spec.algorithm)
+    return RunPlan(spec)
+
+
+def check_folder(spec: RunSpec) -> dict[str, Any] | None:
+    """Compare a run with what its folder already has; nothing is written.
+
+    Returns the summary of the run there that it continues, if there is one. A run that ended before
+    it recorded anything is not compared.
 
     Raises:
         UserError: if an earlier run must not be continued (``resume=false``), has another
@@ -36,78 +58,64 @@ def check_folder(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
             is a sweep's.
         Damaged: if its summary is, and it is not to be set aside.
     """
+    folder = spec.folder
     record = RunRecord(folder)
     if is_sweep(folder):
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
     check_free(folder)
     if not record.has_begun:
-        if cfg.resume is True and not is_sweep(folder.parent):
+        if spec.resume is True and not is_sweep(folder.parent):
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")
         return None
-    if cfg.resume == "restart" or (summary := record.progress()) is None:
+    if spec.resume == "restart" or (summary := record.progress()) is None:
         return None
-    if cfg.resume is False:
+    if spec.resume is False:
         raise UserError(
             f"resume=false: {folder} holds a run already; choose another name, resume=auto to "
             "continue it or resume=restart to set it aside"
         )
-    check_continues(cfg, summary, folder)
+    check_continues(spec, summary)
     return summary
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """A run that may start, or go on, in a folder."""
-
-    cfg: DictConfig
-    folder: Path
-    overrides: tuple[str, ...] = ()
-
-    def commit(self) -> None:
-        """With ``resume=restart`` set an earlier run of the folder aside."""
-        if self.cfg.resume == "restart" and RunRecord(self.folder).has_begun:
-            set_aside(self.folder)
-
-
-def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
-    """What is then to do, of a run that :func:`check_folder` lets start.
+def is_complete(spec: RunSpec) -> bool:
+    """Whether a run has nothing left to train.
 
     Raises:
-        UserError: as that does, or if the algorithm does not read what the configuration has.
+        UserError: if its folder's run must not be continued by it.
+        Damaged: if that run's files are.
     """
-    cfg = located(cfg, os.getcwd())
-    check_objective(cfg, is_wanted=False)
-    if not is_completed(cfg, check_folder(cfg, folder)):
-        from bcq_exp.training.parts import algorithm_class
-
-        algorithm_class(cfg)
-    return RunPlan(cfg, folder)
+    summary = RunRecord(spec.folder).progress()
+    if summary is not None:
+        check_continues(spec, summary)
+    return has_arrived(spec, summary)
 
 
-def check_continues(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> None:
-    """Hold a configuration against the run of the folder that it is to continue.
+def check_continues(spec: RunSpec, summary: Mapping[str, Any]) -> None:
+    """Compare a run with that of its folder, which it is to continue.
 
     Raises:
         UserError: if it would learn something else, or ends before the run's present step.
     """
-    if changed := changes(cfg, summary):
+    if changed := changes(spec, summary):
         raise UserError(
-            f"{folder} holds a run with another configuration: {', '.join(changed.values())}; "
+            f"{spec.folder} holds a run with another configuration: {', '.join(changed.values())}; "
             "choose another name, or resume=restart to set the old run aside"
         )
-    if summary["status"] != "completed" and summary["step"] > cfg.trainer.num_steps:
+    num_steps = spec.trainer.num_steps
+    if summary["status"] != "completed" and summary["step"] > num_steps:
         raise UserError(
-            f"trainer.num_steps={cfg.trainer.num_steps}: must be at least the "
-            f"{counted(summary['step'], 'step')} that the run in {folder} has taken"
+            f"trainer.num_steps={num_steps}: must be at least the "
+            f"{counted(summary['step'], 'step')} that the run in {spec.folder} has taken"
         )
 
 
-def changes(cfg: DictConfig, summary: dict[str, Any]) -> dict[str, str]:
-    """The keys in which a configuration would learn something else than a run, each in words."""
-    return differences(identity(summary["config"]), identity(plain(cfg)))
+def changes(spec: RunSpec, summary: Mapping[str, Any]) -> dict[str, str]:
+    """The keys in which a run would learn something else than that of a summary, each in words."""
+    return differences(identity(summary["config"]), spec.identity)
 
 
-def check_data(job: Job, facts: Mapping[str, Any]) -> None:
+def check_data(spec: RunSpec, facts: Mapping[str, Any]) -> None:
     """Compare a data set with those that the run there, and others of its sweep, learned from.
 
     Args:
@@ -116,13 +124,13 @@ def check_data(job: Job, facts: Mapping[str, Any]) -> None:
     Raises:
         UserError: if one had other contents under the same ``dataset`` keys.
     """
-    folder, data = job.folder, _data_of(plain(job.cfg))
+    folder, data = spec.folder, _data(spec.identity)
     whole = folder.parent if is_sweep(folder.parent) else folder
     others = whole.glob("*/summary.json") if whole != folder else ()
     for place in (folder, *(path.parent for path in others)):
         with suppress(Damaged):
             summary = RunRecord(place).progress()
-            if summary is None or _data_of(summary["config"]) != data:
+            if summary is None or _data(identity(summary["config"])) != data:
                 continue
             recorded, now = summary["dataset"].get("content_hash"), facts["content_hash"]
             if recorded not in (None, now):
@@ -134,34 +142,29 @@ def check_data(job: Job, facts: Mapping[str, Any]) -> None:
             return  # one run stands for all: each was compared before it began
 
 
-def _data_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    return identity({"dataset": config["dataset"], "online": config.get("online")})
+def _data(identity: Mapping[str, Any]) -> dict[str, Any]:
+    of_data = ("dataset.", "online.")
+    return {key: value for key, value in identity.items() if key.startswith(of_data)}
 
 
-def is_completed(cfg: DictConfig, summary: dict[str, Any] | None) -> bool:
-    """Whether the run in the folder has all the steps that are asked for."""
-    return (
-        summary is not None
-        and summary["status"] == "completed"
-        and summary["step"] >= cfg.trainer.num_steps
-    )
-
-
-def has_arrived(job: Job, summary: dict[str, Any] | None) -> bool:
-    """Whether the run in a job's folder, of that summary, has been trained as far as it is to be.
+def has_arrived(spec: RunSpec, summary: Mapping[str, Any] | None) -> bool:
+    """Whether the run in its folder, of that summary, has been trained as far as it is to be.
 
     Raises:
         Damaged: if its files are.
     """
-    if job.until is None or summary is None:
-        return is_completed(job.cfg, summary)
-    objective = Objective.of(job.cfg)
-    if objective.row(job.folder, job.until, summary) is not None:
+    if summary is None:
+        return False
+    if spec.until is None:
+        is_long_enough = summary["step"] >= spec.trainer.num_steps
+        return summary["status"] == "completed" and is_long_enough
+    objective = spec.objective
+    if objective.row(spec.folder, spec.until, summary) is not None:
         return True
-    if objective.fqe is None or summary["step"] < job.until:
+    if objective.fqe is None or summary["step"] < spec.until:
         return False
     # an estimate follows, of a checkpoint, which is written after the evaluation
-    return summary["status"] == "stopped" or _has_checkpoint(job.until, job.folder)
+    return summary["status"] == "stopped" or _has_checkpoint(spec.until, spec.folder)
 
 
 def _has_checkpoint(step: int, folder: Path) -> bool:

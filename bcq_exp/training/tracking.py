@@ -1,7 +1,7 @@
 """Weights & Biases as a mirror of the local files: its failing never stops a run, nor slows it.
 
 W&B works in a thread beside training, which hands over rows and never waits for them. Whatever W&B
-loses can be had from the local files again (:mod:`bcq_exp.training.mirror`).
+loses can be had from the local files again (:mod:`bcq_exp.training.wandb_export`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Literal, Protocol
 
+from bcq_exp.config.naming import shortened
 from bcq_exp.errors import first_line
+from bcq_exp.ranges import LONGEST_WANDB_NAME, LONGEST_WANDB_TAG
 from bcq_exp.training import wandb_service as service
+from bcq_exp.training.record import RunRecord, sweep_name
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,11 @@ class Tracker(Protocol):
     def log(self, prefix: str, row: Mapping[str, Any]) -> None:
         """A row with its ``step``; the other entries get ``prefix/`` before their names."""
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        """The run's last words; :func:`wait_for` sees to their being heard."""
+    def finish(self, summary: Mapping[str, Any] | None) -> None:
+        """The run's end, as ``summary.json`` has it; ``None`` where that cannot be written.
+
+        :func:`wait_for` waits until it is sent.
+        """
 
     def wait(self, deadline: float) -> bool:
         """Wait for what was handed over, until ``time.monotonic()`` is ``deadline``; if it is done.
@@ -50,7 +56,7 @@ class NoTracker:
     def log(self, prefix: str, row: Mapping[str, Any]) -> None:
         pass
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+    def finish(self, summary: Mapping[str, Any] | None) -> None:
         pass
 
     def wait(self, deadline: float) -> bool:
@@ -137,11 +143,19 @@ class WandbTracker:
             self._num_bytes += _size(named)
             self._tasks.put(("failed", send))
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+    def finish(self, summary: Mapping[str, Any] | None) -> None:
+        last: dict[str, Any] = {}
+        if summary is not None:
+            last["status"] = summary["status"]
+            for which in ("best", "last"):
+                row = summary[which]
+                last[f"{which}_return_mean"] = None if row is None else row["return_mean"]
+        succeeded = last.get("status") in ("completed", "stopped")
+
         def end(run: Any) -> None:
-            run.summary.update(dict(summary))
+            run.summary.update(last)
             try:
-                run.finish(exit_code=exit_code)
+                run.finish(exit_code=0 if succeeded else 1)
             except TimeoutError as error:  # what is left lies in W&B's file, whole
                 self._say("did not receive everything in time", error, self._sync("run"))
 
@@ -231,6 +245,43 @@ class WandbTracker:
     def _sync(self, kind: str) -> str:
         option = "--include-online " if kind == "run" else ""
         return f"`wandb sync {option}{self._folders}/wandb/{kind}-*` uploads it"
+
+
+def build_tracker(
+    record: RunRecord, facts: Mapping[str, Any], warnings: Warnings, *, again: bool = False
+) -> Tracker:
+    """The tracker of a run, with what groups it in W&B without further clicks.
+
+    What is longer than W&B takes, such as a data set's id as a tag, is shortened.
+
+    Args:
+        facts: what ``summary.json`` says of the run.
+        again: whether all of its rows are to be logged, to a new offline run of its id.
+    """
+    logger = facts["config"]["logger"]
+    if logger["mode"] == "disabled" and not again:
+        return NoTracker()
+    sweep, before = sweep_name(record.folder), record.summary()
+    group = logger["group"] or sweep or facts["dataset"]["id"]
+    tags = [*logger["tags"], facts["dataset"]["id"]]
+    logged = ("dataset", "versions", "git_commit", "config_hash", "command")
+    return WandbTracker(
+        mode="offline" if again else logger["mode"],
+        folder=record.folder,
+        sweep=None if sweep is None else record.folder.parent,
+        id=None if before is None else before["wandb_id"],
+        config={**facts["config"], "run": {name: facts[name] for name in logged}},
+        identity={
+            "project": logger["project"],
+            "entity": logger["entity"],
+            "group": shortened(group, LONGEST_WANDB_NAME),
+            "job_type": logger["job_type"],
+            "tags": [shortened(tag, LONGEST_WANDB_TAG) for tag in tags],
+            "name": shortened(record.folder.name, LONGEST_WANDB_NAME),
+        },
+        num_rows=0 if again else record.num_logged,
+        warnings=warnings,
+    )
 
 
 def wait_for(trackers: Sequence[Tracker]) -> None:

@@ -12,11 +12,10 @@ from bcq_exp.algorithm.cql import CQL, EntropyCoefficient, policy_sample, unifor
 from bcq_exp.algorithm.networks import Critic, GaussianActor, SquashedMean, UnitActions
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import GaussianPolicy
-from bcq_exp.training.parts import build_algorithm
 from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import ACT_DIM, BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
-from tests.commands import compose, placement_of
+from tests.commands import algorithm_of, compose
 
 NUMBERS = {"cql_alpha": 0.7, "tau": 0.03, "gamma": 0.9}
 N = 3  # sampled actions
@@ -182,7 +181,7 @@ def test_the_choice_is_the_authors():
     }
     assert (cfg.actor_optim.lr, cfg.critic_optim.lr) == (1e-4, 3e-4)
     assert cfg.policy.action_scaling
-    built = build_algorithm(cfg, SPACE, SPACE, placement_of(cfg))
+    built = algorithm_of(cfg, SPACE, SPACE)
     assert built.optimizers["alpha"].lr == 1e-4
     assert built.policy.actor.unit.low.tolist() == [-1, -1]
     assert built.noise_shapes(4).uniform == (4, 10, 2)

@@ -19,11 +19,10 @@ from bcq_exp.algorithm.networks import (
 )
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import GaussianPolicy
-from bcq_exp.training.parts import build_algorithm
 from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import ACT_DIM, BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
-from tests.commands import compose, placement_of
+from tests.commands import algorithm_of, compose
 
 NUMBERS = {
     "expectile": 0.8, "temperature": 2.0, "advantage_clip": 1.5, "tau": 0.03, "gamma": 0.9,
@@ -184,6 +183,6 @@ def test_the_choice_is_the_papers():
     assert (cfg.actor_optim.schedule, cfg.critic_optim.schedule) == ("cosine", "constant")
     assert cfg.policy.action_scaling
     spaces = (SPACE, SPACE)
-    built = build_algorithm(cfg, *spaces, placement_of(cfg))
+    built = algorithm_of(cfg, *spaces)
     assert built.policy.actor.gaussian.log_std.tolist() == [0, 0]
     assert built.policy.actor.unit.low.tolist() == [-1, -1]

@@ -10,12 +10,11 @@ from bcq_exp.algorithm.networks import Actor, Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.algorithm.td3_bc import TD3BC, Smoothing
-from bcq_exp.training.parts import build_algorithm
 from bcq_exp.training.record import RunRecord
 from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
-from tests.commands import TINY, compose, fit, placement_of
+from tests.commands import TINY, algorithm_of, compose, fit
 from tests.same import assert_same_run
 
 NUMBERS = {"alpha": 1.7, "policy_noise": 0.4, "noise_clip": 0.5, "tau": 0.03, "gamma": 0.9}
@@ -170,7 +169,7 @@ def test_the_choice_is_the_papers():
     assert cfg.actor_optim.lr == cfg.critic_optim.lr == 3e-4
     assert cfg.policy.action_scaling
     spaces = (Box(-1.0, 1.0, (3,)), Box(-2.0, 2.0, (1,)))
-    built = build_algorithm(cfg, *spaces, placement_of(cfg))
+    built = algorithm_of(cfg, *spaces)
     assert (built.smoothing.low, built.smoothing.high) == (-1.0, 1.0)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ def make_run(
     dataset: str = "made/up-v0",
     behaviour_return: float = 5.0,
     scored: bool = False,
+    statistics: Sequence[str] = tuple(BCQ.statistics()),
     training: Mapping[str, Any] | None = None,
     evaluated: Mapping[str, float] | None = None,
     dataset_facts: Mapping[str, Any] | None = None,
@@ -40,26 +43,28 @@ def make_run(
 ) -> Path:
     """A run of 1000 steps an evaluation, whose evaluations returned ``returns``.
 
-    ``changes`` are configuration values by dotted key, ``training`` columns (num_rows,) or
-    constants of train.csv, ``evaluated`` further ones of eval.csv, ``summary`` entries of
-    summary.json, ``dataset_facts`` of its ``dataset``. ``scored`` gives every return a
-    normalized score, the return itself.
+    ``changes`` are configuration values by dotted key, ``statistics`` columns of train.csv,
+    ``training`` further ones (num_rows,) or constants, ``evaluated`` further ones of eval.csv,
+    ``summary`` entries of summary.json, ``dataset_facts`` of its ``dataset``. ``scored`` gives
+    every return a normalized score, the return itself.
     """
     folder.mkdir(parents=True)
-    config = OmegaConf.create(CONFIG)
+    config = copy.deepcopy(CONFIG)
     steps = 1000 * len(returns)
     for key, value in {
         "seed": seed,
         "trainer.num_steps": max(steps, 1000),
         **(changes or {}),
     }.items():
-        OmegaConf.update(config, key, value)
+        *above, name = key.split(".")
+        reduce(lambda node, part: node.setdefault(part, {}), above, config)[name] = value
     record = RunRecord(folder)
     rng = np.random.default_rng(seed)
     for row in range(1, num_rows + 1):
         step = row * max(steps, 1000) // num_rows
-        values = {name: float(rng.normal(1, 0.1)) for name in BCQ.statistics()}
-        values["perturbation_abs_mean"] = 0.05
+        values = {name: float(rng.normal(1, 0.1)) for name in statistics}
+        if "perturbation_abs_mean" in values:
+            values["perturbation_abs_mean"] = 0.05
         for name, column in (training or {}).items():
             values[name] = float(column[row - 1] if np.ndim(column) else column)
         record.append("train", {"step": step, **values})
@@ -103,7 +108,7 @@ def make_run(
             "versions": {"torch": "2.13.0", "mujoco": None},
             "git_commit": "abc",
             "config_hash": f"{seed}",
-            "config": OmegaConf.to_container(config),
+            "config": config,
             **summary,
         }
     )

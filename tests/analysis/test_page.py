@@ -17,6 +17,8 @@ from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_grid, make_run
 from tests.forked import forked
 
+FEW = ("actor_loss", "q1_mean")  # statistics, each a plot: for tests that are not about them
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
@@ -51,6 +53,7 @@ def twelve(tmp_path_factory):
                     [lr * 1.0, lr + 20.0 * (algorithm == "BCQ") + rng.integers(4)],
                     seed=seed,
                     changes={"algo._target_": target, "critic_optim.lr": lr},
+                    statistics=FEW,
                 )
     write_report(load_runs(folder / "s"), folder / "index.html")
     return folder
@@ -142,7 +145,8 @@ def test_values_that_are_close_are_told_exactly(opened, tmp_path):
     for lr in (0.0010001, 0.0010002):
         for tau in (0.01, 0.1):
             changes = {"critic_optim.lr": lr, "algo.tau": tau}
-            make_run(tmp_path / "s" / f"{lr}-{tau}", [10.0, 20.0], changes=changes)
+            place = tmp_path / "s" / f"{lr}-{tau}"
+            make_run(place, [10.0, 20.0], changes=changes, statistics=FEW)
     write_report(load_runs(tmp_path / "s"), tmp_path / "report" / "index.html")
     page = opened(tmp_path / "report" / "index.html")
     page.select_option("#colour", "critic_optim.lr")
@@ -165,6 +169,7 @@ def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp
                 [value + seed for value in returns],
                 seed=seed,
                 changes={"algo.lmbda": lmbda},
+                statistics=FEW,
             )
     for which, expected in (("last", [11.0, 31.0]), ("best", [91.0, 31.0])):
         table = page_data(load_runs(tmp_path / "s"), tmp_path, which)["marginals"]["algo.lmbda"]
@@ -342,12 +347,12 @@ def test_it_follows_the_scheme_and_nothing_sticks_out(opened, report, shown):
 
 
 def test_single_runs_one_seed_and_no_evaluation_are_drawn(opened, tmp_path):
-    make_run(tmp_path / "a", [1.0, 2.0])
+    make_run(tmp_path / "a", [1.0, 2.0], statistics=FEW)
     write_report(load_runs(tmp_path / "a"), tmp_path / "one" / "index.html")
     page = opened(tmp_path / "one" / "index.html")
     assert page.locator("#learning-0 .scatterlayer path").count() > 0
     assert "too few runs for an interval" in page.inner_text("#notes")
-    make_run(tmp_path / "b", [], num_rows=1)
+    make_run(tmp_path / "b", [], num_rows=1, statistics=FEW)
     write_report(load_runs(tmp_path / "b"), tmp_path / "none" / "index.html")
     page = opened(tmp_path / "none" / "index.html")
     assert "No run has an evaluation yet" in page.inner_text("#aggregates")
@@ -462,6 +467,7 @@ def test_every_text_is_data(opened, tmp_path, monkeypatch):
             status="failed" if number % 2 else "completed",
             failure=evil,
             changes={"algo.lmbda": evil, "algo.tau": evil[::-1], "actor.phi": 0.1 * number},
+            statistics=(),
             training={evil.replace(",", ";").replace('"', "'"): 1.0},
             command=evil,
             git_commit=evil,
@@ -469,7 +475,7 @@ def test_every_text_is_data(opened, tmp_path, monkeypatch):
             dataset_facts={"content_hash": evil},
         )
     config = {f"algo.{evil.replace('.', ' ')}": number for number, evil in enumerate(EVIL)}
-    make_run(tmp_path / "s" / "javascript:alert(6)", [3.0], changes=config)
+    make_run(tmp_path / "s" / "javascript:alert(6)", [3.0], changes=config, statistics=())
     policy = dict.fromkeys(("fqe", "fqe_low", "fqe_high", "critic_value", "td_error"), 1.0)
     known = {"step": 1, "return_mean": 2.0, "discounted_return": 3.0}
     selection = {

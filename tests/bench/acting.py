@@ -18,12 +18,10 @@ from gymnasium.spaces import Box
 
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQPolicy
-from bcq_exp.config.schema import hidden_sizes
-from bcq_exp.engine.placement import place
 from bcq_exp.training.evaluation import Agent, Evaluator
-from bcq_exp.training.parts import build_algorithm
 from tests.bench import composed, timing
 from tests.bench.arguments import parse
+from tests.commands import algorithm_of, placement_of
 
 NUM_EPISODES = 10
 EPISODE_STEPS = 200
@@ -96,10 +94,10 @@ def main() -> None:
     args = parse(__doc__, modes=tuple(MODES))
     cfg = composed.compose_config(args.sizes, args.overrides)
     env = make_env()
-    placement = place(cfg.trainer, hidden_sizes(cfg))
+    placement = placement_of(cfg)
     obs_space, act_space = env.observation_space, env.action_space
-    assert isinstance(obs_space, Box) and isinstance(act_space, Box)
-    policy = build_algorithm(cfg, obs_space, act_space, placement).policy
+    assert isinstance(obs_space, Box)
+    policy = algorithm_of(cfg, obs_space, act_space).policy
     torch.manual_seed(0)
     act_for_one(policy, env.observation_space.sample())
     if args.mode.endswith("loop"):

@@ -9,11 +9,10 @@ import argparse
 import time
 from statistics import median
 
-from bcq_exp.config.schema import hidden_sizes
+from bcq_exp.data.task import load_task
 from bcq_exp.engine.engine import Engine
-from bcq_exp.engine.placement import Placement, place
-from bcq_exp.training import build
-from tests.commands import compose
+from bcq_exp.engine.placement import Placement
+from tests.commands import compose, engine_of, placement_of
 
 STEPS = 100
 
@@ -34,10 +33,9 @@ def main() -> None:
     args = parser.parse_args()
     grid = [(k / args.runs, k % 3) for k in range(args.runs)]
     cfgs = [compose(f"algo.lmbda={lmbda}", f"seed={s}", *args.overrides) for lmbda, s in grid]
-    dataset = build.build_dataset(cfgs[0])
-    of_all, of_one = (place(cfgs[0].trainer, hidden_sizes(cfgs[0]), n) for n in (args.runs, 1))
-    together = build.build_engine(cfgs, dataset, None, of_all)
-    alone = build.build_engine(cfgs[:1], dataset, None, of_one)
+    dataset = load_task(cfgs[0].dataset)
+    of_all, of_one = (placement_of(cfgs[0], n) for n in (args.runs, 1))
+    together, alone = engine_of(cfgs, dataset), engine_of(cfgs[:1], dataset)
     rates: list[tuple[float, float]] = []
     for repeat in range(args.repeats + 1):
         pair = (

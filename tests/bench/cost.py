@@ -9,15 +9,12 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from omegaconf import DictConfig
 
-from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.spaces import ActionSpace
 from bcq_exp.data.transitions import Transitions
-from bcq_exp.engine.placement import place
-from bcq_exp.training import build
 from bcq_exp.training.cost import cost_of, unknown_spaces
 from tests.bench import timing
-from tests.commands import compose
+from tests.commands import compose, engine_of, placement_of, spec_of
 
 ROWS = 10_000
 CONFIGS = (
@@ -44,10 +41,11 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for overrides in CONFIGS:
         cfg = compose(*overrides, "trainer.num_threads=1")
-        cost = cost_of(cfg)
+        spec = spec_of(cfg)
+        cost = cost_of(spec)
         predicted, measured = (
             cost.step_seconds(),
-            1 / steps_per_second(cfg, random_data(*unknown_spaces(cfg))),
+            1 / steps_per_second(cfg, random_data(*unknown_spaces(spec.algorithm))),
         )
         ratios.append(predicted / measured)
         print(
@@ -61,9 +59,9 @@ def main() -> None:
 
 def steps_per_second(cfg: DictConfig, data: Dataset) -> float:
     """Of one run, once its steps are compiled."""
-    placement = place(cfg.trainer, hidden_sizes(cfg))
+    placement = placement_of(cfg)
     with placement.in_force():
-        engine = build.build_engine([cfg], data, None, placement)
+        engine = engine_of([cfg], data)
         return timing.steady_rate(engine.advance, seconds=1.5)["value"]
 
 

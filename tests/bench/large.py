@@ -49,25 +49,24 @@ class MostPrivate(threading.Thread):
 
 def measure(overrides: list[str]) -> None:
     """Load and train in this process; imports are neither timed nor counted."""
-    from bcq_exp.config.schema import hidden_sizes
     from bcq_exp.data.datasets import Dataset
-    from bcq_exp.engine.placement import place
+    from bcq_exp.data.task import load_task
     from bcq_exp.training import build
-    from tests.commands import compose
+    from tests.commands import compose, engine_of, placement_of
 
     dataset = ("dataset=minari", f"dataset.id={DATASET_ID}", "dataset.download=false")
     cfg = compose(*SIZES, *dataset, *overrides)
-    placement = place(cfg.trainer, hidden_sizes(cfg))
+    placement = placement_of(cfg)
     before = {kind: resident_mib(kind) for kind in ("RssAnon", "RssFile")}
     watch = MostPrivate()
     watch.start()
     start = time.perf_counter()
-    task = build.build_dataset(cfg)
+    task = load_task(cfg.dataset)
     assert isinstance(task, Dataset)
     loaded = time.perf_counter() - start
     with placement.in_force():
-        normalizer = build.build_normalizer(cfg, task, None)
-        engine = build.build_engine([cfg], task, normalizer, placement)
+        normalizer = build.build_normalizer(cfg.trainer.normalize_obs, task, None)
+        engine = engine_of([cfg], task, normalizer)
         engine.advance(1)
         first_step = time.perf_counter() - start
         engine.advance(STEPS // 3 - 1)  # enough to record

@@ -13,11 +13,10 @@ import argparse
 import time
 from multiprocessing import get_context
 
-from bcq_exp.config.schema import hidden_sizes
-from bcq_exp.engine.placement import place
-from bcq_exp.training import build
+from bcq_exp.config.schema import source
+from bcq_exp.data.task import load_task
 from tests.bench import timing
-from tests.commands import compose
+from tests.commands import compose, engine_of, placement_of
 
 
 def main() -> None:
@@ -43,10 +42,10 @@ def rate(args: argparse.Namespace) -> float:
         *(f"online.env={args.env}", "online.start_steps=1000", "trainer.num_steps=100000"),
         *args.overrides,
     )
-    task = build.build_dataset(cfg)
-    placement = place(cfg.trainer, hidden_sizes(cfg))
+    task = load_task(source(cfg))
+    placement = placement_of(cfg)
     with placement.in_force():
-        engine = build.build_engine([cfg], task, None, placement)
+        engine = engine_of([cfg], task)
         engine.advance(1150)  # the random steps, and enough to compile
         first, start = engine.step, time.perf_counter()
         while time.perf_counter() - start < args.seconds:

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import torch
 
-from bcq_exp.config.schema import hidden_sizes
-from bcq_exp.engine.placement import place
 from bcq_exp.training import build
 from tests.bench import composed, timing
 from tests.bench.arguments import parse
+from tests.commands import engine_of, placement_of
 
 
 def main() -> None:
     args = parse(__doc__)
     cfg = composed.compose_config(args.sizes, args.overrides)
     dataset = composed.dataset(args.sizes)
-    placement = place(cfg.trainer, hidden_sizes(cfg))
+    placement = placement_of(cfg)
     with placement.in_force():
-        normalizer = build.build_normalizer(cfg, dataset, None)
-        engine = build.build_engine([cfg], dataset, normalizer, placement)
+        normalizer = build.build_normalizer(cfg.trainer.normalize_obs, dataset, None)
+        engine = engine_of([cfg], dataset, normalizer)
         before = timing.peak_mib()
         figures = timing.steady_rate(engine.advance, args.seconds)
         threads = torch.get_num_threads()

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-from bcq_exp.config.schema import hidden_sizes
-from bcq_exp.engine.placement import place
-from bcq_exp.training import build
 from tests.bench import composed, timing
 from tests.bench.arguments import parse
+from tests.commands import engine_of, placement_of
 
 NUM_RUNS = 27
 
@@ -23,9 +21,9 @@ def main() -> None:
         for k in range(NUM_RUNS)
     ]
     dataset = composed.dataset(args.sizes)
-    placement = place(cfgs[0].trainer, hidden_sizes(cfgs[0]), NUM_RUNS)
+    placement = placement_of(cfgs[0], NUM_RUNS)
     with placement.in_force():
-        engine = build.build_engine(cfgs, dataset, None, placement)
+        engine = engine_of(cfgs, dataset)
         figures = timing.steady_rate(engine.advance, args.seconds)
     figures["value"] *= NUM_RUNS
     timing.report(**figures, peak_mib=timing.peak_mib())

@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.datasets import load_pendulum
-from bcq_exp.training.parts import LEARN
+from bcq_exp.training.algorithms import LEARN
 from tests.commands import compose, engine_of
 from tests.same import assert_close_state, assert_same_state
 

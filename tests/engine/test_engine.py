@@ -7,6 +7,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ, Noise
 from bcq_exp.data import transitions
 from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.engine.assembly import build_stream
 from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine
 from bcq_exp.engine.executors import EagerExecutor
@@ -27,9 +28,9 @@ TOGETHER = {"adam": (), "all others": sum(OTHERS.values(), ())}  # compiling tak
 def by_hand(cfg, num_steps):
     """The algorithm after its steps on the stream's numbers, and each step's statistics."""
     data = load_pendulum(num_steps=2000)
-    bcq = algorithm_of(cfg, data)
+    bcq = algorithm_of(cfg, data.observation_space, data.action_space)
     dtype = next(bcq.policy.critic.parameters()).dtype
-    stream = build.build_stream(cfg, bcq, len(data.transitions), torch.device("cpu"))
+    stream = build_stream(bcq, cfg.seed, len(data.transitions), cfg.trainer, torch.device("cpu"))
     names = ("obs", "act", "rew", "terminated", "obs_next")
     statistics = []
     for step in range(num_steps):
@@ -81,8 +82,10 @@ def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
     cfg, data = compose(*TINY), load_pendulum(num_steps=2000)
 
     def engine():
-        bcq = algorithm_of(cfg, data)
-        stream = build.build_stream(cfg, bcq, len(data.transitions), torch.device("cpu"))
+        bcq = algorithm_of(cfg, data.observation_space, data.action_space)
+        stream = build_stream(
+            bcq, cfg.seed, len(data.transitions), cfg.trainer, torch.device("cpu")
+        )
         drawn = DeviceStream(**vars(stream), device=torch.device("cpu"))
         table = TransitionTable.of(data.transitions, torch.float32, torch.device("cpu"))
         return CohortEngine([bcq], table, [drawn], EagerExecutor)
@@ -105,7 +108,7 @@ def test_numbers_drawn_on_the_device_make_the_same_steps_in_any_portions():
 def test_a_large_set_is_read_from_its_memory_map(monkeypatch, options, num_threads):
     cfgs = [compose(*TINY, *options, f"seed={seed}") for seed in (0, 1)]
     data = load_pendulum(num_steps=2000)
-    normalizer = build.build_normalizer(cfgs[0], data, None)
+    normalizer = build.build_normalizer(True, data, None)
 
     def engine():
         return engine_of(cfgs, data, normalizer, engine="eager", num_threads=num_threads)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from bcq_exp.data.task import load_task
 from bcq_exp.engine.precision import (
     Precision,
     has_fast_bf16,
     resolve_precision,
 )
 from bcq_exp.errors import UserError
-from bcq_exp.training import build
 from tests.commands import compose, engine_of, placement_of
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def engine(dataset, *overrides, plain=False):
 
 @pytest.fixture(scope="module")
 def dataset():
-    return build.build_dataset(compose(*WIDE))
+    return load_task(compose(*WIDE).dataset)
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def campaign(max_examples):
     )
 
 
-@campaign(40)
+@campaign(15)
 @given(line=lines())
 def test_a_line_is_done_or_refused(line, place, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "line"

@@ -184,7 +184,8 @@ def test_what_is_published_is_what_its_records_make(tmp_path, own_data):
 def test_a_plan_counts_the_workers_of_the_launcher(tmp_path, own_data):
     def hours(n_jobs):
         launcher = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}")
-        given = ("budget=medium", "algorithms=[bcq]", *launcher, "plan_only=true")
+        one = ("budget=tiny", "own_agents=true", "settings=[imperfect]", "algorithms=[bcq]")
+        given = (*one, "learner.num_steps=10000000", *launcher, "plan_only=true")
         done = forked(*given, cwd=tmp_path, module="bcq_exp.paper", env=own_data)
         assert done.returncode == 0, done.stderr
         (line,) = [x for x in done.stdout.splitlines() if x.startswith("bcq ")]

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from bcq_exp.config.schema import hidden_sizes
 from bcq_exp.data.datasets import load_pendulum
+from bcq_exp.data.task import load_task
 from bcq_exp.engine import placement
 from bcq_exp.engine.engine import ParallelEngine
 from bcq_exp.engine.memory import run_bytes
+from bcq_exp.engine.placement import place
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import build
-from bcq_exp.training.cohort import CohortKey, cohort_key, cohorts, placement_of, train_cohort
-from bcq_exp.training.job import Job
+from bcq_exp.training.cohort import CohortKey, cohort_key, cohorts, train_cohort
 from bcq_exp.training.record import RunRecord
+from bcq_exp.training.spec import RunSpec
 from tests.commands import TINY, compose, engine_of, fit
 from tests.engine.test_online import ONLINE
 from tests.same import assert_same_run
@@ -34,7 +35,8 @@ def jobs_of(folder, *differences, base=DOUBLE):
     jobs = []
     for number, overrides in enumerate(differences):
         (folder / str(number)).mkdir(parents=True, exist_ok=True)
-        jobs.append(Job(compose(*base, *overrides), folder / str(number), "", is_alone=False))
+        cfg = compose(*base, *overrides)
+        jobs.append(RunSpec.of(cfg, folder / str(number), is_alone=False))
     return jobs
 
 
@@ -111,7 +113,7 @@ def test_a_run_that_diverges_or_fails_its_evaluation_fails_alone(tmp_path, monke
 
     def with_a_broken_environment(job, *args):
         run = build_run(job, *args)
-        if job.cfg.seed == 2:
+        if job.seed == 2:
             run.evaluator.evaluate = None  # calling it raises
         return run
 
@@ -144,7 +146,7 @@ def test_cohorts_agree_in_what_they_must(tmp_path):
 @pytest.mark.slow
 def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
     def group_size(jobs, wanted):
-        return placement_of(jobs[0].cfg, len(jobs), wanted).group_size
+        return place(jobs[0].trainer, jobs[0].algorithm.hidden_sizes, len(jobs), wanted).group_size
 
     jobs = jobs_of(tmp_path, *((f"seed={k}",) for k in range(40)))
     wide = jobs_of(tmp_path, *((f"seed={k}", "actor.hidden_sizes=[400,300]") for k in range(9)))
@@ -152,8 +154,7 @@ def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
     assert group_size(jobs, "auto") == 2 * placement.STACK_SIZE
     assert group_size(wide, "auto") == 2
     assert group_size(jobs, 7) == 7
-    cfg = jobs[0].cfg
-    one = run_bytes(hidden_sizes(cfg), cfg.trainer.batch_size, double=True)
+    one = run_bytes(jobs[0].algorithm.hidden_sizes, jobs[0].trainer.batch_size, double=True)
     monkeypatch.setattr(placement, "free_bytes", lambda device: 5 * one)
     assert group_size(jobs, "auto") == 5
     with pytest.raises(UserError, match="group_size=6: 6 runs .* need about .* at most 5, or auto"):
@@ -174,9 +175,8 @@ def test_runs_of_which_some_were_saved_before_their_first_step_go_on_together(ba
     """A signal that comes before the first step leaves a checkpoint of step 0."""
     options = (*base, "trainer.eval_episodes=1")
     jobs = jobs_of(tmp_path, ("seed=0",), ("seed=1",), base=options)
-    placement = placement_of(jobs[0].cfg, 1)
-    dataset = build.build_dataset(jobs[0].cfg)
-    stopped = build.build_trainer(jobs[:1], dataset, placement)
+    where = place(jobs[0].trainer, jobs[0].algorithm.hidden_sizes)
+    stopped = build.build_trainer(jobs[:1], load_task(jobs[0].dataset), where)
     stopped._signal = signal.SIGTERM
     with pytest.raises(RunStopped, match="stopped by SIGTERM at step 0, checkpoint saved"):
         stopped.fit()

@@ -6,11 +6,11 @@ import gymnasium as gym
 import pytest
 
 from bcq_exp.training.cost import ACT_DIM, OBS_DIM, cost_of
-from tests.commands import compose
+from tests.commands import compose, spec_of
 
 
 def flops(*overrides):
-    return cost_of(compose(*overrides)).step.flops
+    return cost_of(spec_of(compose(*overrides))).step.flops
 
 
 def test_products_of_an_imitating_actor_are_those_counted_by_hand():
@@ -33,14 +33,14 @@ def test_each_sampled_action_costs_the_same_more():
 
 def test_a_stack_pays_its_kernels_once_and_wide_runs_pay_each():
     eager = "trainer.engine=eager"
-    small, wide = cost_of(compose(eager)), cost_of(compose(eager, "networks=paper"))
+    small, wide = (cost_of(spec_of(compose(eager, *o))) for o in ((), ("networks=paper",)))
     assert small.step_seconds(8) < 8 * small.step_seconds()
     assert wide.step_seconds(8) == 8 * wide.step_seconds()
     assert wide.step_seconds() > 5 * small.step_seconds()
 
 
 def test_steps_and_evaluations_add_up():
-    cost = cost_of(compose())
+    cost = cost_of(spec_of(compose()))
     evaluations = 10 * cost.evaluation_seconds()
     assert cost.seconds(20_000) == pytest.approx(20_000 * cost.step_seconds() + evaluations)
     assert cost.seconds(10_000) == pytest.approx(cost.seconds(20_000) / 2)
@@ -54,7 +54,7 @@ def test_evaluations_are_as_long_as_the_environments_episodes(tmp_path, monkeypa
     absent, mine = ("dataset=hopper_medium",), ("dataset=minari", "dataset.id=my/pendulum-v0")
 
     def steps(*overrides):
-        return cost_of(compose(*overrides)).episode_steps
+        return cost_of(spec_of(compose(*overrides))).episode_steps
 
     assert (steps(), steps(*online), steps(*other)) == (200, 1000, 999)
     assert (steps(*absent), steps(*mine)) == (1000, 1000)

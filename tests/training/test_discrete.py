@@ -10,12 +10,12 @@ from gymnasium.spaces import Discrete
 from bcq_exp import load_policy
 from bcq_exp.analysis import load_runs
 from bcq_exp.data.datasets import load_minari
-from bcq_exp.training import parts, restore
+from bcq_exp.training import algorithms, restore
 from bcq_exp.training.record import RunRecord
-from tests.commands import CONF, TINY, algorithm_of, compose, fit
+from tests.commands import CONF, TINY, algorithm_of, compose, fit, spec_of
 from tests.forked import forked
 
-ALGORITHMS = parts.LEARN[Discrete]
+ALGORITHMS = algorithms.LEARN[Discrete]
 LOSSES = {
     "discrete_bcq": ["critic_loss", "imitator_loss", "q_mean", "target_q_mean", "allowed_share"],
     "dqn": ["critic_loss", "q_mean", "target_q_mean"],
@@ -87,7 +87,7 @@ def test_the_environments_numbers_start_where_its_space_does(home):
     data = load_minari("my/pole-v0", download=False)
     object.__setattr__(data, "action_space", Discrete(2, start=5))
     for algo in ALGORITHMS:
-        algorithm = algorithm_of(compose(f"algo={algo}"), data)
+        algorithm = algorithm_of(compose(f"algo={algo}"), data.observation_space, data.action_space)
         policy, obs = algorithm.policy, data.transitions.obs
         act = policy.predict(obs)[0]
         assert set(act) == {5, 6}
@@ -142,11 +142,14 @@ def test_continuous_actions_and_noise_are_refused(home, tmp_path):
 
 
 def test_the_choices_that_messages_name_are_those_that_learn_the_actions():
-    for space, names in parts.LEARN.items():
+    for space, names in algorithms.LEARN.items():
         learns = {
             path.stem
             for path in (CONF / "algo").glob("*.yaml")
-            if space in parts.algorithm_class(compose(f"algo={path.stem}")).action_spaces
+            if space
+            in algorithms.algorithm_class(
+                spec_of(compose(f"algo={path.stem}")).algorithm
+            ).action_spaces
         }
         assert set(names) == learns
 

@@ -120,7 +120,7 @@ def test_without_a_critic_nothing_is_estimated():
 @pytest.mark.parametrize("name", ["bcq", "ddpg", "td3_bc", "iql", "cql", "dqn", "bc", "vae_bc"])
 def test_each_algorithms_value_is_its_critics(name):
     data = load_pendulum("mixture", num_steps=200)
-    algorithm = algorithm_of(compose(f"algo={name}"), data)
+    algorithm = algorithm_of(compose(f"algo={name}"), data.observation_space, data.action_space)
     agent = Agent.of(algorithm, None)
     obs = data.transitions.obs[:5]
     act = agent.act(obs, torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.data import environments
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.training import build, parts, restore
+from bcq_exp.training import algorithms, build, restore
 from bcq_exp.training import run as runs
 from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.objective import Objective
@@ -92,7 +92,9 @@ def test_scaled_actions_train_and_act_within_the_space(method, tmp_path):
 
 def test_scaled_data_are_in_the_policys_unit():
     data = load_pendulum(num_steps=2000)
-    policy = algorithm_of(compose(*TINY, "policy.action_scaling=true"), data).policy
+    policy = algorithm_of(
+        compose(*TINY, "policy.action_scaling=true"), data.observation_space, data.action_space
+    ).policy
     act = build.for_training(data.transitions, policy, None).act
     np.testing.assert_allclose(act, data.transitions.act / 2, atol=1e-6)
 
@@ -280,7 +282,6 @@ def test_finite_means_every_tensor_at_any_depth():
 def test_a_run_without_rows_has_no_rate(tmp_path):
     (tmp_path / "r").mkdir()
     run = runs.Run(
-        title="r",
         record=RunRecord(tmp_path / "r"),
         log=logging.getLogger("r"),
         tracker=type("T", (), {"id": None})(),
@@ -329,7 +330,7 @@ def test_actions_are_scaled_where_their_bounds_are_far_from_one(tmp_path, monkey
     fit(tmp_path / "near", *BRIEF, "trainer.num_steps=8")  # and goes on
     with pytest.raises(UserError, match=r"policy.action_scaling \(False -> True\)"):
         fit(tmp_path / "near", *BRIEF, "policy.action_scaling=true")
-    monkeypatch.setattr(parts, "is_far_from_one", lambda space: True)
+    monkeypatch.setattr(algorithms, "is_far_from_one", lambda space: True)
     with pytest.raises(UserError, match="action_scaling=False, but auto gives True for its action"):
         fit(tmp_path / "near", *BRIEF, "trainer.num_steps=9")
     fit(tmp_path / "far", *BRIEF)

@@ -16,7 +16,7 @@ from bcq_exp.training import checkpoint
 from bcq_exp.training.cohort import train_cohort
 from bcq_exp.training.cost import TENSOR_BYTES, cost_of
 from bcq_exp.training.tensor_files import save_tensors
-from tests.commands import TINY, compose, fit
+from tests.commands import TINY, compose, fit, spec_of
 from tests.engine.test_online import ONLINE
 from tests.same import assert_same_state, tensors
 from tests.sweep.test_cohort import jobs_of
@@ -90,11 +90,13 @@ def test_nothing_else_writes_tensors():
 def test_a_run_takes_about_the_disk_that_its_plan_says(stack, tmp_path):
     fit(tmp_path, *ONLINE)
     for folder, options in ((stack[0], BRIEF), (tmp_path, ONLINE)):
-        assert size(folder) == pytest.approx(cost_of(compose(*options)).disk, rel=0.25)
+        assert size(folder) == pytest.approx(cost_of(spec_of(compose(*options))).disk, rel=0.25)
 
 
 def test_what_an_online_run_collects_is_in_its_plan():
-    long, short = (cost_of(compose(*ONLINE, f"trainer.num_steps={n}")) for n in (100_240, 240))
+    long, short = (
+        cost_of(spec_of(compose(*ONLINE, f"trainer.num_steps={n}"))) for n in (100_240, 240)
+    )
     row = 4 * (3 + 1 + 1 + 3) + 2  # obs, act, rew, obs_next in single precision; two flags
     rows_of_tables = 100_000 / 20 + 100_000 / 120
     assert long.disk - short.disk == pytest.approx(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bcq_exp.training import build, wandb_service
+from bcq_exp.training import tracking, wandb_service
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.tracking import Warnings
 from tests.commands import TINY, bcq_exp, episodes_cut_short, fit
@@ -74,16 +74,24 @@ def test_what_is_longer_than_wandb_takes_is_shortened(tmp_path, monkeypatch):
     import wandb
 
     trackers = []
-    monkeypatch.setattr(build, "WandbTracker", lambda **given: trackers.append(given["identity"]))
+    monkeypatch.setattr(
+        tracking, "WandbTracker", lambda **given: trackers.append(given["identity"])
+    )
     sweep = tmp_path / ("s" * 150)
     sweep.mkdir()
     (sweep / "multirun.yaml").touch()
-    logger = {"project": "p", "entity": None, "group": None, "job_type": "j", "tags": ["u"]}
+    logger = {
+        "mode": "offline",
+        "project": "p",
+        "entity": None,
+        "group": None,
+        "job_type": "j",
+        "tags": ["u"],
+    }
     for end in "ab":
         facts = dict.fromkeys(("versions", "git_commit", "config_hash", "command"))
         facts |= {"config": {"logger": logger}, "dataset": {"id": "d" * 70 + end}}
-        record = RunRecord(sweep / ("r" * 150))
-        build.build_tracker("offline", record, facts, "t" * 140 + end, Warnings(), 0)
+        tracking.build_tracker(RunRecord(sweep / ("t" * 140 + end)), facts, Warnings())
     a, b = trackers
     wandb.Settings(run_tags=a["tags"], run_group=a["group"], run_name=a["name"])  # it takes them
     assert [len(tag) for tag in a["tags"]] == [1, 64]

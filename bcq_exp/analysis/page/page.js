@@ -658,7 +658,8 @@ function start() {
   facetted();
   $("colour").addEventListener("change", () => { hidden.clear(); redraw(); });
   for (const id of ["facet", "y"]) $(id).addEventListener("change", facetted);
-  for (const id of ["facet", "x", "smoothing", "single", "y", "shared"]) $(id).addEventListener("change", redraw);
+  for (const id of ["facet", "y", "shared"]) $(id).addEventListener("change", () => drawLearning(state()));
+  for (const id of ["x", "smoothing", "single"]) $(id).addEventListener("change", redraw);
   $("which").value = DATA.which;
   for (const place of document.querySelectorAll(".of-which")) place.textContent = `By each run's ${DATA.which} evaluation.`;
   for (const place of document.querySelectorAll(".few")) place.textContent = `† and hollow marks: fewer than ${DATA.few} runs.`;

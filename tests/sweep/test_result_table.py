@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from bcq_exp.config.naming import run_folder, swept_values
 from bcq_exp.errors import RunStopped
 from bcq_exp.sweep.launcher import sweep_parts
-from bcq_exp.sweep.results import MOST_SHOWN, Result, of_jobs, table
+from bcq_exp.sweep.result_table import MOST_SHOWN, Result, of_jobs, table
 
 
 def job(value, *overrides):

@@ -18,6 +18,7 @@ from bcq_exp.paper.claims import DATASETS_TO_DECIDE
 from bcq_exp.paper.plan import PaperPlan, agent_seeds, steps_taken
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.training.cost import RunCost, cost_of
+from bcq_exp.training.spec import RunSpec
 from bcq_exp.words import duration
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def log_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
 def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
     env = cfg.envs[0]  # those of one budget are much alike
     workers = _num_workers()
-    agent = cost_of(compose("config", [*online_agent(**cfg.agent, env=env, noise_std=0.1, seed=0)]))
+    explorer = online_agent(**cfg.agent, env=env, noise_std=0.1, seed=0)
+    agent = _cost(compose("config", [*explorer]))
     folders = plan.agents.folders.values()
     yield _share("agents", folders, cfg.agent.num_steps, agent, min(workers, len(folders)))
 
@@ -63,9 +65,12 @@ def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
         composed = compose("config", [*sweeps[0].overrides, f"algo={algo}", "seed=0"])
         given = {"trainer": {"concurrent_from": None}, "dataset": {"env": env}}
         at_a_time = min(workers, len(sweeps[0].folders) // stacked) * cfg.at_once
-        yield _share(
-            algo, runs, cfg.learner.num_steps, cost_of(changed(composed, given)), at_a_time
-        )
+        cost = _cost(changed(composed, given))
+        yield _share(algo, runs, cfg.learner.num_steps, cost, at_a_time)
+
+
+def _cost(cfg: DictConfig) -> RunCost:
+    return cost_of(RunSpec.of(cfg, Path()))
 
 
 def _share(

@@ -19,9 +19,9 @@ from bcq_exp.config.fqe import FQESettings
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import FQE
 from bcq_exp.sweep.state import run_states
-from bcq_exp.training.job import Job
 from bcq_exp.training.objective import Objective
 from bcq_exp.training.record import RunRecord
+from bcq_exp.training.spec import RunSpec
 from bcq_exp.training.start import has_arrived
 from tests.commands import TINY
 from tests.forked import forked
@@ -178,15 +178,15 @@ def test_a_rung_is_reached_with_a_checkpoint_not_with_the_evaluation(folder):
     (stopped,) = (s.name for s in run_states(sweep) if s.status == "stopped")
     record = RunRecord(sweep / stopped)
     summary = record.summary()
-    job = Job(OmegaConf.create(summary["config"]), sweep / stopped, "", until=summary["step"])
-    assert has_arrived(job, summary)
+    spec = RunSpec(summary["config"], sweep / stopped, until=summary["step"])
+    assert has_arrived(spec, summary)
     (sweep / stopped / "estimates.json").unlink()
-    assert has_arrived(job, summary)
+    assert has_arrived(spec, summary)
     killed = {**summary, "status": "running"}
-    assert has_arrived(job, killed), "its checkpoint is of that step"
+    assert has_arrived(spec, killed), "its checkpoint is of that step"
     for path in (sweep / stopped).glob("checkpoint*"):
         path.unlink()
-    assert not has_arrived(job, killed)
+    assert not has_arrived(spec, killed)
 
 
 def test_other_settings_are_another_value(folder):

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bcq_exp.errors import UserError
-from bcq_exp.training.build import build_tracker
 from bcq_exp.training.record import RunRecord, hold
-from bcq_exp.training.run import log_end
-from bcq_exp.training.tracking import Tracker, Warnings, wait_for
+from bcq_exp.training.tracking import Tracker, Warnings, build_tracker, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +35,18 @@ def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
                 except UserError as error:  # it is being trained: W&B's run of it is in use, too
                     log.warning("%s; its files do not include the estimate", error)
                     continue
-                trackers += _add_estimate(folder, rows[folder], warnings)
+                trackers.append(_add_estimate(folder, rows[folder], warnings))
             wait_for(trackers)
 
 
-def _add_estimate(folder: Path, row: Mapping[str, Any], warnings: Warnings) -> list[Tracker]:
+def _add_estimate(folder: Path, row: Mapping[str, Any], warnings: Warnings) -> Tracker:
     record = RunRecord(folder)
     record.add_estimate(row)
     summary = record.required_summary()
-    mode = summary["config"]["logger"]["mode"]
-    if mode == "disabled":
-        return []
-    tracker = build_tracker(mode, record, summary, folder.name, warnings, record.num_logged)
+    tracker = build_tracker(record, summary, warnings)
     tracker.log(OPE, _metrics(row))
-    log_end(tracker, summary)
-    return [tracker]
+    tracker.finish(summary)
+    return tracker
 
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,10 +71,10 @@ def mirror(folder: Path) -> Path:
         wandb = folder / "wandb"
         _set_aside(wandb)
         warnings = Warnings(said.append)
-        tracker = build_tracker("offline", record, summary, folder.name, warnings, num_rows=0)
+        tracker = build_tracker(record, summary, warnings, again=True)
         for prefix, row in sorted(rows, key=lambda each: each[1]["step"] or 0):
             tracker.log(prefix, row)
-        log_end(tracker, summary)
+        tracker.finish(summary)
         wait_for([tracker])
     if said:
         raise UserError(f"{folder}: {said[0]}")

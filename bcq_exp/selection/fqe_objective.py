@@ -1,0 +1,110 @@
+"""``trainer.objective=fqe``: runs valued without an environment, all of a sweep's at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bcq_exp import locks
+from bcq_exp.config.fqe import FQESettings
+from bcq_exp.errors import UserError
+from bcq_exp.files import written
+from bcq_exp.selection.candidates import Candidate, load_candidate, load_evidence, policies_actions
+from bcq_exp.selection.fit import FittedQ, estimate_row
+from bcq_exp.selection.notes import of_settings
+from bcq_exp.selection.selection_files import CRITICS
+from bcq_exp.training.progress import progress
+from bcq_exp.training.record import RunRecord
+from bcq_exp.training.spec import RunSpec
+from bcq_exp.training.wandb_export import add_estimates
+from bcq_exp.words import counted
+
+log = logging.getLogger(__name__)
+
+LOCK = ".fqe.lock"
+
+
+def estimate_objectives(specs: Sequence[RunSpec], place: Path) -> dict[Path, str]:
+    """Value trained runs whose objective is fitted Q evaluation, where that was not done yet.
+
+    The estimates are recorded in the runs' folders and in W&B (``ope/``). Each kind of data and
+    settings is one computation. A run is valued the same whatever others there are, up to rounding.
+
+    Args:
+        specs: runs that have been trained, with held-out episodes.
+        place: where fitted critics are kept until they are done.
+
+    Returns:
+        Why runs have none, by folder: their checkpoints cannot be read, or their critics diverged.
+
+    Raises:
+        UserError: if the data cannot be loaded, or another process is estimating there.
+        CannotWrite: if the system refuses.
+    """
+    failures: dict[Path, str] = {}
+    kinds: dict[tuple[str, FQESettings], list[Path]] = {}
+    valued = [(spec, fqe) for spec in specs if (fqe := spec.objective.fqe) is not None]
+    for spec, fqe in valued:
+        with _noted(spec.folder, failures):
+            if spec.objective.row(spec.folder, spec.until) is None:
+                data = RunRecord(spec.folder).required_summary()["config"]["dataset"]
+                kinds.setdefault((json.dumps(data, sort_keys=True), fqe), []).append(spec.folder)
+    if kinds:
+        for note in {note for _, settings in kinds for note in of_settings(settings)}:
+            log.warning("trainer.fqe_steps: %s", note)
+        refusal = f"{place}: another process is estimating its runs; wait for it"
+        with locks.hold(place / LOCK, refusal):
+            for (_, settings), same in kinds.items():
+                failures |= _estimate(same, settings, place / CRITICS)
+    num_beyond = 0
+    for spec, _ in valued:
+        if spec.folder not in failures:
+            with _noted(spec.folder, failures):
+                row = spec.objective.row(spec.folder, spec.until)
+                spec.objective.number(row, spec.folder)
+                num_beyond += row is not None and row["step"] > (spec.until or row["step"])
+    if num_beyond:
+        are = f"{counted(num_beyond, 'run')} {'is' if num_beyond == 1 else 'are'}"
+        log.warning("%s compared at a later training step than the others", are)
+    return failures
+
+
+@contextmanager
+def _noted(folder: Path, failures: dict[Path, str]) -> Iterator[None]:
+    """Note why a run failed, by its folder."""
+    try:
+        yield
+    except UserError as error:
+        failures[folder] = str(error)
+
+
+def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> dict[Path, str]:
+    candidates: list[Candidate] = []
+    failures: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            config = RunRecord(folder).required_summary()["config"]
+            candidates.append(load_candidate(folder, folder.name, config=config))
+        except UserError as error:
+            failures[folder] = str(error)
+    if not candidates:
+        return failures
+    policies = counted(len(candidates), "policy", "policies")
+    log.info("fitted Q evaluation of %s", policies)
+    evidence = load_evidence([each.folder for each in candidates], trusted=True)
+    acts = policies_actions(candidates, evidence, settings.seed)
+    with progress(0, settings.num_steps, policies) as shown:
+        fitted = FittedQ(evidence, *acts, settings)
+        fitted.fit(keep, shown.update)
+    add_estimates(
+        {
+            each.folder: estimate_row(each.step, values, settings)
+            for each, values in zip(candidates, fitted.estimates(), strict=True)
+        }
+    )
+    with written(keep):
+        keep.unlink()
+    return failures

@@ -1,0 +1,189 @@
+"""From what ``algo`` composes to the algorithm that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from hydra.utils import instantiate
+from torch import nn
+
+from bcq_exp.algorithm.actions import ActionMap, is_far_from_one
+from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.networks import check_broadcasts, choose_compute_dtype, is_pure
+from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
+from bcq_exp.algorithm.parts import Parts
+from bcq_exp.config.keys import schema_of
+from bcq_exp.config.schema import RunConfig
+from bcq_exp.data.spaces import ActionSpace, act_dim
+from bcq_exp.engine.placement import Placement
+from bcq_exp.engine.stream import init_seed
+from bcq_exp.errors import UserError, first_line
+from bcq_exp.ranges import CONSTANT
+from bcq_exp.training.spec import AlgorithmSpec, RunSpec
+
+LEARN = {  # choices of algo by the kind of action space
+    Box: ("bcq", "bc", "vae_bc", "td3_bc", "iql", "cql", "ddpg", "dqn"),
+    Discrete: ("discrete_bcq", "bc", "dqn"),
+}
+
+
+def algorithm_class(spec: AlgorithmSpec) -> type[OfflineAlgorithm]:
+    """The class that ``algo._target_`` names.
+
+    Raises:
+        UserError: if it names none, or there are groups that the class does not read.
+    """
+    found = _named("algo", spec.target)
+    if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
+        raise UserError(f"algo._target_={spec.target}: must be a subclass of OfflineAlgorithm")
+    if unread := spec.groups.keys() - set(found.reads):
+        for name in sorted(unread):
+            if near := get_close_matches(name, [*found.reads, *schema_of(RunConfig)], 1):
+                raise UserError(f"{name}: not read by {found.__name__}; did you mean {near[0]}?")
+        raise UserError(
+            f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
+            f"{', '.join(sorted(found.reads))}; begin a file that sets keys outside its own group "
+            "with '# @package _global_'"
+        )
+    return found
+
+
+def with_scaling_decided(spec: RunSpec, action_space: ActionSpace) -> RunSpec:
+    """The run with ``true`` or ``false`` for ``policy.action_scaling=auto``."""
+    policy = spec.config.get("policy", {})
+    if policy.get("action_scaling") != "auto":
+        return spec
+    scales = isinstance(action_space, Box) and is_far_from_one(action_space)
+    return replace(spec, config={**spec.config, "policy": {**policy, "action_scaling": scales}})
+
+
+def build_algorithm(
+    spec: AlgorithmSpec, observation_space: Box, action_space: ActionSpace, placement: Placement
+) -> OfflineAlgorithm:
+    """The algorithm with initial weights that follow from its seed alone, placed.
+
+    Raises:
+        UserError: if a part is unknown to the algorithm or refused by its constructor.
+    """
+    kind = algorithm_class(spec)
+    _check_learns(kind, action_space)
+    policy = spec.groups.get("policy", {})
+    low, high = _bounds(policy, action_space)
+    if isinstance(action_space, Discrete):
+        policy = {}
+    parts = ConfiguredParts(
+        spec,
+        placement,
+        policy={**policy, "action_space": action_space, "observation_space": observation_space},
+        hyperparameters=spec.hyperparameters,
+        sizes={"obs_dim": observation_space.shape[0], "act_dim": act_dim(action_space)},
+        bounds={"low": low, "high": high},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(init_seed(spec.seed))
+        try:
+            return kind.build(parts)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"algo={kind.__name__}: {error}") from error
+
+
+@dataclass
+class ConfiguredParts(Parts):
+    """Parts whose networks and optimizers Hydra instantiates."""
+
+    spec: AlgorithmSpec
+    placement: Placement
+    policy: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    bounds: Mapping[str, Any]
+
+    def network(self, name: str, /, **options: Any) -> nn.Module:
+        sizes = {**self.sizes, **options}
+        network = self.place(instantiate(self._group(name), **sizes, _recursive_=False))
+        if is_pure(network):
+            try:
+                check_broadcasts(network, sizes["obs_dim"], sizes["act_dim"])
+            except ValueError as error:
+                raise UserError(
+                    f"{name}: {type(network).__name__} declares pure = True, but does not "
+                    f"broadcast inputs (B, 1, O) and (B, n, A): {error}"
+                ) from error
+        return network
+
+    def optimizer(self, name: str, /) -> OptimizerFactory:
+        options = dict(self._group(name))
+        schedule, final = options.pop("schedule", CONSTANT), options.pop("final_lr_fraction", 0.0)
+        make = instantiate(options, _partial_=True, _recursive_=False)
+        return make(schedule=schedule_named(schedule, self.spec.num_steps, final))
+
+    def place(self, module: Any, /) -> Any:
+        """Type and place are final before an optimizer refers to the parameters."""
+        precision = self.placement.precision
+        module.to(dtype=precision.dtype, device=self.placement.device)
+        choose_compute_dtype(module, precision.compute_dtype)
+        return module
+
+    def _group(self, name: str) -> Mapping[str, Any]:
+        """A group, whose ``_target_`` is there.
+
+        Raises:
+            UserError: if it is not.
+        """
+        group = self.spec.groups.get(name, {})
+        if "_target_" not in group:
+            raise UserError(f"{name}: has no _target_; name one in its choice file")
+        _named(name, group["_target_"])
+        return group
+
+
+def _check_learns(kind: type[OfflineAlgorithm], action_space: ActionSpace) -> None:
+    """Refuse an algorithm for actions of a kind that it does not learn.
+
+    Raises:
+        UserError: naming those that do.
+    """
+    if not isinstance(action_space, kind.action_spaces):
+        others = next(names for space, names in LEARN.items() if isinstance(action_space, space))
+        raise UserError(
+            f"algo={kind.__name__}: does not learn actions of {action_space}; use "
+            f"algo={', '.join(others)}"
+        )
+
+
+def _bounds(policy: Mapping[str, Any], action_space: ActionSpace) -> tuple[Any, Any]:
+    """Lowest and highest action (A,) in the policy's unit; None of discrete ones.
+
+    Raises:
+        UserError: for keys of ``policy`` that the action space does not allow.
+    """
+    scaling = policy.get("action_scaling", False)
+    if isinstance(action_space, Discrete):
+        if scaling:
+            raise UserError(
+                f"policy.action_scaling=true: actions of {action_space} have no scale; use auto"
+            )
+        return None, None
+    method = policy.get("action_bound_method", "clip")
+    try:
+        return ActionMap(action_space, action_scaling=scaling, bound_method=method).range
+    except (TypeError, ValueError) as error:
+        raise UserError(f"policy: {error}") from error
+
+
+def _named(node: str, path: str) -> Any:
+    """What a ``_target_`` names.
+
+    Raises:
+        UserError: if it names nothing.
+    """
+    try:
+        return resolve_name(path)
+    except Exception as error:  # whatever importing somebody's module raises
+        raise UserError(f"{node}._target_={path}: {first_line(error)}") from error

@@ -1,0 +1,146 @@
+"""A run to train, resolved: what its configuration comes to, once, for all that follows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bcq_exp.config.keys import schema_of
+from bcq_exp.config.meaning import identity, shared_by_stack
+from bcq_exp.config.plain import plain
+from bcq_exp.config.schema import RunConfig, TrainerConfig, source
+from bcq_exp.ranges import PATH
+from bcq_exp.training.objective import Objective
+from bcq_exp.training.progress import Part
+
+
+@dataclass(frozen=True)
+class AlgorithmSpec:
+    """An algorithm to build.
+
+    Args:
+        target: the path of its class.
+        hyperparameters: the numbers of the group ``algo``, by name.
+        groups: the other groups that ``algo`` composes: networks, optimizers, ``policy``.
+        seed: of the initial weights.
+        num_steps: gradient steps that the schedule of a learning rate spans.
+    """
+
+    target: str
+    hyperparameters: Mapping[str, Any]
+    groups: Mapping[str, Mapping[str, Any]]
+    seed: int
+    num_steps: int
+
+    @property
+    def hidden_sizes(self) -> list[list[int]]:
+        """The hidden layers of each network, as far as the configuration has them."""
+        found = (group.get("hidden_sizes") for group in self.groups.values())
+        return [sizes for sizes in found if isinstance(sizes, list)]
+
+    @property
+    def optimizers(self) -> str:
+        """The settings of the optimizers, as text."""
+        named = sorted(name for name in self.groups if name.endswith("_optim"))
+        return json.dumps([self.groups[name] for name in named])
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run to train. Its properties are the parts of its configuration, by what they are for.
+
+    Args:
+        config: as ``summary.json`` and checkpoints record it: resolved, in plain containers, its
+            data at an absolute path.
+        folder: the run's own.
+        command: what a person types for this run alone.
+        shared: what stacked runs must agree in, as text.
+        is_alone: whether it is all the process does; a run of a sweep logs to its own file.
+        until: the step at which it stops, so that it can be continued later; ``None`` is its end.
+        chdir: whether it is trained in its folder (``hydra.job.chdir``), and so by itself.
+        part: what its group is of a sweep that this process trains.
+    """
+
+    config: Mapping[str, Any]
+    folder: Path
+    command: str = ""
+    shared: str = ""
+    is_alone: bool = True
+    until: int | None = None
+    chdir: bool = False
+    part: Part | None = None
+
+    @classmethod
+    def of(
+        cls, cfg: DictConfig, folder: Path, command: str = "", cwd: str | None = None, **others: Any
+    ) -> RunSpec:
+        """Resolve a run's composed and checked configuration, without its ``hydra`` node.
+
+        Args:
+            cwd: where a relative path of its data begins: training may take place in another folder
+                than the command was typed in.
+            others: further fields.
+        """
+        config = plain(cfg)
+        dataset = config["dataset"]
+        for name, field in schema_of(cfg.dataset).items():
+            if field.metadata.get("allowed") is PATH and dataset[name] is not None:
+                dataset[name] = str(Path(cwd or os.getcwd(), Path(dataset[name]).expanduser()))
+        return cls(config, folder, command, shared_by_stack(config, cfg), **others)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What is learnt, by dotted keys: a folder's run is continued by one of its identity."""
+        return identity(self.config)
+
+    @property
+    def seed(self) -> int:
+        """Of everything random in training."""
+        return self.config["seed"]
+
+    @property
+    def resume(self) -> bool | str:
+        """What to do with an earlier run of the folder: true, false, auto or restart."""
+        return self.config["resume"]
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """The group that names the data: ``online`` where the run explores, else ``dataset``."""
+        return source(self.config)
+
+    @property
+    def is_online(self) -> bool:
+        """Whether it learns from an environment that it explores."""
+        return bool(self.config.get("online"))
+
+    @cached_property
+    def trainer(self) -> TrainerConfig:
+        """The group ``trainer``."""
+        known = schema_of(TrainerConfig)
+        return TrainerConfig(**{k: v for k, v in self.config["trainer"].items() if k in known})
+
+    @property
+    def algorithm(self) -> AlgorithmSpec:
+        """The groups that ``algo`` composes, and its numbers."""
+        others = self.config.keys() - schema_of(RunConfig).keys()
+        groups = {name: node for name, node in self.config.items() if name in others}
+        numbers = dict(self.config["algo"])
+        return AlgorithmSpec(
+            target=numbers.pop("_target_"),
+            hyperparameters=numbers,
+            groups={name: node for name, node in groups.items() if isinstance(node, dict)},
+            seed=self.seed,
+            num_steps=self.trainer.num_steps,
+        )
+
+    @property
+    def objective(self) -> Objective:
+        """The number that sweepers maximize."""
+        return Objective.of(self.trainer)

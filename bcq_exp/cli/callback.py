@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp import internals
 from bcq_exp.cli.explain import errors_pass
 from bcq_exp.config.checking import check, check_folders
+from bcq_exp.config.plain import unresolved
 from bcq_exp.errors import UserError
 
 
@@ -53,7 +54,8 @@ class CheckCallback(Callback):
 
             plugins.register()
             given = config.hydra.overrides
-            asked = [o for o in (*given.hydra, *given.task) if not o.startswith("hydra.mode=")]
+            words = [*unresolved(given.hydra), *unresolved(given.task)]
+            asked = [o for o in words if not o.startswith("hydra.mode=")]
             planned = plan.plan_sweep(asked, composed)
             planned.commit()
             given.hydra.extend(planned.overrides)

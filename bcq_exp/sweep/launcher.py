@@ -28,6 +28,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from bcq_exp.config.plain import unresolved
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import shortest
 from bcq_exp.sweep import state
@@ -340,8 +341,8 @@ def sweep_parts(work: Sequence[float], later: float) -> list[Part]:
 def _asked(hydra: DictConfig) -> list[str]:
     """What the user gave, less what placed the sweep."""
     ours = ("hydra.sweep.dir=", "hydra.sweep.subdir=", "hydra.mode=", "hydra.sweeper._target_=")
-    given = [o for o in hydra.overrides.hydra if not o.startswith(ours)]
-    return [*own_configs(hydra), "-m", *given, *hydra.overrides.task]
+    given = [o for o in unresolved(hydra.overrides.hydra) if not o.startswith(ours)]
+    return [*own_configs(hydra), "-m", *given, *unresolved(hydra.overrides.task)]
 
 
 def _reason(error: BaseException) -> Reason:

@@ -81,6 +81,11 @@ MISTAKES = [
     ),
     (["logger.group=" + "a" * 129], "a: must be 1 to 128 characters (W&B's limit)"),
     (["dataset=d4rl_hdf5", "dataset.path=a=b"], """needs quotes; write 'dataset.path="a=b"'"""),
+    (
+        ["algo=bc", "actor=perturbation"],
+        "Perturbation: BC needs a network of kind Actor; use actor=deterministic",
+    ),
+    (["algo=iql", "critic@value=state_action"], "kind StateCritic; use critic@value=state"),
     (["resume=true"], "resume=true: multirun/ holds no run"),
     (["resume=true", "name=absent"], "resume=true: multirun/absent holds no run"),
 ]

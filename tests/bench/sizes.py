@@ -43,7 +43,7 @@ SIZES = {
         hidden=(64, 64),
         vae_hidden=(64, 64),
         max_action=2.0,
-        overrides=("actor=small", "critic=small", "vae=small"),
+        overrides=("networks=small",),
     ),
 }
 

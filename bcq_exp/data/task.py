@@ -7,8 +7,6 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 from bcq_exp.data import environments
 from bcq_exp.data.spaces import ActionSpace, Leaf
@@ -84,6 +82,9 @@ def load_task(group: Any) -> Any:
     Raises:
         UserError: whatever is wrong with it, in one line, which Hydra would wrap.
     """
+    from hydra.errors import InstantiationException  # readers of data alone do without Hydra
+    from hydra.utils import instantiate
+
     try:
         return instantiate(group, _recursive_=False)
     except InstantiationException as error:

@@ -234,7 +234,7 @@ def write_policy(
     if format == "onnx":
         for module in ("onnx", "onnxscript"):
             extras.require(module, "export", "format=onnx")
-    if folder.exists() and not folder.is_dir():
+    if any(place.is_file() for place in (folder, *folder.parents)):
         raise UserError(f"output={folder}: not a folder")
     network = ActingNetwork(agent)
     program = traced(network)

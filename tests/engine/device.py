@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bcq_exp.algorithm import bcq, cql, iql, td3_bc
+from bcq_exp.algorithm import bcq, twin_critics
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.engine import placement
 from bcq_exp.engine.engine import CohortEngine
@@ -106,8 +106,8 @@ def pretended_device() -> Iterator[None]:
                 f"_get_{known}_supported_devices",
                 lambda: ["cpu", DEVICE.type],
             )
-        for algorithm in (bcq, cql, iql, td3_bc):  # weights are drawn on the host, before any step
-            patch.setattr(algorithm, "redrawn", copy.deepcopy)
+        for module in (bcq, twin_critics):  # weights are drawn on the host, before any step
+            patch.setattr(module, "redrawn", copy.deepcopy)
         patch.setattr(placement, "CUDAGraphExecutor", Launched)
         patch.setattr(Launched, "launches", [])
         # no generator is to be had there; the numbers are none anyway

@@ -78,7 +78,7 @@ FOUND = [
     ("bcq_exp.export", ["done", "format=onxx"], "format=onxx: must be one of onnx, torch"),
     ("bcq_exp.export", ["done", "output="], "output=: must be a path that is not empty"),
     ("bcq_exp.export", ["done", "format=torch", "output=file"], "output=file: not a folder"),
-    ("bcq_exp.export", ["done", "format=torch", "output=file/x"], "file/x: cannot be written"),
+    ("bcq_exp.export", ["done", "format=torch", "output=file/x"], "output=file/x: not a folder"),
     ("bcq_exp.select", ["done", "return_range=[1,0]"], "return_range=[1.0,0.0]: the first number"),
     ("bcq_exp.select", ["done", "output=file"], "output=file: must be a folder, not a file"),
     ("bcq_exp.compare", ["done", "which=first"], "which=first: must be one of last, best"),

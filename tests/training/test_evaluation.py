@@ -140,7 +140,7 @@ def test_each_algorithms_value_is_its_critics(name):
 
 def test_values_are_in_evaluation_mode():
     data = load_pendulum("mixture", num_steps=200)
-    algorithm = algorithm_of(compose("algo=iql"), data)
+    algorithm = algorithm_of(compose("algo=iql"), data.observation_space, data.action_space)
     algorithm.critic = nn.Sequential(algorithm.critic, nn.Dropout())
     algorithm.critic.forward = lambda obs, act: algorithm.critic[1](algorithm.critic[0](obs, act))
     agent, t = Agent.of(algorithm, None), data.transitions

@@ -13,8 +13,8 @@ function escaped(text) {
   return String(text).replace(/[&<>"'%]/g, (c) => `&#${c.charCodeAt(0)};`); // %{...} is Plotly's
 }
 
-function brief(text) { // for ticks; what is pointed at is shown whole
-  return escaped(text.length > 46 ? `${text.slice(0, 45)}…` : text);
+function brief(text) { // for ticks, without the middle: the end has the last key and the rank
+  return escaped(text.length > 46 ? `${text.slice(0, 28)}…${text.slice(-17)}` : text);
 }
 
 // ---- curves

@@ -1,4 +1,4 @@
-"""What an algorithm is put together from: networks, optimizers, policy, numbers."""
+"""The parts of an algorithm: networks, optimizers, policy, hyperparameters."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ class Parts(Protocol):
         """The optimizer factory of a group, by the group's name."""
 
     def place(self, module: Any, /) -> Any:
-        """Convert a module made otherwise to the run's dtype, and move it to its device."""
+        """Convert a module that :meth:`network` did not make to the run's dtype and device."""

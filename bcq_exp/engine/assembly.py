@@ -1,4 +1,4 @@
-"""The engine of a cohort, put together from its algorithms and their data."""
+"""Assemble the engine of a cohort from algorithms, data and random streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what ``algo`` composes to the algorithm that it makes."""
+"""Build an algorithm from the groups that ``algo`` composes."""
 
 from __future__ import annotations
 
@@ -124,17 +124,17 @@ class ConfiguredParts(Parts):
         return make(schedule=schedule_named(schedule, self.spec.num_steps, final))
 
     def place(self, module: Any, /) -> Any:
-        """Type and place are final before an optimizer refers to the parameters."""
+        """Set dtype and device before an optimizer refers to the parameters."""
         precision = self.placement.precision
         module.to(dtype=precision.dtype, device=self.placement.device)
         choose_compute_dtype(module, precision.compute_dtype)
         return module
 
     def _group(self, name: str) -> Mapping[str, Any]:
-        """A group, whose ``_target_`` is there.
+        """The keys of a group.
 
         Raises:
-            UserError: if it is not.
+            UserError: if it has no ``_target_``, or one that names nothing.
         """
         group = self.spec.groups.get(name, {})
         if "_target_" not in group:

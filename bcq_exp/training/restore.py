@@ -119,7 +119,7 @@ def _load(
 
 
 def _check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a stored configuration that names code of anyone else's: making it runs that code.
+    """Refuse a stored configuration that names third-party code, which loading would run.
 
     Each of its nodes may have one ``_target_``, of :mod:`bcq_exp.algorithm`; those of data set and
     trainer are not made from it.

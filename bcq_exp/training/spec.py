@@ -1,4 +1,4 @@
-"""A run to train, resolved: what its configuration comes to, once, for all that follows."""
+"""A run to train: its configuration, resolved once for everything below."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ class AlgorithmSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run to train. Its properties are the parts of its configuration, by what they are for.
+    """One run to train; properties give typed views of its configuration.
 
     Args:
         config: as ``summary.json`` and checkpoints record it: resolved, in plain containers, its
             data at an absolute path.
         folder: the run's own.
         command: what a person types for this run alone.
-        shared: what stacked runs must agree in, as text.
+        shared: the settings that stacked runs must have in common, as text.
         is_alone: whether it is all the process does; a run of a sweep logs to its own file.
         until: the step at which it stops, so that it can be continued later; ``None`` is its end.
         chdir: whether it is trained in its folder (``hydra.job.chdir``), and so by itself.
-        part: what its group is of a sweep that this process trains.
+        part: the place of its group in the sweep that this process trains; ``None`` outside sweeps.
     """
 
     config: Mapping[str, Any]
@@ -97,7 +97,7 @@ class RunSpec:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What is learnt, by dotted keys: a folder's run is continued by one of its identity."""
+        """The keys that determine results, dotted; a run resumes only with the same identity."""
         return identity(self.config)
 
     @property
@@ -107,7 +107,7 @@ class RunSpec:
 
     @property
     def resume(self) -> bool | str:
-        """What to do with an earlier run of the folder: true, false, auto or restart."""
+        """How to treat an earlier run in the folder: true, false, auto or restart."""
         return self.config["resume"]
 
     @property

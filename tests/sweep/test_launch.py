@@ -129,7 +129,7 @@ def test_a_killed_sweep_goes_on_to_the_same_results(launcher, sweep, tmp_path):
 
 
 def test_a_signal_ends_a_sweep_of_hydras_own_launcher_too(tmp_path):
-    """Which goes on with its next run where one has failed."""
+    """The basic launcher continues with the next run after a failure, but not after a signal."""
     options = (*SWEEP, "hydra/launcher=basic", "trainer.num_steps=30")
     stopped = run_until(20, signal.SIGTERM, *options, cwd=tmp_path)
     assert (stopped.returncode, stopped.stderr.count("\n")) == (143, 1), stopped.stderr

@@ -84,9 +84,9 @@ def of_hyperparameters(hyperparameters: type, module: str) -> type[AlgoConfig]:
         )
         for f in fields(hyperparameters)
     ]
-    return make_dataclass(
-        hyperparameters.__name__, keys, bases=(AlgoConfig,), namespace={"__module__": module}
-    )
+    made = make_dataclass(hyperparameters.__name__, keys, bases=(AlgoConfig,))
+    made.__module__ = module  # pickle looks there; Python 3.12 would name this module
+    return made
 
 
 @dataclass

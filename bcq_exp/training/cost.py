@@ -75,15 +75,15 @@ class Rate:
         )
 
 
-# by device and the products' type; the CPU's are fitted to compiled steps (tests/bench/cost.py), a
-# GPU's are guesses: no GPU was at hand
+# by device and the products' type, fitted to steps of one run and of 27 (tests/bench/cost.py): the
+# CPU's to compiled ones, a GPU's to CUDA graphs on an H200; its float64 is a guess
 RATES = {
     ("cpu", torch.float32): Rate(2.8e-6, 1 / 130e9, 2.7e-10, 10e-6),
     ("cpu", torch.bfloat16): Rate(2.8e-6, 1 / 185e9, 2.7e-10, 10e-6),
     ("cpu", torch.float64): Rate(2.8e-6, 1 / 65e9, 5.4e-10, 10e-6),
-    ("cuda", torch.float32): Rate(3e-6, 1 / 20e12, 4e-12, 15e-6),
-    ("cuda", torch.bfloat16): Rate(3e-6, 1 / 200e12, 4e-12, 15e-6),
-    ("cuda", torch.float64): Rate(3e-6, 1 / 10e12, 8e-12, 15e-6),
+    ("cuda", torch.float32): Rate(3.9e-6, 1 / 23e12, 2e-12, 50e-6),
+    ("cuda", torch.bfloat16): Rate(2.7e-6, 1 / 42e12, 1e-13, 50e-6),
+    ("cuda", torch.float64): Rate(3.9e-6, 1 / 10e12, 4e-12, 50e-6),
 }
 ENV_STEP = 70e-6  # seconds of an environment's
 

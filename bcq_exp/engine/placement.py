@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 
+from bcq_exp.engine import xla
 from bcq_exp.engine.executors import CUDAGraphExecutor, EagerExecutor, ExecutorFactory
 from bcq_exp.engine.memory import free_bytes, keep_freed_memory, run_bytes
 from bcq_exp.engine.precision import Precision, has_fast_bf16, resolve_precision
@@ -74,7 +74,7 @@ class Placement:
         why = {
             "xla": f", compiled by JAX after {EAGER_STEPS} eager steps",
             "eager": "; with JAX installed, steps are compiled",
-            "cuda_graph": "",
+            "cuda_graph": "; with jax[cuda13] installed, a run by itself is compiled",
         }[self.engine]
         if self.engine_is_required:
             why = ", by trainer.engine"
@@ -132,14 +132,14 @@ def place(
             do not fit in memory.
     """
     device = resolve_device(settings.device)
-    engine = resolve_engine(settings.engine, device)
+    engine = resolve_engine(settings.engine, device, num_runs)
     widest = max((size for sizes in hidden_sizes for size in sizes), default=0)
     precision = resolve_precision(settings.precision, device, are_wide=widest >= WIDE)
     a_run = run_bytes(hidden_sizes, settings.batch_size, double=precision.dtype == torch.float64)
     free = free_bytes(device)
     are_small = widest < STACKED_BELOW
     # a compiled step has no overhead that runs could share
-    stacks = device.type == "cuda" or (are_small and engine != "xla")
+    stacks = engine != "xla" and (device.type == "cuda" or are_small)
     available = settings.num_threads or torch.get_num_threads()
     size = _group_size(
         group_size,
@@ -163,22 +163,24 @@ def place(
     )
 
 
-def resolve_engine(name: str, device: torch.device) -> str:
-    """The engine of ``trainer.engine``: on CUDA graphs, on a CPU XLA where JAX is installed.
+def resolve_engine(name: str, device: torch.device, num_runs: int = 1) -> str:
+    """The engine of ``trainer.engine``: XLA where JAX is installed, but CUDA graphs for a stack.
 
     Raises:
         UserError: for one that this device, or this installation, does not have.
     """
-    is_cuda = device.type == "cuda"
-    has_jax = find_spec("jax") is not None
+    is_cuda, has_jax = device.type == "cuda", xla.is_installed(device)
+    otherwise = "cuda_graph" if is_cuda else "eager"
     if name == "auto":
-        return "cuda_graph" if is_cuda else "xla" if has_jax else "eager"
+        return "xla" if has_jax and not (is_cuda and num_runs > 1) else otherwise
     if name == "cuda_graph" and not is_cuda:
         raise UserError(f"trainer.engine=cuda_graph: needs a CUDA device, not {device}; use auto")
-    if name == "xla" and is_cuda:
-        raise UserError(f"trainer.engine=xla: compiles for CPUs, not {device}; use cuda_graph")
     if name == "xla" and not has_jax:
-        raise UserError("trainer.engine=xla: JAX is not installed; pip install jax, or use eager")
+        package, where = ("'jax[cuda13]'", f" for {device}") if is_cuda else ("jax", "")
+        raise UserError(
+            f"trainer.engine=xla: JAX is not installed{where}; "
+            f"pip install {package}, or use {otherwise}"
+        )
     return name
 
 

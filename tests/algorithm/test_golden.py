@@ -7,19 +7,30 @@ import torch
 
 from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine
-from bcq_exp.engine.executors import EagerExecutor
+from bcq_exp.engine.executors import CUDAGraphExecutor, EagerExecutor
 from bcq_exp.engine.stream import BLOCK_STEPS, Block, HostStream
 from bcq_exp.engine.xla.compiler import XLACompiler
 from tests.golden.replay import NAMES, Golden
 
-EXECUTORS = {"eager": lambda: EagerExecutor, "xla": lambda: XLACompiler(is_required=True)}
+EXECUTORS = {
+    "eager": lambda: EagerExecutor,
+    "xla": lambda: XLACompiler(is_required=True),
+    "cuda_graph": lambda: CUDAGraphExecutor,
+}
+EXECUTED = [
+    *("eager", "xla"),
+    pytest.param(
+        "cuda_graph",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    ),
+]
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", EXECUTED)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_after_every_step(name, executor):
     golden = Golden(name)
-    bcq = golden.bcq()
+    bcq = golden.bcq().to("cuda" if executor == "cuda_graph" else "cpu")
     engine = _engine(golden, bcq, EXECUTORS[executor]())
     for step in range(golden.first_step, golden.first_step + golden.steps):
         values = dict(zip(engine.statistics, engine.advance(1)[0, 0], strict=True))
@@ -29,7 +40,7 @@ def test_every_parameter_after_every_step(name, executor):
         for module, expected in golden.networks(bcq, f"after{step}"):
             actual = module.state_dict()
             for key, value in expected.items():
-                torch.testing.assert_close(actual[key], value, rtol=1e-9, atol=1e-11)
+                torch.testing.assert_close(actual[key].cpu(), value, rtol=1e-9, atol=1e-11)
 
 
 @dataclass(frozen=True)
@@ -60,5 +71,6 @@ def _engine(golden, bcq, executor):
         noise=type(noise[0])(*(torch.stack(each) for each in zip(*noise, strict=True))),
     )
     stream = _Recorded(0, len(rows), size, bcq.noise_shapes(size), block)
-    table = TransitionTable(rows, golden.obs_dim, golden.act_dim)
+    device = next(bcq.parameters()).device
+    table = TransitionTable(rows.to(device), golden.obs_dim, golden.act_dim)
     return CohortEngine([bcq], table, [stream], executor)

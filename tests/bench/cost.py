@@ -1,9 +1,14 @@
-"""How well bcq_exp.training.cost predicts the time of steps: python -m tests.bench.cost
+"""How well bcq_exp.training.cost predicts the time of steps.
+
+.venv/bin/python -m tests.bench.cost [--runs 1] [--seconds 1.5] [overrides of every configuration]
 
 Every configuration is trained for a moment on random data of the sizes that the model assumes.
 """
 
 from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -36,17 +41,24 @@ CONFIGS = (
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1, help="of a cohort, trained together")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each configuration")
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
     ratios = []
     print("| configuration | kernels | Mflop | 1e6 numbers | predicted | measured | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for overrides in CONFIGS:
-        cfg = compose(*overrides, "trainer.num_threads=1")
-        spec = spec_of(cfg)
+        cfgs = [
+            compose(*overrides, "trainer.num_threads=1", *args.overrides, f"seed={seed}")
+            for seed in range(args.runs)
+        ]
+        spec = spec_of(cfgs[0])
         cost = cost_of(spec)
-        predicted, measured = (
-            cost.step_seconds(),
-            1 / steps_per_second(cfg, random_data(*unknown_spaces(spec.algorithm))),
-        )
+        data = random_data(*unknown_spaces(spec.algorithm))
+        predicted = cost.step_seconds(args.runs)
+        measured = 1 / steps_per_second(cfgs, data, args.seconds)
         ratios.append(predicted / measured)
         print(
             f"| {' '.join(overrides) or 'bcq'} | {cost.step.kernels:.0f} | "
@@ -57,12 +69,12 @@ def main() -> None:
     print(f"ratios {min(ratios):.2f} to {max(ratios):.2f}, median {np.median(ratios):.2f}")
 
 
-def steps_per_second(cfg: DictConfig, data: Dataset) -> float:
-    """Of one run, once its steps are compiled."""
-    placement = placement_of(cfg)
+def steps_per_second(cfgs: Sequence[DictConfig], data: Dataset, seconds: float) -> float:
+    """Of runs trained together, once their steps are compiled."""
+    placement = placement_of(cfgs[0], len(cfgs))
     with placement.in_force():
-        engine = engine_of([cfg], data)
-        return timing.steady_rate(engine.advance, seconds=1.5)["value"]
+        engine = engine_of(cfgs, data)
+        return timing.steady_rate(engine.advance, seconds)["value"]
 
 
 def random_data(observation_space: Box, action_space: ActionSpace) -> Dataset:

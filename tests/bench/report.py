@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import torch
 
 from tests.bench.contest import ROOT, Outcome, Row, ratios
 from tests.bench.peers.venv import PYTHON as PEERS_PYTHON
@@ -84,7 +86,7 @@ def conditions(repeats: int, threads: int, load: float) -> str:
     """One line: when, on what, how, at which commit."""
     commit = _output(["git", "describe", "--always", "--dirty"]) or "no commit"
     return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit}, {cpu_model()}, "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit}, {cpu_model()}, {gpu_model()}"
         f"{os.cpu_count()} cores, {threads} threads, {repeats} alternating rounds, "
         f"load {load:.1f} before"
     )
@@ -99,16 +101,28 @@ def cpu_model() -> str:
     return " ".join([found.group(1) if found else platform.processor(), *extensions])
 
 
+def gpu_model() -> str:
+    """The GPU's name and a comma, where there is one."""
+    return "".join(f"{torch.cuda.get_device_name(i)}, " for i in range(torch.cuda.device_count()))
+
+
 def versions() -> str:
     """The packages that matter, ours and the peers'."""
-    ours = ", ".join(f"{name} {version(name)}" for name in OUR_PACKAGES)
+    ours = ", ".join(f"{name} {_version(name)}" for name in OUR_PACKAGES)
     code = (
-        "import json, sys; from importlib.metadata import version;"
+        "import json, sys; from importlib.metadata import PackageNotFoundError, version;"
         "print(json.dumps([f'{name} {version(name)}' for name in sys.argv[1:]]))"
     )
     peers = _output([str(PEERS_PYTHON), "-c", code, *PEER_PACKAGES])
     listed = ", ".join(json.loads(peers)) if peers else "not installed"
     return f"Python {platform.python_version()}: {ours}; peers: {listed}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _output(command: Sequence[str]) -> str:

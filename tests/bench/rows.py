@@ -11,6 +11,7 @@ from tests.bench.sizes import SIZES, step_flops
 
 SAMPLE_COUNTS = (1, 10, 100)
 GEMM_ROWS = (1000, 100)
+CUDA, GPU_ENGINES = "trainer.device=cuda", ("xla", "cuda_graph")
 
 
 def all_rows(seconds: float) -> list[Row]:
@@ -26,7 +27,10 @@ def all_rows(seconds: float) -> list[Row]:
         _online(seconds),
         _first_step(),
         _help(),
-        _train_gpu(seconds),
+        _train_gpu("train_gpu", "Training, the paper's sizes, GPU", "paper", seconds, bf16=True),
+        _train_gpu("train_gpu_small", "Training, Pendulum 64-64, GPU", "small", seconds),
+        _sweep_gpu(seconds),
+        _online_gpu(seconds),
     ]
 
 
@@ -45,7 +49,7 @@ def _ours(name: str, size: str, seconds: float, precision: str, *overrides: str)
         name,
         _script(
             "ours_step",
-            *("--size", size, "--seconds", str(seconds), f"trainer.precision={precision}"),
+            *("--size", size, "--seconds", str(seconds), _precision(precision)),
             *overrides,
         ),
         ours=True,
@@ -56,8 +60,8 @@ def _ours(name: str, size: str, seconds: float, precision: str, *overrides: str)
 
 def _peer(name: str, size: str, seconds: float, precision: str = "fp32") -> Contestant:
     script = f"tests.bench.peers.{name}_step"
-    bf16 = ("--bf16",) if precision == "bf16" else ()
-    command = (str(PEERS_PYTHON), "-m", script, "--size", size, "--seconds", str(seconds), *bf16)
+    flag = () if precision == "fp32" else (f"--{precision}",)
+    command = (str(PEERS_PYTHON), "-m", script, "--size", size, "--seconds", str(seconds), *flag)
     flops = step_flops(SIZES[size])
     return Contestant(f"{name} {precision}", command, precision=precision, flops=flops)
 
@@ -109,7 +113,7 @@ def _samples(seconds: float) -> Row:
 
 def _acting(name: str, title: str, mode: str, unit: str, loop: str) -> Row:
     def acting(mode: str, precision: str) -> tuple[str, ...]:
-        return _script("acting", mode, "trainer.device=cpu", f"trainer.precision={precision}")
+        return _script("acting", mode, "trainer.device=cpu", _precision(precision))
 
     ours = [
         Contestant(f"ours {p}", acting(mode, p), ours=True, precision=p) for p in ("fp32", "bf16")
@@ -132,7 +136,7 @@ def _online(seconds: float) -> Row:
     contestants = [
         Contestant(
             f"ours {p}",
-            _script("online", "--seconds", str(seconds), f"trainer.precision={p}"),
+            _script("online", "--seconds", str(seconds), _precision(p)),
             ours=True,
             precision=p,
         )
@@ -166,13 +170,47 @@ def _gemm() -> Row:
     return Row("gemm", "This machine's matrix products", "GFLOP/s", tuple(contestants))
 
 
-def _train_gpu(seconds: float) -> Row:
-    cuda, eager = "trainer.device=cuda", "trainer.engine=eager"
-    contestants = [_ours(f"ours {p}", "paper", seconds, p, cuda) for p in ("fp32", "tf32", "bf16")]
-    plain = _ours("the same in plain PyTorch, fp32", "paper", seconds, "fp32", cuda, eager)
-    title = "Training, the paper's sizes, GPU"
-    row = (*contestants, replace(plain, ours=False))
-    return Row("train_gpu", title, "steps/s", row, skip=_no_gpu)
+def _train_gpu(name: str, title: str, size: str, seconds: float, *, bf16: bool = False) -> Row:
+    precisions = ("fp32", "bf16") if bf16 else ("fp32",)
+    ours = [
+        _ours(f"ours {p}, {engine}", size, seconds, p, CUDA, f"trainer.engine={engine}")
+        for engine in GPU_ENGINES
+        for p in precisions
+    ]
+    eager = _ours("plain PyTorch fp32", size, seconds, "fp32", CUDA, "trainer.engine=eager")
+    peers = [_peer("jax", size, seconds, precision) for precision in precisions]
+    return Row(name, title, "steps/s", (*ours, replace(eager, ours=False), *peers), skip=_no_gpu)
+
+
+def _sweep_gpu(seconds: float) -> Row:
+    contestants = [
+        Contestant(
+            f"ours, 27 runs as one stack, {size} {p}",
+            _script("sweep", "--seconds", str(seconds), "--size", size, CUDA, _precision(p)),
+        )
+        for size, p in (("small", "fp32"), ("paper", "tf32"), ("paper", "bf16"))
+    ]
+    return Row("sweep_gpu", "A sweep, GPU", "run-steps/s", tuple(contestants), skip=_no_gpu)
+
+
+def _online_gpu(seconds: float) -> Row:
+    contestants = [
+        Contestant(
+            f"ours {p}, {engine}",
+            _script(
+                *("online", "--seconds", str(seconds), CUDA, _precision(p)),
+                f"trainer.engine={engine}",
+            ),
+        )
+        for engine in GPU_ENGINES
+        for p in ("fp32", "bf16")
+    ]
+    title = "An agent learning online: DDPG of the paper's sizes in Hopper-v5, GPU"
+    return Row("online_gpu", title, "env steps/s", tuple(contestants), skip=_no_gpu)
+
+
+def _precision(name: str) -> str:
+    return f"trainer.precision={name}"
 
 
 def _no_gpu() -> str | None:

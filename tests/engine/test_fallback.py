@@ -16,7 +16,7 @@ from bcq_exp.errors import UserError
 from tests.commands import TINY, bcq_exp, compose, engine_of
 from tests.same import assert_same_state
 
-WARNING = "steps run eagerly, which is slower"
+WARNING = "steps are not compiled, which is slower"
 
 
 class CountingSGD(torch.optim.SGD):
@@ -103,13 +103,15 @@ def test_an_engine_that_is_not_available_is_refused(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     with pytest.raises(UserError, match="engine=cuda_graph: needs a CUDA device"):
         resolve_engine("cuda_graph", cpu)
-    with pytest.raises(UserError, match="engine=xla: compiles for CPUs"):
-        resolve_engine("xla", cuda)
-    assert (resolve_engine("auto", cpu), resolve_engine("auto", cuda)) == ("xla", "cuda_graph")
-    monkeypatch.setattr("bcq_exp.engine.placement.find_spec", lambda name: None)
-    assert resolve_engine("auto", cpu) == "eager"
-    with pytest.raises(UserError, match="engine=xla: JAX is not installed; pip install jax"):
+    monkeypatch.setattr("bcq_exp.engine.xla.find_spec", lambda name: name)
+    assert [resolve_engine("auto", device) for device in (cpu, cuda)] == ["xla", "xla"]
+    assert [resolve_engine("auto", device, 2) for device in (cpu, cuda)] == ["xla", "cuda_graph"]
+    monkeypatch.setattr("bcq_exp.engine.xla.find_spec", lambda name: None)
+    assert [resolve_engine("auto", device) for device in (cpu, cuda)] == ["eager", "cuda_graph"]
+    with pytest.raises(UserError, match="xla: JAX is not installed; pip install jax, or use eager"):
         resolve_engine("xla", cpu)
+    with pytest.raises(UserError, match="for cuda; pip install 'jax.cuda13.', or use cuda_graph"):
+        resolve_engine("xla", cuda)
 
 
 def test_a_short_run_compiles_nothing(monkeypatch):

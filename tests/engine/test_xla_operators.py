@@ -169,8 +169,8 @@ def test_in_bfloat16_one_element_may_step_the_other_way():
     one[0] *= -1
     half[::2] *= -1
     for compiled, agrees in ((one, True), (half, False), (every, False)):
-        assert _agree(compiled, step, before, is_bf16=True) is agrees
-        assert not _agree(compiled, step, before, is_bf16=False)
+        assert _agree(compiled, step, before, is_coarse=True) is agrees
+        assert not _agree(compiled, step, before, is_coarse=False)
 
 
 @pytest.mark.parametrize("rows", [8, 600])

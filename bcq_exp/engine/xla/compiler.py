@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.stacking import constants
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
-from bcq_exp.engine.executors import EagerExecutor, Executor, Learner
+from bcq_exp.engine.executors import CUDAGraphExecutor, EagerExecutor, Executor, Learner
 from bcq_exp.engine.xla import UntraceableError
 from bcq_exp.errors import UserError
 
@@ -25,8 +25,8 @@ class XLACompiler:
     JAX is imported for the first of them: a run that ends before does not wait for it.
 
     Args:
-        is_required: whether a step that cannot be compiled is an error; else it runs eagerly, and
-            one log line says why.
+        is_required: whether a step that cannot be compiled is an error; else another executor
+            takes it, and one log line says why.
     """
 
     def __init__(self, is_required: bool) -> None:
@@ -41,21 +41,22 @@ class XLACompiler:
         Raises:
             UserError: if the step cannot be compiled and has to be.
         """
-        eager = EagerExecutor(learner, table, buffers)
+        otherwise = CUDAGraphExecutor if buffers.row.is_cuda else EagerExecutor
         if self._failure:
-            return eager
+            return otherwise(learner, table, buffers)
         try:
             return self._compiled(_compilable(learner), table, buffers)
         except UntraceableError as error:
             if self._is_required:
                 raise UserError(f"trainer.engine=xla: {error}; use auto or eager") from error
             log.warning(
-                "steps run eagerly, which is slower: %s; trainer.engine=eager does so without "
+                "steps are not compiled, which is slower: %s; trainer.engine=%s does so without "
                 "this warning",
                 error,
+                "cuda_graph" if buffers.row.is_cuda else "eager",
             )
             self._failure = str(error)
-            return eager
+            return otherwise(learner, table, buffers)
 
     def _compiled(
         self, run: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers

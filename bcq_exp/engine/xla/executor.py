@@ -7,8 +7,9 @@ program is what the step did, whatever Python it went through.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import jax
@@ -21,14 +22,14 @@ from torch import Tensor
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.executors import EagerExecutor, take_step, unchanged
-from bcq_exp.engine.xla import UntraceableError
+from bcq_exp.engine.xla import UntraceableError, is_installed
 from bcq_exp.engine.xla.operators import DTYPES
 from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 from bcq_exp.files import cache_folder
 
 # of a tensor's change, by norm, that a program may be off: Adam's first steps follow signs alone
 ROUNDING = 0.02
-ROUNDING_BF16 = 0.25
+ROUNDING_COARSE = 0.25
 
 
 class XLAExecutor:
@@ -42,17 +43,17 @@ class XLAExecutor:
         self._learner, self._buffers, self._program = learner, buffers, program
         self._tensors = _changing(learner)
         self._place = {id(tensor): i for i, tensor in enumerate(self._tensors)}
-        with jax.enable_x64(True):
+        with _on(buffers.row.device):
             self._values = [to_jax(tensor) for tensor in self._tensors]
             self._hyperparameters = [to_jax(x) for x in _as_tensors(learner)]
         self._unsynced = set[int]()
 
     def advance(self, count: int) -> None:
         rates = [o.next_lrs(self._buffers.num_steps) for o in self._learner.all_optimizers()]
-        with jax.enable_x64(True):
+        with _on(self._buffers.row.device):
             self._values, metrics = self._program(
                 self._values,
-                [x.numpy() for x in self._buffers.inputs],
+                [x.cpu().numpy() for x in self._buffers.inputs],
                 np.array(rates, np.float64).T,
                 self._hyperparameters,
                 self._learner.num_steps % len(self._learner.steps),
@@ -77,20 +78,21 @@ class XLAExecutor:
 class Program:
     """So many steps of a run, compiled for its shapes and optimizers.
 
-    JAX is set up for the CPU, and to keep compiled programs in the user's cache.
+    JAX is set up for the devices at hand, and to keep compiled programs in the user's cache.
     """
 
     def __init__(
         self, learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers
     ) -> None:
-        jax.config.update("jax_platforms", "cpu")
+        has_gpu = torch.cuda.is_available() and is_installed(torch.device("cuda"))
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch is there as well
+        jax.config.update("jax_platforms", "cuda,cpu" if has_gpu else "cpu")
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         self._learner, self._table, self._buffers = learner, table, buffers
         self._tensors = _changing(learner)
-        self._rates = torch.zeros(
-            buffers.num_steps, len(learner.all_optimizers()), dtype=torch.float64
-        )
+        shape = buffers.num_steps, len(learner.all_optimizers())
+        self._rates = torch.zeros(shape, dtype=torch.float64, device=buffers.row.device)
         self._hyperparameters = _as_tensors(learner)
         self.has_constants = False
         self._compiled = jax.jit(self._steps, donate_argnums=0)
@@ -147,6 +149,21 @@ class Program:
         return changed
 
 
+@contextmanager
+def _on(device: torch.device) -> Iterator[None]:
+    """Let JAX compute where torch's tensors are, in their types and torch's precision."""
+    with ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(True))
+        # on a GPU the backward pass has a thread of its own, where JAX is not tracing
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        stack.enter_context(jax.default_device(jax.devices(device.type)[device.index or 0]))
+        if device.type == "cuda":  # where XLA would take TF32 by default
+            is_tf32 = torch.get_float32_matmul_precision() == "high"
+            precision = "tensorfloat32" if is_tf32 else "highest"
+            stack.enter_context(jax.default_matmul_precision(precision))
+        yield
+
+
 def _changing(learner: OfflineAlgorithm) -> list[Tensor]:
     """What a step may change of a run: parameters, buffers and the optimizers' moments."""
     return [*learner.state_tensors(), *learner.buffers()]
@@ -183,15 +200,16 @@ def verify(
             after.append([tensor.detach().clone() for tensor in tensors])
             learner.after_steps(-2)
     is_bf16 = any(getattr(m, "compute_dtype", None) == torch.bfloat16 for m in learner.modules())
+    is_coarse = is_bf16 or torch.get_float32_matmul_precision() == "high"  # TF32
     changes = zip(*after, before, strict=True)
-    differing = sum(not _agree(*change, is_bf16=is_bf16) for change in changes)
+    differing = sum(not _agree(*change, is_coarse=is_coarse) for change in changes)
     if differing:
         raise UntraceableError(
             f"{differing} of {len(tensors)} tensors differ between the compiled and the eager step"
         )
 
 
-def _agree(compiled: Tensor, expected: Tensor, before: Tensor, *, is_bf16: bool) -> bool:
+def _agree(compiled: Tensor, expected: Tensor, before: Tensor, *, is_coarse: bool) -> bool:
     """Whether a tensor changed alike, up to rounding."""
     if torch.equal(compiled, expected):
         return True
@@ -200,6 +218,6 @@ def _agree(compiled: Tensor, expected: Tensor, before: Tensor, *, is_bf16: bool)
     off, change = (compiled - expected).double(), (expected - before).double()
     if not change.isfinite().all():  # diverged, the same way
         return torch.equal(compiled.isfinite(), expected.isfinite())
-    # in bfloat16 one gradient of a tensor may have the other sign, and Adam's step with it
-    rounding = ROUNDING_BF16 + 2 / change.numel() ** 0.5 if is_bf16 else ROUNDING
+    # in bfloat16 or TF32 one gradient of a tensor may have the other sign, and Adam's step with it
+    rounding = ROUNDING_COARSE + 2 / change.numel() ** 0.5 if is_coarse else ROUNDING
     return bool(off.norm() <= rounding * change.norm())

@@ -42,7 +42,8 @@ def _matmul(a: Array, b: Array) -> Array:
         return jnp.matmul(a, b)
     if a.shape[-2] >= MANY_ROWS:
         b = _row_major(b)
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+    product = jnp.matmul(a, b, precision="default", preferred_element_type=jnp.float32)
+    return product.astype(a.dtype)
 
 
 def _row_major(x: Array) -> Array:

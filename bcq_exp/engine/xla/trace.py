@@ -110,7 +110,7 @@ class Trace(TorchDispatchMode):
 
 def to_jax(tensor: Tensor) -> Array:
     """A copy of a tensor's elements; jnp.array would compile a program for each shape."""
-    plain = tensor.detach()
+    plain = tensor.detach().cpu()
     if plain.dtype == torch.bfloat16:  # NumPy has no such type
         return jax.device_put(plain.float().numpy().astype(jnp.bfloat16))
     return jax.device_put(plain.numpy().copy())

@@ -1,6 +1,6 @@
 """Times the BCQ step as a JAX user would write it: the authors' update, scanned in one program.
 
-.venv-peers/bin/python -m tests.bench.peers.jax_step --size paper [--bf16] [--processes 2]
+.venv-peers/bin/python -m tests.bench.peers.jax_step --size paper [--bf16|--tf32] [--processes 2]
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _updated(
 
 
 def main() -> None:
-    args = parse(__doc__, flags=("bf16",), processes=True)
+    args = parse(__doc__, flags=("bf16", "tf32"), processes=True)
     if args.processes == 1:
         timing.report(**measure(args), peak_mib=timing.peak_mib())
         return
@@ -151,6 +151,8 @@ def main() -> None:
 
 def measure(args: Any) -> dict[str, float]:
     """Steps a second of one run."""
+    if not args.tf32:  # which is what JAX means by float32 on a GPU
+        jax.config.update("jax_default_matmul_precision", "highest")
     step = Step(args.sizes, args.bf16)
 
     @partial(jax.jit, donate_argnums=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 from bcq_exp.errors import CannotWrite, Damaged
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+NO_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES}
 
 
 class Mark(TypedDict):
@@ -63,14 +64,27 @@ def written(path: Path) -> Iterator[None]:
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def refusal(error: BaseException | None) -> str | None:
+def refusal(error: BaseException) -> str | None:
     """What to say where the system had no room, or let nothing be written; ``None`` elsewhere."""
+    found = _of_system(error, NO_ROOM)
+    return None if found is None else f"cannot write {found.filename or 'a file'}: {found.strerror}"
+
+
+def unusable_path(error: BaseException) -> str | None:
+    """What to say of a path that the system does not look up; ``None`` for other errors."""
+    found = _of_system(error, NO_PATH)
+    return None if found is None else f"{found.filename}: {found.strerror}"
+
+
+def _of_system(error: BaseException, errnos: Collection[int]) -> OSError | None:
+    """The error of the system's that an error came of, if it is one of these."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            return f"cannot write {error.filename or 'a file'}: {error.strerror}"
-        error = error.__cause__ or error.__context__
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, OSError) and link.errno in errnos:
+            return link
+        link = link.__cause__ or link.__context__
     return None
 
 

@@ -21,6 +21,7 @@ from bcq_exp.config.checking import replaced, unknown, wrong
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import flattened
 from bcq_exp.errors import UserError, first_line
+from bcq_exp.files import unusable_path
 
 T = TypeVar("T")
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
@@ -50,7 +51,7 @@ def is_mistake(error: Exception) -> bool:
     from hydra.errors import HydraException
 
     ours = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-    return ours or _raised_in(error) in READERS
+    return ours or unusable_path(error) is not None or _raised_in(error) in READERS
 
 
 def _raised_in(error: BaseException) -> str:
@@ -68,6 +69,8 @@ def one_line(error: BaseException) -> str:
     for link in chain:
         if isinstance(link, UserError):
             return "; ".join(str(link).splitlines())
+    if line := unusable_path(error):
+        return line
     for explain in (_of_override, _of_choice, _of_key):
         for link in chain:
             if line := explain(link, str(error)):

@@ -51,6 +51,7 @@ def assert_done_or_refused(done: Done) -> None:
         assert any(words in done.stderr for words in FAILED)
 
 
+LONG = "a" * 300
 FOUND = [
     ("bcq_exp", ["hydra.run.dir="], "hydra.run.dir=: must be a path that is not empty"),
     ("bcq_exp", ["hydra.run.dir='  '"], "hydra.run.dir=  : must be a path"),
@@ -95,12 +96,16 @@ FOUND = [
     ("bcq_exp", ["-cn", "nope"], "Cannot find primary config 'nope'"),
     ("bcq_exp", ["actor=false"], "actor=false: must name one of the group's choices"),
     ("bcq_exp", ["+hydra/job_logging=x"], "hydra/job_logging appears more than once"),
+    ("bcq_exp.status", [LONG], f"{LONG}/multirun.yaml: File name too long"),
+    ("bcq_exp.select", ["done", f"output={LONG}"], f"{LONG}: File name too long"),
+    ("bcq_exp.evaluate", [f"run={LONG}"], f"{LONG}/checkpoint.pt: File name too long"),
+    ("bcq_exp", [f"hydra.run.dir={LONG}"], f"{LONG}/multirun.yaml: File name too long"),
     ("bcq_exp.evaluate", ["-m", "device=", "run=done"], "device=: must be auto, cpu, cuda or"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "message"), FOUND, ids=[" ".join([m, *a]) for m, a, _ in FOUND]
+    ("module", "arguments", "message"), FOUND, ids=[" ".join([m, *a])[:80] for m, a, _ in FOUND]
 )
 def test_what_was_found_is_refused_in_one_line(module, arguments, message, place, tmp_path):
     line = Line(module, tuple(arguments))

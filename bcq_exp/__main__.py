@@ -9,6 +9,7 @@ import sys
 from contextlib import redirect_stderr, suppress
 from difflib import get_close_matches
 
+from bcq_exp import signals
 from bcq_exp.cli import completion, output
 
 DEFAULT = "train"
@@ -29,6 +30,11 @@ COMMANDS = {  # name -> module with its main(), and what it does
 
 def main() -> None:
     """Run the command that the first word, or the first two, name."""
+    with signals.end_in_one_line():  # from its imports on
+        _main()
+
+
+def _main() -> None:
     _add_current_folder()
     words = sys.argv[1:]
     if completion.is_query(words):

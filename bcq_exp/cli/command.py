@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from bcq_exp import signals
 from bcq_exp.cli import output
 from bcq_exp.cli.explain import is_mistake, one_line
 from bcq_exp.errors import RunStopped, UserError
@@ -27,18 +26,14 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
 
     @wraps(function)
     def run(*arguments: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _end)  # so that what is half-written is removed
         if root := os.environ.get("MINARI_DATASETS_PATH"):  # Hydra may change the folder (chdir)
             os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(root)
         logging.raiseExceptions = False  # a log that cannot be written is no reason to say more
         try:
-            with output.may_be_closed():
+            with signals.end_in_one_line(), output.may_be_closed():
                 function(*arguments)
         except RunStopped as stopped:
             _exit(str(stopped), stopped.status)
-        except KeyboardInterrupt:
-            _exit("stopped by SIGINT", 130)
         except Exception as error:
             if not isinstance(error, UserError) and (line := refusal(error)) is not None:
                 _exit(line, 1)
@@ -47,10 +42,6 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             _exit(f"error: {one_line(error)}", 2)
 
     return run
-
-
-def _end(signum: int, _: object) -> None:
-    sys.exit(128 + signum)
 
 
 def _exit(message: str, status: int) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bcq_exp import signals
 from bcq_exp.engine.engine import Engine
 from bcq_exp.errors import CannotWrite, RunStopped, first_line
 from bcq_exp.training.progress import Part, Progress, progress
@@ -28,6 +27,7 @@ log = logging.getLogger(__name__)
 # Seconds between looks at signals and losses: short enough for Ctrl-C and a bar, while a GPU that
 # gets from one log point to the next in less is not waited for in between.
 LOOK_EVERY = 0.5
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR2")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Trainer:
         """
         title = counted(len(self.runs), "run") if len(self.runs) > 1 else self.runs[0].title
         with (
-            self._stop_on_signals(),
+            signals.requests(self._request_stop, *SIGNALS),
             progress(self._engine.step, self._cadence.until, title, self._part) as shown,
         ):
             try:
@@ -215,25 +215,8 @@ class Trainer:
             status=128 + self._signal,
         )
 
-    @contextmanager
-    def _stop_on_signals(self) -> Iterator[None]:
-        """Turn each of these signals, once, into a request; handlers are put back afterwards."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def request(signum: int, _: Any) -> None:
-            self._signal = signum
-            signal.signal(signum, before[signal.Signals(signum)])
-
-        names = ("SIGINT", "SIGTERM", "SIGUSR2")  # Windows has no SIGUSR2
-        signals = [signal.Signals[name] for name in names if hasattr(signal, name)]
-        before = {signum: signal.signal(signum, request) for signum in signals}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+    def _request_stop(self, signum: int) -> None:
+        self._signal = signum
 
 
 def _means(window: Tensor) -> Tensor:

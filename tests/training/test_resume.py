@@ -62,7 +62,7 @@ def test_after_ctrl_c(tmp_path):
     assert_same_run(folder, tmp_path / "multirun" / "straight")
 
 
-def interrupt_at(monkeypatch, step, signum=signal.SIGINT):
+def interrupt_at(monkeypatch, step, signum=signal.SIGINT, times=1):
     """Send this process a signal when the engine has advanced to ``step``."""
 
     def spoil(engine, advance):
@@ -70,7 +70,8 @@ def interrupt_at(monkeypatch, step, signum=signal.SIGINT):
             left = step - engine.step
             statistics = advance(min(num_steps, left) if left > 0 else num_steps)
             if engine.step == step:
-                os.kill(os.getpid(), signum)
+                for _ in range(times):
+                    os.kill(os.getpid(), signum)
             return statistics
 
         engine.advance = advance_and_send
@@ -98,6 +99,13 @@ def test_off_the_cadence(signum, tmp_path, monkeypatch):
     fit(tmp_path / "r", *TINY, *cadence)
     fit(tmp_path / "straight", *TINY, *cadence)
     assert_same_run(tmp_path / "r", tmp_path / "straight")
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 20, times=2)
+    with pytest.raises(RunStopped, match="SIGINT at step 20, checkpoint saved"):
+        fit(tmp_path / "r", *TINY)
+    assert checkpoint(tmp_path / "r")["step"] == 20
 
 
 class Killed(BaseException):

@@ -14,7 +14,7 @@ from bcq_exp.cli.arguments import Parser, path, place, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 from bcq_exp.extras import require
-from bcq_exp.words import counted
+from bcq_exp.words import counted, listed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -164,7 +164,6 @@ def _print_returns(
     from rich.table import Table
 
     from bcq_exp.analysis import summary
-    from bcq_exp.analysis.runs import listed
     from bcq_exp.analysis.tables import digits
 
     measure, _ = summary.measure_of(runs, which)

@@ -1,8 +1,10 @@
-"""Amounts as people say them."""
+"""Amounts and lists as people say them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+NAMED = 6  # things that a sentence names
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -37,3 +39,9 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
+
+
+def listed(words: Sequence[str]) -> str:
+    """The first NAMED of them, and how many more there are."""
+    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    return ", ".join(words[:NAMED]) + more

@@ -16,7 +16,7 @@ from bcq_exp.config.meaning import compared, noted
 from bcq_exp.config.naming import short_names
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.record import Marks, RunRecord, Table, present_status
-from bcq_exp.words import counted
+from bcq_exp.words import counted, listed
 
 ALGORITHM = "algo"
 OF_DATA = "dataset."
@@ -28,7 +28,6 @@ SHOWN = {  # of a summary, besides what every reader wants
     "wall_time", "steps_per_second", "command", "config_hash", "git_commit", "versions",
     "algorithm", "losses", "watches",
 }  # fmt: skip
-NAMED = 6  # keys, or values of one, that a note names
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class RunTables:
             algorithm, and a key that only some algorithms have counts among those alone, one of
             the data set among runs on the same.
         notes: what is odd about the runs, in words: half-written lines, mixed lengths or data sets,
-            and what differs between them that they are not grouped by.
+            repeated runs, and what differs between them that they are not grouped by.
     """
 
     runs: pd.DataFrame
@@ -245,12 +244,6 @@ def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> lis
     return [f"groups contain runs that differ in {listed(found)}"] * bool(found)
 
 
-def listed(words: Sequence[str]) -> str:
-    """The first NAMED of them, and how many more there are."""
-    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
-    return ", ".join(words[:NAMED]) + more
-
-
 def _tell_contents_apart(runs: pd.DataFrame) -> list[str]:
     """Name data sets by their hash too where one id has several contents; says so."""
     notes = []
@@ -370,6 +363,14 @@ def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
         elif unscored.any():
             how = "return, whose scale may differ, as no data set has reference scores"
         notes.append(f"several data sets ({named}): compared by {how}")
+    settings = runs["config"].map(lambda config: json.dumps(config, sort_keys=True))
+    settings += runs["dataset"].map(str) + runs["dataset_hash"].map(str)
+    if len(repeated := runs["name"][settings.duplicated()]):
+        notes.append(
+            f"{counted(len(repeated), 'run')} {'repeats' if len(repeated) == 1 else 'repeat'} "
+            f"another with the same configuration, seed and data ({listed(list(repeated))}): "
+            "intervals count every run as independent and are too narrow"
+        )
     if runs["num_steps"].nunique() > 1:
         lengths = ", ".join(map(str, sorted(runs["num_steps"].unique())))
         notes.append(

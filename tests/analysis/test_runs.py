@@ -255,9 +255,19 @@ def test_what_else_differs_is_said(key, values, tmp_path):
     assert f"groups contain runs that differ in {key} ({values[0]}, {values[1]})" in said
 
 
+def test_runs_that_repeat_others_are_named(tmp_path):
+    alike = {"changes": {"algo.tau": 0.1, "trainer.device": "cuda"}, "seed": 1}
+    other_data = {**alike, "dataset_facts": {"content_hash": "4" * 64}}
+    _, _, said = groups_of(tmp_path, {}, alike, {**alike, "seed": 2}, alike, other_data, {})
+    assert "2 runs repeat another with the same configuration, seed and data (3, 5): " in said
+    _, _, said = groups_of(tmp_path / "apart", {}, alike, {**alike, "seed": 2}, other_data)
+    assert "repeat" not in said
+
+
 def test_names_and_dashboards_differ_without_a_word(tmp_path):
     changes = ({"name": name, "logger.project": name, "dataset.download": name} for name in "ab")
-    runs, found, _ = groups_of(tmp_path, *({"changes": each} for each in changes))
+    several = ({"changes": each, "seed": seed} for seed, each in enumerate(changes))
+    runs, found, _ = groups_of(tmp_path, *several)
     assert found == ["all runs"] * 2
     assert runs.notes == ()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from bcq_exp.config.checking import check, check_folders, check_plugins
-from bcq_exp.config.meaning import flattened, trained
+from bcq_exp.config.meaning import compared, flattened, trained
 from bcq_exp.config.naming import RunNaming
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
@@ -28,6 +30,9 @@ from bcq_exp.training import start
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, is_sweep
 from bcq_exp.training.spec import RunSpec
+from bcq_exp.words import listed
+
+log = logging.getLogger(__name__)
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -245,15 +250,18 @@ def _axis(override: Override) -> Axis:
 def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
     """Every value of every key, one at a time beside the others' first.
 
+    Those that train the same policy, on other devices or measured differently, are logged.
+
     Raises:
         UserError: for a value that is none, or two that make equal runs.
     """
     first = [axis.overrides[0] for axis in axes]
     base = compose([*fixed, *first])
-    learned = trained(check(base))
+    checked = check(base)
     for i, axis in enumerate(axes):
         varied = base.copy()  # whose value is replaced by the next one
-        seen = {learned: axis.overrides[0]}
+        seen = {trained(checked): axis.overrides[0]}
+        results: dict[str, dict[str, None]] = {_result(checked): {axis.overrides[0]: None}}
         for override in axis.overrides[1:]:
             if axis.is_group or not _replace_value(varied, override):
                 values = check(compose([*fixed, *first[:i], override, *first[i + 1 :]]))
@@ -265,6 +273,18 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
                     f"{same}, {override}: give equal runs, as nothing in their training differs; "
                     + _remedy(axis)
                 )
+            results.setdefault(_result(values), {})[override] = None
+        for alike in results.values():
+            if len(alike) > 1 and not axis.is_continuous:
+                log.warning(
+                    "%s: train the same policy, as nothing that affects training differs",
+                    listed([*alike]),
+                )
+
+
+def _result(values: Mapping[str, Any]) -> str:
+    """All of a checked configuration that the trained policy depends on, as text."""
+    return json.dumps(compared(values), sort_keys=True)
 
 
 def _remedy(axis: Axis) -> str:

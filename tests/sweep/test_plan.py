@@ -39,6 +39,24 @@ def test_choices_whose_keys_are_all_given_make_equal_runs(tmp_path):
     assert apart.returncode == 0, apart.stderr
 
 
+@pytest.mark.parametrize(
+    ("override", "alike"),
+    [
+        ("trainer.device=cpu,auto", "trainer.device=cpu, trainer.device=auto"),
+        ("trainer.engine=eager,auto", "trainer.engine=eager, trainer.engine=auto"),
+        ("trainer.eval_every=30,60", "trainer.eval_every=30, trainer.eval_every=60"),
+        ("trainer.eval_seed=1,2", "trainer.eval_seed=1, trainer.eval_seed=2"),
+        ("trainer.num_steps=30,60", None),
+        ("algo.tau=0.1,0.2", None),
+    ],
+)
+def test_values_that_train_the_same_policy_are_noted(override, alike, tmp_path):
+    done = forked("-m", "name=s", *TINY, "seed=0,1", override, "--plan", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    what = "train the same policy, as nothing that affects training differs"
+    assert done.stderr == ("" if alike is None else f"{alike}: {what}\n")
+
+
 @pytest.mark.slow
 def test_a_group_of_no_size_and_two_runs_of_one_folder_are_refused(tmp_path):
     for override, said in (

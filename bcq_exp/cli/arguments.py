@@ -15,6 +15,8 @@ from bcq_exp.cli import completion
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import Range
 
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
+
 
 class Parser(argparse.ArgumentParser):
     """Reads ``KEY=VALUE`` words, and paths by their position.
@@ -25,6 +27,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, **others: Any) -> None:
         super().__init__(prog, description=description, formatter_class=_Help, **others)
         self._positionals.title, self._optionals.title = "arguments", "keys"
+        self._negative_number_matcher = NEGATIVE  # argparse takes -1e9 for an option
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.config.fqe import FQESettings
+from bcq_exp.errors import UserError
 from bcq_exp.selection.bandit import BudgetCurve, budget_curve
 from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
 from bcq_exp.selection.fit import Callback, FittedQ, Values, ensemble_interval, estimate_row
@@ -72,7 +73,11 @@ def select(
     Args:
         keep: the file that fitted critics are kept in, to go on from.
         callback: as :meth:`bcq_exp.selection.fit.FittedQ.fit` has it.
+
+    Raises:
+        UserError: if the value of the behaviour policy, as recorded, is out of the known range.
     """
+    _check_range(evidence, settings)
     act_next, first_act = policies_actions(candidates, evidence, settings.seed)
     recorded_next, recorded_first = evidence.behaviours_actions
     fitted = FittedQ(
@@ -124,6 +129,18 @@ def select(
     return Selection(
         policies, behaviour, quality, budget, others.calibration, tuple(notes), estimates
     )
+
+
+def _check_range(evidence: Evidence, settings: FQESettings) -> None:
+    if settings.return_range is None:
+        return
+    low, high = settings.return_range
+    mean = evidence.returns(settings.gamma, settings.horizon).mean()
+    if not low <= mean <= high:
+        raise UserError(
+            f"return_range=[{low:g},{high:g}]: must contain the mean discounted return of the "
+            f"recorded episodes, {mean:.6g}"
+        )
 
 
 def is_better(policy: Values, behaviour: Values) -> str:

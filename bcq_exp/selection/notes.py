@@ -38,6 +38,7 @@ def notes_of(
     return [
         *_of_evidence(evidence),
         *of_settings(settings),
+        *_of_range(evidence, settings),
         *_of_runs(ranked),
         *_of_first(policies),
         *_of_fqe(policies),
@@ -73,6 +74,22 @@ def of_settings(settings: FQESettings) -> list[str]:
     ]
 
 
+def _of_range(evidence: Evidence, settings: FQESettings) -> list[str]:
+    """Whether a known range of values is narrower than what was recorded."""
+    if settings.return_range is None:
+        return []
+    low, high = settings.return_range
+    returns = evidence.returns(settings.gamma, settings.horizon)
+    beyond = int(((returns < low) | (returns > high)).sum())
+    if not beyond:
+        return []
+    return [
+        f"{beyond} of {counted(len(returns), 'recorded episode')} "
+        f"{'has a discounted return' if beyond == 1 else 'have discounted returns'} outside "
+        f"return_range, [{low:g}, {high:g}]; values are means, but check the range"
+    ]
+
+
 def _of_runs(ranked: Sequence[Candidate]) -> list[str]:
     """In what the runs differ that is none of what was swept."""
     notes = []
@@ -92,19 +109,18 @@ def _of_horizon(evidence: Evidence, settings: FQESettings) -> list[str]:
     """Whether values and discounted returns are of the same."""
     spec, gamma, horizon = evidence.dataset.env_spec, settings.gamma, settings.horizon
     limit = None if spec is None else spec.max_episode_steps
-    if horizon is not None:
-        if limit is not None and limit <= horizon:
-            return []
+    if horizon is not None and (limit is None or horizon < limit):
         return [
             f"values cover the first {counted(horizon, 'step')}, but evaluations' discounted "
             "returns whole episodes, so the latter are left out"
         ]
-    if limit is None or gamma**limit < CUT:
+    if limit is None or limit == horizon or gamma**limit < CUT:
         return []
+    ends = "values do not" if horizon is None else f"values after {horizon} steps"
     return [
         f"episodes end after {limit} steps, where a reward still has weight {gamma**limit:.0%}; "
-        "discounted returns end there and values do not, so they differ; "
-        f"horizon={limit} makes values end there too"
+        f"discounted returns end there and {ends}, so they differ; horizon={limit} makes values "
+        "end there too"
     ]
 
 

@@ -81,6 +81,7 @@ FOUND = [
     ("bcq_exp.export", ["done", "format=torch", "output=file"], "output=file: not a folder"),
     ("bcq_exp.export", ["done", "format=torch", "output=file/x"], "output=file/x: not a folder"),
     ("bcq_exp.select", ["done", "return_range=[1,0]"], "return_range=[1.0,0.0]: the first number"),
+    ("bcq_exp.select", ["done", "return_range=[-inf,0]"], "return_range=-inf: must be a number"),
     ("bcq_exp.select", ["done", "output=file"], "output=file: must be a folder, not a file"),
     ("bcq_exp.compare", ["done", "which=first"], "which=first: must be one of last, best"),
     (

@@ -170,6 +170,26 @@ def test_what_is_compared_unlike_is_told(folder):
     assert "eval.csv is damaged" in refusal("multirun/s", *FAST, cwd=folder)
 
 
+def test_a_range_of_returns_that_the_recorded_ones_contradict(folder):
+    sweep = folder / "multirun" / "s"
+    _, evidence = load_candidates([sweep / state.name for state in run_states(sweep)])
+    returns = evidence.returns(0.99, None)
+    said = refusal("multirun/s", *FAST, "return_range=[0,1]", cwd=folder)
+    assert said == (
+        "error: return_range=[0,1]: must contain the mean discounted return of the recorded "
+        f"episodes, {returns.mean():.6g}\n"
+    )
+    low, high = returns.mean() - 0.5, returns.mean() + 0.5
+    done = select("multirun/s", *FAST, f"return_range=[{low},{high}]", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "3 of 3 recorded episodes have discounted returns outside return_range" in said
+    done = select("multirun/s", *FAST, "return_range=[-1e9,1E+9]", "horizon=300", cwd=folder)
+    assert done.returncode == 0 and "return_range" not in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "discounted returns end there and values after 300 steps, so they differ" in said
+
+
 def test_naive_estimates_are_the_runs_own_critics(folder):
     sweep = folder / "multirun" / "s"
     candidates, evidence = load_candidates([sweep / state.name for state in run_states(sweep)][:2])

@@ -223,7 +223,8 @@ def test_halving_by_it_decides_at_every_rung(folder):
     rungs = json.loads((sweep / "halving.json").read_text())["rungs"]
     assert [(rung["step"], len(rung["settings"])) for rung in rungs] == [(5, 6), (15, 2), (45, 1)]
     winner = rungs[-1]["settings"][0]
-    rows = RunRecord(sweep / winner["name"].replace(" ", ",")).estimates()
+    name = winner["name"].replace("critic_optim.", "").replace("algo.", "").replace(" ", ",")
+    rows = RunRecord(sweep / name).estimates()
     assert [row["step"] for row in rows] == [5, 15, 45]
     assert rows[-1]["fqe"] == pytest.approx(winner["value"])
     shutil.rmtree(sweep / "fqe.pt", ignore_errors=True)

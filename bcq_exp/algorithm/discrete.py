@@ -47,8 +47,10 @@ class DiscretePolicy(Policy):
     @torch.no_grad()
     def action_probabilities(self, obs: Any) -> Tensor:
         """pi(a | s) for observations (B, O): (B, n), one at the action taken."""
+        obs = self.as_tensor(obs)
+        self.check_obs(obs)
         with in_eval_mode(self):
-            scores = self.scores(self.as_tensor(obs))
+            scores = self.scores(obs)
         return one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
 
     def chosen(self, scores: Tensor) -> Tensor:

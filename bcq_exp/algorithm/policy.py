@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Space
+from gymnasium.spaces import Box, Space
 from torch import Tensor, nn
 
 from bcq_exp.algorithm.actions import ActionIndex, ActionMap, BoundMethod
@@ -29,7 +29,23 @@ class Predictor(ABC):
         """What the environment's ``step`` takes (B, A), for observations ``(B, *obs)``.
 
         ``generator``, on the CPU, supplies what a policy draws; by default torch's global one does.
+
+        Raises:
+            ValueError: if the observations have another shape, where theirs is known.
         """
+
+    def check_obs(self, obs: np.ndarray | Tensor) -> None:
+        """Compare the shape of observations ``(B, *obs)`` with that of the space, if it is a Box.
+
+        Raises:
+            ValueError: with both shapes, where they differ.
+        """
+        space = self.observation_space
+        if isinstance(space, Box) and (obs.ndim == 0 or obs.shape[1:] != space.shape):
+            sizes = ", ".join(map(str, space.shape))
+            raise ValueError(
+                f"observations must have the shape (B, {sizes}), not {tuple(obs.shape)}"
+            )
 
     def predict(
         self,
@@ -50,10 +66,16 @@ class Predictor(ABC):
             episode_start: not read, for the same reason.
             deterministic: draw from a generator of a fixed seed, so that equal calls return equal
                 actions; by default a policy that draws uses torch's global generator.
+
+        Raises:
+            ValueError: if the observations have another shape, where theirs is known.
         """
         obs = observation if isinstance(observation, Tensor) else np.asarray(observation)
-        shape = getattr(self.observation_space, "shape", None)
+        space = self.observation_space
+        shape = getattr(space, "shape", None)
         is_one = obs.ndim == (1 if shape is None else len(shape))
+        if isinstance(space, Box):
+            is_one = obs.shape == shape
         generator = torch.Generator().manual_seed(0) if deterministic else None
         act = self.act(obs[None] if is_one else obs, generator)
         return act[0] if is_one else act, state
@@ -122,8 +144,12 @@ class Policy(nn.Module, Predictor):
 
         ``generator=`` (a ``torch.Generator`` on the CPU) supplies what the policy draws, if it
         draws; by default torch's global one does. ``state`` is handed back: it keeps none.
+
+        Raises:
+            ValueError: if the observations have another shape than those of ``observation_space``.
         """
         obs, shape = self.as_tensor(batch.obs), self.normal_shape
+        self.check_obs(obs)
         normal = None
         if shape is not None:
             size = (obs.shape[0], *shape)

@@ -110,6 +110,7 @@ class Agent(Predictor):
         return None if found is None else found.to("cpu", torch.float64).numpy()
 
     def _scaled(self, obs: np.ndarray) -> np.ndarray:
+        self.check_obs(obs)
         return obs if self.normalizer is None else self.normalizer(obs)
 
 

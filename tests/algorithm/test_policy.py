@@ -1,5 +1,7 @@
 """Acting: the best of the perturbed samples, each row by itself."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,22 @@ def test_one_observation_is_one_action(space):
     alone, _ = policy.predict(OBS[0], deterministic=True)
     assert together.shape == (1, ACT_DIM)
     np.testing.assert_array_equal(alone, together[0])
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (OBS_DIM,), (OBS_DIM + 1,), (5, OBS_DIM - 1), (5, 5, OBS_DIM)]
+)
+def test_observations_of_another_shape_are_refused_with_both_shapes(shape):
+    space = Box(-1, 1, (OBS_DIM,))
+    policy, obs = make_policy(observation_space=space), np.zeros(shape)
+    words = rf"observations must have the shape \(B, {OBS_DIM}\), not {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=words):
+        policy(Batch(obs=obs))
+    with pytest.raises(ValueError, match=words):
+        policy.act(torch.as_tensor(obs))
+    if shape != (OBS_DIM,):  # one, to predict
+        with pytest.raises(ValueError, match=words):
+            policy.predict(obs)
 
 
 def test_deterministic_predictions_are_equal_and_the_others_draw():

@@ -34,6 +34,7 @@ class TablePolicy:
     """The contract of a policy of discrete actions: probabilities (S, n) by a state's number."""
 
     table: np.ndarray
+    observation_space = None
 
     def action_probabilities(self, obs):
         return torch.as_tensor(np.asarray(obs) @ self.table)

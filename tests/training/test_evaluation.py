@@ -47,6 +47,8 @@ def countdown():
 class Doubles:
     """A policy whose action is half the second observation; the environment's is twice that."""
 
+    observation_space = None
+
     def __init__(self):
         self.asked = 0
 
@@ -243,6 +245,16 @@ def test_a_column_that_only_rounding_moves_is_constant():
     neighbours = np.nextafter(np.float32(1e6), np.float32([0, 2e6]))
     obs = np.resize(neighbours, (100, 1))
     assert np.abs(ObsNormalizer.of(obs)(obs)).max() < 0.1
+
+
+def test_a_scaled_agent_does_not_broadcast_observations():
+    policy = Tensors()
+    policy.observation_space = Box(-1, 1, (2,))
+    agent = Agent(policy, ObsNormalizer(np.ones(2), np.ones(2)))
+    assert agent.predict(np.zeros(2))[0].ndim == 1
+    for act in (agent.act, agent.predict):
+        with pytest.raises(ValueError, match=r"must have the shape \(B, 2\), not \(3, 1\)"):
+            act(np.zeros((3, 1)))
 
 
 def test_a_saved_normalizer_is_the_same():

@@ -63,6 +63,9 @@ MISTAKES = [
     (["name=../outside"], "name=../outside: must be of letters, digits"),
     (["name=" + "a" * 300], "name=aaaaaaaaaaaaaaaaaaaa...: must have at most 180 bytes, not 300"),
     (["name=ünï"], """name=ünï: needs quotes; write 'name="ünï"'"""),
+    (["logger.tags=a"], "1 to 64 characters (W&B's limit); write 'logger.tags=[a]'"),
+    (["logger.tags=a#b"], """logger.tags=a#b: needs quotes; write 'logger.tags=["a#b"]'"""),
+    (["logger.tags=a b"], """logger.tags=a b: must be a list of strings"""),
     (["logger.tags=[a#b,c]"], """needs quotes; write 'logger.tags=["a#b",c]'"""),
     (["logger.project=a/b"], r"logger.project=a/b: must be 1 to 128 characters, none of / \ # ? %"),
     (
@@ -146,14 +149,15 @@ def test_a_file_without_its_package_line_is_told_so(tmp_path):
 
 
 def test_what_a_message_says_to_write_is_what_was_meant(tmp_path):
-    for wrong in ("name=ünï", "logger.tags=[a#b,c]", "logger.group='", "logger.group=a(b"):
+    lists = ("logger.tags=[a#b,c]", "logger.tags=a#b,c")
+    for wrong in ("name=ünï", *lists, "logger.group='", "logger.group=a(b"):
         hint = forked(wrong, cwd=tmp_path).stderr.rpartition("needs quotes; write ")[2]
         (override,) = shlex.split(hint)
         assert override != wrong
         shown = forked(override, "--cfg", "job", cwd=tmp_path).stdout
         key, _, value = wrong.partition("=")
         node = OmegaConf.create(shown)
-        meant = ["a#b", "c"] if value.startswith("[") else value
+        meant = ["a#b", "c"] if wrong in lists else value
         assert OmegaConf.select(node, key) == meant
 
 

@@ -20,6 +20,7 @@ from omegaconf.errors import (
 from bcq_exp.config.checking import replaced, unknown, wrong
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import flattened
+from bcq_exp.config.schema import is_list
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.files import unusable_path
 
@@ -132,6 +133,8 @@ def _unreadable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override}: must be KEY=VALUE; put it in quotes if it has spaces"
+    if is_list(key) and not value.startswith("["):
+        value = f"[{value}]"
     for quoted in (_with_quoted_elements(value), _in_quotes(value)):
         if quoted is not None and "${" not in value and _is_readable(f"{key}={quoted}"):
             return f"{override}: needs quotes; write {shlex.quote(f'{key}={quoted}')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import Field, is_dataclass
@@ -124,6 +125,10 @@ def _meant(key: str, value: str, schema_field: Field) -> str:
     kind = str(schema_field.type)
     if value.startswith("[") and not kind.startswith("list"):
         return f"; to sweep, write {key}={value.strip('[]').replace(' ', '')} with -m"
+    if kind.startswith("list[str]") and not value.startswith("[") and value.strip("'\""):
+        text = re.sub(r"""^(['"])(.*)\1$""", r"\2", value)
+        element = text if re.fullmatch(r"[\w.+-]+", text) else json.dumps(text)
+        return f"; write {shlex.quote(f'{key}=[{element}]')}"
     if kind.startswith("int"):
         with suppress(ValueError, OverflowError):  # no number, or no finite one
             if float(value).is_integer() and _is_allowed(int(float(value)), schema_field):

@@ -379,6 +379,13 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
 }
 
 
+def is_list(key: str) -> bool:
+    """Whether a dotted key, by its last part, is a list in the schemas that have it."""
+    name = key.rpartition(".")[2]
+    kinds = [str(known[name].type) for known in map(schema_of, SCHEMAS.values()) if name in known]
+    return any(kind.startswith("list") for kind in kinds)
+
+
 def register(algorithms: Mapping[str, type[AlgoConfig]]) -> None:
     """Make the schemas and resolvers known to Hydra; call before composing.
 

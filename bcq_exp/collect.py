@@ -11,6 +11,7 @@ from bcq_exp.cli.child import Command, run
 from bcq_exp.cli.entry import entry
 from bcq_exp.config.naming import as_name
 from bcq_exp.config.overrides import online_agent
+from bcq_exp.config.schema import source
 from bcq_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 100_000
 
 
-@entry("collect", paths=("run",))
+@entry("collect", as_text=("run",))
 def main(cfg: DictConfig) -> float:
     import numpy as np
 
@@ -229,7 +230,7 @@ def _in_words(how: dict[str, Any]) -> str:
     if how["record"] == "policy":
         noise = f"noise_std {how['noise_std']}, random_action_prob {how['random_action_prob']}"
         return f"{noise}, seed {how['seed']}"
-    exploring = agent["config"]["dataset"]
+    exploring = source(agent["config"])
     return (
         f"{exploring['start_steps']} random steps, then noise_std {exploring['noise_std']}, seed "
         f"{agent['seed']}"

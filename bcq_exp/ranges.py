@@ -68,6 +68,8 @@ class Matching:
 
 
 PATH = Matching(r"(?s).*\S.*", "a path that is not empty")
+FILM = Matching(r".+\.(gif|mp4)", "a path ending in .gif or .mp4")
+DEVICE = Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
 
 LONGEST_WANDB_TAG, LONGEST_WANDB_NAME = 64, 128  # characters; W&B refuses a run beyond them
 WANDB_TAG = Matching(rf"(?s).{{1,{LONGEST_WANDB_TAG}}}", "1 to 64 characters (W&B's limit)")

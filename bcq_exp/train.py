@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli.entry import PLAN_ONLY, entry
+from bcq_exp.cli.entry import entry
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.sweep.plan import plan_sweep
-from bcq_exp.training import start
-from bcq_exp.training.provenance import command, own_configs
-from bcq_exp.training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
 
-@entry("config", plan_run=start.plan_run, plan_sweep=plan_sweep, plan_only=PLAN_ONLY)
+@entry("config", plan="++hydra.launcher.plan_only=true", as_text=("name",))
 def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
+    from bcq_exp.config.plain import unresolved
+    from bcq_exp.training.provenance import command, own_configs
+    from bcq_exp.training.spec import RunSpec
+
     hydra = HydraConfig.get()
-    asked = command([*own_configs(hydra), *hydra.overrides.task])
+    asked = command([*own_configs(hydra), *unresolved(hydra.overrides.task)])
     return train(RunSpec.of(cfg, Path(hydra.runtime.output_dir), asked, hydra.runtime.cwd))
 
 
@@ -33,6 +37,7 @@ def train(spec: RunSpec) -> float:
         RunStopped: if the run failed or was stopped by a signal.
         UserError: if data set, environment or device is not available.
     """
+    from bcq_exp.training import start
     from bcq_exp.training.cohort import train_cohort
 
     if start.is_complete(spec):

@@ -10,7 +10,7 @@ import yaml
 
 from bcq_exp.cli.arguments import Parser, path
 from bcq_exp.cli.command import command
-from bcq_exp.cli.entry import conf_folder
+from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.ranges import WANDB_NAME, WANDB_PROJECT
 

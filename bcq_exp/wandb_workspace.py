@@ -10,6 +10,7 @@ from bcq_exp.cli.arguments import Parser, place
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.extras import require
+from bcq_exp.internals import workspace_values
 from bcq_exp.training.record import COMPARED
 
 DEFAULT_KEYS = ("algo.lmbda", "algo.tau", "algo.num_sampled_action", "actor.phi")
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         losses=losses,
         diagnostics=diagnostics,
     )
-    print(json.dumps(specification(space), indent=2) if options.dry_run else _save(space))
+    print(json.dumps(workspace_values(space), indent=2) if options.dry_run else _save(space))
 
 
 def workspace(
@@ -104,11 +105,6 @@ def workspace(
         settings=spaces.WorkspaceSettings(x_axis="step"),
         runset_settings=spaces.RunsetSettings(groupby=[spaces.Config(key) for key in keys]),
     )
-
-
-def specification(space: Any) -> dict[str, Any]:
-    """What W&B's server would be sent, as plain values."""
-    return json.loads(space._to_model().model_dump_json(by_alias=True, exclude_none=True))
 
 
 Names = tuple[Sequence[str], Sequence[str], Sequence[str]]  # keys, losses, diagnostics

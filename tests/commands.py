@@ -21,7 +21,7 @@ from omegaconf import DictConfig, open_dict
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.cli import schemas
-from bcq_exp.cli.entry import conf_folder
+from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.config.checking import check
 from bcq_exp.data.task import Task
 from bcq_exp.engine.assembly import build_engine

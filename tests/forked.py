@@ -122,6 +122,7 @@ def main() -> None:
     from bcq_exp.sweep import plugins
 
     torch.set_num_threads(1)
+    plugins.remove_namesakes()
     plugins.register()  # before modules of ours that derive from Hydra's
     found = [module.name for module in walk_packages(bcq_exp.__path__, "bcq_exp.")]
     for name in (*IMPORTS, *found):

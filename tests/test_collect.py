@@ -78,7 +78,7 @@ def test_a_trained_runs_policy_with_and_without_noise(collect, load, trained):
 
 
 ONLINE = (
-    *("algo=ddpg", "dataset=online", "dataset.env=Pendulum-v1", "dataset.start_steps=100"),
+    *("algo=ddpg", "online=explore", "online.env=Pendulum-v1", "online.start_steps=100"),
     *("trainer.num_steps=450", "trainer.batch_size=8", "trainer.eval_every=450"),
     *("trainer.eval_episodes=1", "logger=none", "name=agent"),
 )
@@ -125,7 +125,7 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
 
 def test_a_run_that_collected_nothing_has_no_buffer(collect, trained):
     for args, said in (
-        ((f"run={trained}",), "collected no data; give a run with dataset=online"),
+        ((f"run={trained}",), "collected no data; give a run with online=explore"),
         ((), "behaviour=run: needs the folder of a run"),
         ((f"run={trained}", "noise_std=0.3"), "are those of the run; leave them out"),
         ((f"run={trained}", "behaviour=random"), "only used with behaviour=run, not random"),
@@ -164,14 +164,14 @@ def test_the_papers_settings_each_in_one_command_over_one_agent(collect, load, t
     }
     noises = {name: (h["noise_std"], h["random_action_prob"]) for name, h in how.items()}
     assert noises["imperfect"] == (0.3, 0.3) and noises["imitation"] == (0.0, 0.0)
-    explored = {n: h["agent"]["config"]["dataset"]["noise_std"] for n, h in how.items()}
+    explored = {n: h["agent"]["config"]["online"]["noise_std"] for n, h in how.items()}
     assert explored == {"imperfect": 0.1, "concurrent": 0.1, "imitation": 0.1, "final": 0.5}
     assert how["imperfect"]["seed"] == how["imperfect"]["agent"]["seed"] == 3
     assert how["imperfect"]["agent"]["step"] == 300
     assert how["imperfect"]["versions"]["gymnasium"]
     again = collect("id=my/other-v0", "setting=imitation", *AGENT, "agent.start_steps=50")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
-    assert "holds a run with another configuration: dataset.start_steps" in again.stderr
+    assert "holds a run with another configuration: online.start_steps" in again.stderr
 
 
 @pytest.mark.slow

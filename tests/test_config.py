@@ -17,29 +17,23 @@ from bcq_exp.config.meaning import (
     shared_by_stack,
 )
 from bcq_exp.config.naming import run_name
-from bcq_exp.config.plain import plain, refers
+from bcq_exp.config.plain import interpolations, plain
 from bcq_exp.errors import UserError
 from tests.commands import CONF, compose
 from tests.forked import forked
 
+OWN = ("logger.", "networks.", "online")  # say nothing of what a run on data learns
 OPTIMIZERS = ("actor_optim", "critic_optim", "vae_optim", "value_optim")
 NEEDED = {
     "minari": ["dataset.id=a/b-v0"],
     "d4rl_hdf5": ["dataset.path=a.hdf5"],
     "table": ["dataset.path=a.csv"],
     "d4rl_bcq": ["dataset.path=a.hdf5"],
-    "online": ["dataset.env=Pendulum-v1"],
-    "deterministic_actor": ["algo=bc"],
-    "gaussian_actor": ["algo=iql"],
-    "state_critic": ["algo=dqn"],
+    "explore": ["algo=ddpg", "online.env=Pendulum-v1"],
     "value_optim": ["algo=iql"],
     "default": ["algo=bc"],
 }
 NODES = {
-    "deterministic_actor": "actor",
-    "gaussian_actor": "actor",
-    "state_critic": "critic",
-    "networks": None,
     "experiment": None,
     "sweep": None,
     "setting": None,
@@ -75,9 +69,9 @@ def test_every_choice_composes_and_is_valid(group, name):
         assert schema_of(cfg[node]), "the choice file names no schema"
 
 
-@pytest.mark.parametrize("root", ["evaluate", "collect", "paper"])
+@pytest.mark.parametrize("root", ["collect", "paper"])
 def test_the_other_commands_compose_and_are_valid(root):
-    required = {"evaluate": "run=r", "collect": "id=i", "paper": "budget=full"}[root]
+    required = {"collect": "id=i", "paper": "budget=full"}[root]
     check(compose(required, config_name=root))
 
 
@@ -118,7 +112,7 @@ def test_the_help_lists_custom_choices(option, tmp_path):
     own = CONF.parent / "tests" / "own" / "conf"
     listed = choices_in_help(option.format(own), "algo=bc", cwd=tmp_path)
     assert "denoising" in listed["algo"] and "layernorm" in listed["critic"]
-    assert "deterministic_actor@actor" in listed
+    assert listed["actor"] == ["deterministic", "gaussian", "perturbation"]
 
 
 def test_a_debug_run_is_small_and_of_any_algorithm():
@@ -261,6 +255,17 @@ def test_the_hash_changes_with_what_is_learnt_and_with_nothing_else(override, sa
     assert (one == other) is same
 
 
+def test_runs_of_earlier_versions_keep_their_identity():
+    now = plain(compose())
+    before = {k: v for k, v in now.items() if k not in ("networks", "online")}
+    assert config_hash(before) == config_hash(now)
+    now = plain(compose("algo=ddpg", "online=explore", "online.env=Pendulum-v1"))
+    before = {k: v for k, v in now.items() if k not in ("networks", "online")}
+    before["dataset"] = now["online"]
+    assert identity(before) == identity(now) and compared(before) == compared(now)
+    assert identity(now)["online.env"] == "Pendulum-v1"
+
+
 def meanings(which):
     """Keys of BCQ's configuration with that meaning, and those without."""
     cfg = compose("trainer.device=cpu")
@@ -272,7 +277,7 @@ def meanings(which):
 
 def test_stacked_runs_may_differ_in_the_numbers_of_the_equations_and_in_what_is_their_own():
     every, shared = meanings("shared")
-    free = {k for k in every - shared if not k.startswith(("logger.", *OPTIMIZERS))}
+    free = {k for k in every - shared if not k.startswith(OWN + OPTIMIZERS)}
     assert free == {
         "seed", "name", "resume", "algo.lmbda", "algo.tau", "algo.gamma", "actor.phi",
         "vae.latent_clip", "vae.kl_weight", "policy.forward_sampled_times",
@@ -283,7 +288,7 @@ def test_stacked_runs_may_differ_in_the_numbers_of_the_equations_and_in_what_is_
 
 def test_reports_tell_runs_apart_by_what_they_learn():
     every, told = meanings("compared")
-    left = {k for k in every - told if not k.startswith(("logger.", "dataset."))}
+    left = {k for k in every - told if not k.startswith((*OWN, "dataset."))}
     assert left == {
         "name", "resume", "trainer.device", "trainer.num_threads",
         "trainer.log_every", "trainer.eval_every", "trainer.eval_episodes", "trainer.eval_seed",
@@ -344,5 +349,5 @@ def test_a_budget_has_its_launcher_unless_another_is_asked_for(given, launcher):
 def test_a_plain_configuration_is_what_omegaconf_makes_of_it(given):
     cfg = compose("experiment=paper", "name=n", given)
     assert plain(cfg) == OmegaConf.to_container(cfg, resolve=True)
-    assert refers(cfg, but="") == ("$" in given)
-    assert not refers(cfg, but="logger")
+    assert ("logger" in interpolations(cfg)) == ("$" in given)
+    assert interpolations(cfg)["vae"] == ["${networks.vae_hidden_sizes}"]

@@ -9,12 +9,13 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from bcq_exp.__main__ import COMMANDS
 from bcq_exp.cli import arguments, command, entry
+from bcq_exp.cli.callback import CheckCallback
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -72,14 +73,20 @@ class Parsed(BaseException):
 @pytest.fixture
 def dry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands read, compose and check what they are given, and do nothing."""
-    parse_args = arguments.Parser.parse_args
 
-    def parsed(*args, **kwargs):
-        parse_args(*args, **kwargs)
-        raise Parsed
+    def no_further(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
 
-    monkeypatch.setattr(arguments.Parser, "parse_args", parsed)
-    monkeypatch.setattr(entry, "_launch", lambda *_: None)
+        def parsed(*args: Any, **kwargs: Any) -> None:
+            function(*args, **kwargs)
+            raise Parsed
+
+        monkeypatch.setattr(owner, name, parsed)
+
+    no_further(arguments.Parser, "parse_args")
+    no_further(CheckCallback, "on_run_start")
+    no_further(CheckCallback, "on_multirun_start")
+    no_further(entry, "check")  # of commands without the callback
     monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     monkeypatch.setattr(logging, "raiseExceptions", True)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")

@@ -95,7 +95,7 @@ MISTAKES = [
     (["run=x", "num_episodes=0"], "num_episodes=0: must be an integer at least 1"),
     (["run=x", "video=film.avi"], "video=film.avi: must be a path ending in .gif or .mp4"),
     (["run=x", "device=tpu"], "device=tpu: must be auto, cpu"),
-    ([], "run: has no value"),
+    ([], "the following arguments are required: run; see --help"),
 ]
 
 

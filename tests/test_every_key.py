@@ -58,6 +58,8 @@ OTHER = {
     "algo.tau": "0.5",
     "algo.gamma": "0.5",
     "algo.num_sampled_action": "7",
+    "networks.hidden_sizes": "[9]",
+    "networks.vae_hidden_sizes": "[9]",
     "policy.forward_sampled_times": "9",
     "policy.action_scaling": "false",
     "policy.action_bound_method": "tanh",
@@ -100,6 +102,7 @@ LOSSES = ("trainer.eval_episodes=0",)  # alone tell optimizers apart
 ELSEWHERE = {
     "resume",
     "name",
+    "online",  # tests/engine/test_online.py
     "trainer.device",
     "trainer.num_threads",
     "trainer.engine",

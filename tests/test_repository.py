@@ -81,3 +81,13 @@ def test_the_wheel_has_types_and_configuration(tmp_path):
         assert f"bcq_exp/{file}" in files
     assert not any(file.startswith("tests/") for file in files)
     assert "Classifier: Typing :: Typed" in metadata
+
+
+def test_private_interfaces_of_other_packages_stand_in_one_module():
+    private = re.compile(
+        r"hydra\._internal|wandb\.sdk|joblib\.externals|jax\._src"
+        r"|\._(value|get_node|get_parent|key|return_value|to_model|apply_overrides\w*|save_config)\b"
+    )
+    files = (ROOT / "bcq_exp").rglob("*.py")
+    found = {p.name: private.findall(p.read_text()) for p in files if p.name != "internals.py"}
+    assert {name: names for name, names in found.items() if names} == {}

@@ -114,6 +114,8 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     ``watches``          which metrics mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
     ``Hyperparameters``  the frozen dataclass of the numbers in its equations
     ``reads``            the configuration's groups that it is built from
+    ``network_kinds``    by group, which class of :mod:`bcq_exp.algorithm.networks` it works with;
+                         a network of that kind is a subclass, or none of that module's
     ``steps``            its step functions (:class:`Step`), taken in turn: usually one, but an
                          actor that learns every second step makes it two, and one reports less
     ``networks``         a named tuple of all that its steps call, target networks included; a
@@ -142,6 +144,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     diagnostics: ClassVar[tuple[str, ...]] = ()
     Hyperparameters: ClassVar[type[numbers.Hyperparameters]] = numbers.Hyperparameters
     reads: ClassVar[tuple[str, ...]] = ()
+    network_kinds: ClassVar[Mapping[str, type[nn.Module]]] = {}
     steps: ClassVar[tuple[Step, ...]]
 
     def __init__(self, *, policy: TPolicy, **hyperparameters: Any) -> None:

@@ -16,6 +16,7 @@ from bcq_exp.algorithm.base import OfflineAlgorithm, Optimizers, TrainingStats
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy, cross_entropy
 from bcq_exp.algorithm.losses import StateToAction
+from bcq_exp.algorithm.networks import Actor
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import DeterministicPolicy
@@ -85,6 +86,7 @@ class BC(OfflineAlgorithm[DeterministicPolicy | ClassifierPolicy]):
     action_spaces = (Box, Discrete)
     training_stats = BCTrainingStats
     reads = ("policy", "actor", "actor_optim")
+    network_kinds = {"actor": Actor}
     steps = (train_step,)
 
     def __init__(

@@ -24,7 +24,15 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import BCQHyperparameters
 from bcq_exp.algorithm.losses import ConditionalVAE, StateAction
 from bcq_exp.algorithm.mlp import frozen
-from bcq_exp.algorithm.networks import broadcasting, latent_clip, latent_dim, redrawn
+from bcq_exp.algorithm.networks import (
+    VAE,
+    Critic,
+    Perturbation,
+    broadcasting,
+    latent_clip,
+    latent_dim,
+    redrawn,
+)
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
@@ -217,6 +225,7 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
     )
     Hyperparameters = BCQHyperparameters
     reads = ("policy", "actor", "critic", "vae", "actor_optim", "critic_optim", "vae_optim")
+    network_kinds = {"actor": Perturbation, "critic": Critic, "vae": VAE}
     steps = (train_step,)
 
     def __init__(

@@ -32,7 +32,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import CQLHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
-from bcq_exp.algorithm.networks import SquashedMean, UnitActions
+from bcq_exp.algorithm.networks import Critic, GaussianActor, SquashedMean, UnitActions
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import GaussianPolicy
@@ -318,6 +318,7 @@ class CQL(TwinCriticAlgorithm[GaussianPolicy]):
     )
     Hyperparameters = CQLHyperparameters
     reads = ("policy", "actor", "critic", "actor_optim", "critic_optim")
+    network_kinds = {"actor": GaussianActor, "critic": Critic}
     steps = (train_step,)
 
     def __init__(

@@ -24,6 +24,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import TargetHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
+from bcq_exp.algorithm.networks import Actor, Critic
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import DeterministicPolicy
@@ -115,6 +116,7 @@ class DDPG(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgor
     diagnostics = ("q_mean", "target_q_mean")
     Hyperparameters = TargetHyperparameters
     reads = ("policy", "actor", "critic", "actor_optim", "critic_optim")
+    network_kinds = {"actor": Actor, "critic": Critic}
     steps = (train_step,)
 
     def __init__(

@@ -27,7 +27,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy, cross_entropy, taken
 from bcq_exp.algorithm.hyperparameters import DiscreteBCQHyperparameters
 from bcq_exp.algorithm.losses import StateToAction
-from bcq_exp.algorithm.networks import Counter
+from bcq_exp.algorithm.networks import Counter, StateCritic
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.stacking import per_run
@@ -186,6 +186,7 @@ class DiscreteBCQ(OfflineAlgorithm[DiscreteBCQPolicy], LaggedNetworkPolyakUpdate
     diagnostics = ("q_mean", "target_q_mean", "allowed_share")
     Hyperparameters = DiscreteBCQHyperparameters
     reads = ("critic", "imitator", "critic_optim", "imitator_optim")
+    network_kinds = {"critic": StateCritic, "imitator": StateCritic}
     steps = (train_step,)
 
     def __init__(

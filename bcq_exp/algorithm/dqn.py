@@ -27,7 +27,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy
 from bcq_exp.algorithm.hyperparameters import DQNHyperparameters
 from bcq_exp.algorithm.losses import StateToAction
-from bcq_exp.algorithm.networks import ActionRange
+from bcq_exp.algorithm.networks import ActionRange, StateCritic
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
@@ -187,6 +187,7 @@ class DQN(
     diagnostics = ("q_mean", "target_q_mean")
     Hyperparameters = DQNHyperparameters
     reads = ("policy", "critic", "critic_optim")
+    network_kinds = {"critic": StateCritic}
     steps = (train_step,)
 
     def __init__(

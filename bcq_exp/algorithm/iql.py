@@ -28,7 +28,13 @@ from bcq_exp.algorithm.base import Optimizers, polyak_update
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import IQLHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
-from bcq_exp.algorithm.networks import SquashedMean, UnitActions
+from bcq_exp.algorithm.networks import (
+    Critic,
+    GaussianActor,
+    SquashedMean,
+    StateCritic,
+    UnitActions,
+)
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import GaussianPolicy
@@ -195,6 +201,7 @@ class IQL(TwinCriticAlgorithm[GaussianPolicy]):
         "critic_optim",
         "value_optim",
     )
+    network_kinds = {"actor": GaussianActor, "critic": Critic, "value": StateCritic}
     steps = (train_step,)
 
     def __init__(

@@ -19,7 +19,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import TD3BCHyperparameters
 from bcq_exp.algorithm.losses import StateAction, StateToAction
 from bcq_exp.algorithm.mlp import frozen
-from bcq_exp.algorithm.networks import ActionRange
+from bcq_exp.algorithm.networks import ActionRange, Actor, Critic
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import DeterministicPolicy
@@ -179,6 +179,7 @@ class TD3BC(TwinCriticAlgorithm[DeterministicPolicy]):
     diagnostics = ("bc_loss", "lambda", "q1_mean", "q2_mean", "target_q_mean")
     Hyperparameters = TD3BCHyperparameters
     reads = ("policy", "actor", "critic", "actor_optim", "critic_optim")
+    network_kinds = {"actor": Actor, "critic": Critic}
     steps = (critic_step, critic_and_actor_step)
 
     def __init__(

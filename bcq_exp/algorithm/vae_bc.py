@@ -14,7 +14,7 @@ from bcq_exp.algorithm import losses
 from bcq_exp.algorithm.base import OfflineAlgorithm, Optimizers, TrainingStats
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import ConditionalVAE
-from bcq_exp.algorithm.networks import broadcasting, latent_dim
+from bcq_exp.algorithm.networks import VAE, broadcasting, latent_dim
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
@@ -81,6 +81,7 @@ class VAEBC(OfflineAlgorithm[VAEPolicy]):
     training_stats = VAEBCTrainingStats
     diagnostics = ("recon_loss", "kl_loss")
     reads = ("policy", "vae", "vae_optim")
+    network_kinds = {"vae": VAE}
     steps = (train_step,)
 
     def __init__(self, *, policy: VAEPolicy, vae_optim: OptimizerFactory) -> None:

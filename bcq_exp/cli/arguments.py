@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from bcq_exp.cli import completion
 from bcq_exp.errors import UserError
-from bcq_exp.ranges import Range
+from bcq_exp.ranges import PATH, Matching, Range
 
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
 
@@ -175,16 +175,15 @@ def refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; see --help")
 
 
-def place(text: str) -> str:
-    """A folder, a file or a glob: nothing is not the present folder."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError(f"{text}: must be a path that is not empty")
-    return text
+def text(allowed: Matching) -> Callable[[str], str]:
+    """Texts of a form."""
 
+    def parse(given: str) -> str:
+        if given not in allowed:
+            raise argparse.ArgumentTypeError(f"{given}: must be {allowed}")
+        return given
 
-def path(text: str) -> Path:
-    """One path, of which the same is true."""
-    return Path(place(text))
+    return parse
 
 
 def number(kind: type, allowed: Range) -> Callable[[str], Any]:
@@ -201,6 +200,14 @@ def number(kind: type, allowed: Range) -> Callable[[str], Any]:
         return value
 
     return parse
+
+
+place = text(PATH)  # a folder, a file or a glob: an empty one is not the current folder
+
+
+def path(given: str) -> Path:
+    """One path."""
+    return Path(place(given))
 
 
 def seconds(text: str) -> float:

@@ -11,7 +11,6 @@ from typing import Any
 
 from bcq_exp import signals
 from bcq_exp.cli import output
-from bcq_exp.cli.explain import is_mistake, one_line
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import refusal
 
@@ -37,6 +36,8 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
         except Exception as error:
             if not isinstance(error, UserError) and (line := refusal(error)) is not None:
                 _exit(line, 1)
+            from bcq_exp.cli.explain import is_mistake, one_line
+
             if not is_mistake(error):
                 raise
             _exit(f"error: {one_line(error)}", 2)

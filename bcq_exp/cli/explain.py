@@ -5,42 +5,79 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from traceback import walk_tb
-from typing import Any, TypeVar
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
-    InterpolationResolutionError,
+    ConfigTypeError,
     OmegaConfBaseException,
+    ValidationError,
 )
 
+from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.config.checking import replaced, unknown, wrong
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import flattened
 from bcq_exp.config.schema import is_list
-from bcq_exp.errors import UserError, first_line
+from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import unusable_path
 
-T = TypeVar("T")
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
-_UNCLEAR = {  # their words, and ours that lead to the remedy
-    "is not Optional": "needs a value",
-    "Cannot merge DictConfig with ListConfig": "must be a node of keys, not a list",
-    "'NoneType' object has no attribute": "a node in a file has no keys; give it some or delete it",
-}
 
 
-def explained(function: Callable[..., T], *arguments: Any) -> T:
-    """``function(*arguments)``; what Hydra raises of what the user gave is the user's mistake."""
+class PastHydra(BaseException):
+    """An error on its way past Hydra, which would add lines of its own to an ``Exception``."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+@contextmanager
+def errors_pass() -> Iterator[None]:
+    """Let errors past Hydra; of a run of a sweep, which others follow, only mistakes and signals.
+
+    Raises:
+        PastHydra: with the error.
+    """
     try:
-        return function(*arguments)
+        yield
+    except Exception as error:
+        hydra: Any = HydraConfig.instance().cfg
+        is_one_of_several = hydra is not None and hydra.hydra.mode == RunMode.MULTIRUN
+        by_signal = isinstance(error, RunStopped) and error.by_signal
+        if is_one_of_several and not (is_mistake(error) or by_signal):
+            raise
+        raise PastHydra(error) from None
+
+
+@contextmanager
+def explained(overrides: Sequence[str], is_sweep: bool) -> Iterator[None]:
+    """Explain what Hydra raises by the overrides that it was given.
+
+    Raises:
+        UserError: instead of what is the user's mistake.
+    """
+    try:
+        yield
     except Exception as error:
         if isinstance(error, UserError) or not is_mistake(error):
             raise
-        raise UserError(one_line(error)) from error
+        raise UserError(_of_overrides(error, overrides, is_sweep) or one_line(error)) from error
 
 
 def is_mistake(error: Exception) -> bool:
@@ -49,8 +86,6 @@ def is_mistake(error: Exception) -> bool:
     Hydra and OmegaConf do nothing but read that: whatever they stumble over is in it, though they
     do not always say so with an exception of their own.
     """
-    from hydra.errors import HydraException
-
     ours = isinstance(error, UserError | HydraException | OmegaConfBaseException)
     return ours or unusable_path(error) is not None or _raised_in(error) in READERS
 
@@ -66,36 +101,19 @@ def _raised_in(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """A mistake in one line."""
-    chain = _chain(error)
-    for link in chain:
+    for link in (chain := _chain(error)):
         if isinstance(link, UserError):
             return "; ".join(str(link).splitlines())
     if line := unusable_path(error):
         return line
-    for explain in (_of_override, _of_choice, _of_key):
-        for link in chain:
-            if line := explain(link, str(error)):
-                return line
-    if line := _of_slash(str(error)):
-        return line
+    for link in chain:
+        if line := _of_override(link) or _of_choice(link) or _of_group(link) or _of_key(link):
+            return _file(str(error)) + line
+    if isinstance(error, AttributeError):  # of None
+        return "a node in a file has no keys; give it some or delete it"
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
     hints = ("See http", "Set the env", "To append to your")
-    said = "; ".join(line for line in lines if not line.startswith(hints))
-    return _words(said) or type(error).__name__
-
-
-def _of_slash(message: str) -> str | None:
-    """A file's defaults list that overrides a group by a relative path."""
-    found = re.match(r"In '(.*)/[^/]*': Could not override '(.*?)@(\S*)'\.", message)
-    if found is None:
-        return None
-    folder, group, package = found[1], found[2], found[3]
-    below = f"{folder.replace('/', '.')}."
-    if not (group.startswith(f"{folder}/") or package.startswith(below)):
-        return None
-    group, package = group.removeprefix(f"{folder}/"), package.removeprefix(below)
-    target = group if package == group.replace("/", ".") else f"{group}@{package}"
-    return f"{_file(message)}must say `override /{target}`, with a slash"
+    return "; ".join(line for line in lines if not line.startswith(hints)) or type(error).__name__
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -108,39 +126,63 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain
 
 
+def _file(message: str) -> str:
+    """The user's file that Hydra names first, as in ``In 'experiment/mine': ...``."""
+    before, _, after = message.partition("'")
+    name = after.partition("'")[0] + ".yaml"
+    is_ours = (conf_folder() / name).exists()  # the user is not to mend those
+    return f"{name}: " if before == "In " and not is_ours else ""
+
+
+def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) -> str | None:
+    """An override to which Hydra objects without naming it, or in words for programmers."""
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if line := replaced(key) or replaced(override.lstrip("+")):
+            return line
+    for link in _chain(error):
+        if isinstance(link, MissingConfigException) and _is_given(link, overrides):
+            return _of_choice(link)
+    if isinstance(error, OverrideParseException) or any(
+        isinstance(link, OmegaConfBaseException) for link in _chain(error)
+    ):
+        return None
+    for given in OverridesParser.create().parse_overrides(list(overrides)):
+        if given.is_sweep_override() and not is_sweep:
+            return several_values(given.input_line or "")
+        if not given.key_or_group:
+            return f"{given.input_line}: must be KEY=VALUE"
+        is_no_choice = isinstance(given.value(), bool | int | float | None)
+        if is_no_choice and (conf_folder() / given.key_or_group).is_dir():
+            return f"{given.input_line}: must name one of the group's choices, or be left out"
+    return None
+
+
 def several_values(override: str) -> str:
     """What is said of an override that sweeps, of a single run."""
     key, _, values = override.partition("=")
     words = f"{override}: several values need a sweep; add -m"
-    if not re.fullmatch(r"[^()\[\]{}\"']+", values):
+    if "(" in values:
         return words
     quoted = shlex.quote(f'{key}="{values}"')
     return f"{words}, or write {key}=[{values}] for a list, {quoted} for text with a comma"
 
 
-def _of_override(error: BaseException, message: str) -> str | None:
-    """An override that cannot be read, or sweeps where one value is wanted."""
-    from hydra.errors import HydraException, OverrideParseException
-
-    if isinstance(error, OverrideParseException):
-        return _unreadable(error.override)
-    several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error))
-    return several_values(several[1]) if several and isinstance(error, HydraException) else None
-
-
-def _unreadable(override: str) -> str:
+def _of_override(error: BaseException) -> str | None:
     """An override that is none to Hydra's grammar, and how what was meant is written."""
-    key, equals, value = override.partition("=")
-    if not equals:
-        return f"{override}: must be KEY=VALUE; put it in quotes if it has spaces"
+    if not isinstance(error, OverrideParseException):
+        return None
+    key, equals, value = error.override.partition("=")
+    if not (key and equals):
+        return f"{error.override}: must be KEY=VALUE; put it in quotes if it has spaces"
     if is_list(key) and not value.startswith("["):
         value = f"[{value}]"
     for quoted in (_with_quoted_elements(value), _in_quotes(value)):
         if quoted is not None and "${" not in value and _is_readable(f"{key}={quoted}"):
-            return f"{override}: needs quotes; write {shlex.quote(f'{key}={quoted}')}"
+            return f"{error.override}: needs quotes; write {shlex.quote(f'{key}={quoted}')}"
         if value.startswith(("[", "{")):  # in quotes as a whole it would be text
             break
-    return f"{override}: cannot be parsed; check that every bracket and quote is closed"
+    return f"{error.override}: cannot be parsed; check that every bracket and quote is closed"
 
 
 def _with_quoted_elements(value: str) -> str | None:
@@ -157,71 +199,89 @@ def _in_quotes(text: str) -> str:
 
 
 def _is_readable(override: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     try:
-        OverridesParser.create().parse_override(override)
+        _parsed(override)
     except HydraException:
         return False
     return True
 
 
-def _of_choice(error: BaseException, message: str) -> str | None:
-    """A choice that does not exist."""
-    from hydra.errors import MissingConfigException
+def _parsed(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)
 
-    if not isinstance(error, MissingConfigException) or error.missing_cfg_file is None:
+
+def reads_as_text(override: str) -> bool:
+    """Whether Hydra's grammar reads the value of an override as the text that it is."""
+    return _is_readable(override) and _parsed(override).value() == override.partition("=")[2]
+
+
+def _of_choice(error: BaseException) -> str | None:
+    """A choice that does not exist."""
+    if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
         return None
     group, _, choice = error.missing_cfg_file.rpartition("/")
     if not group:
-        return None
+        return f"{choice}.yaml: no such file; check --config-name, --config-dir and --config-path"
     if line := replaced(f"{group}={choice}"):
-        return _file(message) + line
+        return line
     if options := [option for option in error.options or () if not option.startswith("_")]:
-        return f"{_file(message)}{group}={choice}: no such choice; there are {', '.join(options)}"
+        return f"{group}={choice}: no such choice; there are {', '.join(options)}"
     return (
-        f"{_file(message)}{error.missing_cfg_file}: no such file; to choose from another group, "
-        "write `override /GROUP: CHOICE` in the defaults list"
+        f"{error.missing_cfg_file}: no such file; to choose from another group, write "
+        "`override /GROUP: CHOICE` in the defaults list"
     )
 
 
-def _words(said: str) -> str:
-    return next((ours for theirs, ours in _UNCLEAR.items() if theirs in said), said)
+def _is_given(error: MissingConfigException, overrides: Sequence[str]) -> bool:
+    """Whether an override, not a file, names the choice that does not exist."""
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    given = (override.lstrip("+").partition("=") for override in overrides)
+    return any(
+        key.partition("@")[0] == group and choice in re.split(r"[^\w-]", values)
+        for key, _, values in given
+    )
 
 
-def _of_key(error: BaseException, message: str) -> str | None:
-    """A key that is misspelt or has a value of the wrong type, in terms of the schema."""
-    if not isinstance(error, OmegaConfBaseException):
+def _of_group(error: BaseException) -> str | None:
+    """A group that is not in the defaults list."""
+    if not isinstance(error, ConfigCompositionException):
         return None
-    override = re.search(r"override '?\+*([^\s'=]+)(=\S.*)?", message)
-    key = override[1] if override else error.full_key
-    if key and (line := replaced(key)):
-        return _file(message) + line
-    if key and key.startswith("~"):
-        return f"{key}: must not be removed"
-    where = _file(message) + (f"{key}: " if key else "")
-    if not key:
-        return where + _words(first_line(error))
-    node, name = error.parent_node, key.rpartition(".")[2]
-    while isinstance(node, ListConfig):  # a list's elements are wrong as the list is
-        name, node = str(node._key()), node._get_parent()
-    if not isinstance(node, DictConfig):
-        return where + _words(first_line(error))
-    value = (override[2] or "=")[1:] if override else str(error.value)
-    known = schema_of(node)
-    if name in known and not isinstance(error, InterpolationResolutionError):
-        return _file(message) + wrong(key, value, known[name])
-    if isinstance(error, ConfigKeyError | ConfigAttributeError) and name not in node:
-        names = {*map(str, node), *known}
-        return _file(message) + unknown(key, names, _of_algorithm(node)) + _elsewhere(name, node)
-    return where + _words(first_line(error))
+    found = re.search(
+        r"Could not override '(.*?)'\.\s*(?:No match|Did you mean to override (.*\?))", str(error)
+    )
+    if found is None:
+        return None
+    if line := replaced(f"{found[1]}=NAME"):
+        return line
+    line = f"{found[1]}: no such group in this configuration; "
+    if found[2]:
+        return f"{line}did you mean {found[2]}"
+    if _file(str(error)):
+        return f"{line}write `override /GROUP: CHOICE`, with a slash, for a group that algo= reads"
+    return f"{line}leave it out, or choose an algo= that reads it"
 
 
-def _file(message: str) -> str:
-    """The file that Hydra names, before what is wrong in it; a command's own is not named."""
-    found = re.match(r"In '(.*/.*?)': ", message)
-    return f"{found[1]}.yaml: " if found and found[1] != "hydra/config" else ""
+def _of_key(error: BaseException) -> str | None:
+    """A key that is misspelt or has a value of the wrong type, in terms of the schema."""
+    if not isinstance(error, OmegaConfBaseException) or error.msg is None:
+        return None
+    if not error.full_key:
+        return first_line(error)
+    key, node, name = error.full_key, error.parent_node, error.full_key.rpartition(".")[2]
+    if line := replaced(key):
+        return line
+    if isinstance(node, DictConfig):
+        known = schema_of(node)
+        if isinstance(error, ConfigKeyError | ConfigAttributeError) and name not in node:
+            names = {*map(str, node), *known}
+            return unknown(key, names, _of_algorithm(node)) + _elsewhere(name, node)
+        if isinstance(error, ConfigTypeError):
+            return f"{key}: must not be removed"
+        if isinstance(error, ValidationError) and name in known:
+            return wrong(key, error.value, known[name])
+    if isinstance(error, ValidationError) and str(error.value) == "None":  # or a node of it
+        return f"{key}: needs a value"
+    return f"{key}: {first_line(error)}"
 
 
 def _elsewhere(name: str, node: DictConfig) -> str:

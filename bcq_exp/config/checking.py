@@ -19,6 +19,7 @@ from bcq_exp.config.meaning import flattened
 from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import UserError
+from bcq_exp.internals import content
 from bcq_exp.ranges import PATH, Range
 
 _NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
@@ -32,6 +33,12 @@ _REPLACED = {  # keys and choices of earlier versions, as patterns, and what rep
     r"hydra\.sweeper\.batch_size": "hydra.sweeper.n_jobs",
     r"hydra\.sweeper\.seed": "hydra.sweeper.sampler.seed",
     r"hydra\.sweeper\.sampler=(\w+)": r"hydra/sweeper/sampler=\1",
+    r"(actor|critic|vae)=(small|paper|tianshou)": r"networks=\2, or \1.hidden_sizes=[...]",
+    r"(deterministic|gaussian)_actor@actor=(\w+)": r"actor=\1, with its sizes in networks=\2",
+    r"state_critic@critic=(\w+)": r"critic=state, with its sizes in networks=\1",
+    r"state_critic@(\w+)=(\w+)": r"critic@\1=state, with its sizes in networks=\2",
+    r"dataset=online": "online=explore",
+    r"dataset\.(start_steps|noise_std)": r"online.\1",
     r"sweep=asha_(\w+)": r"sweep=halving_\1",
 }
 
@@ -53,7 +60,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         if value == "???":
             raise UserError(f"{key}: has no value; give {key}=...")
         if schema_field is not None and not _is_allowed(value, schema_field):
-            raise UserError(wrong(key, _shown(value), schema_field))
+            raise UserError(wrong(key, value, schema_field))
     return values
 
 
@@ -70,8 +77,8 @@ def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
     key = "sweep.dir" if is_sweep else "run.dir"
     folder = str(OmegaConf.select(hydra, key))
     places = {key: folder, "output_subdir": hydra.output_subdir}
-    if is_sweep and (subdir := hydra.sweep._get_node("subdir")) is not None:
-        places["sweep.subdir"] = subdir._value()  # of each run: resolved when there is one
+    if is_sweep:
+        places["sweep.subdir"] = content(content(hydra.sweep)["subdir"])  # resolved for each run
     for name, value in places.items():
         if value is not None and value not in PATH:
             raise UserError(f"hydra.{name}={value}: must be {PATH}")
@@ -97,7 +104,7 @@ def check_plugins(hydra: DictConfig) -> None:
             value = values[field_name]
             is_said = value == "???" or OmegaConf.is_interpolation(node, field_name)
             if not is_said and not _is_allowed(value, schema_field):
-                raise UserError(wrong(f"hydra.{name}.{field_name}", _shown(value), schema_field))
+                raise UserError(wrong(f"hydra.{name}.{field_name}", value, schema_field))
 
 
 def replaced(given: str) -> str | None:
@@ -116,9 +123,10 @@ def unknown(key: str, names: Iterable[str], owner: str = "") -> str:
     return f"{key}: no such key{owner}; there are {', '.join(shown) or 'none'}"
 
 
-def wrong(key: str, value: str, schema_field: Field) -> str:
+def wrong(key: str, value: Any, schema_field: Field) -> str:
     """A value that a key may not have: what it may be, and how what was meant is written."""
-    return f"{key}={value}: must be {describe(schema_field)}{_meant(key, value, schema_field)}"
+    shown = json.dumps(value) if isinstance(value, list | bool | None) else str(value)
+    return f"{key}={shown}: must be {describe(schema_field)}{_meant(key, shown, schema_field)}"
 
 
 def _meant(key: str, value: str, schema_field: Field) -> str:
@@ -191,10 +199,6 @@ def _is_allowed(value: Any, schema_field: Field) -> bool:
         lengths = (length,) if length else range(0 if "str" in kind else 1, 100)
         return len(value) in lengths and all(element in values for element in value)
     return value in values
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list | bool | None) else str(value)
 
 
 def _value(config: DictConfig, name: str) -> Any:

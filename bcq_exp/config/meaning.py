@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.keys import LEARNING, WATCHING, Meaning, schema_of
-from bcq_exp.config.schema import RunConfig
+from bcq_exp.config.schema import RunConfig, in_present_keys
 from bcq_exp.ranges import CONSTANT
 
 
@@ -75,7 +75,7 @@ def shared_by_stack(resolved: Mapping[str, Any], cfg: DictConfig) -> str:
 
     ``cfg`` is its configuration as composed, whose schemas say more.
     """
-    leaves = _meanings(resolved, node=cfg)
+    leaves = _meanings(resolved, cfg)
     shared = {key: value for key, value, meaning in leaves if not meaning.may_differ}
     return json.dumps(shared, sort_keys=True)
 
@@ -87,16 +87,18 @@ def config_hash(resolved: Mapping[str, Any]) -> str:
 
 
 def _meanings(
-    stored: Mapping[str, Any],
-    schema: Any = RunConfig,
-    above: Meaning = LEARNING,
-    prefix: str = "",
-    node: DictConfig | None = None,
+    stored: Mapping[str, Any], node: DictConfig | None = None
 ) -> Iterator[tuple[str, Any, Meaning]]:
     """Every leaf of a stored configuration: its dotted key, its value, what it means.
 
     ``node`` is the composed one that it was stored from, whose schemas say more.
     """
+    return _below(in_present_keys(stored), RunConfig, LEARNING, "", node)
+
+
+def _below(
+    stored: Mapping[str, Any], schema: Any, above: Meaning, prefix: str, node: DictConfig | None
+) -> Iterator[tuple[str, Any, Meaning]]:
     typed = None if node is None else OmegaConf.get_type(node)
     schema = typed if is_dataclass(typed) else schema
     known, above = schema_of(schema), getattr(schema, "meaning", above)
@@ -105,6 +107,6 @@ def _meanings(
         meaning = metadata.get("meaning") or above
         if isinstance(value, dict):
             below = None if node is None else node[name]
-            yield from _meanings(value, metadata.get("schema"), meaning, f"{prefix}{name}.", below)
+            yield from _below(value, metadata.get("schema"), meaning, f"{prefix}{name}.", below)
         else:
             yield f"{prefix}{name}", value, meaning

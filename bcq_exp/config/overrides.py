@@ -26,16 +26,16 @@ def online_agent(
     """
     return (
         "algo=ddpg",
-        "dataset=online",
+        "online=explore",
         f"networks={networks}",
         "trainer=paper",
         f"trainer.num_steps={num_steps}",
         f"trainer.eval_every={eval_every}",
         f"trainer.precision={precision}",
         f"logger={logger}",
-        f"dataset.start_steps={start_steps}",
-        f"dataset.env={env}",
-        f"dataset.noise_std={noise_std}",
+        f"online.start_steps={start_steps}",
+        f"online.env={env}",
+        f"online.noise_std={noise_std}",
         f"seed={seed}",
     )
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, Node, OmegaConf
 
+from bcq_exp.internals import content
+
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """``OmegaConf.to_container(cfg, resolve=True)``, several times as fast where nothing refers.
@@ -19,16 +21,25 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
         return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
-def refers(cfg: DictConfig, but: str) -> bool:
-    """Whether a value of a configuration, one of its nodes left out, may be an interpolation."""
-    content: Any = cfg._value()
-    try:
-        for name, node in content.items():
-            if name != but:
-                _content(node)
-    except _Refers:
-        return True
-    return False
+def unresolved(node: Any) -> Any:
+    """A node as Python's own containers, interpolations as they are written."""
+    return OmegaConf.to_container(node)
+
+
+def interpolations(cfg: DictConfig) -> dict[str, list[str]]:
+    """The interpolations in each part of a configuration that has some, ``hydra`` left out."""
+    parts = {str(name): _interpolations(node) for name, node in content(cfg).items()}
+    return {name: found for name, found in parts.items() if found and name != "hydra"}
+
+
+def _interpolations(node: Any) -> list[str]:
+    value = content(node) if isinstance(node, Node) else node
+    if isinstance(value, dict | list):
+        below = value.values() if isinstance(value, dict) else value
+        return [found for each in below for found in _interpolations(each)]
+    if isinstance(value, Node):  # of a union
+        return _interpolations(value)
+    return [value] if isinstance(value, str) and "${" in value else []
 
 
 class _Refers(Exception):
@@ -36,13 +47,13 @@ class _Refers(Exception):
 
 
 def _content(node: Any) -> Any:
-    content = node._value()
-    if isinstance(content, dict):
-        return {name: _content(below) for name, below in content.items()}
-    if isinstance(content, list):
-        return [_content(below) for below in content]
-    if isinstance(content, Node):  # of a union
-        return _content(content)
-    if isinstance(content, str) and "${" in content:
+    value = content(node)
+    if isinstance(value, dict):
+        return {name: _content(below) for name, below in value.items()}
+    if isinstance(value, list):
+        return [_content(below) for below in value]
+    if isinstance(value, Node):  # of a union
+        return _content(value)
+    if isinstance(value, str) and "${" in value:
         raise _Refers
-    return content
+    return value

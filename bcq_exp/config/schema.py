@@ -32,6 +32,7 @@ from bcq_exp.ranges import (
     BOUND_METHODS,
     COUNT,
     DECAY_RATE,
+    DEVICE,
     FINITE,
     FQE,
     FRACTION,
@@ -53,7 +54,6 @@ from bcq_exp.ranges import (
 )
 
 PRECISIONS = OneOf(("auto", "fp32", "bf16", "tf32", "fp64"))
-DEVICE = Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
 
 
 @dataclass
@@ -98,6 +98,16 @@ class PolicyConfig:
 @dataclass
 class BCQPolicyConfig(PolicyConfig):
     forward_sampled_times: int = key(COUNT, meaning=STACKING)
+
+
+@dataclass
+class NetworksConfig:
+    """The sizes to which networks refer: each network's own are what is learnt."""
+
+    meaning: ClassVar[Meaning] = WATCHING
+
+    hidden_sizes: list[int] = key(COUNT)
+    vae_hidden_sizes: list[int] = key(COUNT)
 
 
 @dataclass
@@ -258,22 +268,11 @@ class RunConfig:
     name: str | None = key(default=None, meaning=WATCHING)
     resume: Any = key(OneOf(("auto", True, False, "restart")), meaning=WATCHING)
     algo: Any = "???"
+    networks: Any = key(schema=NetworksConfig)
     dataset: Any = key(schema=MinariConfig)  # a stored one has no type: its keys mean as Minari's
+    online: Any = key(default=None, schema=OnlineConfig)
     trainer: Any = key(schema=TrainerConfig)
     logger: Any = key(schema=LoggerConfig)
-
-
-@dataclass
-class EvaluateConfig:
-    """The root of ``bcq_exp evaluate``."""
-
-    run: str = key(PATH)
-    env: str | None = None
-    num_episodes: int = key(COUNT)
-    seed: int = key(SEED)
-    device: str = key(DEVICE)
-    trust: bool = False
-    video: str | None = key(Matching(r".+\.(gif|mp4)", "a path ending in .gif or .mp4"), None)
 
 
 @dataclass
@@ -356,12 +355,12 @@ class PaperConfig:
 
 
 SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
-    "evaluate": EvaluateConfig,
     "collect": CollectConfig,
     "paper": PaperConfig,
     "algo": AlgoConfig,
     "policy": PolicyConfig,
     "bcq_policy": BCQPolicyConfig,
+    "networks": NetworksConfig,
     "network": NetworkConfig,
     "gaussian_actor": GaussianActorConfig,
     "perturbation": PerturbationConfig,
@@ -384,6 +383,24 @@ def is_list(key: str) -> bool:
     name = key.rpartition(".")[2]
     kinds = [str(known[name].type) for known in map(schema_of, SCHEMAS.values()) if name in known]
     return any(kind.startswith("list") for kind in kinds)
+
+
+def source(config: Mapping[str, Any]) -> Any:
+    """Where a run's transitions come from: its node ``online``, or its data set's."""
+    return config.get("online") or config["dataset"]
+
+
+def in_present_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with that of ``dataset`` and ``online`` which the run has.
+
+    Earlier versions stored what explores as ``dataset``.
+    """
+    data, online = stored.get("dataset"), stored.get("online")
+    if isinstance(data, Mapping) and data.get("_target_") == "bcq_exp.data.online.explore":
+        data, online = None, data
+    named = {"dataset": data, "online": online}
+    others = {name: value for name, value in stored.items() if name not in named}
+    return others | {name: node for name, node in named.items() if node is not None}
 
 
 def register(algorithms: Mapping[str, type[AlgoConfig]]) -> None:

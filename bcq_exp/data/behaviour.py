@@ -217,7 +217,7 @@ def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
 
     Args:
         steps: ``obs``, ``obs_next`` (N, O), ``act`` (N, A), ``rew``, ``terminated``, ``truncated``
-            (N,), as a run with ``dataset=online`` collects them.
+            (N,), as a run with ``online=explore`` collects them.
     """
     from minari.data_collector.episode_buffer import EpisodeBuffer
 

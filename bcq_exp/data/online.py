@@ -1,4 +1,4 @@
-"""Data that is collected while it is learnt from (``dataset=online``)."""
+"""Data that is collected while it is learnt from (``online=explore``)."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -73,8 +73,8 @@ def _online(
 ) -> OnlineEngine:
     if sampling.concurrent_from is not None:
         raise UserError(
-            f"trainer.concurrent_from={sampling.concurrent_from}: dataset=online collects its "
-            "data during training already; use null, and dataset.start_steps"
+            f"trainer.concurrent_from={sampling.concurrent_from}: online=explore collects its "
+            "data during training already; use null, and online.start_steps"
         )
     return OnlineEngine(
         algorithm,

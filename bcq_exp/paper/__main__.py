@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from bcq_exp.cli.child import run_all
-from bcq_exp.cli.entry import Plan, entry
-from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.cli.entry import entry
+from bcq_exp.errors import RunStopped
 from bcq_exp.extras import require
 from bcq_exp.words import counted
 
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
     from bcq_exp.paper.plan import PaperPlan
 
 
-def _refuse_several(overrides: list[str], compose: object) -> Plan:
-    raise UserError("-m: leave it out; this command launches the sweeps itself")
-
-
-@entry("paper", plan_sweep=_refuse_several, plan_only="plan_only=true")
+@entry("paper", plan="plan_only=true", sweeps=False)
 def main(cfg: DictConfig) -> None:
     require("matplotlib", "paper", "bcq_exp paper")  # draws the figures, hours from now
     from bcq_exp.paper import checks

@@ -16,6 +16,7 @@ from bcq_exp.config.overrides import changed, online_agent
 from bcq_exp.paper import checks
 from bcq_exp.paper.claims import DATASETS_TO_DECIDE
 from bcq_exp.paper.plan import PaperPlan, agent_seeds, steps_taken
+from bcq_exp.sweep import plugins
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.training.cost import RunCost, cost_of
 from bcq_exp.training.spec import RunSpec
@@ -85,5 +86,6 @@ def _num_workers() -> int:
     """Groups that the launcher trains at a time, on this machine or a cluster."""
     from hydra.core.hydra_config import HydraConfig
 
+    plugins.register()
     launcher = instantiate(HydraConfig.get().launcher)
     return launcher.num_workers if isinstance(launcher, CohortLauncher) else 1

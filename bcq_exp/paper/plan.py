@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ Compose = Callable[[str, Sequence[str]], DictConfig]
 
 LAST = 0.25  # the share of training, at its end, whose evaluations' mean is a run's result
 EARLY = 0.25  # the share, at its beginning, that counts as few iterations
-AGENT_KEYS = ("dataset.env", "dataset.noise_std", "seed")
+AGENT_KEYS = ("online.env", "online.noise_std", "seed")
 # What an algorithm's own paper has beside the shared protocol: TD3+BC normalizes observations.
 OWN_OVERRIDES: Mapping[str, tuple[str, ...]] = {"td3_bc": ("trainer.normalize_obs=true",)}
 
@@ -203,9 +204,11 @@ def _data(
     explorer = {**cfg.agent, "env": env, "noise_std": float(setting.agent.noise_std)}
     # scaling was false by default when names were first made, and is for the paper's actions
     agent = compose("config", (*online_agent(**explorer, seed=0), "policy.action_scaling=false"))
+    learnt = identity(OmegaConf.to_container(agent, resolve=True))  # type: ignore[arg-type]
     recording = ("record", "noise_std", "random_action_prob")
+    named = {re.sub(r"^online\.", "dataset.", key): value for key, value in learnt.items()}
     digest = _digest(
-        agent=identity(OmegaConf.to_container(agent, resolve=True)),  # type: ignore[arg-type]
+        agent=named | {"trainer.objective": "return_mean"},  # the keys that first made names
         agent_steps=cfg.agent.num_steps,
         num_steps=num_steps,
         **{key: setting[key] for key in recording},

@@ -15,6 +15,7 @@ from gymnasium.spaces import Discrete
 
 from bcq_exp.analysis.runs import run_names
 from bcq_exp.config.meaning import differences, identity
+from bcq_exp.config.schema import source
 from bcq_exp.data.datasets import (
     Dataset,
     load_d4rl_hdf5,
@@ -164,7 +165,7 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
             data, data of another content, or code that is not trusted.
     """
     summaries = {folder: RunRecord(folder).required_summary() for folder in folders}
-    nodes = {folder: each["config"]["dataset"] for folder, each in summaries.items()}
+    nodes = {folder: source(each["config"]) for folder, each in summaries.items()}
     first = nodes[folders[0]]
     for folder, node in nodes.items():
         if changed := differences(identity({"dataset": first}), identity({"dataset": node})):

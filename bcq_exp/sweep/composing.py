@@ -7,13 +7,11 @@ composed by Hydra once, and a run is a copy of that with its values, set by Hydr
 
 from __future__ import annotations
 
-import copy
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -21,7 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bcq_exp.config.plain import refers
+from bcq_exp import internals
+from bcq_exp.config.plain import interpolations
 
 
 class SweepComposer:
@@ -49,7 +48,7 @@ class SweepComposer:
             return self._by_hydra(overrides)
         cfg.hydra.overrides.task = list(overrides)
         form = cfg.hydra.job.config.override_dirname
-        cfg.hydra.job.override_dirname = get_overrides_dirname(
+        cfg.hydra.job.override_dirname = internals.override_dirname(
             [self._parsed(o)[0] for o in overrides], form.exclude_keys, form.item_sep, form.kv_sep
         )
         return cfg
@@ -57,7 +56,8 @@ class SweepComposer:
     def own(self, overrides: Sequence[str]) -> DictConfig | None:
         """The run's own configuration as :func:`parted` has it, in a third of the time.
 
-        ``None`` where a value refers to others, or Hydra objects: then the whole is to be composed.
+        ``None`` where a value refers to others that are given, or Hydra objects: then the whole is
+        to be composed.
         """
         if any("${" in override for override in overrides):
             return None
@@ -78,11 +78,12 @@ class SweepComposer:
                 self._composed[choices] = _Common.of(self._by_hydra(choices))
             common = self._composed[choices]
             frozen = common.whole if whole else common.own
-            if frozen is None:
+            values = [o for o, is_choice in given if not is_choice]
+            tops = {o.key_or_group.partition(".")[0] for o in values}
+            if frozen is None or (not whole and tops & common.referred):
                 return None
             cfg = pickle.loads(frozen)  # several times faster than a deep copy
-            values = [o for o, is_choice in given if not is_choice]
-            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+            internals.set_values(values, cfg)
         except (HydraException, OmegaConfBaseException):
             return None
         return cfg
@@ -91,37 +92,46 @@ class SweepComposer:
         """An override, and whether it is a choice: bears on which files are read."""
         if override not in self._read:
             one = OverridesParser.create().parse_override(override)
-            repository: Any = self._loader.repository  # type: ignore[attr-defined]
-            is_group = repository.group_exists(one.key_or_group)
+            is_group = internals.repository(self._loader).group_exists(one.key_or_group)
             self._read[override] = one, is_group and not isinstance(one.value(), dict)
         return self._read[override]
 
 
 @dataclass(frozen=True)
 class _Common:
-    """What runs of the same choices start from: the whole, and without its ``hydra`` node."""
+    """What runs of the same choices start from.
+
+    Args:
+        whole: the configuration.
+        own: it without its ``hydra`` node, resolved; ``None`` where that may differ by run.
+        referred: the parts of ``own`` to which others refer.
+    """
 
     whole: bytes
     own: bytes | None
+    referred: frozenset[str]
 
     @classmethod
     def of(cls, cfg: DictConfig) -> _Common:
         whole = pickle.dumps(cfg)
-        return cls(whole, None if refers(cfg, but="hydra") else pickle.dumps(parted(cfg)[0]))
+        texts = [text for found in interpolations(cfg).values() for text in found]
+        parts = [re.fullmatch(r"\$\{(\w+)[\w.]*\}", text) for text in texts]
+        own = None if None in parts else pickle.dumps(parted(cfg)[0])
+        return cls(whole, own, frozenset(part[1] for part in parts if part))
 
 
 def parted(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
     """A run's own configuration, resolved, and one that has its ``hydra`` node alone.
 
-    They are what was handed in, not copies, where nothing in the first is said in terms of others.
+    They are parts of what was handed in, not copies.
     """
-    own = cfg
-    if refers(cfg, but="hydra"):
-        own = copy.deepcopy(cfg)  # ${hydra:...} may ask cfg
-    with read_write(own), open_dict(own):
-        node = own.pop("hydra")
-    if own is not cfg:
-        OmegaConf.resolve(own)
+    with read_write(cfg), open_dict(cfg):
+        for name in interpolations(cfg):
+            if OmegaConf.is_config(cfg[name]) and not OmegaConf.is_interpolation(cfg, name):
+                OmegaConf.resolve(cfg[name])
+            else:
+                cfg[name] = cfg[name]
+        node = cfg.pop("hydra")
     hydra = OmegaConf.create(flags={"no_deepcopy_set_nodes": True})
     hydra.hydra = node
-    return own, hydra
+    return cfg, hydra

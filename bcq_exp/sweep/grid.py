@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 
+from bcq_exp.internals import basic_sweeper, value_or_error
 from bcq_exp.sweep import result_table
 from bcq_exp.sweep.launcher import CohortLauncher
 
 
-class GridSweeper(BasicSweeper):
+class GridSweeper(basic_sweeper()):  # type: ignore[misc]
     """Hydra's own, without composing every run only to throw it away: our launcher checks them."""
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -35,8 +35,7 @@ class GridSweeper(BasicSweeper):
             num_later = num_jobs - num_done - len(batch)
             returned.append(launcher.launch(batch, num_done, later=num_later / len(batch)))
             num_done += len(batch)
-            # return_value says it as Hydra does
-            failures = [r._return_value for r in returned[-1] if r.status == JobStatus.FAILED]
+            failures = [value_or_error(r) for r in returned[-1] if r.status == JobStatus.FAILED]
             if failures:
                 break
         self._log_results(arguments, returned)
@@ -62,7 +61,9 @@ class GridSweeper(BasicSweeper):
         """What is swept and what stands: the configuration's ``params``, then the arguments."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        return parser.parse_overrides([*self._parse_config(), *arguments])
+        return parser.parse_overrides(
+            [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
+        )
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         pass

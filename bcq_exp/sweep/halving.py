@@ -24,6 +24,7 @@ from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import going_on
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
+from bcq_exp.internals import content, value_or_error
 from bcq_exp.ranges import SHARE
 from bcq_exp.sweep import result_table, state
 from bcq_exp.sweep.grid import GridSweeper
@@ -87,7 +88,7 @@ class HalvingSweeper(GridSweeper):
             later = sum(work[i + 1 :]) / work[i]
             returned = launcher.launch(_jobs(settings), 0, until=step, later=later)
             failures += dict.fromkeys(
-                str(each._return_value.whole) for each in returned if _failed(each)
+                str(value_or_error(each).whole) for each in returned if _failed(each)
             )
             for result in result_table.of_jobs(returned, naming.keys):
                 found[str(result.setting)] = replace(result, step=step)
@@ -138,7 +139,7 @@ def _naming(config: DictConfig) -> RunNaming:
     Raises:
         UserError: if something else names them.
     """
-    subdir = config.hydra.sweep._get_node("subdir")._value()  # unresolved
+    subdir = content(content(config.hydra.sweep)["subdir"])
     naming = RunNaming.of(str(subdir))
     if naming is None:
         raise UserError(

@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import _save_config
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.checking import check
 from bcq_exp.config.naming import RunNaming
+from bcq_exp.config.plain import unresolved
 from bcq_exp.config.schema import TrainerConfig
 from bcq_exp.errors import Damaged, UserError
+from bcq_exp.internals import save_config
 from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.training import start
 from bcq_exp.training.cohort import CohortKey, cohort_key
@@ -115,9 +115,9 @@ class SweepJobs:
             return
         folder = folder / hydra.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
-        _save_config(cfg, "config.yaml", folder)
-        _save_config(hydra, "hydra.yaml", folder)
-        _save_config(hydra.hydra.overrides.task, "overrides.yaml", folder)
+        save_config(cfg, "config.yaml", folder)
+        save_config(hydra, "hydra.yaml", folder)
+        save_config(hydra.hydra.overrides.task, "overrides.yaml", folder)
 
     def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
         """A job's own configuration and its folder: what :meth:`compose` gives, sooner."""
@@ -143,15 +143,11 @@ class SweepJobs:
 
 def _place(config: DictConfig) -> tuple[str, RunNaming] | None:
     """A sweep's folder and how its runs are named, where overrides say so (sweep.plan)."""
-    node = _unresolved(config.hydra.sweep)
-    given = [str(each).partition("=")[0] for each in _unresolved(config.hydra.overrides.hydra)]
+    node = unresolved(config.hydra.sweep)
+    given = [str(each).partition("=")[0] for each in unresolved(config.hydra.overrides.hydra)]
     naming = RunNaming.of(str(node["subdir"]))
     is_placed = {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and "${" not in node["dir"]
     return (node["dir"], naming) if is_placed and naming is not None else None
-
-
-def _unresolved(node: Any) -> Any:
-    return OmegaConf.to_container(node, resolve=False)
 
 
 @contextmanager

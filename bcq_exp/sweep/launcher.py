@@ -28,6 +28,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from bcq_exp.config.plain import unresolved
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import shortest
 from bcq_exp.sweep import state
@@ -95,6 +96,7 @@ class CohortLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self._context, self._task, self._config = hydra_context, task_function, config
+        self._calls_back = bool(config.hydra.callbacks.keys() - {"check"})  # of jobs
         self._jobs = SweepJobs(hydra_context.config_loader, config)
         if config.hydra.job.chdir:
             if self._group_size not in ("auto", 1):
@@ -242,7 +244,7 @@ class CohortLauncher(Launcher):
         """Train the groups; why a run failed, by its folder."""
         if not groups:
             return {}
-        if self._context.callbacks.callbacks:
+        if self._calls_back:
             for each in missing:
                 cfg, _ = self._jobs.compose(each.number, each.overrides)
                 self._context.callbacks.on_job_start(config=cfg, task_function=self._task)
@@ -287,7 +289,7 @@ class CohortLauncher(Launcher):
             if value is None:  # it has arrived by now
                 value = planned.spec.objective.value(planned.spec.folder, planned.spec.until)
             result.return_value, result.status = value, JobStatus.COMPLETED
-        if planned.key is not None and self._context.callbacks.callbacks:
+        if planned.key is not None and self._calls_back:
             full, _ = self._jobs.compose(planned.number, planned.overrides)
             result.cfg, result.hydra_cfg = parted(full.copy())
             self._context.callbacks.on_job_end(config=full, job_return=result)
@@ -338,9 +340,9 @@ def sweep_parts(work: Sequence[float], later: float) -> list[Part]:
 
 def _asked(hydra: DictConfig) -> list[str]:
     """What the user gave, less what placed the sweep."""
-    ours = ("hydra.sweep.dir=", "hydra.sweep.subdir=", "hydra.mode=", "hydra/sweeper=grid")
-    given = [o for o in hydra.overrides.hydra if not o.startswith(ours)]
-    return [*own_configs(hydra), "-m", *given, *hydra.overrides.task]
+    ours = ("hydra.sweep.dir=", "hydra.sweep.subdir=", "hydra.mode=", "hydra.sweeper._target_=")
+    given = [o for o in unresolved(hydra.overrides.hydra) if not o.startswith(ours)]
+    return [*own_configs(hydra), "-m", *given, *unresolved(hydra.overrides.task)]
 
 
 def _reason(error: BaseException) -> Reason:

@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from yaml import YAMLError
 from bcq_exp.config.checking import check, check_folders, check_plugins
 from bcq_exp.config.meaning import compared, flattened, trained
 from bcq_exp.config.naming import RunNaming
+from bcq_exp.config.plain import unresolved
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
@@ -111,7 +112,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     _check_folder(cfg, folder)
     placed = [f"hydra.sweep.dir='{folder}'"]
     if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):
-        placed.append("hydra/sweeper=grid")
+        placed.append(f"hydra.sweeper._target_={HOME}.GridSweeper")
     if any(override.startswith("hydra.sweep.subdir=") for override in fixed):
         return SweepPlan(folder, tuple(placed))
     if not axes:  # one run, which a sweep over seeds is to find again
@@ -198,11 +199,11 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
                 continue
             own, _ = parted(cfg.copy())
             spec = RunSpec.of(own, folder / name, cwd=cfg.hydra.runtime.cwd)
-            changed = start.changes(spec, summary)
+            changed, named_by = start.changes(spec, summary), named_by | {*keys}
             differing = [
                 words
                 for key, words in changed.items()
-                if key not in {*keys} | named_by and not _follows(cfg, key)
+                if key not in named_by and not _follows(cfg, key, named_by)
             ]
             if differing:
                 raise UserError(
@@ -212,18 +213,19 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
             return  # one stands for all
 
 
-def _follows(cfg: DictConfig, key: str) -> bool:
-    """Whether a value is said in terms of others."""
+def _follows(cfg: DictConfig, key: str, others: Iterable[str]) -> bool:
+    """Whether a value refers to one of other keys."""
     above, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, above) if above else cfg
-    return isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, name)
+    text = str(unresolved(node)[name]) if isinstance(node, DictConfig) and name in node else ""
+    return "${" in text and any(other in text for other in others)
 
 
 def _named_by(run: Path) -> set[str] | None:
     """The keys that name a run of a sweep, by Hydra's own files; ``None`` where they do not say."""
     with suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
-        subdir = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.sweep._get_node("subdir")
-        naming = RunNaming.of(str(subdir._value()))
+        sweep = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.sweep
+        naming = RunNaming.of(str(unresolved(sweep)["subdir"]))
         return None if naming is None else {*naming.keys}
     return None
 

@@ -20,7 +20,6 @@ NAMESAKES = {  # choices of ours that Hydra's plugins have too
 def register() -> None:
     """Let Hydra instantiate the plugins as ``hydra_plugins.bcq_exp.*``: no other home may be."""
     plugins = Plugins.instance()  # loads Hydra's own again, so ours have to be imported after it
-    _remove_namesakes()
     from bcq_exp.sweep.grid import GridSweeper
     from bcq_exp.sweep.halving import HalvingSweeper
     from bcq_exp.sweep.launcher import CohortLauncher
@@ -45,8 +44,9 @@ def register() -> None:
         plugins.register(plugin)
 
 
-def _remove_namesakes() -> None:
+def remove_namesakes() -> None:
     """Remove installed plugins' schemas, which Hydra would apply to our files of these names."""
+    Plugins.instance()  # has loaded them
     for group, names in NAMESAKES.items():
         node = ConfigStore.instance().repo
         for part in group.split("/"):

@@ -26,6 +26,7 @@ from bcq_exp.config.plain import plain
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import written
+from bcq_exp.internals import value_or_error
 from bcq_exp.ranges import SEED
 from bcq_exp.sweep import result_table, state
 from bcq_exp.sweep.composing import parted
@@ -358,7 +359,7 @@ def _record(study: Any, trial: Any, result: JobReturn) -> str | None:
     study.tell(trial, state=_optuna().trial.TrialState.FAIL)
     if result.status == JobStatus.COMPLETED:
         return f"its objective is {result.return_value}"
-    return str(result._return_value)
+    return str(value_or_error(result))
 
 
 def _report(study: Any, folder: Path) -> None:

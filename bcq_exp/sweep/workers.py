@@ -13,6 +13,7 @@ import os
 import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -97,7 +98,6 @@ class Joblib(Workers):
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         import joblib
-        from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         left: dict[int, T] = {}
 
@@ -123,7 +123,7 @@ class Joblib(Workers):
                     deaths = 0
                     yield index, result
                 return
-            except TerminatedWorkerError as error:  # and all others were ended with it
+            except BrokenProcessPool as error:  # and all others were ended with it
                 deaths, death = deaths + 1, error
                 log.warning("a worker process died: %s", _exit_codes(error))
         for index in [*left, *(index for index, _ in groups_to_come)]:

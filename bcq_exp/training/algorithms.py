@@ -15,7 +15,17 @@ from torch import nn
 
 from bcq_exp.algorithm.actions import ActionMap, is_far_from_one
 from bcq_exp.algorithm.base import OfflineAlgorithm
-from bcq_exp.algorithm.networks import check_broadcasts, choose_compute_dtype, is_pure
+from bcq_exp.algorithm.networks import (
+    VAE,
+    Actor,
+    Critic,
+    GaussianActor,
+    Perturbation,
+    StateCritic,
+    check_broadcasts,
+    choose_compute_dtype,
+    is_pure,
+)
 from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.config.keys import schema_of
@@ -31,13 +41,22 @@ LEARN = {  # choices of algo by the kind of action space
     Box: ("bcq", "bc", "vae_bc", "td3_bc", "iql", "cql", "ddpg", "dqn"),
     Discrete: ("discrete_bcq", "bc", "dqn"),
 }
+NETWORKS: dict[type[nn.Module], str] = {  # how each kind is chosen
+    Actor: "actor=deterministic",
+    GaussianActor: "actor=gaussian",
+    Perturbation: "actor=perturbation",
+    Critic: "critic=state_action",
+    StateCritic: "critic=state",
+    VAE: "vae=mlp",
+}
 
 
 def algorithm_class(spec: AlgorithmSpec) -> type[OfflineAlgorithm]:
     """The class that ``algo._target_`` names.
 
     Raises:
-        UserError: if it names none, or there are groups that the class does not read.
+        UserError: if it names none, there are groups that the class does not read, or a network is
+            of another kind than the class works with.
     """
     found = _named("algo", spec.target)
     if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
@@ -51,7 +70,29 @@ def algorithm_class(spec: AlgorithmSpec) -> type[OfflineAlgorithm]:
             f"{', '.join(sorted(found.reads))}; begin a file that sets keys outside its own group "
             "with '# @package _global_'"
         )
+    for name, kind in found.network_kinds.items():
+        _check_kind(found, name, kind, spec.groups.get(name, {}).get("_target_"))
     return found
+
+
+def _check_kind(
+    algorithm: type[OfflineAlgorithm], name: str, kind: type[nn.Module], target: str | None
+) -> None:
+    """Refuse a network of ours that is of another kind.
+
+    Raises:
+        UserError: naming the choice that is of this one.
+    """
+    found = None if target is None else _named(name, target)
+    if not isinstance(found, type) or issubclass(found, kind):
+        return
+    if issubclass(found, tuple(NETWORKS)):
+        group, _, choice = NETWORKS[kind].partition("=")
+        key = group if group == name else f"{group}@{name}"
+        raise UserError(
+            f"{name}._target_={target}: {algorithm.__name__} needs a network of kind "
+            f"{kind.__name__}; use {key}={choice}"
+        )
 
 
 def with_scaling_decided(spec: RunSpec, action_space: ActionSpace) -> RunSpec:

@@ -108,7 +108,7 @@ def build_normalizer(wanted: bool, task: Task, found: Found | None) -> ObsNormal
         return None
     if not isinstance(task, Dataset):
         raise UserError(
-            "trainer.normalize_obs=true: dataset=online has no data to normalize by; use false"
+            "trainer.normalize_obs=true: online=explore has no data to normalize by; use false"
         )
     if found is not None and (scaling := found.content["normalization"]) is not None:
         return ObsNormalizer.from_state_dict(scaling)

@@ -9,7 +9,7 @@ So a plan's seconds are "about": within a half on the machine that the rates wer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.data.datasets import step_limit
-from bcq_exp.data.online import Exploration, explore
+from bcq_exp.data.online import Exploration
 from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.data.task import load_task
 from bcq_exp.engine.online import Collected
@@ -148,7 +148,7 @@ def cost_of(spec: RunSpec) -> RunCost:
     trainer = spec.trainer
     # of two, as one alone says nothing of stacking
     placement = place(trainer, spec.algorithm.hidden_sizes, 2)
-    online = _exploration(spec.dataset)
+    online = _exploration(spec)
     spaces = (
         unknown_spaces(spec.algorithm)
         if online is None
@@ -191,9 +191,9 @@ def unknown_spaces(spec: AlgorithmSpec) -> tuple[Box, ActionSpace]:
     return Box(-np.inf, np.inf, (OBS_DIM,)), actions
 
 
-def _exploration(dataset: Mapping[str, Any]) -> Exploration | None:
+def _exploration(spec: RunSpec) -> Exploration | None:
     """The environment of a run that collects its own data."""
-    return load_task(dataset) if dataset["_target_"].endswith(explore.__name__) else None
+    return load_task(spec.dataset) if spec.is_online else None
 
 
 def _counted_step(

@@ -39,6 +39,7 @@ import numpy as np
 
 from bcq_exp import locks
 from bcq_exp.algorithm.watch import Watch
+from bcq_exp.config.schema import source
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically, written
 
@@ -358,7 +359,7 @@ def _check_kinds(summary: Mapping[str, Any]) -> None:
     wanted: list[tuple[Any, Any]] = [
         (summary["config"]["trainer"]["num_steps"], int),
         (summary["config"]["algo"]["_target_"], str),
-        (summary["config"]["dataset"], dict),
+        (source(summary["config"]), dict),
         (summary["dataset"]["id"], str),
         (summary["dataset"]["content_hash"], str | None),
         (summary["dataset"]["behaviour_return"], Real | None),

@@ -17,6 +17,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.config.meaning import flattened, identity
 from bcq_exp.config.naming import as_name
+from bcq_exp.config.schema import source
 from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
@@ -130,7 +131,7 @@ def _check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
     """
     for key, value in flattened(config):
         node, _, name = key.rpartition(".")
-        if node.partition(".")[0] == "dataset":
+        if node.partition(".")[0] in ("dataset", "online"):
             continue
         if name == "_target_" and node and "." not in node:
             is_fine = _is_ours(str(value))
@@ -168,7 +169,7 @@ def _runs_code(value: Any) -> bool:
 
 
 def _env_maker(saved: checkpoint.Checkpoint, trusted: bool) -> EnvMaker:
-    named = str(saved["config"]["dataset"].get("env"))
+    named = str(source(saved["config"]).get("env"))
     env = named if ":" in named else None
     return partial(environments.from_state, saved["environment"], trusted=trusted, env=env)
 
@@ -176,14 +177,14 @@ def _env_maker(saved: checkpoint.Checkpoint, trusted: bool) -> EnvMaker:
 def load_collected(
     folder: str | Path, num_steps: int | None = None, *, trusted: bool = False
 ) -> tuple[dict[str, np.ndarray], EnvMaker]:
-    """The first steps, or all, that a run with ``dataset=online`` took; its environment's maker.
+    """The first steps, or all, that a run with ``online=explore`` took; its environment's maker.
 
     Raises:
         UserError: if there is no readable checkpoint, or its run did not collect as many.
     """
     saved = _checkpoint(folder)
     if "collected" not in saved["engine"]:
-        raise UserError(f"run={folder}: collected no data; give a run with dataset=online")
+        raise UserError(f"run={folder}: collected no data; give a run with online=explore")
     if saved["step"] < (num_steps or 0):
         raise UserError(
             f"num_steps={num_steps}: must be at most the {saved['step']} steps of the run in "

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.meaning import identity, shared_by_stack
 from bcq_exp.config.plain import plain
-from bcq_exp.config.schema import RunConfig, TrainerConfig
+from bcq_exp.config.schema import RunConfig, TrainerConfig, source
 from bcq_exp.ranges import PATH
 from bcq_exp.training.objective import Objective
 from bcq_exp.training.progress import Part
@@ -112,8 +112,13 @@ class RunSpec:
 
     @property
     def dataset(self) -> dict[str, Any]:
-        """The group ``dataset``."""
-        return self.config["dataset"]
+        """The group that names the data: ``online`` where the run explores, else ``dataset``."""
+        return source(self.config)
+
+    @property
+    def is_online(self) -> bool:
+        """Whether it learns from an environment that it explores."""
+        return bool(self.config.get("online"))
 
     @cached_property
     def trainer(self) -> TrainerConfig:

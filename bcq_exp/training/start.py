@@ -143,7 +143,8 @@ def check_data(spec: RunSpec, facts: Mapping[str, Any]) -> None:
 
 
 def _data(identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in identity.items() if key.startswith("dataset.")}
+    of_data = ("dataset.", "online.")
+    return {key: value for key, value in identity.items() if key.startswith(of_data)}
 
 
 def has_arrived(spec: RunSpec, summary: Mapping[str, Any] | None) -> bool:

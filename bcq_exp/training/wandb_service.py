@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import TIMEOUT_MAX
 from typing import Any
 
+from bcq_exp.internals import netrc_key
+
 # Seconds; W&B's own variables WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT go before them.
 INIT_TIMEOUT = 30.0  # to go online, or else offline
 FINISH_TIMEOUT = 30.0  # to upload what is left when a run has ended
@@ -74,11 +76,10 @@ def new_id() -> str:
 def is_logged_in() -> bool:
     """Whether W&B has a key; without one it would ask at the terminal."""
     import wandb
-    from wandb.sdk.lib import wbauth
 
     settings = wandb.setup().settings
     key = settings.api_key or settings.identity_token_file
-    return bool(key or wbauth.read_netrc_auth(host=settings.base_url))
+    return bool(key or netrc_key(settings.base_url))
 
 
 def patience() -> float:

@@ -26,7 +26,7 @@ from tests.bench import timing
 from tests.bench.load_1m import DATASET_ID, memory_bytes, surroundings, write_dataset
 
 STEPS = 300
-SIZES = ("actor=small", "critic=small", "vae=small", "trainer.batch_size=100", "trainer.device=cpu")
+SIZES = ("networks=small", "trainer.batch_size=100", "trainer.device=cpu")
 
 
 def resident_mib(kind: str) -> float:

@@ -13,6 +13,7 @@ import argparse
 import time
 from multiprocessing import get_context
 
+from bcq_exp.config.schema import source
 from bcq_exp.data.task import load_task
 from tests.bench import timing
 from tests.commands import compose, engine_of, placement_of
@@ -37,11 +38,11 @@ def main() -> None:
 def rate(args: argparse.Namespace) -> float:
     """Environment steps a second of one agent."""
     cfg = compose(
-        *("algo=ddpg", "networks=paper", "trainer=paper", "dataset=online"),
-        *(f"dataset.env={args.env}", "dataset.start_steps=1000", "trainer.num_steps=100000"),
+        *("algo=ddpg", "networks=paper", "trainer=paper", "online=explore"),
+        *(f"online.env={args.env}", "online.start_steps=1000", "trainer.num_steps=100000"),
         *args.overrides,
     )
-    task = load_task(cfg.dataset)
+    task = load_task(source(cfg))
     placement = placement_of(cfg)
     with placement.in_force():
         engine = engine_of([cfg], task)

@@ -35,7 +35,7 @@ SIZES = {
         hidden=(400, 300),
         vae_hidden=(750, 750),
         max_action=1.0,
-        overrides=("actor=paper", "critic=paper", "vae=paper"),
+        overrides=("networks=paper",),
     ),
     "small": Sizes(
         obs_dim=3,
@@ -43,7 +43,7 @@ SIZES = {
         hidden=(64, 64),
         vae_hidden=(64, 64),
         max_action=2.0,
-        overrides=("actor=small", "critic=small", "vae=small"),
+        overrides=("networks=small",),
     ),
 }
 

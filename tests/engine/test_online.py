@@ -22,10 +22,10 @@ from tests.same import assert_same_run, assert_same_state, checkpoint
 
 ONLINE = (
     "algo=ddpg",
-    "dataset=online",
-    "dataset.env=Pendulum-v1",
-    "dataset.start_steps=60",
-    "dataset.noise_std=0.3",
+    "online=explore",
+    "online.env=Pendulum-v1",
+    "online.start_steps=60",
+    "online.noise_std=0.3",
     "trainer.num_steps=240",
     "trainer.batch_size=8",
     "trainer.log_every=20",
@@ -63,7 +63,7 @@ BCQ = ("algo=bcq", "vae.hidden_sizes=[8]", "policy.forward_sampled_times=5")
 def engine(*overrides, **changed):
     cfg = compose(*ONLINE, *overrides)
     task = explore(
-        cfg.dataset.env, start_steps=cfg.dataset.start_steps, noise_std=cfg.dataset.noise_std
+        cfg.online.env, start_steps=cfg.online.start_steps, noise_std=cfg.online.noise_std
     )
     return engine_of([cfg], task, **changed)
 
@@ -74,7 +74,7 @@ def collected(online):
 
 
 def test_what_is_collected_is_what_the_environment_does():
-    online = engine("dataset.env=ShortPendulum-v0")
+    online = engine("online.env=ShortPendulum-v0")
     online.advance(100)
     rows, _ = collected(online)
     assert rows["obs"].shape == (100, 3)
@@ -96,13 +96,13 @@ def test_what_is_collected_is_what_the_environment_does():
 
 
 def test_it_explores_at_random_first_and_by_the_policy_with_noise_then():
-    quiet, noisy = engine("dataset.noise_std=0"), engine()
+    quiet, noisy = engine("online.noise_std=0"), engine()
     for online in (quiet, noisy):
         online.advance(61)
     first, second = (collected(online)[0]["act"] for online in (quiet, noisy))
     np.testing.assert_array_equal(first[:60], second[:60])
     assert np.abs(first[:60]).max() > 1.5 and abs(first[:60].mean()) < 0.5  # uniform on [-2, 2]
-    fresh = engine("dataset.noise_std=0")
+    fresh = engine("online.noise_std=0")
     obs = collected(quiet)[0]["obs"][60:61]
     policy = fresh.algorithm(0).policy
     expected = policy.map_action(policy(Batch(obs=obs)).act)
@@ -158,10 +158,10 @@ def test_what_a_policy_draws_follows_from_the_runs_seed_and_the_step():
 
 @pytest.mark.parametrize("env", ["ShortPendulum-v0", "Chaos-v0"])
 def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(env):
-    straight = engine(f"dataset.env={env}")
+    straight = engine(f"online.env={env}")
     expected = straight.advance(110)
     for step in (0, 30, 60, 61, 90):
-        first, second = (engine(f"dataset.env={env}") for _ in range(2))
+        first, second = (engine(f"online.env={env}") for _ in range(2))
         first.advance(step)
         second.load_state_dict(0, first.state_dict(0))
         told = second.advance(110 - step)
@@ -222,14 +222,14 @@ def test_they_do_so_however_few_steps_are_asked_for_at_a_time(size):
 
 
 def test_an_environment_that_may_never_end_is_refused_before_a_step(tmp_path):
-    endless = (*ONLINE, "dataset.env=Endless-v0")
+    endless = (*ONLINE, "online.env=Endless-v0")
     with pytest.raises(UserError, match="'Endless-v0' has no step limit.*dataset.env"):
         fit(tmp_path / "r", *endless)
     assert not list(tmp_path.glob("r/*.csv"))
 
 
 def test_there_is_nothing_to_normalize_by(tmp_path):
-    with pytest.raises(UserError, match="normalize_obs=true: dataset=online has no data"):
+    with pytest.raises(UserError, match="normalize_obs=true: online=explore has no data"):
         fit(tmp_path / "r", *ONLINE, "trainer.normalize_obs=true")
 
 
@@ -258,5 +258,5 @@ def test_more_than_there_is_is_refused(tmp_path):
 
 
 def test_a_schedule_for_recorded_data_is_refused(tmp_path):
-    with pytest.raises(UserError, match="concurrent_from=5: dataset=online collects its data"):
+    with pytest.raises(UserError, match="concurrent_from=5: online=explore collects its data"):
         fit(tmp_path / "r", *ONLINE, "trainer.concurrent_from=5")

@@ -13,7 +13,7 @@ from bcq_exp.errors import UserError
 from tests.commands import compose, engine_of, placement_of
 
 CPU = torch.device("cpu")
-WIDE = ("actor=paper", "critic=paper", "vae=paper", "dataset.num_steps=2000")
+WIDE = ("networks=paper", "dataset.num_steps=2000")
 
 
 def test_names_choose_types():

@@ -65,6 +65,10 @@ PLAIN = {
         "--dry-run", "dry_run=true", "project=p", "project=", "runs=", "runs=sweep", "runs=done",
         "runs=absent", "keys=", "keys=a,,b", "keys=algo.tau", "entity=", "name=",
     ),
+    "bcq_exp.evaluate": (
+        "run=done", "run=broken", "num_episodes=1", "num_episodes=0", "--num-episodes=1", "seed=-1",
+        "device=cpu", "device=", "video=", "video=a.gif", "env=Pendulum-v1", "trust=true", "-m",
+    ),
     "bcq_exp.wandb_mirror": ("--nope",),
     "bcq_exp.export": (
         "--format", "--format=onxx", "format=", "--output", "output=", "output=file",
@@ -159,7 +163,7 @@ def hydra_lines(
             ("-m",), ("--multirun",), ("--cfg", "job"), ("--cfg", "hydra"), ("--cfg", "nope"),
             ("--cfg",), ("--resolve",), ("--cfg", "all", "--resolve"),
             ("--package", "algo", "--cfg", "job"), ("--package", "nope"), ("--info", "searchpath"),
-            ("--info", "nope"), ("-cn", "evaluate"), ("-cn", "nope"), ("-cn", ""), ("-cn",),
+            ("--info", "nope"), ("-cn", "collect"), ("-cn", "nope"), ("-cn", ""), ("-cn",),
             ("-cd", "absent"), ("-cd", "empty"), ("-cd", "file"), ("-cd", ""), ("-cp", "absent"),
             ("-cp", ""), ("--config-dir", "done"), ("--version",), ("--nope",), ("-x",), ("--",),
             ("-",), ("--run",), ("-r", "-m"), ("--hydra-help", "--nope"),
@@ -197,13 +201,11 @@ def plain_lines(module: str, options: tuple[str, ...]) -> st.SearchStrategy[Line
 
 def lines() -> st.SearchStrategy[Line]:
     """Of every command; half of them train."""
-    evaluate = ("run=done", "num_episodes=1")
     collect = ("id=a/b-v0", "env=Pendulum-v1", "num_steps=3")
     # its estimate takes seconds: refused before it, by an environment that is none
     paper = ("budget=tiny", "plan_only=true", "envs=[nope]")
     trained = hydra_lines("bcq_exp", keys_of("config"), TINY)
     others = [
-        hydra_lines("bcq_exp.evaluate", keys_of("evaluate", *evaluate), evaluate),
         hydra_lines("bcq_exp.collect", keys_of("collect", *collect), collect),
         hydra_lines("bcq_exp.paper", keys_of("paper"), paper),
         *(plain_lines(module, options) for module, options in PLAIN.items()),

@@ -86,22 +86,22 @@ FOUND = [
     ("bcq_exp.compare", ["done", "which=first"], "which=first: must be one of last, best"),
     (
         "bcq_exp",
-        ["evaluate", "--num-episodes", "1"],
-        "--num-episodes: no such option (see --help); ",
+        ["evaluate", "done", "--episodes=1"],
+        "--episodes=1: no such option (see --help); ",
     ),
     ("bcq_exp", ["comparre", "done"], "comparre: no such command; did you mean compare?"),
     ("bcq_exp", ["wandb", "mirror", ""], "runs=: must be a path"),
     ("bcq_exp.status", [], "the following arguments are required: folder; see --help"),
     ("bcq_exp", ["--nope"], "--nope: no such option (see --help)"),
     ("bcq_exp", ["--experimental-rerun", "file"], "--experimental-rerun: not supported"),
-    ("bcq_exp", ["-cn", "nope"], "Cannot find primary config 'nope'"),
+    ("bcq_exp", ["-cn", "nope"], "nope.yaml: no such file; check --config-name, --config-dir"),
     ("bcq_exp", ["actor=false"], "actor=false: must name one of the group's choices"),
     ("bcq_exp", ["+hydra/job_logging=x"], "hydra/job_logging appears more than once"),
     ("bcq_exp.status", [LONG], f"{LONG}/multirun.yaml: File name too long"),
     ("bcq_exp.select", ["done", f"output={LONG}"], f"{LONG}: File name too long"),
     ("bcq_exp.evaluate", [f"run={LONG}"], f"{LONG}/checkpoint.pt: File name too long"),
     ("bcq_exp", [f"hydra.run.dir={LONG}"], f"{LONG}/multirun.yaml: File name too long"),
-    ("bcq_exp.evaluate", ["-m", "device=", "run=done"], "device=: must be auto, cpu, cuda or"),
+    ("bcq_exp.evaluate", ["device=", "run=done"], "device=: must be auto, cpu, cuda or"),
 ]
 
 

@@ -54,8 +54,8 @@ def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
     [
         (["algo.sigma=-1"], "algo=DenoisingBC: sigma is at least 0, not -1"),
         (["algo.sigma=0.1", "+algo.tau=1"], "unexpected keyword argument 'tau'"),
-        (["vae.latent_dim=1"], "vae.latent_dim: no such key of DenoisingBC; there are actor, "),
-        (["vae=small"], "vae: no such group with algo=denoising; there are algo, "),
+        (["vae.latent_dim=1"], "vae: no such key of DenoisingBC; there are actor, "),
+        (["vae=mlp"], "vae: no such group in this configuration; leave it out, or"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -84,3 +84,8 @@ def test_only_what_is_asked_for_is_planned(algorithms):
     assert {d.setting for d in made.datasets} == {"imitation"}
     assert {noise for _, noise, _ in made.agents.folders} == {0.1}
     assert made.num_learners == 3 * 2 * len(named)
+
+
+def test_data_sets_have_the_names_of_the_published_records():
+    made = next(d for d in plan("budget=small").datasets if d.setting == "final_buffer")
+    assert made.id == "bcq_paper/Hopper-v5/final_buffer-644ec59a-s0-v0"

@@ -67,12 +67,12 @@ def test_the_same_command_again_is_done_at_once(swept):
 
 
 REFUSED = {
-    ("algo=bc", "vae.latent_dim=3"): "vae.latent_dim: no such key of BC; there are actor, ",
+    ("algo=bc", "vae.latent_dim=3"): "vae: no such key of BC; there are actor, ",
     ("algo=bc", "algo.lmbda=0.5"): "algo.lmbda: no such key; there are none",
-    ("algo=bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
-    ("algo=bc", "+vae=paper"): "vae: not read by BC, which reads actor, actor_optim, policy",
-    ("-m", "algo=bcq,bc", "vae.latent_dim=3"): "vae.latent_dim: no such key of BC; there are ",
-    ("-m", "algo=bcq,bc", "vae=paper"): "vae: no such group with algo=bc; there are algo, ",
+    ("algo=bc", "vae=mlp"): "vae: no such group in this configuration; leave it out, or choose",
+    ("algo=bc", "+vae=mlp"): "vae: not read by BC, which reads actor, actor_optim, policy",
+    ("-m", "algo=bcq,bc", "vae.latent_dim=3"): "vae: no such key of BC; there are ",
+    ("-m", "algo=bcq,bc", "vae=mlp"): "vae: no such group in this configuration; leave it out",
     (
         "algo=sac",
     ): "algo=sac: no such choice; there are bc, bcq, cql, ddpg, discrete_bcq, dqn, iql, td3_bc",

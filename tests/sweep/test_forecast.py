@@ -69,7 +69,7 @@ def test_several_workers_are_planned_to_end_together(tmp_path):
             "--plan: cannot be combined with hydra/launcher=basic",
         ),
         (("seed=0,1", "hydra.launcher.group_size=0"), "group_size=0: must be auto or"),
-        (("seed=0,1", "--config-path", "/"), "--plan: cannot be combined with --config-path"),
+        (("seed=0,1", "--config-path", "/"), "config.yaml: no such file; check --config-name, "),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_a_line(given, line, tmp_path):

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from bcq_exp.cli.entry import conf_folder
+from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.errors import UserError
 from bcq_exp.wandb_sweep import sweep_spec
 from tests.commands import TINY

@@ -49,7 +49,7 @@ def test_steps_and_evaluations_add_up():
 
 def test_evaluations_are_as_long_as_the_environments_episodes(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    online = ("algo=ddpg", "dataset=online", "dataset.env=Hopper-v5")
+    online = ("algo=ddpg", "online=explore", "online.env=Hopper-v5")
     other = ("dataset=minari", "dataset.id=some/where-v0", "dataset.env=MountainCarContinuous-v0")
     absent, mine = ("dataset=hopper_medium",), ("dataset=minari", "dataset.id=my/pendulum-v0")
 

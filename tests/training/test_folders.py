@@ -109,7 +109,7 @@ def test_a_folder_that_is_given_is_resumed_there(trained, tmp_path):
 
 
 def test_an_environment_that_changed_is_not_resumed_in(tmp_path):
-    online = ("algo=ddpg", "dataset=online", "dataset.env=Mine-v0", "dataset.start_steps=20")
+    online = ("algo=ddpg", "online=explore", "online.env=Mine-v0", "online.start_steps=20")
     options = [o for o in TINY if not o.startswith(("dataset.", "policy.", "algo."))]
     spec = gym.spec("Pendulum-v1")
     for limit, num_steps in ((50, 30), (60, 60)):

@@ -1,0 +1,80 @@
+"""Hydra's callback that refuses a run or a sweep before anything is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from bcq_exp import internals
+from bcq_exp.cli.explain import errors_pass, explained
+from bcq_exp.config.checking import check, check_folders
+from bcq_exp.config.plain import unresolved
+from bcq_exp.errors import UserError
+
+
+class CheckCallback(Callback):
+    """``hydra.callbacks.check`` of ``bcq_exp train``."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Check a single run, and set an earlier one aside where it is to make room.
+
+        Raises:
+            PastHydra: with what is wrong.
+        """
+        with errors_pass():
+            from bcq_exp.training import start
+
+            _check_groups(config)
+            if sweep := config.hydra.runtime.choices.get("sweep"):
+                raise UserError(f"sweep={sweep}: needs -m")
+            if config.hydra.launcher.get("plan_only"):
+                raise UserError("--plan: describes a sweep, and this is a single run; add -m")
+            folder = check_folders(config, is_sweep=False)
+            own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            check(own)
+            start.plan_run(own, folder).commit()
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Check a sweep and place its runs.
+
+        Raises:
+            PastHydra: with what is wrong.
+        """
+        with errors_pass():
+            from bcq_exp.sweep import plan, plugins
+
+            def composed(overrides: list[str]) -> DictConfig:
+                with explained(overrides, is_sweep=True):
+                    name = config.hydra.job.config_name
+                    cfg = compose(name, overrides, return_hydra_config=True)
+                    _check_groups(cfg)
+                    return cfg
+
+            plugins.register()
+            given = config.hydra.overrides
+            words = [*unresolved(given.hydra), *unresolved(given.task)]
+            asked = [o for o in words if not o.startswith("hydra.mode=")]
+            planned = plan.plan_sweep(asked, composed)
+            planned.commit()
+            given.hydra.extend(planned.overrides)
+            parser = OverridesParser.create()
+            internals.set_values(parser.parse_overrides(list(planned.overrides)), config)
+
+
+def _check_groups(config: DictConfig) -> None:
+    """Refuse values for nodes that are chosen with GROUP@NODE, and choices that exclude others.
+
+    Raises:
+        UserError: with how it is chosen.
+    """
+    choices = config.hydra.runtime.choices
+    if (online := choices.get("online")) and (dataset := choices.get("dataset")):
+        raise UserError(f"dataset={dataset}: leave it out; online={online} collects its own data")
+    for group in choices:
+        node = group.rpartition("@")[2]
+        if "@" in group and not OmegaConf.is_dict(value := config.get(node)):
+            raise UserError(f"{node}={value}: choose it with {group}={value}")

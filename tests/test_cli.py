@@ -245,6 +245,7 @@ def test_help_shows_usage_and_keys_and_runs_nothing(command, tmp_path):
     assert done.returncode == 0
     assert f"bcq_exp {command} " in done.stdout
     assert "seed: " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-INDENT, WIDTH = 29, 100  # columns
+INDENT, WIDTH = 29, 80  # columns
 
 
 def choices(*hidden: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import Field, is_dataclass
@@ -164,9 +165,13 @@ def describe(schema_field: Field) -> str:
 
 
 def documentation(name: str, node: DictConfig) -> str:
-    """The keys of a node that its schema documents, each in a line with what it may be."""
+    """The keys of a node that its schema documents, each with what it may be, in 80 columns."""
     lines = [
-        f"  {f'{name}.{key}':<25}{known.metadata['doc']}: {describe(known)}"
+        textwrap.fill(
+            f"  {f'{name}.{key}':<25}{known.metadata['doc']}: {describe(known)}",
+            width=80,
+            subsequent_indent=" " * 27,
+        )
         for key, known in schema_of(node).items()
         if known.metadata.get("doc")
     ]

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from bcq_exp import signals
 from bcq_exp.__main__ import COMMANDS
-from bcq_exp.cli import arguments, command, entry
+from bcq_exp.cli import arguments, entry
 from bcq_exp.cli.callback import CheckCallback
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +88,7 @@ def dry(monkeypatch: pytest.MonkeyPatch) -> None:
     no_further(CheckCallback, "on_run_start")
     no_further(CheckCallback, "on_multirun_start")
     no_further(entry, "check")  # of commands without the callback
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signals.signal, "signal", lambda *_: None)
     monkeypatch.setattr(logging, "raiseExceptions", True)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 

@@ -107,7 +107,7 @@ def load_runs(*places: str | Path) -> RunTables:
     runs = pd.DataFrame(
         [_row(r, s, n, c) for r, s, n, c in zip(read, found, names, configs, strict=True)]
     )
-    notes += _tell_contents_apart(runs)
+    notes += _tell_contents_apart(runs, [s["config"]["dataset"].get("path") for s in found])
     marks = [summary["record"] for summary in found]
     evaluations, training = _tables(read, marks, ("eval", "train"), notes)
     keys = tuple(key for key in _differing(configs, list(runs["dataset"])) if key != "seed")
@@ -244,16 +244,19 @@ def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> lis
     return [f"groups contain runs that differ in {listed(found)}"] * bool(found)
 
 
-def _tell_contents_apart(runs: pd.DataFrame) -> list[str]:
-    """Name data sets by their hash too where one id has several contents; says so."""
+def _tell_contents_apart(runs: pd.DataFrame, paths: Sequence[str | None]) -> list[str]:
+    """Name data sets by their hash too where one id has several contents; says so, with the files
+    where that is known."""
     notes = []
-    hashes = runs["dataset_hash"].map(str)
+    hashes, files = runs["dataset_hash"].map(str), pd.Series([*paths], runs.index, object)
     for name, of_id in hashes.groupby(runs["dataset"]):
         if of_id.nunique() > 1:
             runs.loc[of_id.index, "dataset"] = f"{name}@" + of_id.str[:8]
+            found = files.groupby(runs.loc[of_id.index, "dataset"]).unique()
+            of_files = [f"{each} of {' and '.join(f)}" for each, f in found.items() if all(f)]
             notes.append(
                 f"the id {name} has {of_id.nunique()} different contents: each is shown as a "
-                "separate data set"
+                f"separate data set{f' ({listed(of_files)})' if of_files else ''}"
             )
     return notes
 

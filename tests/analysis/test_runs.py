@@ -287,7 +287,8 @@ def test_other_contents_of_one_id_are_another_data_set_with_its_own_behaviour(tm
     )
     assert found == ["all runs"] * 2
     assert list(runs.runs["dataset"]) == ["a/b-v0@33333333", "a/b-v0@44444444"]
-    assert "the id a/b-v0 has 2 different contents" in said
+    files = "a/b-v0@33333333 of a/buffer.hdf5, a/b-v0@44444444 of b/buffer.hdf5"
+    assert f"2 different contents: each is shown as a separate data set ({files})" in said
     header = paper_table(runs, "md").splitlines()[0]
     assert "a/b-v0@33333333 (return) | a/b-v0@44444444 (return)" in header
     data = page_data(runs, tmp_path)

@@ -208,7 +208,7 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
             if differing:
                 raise UserError(
                     f"{folder} holds runs with another configuration, {name} among them: "
-                    f"{', '.join(differing)}; choose another name"
+                    f"{listed(differing)}; choose another name"
                 )
             return  # one stands for all
 

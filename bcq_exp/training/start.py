@@ -14,7 +14,7 @@ from bcq_exp.config.meaning import differences, identity
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
 from bcq_exp.training.spec import RunSpec
-from bcq_exp.words import counted
+from bcq_exp.words import counted, listed
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def check_continues(spec: RunSpec, summary: Mapping[str, Any]) -> None:
     """
     if changed := changes(spec, summary):
         raise UserError(
-            f"{spec.folder} holds a run with another configuration: {', '.join(changed.values())}; "
+            f"{spec.folder} holds a run with another configuration: {listed([*changed.values()])}; "
             "choose another name, or resume=restart to set the old run aside"
         )
     num_steps = spec.trainer.num_steps

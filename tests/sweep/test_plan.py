@@ -173,6 +173,11 @@ def test_a_sweeps_runs_differ_by_what_names_them(tmp_path):
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert refused.stderr.startswith("error: multirun/s holds runs with another configuration, ")
     assert "seed=0 among them: algo.tau (0.005 -> 0.1); choose another name" in refused.stderr
+    other = (*short[:2], "seed=2,3", "dataset=minari", "dataset.id=a/b-v0")
+    refused = forked(*other, cwd=tmp_path)  # whose data set lacks keys that theirs has
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "dataset._target_ (bcq_exp.data.datasets.load_pendulum -> " in refused.stderr
+    assert refused.stderr.endswith(" more; choose another name\n")
     assert {path.name for path in tmp_path.glob("multirun/s/*/")} == {"seed=0", "seed=1"}
     for more in (  # what is swept, then or now, is in the names
         ("seed=0,2",),

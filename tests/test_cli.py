@@ -286,7 +286,7 @@ BRIEF = (*TINY, "trainer.num_steps=4", "trainer.eval_every=4")
 
 @pytest.mark.parametrize(
     ("name", "recorded"),
-    [("plain", "name=plain"), ("2024_01_05", "name='2024_01_05'"), ("a,b=1", "name='a,b=1'")],
+    [("plain", "name=plain"), ("2024_01_05", 'name="2024_01_05"'), ("a,b=1", 'name="a,b=1"')],
 )
 def test_a_name_is_text_and_recorded_in_quotes_only_where_hydra_would_misread_it(
     name, recorded, tmp_path

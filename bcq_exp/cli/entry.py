@@ -15,7 +15,7 @@ from bcq_exp.cli import schemas
 from bcq_exp.cli.arguments import refuse
 from bcq_exp.cli.choices import choices
 from bcq_exp.cli.command import command
-from bcq_exp.cli.explain import PastHydra, errors_pass, explained, reads_as_text
+from bcq_exp.cli.explain import PastHydra, errors_pass, explained, in_quotes, reads_as_text
 from bcq_exp.config.checking import check, documentation
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import plugins
@@ -86,8 +86,7 @@ def _read(word: str, as_text: Sequence[str], is_sweep: bool) -> str:
         return word
     if (is_sweep and ("," in value or "(" in value)) or reads_as_text(word):
         return word
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"{key}={in_quotes(value)}"
 
 
 def _register() -> None:

@@ -177,7 +177,7 @@ def _of_override(error: BaseException) -> str | None:
         return f"{error.override}: must be KEY=VALUE; put it in quotes if it has spaces"
     if is_list(key) and not value.startswith("["):
         value = f"[{value}]"
-    for quoted in (_with_quoted_elements(value), _in_quotes(value)):
+    for quoted in (_with_quoted_elements(value), in_quotes(value)):
         if quoted is not None and "${" not in value and _is_readable(f"{key}={quoted}"):
             return f"{error.override}: needs quotes; write {shlex.quote(f'{key}={quoted}')}"
         if value.startswith(("[", "{")):  # in quotes as a whole it would be text
@@ -190,10 +190,11 @@ def _with_quoted_elements(value: str) -> str | None:
     if not (value.startswith("[") and value.endswith("]")):
         return None
     elements = [element.strip() for element in value[1:-1].split(",")]
-    return f"[{','.join(e if _is_readable(f'_={e}') else _in_quotes(e) for e in elements)}]"
+    return f"[{','.join(e if _is_readable(f'_={e}') else in_quotes(e) for e in elements)}]"
 
 
-def _in_quotes(text: str) -> str:
+def in_quotes(text: str) -> str:
+    """A text as Hydra's grammar reads it, whatever is in it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -14,7 +14,7 @@ from bcq_exp.cli.arguments import Parser, path, place, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 from bcq_exp.extras import require
-from bcq_exp.words import counted, listed
+from bcq_exp.formatting import counted, listed
 
 if TYPE_CHECKING:
     from rich.console import Console

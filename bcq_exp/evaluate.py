@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bcq_exp.cli.arguments import Parser, number, path, text
 from bcq_exp.cli.command import command
+from bcq_exp.formatting import counted
 from bcq_exp.ranges import COUNT, DEVICE, FILM, SEED
-from bcq_exp.words import counted
 
 
 @command

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from bcq_exp.cli.arguments import Parser, number, path, place
 from bcq_exp.cli.command import command
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError
+from bcq_exp.formatting import counted
 from bcq_exp.ranges import COUNT, EPSILON, GAMMA, POSITIVE, SEED, TAU, Range
-from bcq_exp.words import counted
 
 if TYPE_CHECKING:
     from bcq_exp.selection.estimates import Selection

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from bcq_exp.cli.arguments import Parser, path, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.config.naming import short_names, swept_values
+from bcq_exp.formatting import clock, counted
 from bcq_exp.sweep.state import RunState, run_states
-from bcq_exp.words import clock, counted
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
-    from bcq_exp.config.plain import unresolved
+    from bcq_exp.config.containers import unresolved
     from bcq_exp.training.provenance import command, own_configs
     from bcq_exp.training.spec import RunSpec
 

@@ -7,17 +7,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from bcq_exp.config.checking import check
-from bcq_exp.config.keys import schema_of
-from bcq_exp.config.meaning import (
-    compared,
+from bcq_exp.config.containers import interpolations, plain
+from bcq_exp.config.identity import (
+    cohort_signature,
     config_hash,
     differences,
     flattened,
     identity,
-    shared_by_stack,
+    report_keys,
 )
+from bcq_exp.config.keys import schema_of
 from bcq_exp.config.naming import run_name
-from bcq_exp.config.plain import interpolations, plain
 from bcq_exp.errors import UserError
 from tests.commands import CONF, compose
 from tests.forked import forked
@@ -244,7 +244,7 @@ def test_how_data_come_here_is_not_what_is_learnt(key):
     given = ["dataset=minari", "dataset.id=a/b-v0"]
     one, other = (plain(compose(*given, f"dataset.{key}={x}")) for x in ("true", "false"))
     assert config_hash(one) == config_hash(other)
-    assert compared(one) == compared(other)
+    assert report_keys(one) == report_keys(other)
 
 
 @pytest.mark.parametrize(("override", "same"), IDENTITY, ids=[o for o, _ in IDENTITY])
@@ -262,7 +262,7 @@ def test_runs_of_earlier_versions_keep_their_identity():
     now = plain(compose("algo=ddpg", "online=explore", "online.env=Pendulum-v1"))
     before = {k: v for k, v in now.items() if k not in ("networks", "online")}
     before["dataset"] = now["online"]
-    assert identity(before) == identity(now) and compared(before) == compared(now)
+    assert identity(before) == identity(now) and report_keys(before) == report_keys(now)
     assert identity(now)["online.env"] == "Pendulum-v1"
 
 
@@ -271,8 +271,8 @@ def meanings(which):
     cfg = compose("trainer.device=cpu")
     every = dict(flattened(OmegaConf.to_container(cfg, resolve=True)))
     if which == "shared":
-        return every.keys(), set(json.loads(shared_by_stack(plain(cfg), cfg)))
-    return every.keys(), compared(OmegaConf.to_container(cfg, resolve=True)).keys()
+        return every.keys(), set(json.loads(cohort_signature(plain(cfg), cfg)))
+    return every.keys(), report_keys(OmegaConf.to_container(cfg, resolve=True)).keys()
 
 
 def test_stacked_runs_may_differ_in_the_numbers_of_the_equations_and_in_what_is_their_own():
@@ -298,7 +298,7 @@ def test_reports_tell_runs_apart_by_what_they_learn():
 
 def test_an_algorithm_is_its_class_whatever_its_schema_says_of_the_rest():
     one, other = (compose(*o) for o in ([], ["algo._target_=tests.test_every_key.OtherBCQ"]))
-    assert shared_by_stack(plain(one), one) != shared_by_stack(plain(other), other)
+    assert cohort_signature(plain(one), one) != cohort_signature(plain(other), other)
 
 
 @pytest.mark.parametrize("name", ["a b", "lr=0.1,seed=2", "x.1", "2026-01-01_x"])

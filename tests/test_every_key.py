@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
-from bcq_exp.config.meaning import flattened
+from bcq_exp.config.identity import flattened
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine.placement import resolve_device
 from bcq_exp.errors import UserError

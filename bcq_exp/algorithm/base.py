@@ -16,12 +16,12 @@ from gymnasium.spaces import Box, Space
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import hyperparameters as numbers
+from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.networks import broadcasting, is_pure
 from bcq_exp.algorithm.optim import Optimizer
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy, as_tensor
-from bcq_exp.algorithm.watch import Watch
 
 TRANSITION = ("obs", "act", "rew", "terminated", "obs_next")  # what a step is given of a batch
 
@@ -111,7 +111,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     ``action_spaces``    the kinds of action space that it learns in: Box, Discrete
     ``training_stats``   the :class:`TrainingStats` whose fields are its losses
     ``diagnostics``      names of the other metrics of its steps
-    ``watches``          which metrics mean trouble (:class:`~bcq_exp.algorithm.watch.Watch`)
+    ``watches``          which metrics mean trouble (:class:`~bcq_exp.algorithm.alerts.Watch`)
     ``Hyperparameters``  the frozen dataclass of the numbers in its equations
     ``reads``            the configuration's groups that it is built from
     ``network_kinds``    by group, which class of :mod:`bcq_exp.algorithm.networks` it works with;

@@ -13,6 +13,7 @@ from gymnasium.spaces import Space
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
+from bcq_exp.algorithm.alerts import DEAD_VAE, Watch, diverging_q
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
@@ -36,7 +37,6 @@ from bcq_exp.algorithm.networks import (
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
-from bcq_exp.algorithm.watch import DEAD_VAE, Watch, diverging_q
 from bcq_exp.ranges import COUNT, require
 
 STUCK_SHARE = 0.95  # of the largest mean |perturbation| there can be

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 
 from bcq_exp.algorithm import losses
+from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.algorithm.base import Optimizers, polyak_update
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import CQLHyperparameters
@@ -38,7 +39,6 @@ from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import GaussianPolicy
 from bcq_exp.algorithm.stacking import per_run
 from bcq_exp.algorithm.twin_critics import TwinCriticAlgorithm, TwinCriticTrainingStats
-from bcq_exp.algorithm.watch import Watch
 
 LOG_STD_RANGE = (-20.0, 2.0)  # the authors' clamp
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
+from bcq_exp.algorithm.alerts import Watch, diverging_q
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
@@ -29,7 +30,6 @@ from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.algorithm.stacking import per_run
-from bcq_exp.algorithm.watch import Watch, diverging_q
 
 
 @dataclass(kw_only=True)

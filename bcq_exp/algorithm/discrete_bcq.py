@@ -15,6 +15,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
+from bcq_exp.algorithm.alerts import Watch, diverging_q
 from bcq_exp.algorithm.base import (
     HasParameters,
     LaggedNetworkPolyakUpdateAlgorithmMixin,
@@ -31,7 +32,6 @@ from bcq_exp.algorithm.networks import Counter, StateCritic
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.stacking import per_run
-from bcq_exp.algorithm.watch import Watch, diverging_q
 from bcq_exp.ranges import THRESHOLD, require
 
 

@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from bcq_exp.algorithm.alerts import Watch, diverging_q
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
@@ -32,7 +33,6 @@ from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.algorithm.stacking import per_run
-from bcq_exp.algorithm.watch import Watch, diverging_q
 from bcq_exp.ranges import BINS, require
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
+from bcq_exp.algorithm.alerts import Watch, diverging_q
 from bcq_exp.algorithm.base import Optimizers, polyak_update
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.hyperparameters import IQLHyperparameters
@@ -44,7 +45,6 @@ from bcq_exp.algorithm.twin_critics import (
     TwinCriticTrainingStats,
     fit_critics,
 )
-from bcq_exp.algorithm.watch import Watch, diverging_q
 
 LOG_STD_RANGE = (-5.0, 2.0)  # the authors' clamp
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
+from bcq_exp.algorithm.alerts import Watch, diverging_q
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
@@ -18,7 +19,6 @@ from bcq_exp.algorithm.base import (
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.networks import redrawn
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
-from bcq_exp.algorithm.watch import Watch, diverging_q
 
 
 @dataclass(kw_only=True)

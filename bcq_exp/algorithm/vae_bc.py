@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
+from bcq_exp.algorithm.alerts import DEAD_VAE, Watch
 from bcq_exp.algorithm.base import OfflineAlgorithm, Optimizers, TrainingStats
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import ConditionalVAE
@@ -18,7 +19,6 @@ from bcq_exp.algorithm.networks import VAE, broadcasting, latent_dim
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
-from bcq_exp.algorithm.watch import DEAD_VAE, Watch
 
 
 @dataclass(kw_only=True)

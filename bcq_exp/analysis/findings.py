@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from bcq_exp.algorithm.watch import Watch
+from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.analysis.runs import RunTables
 
 DIVERGING_FACTOR = 3.0  # growth from one quarter of training to the next, twice

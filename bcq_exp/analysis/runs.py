@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bcq_exp.config.meaning import compared, noted
+from bcq_exp.config.identity import annotation_keys, report_keys
 from bcq_exp.config.naming import short_names
 from bcq_exp.errors import Damaged, UserError
+from bcq_exp.formatting import counted, listed
 from bcq_exp.training.record import Marks, RunRecord, Table, present_status
-from bcq_exp.words import counted, listed
 
 ALGORITHM = "algo"
 OF_DATA = "dataset."
@@ -201,7 +201,7 @@ def _compared(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = short_names(dict.fromkeys(targets))
     found = []
     for config, target in zip(configs, targets, strict=True):
-        keys = compared(config)
+        keys = report_keys(config)
         kept = {key: value for key, value in keys.items() if key not in ORIGIN}
         del kept["algo._target_"]
         found.append({ALGORITHM: names[target], **kept})
@@ -233,7 +233,7 @@ def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> lis
     """The keys that differ, but are not grouped by, in words."""
     values: dict[str, dict[str, Any]] = {}
     for config in configs:
-        for key, value in {**compared(config), **noted(config)}.items():
+        for key, value in {**report_keys(config), **annotation_keys(config)}.items():
             if key not in ORIGIN and not key.endswith("_target_"):
                 values.setdefault(key, {})[json.dumps(value)] = value
     found = [

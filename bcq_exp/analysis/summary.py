@@ -12,7 +12,7 @@ import pandas as pd
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.runs import RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
-from bcq_exp.words import counted
+from bcq_exp.formatting import counted
 
 DRAWN_AT_MOST = 10  # groups that a figure of lines or pairs shows; of more it shows the BEST_FEW
 BEST_FEW = 8

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp import internals
 from bcq_exp.cli.explain import errors_pass, explained
 from bcq_exp.config.checking import check, check_folders
-from bcq_exp.config.plain import unresolved
+from bcq_exp.config.containers import unresolved
 from bcq_exp.errors import UserError
 
 

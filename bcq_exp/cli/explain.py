@@ -31,8 +31,8 @@ from omegaconf.errors import (
 
 from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.config.checking import replaced, unknown, wrong
+from bcq_exp.config.identity import flattened
 from bcq_exp.config.keys import schema_of
-from bcq_exp.config.meaning import flattened
 from bcq_exp.config.schema import is_list
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import unusable_path

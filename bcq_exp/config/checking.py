@@ -15,9 +15,9 @@ from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
+from bcq_exp.config.containers import plain
+from bcq_exp.config.identity import flattened
 from bcq_exp.config.keys import schema_of
-from bcq_exp.config.meaning import flattened
-from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import UserError
 from bcq_exp.internals import content

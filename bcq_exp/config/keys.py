@@ -1,4 +1,4 @@
-"""What a key of the configuration may be and what it means, said once: where the schema has it."""
+"""What a key of the configuration may be and what role it has, said once: in the schema."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from bcq_exp.ranges import Allowed
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """What a key is to a run, to a stack of runs, and to a report.
+class KeyRole:
+    """How a key bears on a run's identity, on cohorts and on reports.
 
     Args:
-        identity: it says what is learnt: another value is another run, which a folder refuses.
-        may_differ: stacked runs may differ in it.
-        compared: reports tell runs apart by it.
+        identity: another value makes another run, which an existing folder refuses.
+        varies_in_cohort: runs that train together may differ in it.
+        compared: reports group runs by it.
     """
 
     identity: bool = True
-    may_differ: bool = False
+    varies_in_cohort: bool = False
     compared: bool = True
 
 
-LEARNING = Meaning()
-STACKING = Meaning(may_differ=True)  # a number of the equations, or what each run has of its own
-WATCHING = Meaning(identity=False, may_differ=True, compared=False)  # its name, its dashboard
-EXTENDING = Meaning(identity=False)  # how far it goes
-PLACING = Meaning(identity=False, compared=False)  # on what
-MEASURING = Meaning(compared=False)  # how often it is looked at
-EVALUATING = Meaning(may_differ=True, compared=False)
+LEARNING = KeyRole()
+PER_RUN = KeyRole(varies_in_cohort=True)  # a hyperparameter that is a number, or the seed
+WATCHING = KeyRole(identity=False, varies_in_cohort=True, compared=False)  # name and logging
+EXTENDING = KeyRole(identity=False)  # the number of steps
+PLACING = KeyRole(identity=False, compared=False)  # device, threads, executor
+MEASURING = KeyRole(compared=False)  # how often metrics are logged
+EVALUATING = KeyRole(varies_in_cohort=True, compared=False)
 
 
 def key(
     values: Allowed | None = None,
     default: Any = MISSING,
-    meaning: Meaning | None = None,
+    role: KeyRole | None = None,
     *,
     length: int | None = None,
     schema: type | None = None,
@@ -49,12 +49,12 @@ def key(
     Args:
         values: what it may be; of a list, each element, of which it holds ``length``, or at least
             one.
-        meaning: where it is another than the schema's own ``meaning``, or the node's above.
+        role: by default the schema's own ``role``, or that of the node above.
         schema: of a node, for readers of stored configurations, which have no types.
-        doc: its meaning for people, where no choice file says it.
+        doc: its meaning, for ``--help``, where no choice file has it.
     """
     metadata = {
-        "allowed": values, "length": length, "meaning": meaning, "schema": schema, "doc": doc,
+        "allowed": values, "length": length, "role": role, "schema": schema, "doc": doc,
     }  # fmt: skip
     return field(default="???" if default is MISSING else default, metadata=metadata)
 

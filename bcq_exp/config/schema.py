@@ -1,4 +1,4 @@
-"""The schema: every key's type, range and meaning.
+"""The schema: every key's type, range and role.
 
 Each choice file in ``conf/`` names its schema in its defaults list, so Hydra types it as it
 composes. A choice file of one's own may leave the schema out and hold whatever its ``_target_``
@@ -19,10 +19,10 @@ from bcq_exp.config.keys import (
     EXTENDING,
     LEARNING,
     MEASURING,
+    PER_RUN,
     PLACING,
-    STACKING,
     WATCHING,
-    Meaning,
+    KeyRole,
     key,
     schema_of,
 )
@@ -60,7 +60,7 @@ PRECISIONS = OneOf(("auto", "fp32", "bf16", "tf32", "fp64"))
 class AlgoConfig:
     """An algorithm, with whatever numbers it has."""
 
-    _target_: str = key(meaning=LEARNING)
+    _target_: str = key(role=LEARNING)
 
 
 def of_hyperparameters(hyperparameters: type, module: str) -> type[AlgoConfig]:
@@ -78,7 +78,7 @@ def of_hyperparameters(hyperparameters: type, module: str) -> type[AlgoConfig]:
             key(
                 f.metadata["allowed"],
                 f.default,
-                STACKING if f.metadata["stackable"] else None,
+                PER_RUN if f.metadata["stackable"] else None,
                 doc=f.metadata["doc"],
             ),
         )
@@ -97,14 +97,14 @@ class PolicyConfig:
 
 @dataclass
 class BCQPolicyConfig(PolicyConfig):
-    forward_sampled_times: int = key(COUNT, meaning=STACKING)
+    forward_sampled_times: int = key(COUNT, role=PER_RUN)
 
 
 @dataclass
 class NetworksConfig:
     """The sizes to which networks refer: each network's own are what is learnt."""
 
-    meaning: ClassVar[Meaning] = WATCHING
+    role: ClassVar[KeyRole] = WATCHING
 
     hidden_sizes: list[int] = key(COUNT)
     vae_hidden_sizes: list[int] = key(COUNT)
@@ -123,19 +123,19 @@ class GaussianActorConfig(NetworkConfig):
 
 @dataclass
 class PerturbationConfig(NetworkConfig):
-    phi: float = key(PHI, meaning=STACKING)
+    phi: float = key(PHI, role=PER_RUN)
 
 
 @dataclass
 class VAEConfig(NetworkConfig):
     latent_dim: int | None = key(COUNT, None)
-    latent_clip: float = key(LATENT_CLIP, meaning=STACKING)
-    kl_weight: float = key(KL_WEIGHT, meaning=STACKING)
+    latent_clip: float = key(LATENT_CLIP, role=PER_RUN)
+    kl_weight: float = key(KL_WEIGHT, role=PER_RUN)
 
 
 @dataclass
 class OptimizerConfig:
-    meaning: ClassVar[Meaning] = STACKING
+    role: ClassVar[KeyRole] = PER_RUN
 
     _target_: str = "???"
     lr: float = key(POSITIVE)
@@ -178,8 +178,8 @@ class MinariConfig:
     _target_: str = "???"
     id: str = "???"
     env: str | None = None
-    download: bool = key(default=True, meaning=PLACING)
-    use_cache: bool = key(default=True, meaning=PLACING)
+    download: bool = key(default=True, role=PLACING)
+    use_cache: bool = key(default=True, role=PLACING)
     clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
 
@@ -190,7 +190,7 @@ class D4RLConfig:
     path: str = key(PATH)
     env: str | None = None
     action_bounds: list[Any] | None = None
-    use_cache: bool = key(default=True, meaning=PLACING)
+    use_cache: bool = key(default=True, role=PLACING)
     clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
 
@@ -213,7 +213,7 @@ class TableConfig:
     allowed_actions: list[Any] | None = None
     action_bounds: list[Any] | None = None
     empty_reward: float | None = key(FINITE, None)
-    use_cache: bool = key(default=True, meaning=PLACING)
+    use_cache: bool = key(default=True, role=PLACING)
     clip_actions: bool | None = None
     holdout: float | None = key(SHARE, None)
 
@@ -228,26 +228,26 @@ class OnlineConfig:
 
 @dataclass
 class TrainerConfig:
-    num_steps: int = key(COUNT, meaning=EXTENDING)
+    num_steps: int = key(COUNT, role=EXTENDING)
     batch_size: int = key(COUNT)
-    log_every: int = key(COUNT, meaning=MEASURING)
-    eval_every: int = key(COUNT, meaning=MEASURING)
-    eval_episodes: int = key(NATURAL, meaning=EVALUATING)
-    eval_seed: int = key(SEED, meaning=EVALUATING)
-    checkpoint_every: int = key(COUNT, meaning=MEASURING)
-    objective: str = key(OneOf(("return_mean", "normalized_score", FQE)), meaning=WATCHING)
-    fqe_steps: int = key(COUNT, meaning=WATCHING)
+    log_every: int = key(COUNT, role=MEASURING)
+    eval_every: int = key(COUNT, role=MEASURING)
+    eval_episodes: int = key(NATURAL, role=EVALUATING)
+    eval_seed: int = key(SEED, role=EVALUATING)
+    checkpoint_every: int = key(COUNT, role=MEASURING)
+    objective: str = key(OneOf(("return_mean", "normalized_score", FQE)), role=WATCHING)
+    fqe_steps: int = key(COUNT, role=WATCHING)
     normalize_obs: bool = False
     concurrent_from: int | None = key(COUNT, None)
-    device: str = key(DEVICE, meaning=PLACING)
+    device: str = key(DEVICE, role=PLACING)
     num_threads: int | None = key(THREADS, None, PLACING)
     precision: str = key(PRECISIONS)
-    engine: str = key(OneOf(("auto", "eager", "xla", "cuda_graph")), meaning=PLACING)
+    engine: str = key(OneOf(("auto", "eager", "xla", "cuda_graph")), role=PLACING)
 
 
 @dataclass
 class LoggerConfig:
-    meaning: ClassVar[Meaning] = WATCHING
+    role: ClassVar[KeyRole] = WATCHING
 
     mode: str = key(OneOf(("offline", "online", "disabled")))
     project: str = key(WANDB_PROJECT)
@@ -264,9 +264,9 @@ class RunConfig:
     Because of those it types no node as it is composed; :func:`bcq_exp.config.checking.check` does.
     """
 
-    seed: int = key(SEED, meaning=STACKING)
-    name: str | None = key(default=None, meaning=WATCHING)
-    resume: Any = key(OneOf(("auto", True, False, "restart")), meaning=WATCHING)
+    seed: int = key(SEED, role=PER_RUN)
+    name: str | None = key(default=None, role=WATCHING)
+    resume: Any = key(OneOf(("auto", True, False, "restart")), role=WATCHING)
     algo: Any = "???"
     networks: Any = key(schema=NetworksConfig)
     dataset: Any = key(schema=MinariConfig)  # a stored one has no type: its keys mean as Minari's

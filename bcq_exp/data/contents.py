@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.spaces import Box
 
-from bcq_exp.data.checks import (
+from bcq_exp.data.spaces import ActionSpace, Leaf
+from bcq_exp.data.transitions import DataError, Transitions
+from bcq_exp.data.validation import (
     as_flags,
     check_ends,
     check_numbers,
@@ -15,8 +17,6 @@ from bcq_exp.data.checks import (
     check_width,
     place,
 )
-from bcq_exp.data.spaces import ActionSpace, Leaf
-from bcq_exp.data.transitions import DataError, Transitions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

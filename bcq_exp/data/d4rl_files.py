@@ -8,7 +8,12 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
-from bcq_exp.data.checks import (
+from bcq_exp.data.contents import Contents, episode_sums
+from bcq_exp.data.environments import make_raw
+from bcq_exp.data.resolution import Resolution
+from bcq_exp.data.spaces import Leaf, check_continuous, flat_box, observation_leaves
+from bcq_exp.data.transitions import DataError, Transitions, content_hash
+from bcq_exp.data.validation import (
     as_flags,
     check_finite,
     check_not_empty,
@@ -18,11 +23,6 @@ from bcq_exp.data.checks import (
     check_width,
     clip_actions,
 )
-from bcq_exp.data.contents import Contents, episode_sums
-from bcq_exp.data.environments import make_raw
-from bcq_exp.data.resolution import Resolution
-from bcq_exp.data.spaces import Leaf, check_continuous, flat_box, observation_leaves
-from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.errors import first_line
 
 _VECTORS = ("observations", "actions", "next_observations")

@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.data.checks import check_numbers, check_transitions, check_width, clip_actions
 from bcq_exp.data.contents import Contents, Episode, assemble, episode_sums
 from bcq_exp.data.environments import make_raw, parse_spec
 from bcq_exp.data.resolution import Resolution
@@ -25,6 +24,7 @@ from bcq_exp.data.spaces import (
     observation_leaves,
 )
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
+from bcq_exp.data.validation import check_numbers, check_transitions, check_width, clip_actions
 from bcq_exp.errors import first_line
 
 # What h5py, json, Minari and NumPy raise on files that are not what they should be.

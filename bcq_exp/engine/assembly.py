@@ -17,11 +17,11 @@ from bcq_exp.engine.buffers import MappedTransitions, TransitionRows, Transition
 from bcq_exp.engine.engine import CohortEngine, Engine, ParallelEngine
 from bcq_exp.engine.executors import ExecutorFactory
 from bcq_exp.engine.explorer import Explorer
-from bcq_exp.engine.online import OnlineEngine
+from bcq_exp.engine.online_engine import OnlineEngine
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import DeviceStream, GrowingStream, HostStream, RandomStream
 from bcq_exp.errors import UserError
-from bcq_exp.words import counted
+from bcq_exp.formatting import counted
 
 
 class Sampling(Protocol):

@@ -16,7 +16,7 @@ from bcq_exp.engine.precision import Precision, has_fast_bf16, resolve_precision
 from bcq_exp.engine.stream import BLOCK_STEPS
 from bcq_exp.engine.xla.compiler import XLACompiler
 from bcq_exp.errors import UserError
-from bcq_exp.words import counted
+from bcq_exp.formatting import counted
 
 WIDE = 256  # hidden units from which products, not the overhead around them, take a step's time
 STACKED_BELOW = 128  # above, on a CPU, one run's products fill a core, and several leave its cache

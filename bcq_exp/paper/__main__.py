@@ -12,22 +12,22 @@ from bcq_exp.cli.child import run_all
 from bcq_exp.cli.entry import entry
 from bcq_exp.errors import RunStopped
 from bcq_exp.extras import require
-from bcq_exp.words import counted
+from bcq_exp.formatting import counted
 
 if TYPE_CHECKING:
-    from bcq_exp.paper.plan import PaperPlan
+    from bcq_exp.paper.experiments import PaperPlan
 
 
 @entry("paper", plan="plan_only=true", sweeps=False)
 def main(cfg: DictConfig) -> None:
     require("matplotlib", "paper", "bcq_exp paper")  # draws the figures, hours from now
-    from bcq_exp.paper import checks
-    from bcq_exp.paper.plan import make_plan
+    from bcq_exp.paper import prechecks
+    from bcq_exp.paper.experiments import make_plan
 
-    checks.check_budget(cfg)
+    prechecks.check_budget(cfg)
     plan = make_plan(cfg, _launcher(), _compose)
-    checks.check_runs(plan, _compose)
-    checks.check_disk(plan)
+    prechecks.check_runs(plan, _compose)
+    prechecks.check_disk(plan)
     from bcq_exp.paper.duration import log_how_long
 
     log_how_long(cfg, plan)
@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
 
 def _do(plan: PaperPlan, at_once: int) -> None:
     """Everything that is not done yet; a run that is done needs its data and checkpoint no more."""
-    from bcq_exp.paper.checks import missing_data
+    from bcq_exp.paper.prechecks import missing_data
     from bcq_exp.training.record import RunRecord
 
     _stop_at_mistakes(run_all([plan.agents.command]))

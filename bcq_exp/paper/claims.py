@@ -19,8 +19,8 @@ from scipy.stats import permutation_test
 
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.statistics import Estimate
+from bcq_exp.formatting import counted
 from bcq_exp.paper.run_tables import Results, shown
-from bcq_exp.words import counted
 
 Verdict = Literal["held", "not held", "not decided"]
 Measure = Literal["score", "early_score", "closeness", "overestimation"]

@@ -13,14 +13,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from bcq_exp.config.overrides import changed, online_agent
-from bcq_exp.paper import checks
+from bcq_exp.formatting import duration
+from bcq_exp.paper import prechecks
 from bcq_exp.paper.claims import DATASETS_TO_DECIDE
-from bcq_exp.paper.plan import PaperPlan, agent_seeds, steps_taken
+from bcq_exp.paper.experiments import PaperPlan, agent_seeds, steps_taken
 from bcq_exp.sweep import plugins
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.training.cost import RunCost, cost_of
 from bcq_exp.training.spec import RunSpec
-from bcq_exp.words import duration
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
     folders = plan.agents.folders.values()
     yield _share("agents", folders, cfg.agent.num_steps, agent, min(workers, len(folders)))
 
-    missing = checks.missing_data(plan)
+    missing = prechecks.missing_data(plan)
     steps = sum(dataset.num_steps for dataset in missing if dataset.record == "policy")
     seconds = steps * agent.acting_seconds(1) / (os.cpu_count() or 1)
     yield Share("data sets", len(missing), len(plan.datasets), seconds)

@@ -10,9 +10,9 @@ from bcq_exp.analysis.figures import FORMATS
 from bcq_exp.analysis.report import write_report
 from bcq_exp.analysis.statistics import INTERVALS
 from bcq_exp.files import write_atomically
-from bcq_exp.paper import figures
+from bcq_exp.paper import curves
 from bcq_exp.paper.claims import DATASETS_TO_DECIDE, ERROR, MATCHES, Decided
-from bcq_exp.paper.plan import LAST
+from bcq_exp.paper.experiments import LAST
 from bcq_exp.paper.run_tables import Results
 from bcq_exp.paper.table import rows, table
 
@@ -42,7 +42,7 @@ CAPTIONS = {
 def write(results: Results, decided: Sequence[Decided], folder: Path) -> None:
     """Everything, into one folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = figures.drawn(results)
+    drawn = curves.drawn(results)
     texts = {
         "table.md": table(results, "md"),
         "table.tex": table(results, "tex"),

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bcq_exp.algorithm.watch import DEAD_VAE
+from bcq_exp.algorithm.alerts import DEAD_VAE
 from bcq_exp.analysis.runs import ALGORITHM, RunTables, load_runs
 from bcq_exp.data import environments
 from bcq_exp.errors import UserError
-from bcq_exp.paper.plan import EARLY, LAST, PaperPlan
+from bcq_exp.paper.experiments import EARLY, LAST, PaperPlan
 from bcq_exp.training.record import RunRecord
 
 NAMES = {  # as the paper writes them

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bcq_exp.analysis import statistics, tables
 from bcq_exp.analysis.tables import Form
+from bcq_exp.formatting import counted
 from bcq_exp.paper.run_tables import Results, shown, task_name
-from bcq_exp.words import counted
 
 
 def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:

@@ -23,7 +23,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.fqe import FQE
 from bcq_exp.algorithm.networks import Critic, StateCritic, choose_compute_dtype
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine, ParallelEngine

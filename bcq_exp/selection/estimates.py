@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError
 from bcq_exp.selection.bandit import BudgetCurve, budget_curve
 from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
-from bcq_exp.selection.fit import Callback, FittedQ, Values, ensemble_interval, estimate_row
+from bcq_exp.selection.fitted_q import Callback, FittedQ, Values, ensemble_interval, estimate_row
 from bcq_exp.selection.naive import naive_estimates
 from bcq_exp.selection.notes import notes_of
 from bcq_exp.selection.off_policy import OffPolicy, off_policy
@@ -72,7 +72,7 @@ def select(
 
     Args:
         keep: the file that fitted critics are kept in, to go on from.
-        callback: as :meth:`bcq_exp.selection.fit.FittedQ.fit` has it.
+        callback: as :meth:`bcq_exp.selection.fitted_q.FittedQ.fit` has it.
 
     Raises:
         UserError: if the value of the behaviour policy, as recorded, is out of the known range.

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bcq_exp import locks
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError
 from bcq_exp.files import written
+from bcq_exp.formatting import counted
 from bcq_exp.selection.candidates import Candidate, load_candidate, load_evidence, policies_actions
-from bcq_exp.selection.fit import FittedQ, estimate_row
+from bcq_exp.selection.fitted_q import FittedQ, estimate_row
 from bcq_exp.selection.notes import of_settings
 from bcq_exp.selection.selection_files import CRITICS
 from bcq_exp.training.progress import progress
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
 from bcq_exp.training.wandb_export import add_estimates
-from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
+from bcq_exp.formatting import counted
 from bcq_exp.selection.candidates import Candidate, Evidence
 from bcq_exp.selection.off_policy import FEWEST_EFFECTIVE, OffPolicy
 from bcq_exp.selection.propensities import Calibration
 from bcq_exp.selection.ranking import FEWEST
-from bcq_exp.words import counted
 
 CONVERGED = 0.95  # of the way to their end, that critics have to go
 CUT = 0.05  # what rewards still weigh where episodes are cut, from which on that is noted

@@ -13,11 +13,11 @@ from math import nan
 
 import numpy as np
 
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.selection.candidates import Candidate, Evidence, by_one_thread_each, policy_actions
 from bcq_exp.selection.critics import Units
-from bcq_exp.selection.fit import FittedQ
+from bcq_exp.selection.fitted_q import FittedQ
 from bcq_exp.selection.importance import (
     Episodes,
     doubly_robust,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.files import write_atomically
 

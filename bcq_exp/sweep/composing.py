@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bcq_exp import internals
-from bcq_exp.config.plain import interpolations
+from bcq_exp.config.containers import interpolations
 
 
 class SweepComposer:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bcq_exp.formatting import counted, duration, size
 from bcq_exp.sweep.division import Group, ends
-from bcq_exp.words import counted, duration, size
 
 if TYPE_CHECKING:  # it brings torch
     from bcq_exp.training.cost import RunCost

@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.checking import check
+from bcq_exp.config.containers import unresolved
 from bcq_exp.config.naming import RunNaming
-from bcq_exp.config.plain import unresolved
 from bcq_exp.config.schema import TrainerConfig
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.internals import save_config

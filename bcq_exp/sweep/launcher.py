@@ -28,9 +28,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from bcq_exp.config.plain import unresolved
+from bcq_exp.config.containers import unresolved
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import shortest
+from bcq_exp.formatting import counted, duration
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.division import Divisible, divided
@@ -43,7 +44,6 @@ from bcq_exp.training.progress import Part
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, check_free, hold
 from bcq_exp.training.spec import RunSpec
-from bcq_exp.words import counted, duration
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from bcq_exp.config.checking import check, check_folders, check_plugins
-from bcq_exp.config.meaning import compared, flattened, trained
+from bcq_exp.config.containers import unresolved
+from bcq_exp.config.identity import flattened, report_keys, training_text
 from bcq_exp.config.naming import RunNaming
-from bcq_exp.config.plain import unresolved
 from bcq_exp.errors import Damaged, UserError
+from bcq_exp.formatting import listed
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.plugins import HOME
@@ -31,7 +32,6 @@ from bcq_exp.training import start
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, is_sweep
 from bcq_exp.training.spec import RunSpec
-from bcq_exp.words import listed
 
 log = logging.getLogger(__name__)
 
@@ -262,14 +262,14 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
     checked = check(base)
     for i, axis in enumerate(axes):
         varied = base.copy()  # whose value is replaced by the next one
-        seen = {trained(checked): axis.overrides[0]}
+        seen = {training_text(checked): axis.overrides[0]}
         results: dict[str, dict[str, None]] = {_result(checked): {axis.overrides[0]: None}}
         for override in axis.overrides[1:]:
             if axis.is_group or not _replace_value(varied, override):
                 values = check(compose([*fixed, *first[:i], override, *first[i + 1 :]]))
             else:
                 values = check(varied)
-            same = seen.setdefault(trained(values), override)
+            same = seen.setdefault(training_text(values), override)
             if same != override and not axis.is_continuous:
                 raise UserError(
                     f"{same}, {override}: give equal runs, as nothing in their training differs; "
@@ -286,7 +286,7 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
 
 def _result(values: Mapping[str, Any]) -> str:
     """All of a checked configuration that the trained policy depends on, as text."""
-    return json.dumps(compared(values), sort_keys=True)
+    return json.dumps(report_keys(values), sort_keys=True)
 
 
 def _remedy(axis: Axis) -> str:

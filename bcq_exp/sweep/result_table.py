@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from hydra.core.utils import JobReturn, JobStatus
 
 from bcq_exp.config.naming import short_names
-from bcq_exp.words import columns
+from bcq_exp.formatting import columns
 
 log = logging.getLogger(__name__)
 

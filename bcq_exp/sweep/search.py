@@ -20,19 +20,19 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bcq_exp.config.meaning import differences, identity
+from bcq_exp.config.containers import plain
+from bcq_exp.config.identity import differences, identity
 from bcq_exp.config.overrides import going_on
-from bcq_exp.config.plain import plain
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import written
+from bcq_exp.formatting import counted
 from bcq_exp.internals import value_or_error
 from bcq_exp.ranges import SEED
 from bcq_exp.sweep import result_table, state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.training.record import check_free
-from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bcq_exp.errors import UserError
-from bcq_exp.words import counted
+from bcq_exp.formatting import counted
 
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"}
 _ENDED |= {"OUT_OF_MEMORY", "DEADLINE", "LAUNCH_FAILED", "REVOKED"}

@@ -18,10 +18,10 @@ from bcq_exp.config.keys import schema_of
 from bcq_exp.config.plugin_schema import LocalConfig
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
+from bcq_exp.formatting import counted
 from bcq_exp.sweep import slurm
 from bcq_exp.sweep.workers import MOST_DEATHS, Workers
 from bcq_exp.training.record import LOCK
-from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from gymnasium.spaces import Discrete
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.policy import Policy
-from bcq_exp.config.meaning import config_hash
+from bcq_exp.config.identity import config_hash
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.environments import changes
 from bcq_exp.data.task import Task

@@ -27,7 +27,7 @@ from bcq_exp.data.datasets import step_limit
 from bcq_exp.data.online import Exploration
 from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.data.task import load_task
-from bcq_exp.engine.online import Collected
+from bcq_exp.engine.online_engine import Collected
 from bcq_exp.engine.placement import place
 from bcq_exp.training.algorithms import algorithm_class, build_algorithm, with_scaling_decided
 from bcq_exp.training.spec import AlgorithmSpec, RunSpec

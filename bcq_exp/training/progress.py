@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bcq_exp.words import clock, duration
+from bcq_exp.formatting import clock, duration
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn

@@ -38,7 +38,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from bcq_exp import locks
-from bcq_exp.algorithm.watch import Watch
+from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.config.schema import source
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically, written

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from bcq_exp.config.meaning import flattened, identity
+from bcq_exp.config.identity import flattened, identity
 from bcq_exp.config.naming import as_name
 from bcq_exp.config.schema import source
 from bcq_exp.data import environments

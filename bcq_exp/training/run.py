@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
+from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.algorithm.base import OfflineAlgorithm
-from bcq_exp.algorithm.watch import Watch
 from bcq_exp.files import shortest
+from bcq_exp.formatting import counted
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
 from bcq_exp.training.record import RunRecord, sweep_name, this_process
 from bcq_exp.training.tracking import Tracker
-from bcq_exp.words import counted
 
 NormalizedScore = Callable[[float], float | None]
 LASTING_STEPS = 2000  # that a statistic is out of bounds before it is trouble: it may start there

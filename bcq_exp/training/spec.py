@@ -12,9 +12,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from bcq_exp.config.containers import plain
+from bcq_exp.config.identity import cohort_signature, identity
 from bcq_exp.config.keys import schema_of
-from bcq_exp.config.meaning import identity, shared_by_stack
-from bcq_exp.config.plain import plain
 from bcq_exp.config.schema import RunConfig, TrainerConfig, source
 from bcq_exp.ranges import PATH
 from bcq_exp.training.objective import Objective
@@ -93,7 +93,7 @@ class RunSpec:
         for name, field in schema_of(cfg.dataset).items():
             if field.metadata.get("allowed") is PATH and dataset[name] is not None:
                 dataset[name] = str(Path(cwd or os.getcwd(), Path(dataset[name]).expanduser()))
-        return cls(config, folder, command, shared_by_stack(config, cfg), **others)
+        return cls(config, folder, command, cohort_signature(config, cfg), **others)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

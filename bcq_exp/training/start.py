@@ -10,11 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bcq_exp.config.meaning import differences, identity
+from bcq_exp.config.identity import differences, identity
 from bcq_exp.errors import Damaged, UserError
+from bcq_exp.formatting import counted, listed
 from bcq_exp.training.record import RunRecord, check_free, is_sweep
 from bcq_exp.training.spec import RunSpec
-from bcq_exp.words import counted, listed
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from torch import Tensor
 from bcq_exp import signals
 from bcq_exp.engine.engine import Engine
 from bcq_exp.errors import CannotWrite, RunStopped, first_line
+from bcq_exp.formatting import counted
 from bcq_exp.training.progress import Part, Progress, progress
 from bcq_exp.training.run import Run
-from bcq_exp.words import counted
 
 log = logging.getLogger(__name__)
 

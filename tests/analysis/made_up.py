@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from bcq_exp.algorithm.alerts import DEAD_VAE, Watch, diverging_q
 from bcq_exp.algorithm.bcq import BCQ
-from bcq_exp.algorithm.watch import DEAD_VAE, Watch, diverging_q
 from bcq_exp.training.record import RunRecord, this_process
 from tests.commands import compose
 

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine.placement import place
 from bcq_exp.selection.candidates import Evidence

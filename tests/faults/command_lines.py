@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bcq_exp.config.meaning import flattened
+from bcq_exp.config.identity import flattened
 from tests.commands import CONF, compose
 
 TINY = (

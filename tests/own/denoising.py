@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from torch.nn.functional import mse_loss
 
+from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.algorithm.base import OfflineAlgorithm, TrainingStats
 from bcq_exp.algorithm.hyperparameters import Hyperparameters, number
 from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.algorithm.stacking import per_run
-from bcq_exp.algorithm.watch import Watch
 from bcq_exp.ranges import NATURAL
 
 

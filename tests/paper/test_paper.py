@@ -13,7 +13,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from bcq_exp.data import minari_store
-from bcq_exp.paper import checks
+from bcq_exp.paper import prechecks
 from bcq_exp.training.record import RunRecord
 from tests.commands import bcq_exp, command
 from tests.forked import forked
@@ -77,7 +77,7 @@ def test_data_made_with_other_versions_are_refused(tmp_path, monkeypatch):
     made = plan("budget=tiny")
     folder = minari_store.data_folder(made.datasets[0].id)
     folder.mkdir(parents=True)
-    now, steps = checks.versions(), made.agents.num_steps
+    now, steps = prechecks.versions(), made.agents.num_steps
     other = {**now, "mujoco": "3.1.0"}
     for versions, agent, said in (
         (other, {"versions": now, "step": steps}, "was made with mujoco 3.1.0, but"),
@@ -90,13 +90,13 @@ def test_data_made_with_other_versions_are_refused(tmp_path, monkeypatch):
     ):
         provenance = {"bcq_exp": {"versions": versions, "agent": agent}}
         (folder / "metadata.json").write_text(json.dumps(provenance))
-        with pytest.raises(checks.UserError) as refused:
-            checks.missing_data(made)
+        with pytest.raises(prechecks.UserError) as refused:
+            prechecks.missing_data(made)
         assert said in str(refused.value) and "\n" not in str(refused.value)
     provenance = {"bcq_exp": {"versions": now, "agent": {"versions": now, "step": steps}}}
     (folder / "metadata.json").write_text(json.dumps(provenance))
-    assert made.datasets[0] not in checks.missing_data(made)
-    assert len(checks.missing_data(made)) == 3
+    assert made.datasets[0] not in prechecks.missing_data(made)
+    assert len(prechecks.missing_data(made)) == 3
 
 
 @pytest.mark.parametrize(("budget", "gib"), [("full", 25), ("small", 12)])
@@ -104,11 +104,11 @@ def test_a_budget_that_the_disk_cannot_hold_is_refused(budget, gib, tmp_path, mo
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     made = plan(f"budget={budget}")
-    checks.check_disk(made)
+    prechecks.check_disk(made)
     usage = SimpleNamespace(free=gib * 2**29)
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: usage)
-    with pytest.raises(checks.UserError) as refused:
-        checks.check_disk(made)
+    monkeypatch.setattr(prechecks.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(prechecks.UserError) as refused:
+        prechecks.check_disk(made)
     assert f"{gib / 2:.1f} are free" in str(refused.value) and "\n" not in str(refused.value)
     needed = float(str(refused.value).split("about ")[1].split(" GiB")[0])
     assert gib / 2 < needed < 4 * gib

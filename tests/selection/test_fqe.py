@@ -13,13 +13,13 @@ from bcq_exp.algorithm.fqe import FQE
 from bcq_exp.algorithm.networks import Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.analysis.statistics import margin
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection.candidates import Evidence
 from bcq_exp.selection.critics import _rows_of
 from bcq_exp.selection.estimates import is_better
-from bcq_exp.selection.fit import FittedQ, Values, estimate_row
+from bcq_exp.selection.fitted_q import FittedQ, Values, estimate_row
 
 NUM_STATES, GAMMA = 4, 0.9
 

@@ -15,7 +15,7 @@ from gymnasium.spaces import Box
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from omegaconf import OmegaConf
 
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError
 from bcq_exp.ranges import FQE
 from bcq_exp.sweep.state import run_states

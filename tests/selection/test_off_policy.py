@@ -7,13 +7,13 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection import importance
 from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
 from bcq_exp.selection.estimates import select
-from bcq_exp.selection.fit import FittedQ
+from bcq_exp.selection.fitted_q import FittedQ
 from bcq_exp.selection.off_policy import off_policy
 from bcq_exp.selection.propensities import calibration, fit_behaviour
 from bcq_exp.selection.support import NearestActions, discrete_support

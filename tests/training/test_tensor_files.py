@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import bcq_exp
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.selection.candidates import Evidence
-from bcq_exp.selection.fit import FittedQ
+from bcq_exp.selection.fitted_q import FittedQ
 from bcq_exp.training import checkpoint
 from bcq_exp.training.cohort import train_cohort
 from bcq_exp.training.cost import TENSOR_BYTES, cost_of

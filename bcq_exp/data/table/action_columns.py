@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.data.checks import widened
 from bcq_exp.data.d4rl_files import bounded
 from bcq_exp.data.spaces import ActionSpace
 from bcq_exp.data.table.column_kinds import Kind
 from bcq_exp.data.table.column_statistics import ColumnStatistics
 from bcq_exp.data.table.rows import Rows, Value, places, plain, shown
 from bcq_exp.data.transitions import DataError
+from bcq_exp.data.validation import widened
 
 MOST_ACTIONS = 1000  # different ones that are counted
 MOST_DISCRETE = 100  # different actions in whole numbers that are taken for discrete ones, unasked

@@ -15,7 +15,7 @@ from bcq_exp.data.table.rows import Value, shown
 from bcq_exp.data.table.scan import Scan
 from bcq_exp.data.table.sources import TableFiles
 from bcq_exp.data.table.steps import Steps
-from bcq_exp.words import counted
+from bcq_exp.formatting import counted
 
 EXTREME = 20  # standard deviations from the mean
 _WIDTH, _NAMES, _ACTIONS = 80, 8, 12  # characters of a line; names and actions that are listed

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.data.checks import check_not_empty
 from bcq_exp.data.contents import Contents, episode_sums
 from bcq_exp.data.spaces import Leaf, act_size
 from bcq_exp.data.table.action_columns import ActionOptions, Actions
@@ -27,6 +26,7 @@ from bcq_exp.data.table.scan import REWARDED, Scan
 from bcq_exp.data.table.sources import TableFiles
 from bcq_exp.data.table.steps import Steps
 from bcq_exp.data.transitions import LARGE, DataError, Transitions, content_hash
+from bcq_exp.data.validation import check_not_empty
 
 
 def read_table(

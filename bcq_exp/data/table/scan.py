@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from bcq_exp.data.checks import as_flags
 from bcq_exp.data.table.action_columns import TakenActions
 from bcq_exp.data.table.column_choice import Columns
 from bcq_exp.data.table.column_kinds import Kind
@@ -15,6 +14,7 @@ from bcq_exp.data.table.observation_columns import Observations
 from bcq_exp.data.table.rows import Rows, place, plain
 from bcq_exp.data.table.sources import TableFiles
 from bcq_exp.data.transitions import DataError
+from bcq_exp.data.validation import as_flags
 
 # what is kept of a row: whether an episode begins, it has an action, a reward, one that is not 0,
 # and ends that way

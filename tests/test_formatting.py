@@ -2,7 +2,7 @@
 
 import pytest
 
-from bcq_exp.words import clock, columns, counted
+from bcq_exp.formatting import clock, columns, counted
 
 
 def test_one_thing_is_singular():

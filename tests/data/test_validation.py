@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from bcq_exp.data.checks import as_flags, check_ends, check_transitions
 from bcq_exp.data.transitions import DataError, Transitions
+from bcq_exp.data.validation import as_flags, check_ends, check_transitions
 from bcq_exp.errors import UserError
 from tests.data.test_transitions import make
 

@@ -18,7 +18,7 @@ from bcq_exp.config.overrides import changed
 from bcq_exp.data import environments, minari_store
 from bcq_exp.data.cache import cache_root
 from bcq_exp.errors import UserError
-from bcq_exp.paper.plan import EARLY, LAST, Compose, DataSet, PaperPlan, steps_taken
+from bcq_exp.paper.experiments import EARLY, LAST, Compose, DataSet, PaperPlan, steps_taken
 from bcq_exp.training import start
 from bcq_exp.training.provenance import versions
 from bcq_exp.training.record import RunRecord

@@ -1,4 +1,4 @@
-"""What the keys of a run's configuration mean: read off its schema."""
+"""Which keys of a configuration identify a run, group it in reports, or separate cohorts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bcq_exp.config.keys import LEARNING, WATCHING, Meaning, schema_of
+from bcq_exp.config.keys import LEARNING, WATCHING, KeyRole, schema_of
 from bcq_exp.config.schema import RunConfig, in_present_keys
 from bcq_exp.ranges import CONSTANT
 
@@ -25,35 +25,34 @@ def flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration by dotted keys, those alone that say what is learnt.
+    """The values, by dotted key, that identify a run: another value makes another run.
 
-    A learning rate that follows a schedule depends on the number of steps as well.
+    A learning rate with a schedule depends on the number of steps as well.
     """
-    kept = {key: value for key, value, meaning in _meanings(resolved) if meaning.identity}
+    kept = {key: value for key, value, role in _roles(resolved) if role.identity}
     for node in resolved.keys() - schema_of(RunConfig).keys():  # those that algo composes
         if (schedule := kept.get(f"{node}.schedule", CONSTANT)) != CONSTANT:
             kept[f"{node}.schedule"] = f"{schedule} over {resolved['trainer']['num_steps']} steps"
     return kept
 
 
-def trained(resolved: Mapping[str, Any]) -> str:
-    """All of a stored configuration that bears on a run's training, or where it is, as text."""
-    leaves = {key: value for key, value, meaning in _meanings(resolved) if meaning != WATCHING}
+def training_text(resolved: Mapping[str, Any]) -> str:
+    """The values that bear on training, device included, as text: equal for runs that repeat."""
+    leaves = {key: value for key, value, role in _roles(resolved) if role != WATCHING}
     return json.dumps(leaves, sort_keys=True)
 
 
-def compared(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration by dotted keys, those alone that reports tell runs apart by."""
-    return {key: value for key, value, meaning in _meanings(resolved) if meaning.compared}
+def report_keys(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, by dotted key, by which reports group runs."""
+    return {key: value for key, value, role in _roles(resolved) if role.compared}
 
 
-def noted(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration by dotted keys, those alone that reports name where runs differ in
-    them, though they do not tell runs apart by them: how runs were measured, and where."""
+def annotation_keys(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, by dotted key, that reports mention where runs differ but do not group by."""
     return {
         key: value
-        for key, value, meaning in _meanings(resolved)
-        if not meaning.compared and meaning != WATCHING
+        for key, value, role in _roles(resolved)
+        if not role.compared and role != WATCHING
     }
 
 
@@ -70,43 +69,45 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str
     }
 
 
-def shared_by_stack(resolved: Mapping[str, Any], cfg: DictConfig) -> str:
-    """What a run has to agree in with those it is stacked with, as text.
+def cohort_signature(resolved: Mapping[str, Any], cfg: DictConfig) -> str:
+    """What runs of a cohort have in common, as text.
 
-    ``cfg`` is its configuration as composed, whose schemas say more.
+    Args:
+        cfg: the configuration as composed, whose schemas say more.
     """
-    leaves = _meanings(resolved, cfg)
-    shared = {key: value for key, value, meaning in leaves if not meaning.may_differ}
+    leaves = _roles(resolved, cfg)
+    shared = {key: value for key, value, role in leaves if not role.varies_in_cohort}
     return json.dumps(shared, sort_keys=True)
 
 
 def config_hash(resolved: Mapping[str, Any]) -> str:
-    """A short digest of :func:`identity`: equal for runs that learn the same."""
+    """A short digest of :func:`identity`."""
     canonical = json.dumps(identity(resolved), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _meanings(
+def _roles(
     stored: Mapping[str, Any], node: DictConfig | None = None
-) -> Iterator[tuple[str, Any, Meaning]]:
-    """Every leaf of a stored configuration: its dotted key, its value, what it means.
+) -> Iterator[tuple[str, Any, KeyRole]]:
+    """Dotted key, value and role of every leaf of a stored configuration.
 
-    ``node`` is the composed one that it was stored from, whose schemas say more.
+    Args:
+        node: the configuration as composed, whose schemas say more.
     """
     return _below(in_present_keys(stored), RunConfig, LEARNING, "", node)
 
 
 def _below(
-    stored: Mapping[str, Any], schema: Any, above: Meaning, prefix: str, node: DictConfig | None
-) -> Iterator[tuple[str, Any, Meaning]]:
+    stored: Mapping[str, Any], schema: Any, above: KeyRole, prefix: str, node: DictConfig | None
+) -> Iterator[tuple[str, Any, KeyRole]]:
     typed = None if node is None else OmegaConf.get_type(node)
     schema = typed if is_dataclass(typed) else schema
-    known, above = schema_of(schema), getattr(schema, "meaning", above)
+    known, above = schema_of(schema), getattr(schema, "role", above)
     for name, value in stored.items():
         metadata = known[name].metadata if name in known else {}
-        meaning = metadata.get("meaning") or above
+        role = metadata.get("role") or above
         if isinstance(value, dict):
             below = None if node is None else node[name]
-            yield from _below(value, metadata.get("schema"), meaning, f"{prefix}{name}.", below)
+            yield from _below(value, metadata.get("schema"), role, f"{prefix}{name}.", below)
         else:
-            yield f"{prefix}{name}", value, meaning
+            yield f"{prefix}{name}", value, role

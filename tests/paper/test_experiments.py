@@ -2,7 +2,7 @@
 
 import pytest
 
-from bcq_exp.paper.plan import make_plan
+from bcq_exp.paper.experiments import make_plan
 from tests.commands import compose
 
 

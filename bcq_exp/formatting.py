@@ -1,4 +1,4 @@
-"""Amounts and lists as people say them."""
+"""Text formatting of amounts and lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NAMED = 6  # things that a sentence names
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A number of things: ``1 run``, ``2 runs``."""
+    """A count and its noun: ``1 run``, ``2 runs``."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
@@ -33,7 +33,7 @@ def size(num_bytes: float) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of equal length as lines, in columns that are aligned at the right."""
+    """Rows of equal length as lines with right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -42,6 +42,6 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def listed(words: Sequence[str]) -> str:
-    """The first NAMED of them, and how many more there are."""
+    """The first NAMED words, and how many more there are."""
     more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
     return ", ".join(words[:NAMED]) + more

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bcq_exp.analysis import statistics
-from bcq_exp.config.fqe import FQESettings
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
 from bcq_exp.files import atomic_path, clear_halves, written

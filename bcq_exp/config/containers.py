@@ -1,4 +1,4 @@
-"""Configurations as Python's own containers, for those who look at a thousand of them."""
+"""Fast conversion of configurations to dicts and lists: a sweep may have a thousand."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from bcq_exp.internals import content
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """``OmegaConf.to_container(cfg, resolve=True)``, several times as fast where nothing refers.
+    """``OmegaConf.to_container(cfg, resolve=True)``, several times faster without interpolations.
 
     Raises:
-        OmegaConfBaseException: if what a value refers to is not there.
+        OmegaConfBaseException: if an interpolation has no target.
     """
     try:
         return _content(cfg)
-    except _Refers:
+    except _HasInterpolation:
         return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
 def unresolved(node: Any) -> Any:
-    """A node as Python's own containers, interpolations as they are written."""
+    """A node as dicts and lists, with interpolations as text."""
     return OmegaConf.to_container(node)
 
 
 def interpolations(cfg: DictConfig) -> dict[str, list[str]]:
-    """The interpolations in each part of a configuration that has some, ``hydra`` left out."""
+    """The interpolations of each top-level node that has any, but of ``hydra``."""
     parts = {str(name): _interpolations(node) for name, node in content(cfg).items()}
     return {name: found for name, found in parts.items() if found and name != "hydra"}
 
@@ -42,7 +42,7 @@ def _interpolations(node: Any) -> list[str]:
     return [value] if isinstance(value, str) and "${" in value else []
 
 
-class _Refers(Exception):
+class _HasInterpolation(Exception):
     pass
 
 
@@ -55,5 +55,5 @@ def _content(node: Any) -> Any:
     if isinstance(value, Node):  # of a union
         return _content(value)
     if isinstance(value, str) and "${" in value:
-        raise _Refers
+        raise _HasInterpolation
     return value

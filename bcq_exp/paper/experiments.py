@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.cli.child import Command
-from bcq_exp.config.meaning import identity
+from bcq_exp.config.identity import identity
 from bcq_exp.config.naming import RunNaming, as_name
 from bcq_exp.config.overrides import one_of, online_agent
 from bcq_exp.training.record import RunRecord

@@ -15,7 +15,7 @@ from bcq_exp.paper.run_tables import Results
 from bcq_exp.paper.table import rows, table
 from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_run
-from tests.paper.test_plan import plan
+from tests.paper.test_experiments import plan
 
 SETTINGS = ("imitation", "imperfect")
 

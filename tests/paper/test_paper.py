@@ -18,7 +18,7 @@ from bcq_exp.training.record import RunRecord
 from tests.commands import bcq_exp, command
 from tests.forked import forked
 from tests.paper.records import unpack
-from tests.paper.test_plan import plan
+from tests.paper.test_experiments import plan
 
 # two settings that share an agent, learners of four stacks: a minute or two
 BRIEF = (

@@ -1,5 +1,6 @@
 """Data sets and one trained run that all tests share, made once for all workers; a browser."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -46,6 +47,17 @@ def surroundings(common: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """No command that a test runs in this process prints what later tests log."""
+    loggers = [logging.getLogger(name) for name in (None, "bcq_exp")]
+    before = [(list(logger.handlers), logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from bcq_exp.config.identity import annotation_keys, report_keys
 from bcq_exp.config.naming import short_names
+from bcq_exp.config.schema import source
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import counted, listed
 from bcq_exp.training.record import Marks, RunRecord, Table, present_status
@@ -107,7 +108,7 @@ def load_runs(*places: str | Path) -> RunTables:
     runs = pd.DataFrame(
         [_row(r, s, n, c) for r, s, n, c in zip(read, found, names, configs, strict=True)]
     )
-    notes += _tell_contents_apart(runs, [s["config"]["dataset"].get("path") for s in found])
+    notes += _tell_contents_apart(runs, [source(s["config"]).get("path") for s in found])
     marks = [summary["record"] for summary in found]
     evaluations, training = _tables(read, marks, ("eval", "train"), notes)
     keys = tuple(key for key in _differing(configs, list(runs["dataset"])) if key != "seed")

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.algorithm.base import NoNoise
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.analysis.runs import load_runs
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.data.online import explore
 from bcq_exp.engine.buffers import TransitionTable
@@ -260,3 +261,9 @@ def test_more_than_there_is_is_refused(tmp_path):
 def test_a_schedule_for_recorded_data_is_refused(tmp_path):
     with pytest.raises(UserError, match="concurrent_from=5: online=explore collects its data"):
         fit(tmp_path / "r", *ONLINE, "trainer.concurrent_from=5")
+
+
+def test_reports_read_runs_that_explore(tmp_path):
+    fit(tmp_path / "r", *ONLINE, "trainer.num_steps=120")
+    runs = load_runs(str(tmp_path / "r"))
+    assert runs.runs["dataset"].tolist() == ["online/Pendulum-v1"]

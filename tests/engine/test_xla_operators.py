@@ -163,14 +163,16 @@ def test_what_is_not_given_is_a_constant_that_is_counted():
         assert trace.value(found).tolist() == [2, 3]
 
 
-def test_in_bfloat16_one_element_may_step_the_other_way():
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_one_element_of_a_tensor_may_step_the_other_way(is_bf16):
     before, step = torch.zeros(64), torch.full((64,), 1e-3)
     one, half, every = step.clone(), step.clone(), -step
     one[0] *= -1
     half[::2] *= -1
     for compiled, agrees in ((one, True), (half, False), (every, False)):
-        assert _agree(compiled, step, before, is_bf16=True) is agrees
-        assert not _agree(compiled, step, before, is_bf16=False)
+        assert _agree(compiled, step, before, is_bf16=is_bf16) is agrees
+    assert not _agree(-step[:1], step[:1], before[:1], is_bf16=False)  # nor may a scalar
+    assert not _agree(1.03 * step, step, before, is_bf16=False)
 
 
 @pytest.mark.parametrize("rows", [8, 600])

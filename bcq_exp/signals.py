@@ -12,22 +12,21 @@ import signal
 import sys
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 SAME_WITHIN = 1.0  # seconds
-RAISED_AGAIN_AFTER = 0.1  # seconds
+LOOK_EVERY = 0.1  # seconds
 
+_has_ended, _again = threading.Event(), threading.Event()
+_stopped_by: int | None = None
 _last: dict[int, float] = {}  # when each signal was last acted on
 
 
 class Interrupted(KeyboardInterrupt):
     """A signal that ends a command. Libraries clean up as after Ctrl-C."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 @contextmanager
@@ -37,17 +36,26 @@ def end_in_one_line() -> Iterator[None]:
     Raises:
         SystemExit: with the status of a process that the signal ended.
     """
+    before = {}
     if threading.current_thread() is threading.main_thread():
         for each in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(each) != signal.SIG_IGN:  # as in a shell's background job
-                signal.signal(each, _end)
+                before[each] = signal.signal(each, _end)
     try:
         yield
-    except KeyboardInterrupt as error:
-        signum: int = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+    except BaseException as error:  # or what cleaning up raised: libraries are stopped midway
+        is_stopped = _stopped_by is not None or isinstance(error, KeyboardInterrupt)
+        if not is_stopped or _has_ended.is_set():
+            raise
+        _has_ended.set()
+        signum = _stopped_by or int(signal.SIGINT)
+        before.clear()  # another signal may come before the process has ended
         logging.disable()  # of what libraries, stopped midway, have to say at the exit
         print(f"stopped by {signal.Signals(signum).name}", file=sys.stderr)
         sys.exit(128 + signum)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager
@@ -82,29 +90,47 @@ def requests(request: Callable[[int], None], *names: str) -> Iterator[None]:
 
 
 def _end(signum: int, _: Any) -> None:
+    global _stopped_by
+    if _again.is_set():
+        _again.clear()
+        raise Interrupted
     if _is_repeated(signum):
         return
-    signal.signal(signum, _kill)
-    sys.unraisablehook = _raise_again
-    raise Interrupted(signum)
-
-
-def _kill(signum: int, _: Any) -> None:
-    if not _is_repeated(signum):
+    if _stopped_by is not None:
         _pass_on(signum, signal.SIG_DFL)
-
-
-def _raise_again(unraisable: Any) -> None:
-    """Do not lose a signal that came in a callback whose exceptions the interpreter ignores."""
-    error = unraisable.exc_value
-    if not isinstance(error, Interrupted):
-        sys.__unraisablehook__(unraisable)
         return
-    signal.signal(error.signum, _end)
-    _last.pop(error.signum, None)
-    arguments = (os.getpid(), error.signum)
-    with suppress(RuntimeError):  # no thread can be started: the process is ending
-        threading.Timer(RAISED_AGAIN_AFTER, os.kill, arguments).start()
+    _stopped_by = signum
+    sys.unraisablehook = _ignore
+    start_new_thread(_insist, (signum,))
+    raise Interrupted
+
+
+def _ignore(unraisable: Any) -> None:
+    if not isinstance(unraisable.exc_value, Interrupted):
+        sys.__unraisablehook__(unraisable)
+
+
+def _insist(signum: int) -> None:
+    """Raise :class:`Interrupted` again while the main thread is not ending by it.
+
+    It was lost: Python ignores exceptions in some callbacks, and C code may clear them.
+    """
+    looks = 0  # in a row that found the main thread elsewhere: it may be on its way
+    while not _has_ended.wait(LOOK_EVERY):
+        looks = 0 if _handles_interrupted() else looks + 1
+        if looks >= 2 and not _again.is_set():  # or the last one has not been raised yet
+            looks = 0
+            _again.set()
+            os.kill(os.getpid(), signum)
+
+
+def _handles_interrupted() -> bool:
+    """Whether the main thread is in an ``except`` or ``finally`` of that exception."""
+    found: Any = sys._current_exceptions().get(threading.main_thread().ident)
+    error = found[1] if isinstance(found, tuple) else found  # Python 3.11 has three values
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None
 
 
 def _is_repeated(signum: int) -> bool:

@@ -59,8 +59,9 @@ def test_a_command_says_which_signal_stopped_it(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_while_a_command_is_imported(name, tmp_path):
-    (tmp_path / "slow.py").write_text(f"import pathlib, time; {WAIT}")
+@pytest.mark.parametrize("module", [f"import pathlib, time; {WAIT}", COMMAND.format(body=WAIT)])
+def test_by_way_of_the_entry_from_the_imports_on(name, module, tmp_path):
+    (tmp_path / "slow.py").write_text(f"import pathlib\n{module}")
     code = """
 import bcq_exp.__main__ as entry, sys
 entry.COMMANDS["status"] = ("slow", "")
@@ -99,6 +100,52 @@ def test_a_signal_within_a_callback_of_the_interpreter_is_not_lost(name, tmp_pat
     status = 128 + getattr(signal, name)
     done = ended(started(COMMAND.format(body=body), tmp_path))
     assert done == (status, "", f"stopped by {name}\n")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_nor_where_a_library_clears_it(name, tmp_path):
+    """As C code does that asks whether an object has an attribute, while torch is imported."""
+    body = f"""
+    try:
+        send("{name}")
+        time.sleep(20)
+    except BaseException:
+        pass
+    time.sleep(20)
+"""
+    status = 128 + getattr(signal, name)
+    done = ended(started(COMMAND.format(body=body), tmp_path))
+    assert done == (status, "", f"stopped by {name}\n")
+
+
+def test_what_cleaning_up_raises_is_not_shown(tmp_path):
+    """Libraries do not expect to be stopped midway."""
+    body = """
+    try:
+        send("SIGTERM")
+        time.sleep(20)
+    finally:
+        raise ValueError("half done")
+"""
+    done = ended(started(COMMAND.format(body=body), tmp_path))
+    assert done == (143, "", "stopped by SIGTERM\n")
+
+
+def test_cleaning_up_is_not_interrupted(tmp_path):
+    body = """
+    try:
+        send("SIGTERM")
+        time.sleep(20)
+    finally:
+        try:
+            time.sleep(1)
+            raise ValueError
+        except ValueError:
+            time.sleep(1)
+        print("clean", flush=True)
+"""
+    done = ended(started(COMMAND.format(body=body), tmp_path))
+    assert done == (143, "clean\n", "stopped by SIGTERM\n")
 
 
 CLEANS = """

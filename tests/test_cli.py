@@ -92,6 +92,7 @@ MISTAKES = [
     ),
     (["algo=iql", "critic@value=state_action"], "kind StateCritic; use critic@value=state"),
     (["resume=true"], "resume=true: multirun/ holds no run"),
+    (["-m", "resume=true", "seed=0,1"], "resume=true: give the name= of the sweep"),
     (["resume=true", "name=absent"], "resume=true: multirun/absent holds no run"),
 ]
 

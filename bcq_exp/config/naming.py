@@ -17,11 +17,12 @@ from bcq_exp.errors import UserError
 LONGEST_FOLDER_NAME = 180  # file systems allow 255
 
 
-def run_name(name: str | None, resume: Any) -> str:
-    """The folder of a run under ``multirun/``: its name, the latest run's, or a new one of its own.
+def run_name(name: str | None, resume: Any, is_sweep: bool = False) -> str:
+    """The folder of a run or sweep under ``multirun/``: its name, the latest run's, or a new one.
 
     Raises:
-        UserError: if the name is no folder name, or there is no run to resume.
+        UserError: if the name cannot name a folder, there is no run to resume, or the sweep to
+            resume is not named.
     """
     if name is not None:
         if not re.fullmatch(r"[\w=,+@-][\w=,+@. -]*", str(name)):
@@ -34,6 +35,8 @@ def run_name(name: str | None, resume: Any) -> str:
                 f"{len(str(name).encode())} (it names a folder)"
             )
         return str(name)
+    if resume is True and is_sweep:
+        raise UserError("resume=true: give the name= of the sweep to continue")
     if resume is True:
         found = Path("multirun").glob("*/checkpoint.pt")
         checkpoints = sorted((p for p in found if not _is_set_aside(p.parent)), key=_modified)

@@ -1,4 +1,4 @@
-"""Which of an algorithm's statistics mean trouble, for whoever looks at runs afterwards."""
+"""Rules by which an algorithm's metrics are flagged as trouble."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Watch:
-    """Statistics that are trouble where the last one is out of bounds, or where they diverge.
+    """A rule that flags metrics out of bounds or diverging.
 
     Args:
         kind: the trouble, in a few words.
-        statistics: names, as in ``train.csv``.
-        below, above: trouble where the last value is; ``None`` is no bound.
-        diverging: trouble where the largest of them, in absolute value, is not finite or keeps
-            growing several times over (:mod:`bcq_exp.analysis.findings` says how much).
-        remedy: keys to try, as a user gives them.
+        statistics: the metrics' names, as in ``train.csv``.
+        below, above: flag values beyond these bounds; ``None`` is no bound. A run is in trouble
+            after :data:`bcq_exp.training.run.LASTING_STEPS` steps out of bounds.
+        diverging: flag metrics whose largest absolute value is not finite or keeps growing
+            (:mod:`bcq_exp.analysis.findings` defines by how much).
+        remedy: overrides to try, as typed on a command line.
     """
 
     kind: str
@@ -27,7 +28,7 @@ class Watch:
     remedy: str = ""
 
     def out_of_bounds(self, row: Mapping[str, float | None]) -> Iterator[str]:
-        """Which statistics of a logged row are below or above their bounds, in words."""
+        """Yield a description of each metric of a logged row that is out of bounds."""
         for name in self.statistics:
             value = row.get(name)
             if value is None:
@@ -39,7 +40,7 @@ class Watch:
 
 
 def diverging_q(*statistics: str) -> Watch:
-    """The mean values that an algorithm reports, watched for growing without end."""
+    """Return a rule that flags mean Q values that diverge."""
     return Watch("diverging Q", statistics, diverging=True)
 
 

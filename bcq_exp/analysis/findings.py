@@ -1,4 +1,4 @@
-"""What in a set of runs is worth a person's eye."""
+"""Warnings about a set of runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Finding:
     """One warning about one run.
 
     Args:
-        kind: what it is, in a few words.
-        detail: the figures.
+        kind: the problem in a few words.
+        detail: the numbers behind it.
     """
 
     run: int
@@ -31,7 +31,11 @@ class Finding:
 
 
 def findings(runs: RunTables) -> list[Finding]:
-    """All warnings, the gravest first."""
+    """All warnings, errors first.
+
+    Each run decided while it trained whether a metric was out of bounds for long enough
+    (:meth:`bcq_exp.training.run.Run.log_training`); its summary lists it under ``trouble``.
+    """
     training = dict(list(runs.training.groupby("run")))
     none = runs.training[:0]
     found = [
@@ -58,13 +62,14 @@ def _of_run(index: int, run: pd.Series, training: pd.DataFrame) -> Iterator[Find
         if watch.diverging:
             yield from _diverging(index, watch, training[columns])
         else:
-            yield from _out_of_bounds(index, watch, training, columns)
+            if watch.kind in (run["trouble"] or ()):
+                yield from _out_of_bounds(index, watch, training, columns)
 
 
 def _out_of_bounds(
     index: int, watch: Watch, training: pd.DataFrame, columns: list[str]
 ) -> Iterator[Finding]:
-    """The last row's values below or above what the algorithm says is sound."""
+    """The values of the last row that are out of bounds."""
     last = training.iloc[-1]
     remedy = f"; try {watch.remedy}" if watch.remedy else ""
     for excess in watch.out_of_bounds({name: last[name] for name in columns}):
@@ -73,7 +78,7 @@ def _out_of_bounds(
 
 
 def _diverging(index: int, watch: Watch, training: pd.DataFrame) -> Iterator[Finding]:
-    """Not finite, or grown by DIVERGING_FACTOR over the last half and still growing."""
+    """Metrics that are not finite, or grow by DIVERGING_FACTOR a quarter over the last half."""
     reported = training.dropna(how="all")
     size = reported.abs().max(axis=1).to_numpy()
     if not np.isfinite(reported.to_numpy()).all():
@@ -93,7 +98,7 @@ def _diverging(index: int, watch: Watch, training: pd.DataFrame) -> Iterator[Fin
 
 
 def _lagging(runs: pd.DataFrame) -> Iterator[Finding]:
-    """RunTables that are underway, far behind the others that are."""
+    """Running runs that are far behind the other running ones."""
     running = runs[runs["status"] == "running"]
     if len(running) < 2:
         return

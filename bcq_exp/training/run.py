@@ -22,7 +22,7 @@ from bcq_exp.training.record import RunRecord, sweep_name, this_process
 from bcq_exp.training.tracking import Tracker
 
 NormalizedScore = Callable[[float], float | None]
-LASTING_STEPS = 2000  # that a statistic is out of bounds before it is trouble: it may start there
+LASTING_STEPS = 2000  # a metric may start out of bounds: it is trouble after so many steps
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Run:
         self._look_for_trouble(step, statistics)
 
     def _look_for_trouble(self, step: int, statistics: Mapping[str, float | None]) -> None:
-        """Log once what has been out of its bounds for LASTING_STEPS, and what to try."""
+        """Log once each metric that was out of bounds for LASTING_STEPS, and what to try."""
         trouble = []
         for watch in (Watch(**entry) for entry in self.facts["watches"]):
             excess = next(watch.out_of_bounds(statistics), None)

@@ -127,8 +127,10 @@ def test_what_is_worth_an_eye_is_found(tmp_path):
     make_run(s / "0fine", [1.0])
     make_run(s / "1failed", [1.0], seed=1, status="failed", failure="a loss is not finite")
     make_run(s / "2grows", [1.0], seed=2, training={"q1_mean": 2.0 ** np.arange(20)})
-    make_run(s / "3dead", [1.0], seed=3, training={"kl_loss": 1e-5})
-    make_run(s / "4stuck", [1.0], seed=4, training={"perturbation_abs_mean": 0.099})
+    make_run(s / "3dead", [1.0], seed=3, training={"kl_loss": 1e-5}, trouble=["dead VAE"])
+    stuck = {"perturbation_abs_mean": 0.099}
+    make_run(s / "4stuck", [1.0], seed=4, training=stuck, trouble=["perturbation at phi"])
+    make_run(s / "9briefly", [1.0], seed=9, training={"kl_loss": 1e-5}, trouble=[])
     make_run(s / "8killed", [1.0], seed=8, status="running")
     with ExitStack() as running:
         for seed, (name, step) in enumerate({"5fast": 900, "6slow": 100, "7fast": 900}.items(), 5):

@@ -99,7 +99,7 @@ def fit(folder: Path, *overrides: str) -> float:
     """Train as the command line does, in this process; returns the objective."""
     cfg = compose(*overrides)
     check(cfg)
-    start.plan_run(cfg, folder).commit()
+    start.make_room(start.plan_run(cfg, folder))
     folder.mkdir(parents=True, exist_ok=True)
     return train(spec_of(cfg, folder))
 

@@ -54,11 +54,11 @@ def schedule_named(name: str, num_steps: int, final: float) -> Schedule | None:
 class Optimizer:
     """A torch optimizer with its gradient clipping and schedule, for the parameters of one network.
 
-    :meth:`minimize` differentiates with respect to those parameters only, so a loss that reaches
-    other networks (the actor's goes through the critic) costs and changes nothing there.
+    A step is :meth:`apply`, then :meth:`after_steps`. Gradients are computed for these parameters
+    only, although a loss may depend on other networks (the actor's depends on the critic).
 
     Args:
-        factory: made it, and holds its settings.
+        factory: the factory that made it and holds its settings.
         params: of one network, or with ``num_runs`` of as many stacked networks (K, ...).
     """
 
@@ -97,17 +97,12 @@ class Optimizer:
                     moments[name] = row
         return stack
 
-    def minimize(self, loss: Tensor) -> None:
-        """One step down the gradient of ``loss`` (0-d)."""
-        self.apply(loss)
-        self.after_steps(1)
-
     def apply(self, loss: Tensor) -> None:
-        """The tensor work of a step; :meth:`after_steps` is the rest."""
+        """Do the tensor work of one step down the gradient of ``loss`` (0-d)."""
         self.apply_gradients(torch.autograd.grad(loss, self.params))
 
     def apply_gradients(self, grads: Sequence[Tensor]) -> None:
-        """The same from gradients, one a parameter."""
+        """Do the same from gradients, one for each parameter."""
         if self.factory.max_grad_norm is not None:
             grads = _clipped(grads, self.factory.max_grad_norm, self._leading_dims)
         for param, grad in zip(self.params, grads, strict=True):
@@ -115,7 +110,7 @@ class Optimizer:
         self._optimizer.step()
 
     def after_steps(self, count: int) -> None:
-        """The host's work of steps: count them and set the next one's learning rate."""
+        """Count the steps and set the next learning rate, on the host."""
         self.num_steps += count
         self._follow_schedule()
 

@@ -207,6 +207,3 @@ class GaussianPolicy(DeterministicPolicy):
     """
 
     actor: SquashedMean
-
-    def __init__(self, *, actor: SquashedMean, **options: Any) -> None:
-        super().__init__(actor=actor, **options)

@@ -36,7 +36,7 @@ class CheckCallback(Callback):
             folder = check_folders(config, is_sweep=False)
             own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             check(own)
-            start.plan_run(own, folder).commit()
+            start.make_room(start.plan_run(own, folder))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check a sweep and place its runs.

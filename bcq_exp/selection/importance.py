@@ -5,10 +5,8 @@ and w_{-1} = 1:
 
     WIS    sum_i w_i G_i / sum_i w_i                               Precup, Sutton & Singh 2000
     PDWIS  sum_t gamma^t sum_i w_it r_it / sum_i w_it              Thomas 2015, "CWPDIS"
-    DR     sum_t gamma^t sum_i [w_it (r_it - Q_it) + w_i,t-1 V_it] / E
-                                                                   Jiang & Li 2016, arXiv:1511.03722
-    WDR    the same with w_it / sum_j w_jt for w_it / E            Thomas & Brunskill 2016,
-                                                                   arXiv:1604.00923
+    WDR    sum_t gamma^t [sum_i w_it (r_it - Q_it) / sum_i w_it    Thomas & Brunskill 2016,
+                          + sum_i w_i,t-1 V_it / sum_i w_i,t-1]    arXiv:1604.00923
 
 All are sums of ratios of sums over episodes. That form is what a bootstrap over episodes needs: a
 draw only changes how often each episode counts (:class:`Ratios`).
@@ -153,58 +151,47 @@ class Ratios:
         return statistics.interval(self.value, correction * error, num_effective - 1)
 
 
-def trajectory_importance(episodes: Episodes, gamma: float, *, weighted: bool = True) -> Ratios:
-    """WIS: recorded discounted returns by the weights of whole episodes.
-
-    Without ``weighted`` the unbiased mean of w G.
-    """
+def trajectory_importance(episodes: Episodes, gamma: float) -> Ratios:
+    """WIS: recorded discounted returns weighted by whole episodes."""
     returns = (episodes.rew @ gamma ** np.arange(episodes.rew.shape[1]))[:, None]
-    x, w = _sums(returns, episodes.log_weights[:, -1:], weighted)
+    x, w = _sums(returns, episodes.log_weights[:, -1:])
     return Ratios(x, w, np.ones(1))
 
 
-def per_decision_importance(episodes: Episodes, gamma: float, *, weighted: bool = True) -> Ratios:
-    """PDWIS: each step's rewards by the weights up to that step.
+def per_decision_importance(episodes: Episodes, gamma: float) -> Ratios:
+    """PDWIS: each step's rewards weighted up to that step.
 
-    Only episodes that are known at a step count there. Without ``weighted`` the unbiased mean of
-    w r.
+    Only episodes that are known at a step count there.
     """
     known = episodes.is_known
     recorded = known.any(0)  # beyond the longest of cut episodes nothing is
     log_weights = np.where(known, episodes.log_weights[:, 1:], -np.inf)
-    x, w = _sums(episodes.rew, log_weights, weighted)
-    w = w if weighted else known.astype(float)
+    x, w = _sums(episodes.rew, log_weights)
     scale = gamma ** np.arange(known.shape[1])
     return Ratios(x[:, recorded], w[:, recorded], scale[recorded])
 
 
-def doubly_robust(
-    episodes: Episodes, gamma: float, q: np.ndarray, v: np.ndarray, *, weighted: bool = True
-) -> Ratios:
-    """WDR, or DR without ``weighted``.
+def doubly_robust(episodes: Episodes, gamma: float, q: np.ndarray, v: np.ndarray) -> Ratios:
+    """WDR: a model's values, corrected by weighted errors of the model.
 
-    The model stands for what follows a cut: V of the state in which an episode ended.
+    After a cut, the model's V of the last state stands for the rewards that follow.
 
     Args:
         q: the model's Q of recorded states and actions (E, T), 0 behind the end.
         v: the model's V of recorded states, and of that after the last step, (E, T + 1); 0 behind
             that, and there too if the episode terminated.
     """
-    corrections = _sums(episodes.rew - q, episodes.log_weights[:, 1:], weighted)
-    states = _sums(v, episodes.log_weights, weighted)
+    corrections = _sums(episodes.rew - q, episodes.log_weights[:, 1:])
+    states = _sums(v, episodes.log_weights)
     discounts = gamma ** np.arange(v.shape[1])
     x, w = (np.concatenate(pair, 1) for pair in zip(corrections, states, strict=True))
     return Ratios(x, w, np.concatenate([discounts[:-1], discounts]))
 
 
-def _sums(
-    values: np.ndarray, log_weights: np.ndarray, weighted: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """The terms of sum_i w_i x_i and of what it is divided by: sum_i w_i, or E."""
-    if weighted:
-        weights = _scaled(log_weights)
-        return weights * values, weights
-    return np.exp(log_weights) * values, np.ones_like(values)
+def _sums(values: np.ndarray, log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The terms of sum_i w_i x_i and of sum_i w_i."""
+    weights = _scaled(log_weights)
+    return weights * values, weights
 
 
 def _scaled(log_weights: np.ndarray) -> np.ndarray:

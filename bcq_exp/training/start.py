@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,8 @@ from bcq_exp.training.record import RunRecord, check_free, is_sweep
 from bcq_exp.training.spec import RunSpec
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """A run that may start, or continue, in its folder."""
-
-    spec: RunSpec
-    overrides: tuple[str, ...] = ()
-
-    def commit(self) -> None:
-        """With ``resume=restart`` set an earlier run of the folder aside."""
-        if self.spec.resume == "restart" and RunRecord(self.spec.folder).has_begun:
-            set_aside(self.spec.folder)
-
-
-def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
-    """Resolve a run that is to start in a folder, and check it; nothing is written.
+def plan_run(cfg: DictConfig, folder: Path) -> RunSpec:
+    """Resolve and check a run that is to start or resume in a folder; nothing is written.
 
     Raises:
         UserError: as :func:`check_folder`, or if the algorithm does not read what the configuration
@@ -43,7 +29,13 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunPlan:
         from bcq_exp.training.algorithms import algorithm_class  # brings torch
 
         algorithm_class(spec.algorithm)
-    return RunPlan(spec)
+    return spec
+
+
+def make_room(spec: RunSpec) -> None:
+    """With ``resume=restart`` set an earlier run in the folder aside."""
+    if spec.resume == "restart" and RunRecord(spec.folder).has_begun:
+        set_aside(spec.folder)
 
 
 def check_folder(spec: RunSpec) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from bcq_exp.algorithm.optim import (
     RMSpropOptimizerFactory,
     SGDOptimizerFactory,
 )
+from tests.algorithm.minimizing import minimize
 
 FACTORIES = {
     "adam": (
@@ -55,7 +56,7 @@ def test_steps_are_torchs_own_with_every_option(name):
     ours, theirs = params(), params()
     optimizer, reference = factory.create(ours), plain(theirs)
     for step in range(5):
-        optimizer.minimize(loss(ours, step))
+        minimize(optimizer, loss(ours, step))
         reference.zero_grad()
         loss(theirs, step).backward()
         reference.step()
@@ -72,10 +73,10 @@ def test_a_state_dict_continues_bit_for_bit(name):
     factory = type(factory)(**{**vars(factory), "schedule": schedule})
     optimizer = factory.create(straight)
     for step in range(8):
-        optimizer.minimize(loss(straight, step))
+        minimize(optimizer, loss(straight, step))
     before = factory.create(first)
     for step in range(4):
-        before.minimize(loss(first, step))
+        minimize(before, loss(first, step))
     after = factory.create(second)
     with torch.no_grad():
         for new, old in zip(second, first, strict=True):
@@ -83,7 +84,7 @@ def test_a_state_dict_continues_bit_for_bit(name):
     after.load_state_dict(before.state_dict())
     assert after.lr == pytest.approx(0.1 * schedule(4))
     for step in range(4, 8):
-        after.minimize(loss(second, step))
+        minimize(after, loss(second, step))
     assert all(torch.equal(a, b) for a, b in zip(straight, second, strict=True))
 
 
@@ -109,7 +110,7 @@ def test_the_schedule_scales_each_step():
         rates.append(optimizer.lr)
         before = [p.detach().clone() for p in ours]
         gradient = torch.autograd.grad(loss(ours), ours)
-        optimizer.minimize(loss(ours))
+        minimize(optimizer, loss(ours))
         for old, new, grad in zip(before, ours, gradient, strict=True):
             torch.testing.assert_close(new, old - rates[-1] * grad)
     assert rates == pytest.approx([0.5, 0.375, 0.25, 0.125, 0.0, 0.0])
@@ -122,7 +123,7 @@ def test_gradients_are_scaled_down_to_the_limit(limit):
     gradient = torch.autograd.grad(loss(ours), ours)
     norm = math.sqrt(sum(g.square().sum().item() for g in gradient))
     before = [p.detach().clone() for p in ours]
-    SGDOptimizerFactory(lr=1.0, max_grad_norm=limit).create(ours).minimize(loss(ours))
+    minimize(SGDOptimizerFactory(lr=1.0, max_grad_norm=limit).create(ours), loss(ours))
     steps = [old - new for old, new in zip(before, ours, strict=True)]
     length = math.sqrt(sum(s.square().sum().item() for s in steps))
     assert length == pytest.approx(min(norm, limit or np.inf), rel=1e-4)
@@ -132,7 +133,7 @@ def test_gradients_are_scaled_down_to_the_limit(limit):
 
 def test_other_parameters_of_the_loss_get_no_gradient():
     ours, others = params(), params()
-    SGDOptimizerFactory(lr=0.1).create(ours).minimize(loss(ours) + loss(others) * loss(ours))
+    minimize(SGDOptimizerFactory(lr=0.1).create(ours), loss(ours) + loss(others) * loss(ours))
     assert all(p.grad is None for p in others)
     assert all(torch.equal(a, b) for a, b in zip(others, params(), strict=True))
 
@@ -140,7 +141,7 @@ def test_other_parameters_of_the_loss_get_no_gradient():
 def test_a_rate_out_of_the_present_schedule_follows_the_present_one():
     first, second = params(), params()
     short = SGDOptimizerFactory(lr=1.0, schedule=LinearSchedule(4)).create(first)
-    short.minimize(loss(first))
+    minimize(short, loss(first))
     longer = SGDOptimizerFactory(lr=1.0, schedule=LinearSchedule(8)).create(second)
     longer.load_state_dict(short.state_dict())
     assert longer.lr == pytest.approx(1 - 1 / 8)
@@ -159,7 +160,7 @@ def test_adam_is_torchs_to_the_bit(factory, reference):
     other = reference(theirs, lr=1e-2, weight_decay=0.1, fused=True)
     for _ in range(20):
         x = torch.randn(3).double()
-        mine.minimize((ours[0] @ x + ours[1]).square().sum())
+        minimize(mine, (ours[0] @ x + ours[1]).square().sum())
         other.zero_grad()
         (theirs[0] @ x + theirs[1]).square().sum().backward()
         other.step()

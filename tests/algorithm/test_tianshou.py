@@ -16,6 +16,7 @@ from bcq_exp import Batch
 from bcq_exp.algorithm.losses import vae_loss
 from bcq_exp.algorithm.networks import VAE, broadcasting
 from bcq_exp.algorithm.optim import AdamOptimizerFactory, optimizer_for
+from tests.algorithm.minimizing import minimize
 from tests.algorithm.small import (
     ACT_DIM,
     BOUNDS,
@@ -179,7 +180,7 @@ def test_a_factory_of_tianshous_form_steps_and_goes_on_as_torch_does(name, group
             optimizer = optimizer_for(ours, factory)
             optimizer.load_state_dict(state)
         assert optimizer.lr == reference.param_groups[0]["lr"]
-        optimizer.minimize(loss(ours))
+        minimize(optimizer, loss(ours))
         reference.zero_grad()
         loss(theirs).backward()
         reference.step()

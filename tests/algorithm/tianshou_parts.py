@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import bcq_exp
 from bcq_exp.algorithm.optim import optimizer_for
+from tests.algorithm.minimizing import minimize
 
 OBS, ACT, LATENT, HIDDEN, HIGH = 3, 2, 4, (16, 16), 2.0
 SPACE = gym.spaces.Box(-HIGH, HIGH, (ACT,), np.float32)
@@ -170,7 +171,7 @@ def optimizers_step_as_tianshou_steps_them(theirs: OptimizerFactory) -> None:
             optimizer = optimizer_for(ours, theirs)
             optimizer.load_state_dict(state)
         rates.append(optimizer.lr)
-        optimizer.minimize(loss(ours))
+        minimize(optimizer, loss(ours))
         plain.zero_grad()
         loss(reference).backward()
         plain.step()

@@ -11,6 +11,7 @@ from bcq_exp.config.overrides import changed
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine.executors import AT_ONCE
 from bcq_exp.engine.stream import BLOCK_STEPS
+from tests.algorithm.minimizing import minimize
 from tests.commands import compose
 from tests.engine.device import (
     DEVICE,
@@ -99,13 +100,13 @@ def test_an_optimizer_from_the_hosts_checkpoint_steps_on_the_device(factory):
         return param, factory(lr=0.1).create([param])
 
     param, on_host = made("cpu")
-    on_host.minimize(param.sum())
+    minimize(on_host, param.sum())
     param, on_device = made(DEVICE)
     on_device.load_state_dict(on_host.state_dict())
     assert on_device.num_steps == 1
     assert {x.device for x in on_device.state_tensors()} == {DEVICE}
     with no_host():
-        on_device.minimize(param.sum())
+        minimize(on_device, param.sum())
 
 
 def looks(told, batch):

@@ -16,6 +16,7 @@ from bcq_exp.algorithm.optim import (
 from bcq_exp.engine.xla import UntraceableError
 from bcq_exp.engine.xla.executor import _agree
 from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
+from tests.algorithm.minimizing import minimize
 
 FUNCTIONS = {
     "arithmetic": lambda x, y: (x.abs() + 1).log() - y.exp() / (2 + y.square()) + (3 - x) * -y,
@@ -114,7 +115,7 @@ def test_an_optimizer_steps_the_same(factory):
         torch.nn.Parameter(torch.randn(n, generator=rng, dtype=torch.float64)) for n in (3, 5)
     ]
     optimizer = factory.create(params)
-    optimizer.minimize(sum(param.square().sum() for param in params))  # makes its moments
+    minimize(optimizer, sum(param.square().sum() for param in params))  # makes its moments
     state = [*params, *optimizer.state_tensors()]
     before = deepcopy([x.detach() for x in state])
 

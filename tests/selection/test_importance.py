@@ -63,10 +63,7 @@ def test_every_estimate_is_that_of_loops(seed):
     ]
     final = [own[-1] for own in w]
     products = [a * b for a, b in zip(final, returns, strict=True)]
-    expected = {
-        "wis": sum(products) / sum(final), "is": sum(products) / count,
-        "pdwis": 0.0, "pdis": 0.0, "wdr": 0.0, "dr": 0.0,
-    }  # fmt: skip
+    expected = {"wis": sum(products) / sum(final), "pdwis": 0.0, "wdr": 0.0}
     least = np.inf
     for t in range(num_steps):
         known = [i for i in range(count) if t < episodes.lengths[i] or not episodes.is_cut[i]]
@@ -74,25 +71,19 @@ def test_every_estimate_is_that_of_loops(seed):
             step = sum(w[i][t + 1] * episodes.rew[i, t] for i in known)
             total = sum(w[i][t + 1] for i in known)
             expected["pdwis"] += GAMMA**t * step / total
-            expected["pdis"] += GAMMA**t * step / len(known)
             least = min(least, total**2 / sum(w[i][t + 1] ** 2 for i in known))
     for t in range(num_steps + 1):
         before = sum(w[i][t] for i in range(count))
         after = sum(w[i][t + 1] for i in range(count)) if t < num_steps else None
         for i in range(count):
             expected["wdr"] += GAMMA**t * w[i][t] / before * v[i, t]
-            expected["dr"] += GAMMA**t * w[i][t] / count * v[i, t]
             if t < episodes.lengths[i]:
                 error = episodes.rew[i, t] - q[i, t]
                 expected["wdr"] += GAMMA**t * w[i][t + 1] / after * error
-                expected["dr"] += GAMMA**t * w[i][t + 1] / count * error
     found = {
         "wis": trajectory_importance(episodes, GAMMA),
-        "is": trajectory_importance(episodes, GAMMA, weighted=False),
         "pdwis": per_decision_importance(episodes, GAMMA),
-        "pdis": per_decision_importance(episodes, GAMMA, weighted=False),
         "wdr": doubly_robust(episodes, GAMMA, q, v),
-        "dr": doubly_robust(episodes, GAMMA, q, v, weighted=False),
     }
     assert {name: ratios.value for name, ratios in found.items()} == pytest.approx(expected)
     sizes = effective_sizes(episodes)
@@ -118,9 +109,7 @@ def test_a_bandit_has_its_closed_form():
     act = (rng.random(count) > b[0]).astype(int)
     episodes = Episodes.of(r[act], np.log(pi / b)[act], np.ones(count, int), np.zeros(count, bool))
     for estimator in (trajectory_importance, per_decision_importance):
-        for is_weighted in (True, False):
-            value = estimator(episodes, GAMMA, weighted=is_weighted).value
-            assert value == pytest.approx(pi @ r, abs=0.02)
+        assert estimator(episodes, GAMMA).value == pytest.approx(pi @ r, abs=0.02)
     size = count / (pi**2 / b).sum()
     assert effective_sizes(episodes) == pytest.approx((size, size), rel=0.02)
 
@@ -144,24 +133,6 @@ def test_errors_shrink_with_more_episodes(problem):
             )
         errors.append(np.sqrt(np.square(off).mean(0)))
     assert (errors[1] < 0.1).all() and (errors[1] < errors[0] / 3).all()  # a tenth is expected
-
-
-def test_doubly_robust_estimates_are_unbiased_with_any_model_precise_with_the_right_one(problem):
-    truth = problem.value(problem.target, GAMMA)
-    recorded = drawn(problem, 20_000)
-    episodes = weighted(recorded, problem.target, problem.behaviour)
-    models = {"wrong": others_model(problem, recorded), "right": right_model(problem, recorded)}
-    found = {}
-    for name, values in models.items():
-        ratios = doubly_robust(episodes, GAMMA, *values, weighted=False)
-        of_each = (ratios.numerators * ratios.scale).sum(1)  # independent, their mean the estimate
-        assert ratios.value == pytest.approx(of_each.mean())
-        found[name] = error = of_each.std() / np.sqrt(len(of_each))
-        assert abs(ratios.value - truth) < 3 * error
-    plain = per_decision_importance(episodes, GAMMA, weighted=False)
-    of_each = (plain.numerators * plain.scale).sum(1)
-    found["none"] = of_each.std() / np.sqrt(len(of_each))
-    assert found["right"] < 0.6 * found["none"] < 0.6 * found["wrong"]
 
 
 def test_a_wrong_behaviour_is_made_up_for_by_the_right_model(problem):

@@ -12,8 +12,6 @@ from typing import Any
 from bcq_exp.data.table.column_kinds import Column, Kind
 from bcq_exp.data.transitions import DataError
 
-Wanted = str | Sequence[str] | None  # a column, a pattern, or several
-
 _SHOWN = 12  # names in a message
 SINGLE: Mapping[str, tuple[str, ...]] = {  # names that are guessed, the likeliest first
     "episode": (

@@ -71,7 +71,7 @@ def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
 
 @per_run
 def vae_loss(vae: ConditionalVAE, obs: Tensor, act: Tensor, eps: Tensor) -> VAELoss:
-    """Evidence lower bound of G_omega (section 4.1; weight 1/2 as in the authors' code)."""
+    """Negative evidence lower bound of G_omega (section 4.1, weight 1/2 as the authors' code)."""
     recon, mean, std = vae(obs, act, eps)
     recon_loss, kl = mse_loss(recon, act), gaussian_kl(mean, std)
     return VAELoss(recon_loss + kl_weight(vae) * kl, recon_loss, kl)

@@ -31,8 +31,8 @@ PER_RUN = KeyRole(varies_in_cohort=True)  # a hyperparameter that is a number, o
 WATCHING = KeyRole(identity=False, varies_in_cohort=True, compared=False)  # name and logging
 EXTENDING = KeyRole(identity=False)  # the number of steps
 PLACING = KeyRole(identity=False, compared=False)  # device, threads, executor
-MEASURING = KeyRole(compared=False)  # how often metrics are logged
-EVALUATING = KeyRole(varies_in_cohort=True, compared=False)
+MEASURING = KeyRole(compared=False)  # intervals of logging, evaluation and checkpoints
+EVALUATING = KeyRole(varies_in_cohort=True, compared=False)  # an evaluation's episodes, seed
 
 
 def key(

@@ -1,2 +1,2 @@
-"""Section 6 of the BCQ paper: what it takes (plan), how long (estimate), what came of it (results,
-claims, figures, page)."""
+"""Section 6 of the BCQ paper: experiments, prechecks, duration, results (run_tables, claims), page
+(curves, table)."""

@@ -1,4 +1,6 @@
-"""The sweeper that stops what does badly: successive halving over a grid (:mod:`rungs`).
+"""A sweeper for successive halving over a grid: the worst settings stop at each rung.
+
+:mod:`bcq_exp.sweep.rungs` decides which.
 
 A rung is decided when all its settings have reached it, unlike in ASHA (Li et al. 2020,
 arXiv:1810.05934), which promotes a setting as soon as it is among the best so far: runs are trained

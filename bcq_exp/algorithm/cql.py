@@ -180,7 +180,7 @@ def target_value(
     act, log_prob = policy_sample(actor, unit, obs_next, eps)
     q = losses.lower_q(critic_target, critic2_target, obs_next, act)
     q = q - (1 - deterministic_backup) * alpha().exp() * log_prob
-    return losses.bellman_target(q, rew, terminated, gamma)
+    return losses.bellman_target(q, rew, terminated, gamma).unsqueeze(-1)
 
 
 @per_run

@@ -27,7 +27,7 @@ from bcq_exp.algorithm.base import (
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy, cross_entropy, taken
 from bcq_exp.algorithm.hyperparameters import DiscreteBCQHyperparameters
-from bcq_exp.algorithm.losses import StateToAction
+from bcq_exp.algorithm.losses import StateToAction, bellman_target
 from bcq_exp.algorithm.networks import Counter, StateCritic
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
@@ -81,7 +81,7 @@ def target_value(
     q, allowed = constrained(critic(obs_next), imitator(obs_next), threshold)
     best = q.argmax(-1, keepdim=True)
     q_next = critic_target(obs_next).gather(-1, best).squeeze(-1)
-    return rew + gamma * (1 - terminated) * q_next, allowed
+    return bellman_target(q_next, rew, terminated, gamma), allowed
 
 
 @per_run

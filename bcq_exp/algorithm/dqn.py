@@ -27,7 +27,7 @@ from bcq_exp.algorithm.base import (
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy
 from bcq_exp.algorithm.hyperparameters import DQNHyperparameters
-from bcq_exp.algorithm.losses import StateToAction
+from bcq_exp.algorithm.losses import StateToAction, bellman_target
 from bcq_exp.algorithm.networks import ActionRange, StateCritic
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
@@ -131,7 +131,7 @@ def target_value(
 ) -> Tensor:
     """y_d = r + gamma (1 - terminated) max_j Q'_d(s', j), (B, A)."""
     q = critic_target(obs_next).unflatten(-1, (act_dim, -1)).amax(-1)
-    return rew.unsqueeze(-1) + gamma * (1 - terminated).unsqueeze(-1) * q
+    return bellman_target(q, rew.unsqueeze(-1), terminated.unsqueeze(-1), gamma)
 
 
 @per_run

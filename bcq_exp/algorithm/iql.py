@@ -129,7 +129,8 @@ def target_value(
     gamma: float | Tensor,
 ) -> Tensor:
     """y (B, 1) = r + gamma (1 - terminated) V(s'), of equation 6."""
-    return losses.bellman_target(value(obs_next).squeeze(-1), rew, terminated, gamma)
+    v = value(obs_next).squeeze(-1)
+    return losses.bellman_target(v, rew, terminated, gamma).unsqueeze(-1)
 
 
 def train_step(

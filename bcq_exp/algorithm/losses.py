@@ -104,8 +104,8 @@ def lower_q(critic: StateAction, critic2: StateAction, obs: Tensor, act: Tensor)
 def bellman_target(
     value_next: Tensor, rew: Tensor, terminated: Tensor, gamma: float | Tensor
 ) -> Tensor:
-    """y (B, 1) = r + gamma (1 - terminated) v(s'), of ``value_next`` (B,)."""
-    return (rew + gamma * (1 - terminated) * value_next).unsqueeze(-1)
+    """Compute y = r + gamma (1 - terminated) v(s') elementwise, of ``value_next`` as v(s')."""
+    return rew + gamma * (1 - terminated) * value_next
 
 
 def in_parts(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -152,7 +152,7 @@ def target_value(
     obs = obs_next.unsqueeze(1)  # (B, 1, O)
     act = perturbation_target(obs, sampled_action(vae, obs, normal))  # (B, n, A)
     q = clipped_double_q(critic1_target(obs, act), critic2_target(obs, act), lmbda)  # (B, n, 1)
-    return bellman_target(q.squeeze(-1).amax(1), rew, terminated, gamma)
+    return bellman_target(q.squeeze(-1).amax(1), rew, terminated, gamma).unsqueeze(-1)
 
 
 @per_run
@@ -165,7 +165,8 @@ def policy_target(
     gamma: float | Tensor,
 ) -> Tensor:
     """y = r + gamma (1 - terminated) Q(s', a') (B, 1) of a policy that does a' (B, A) in s'."""
-    return bellman_target(critic(obs_next, act_next).squeeze(-1), rew, terminated, gamma)
+    q = critic(obs_next, act_next).squeeze(-1)
+    return bellman_target(q, rew, terminated, gamma).unsqueeze(-1)
 
 
 @per_run

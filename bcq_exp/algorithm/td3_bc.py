@@ -95,7 +95,7 @@ def target_value(
     """y (B, 1) = r + gamma min_i Q'_i(s', clip(pi'(s') + clip(eps, -c, c))), eps ~ N(0, sigma)."""
     act = smoothing(actor_target(obs_next), normal, policy_noise, noise_clip)
     q = losses.lower_q(critic_target, critic2_target, obs_next, act)
-    return losses.bellman_target(q, rew, terminated, gamma)
+    return losses.bellman_target(q, rew, terminated, gamma).unsqueeze(-1)
 
 
 @per_run

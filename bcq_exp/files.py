@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import zlib
 from collections.abc import Collection, Iterator
@@ -123,6 +124,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with written(path), atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def set_aside(path: Path, home: Path) -> None:
+    """Move a file or folder into ``home``, under its name and the first number that is free."""
+    home.mkdir(exist_ok=True)
+    targets = (home / f"{path.name}.{number}" for number in itertools.count(1))
+    path.rename(next(target for target in targets if not target.exists()))
 
 
 def shortest(folder: Path) -> Path:

@@ -1,8 +1,9 @@
-"""Text formatting of amounts and lists."""
+"""Text formatting of amounts, values and lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 NAMED = 6  # things that a sentence names
 
@@ -41,7 +42,24 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def listed(words: Sequence[str]) -> str:
-    """The first NAMED words, and how many more there are."""
-    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
-    return ", ".join(words[:NAMED]) + more
+def listed(words: Sequence[str], most: int = NAMED, separator: str = ", ") -> str:
+    """Join the first words and say how many more there are."""
+    return separator.join(words[:most]) + and_more(len(words) - most, " ")
+
+
+def and_more(count: int, before: str = "") -> str:
+    """``and 3 more``; empty where nothing is left out."""
+    return f"{before}and {count} more" if count > 0 else ""
+
+
+def shown(value: Any, *, exactly: bool = False) -> str:
+    """Format a configuration value as YAML has it; numbers have four digits unless ``exactly``."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0") if exactly else f"{value:.4g}"
+    if isinstance(value, list):
+        return "-".join(shown(each, exactly=exactly) for each in value)
+    return str(value)

@@ -12,7 +12,7 @@ from bcq_exp.cli.arguments import Parser, number, path, place
 from bcq_exp.cli.command import command
 from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError
-from bcq_exp.formatting import counted
+from bcq_exp.formatting import and_more, counted
 from bcq_exp.ranges import COUNT, EPSILON, GAMMA, POSITIVE, SEED, TAU, Range
 
 if TYPE_CHECKING:
@@ -164,13 +164,13 @@ def _print(selection: Selection, settings: FQESettings) -> None:
             str(row["step"]),
             _estimate(row, "fqe"),
             row.get("better", ""),
-            *(_shown(row.get(name)) for name in ("critic_value", "td_error")),
+            *(_number(row.get(name)) for name in ("critic_value", "td_error")),
             _share(row["support"]),
-            *(_shown(row[name]) for name in ("discounted_return", "return_mean")),
+            *(_number(row[name]) for name in ("discounted_return", "return_mean")),
         )
     console.print(table)
     if len(policies) > MOST_ROWS:
-        print(f"and {len(policies) - MOST_ROWS} more")
+        print(and_more(len(policies) - MOST_ROWS))
     if selection.calibration is not None:
         table = Table(title="by several estimators ± interval", title_justify="left")
         table.add_column("run", overflow="fold")
@@ -178,7 +178,7 @@ def _print(selection: Selection, settings: FQESettings) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         for row in [behaviour, *rows]:
             found = (_estimate(row, name) for name in ESTIMATORS)
-            table.add_row(escape(row["run"]), *found, _shown(row["ess"]))
+            table.add_row(escape(row["run"]), *found, _number(row["ess"]))
         console.print(table)
     if selection.quality:
         table = Table(title="rankings compared with returns [95% interval]", title_justify="left")
@@ -199,7 +199,7 @@ def _print(selection: Selection, settings: FQESettings) -> None:
             table.add_column(str(n), justify="right")
         for start, curve in selection.budget.items():
             at = dict(zip(curve.episodes.tolist(), curve.returns.tolist(), strict=True))
-            table.add_row(start, *(_shown(at.get(n)) for n in episodes))
+            table.add_row(start, *(_number(at.get(n)) for n in episodes))
         console.print(table)
     for note in selection.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
@@ -217,15 +217,15 @@ def _measured(found: Measured) -> str:
 
 def _estimate(row: Mapping[str, Any], name: str) -> str:
     value, high = row[name], row[f"{name}_high"]
-    reach = "" if value is None or high is None else _shown(high - value, before=" ± ")
-    return _shown(value) + reach
+    reach = "" if value is None or high is None else _number(high - value, before=" ± ")
+    return _number(value) + reach
 
 
 def _share(value: float | None) -> str:
     return "" if value is None or value != value else f"{value:.0%}"
 
 
-def _shown(value: float | None, before: str = "") -> str:
+def _number(value: float | None, before: str = "") -> str:
     if value is None or value != value:
         return ""
     return f"{before}{value:.{1 if abs(value) >= 10 else 2}f}"  # rewards may be 0 or 1

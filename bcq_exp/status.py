@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bcq_exp.cli.arguments import Parser, path, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.config.naming import short_names, swept_values
-from bcq_exp.formatting import clock, counted
+from bcq_exp.formatting import and_more, clock, counted
 from bcq_exp.sweep.state import RunState, run_states
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def progress_table(
         table.add_row(*cells, *[Text(state.reason or "")] * beside)
     parts_below = [] if beside else list(_reasons(rows))
     if len(rows) < len(states):
-        parts_below.append(f"and {len(states) - len(rows)} more")
+        parts_below.append(and_more(len(states) - len(rows)))
     if hidden := [column.header.replace("\n", "") for column in keys[len(shown) :]]:
         parts_below.append(f"hidden in this narrow terminal: {', '.join(hidden)}")
     return Group(*parts, table, *map(Text, parts_below))
@@ -186,7 +186,7 @@ def _reasons(states: Sequence[RunState]) -> Iterator[str]:
     for state in failed[:MOST_REASONS]:
         yield f"{state.status}: {state.name}: {state.reason}"
     if len(failed) > MOST_REASONS:
-        yield f"and {len(failed) - MOST_REASONS} more"
+        yield and_more(len(failed) - MOST_REASONS)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -18,9 +17,11 @@ import pandas as pd
 
 from bcq_exp.analysis import colours, statistics, summary
 from bcq_exp.analysis.findings import findings
-from bcq_exp.analysis.runs import ALGORITHM, RunTables, shown
+from bcq_exp.analysis.json_values import json_values
+from bcq_exp.analysis.runs import ALGORITHM, RunTables
 from bcq_exp.config.naming import short_names
 from bcq_exp.files import write_atomically
+from bcq_exp.formatting import shown
 from bcq_exp.training.record import COMPARED
 
 POINTS_AT_MOST = 100  # a curve of more is shown by the means of equal parts; aggregates use all
@@ -44,7 +45,7 @@ def write_report(
         lead: HTML to stand before all else.
         selection: what ``bcq_exp select`` found, as its file has it.
     """
-    content = {**page_data(runs, path.parent, which), "selection": _plain(selection)}
+    content = {**page_data(runs, path.parent, which), "selection": json_values(selection, digits=6)}
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", *_SCRIPTS)}
@@ -74,7 +75,7 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
     order = [aggregate.group for aggregate in found]
     order += [str(label) for label in labels.unique() if str(label) not in order]
     counts = {aggregate.num_runs for each in aggregates.values() for aggregate in each}
-    return _plain(
+    return json_values(
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "measure": measure,
@@ -110,7 +111,8 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
             "evaluation": _curves(runs.evaluations, runs, COMPARED, None),
             "training": _curves(runs.training, runs, runs.metrics, POINTS_AT_MOST),
             "reproduction": _reproduction(runs),
-        }
+        },
+        digits=6,
     )
 
 
@@ -217,19 +219,6 @@ def _reproduction(runs: RunTables) -> dict[str, Any]:
         },
         "data": [[*key, int(count)] for key, count in zip(data.index.tolist(), data, strict=True)],
     }
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types: NaN becomes null, numbers keep six digits, NumPy's become Python's."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def _plotly() -> str:

@@ -16,7 +16,7 @@ from bcq_exp.config.identity import annotation_keys, report_keys
 from bcq_exp.config.naming import short_names
 from bcq_exp.config.schema import source
 from bcq_exp.errors import Damaged, UserError
-from bcq_exp.formatting import counted, listed
+from bcq_exp.formatting import counted, listed, shown
 from bcq_exp.training.record import Marks, RunRecord, Table, present_status
 
 ALGORITHM = "algo"
@@ -136,19 +136,6 @@ def run_folders(*places: str | Path) -> list[Path]:
             f"{places[0]}: no runs found; give the sweep's folder, {Path(places[0]).parent}"
         )
     return list(found.values())
-
-
-def shown(value: Any, *, exactly: bool = False) -> str:
-    """A configuration value as a person writes it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0") if exactly else f"{value:.4g}"
-    if isinstance(value, list):
-        return "-".join(shown(each, exactly=exactly) for each in value)
-    return str(value)
 
 
 def told_apart(values: Sequence[Any]) -> list[str]:

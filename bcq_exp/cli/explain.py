@@ -33,6 +33,7 @@ from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.config.checking import replaced, unknown, wrong
 from bcq_exp.config.identity import flattened
 from bcq_exp.config.keys import schema_of
+from bcq_exp.config.overrides import key_and_value
 from bcq_exp.config.schema import is_list
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import unusable_path
@@ -137,7 +138,7 @@ def _file(message: str) -> str:
 def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) -> str | None:
     """An override to which Hydra objects without naming it, or in words for programmers."""
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
+        key, _ = key_and_value(override)
         if line := replaced(key) or replaced(override.lstrip("+")):
             return line
     for link in _chain(error):
@@ -236,10 +237,9 @@ def _of_choice(error: BaseException) -> str | None:
 def _is_given(error: MissingConfigException, overrides: Sequence[str]) -> bool:
     """Whether an override, not a file, names the choice that does not exist."""
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    given = (override.lstrip("+").partition("=") for override in overrides)
     return any(
         key.partition("@")[0] == group and choice in re.split(r"[^\w-]", values)
-        for key, _, values in given
+        for key, values in map(key_and_value, overrides)
     )
 
 

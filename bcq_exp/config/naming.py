@@ -12,6 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from bcq_exp.config.overrides import key_and_value
 from bcq_exp.errors import UserError
 
 LONGEST_FOLDER_NAME = 180  # file systems allow 255
@@ -87,8 +88,7 @@ class RunNaming:
         Args:
             overrides: all that the run was given.
         """
-        given = (override.lstrip("+").partition("=") for override in overrides)
-        values = {key: value for key, _, value in given}
+        values = dict(map(key_and_value, overrides))
         items = [(label, values[key]) for key, label in self.labels.items() if key in values]
         whole = ",".join(f"{label}={value}" for label, value in items)
         short = ",".join(f"{label}={_rounded(value)}" for label, value in items)

@@ -45,9 +45,15 @@ def one_of(values: Iterable[object]) -> str:
     return f"choice({','.join(map(str, values))})"
 
 
-def going_on(overrides: Iterable[str]) -> list[str]:
-    """Overrides of a run that its command began: what was to be done with older ones is done."""
-    kept = [o for o in overrides if o.partition("=")[0].lstrip("+") != "resume"]
+def key_and_value(override: str) -> tuple[str, str]:
+    """Split ``KEY=VALUE``; the key is without Hydra's ``+`` or ``++``."""
+    key, _, value = override.lstrip("+").partition("=")
+    return key, value
+
+
+def resuming(overrides: Iterable[str]) -> list[str]:
+    """The overrides of a run with ``resume=auto``, once its command has set old runs aside."""
+    kept = [o for o in overrides if key_and_value(o)[0] != "resume"]
     return [*kept, "resume=auto"]
 
 

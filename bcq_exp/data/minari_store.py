@@ -17,6 +17,7 @@ from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import CannotWrite
 from bcq_exp.extras import install_command
 from bcq_exp.files import refusal
+from bcq_exp.formatting import listed
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"(?!\w/[^/]*$)([-\w]+/)*[-\w]+-v\d+")  # a namespace has two letters or more
@@ -115,8 +116,7 @@ def provenance(dataset_id: str) -> dict[str, Any] | None:
 
 def _missing(dataset_id: str, reason: str) -> DataError:
     ids = local_ids()
-    more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
-    here = ", ".join(ids[:_LISTED]) + more if ids else "none"
+    here = listed(ids, _LISTED) if ids else "none"
     reason = " ".join(reason.split())
     return DataError(
         f"data set {dataset_id!r} is not in {minari_root()}, and {reason}; available are: {here}"

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bcq_exp.analysis import statistics
+from bcq_exp.analysis.json_values import json_values
 from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
@@ -70,8 +71,7 @@ def estimate_row(
     """
     fqe, low, high = ensemble_interval(float(values.of_all.mean()), values.of_drawn)
     found = {"fqe": fqe, "fqe_low": low, "fqe_high": high, **others}
-    finite = {name: value if np.isfinite(value) else None for name, value in found.items()}
-    return {"step": step, **finite, "settings": asdict(settings)}
+    return {"step": step, **json_values(found), "settings": asdict(settings)}
 
 
 def ensemble_interval(value: float, of_drawn: np.ndarray) -> statistics.Estimate:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.config.fqe_settings import FQESettings
-from bcq_exp.formatting import counted
+from bcq_exp.formatting import counted, listed
 from bcq_exp.selection.candidates import Candidate, Evidence
 from bcq_exp.selection.off_policy import FEWEST_EFFECTIVE, OffPolicy
 from bcq_exp.selection.propensities import Calibration
@@ -159,9 +159,7 @@ def _of_fqe(policies: pd.DataFrame) -> list[str]:
     diverged = policies[policies["fqe"].isna()]
     if diverged.empty:
         return []
-    named = ", ".join(diverged["run"][:3])
-    more = f" and {len(diverged) - 3} more" if len(diverged) > 3 else ""
-    return [f"fitted Q evaluation diverged for {named}{more}: ranked last"]
+    return [f"fitted Q evaluation diverged for {listed([*diverged['run']], 3)}: ranked last"]
 
 
 def _of_values(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings) -> list[str]:

@@ -9,8 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from bcq_exp.analysis.json_values import json_values
 from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.files import write_atomically
@@ -50,7 +49,7 @@ def write(selection: Selection, settings: FQESettings, folder: Path) -> None:
         },
         "calibration": {} if selection.calibration is None else asdict(selection.calibration),
     }
-    text = json.dumps(_plain(content), indent=2) + "\n"
+    text = json.dumps(json_values(content), indent=2) + "\n"
     write_atomically(folder / SELECTION, text.encode())
 
 
@@ -90,14 +89,3 @@ def _leaves(content: Any) -> Iterator[Any]:
             yield from _leaves(value)
     else:
         yield content
-
-
-def _plain(content: Any) -> Any:
-    """Numbers that are none as ``null``."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_plain(value) for value in content]
-    if isinstance(content, float | np.floating):
-        return float(content) if np.isfinite(content) else None
-    return content

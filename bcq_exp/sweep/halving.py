@@ -23,7 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from bcq_exp.config.naming import RunNaming
-from bcq_exp.config.overrides import going_on
+from bcq_exp.config.overrides import key_and_value, resuming
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
 from bcq_exp.internals import content, value_or_error
@@ -98,7 +98,7 @@ class HalvingSweeper(GridSweeper):
             for name, reason in _reasons(rungs[-1]):
                 stopped |= {naming.folder(job): reason for job in settings[name]}
             _write(folder, rungs, stopped)
-            settings = {n: list(map(going_on, settings[n])) for n in rungs[-1].going_on}
+            settings = {n: list(map(resuming, settings[n])) for n in rungs[-1].continuing}
             if not settings:
                 break
         if settings:
@@ -125,7 +125,7 @@ class HalvingSweeper(GridSweeper):
         (jobs,) = self.split_arguments(given, None)
         settings: dict[str, list[list[str]]] = {}
         for job in jobs:
-            name = " ".join(o for o in job if _key(o) in swept and _key(o) != "seed")
+            name = " ".join(o for o in job if key_and_value(o)[0] in swept - {"seed"})
             settings.setdefault(name, []).append(job)
         if len(settings) < 2:
             raise UserError(
@@ -149,10 +149,6 @@ def _naming(config: DictConfig) -> RunNaming:
             "runs by the swept keys; leave it out"
         )
     return naming
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
 
 
 def _jobs(settings: Settings) -> list[list[str]]:

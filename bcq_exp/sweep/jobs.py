@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.checking import check
 from bcq_exp.config.containers import unresolved
 from bcq_exp.config.naming import RunNaming
+from bcq_exp.config.overrides import key_and_value
 from bcq_exp.config.schema import TrainerConfig
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.internals import save_config
@@ -144,9 +145,9 @@ class SweepJobs:
 def _place(config: DictConfig) -> tuple[str, RunNaming] | None:
     """A sweep's folder and how its runs are named, where overrides say so (sweep.plan)."""
     node = unresolved(config.hydra.sweep)
-    given = [str(each).partition("=")[0] for each in unresolved(config.hydra.overrides.hydra)]
+    given = {key_and_value(str(each))[0] for each in unresolved(config.hydra.overrides.hydra)}
     naming = RunNaming.of(str(node["subdir"]))
-    is_placed = {"hydra.sweep.dir", "hydra.sweep.subdir"} <= {*given} and "${" not in node["dir"]
+    is_placed = {"hydra.sweep.dir", "hydra.sweep.subdir"} <= given and "${" not in node["dir"]
     return (node["dir"], naming) if is_placed and naming is not None else None
 
 

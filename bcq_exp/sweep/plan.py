@@ -23,6 +23,7 @@ from bcq_exp.config.checking import check, check_folders, check_plugins
 from bcq_exp.config.containers import unresolved
 from bcq_exp.config.identity import flattened, report_keys, training_text
 from bcq_exp.config.naming import RunNaming
+from bcq_exp.config.overrides import key_and_value
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import listed
 from bcq_exp.sweep import state
@@ -90,7 +91,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     """
     fixed, axes = split(overrides)
     cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
-    given = {axis.key for axis in axes} | {override.partition("=")[0] for override in fixed}
+    given = {axis.key for axis in axes} | {key_and_value(override)[0] for override in fixed}
     check_plugins(cfg.hydra)
     params = _params(cfg)
     of_file = split([f"{key!s}={values}" for key, values in params.items() if key not in given])
@@ -113,7 +114,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     placed = [f"hydra.sweep.dir='{folder}'"]
     if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):
         placed.append(f"hydra.sweeper._target_={HOME}.GridSweeper")
-    if any(override.startswith("hydra.sweep.subdir=") for override in fixed):
+    if "hydra.sweep.subdir" in given:
         return SweepPlan(folder, tuple(placed))
     if not axes:  # one run, which a sweep over seeds is to find again
         if not (folder / "0").exists():  # as earlier versions named it

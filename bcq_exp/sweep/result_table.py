@@ -13,7 +13,8 @@ from statistics import fmean, stdev
 from hydra.core.utils import JobReturn, JobStatus
 
 from bcq_exp.config.naming import short_names
-from bcq_exp.formatting import columns
+from bcq_exp.config.overrides import key_and_value
+from bcq_exp.formatting import and_more, columns
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def of_jobs(jobs: Iterable[JobReturn], keys: Iterable[str]) -> list[Result]:
     kept = set(keys) - {"seed"}
     groups: dict[tuple[tuple[str, str], ...], list[JobReturn]] = {}
     for job in jobs:
-        given = (override.lstrip("+").partition("=")[::2] for override in job.overrides or ())
+        given = map(key_and_value, job.overrides or ())
         setting = tuple((key, value) for key, value in given if key in kept)
         groups.setdefault(setting, []).append(job)
     found = []
@@ -93,13 +94,13 @@ def table(results: Sequence[Result], objective: str) -> list[str]:
             *(result.setting.get(key, "") for key in names),
             *[str(result.step)] * has_steps,
             _runs(result),
-            _shown(result.values),
+            _mean_and_std(result.values),
         ]
         for result in results[:MOST_SHOWN]
     ]
     lines = [f"  {line}" for line in columns([header, *rows])]
     if len(results) > MOST_SHOWN:
-        lines.append(f"  and {len(results) - MOST_SHOWN} more")
+        lines.append(and_more(len(results) - MOST_SHOWN, "  "))
     return lines
 
 
@@ -108,6 +109,6 @@ def _runs(result: Result) -> str:
     return f"{num_known} of {result.num_runs}" if num_known < result.num_runs else str(num_known)
 
 
-def _shown(values: Sequence[float]) -> str:
+def _mean_and_std(values: Sequence[float]) -> str:
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     return f"{fmean(values):.1f}{spread}" if values else ""

@@ -38,7 +38,7 @@ class Rung:
     settings: tuple[Setting, ...]
 
     @property
-    def going_on(self) -> list[str]:
+    def continuing(self) -> list[str]:
         """The names of the best, in their order."""
         return [setting.name for setting in self.settings if setting.goes_on]
 

@@ -22,11 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.containers import plain
 from bcq_exp.config.identity import differences, identity
-from bcq_exp.config.overrides import going_on
+from bcq_exp.config.overrides import key_and_value, resuming
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import written
-from bcq_exp.formatting import counted
+from bcq_exp.formatting import counted, shown
 from bcq_exp.internals import value_or_error
 from bcq_exp.ranges import SEED
 from bcq_exp.sweep import result_table, state
@@ -97,7 +97,7 @@ class OptunaSweeper(Sweeper):
         check_free(folder)  # what another launch has under way looks like what a kill left
         if self.config.resume == "restart":
             self._set_aside(folder)
-            fixed = going_on(fixed)
+            fixed = resuming(fixed)
         study = self._study(folder)
         self._check_same(study, folder, space)
         waiting = _taken_up_again(study, space, is_extended=self._extend is not None)
@@ -161,7 +161,10 @@ class OptunaSweeper(Sweeper):
         found = {str(t.params): t for t in study.get_trials(deepcopy=False, states=states)}
         sign = -1 if self._direction == "maximize" else 1
         ranked = sorted(found.values(), key=lambda trial: sign * trial.value)
-        return [result_table.Result(_shown(each.params), [each.value], 1) for each in ranked]
+        return [
+            result_table.Result({k: shown(v) for k, v in each.params.items()}, [each.value], 1)
+            for each in ranked
+        ]
 
     def _say_plan(
         self, launcher: CohortLauncher, fixed: Sequence[str], space: Mapping[str, Any]
@@ -178,8 +181,8 @@ class OptunaSweeper(Sweeper):
 
     def _search_space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         """The overrides that stand, and Optuna's distributions by key; arguments replace params."""
-        lines = {f"{key}": f"{key}={value}" for key, value in self._params.items()}
-        lines |= {line.partition("=")[0]: line for line in arguments}
+        params = [f"{key}={value}" for key, value in self._params.items()]
+        lines = {key_and_value(line)[0]: line for line in [*params, *arguments]}
         parsed = OverridesParser.create().parse_overrides(list(lines.values()))
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
@@ -368,14 +371,9 @@ def _report(study: Any, folder: Path) -> None:
     best = study.best_trial
     content = {"name": "optuna", "best_params": best.params, "best_value": best.value}
     OmegaConf.save(OmegaConf.create(content), folder / "optimization_results.yaml")
-    shown = " ".join(f"{key}={value}" for key, value in best.params.items())
+    setting = " ".join(f"{key}={value}" for key, value in best.params.items())
     trials = counted(_num_complete(study), "trial")
-    log.info("best of %s: %.1f with %s", trials, best.value, shown)
-
-
-def _shown(params: Mapping[str, Any]) -> dict[str, str]:
-    """Values of a trial as a table shows them: numbers to four digits."""
-    return {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in params.items()}
+    log.info("best of %s: %.1f with %s", trials, best.value, setting)
 
 
 def _num_complete(study: Any) -> int:

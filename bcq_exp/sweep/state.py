@@ -68,10 +68,7 @@ def set_aside(folder: Path, *files: str) -> None:
     for path in sorted(folder.glob("*/summary.json")):
         start.set_aside(path.parent)
     for name in files:
-        home = folder / ".set_aside"
-        home.mkdir(exist_ok=True)
-        taken = len(list(home.glob(f"{name}.*")))
-        (folder / name).rename(home / f"{name}.{taken + 1}")
+        files.set_aside(folder / name, folder / ".set_aside")
     _write(folder, {**_read(folder), "runs": [], "stopped": {}})
 
 

@@ -126,7 +126,7 @@ class _Lines:
             self._pace.rate,
             left[0],
             of_sweep,
-            _shown(losses),
+            _losses_text(losses),
         )
 
 
@@ -154,7 +154,7 @@ class _Bar:
 
     def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
         self._pace.update(step)
-        fields: dict[str, Any] = {} if losses is None else {"losses": _shown(losses)}
+        fields: dict[str, Any] = {} if losses is None else {"losses": _losses_text(losses)}
         if (left := self._pace.left) is not None:
             of_sweep = f", sweep {clock(left[1])}" if self._part and self._part.later else ""
             fields["left"] = f"{clock(left[0])} left{of_sweep}"
@@ -182,5 +182,5 @@ def _columns() -> list[ProgressColumn]:
     ]
 
 
-def _shown(losses: Mapping[str, float]) -> str:
+def _losses_text(losses: Mapping[str, float]) -> str:
     return "  ".join(f"{name.removesuffix('_loss')} {value:.3g}" for name, value in losses.items())

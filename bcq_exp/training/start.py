@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from bcq_exp import files
 from bcq_exp.config.identity import differences, identity
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import counted, listed
@@ -169,8 +170,4 @@ def _has_checkpoint(step: int, folder: Path) -> bool:
 def set_aside(folder: Path) -> None:
     """Move a run out of the way: beside its folder, or into the sweep's ``.set_aside``."""
     home = folder.parent / ".set_aside" if is_sweep(folder.parent) else folder.parent
-    home.mkdir(exist_ok=True)
-    number = 1
-    while (aside := home / f"{folder.name}.{number}").exists():
-        number += 1
-    folder.rename(aside)
+    files.set_aside(folder, home)

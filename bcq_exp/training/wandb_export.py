@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bcq_exp.errors import UserError
+from bcq_exp.files import set_aside
 from bcq_exp.training.record import RunRecord, hold
 from bcq_exp.training.tracking import Tracker, Warnings, build_tracker, wait_for
 
@@ -69,7 +70,8 @@ def mirror(folder: Path) -> Path:
         rows += [("eval", row) for row in record.rows("eval", summary["record"])]
         rows += [(OPE, _metrics(row)) for row in record.estimates()]
         wandb = folder / "wandb"
-        _set_aside(wandb)
+        for old in [*wandb.glob("offline-run-*"), *wandb.glob("run-*")]:
+            set_aside(old, wandb / SET_ASIDE)
         warnings = Warnings(said.append)
         tracker = build_tracker(record, summary, warnings, again=True)
         for prefix, row in sorted(rows, key=lambda each: each[1]["step"] or 0):
@@ -80,13 +82,3 @@ def mirror(folder: Path) -> Path:
         raise UserError(f"{folder}: {said[0]}")
     (written,) = wandb.glob("offline-run-*")
     return written
-
-
-def _set_aside(wandb: Path) -> None:
-    aside = wandb / SET_ASIDE
-    for old in [*wandb.glob("offline-run-*"), *wandb.glob("run-*")]:
-        aside.mkdir(exist_ok=True)
-        number = 1
-        while (new := aside / f"{old.name}.{number}").exists():
-            number += 1
-        old.rename(new)

@@ -50,7 +50,7 @@ def halved(returns: pd.DataFrame, steps: list[int], eta: int) -> str:
     left = list(returns["setting"].unique())
     sizes = rung_sizes(len(left), eta, len(steps))
     for step, num_kept in zip(steps, [*sizes[1:], 1], strict=True):
-        left = compare(step, {name: means[step, name] for name in left}, num_kept).going_on
+        left = compare(step, {name: means[step, name] for name in left}, num_kept).continuing
     return left[0]
 
 

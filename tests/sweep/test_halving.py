@@ -80,7 +80,7 @@ def test_the_best_go_on_the_first_of_equal_ones_and_no_failed_one():
     assert [(s.name, s.rank, s.goes_on) for s in rung.settings] == [
         ("c", 1, True), ("a", 2, True), ("d", 3, False), ("b", 4, False),
     ]  # fmt: skip
-    assert compare(10, {"b": None}, 1).going_on == []
+    assert compare(10, {"b": None}, 1).continuing == []
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])

@@ -11,6 +11,7 @@ from typing import Any
 
 from bcq_exp.data.table.column_kinds import Column, Kind
 from bcq_exp.data.transitions import DataError
+from bcq_exp.formatting import listed
 
 _SHOWN = 12  # names in a message
 SINGLE: Mapping[str, tuple[str, ...]] = {  # names that are guessed, the likeliest first
@@ -224,6 +225,5 @@ def _list(names: Any) -> str:
         return "true" if names else "none"
     if isinstance(names, str):
         return names
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    text = " ".join(names[:_SHOWN])
-    return f"[{text}{more}]" if len(names) > 1 or more else text
+    text = listed(names, _SHOWN, " ")
+    return f"[{text}]" if len(names) > 1 else text

@@ -15,7 +15,7 @@ from bcq_exp.data.table.rows import Value, shown
 from bcq_exp.data.table.scan import Scan
 from bcq_exp.data.table.sources import TableFiles
 from bcq_exp.data.table.steps import Steps
-from bcq_exp.formatting import counted
+from bcq_exp.formatting import and_more, counted, listed
 
 EXTREME = 20  # standard deviations from the mean
 _WIDTH, _NAMES, _ACTIONS = 80, 8, 12  # characters of a line; names and actions that are listed
@@ -70,13 +70,12 @@ def _coverage(
         rest = often[_ACTIONS:]
         if rest:
             least = counts.get(rest[-1], 0)
-            shares.append(f"and {len(rest)} more, the rarest {shown(rest[-1])} in {least} rows")
+            shares.append(f"{and_more(len(rest))}, the rarest {shown(rest[-1])} in {least} rows")
         return f"{names}: discrete, {len(often)}; shares {', '.join(shares)}"
     source = "given" if actions.is_asked_for else "of the data"
     columns = zip(moves.names, moves.low, moves.high, moves.mean, strict=True)
     parts = [f"{n} {low:.4g} to {high:.4g}, mean {mean:.4g}" for n, low, high, mean in columns]
-    more = [f"and {len(parts) - _NAMES} more"] if len(parts) > _NAMES else []
-    return f"continuous, bounds {source}; {'; '.join([*parts[:_NAMES], *more])}"
+    return f"continuous, bounds {source}; {listed(parts, _NAMES, '; ')}"
 
 
 def _odd_columns(columns: ColumnStatistics) -> list[tuple[str, str]]:

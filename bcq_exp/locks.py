@@ -21,16 +21,16 @@ from bcq_exp.files import written
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 1.0  # seconds in which those who only look at a lock have looked
+PATIENCE = 1.0  # seconds: longest time a status check may hold the lock
 
 
 @contextmanager
 def hold(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock of a file, which is made if need be, inside the block.
+    """Hold the lock of a file inside the block; the file is created if it is missing.
 
     Raises:
         UserError: ``refusal``, if another process (or thread) holds it.
-        CannotWrite: if the system refuses its folder.
+        CannotWrite: if the file cannot be created.
     """
     with written(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,11 +53,11 @@ def is_held(path: Path) -> bool:
         return False
     try:
         import fcntl
-    except ImportError:  # no look without a grip
+    except ImportError:  # cannot test without acquiring
         return _is_held_by_trying(path)
     with path.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which lookers can all have
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared by all status checks
         except BlockingIOError:
             return True
         except OSError:  # a file system without locks
@@ -73,7 +73,7 @@ def _is_held_by_trying(path: Path) -> bool:
         return True
 
 
-@cache  # one warning a place
+@cache  # one warning per folder
 def _warn(folder: Path, reason: str) -> None:
     log.warning(
         "%s is on a file system without locks (%s): make sure that no two processes write there "

@@ -1,4 +1,4 @@
-"""What an offline algorithm is: the contract that everything around it reads."""
+"""The contract of an offline algorithm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRANSITION = ("obs", "act", "rew", "terminated", "obs_next")  # what a step is g
 
 @dataclass(kw_only=True)
 class TrainingStats:
-    """What one update reports; an algorithm's own class adds a field for each of its losses.
+    """The metrics of one update; each algorithm's subclass adds a field for each loss.
 
     Args:
         train_time: seconds the update took.
@@ -40,21 +40,21 @@ class TrainingStats:
 
     @classmethod
     def loss_names(cls) -> tuple[str, ...]:
-        """The fields that are losses, in order."""
+        """Return the names of the losses, in order."""
         shared = {f.name for f in fields(TrainingStats)}
         return tuple(f.name for f in fields(cls) if f.name not in shared)
 
     def losses(self) -> dict[str, float]:
-        """The statistics that are single numbers of this update."""
+        """Return the metrics of this update that are single numbers, by name."""
         return {name: getattr(self, name) for name in self.loss_names()}
 
 
 class NoNoise(NamedTuple):
-    """The noise of an algorithm that draws none."""
+    """The noise of an algorithm that draws no noise."""
 
 
 class Minimizer(Protocol):
-    """An optimizer as a step needs it."""
+    """The part of an optimizer that a step uses."""
 
     def apply(self, loss: Tensor) -> None:
         """Move the parameters against the gradient of a loss, () or (K,)."""
@@ -64,7 +64,7 @@ Optimizers = Mapping[str, Minimizer]  # by the name of the network each moves
 
 
 class Step(Protocol):
-    """One gradient step, of one run or of K stacked ones: everything it touches is handed to it.
+    """A gradient step of one run or K stacked runs, as a function of everything that it uses.
 
     Its losses are :func:`~bcq_exp.algorithm.stacking.per_run`; with K runs every tensor has a
     leading K.
@@ -79,12 +79,12 @@ class Step(Protocol):
         noise: Any,
         /,
     ) -> dict[str, Tensor]:
-        """Take it; returns its metrics by name, () or (K,), not synchronizing a GPU.
+        """Take the step without synchronizing a GPU; return metrics by name, () or (K,).
 
         Args:
-            networks: the algorithm's named tuple of them.
-            optimizers: those of the networks that move.
-            hyperparameters: the algorithm's; (K,) tensors where stacked runs differ.
+            networks: the algorithm's named tuple of networks.
+            optimizers: the optimizers, by the name of the network that each moves.
+            hyperparameters: the algorithm's numbers; (K,) tensors where stacked runs differ.
             batch: float tensors ``obs (B, O), act (B, A), rew (B,), terminated (B,), obs_next
                 (B, O)``.
             noise: the algorithm's named tuple of standard normals.
@@ -94,7 +94,7 @@ class Step(Protocol):
 def take(
     step: Step, networks: Any, optimizers: Optimizers, hyper: Any, batch: Batch, noise: Any
 ) -> dict[str, Tensor]:
-    """A step's metrics, without gradients; arguments as of :class:`Step`."""
+    """Take a step; return its metrics without gradients. Arguments as of :class:`Step`."""
     metrics = step(networks, optimizers, hyper, batch, noise)
     return {name: value.detach() for name, value in metrics.items()}
 
@@ -114,27 +114,27 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
     ``watches``          which metrics mean trouble (:class:`~bcq_exp.algorithm.alerts.Watch`)
     ``Hyperparameters``  the frozen dataclass of the numbers in its equations
     ``reads``            the configuration's groups that it is built from
-    ``network_kinds``    by group, which class of :mod:`bcq_exp.algorithm.networks` it works with;
-                         a network of that kind is a subclass, or none of that module's
-    ``steps``            its step functions (:class:`Step`), taken in turn: usually one, but an
-                         actor that learns every second step makes it two, and one reports less
-    ``networks``         a named tuple of all that its steps call, target networks included; a
-                         number or bound that belongs to a network is a buffer of it
-    ``optimizers``       by the name, in ``networks``, of the one that each moves
+    ``network_kinds``    by group, the class of :mod:`bcq_exp.algorithm.networks` it works with; of
+                         that module's classes it takes subclasses of this one only
+    ``steps``            its step functions (:class:`Step`), taken in turn: usually one; two if
+                         the actor learns every second step
+    ``networks``         a named tuple of all networks of its steps, with target networks; a number
+                         or bound that belongs to a network is a buffer of it
+    ``optimizers``       the optimizers, by the name in ``networks`` of the network each moves
     ``noise_shapes``     a named tuple of the shapes of one step's standard normals
     ===================  =========================================================================
 
-    and *does*: :meth:`build` puts it together from a configuration, and its policy acts. From these
-    everything else follows: engines that compile, stack and resume it, files, dashboards.
+    and implements :meth:`build`, which makes it from a configuration. Engines, files and dashboards
+    use nothing else.
 
     ``state_dict()`` is complete: policy, lagged networks and, as extra state, every optimizer.
 
     Args:
-        policy: what learns to act.
-        hyperparameters: fields of ``Hyperparameters``, whose defaults and ranges hold.
+        policy: the policy that learns.
+        hyperparameters: fields of ``Hyperparameters``, which has the defaults and ranges.
 
     Raises:
-        TypeError: if it has no such hyperparameter.
+        TypeError: for an unknown hyperparameter.
         ValueError: if a hyperparameter is out of its range.
     """
 
@@ -156,7 +156,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
-        """Put together from a configuration: the groups that it ``reads``, and its numbers."""
+        """Build the algorithm from the groups that it ``reads`` and its hyperparameters."""
         raise NotImplementedError(f"{cls.__name__} is not built from a configuration")
 
     @property
@@ -165,7 +165,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         """See above."""
 
     def noise_shapes(self, batch_size: int) -> Any:
-        """See above. A name is its stream's: another name draws other numbers."""
+        """See above. Each name is a random stream: another name draws other numbers."""
         return NoNoise()
 
     @property
@@ -174,21 +174,21 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         return ()
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor | None:
-        """What it takes Q(s, a) to be, (B,), of tensors (B, O) and (B, A) in the policy's unit.
+        """Estimate Q(s, a), (B,), of tensors (B, O) and (B, A) in the policy's unit.
 
-        None where it learns no values. The return it estimates is discounted by the ``gamma`` of
-        its hyperparameters.
+        The return is discounted by the hyperparameter ``gamma``. None if the algorithm learns no
+        values.
         """
         return None
 
     @classmethod
     def losses(cls) -> tuple[str, ...]:
-        """Names of the statistics that are losses."""
+        """Return the names of the losses."""
         return cls.training_stats.loss_names()
 
     @classmethod
     def statistics(cls) -> tuple[str, ...]:
-        """Names of all that a step reports, in the order of ``train.csv``."""
+        """Return the names of all metrics of a step, in the order of ``train.csv``."""
         return (*cls.losses(), *cls.diagnostics)
 
     def update(self, buffer: Any, sample_size: int) -> Any:
@@ -197,7 +197,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         return self.update_with_batch(batch[0] if isinstance(batch, tuple) else batch)
 
     def update_with_batch(self, batch: Any) -> Any:
-        """One gradient step on a batch with the entries of ``transition``, each (B, ...).
+        """Take one gradient step on a batch with the entries of ``transition``, each (B, ...).
 
         Entries may be arrays or tensors; actions are in the policy's unit (``map_action_inverse``).
         Returns the algorithm's ``training_stats``, whose fields have a default where not every step
@@ -221,29 +221,29 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         )
 
     def gradient_step(self, batch: Batch, noise: Any) -> dict[str, Tensor]:
-        """The next of ``steps`` on tensors, as :class:`Step` takes them; its metrics."""
+        """Take the next of ``steps`` on tensors as of :class:`Step`; return its metrics."""
         statistics = self.tensor_step(batch, noise, self.num_steps % len(self.steps))
         self.after_steps(1)
         return statistics
 
     def draw_noise(self, batch_size: int, generator: torch.Generator | None = None) -> Any:
-        """The random numbers of one step, from ``generator`` or torch's global one, on the CPU."""
+        """Draw the noise of one step on the CPU, from ``generator`` or torch's global one."""
         dtype = next(self.parameters()).dtype
         shapes = self.noise_shapes(batch_size)
         return type(shapes)._make(
             torch.randn(*shape, generator=generator, dtype=dtype) for shape in shapes
         )
 
-    # What an engine needs of one run, or of several stacked (engine.stacked.StackedRuns)
+    # The interface to engines, which engine.stacked.StackedRuns has too
 
     def tensor_step(
         self, batch: Batch, noise: Any, turn: int = 0, hyperparameters: Any = None
     ) -> dict[str, Tensor]:
-        """The tensor work of a step, which a CUDA graph or an XLA program can hold.
+        """Do the tensor work of a step, which a CUDA graph or an XLA program can hold.
 
         Args:
-            turn: which of ``steps``.
-            hyperparameters: in place of its own; 0-d tensors that a program reads each time.
+            turn: the index into ``steps``.
+            hyperparameters: used instead of its own; 0-d tensors that a program reads.
         """
         networks = self.networks
         return take(
@@ -256,7 +256,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         )
 
     def after_steps(self, count: int) -> None:
-        """The host's work of ``count`` steps: learning-rate schedules."""
+        """Do the host's work of ``count`` steps: learning-rate schedules."""
         for optimizer in self.optimizers.values():
             optimizer.after_steps(count)
 
@@ -267,7 +267,7 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
     @property
     def has_schedule(self) -> bool:
-        """Whether the host has to change a learning rate after each step."""
+        """Whether the host must change a learning rate after each step."""
         return any(o.has_schedule for o in self.optimizers.values())
 
     @property
@@ -281,20 +281,20 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         return self.is_pure and all(o.can_be_compiled for o in self.optimizers.values())
 
     def state_tensors(self) -> list[Tensor]:
-        """Every tensor that a gradient step changes: parameters, targets, optimizers."""
+        """Return every tensor that a gradient step changes: parameters, targets, optimizers."""
         optimizers = self.optimizers.values()
         return [*self.parameters(), *(x for o in optimizers for x in o.state_tensors())]
 
     def all_optimizers(self) -> list[Optimizer]:
-        """Those that step."""
+        """Return the optimizers that step."""
         return list(self.optimizers.values())
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The optimizers' state, for ``state_dict``."""
+        """Return the optimizers' state, for ``state_dict``."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the optimizers' state back, from ``load_state_dict``."""
+        """Restore the optimizers' state, for ``load_state_dict``."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
 
@@ -310,7 +310,7 @@ class LaggedNetworkPolyakUpdateAlgorithmMixin:
     """Target networks that follow their sources: target = tau * source + (1 - tau) * target."""
 
     def _add_lagged_network(self, source: nn.Module) -> nn.Module:
-        """A copy of ``source``, without gradients, for :func:`polyak_update` to move."""
+        """Copy ``source``, without gradients, as a target for :func:`polyak_update`."""
         return copy.deepcopy(source).requires_grad_(False)
 
 

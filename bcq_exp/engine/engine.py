@@ -26,8 +26,8 @@ class Engine(Protocol):
     """Advances K runs of one algorithm that share their data set and batch size.
 
     Args:
-        statistics: names of the S numbers that steps tell, in the order of ``train.csv``.
-        losses: the first of them.
+        statistics: names of the S metrics that steps report, in the order of ``train.csv``.
+        losses: the first of them, which are losses.
     """
 
     statistics: tuple[str, ...]
@@ -40,25 +40,25 @@ class Engine(Protocol):
     def advance(self, num_steps: int) -> Tensor:
         """Take ``num_steps`` steps; returns each one's statistics (K, num_steps, S), on the CPU.
 
-        NaN is what the step does not tell; a number that it does, and is none, is infinite.
+        NaN: not reported by this step. A reported NaN is stored as infinity.
         """
 
     def algorithm(self, run: int) -> OfflineAlgorithm:
-        """One run's algorithm as it stands, to act by, not to step."""
+        """Return one run's algorithm, up to date, for acting; do not step it."""
 
     def state_dict(self, run: int) -> dict[str, Any]:
-        """All that one run needs to go on bit for bit: tensors in plain containers."""
+        """Return all that one run needs to resume bitwise identically, in plain containers."""
 
     def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
-        """Put one run back where :meth:`state_dict` was taken; the cohort must share its step."""
+        """Restore one run from :meth:`state_dict`; a cohort's runs must be at the same step."""
 
 
 class PartialEngine(Engine, Protocol):
-    """An engine that can stand beside others."""
+    """An engine that can advance alongside others."""
 
     @property
     def num_runs(self) -> int:
-        """Runs it advances."""
+        """The number of runs that it advances."""
 
 
 class CohortEngine:
@@ -67,11 +67,11 @@ class CohortEngine:
     Args:
         runs: the algorithms, in their dtype and on their device; several as
             :class:`bcq_exp.engine.stacked.StackedRuns` takes them.
-        table: the data; engines side by side share one that has all of them.
+        table: the data, which parallel engines share.
         streams: each run's random numbers.
-        executor: makes what computes the steps, once optimizers have their state.
-        eager_steps: so many are computed eagerly before; a multiple of ``buffered_steps``.
-        buffered_steps: steps whose inputs are provided at once.
+        executor: makes the executor, once optimizers have their state.
+        eager_steps: steps that are computed eagerly before; a multiple of ``buffered_steps``.
+        buffered_steps: steps whose inputs are prepared at once.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class CohortEngine:
         return self.as_metrics(self.take_steps(num_steps))
 
     def as_metrics(self, taken: Tensor) -> Tensor:
-        """What :meth:`take_steps` returned as :meth:`advance` has it. Waits for the device."""
+        """Convert :meth:`take_steps` metrics to those of :meth:`advance`; waits for the device."""
         metrics = taken.to("cpu", torch.float64)  # the one synchronization
         return metrics.reshape(len(taken), len(self._runs), -1).transpose(0, 1)
 
     def take_steps(self, num_steps: int) -> Tensor:
-        """As :meth:`advance`, without waiting for the device, where the metrics still are.
+        """Do as :meth:`advance` without waiting for the device; the metrics stay there.
 
-        Of one run (num_steps, S), of several (num_steps, K, S).
+        Metrics are (num_steps, S) of one run and (num_steps, K, S) of several.
         """
         if self._learner is None:
             self._learner = self._runs[0] if len(self._runs) == 1 else StackedRuns(self._runs)
@@ -135,7 +135,7 @@ class CohortEngine:
         return self._runs[run]
 
     def policy(self, run: int) -> Policy:
-        """One run's policy as it stands; less work than :meth:`algorithm`."""
+        """Return one run's policy, up to date; less work than :meth:`algorithm`."""
         policy = self._runs[run].policy
         self._sync(list(policy.parameters()))
         return policy
@@ -163,9 +163,9 @@ class CohortEngine:
 
 
 class ParallelEngine:
-    """Several engines side by side, each on a thread and a core of its own.
+    """Several engines that advance in parallel, each on its own thread and core.
 
-    A gradient step of small networks has nothing that several cores could share, but kernels leave
+    A gradient step of small networks is too small to divide among cores, but kernels release
     Python's lock, so as many cohorts as there are cores advance at once.
 
     Args:

@@ -56,9 +56,9 @@ def take_step(
     found = learner.tensor_step(
         table.batch(rows), type(buffers.noise)._make(noise), turn, hyperparameters
     )
-    told = torch.stack(list(found.values())).nan_to_num(inf, inf, -inf)
-    metrics = dict(zip(found, told, strict=True))
-    missing = torch.full_like(told[0], nan)
+    finite_values = torch.stack(list(found.values())).nan_to_num(inf, inf, -inf)
+    metrics = dict(zip(found, finite_values, strict=True))
+    missing = torch.full_like(finite_values[0], nan)
     row = torch.stack([metrics.get(name, missing) for name in learner.statistics()], -1)
     buffers.metrics.index_copy_(0, buffers.row, row[None])
     buffers.row.add_(1)

@@ -1,4 +1,4 @@
-"""Memory: what a run takes, what there is, and how the C library keeps what a step frees."""
+"""Memory: what a run needs, what is free, and how the C library keeps freed blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGEST_THRESHOLD = 32 * 2**20  # glibc takes no larger one
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next tensor of that size; says whether it could be set.
+    """Let glibc keep freed memory for the next tensor of that size; return whether it could be set.
 
     By default it returns blocks of megabytes to the system at once, and the next gradient step
     takes a page fault for every 4 KiB of its activations: a third of the step's time.
@@ -39,10 +39,10 @@ def keep_freed_memory() -> bool:
 def enough_memory(
     remedy: str = "reduce trainer.batch_size, the networks or hydra.launcher.group_size",
 ) -> Iterator[None]:
-    """Say in one line that there is not enough, whichever library finds out.
+    """Report in one line that memory ran out, whichever library raises it.
 
     Raises:
-        UserError: then.
+        UserError: if memory runs out.
     """
     try:
         yield
@@ -53,17 +53,17 @@ def enough_memory(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a device can still give."""
+    """Free memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
 def run_bytes(hidden_sizes: Sequence[Sequence[int]], batch_size: int, *, double: bool) -> int:
-    """At most about what one run takes: weights, targets, moments and the activations of a step.
+    """Estimate the memory of one run: weights, targets, moments and the activations of a step.
 
     Args:
-        hidden_sizes: of each of its networks.
+        hidden_sizes: the hidden layers of each network.
         double: whether it computes in float64.
     """
     layers = [[_THIN, *sizes, _THIN] for sizes in hidden_sizes]
@@ -76,5 +76,5 @@ def run_bytes(hidden_sizes: Sequence[Sequence[int]], batch_size: int, *, double:
 
 
 _THIN = 64  # more than the inputs and outputs of most tasks
-_COPIES = 10  # two of a network, each with its gradient, two moments and a target
+_COPIES = 10  # two networks of each kind, with gradient, two moments and a target
 _ENVIRONMENTS = 8 * 2**20  # a run's evaluation environments and records

@@ -1,7 +1,7 @@
-"""K runs of an algorithm as one: their tensors stacked, their losses computed per run.
+"""K runs of an algorithm as one: their tensors are stacked, their losses computed per run.
 
-The runs stay what they are: their parameters and their optimizers' moments become views of the
-stacked tensors, so each can be evaluated and saved at any time as if it were alone.
+The runs' parameters and optimizer moments become views of the stacked tensors, so each run can be
+evaluated and saved at any time as if it were alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bcq_exp.algorithm.stacking import StackedNetwork
 
 
 class StackedOptimizer:
-    """The optimizers of one network of each run; runs with the same settings step as one."""
+    """The optimizers of one network in each run; equal settings step together."""
 
     def __init__(self, optimizers: Sequence[Optimizer], network: StackedNetwork) -> None:
         self._params = list(network.parameters())
@@ -34,7 +34,7 @@ class StackedOptimizer:
             start = runs.stop
 
     def apply(self, loss: Tensor) -> None:
-        """Step every run down its own loss (K,): none depends on another's parameters."""
+        """Step every run down its own loss (K,); no loss depends on another run's parameters."""
         grads = torch.autograd.grad(loss.sum(), self._params)
         for runs, optimizer in self.parts:
             optimizer.apply_gradients([grad[runs] for grad in grads])
@@ -44,9 +44,9 @@ class StackedRuns:
     """Takes gradient steps of K runs at once.
 
     Args:
-        runs: of one algorithm, architecture and batch size, with pure networks; they may differ
-            in their hyperparameters, optimizers, and the buffers of their networks. Those of equal
-            optimizer settings best stand side by side.
+        runs: algorithms of one class, architecture and batch size, with pure networks. They may
+            differ in hyperparameters, optimizers and buffers of networks. Runs with equal
+            optimizer settings should be neighbours, because they step together.
     """
 
     def __init__(self, runs: Sequence[OfflineAlgorithm]) -> None:
@@ -61,13 +61,13 @@ class StackedRuns:
             self._stack_optimizers()
 
     def statistics(self) -> tuple[str, ...]:
-        """As :meth:`OfflineAlgorithm.statistics`."""
+        """See :meth:`OfflineAlgorithm.statistics`."""
         return self._runs[0].statistics()
 
     def tensor_step(
         self, batch: Batch, noise: Any, turn: int = 0, hyperparameters: Any = None
     ) -> dict[str, Tensor]:
-        """As :meth:`OfflineAlgorithm.tensor_step`, everything with a leading K."""
+        """See :meth:`OfflineAlgorithm.tensor_step`; every tensor has a leading K."""
         if not self._optimizers:
             return self._step_apart(batch, noise, turn)
         return take(
@@ -80,7 +80,7 @@ class StackedRuns:
         )
 
     def after_steps(self, count: int) -> None:
-        """As :meth:`OfflineAlgorithm.after_steps`."""
+        """See :meth:`OfflineAlgorithm.after_steps`."""
         for run in self._runs:
             run.after_steps(count)
         for optimizer in self.all_optimizers():
@@ -90,30 +90,30 @@ class StackedRuns:
 
     @property
     def num_steps(self) -> int:
-        """As :attr:`OfflineAlgorithm.num_steps`."""
+        """See :attr:`OfflineAlgorithm.num_steps`."""
         return self._runs[0].num_steps
 
     @property
     def has_schedule(self) -> bool:
-        """As :attr:`OfflineAlgorithm.has_schedule`."""
+        """See :attr:`OfflineAlgorithm.has_schedule`."""
         return any(run.has_schedule for run in self._runs)
 
     @property
     def can_be_compiled(self) -> bool:
-        """As :attr:`OfflineAlgorithm.can_be_compiled`."""
+        """See :attr:`OfflineAlgorithm.can_be_compiled`."""
         return all(run.can_be_compiled for run in self._runs)
 
     def state_tensors(self) -> list[Tensor]:
-        """As :meth:`OfflineAlgorithm.state_tensors`."""
+        """See :meth:`OfflineAlgorithm.state_tensors`."""
         params = [param for network in self._networks for param in network.parameters()]
         return [*params, *(x for o in self.all_optimizers() for x in o.state_tensors())]
 
     def all_optimizers(self) -> list[Optimizer]:
-        """As :meth:`OfflineAlgorithm.all_optimizers`."""
+        """See :meth:`OfflineAlgorithm.all_optimizers`."""
         return [part for stack in self._optimizers.values() for _, part in stack.parts]
 
     def _step_apart(self, batch: Batch, noise: Any, turn: int) -> dict[str, Tensor]:
-        """Each run by itself: an optimizer has no state to stack before its first step."""
+        """Step each run alone: an optimizer has no state to stack before its first step."""
         each = [
             run.tensor_step(
                 Batch(**{name: value[k] for name, value in vars(batch).items()}),
@@ -134,10 +134,10 @@ class StackedRuns:
 
 
 def _joined_hyperparameters(runs: Sequence[OfflineAlgorithm]) -> Any:
-    """Those of the runs, with a tensor (K,) where they differ.
+    """Join the runs' hyperparameters, with a tensor (K,) where they differ.
 
     Raises:
-        ValueError: if they differ in one that is not stackable.
+        ValueError: if they differ in a hyperparameter that is not stackable.
     """
     first, like = runs[0].hyperparameters, next(runs[0].parameters())
     values = {name: [getattr(run.hyperparameters, name) for run in runs] for name in vars(first)}

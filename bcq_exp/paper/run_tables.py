@@ -1,4 +1,4 @@
-"""The learners' runs as tables: a task is a setting in an environment, whoever's data it was."""
+"""The learners' runs as tables; a task is a setting in an environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def task_name(setting: str, env: str) -> str:
 
 
 class Results:
-    """What came of a plan's learners, as far as they are.
+    """The results of a plan's learners so far.
 
     Args:
         runs: a row a run: setting, env, algo (as ``algo=`` has it), seed; score: normalized, the
@@ -90,7 +90,7 @@ class Results:
     def ended(self, algo: str, setting: str) -> pd.DataFrame:
         """The runs of an algorithm in a setting that completed or failed, by (env, seed).
 
-        ``has_failed`` is new; a run that did counts as the worst of its task in every measure.
+        The column ``has_failed`` is added; a failed run is the worst of its task in every measure.
         """
         of_setting = self.runs[self.runs["setting"] == setting]
         ended = of_setting["status"].isin(["completed", "failed"])
@@ -102,7 +102,7 @@ class Results:
         return runs.assign(has_failed=has_failed).set_index(["env", "seed"])
 
     def of_task(self, setting: str, env: str) -> pd.DataFrame:
-        """The runs of a setting in an environment, as far as they are."""
+        """The runs of a setting in an environment so far."""
         return self.runs[(self.runs["setting"] == setting) & (self.runs["env"] == env)]
 
 
@@ -112,13 +112,13 @@ def _have_dead_vae(trouble: pd.Series) -> pd.api.extensions.ExtensionArray:
 
 
 def _with_columns(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """All that is read here, be it that no run has got to it."""
+    """Add missing columns so later code can read them."""
     wanted = ("normalized_score", "return_mean", "discounted_return_mean", "value_mean")
     return evaluations.reindex(columns=list(dict.fromkeys([*evaluations, *wanted])))
 
 
 def _means(evaluations: pd.DataFrame, after: pd.Series, until: pd.Series) -> pd.DataFrame:
-    """Means of each run's evaluations between two steps of it; NaN where there are none."""
+    """The mean of each run's evaluations between two steps; NaN where there are none."""
     step, run = evaluations["step"], evaluations["run"]
     wanted = evaluations[(step > run.map(after)) & (step <= run.map(until))]
     return wanted.groupby("run").mean().reindex(after.index)
@@ -131,7 +131,7 @@ def _worst(runs: pd.DataFrame) -> pd.DataFrame:
         "score": scores,
         "early_score": scores,
         "closeness": runs["closeness"],
-        "overestimation": runs["overestimation"].clip(upper=0).fillna(0),  # 0: is none
+        "overestimation": runs["overestimation"].clip(upper=0).fillna(0),  # 0 has none
     }
     return pd.DataFrame(least).groupby(runs["env"]).min()
 

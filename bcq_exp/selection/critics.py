@@ -1,8 +1,8 @@
-"""The critics of fitted Q evaluation: what each of an ensemble sees, in which units, and stacked.
+"""The critics of fitted Q evaluation: ensembles on bootstrap samples, in common units, stacked.
 
-A policy's critics are its members; they see other bootstrap samples of the episodes. A member has
-the same initial weights, episodes and batches for every policy, so that what differs between
-policies is theirs.
+Each policy has an ensemble of critics (members), each on its own bootstrap sample of the episodes.
+A member has the same initial weights, episodes and batches for every policy, so that policies
+differ only by their actions.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ MEMBER, EPISODES = "member", "episodes"  # purposes of random numbers
 
 @dataclass(frozen=True)
 class Units:
-    """What critics work in: observations of mean 0 and deviation 1, continuous actions in [-1, 1],
-    and rewards by the size of a discounted sum of them, so that values are about 1.
+    """The units of critics.
+
+    Observations have mean 0 and deviation 1, continuous actions are in [-1, 1], and rewards are
+    divided by the size of a discounted sum of them, so that values are about 1.
 
     Args:
-        low, high: bounds of an action (A,); of discrete ones, whose probabilities are not scaled,
-            -1 and 1.
-        scale: that size, in the rewards' own unit.
-        value_range: what any policy's values lie between, with rewards such as those recorded.
+        low, high: bounds of an action (A,); -1 and 1 for probabilities of discrete actions, which
+            are not scaled.
+        scale: the size of a discounted sum of rewards, in the rewards' unit.
+        value_range: bounds of any policy's value, given the recorded rewards.
     """
 
     normalizer: ObsNormalizer
@@ -58,7 +60,7 @@ class Units:
         horizon = settings.weight_of_steps(len(transitions))
         scale = size * horizon or 1.0
         worst, best = float(transitions.rew.min()), float(transitions.rew.max())
-        # of one reward, if an episode may end after it, or of that reward for ever
+        # one reward, if an episode may end after it, or that reward for ever
         ends = min(worst, worst * horizon), max(best, best * horizon)
         low, high = settings.return_range or ends
         bounds: tuple[Any, Any] = (-1, 1)
@@ -73,7 +75,7 @@ class Units:
         return (2 * (act - self.low) / (self.high - self.low) - 1).astype(np.float32)
 
     def value(self, value: np.ndarray) -> np.ndarray:
-        """A critic's values in the rewards' own unit."""
+        """Convert a critic's values to the rewards' unit."""
         return value * self.scale
 
     def __call__(self, t: Transitions) -> Transitions:
@@ -88,7 +90,7 @@ class Units:
 class ExpectedCritic(StateCritic):
     """sum_a p(a) Q(s, a): ``forward(obs, probabilities)``, (..., O) and (..., n) -> (..., 1).
 
-    Of a recorded action, which has probability 1, that is its own value; of a policy's, V(s).
+    A recorded action has probability 1, so that the result is its value; for a policy it is V(s).
     """
 
     def forward(self, obs: Tensor, probabilities: Tensor) -> Tensor:  # type: ignore[override]
@@ -99,10 +101,10 @@ class PolicyTable(TransitionTable):
     """Transitions with the next action of the policy that each stacked run evaluates.
 
     Args:
-        table: the transitions, which all share.
-        act_next: (P, N, A), each policy's.
-        rows: (M, R), the transitions that each member of an ensemble sees, filled up to the most.
-        policy, member: which of them each run has (K,).
+        table: the transitions that all runs share.
+        act_next: each policy's next actions (P, N, A).
+        rows: the transitions of each member (M, R), padded to the longest.
+        policy, member: the policy and member of each run (K,).
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class PolicyTable(TransitionTable):
         self._member = (member * rows.shape[1]).unsqueeze(-1)
 
     def gather(self, indices: Tensor) -> Tensor:
-        """Rows with the next action behind them: of K runs (..., K, B), of one (..., B)."""
+        """Gather rows with the next action behind them, for indices (..., K, B) or (..., B)."""
         own, policy = self._member + indices.to(self._device), self._policy
         if len(policy) == 1:  # no dimension of runs
             own, policy = own.reshape(indices.shape), policy.squeeze(0)
@@ -146,14 +148,14 @@ def stacked_critics(
     *,
     is_discrete: bool,
 ) -> ParallelEngine:
-    """The critics of all policies; a policy's members are neighbours.
+    """Make the critics of all policies; a policy's members are neighbours.
 
-    Their stacks are even, and as many as keep every thread busy to the end.
+    Stacks are of equal size, as many as keep every thread busy to the end.
 
     Args:
         episode_rows: transitions of each episode (E,).
-        drawn: the episodes that each member sees (E,).
-        act_next: what each policy does after the transitions (P, N, A).
+        drawn: the episodes of each member (E,).
+        act_next: each policy's action after the transitions (P, N, A).
     """
     dtype, device = placement.precision.dtype, placement.device
     sizes = transitions.obs.shape[1], transitions.act.shape[1]
@@ -184,7 +186,7 @@ def stacked_critics(
 
 
 def drawn_episodes(settings: FQESettings, num_episodes: int) -> list[np.ndarray]:
-    """Each member's bootstrap sample: as many episodes, drawn with replacement (E,)."""
+    """Draw each member's bootstrap sample: E episodes with replacement (E,)."""
     seeds = [_member_seed(settings, m) for m in range(settings.num_members)]
     return [generator(s, EPISODES).integers(num_episodes, size=num_episodes) for s in seeds]
 
@@ -216,12 +218,12 @@ def _critic(
 
 
 def _member_seed(settings: FQESettings, member: int) -> int:
-    """Of a member's weights, episodes and batches: other members', or seeds', have none of it."""
+    """The seed of a member's weights, episodes and batches, distinct for each seed and member."""
     return int(generator(settings.seed, MEMBER, member).integers(2**31))
 
 
 def _rows_of(episodes: np.ndarray, episode_rows: np.ndarray) -> Tensor:
-    """The transitions of episodes, of one drawn twice both times."""
+    """The transitions of episodes; an episode that was drawn twice counts twice."""
     starts = np.cumsum(episode_rows) - episode_rows
     rows = [np.arange(starts[e], starts[e] + episode_rows[e]) for e in episodes]
     return torch.from_numpy(np.concatenate(rows))

@@ -1,4 +1,4 @@
-"""Runs divided among workers by what they cost, so that the workers end together."""
+"""Divide runs among workers by their costs, so that the workers end together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-FINER = (1, 2, 4, 8)  # groups a worker has of an even share, as alternatives
-WORTHWHILE = 0.97  # of the time that fewer, larger groups take, for which more are made
+FINER = (1, 2, 4, 8)  # numbers of groups per worker to try
+WORTHWHILE = 0.97  # split further only if it saves at least 3%
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Divisible:
     """Runs that can be trained together.
 
     Args:
-        num_runs: how many.
-        most: in one group.
-        seconds: what a group of so many takes.
+        num_runs: the number of runs.
+        most: the most runs in one group.
+        seconds: the time that a group of so many runs takes.
     """
 
     num_runs: int
@@ -28,7 +28,7 @@ class Divisible:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs ``first`` to ``last`` (excluded) of a kind, and what they take together."""
+    """Runs ``first`` to ``last`` (excluded) of a kind, and the seconds that they take together."""
 
     kind: int
     first: int
@@ -37,10 +37,10 @@ class Group:
 
 
 def divided(kinds: Sequence[Divisible], num_workers: int) -> list[Group]:
-    """Groups in the order in which workers that take the next one end together: longest first.
+    """Divide runs into groups, longest first: each free worker takes the next one.
 
-    No group is more than an even share of the work; smaller ones are made where the workers would
-    end the sooner for it.
+    No group is more than an even share of the work; groups are smaller where that ends the sweep
+    sooner.
     """
     found = _groups(kinds, num_workers, FINER[0])
     for finer in FINER[1:]:
@@ -51,7 +51,7 @@ def divided(kinds: Sequence[Divisible], num_workers: int) -> list[Group]:
 
 
 def ends(groups: Sequence[Group], num_workers: int) -> list[float]:
-    """Seconds after which each worker that has anything to do ends, if all begin at once."""
+    """Seconds after which each busy worker ends, if all begin at once."""
     busy = [0.0] * min(num_workers, len(groups))
     for group in groups:
         heapq.heapreplace(busy, busy[0] + group.seconds)

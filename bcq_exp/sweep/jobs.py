@@ -190,7 +190,7 @@ def _planned(number: int, spec: RunSpec, overrides: list[str]) -> Planned:
     restarts = spec.resume == "restart"
     try:
         summary = start.check_folder(spec)
-        if start.has_arrived(spec, summary):
+        if start.is_trained(spec, summary):
             if spec.objective.fqe is not None:  # it has an estimate, or will have
                 return found
             return replace(found, value=spec.objective.value(spec.folder, spec.until, summary))

@@ -126,7 +126,7 @@ class CohortLauncher(Launcher):
         try:
             sweep = self._jobs.folder(initial_job_idx, job_overrides[0]).parent
             check_free(sweep)
-            self._workers.settle(sweep)
+            self._workers.wait_for_earlier_jobs(sweep)
             planned = self._jobs.plan(job_overrides, initial_job_idx, until)
             missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing)
@@ -309,7 +309,7 @@ def _train_group(specs: Sequence[RunSpec]) -> list[Reason | None]:
     failures: dict[Path, Reason | None] = {spec.folder: None for spec in specs}
     try:
         left = [
-            spec for spec in specs if not start.has_arrived(spec, RunRecord(spec.folder).summary())
+            spec for spec in specs if not start.is_trained(spec, RunRecord(spec.folder).summary())
         ]
         for members in cohorts([cohort_key(spec) for spec in left]):
             cohort = [left[i] for i in members]

@@ -1,4 +1,4 @@
-"""What a sweep is before it starts: its folder, the keys it varies, its runs and their folders."""
+"""Plan a sweep before it starts: its folder, the swept keys, its runs and their folders."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ Compose = Callable[[list[str]], DictConfig]
 
 @dataclass(frozen=True)
 class Axis:
-    """One swept key, and an override for each of its values; of a continuous one, for its ends.
+    """One swept key, with an override for each value, or for both ends of an interval.
 
-    ``given`` is the override that sweeps it.
+    ``given`` is the override as the user typed it.
     """
 
     given: str
@@ -59,10 +59,10 @@ class SweepPlan:
 
     Args:
         folder: the sweep's.
-        overrides: what places its runs there, besides the user's own.
-        expected: the runs' folders, where the launcher does not write them down itself.
-        set_aside: those among them that earlier runs have to leave.
-        command: what the user asked for.
+        overrides: added to the user's, to place the runs in the folder.
+        expected: the names of the runs, unless the launcher records them itself.
+        set_aside: folders of earlier runs to set aside.
+        command: the command line as the user typed it.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class SweepPlan:
     command: str = ""
 
     def commit(self) -> None:
-        """Set earlier runs aside and write down which there should be."""
+        """Set earlier runs aside and record the expected ones."""
         for folder in self.set_aside:
             start.set_aside(folder)
         if self.expected:
@@ -82,8 +82,8 @@ class SweepPlan:
 def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     """Check a sweep and place its runs.
 
-    A run's folder is named by what is swept, so that a sweep launched again, or with more values,
-    finds the runs it has. ``compose`` gives a configuration, with its ``hydra`` node, of overrides.
+    A run's folder is named by the swept values, so that a sweep launched again, or with more
+    values, finds its runs. ``compose`` composes a configuration with its ``hydra`` node.
 
     Raises:
         UserError: for an unknown key, a value out of range, an empty grid, two runs of one folder,
@@ -116,7 +116,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
         placed.append(f"hydra.sweeper._target_={HOME}.GridSweeper")
     if "hydra.sweep.subdir" in given:
         return SweepPlan(folder, tuple(placed))
-    if not axes:  # one run, which a sweep over seeds is to find again
+    if not axes:  # one run; a later sweep over seeds finds it by this name
         if not (folder / "0").exists():  # as earlier versions named it
             placed.append(f"hydra.sweep.subdir='seed={cfg.seed}'")
         return SweepPlan(folder, tuple(placed))
@@ -125,9 +125,9 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     if any(axis.is_continuous for axis in axes):
         return SweepPlan(folder, tuple(placed))
     names = _folder_names(folder, naming, axes)
-    if not any(axis.is_group for axis in axes):  # which brings keys of its own
+    if not any(axis.is_group for axis in axes):  # a group adds its own keys
         _check_others(cfg, folder, names, naming.keys)
-    if ours:  # it does the rest itself
+    if ours:  # this launcher does the rest
         return SweepPlan(folder, tuple(placed))
     there = tuple(folder / name for name in names if (folder / name).exists())
     return SweepPlan(
@@ -140,10 +140,10 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
 
 
 def _params(cfg: DictConfig) -> dict[str, Any]:
-    """The keys that a sweep's file sweeps, with their values as on a command line.
+    """Return the swept keys of a sweep's file, with values as on a command line.
 
     Raises:
-        UserError: if the file's keys are not to be read.
+        UserError: if the file sweeps no key, or nests them.
     """
     params: Any = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or OmegaConf.create({}))
     for key, value in params.items():
@@ -172,7 +172,7 @@ def _folder_names(folder: Path, naming: RunNaming, axes: Sequence[Axis]) -> list
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
-    """Overrides of one value, and swept ones.
+    """Split overrides into those of one value and swept ones.
 
     Raises:
         UserError: for a swept key without a value.
@@ -185,10 +185,10 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
 
 
 def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
-    """See that earlier launches' other runs differ by no more than what names the runs.
+    """Check that runs of earlier launches differ only in keys that name the runs.
 
     Raises:
-        UserError: if nothing but the configuration of each would tell them apart.
+        UserError: if they differ in keys that no folder name shows.
     """
     ours = set(names)
     for name in state.expected(folder):
@@ -211,7 +211,7 @@ def _check_others(cfg: DictConfig, folder: Path, names: Sequence[str], keys: Seq
                     f"{folder} holds runs with another configuration, {name} among them: "
                     f"{listed(differing)}; choose another name"
                 )
-            return  # one stands for all
+            return  # one run stands for all
 
 
 def _follows(cfg: DictConfig, key: str, others: Iterable[str]) -> bool:
@@ -223,7 +223,7 @@ def _follows(cfg: DictConfig, key: str, others: Iterable[str]) -> bool:
 
 
 def _named_by(run: Path) -> set[str] | None:
-    """The keys that name a run of a sweep, by Hydra's own files; ``None`` where they do not say."""
+    """The keys that name a run of a sweep, from Hydra's files; ``None`` if unknown."""
     with suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
         sweep = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.sweep
         naming = RunNaming.of(str(unresolved(sweep)["subdir"]))
@@ -251,18 +251,18 @@ def _axis(override: Override) -> Axis:
 
 
 def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
-    """Every value of every key, one at a time beside the others' first.
+    """Check each swept value with the other keys at their first value.
 
-    Those that train the same policy, on other devices or measured differently, are logged.
+    Values that train the same policy, on other devices or measured differently, are logged.
 
     Raises:
-        UserError: for a value that is none, or two that make equal runs.
+        UserError: for an invalid value, or two that make equal runs.
     """
     first = [axis.overrides[0] for axis in axes]
     base = compose([*fixed, *first])
     checked = check(base)
     for i, axis in enumerate(axes):
-        varied = base.copy()  # whose value is replaced by the next one
+        varied = base.copy()  # reused: each value replaces the one before
         seen = {training_text(checked): axis.overrides[0]}
         results: dict[str, dict[str, None]] = {_result(checked): {axis.overrides[0]: None}}
         for override in axis.overrides[1:]:
@@ -286,7 +286,7 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
 
 
 def _result(values: Mapping[str, Any]) -> str:
-    """All of a checked configuration that the trained policy depends on, as text."""
+    """The values that the trained policy depends on, as text."""
     return json.dumps(report_keys(values), sort_keys=True)
 
 
@@ -297,7 +297,7 @@ def _remedy(axis: Axis) -> str:
 
 
 def _replace_value(cfg: DictConfig, override: str) -> bool:
-    """Set a key of a configuration of the check's own; whether it was not for Hydra to do."""
+    """Set a key in ``cfg``; return false if only Hydra can compose this override."""
     parsed = OverridesParser.create().parse_override(override)
     value = parsed.value()
     if parsed.type is not OverrideType.CHANGE or isinstance(value, dict):  # merged, not replaced

@@ -1,4 +1,4 @@
-"""The sweeper that searches: Optuna proposes, cohorts train, and a database remembers."""
+"""A sweeper that searches with Optuna; cohorts train its trials, a database records them."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ class OptunaSweeper(Sweeper):
         if isinstance(self._launcher, CohortLauncher) and self._launcher.plan_only:
             self._say_plan(self._launcher, fixed, space)
             return
-        check_free(folder)  # what another launch has under way looks like what a kill left
+        check_free(folder)  # running trials of another launch look like interrupted ones
         if self.config.resume == "restart":
             self._set_aside(folder)
             fixed = resuming(fixed)
         study = self._study(folder)
         self._check_same(study, folder, space)
-        waiting = _taken_up_again(study, space, is_extended=self._extend is not None)
+        waiting = _resubmitted(study, space, is_extended=self._extend is not None)
         taken_up = {trial.number for trial in waiting}
         failures: dict[int, str] = {}
         number = 0
@@ -120,7 +120,7 @@ class OptunaSweeper(Sweeper):
                 launch = partial(self._launcher.launch, later=(left - count) / count)
             try:
                 launched = launch(list(map(list, jobs)), initial_job_idx=number)
-            except UserError:  # of all: none of ours is to look as if it were running
+            except UserError:  # of all trials: none may stay marked as running
                 for trial in trials:
                     if trial.number not in taken_up:
                         study.tell(trial, state=_optuna().trial.TrialState.FAIL)
@@ -169,7 +169,7 @@ class OptunaSweeper(Sweeper):
     def _say_plan(
         self, launcher: CohortLauncher, fixed: Sequence[str], space: Mapping[str, Any]
     ) -> None:
-        """What can be said of trials that are yet to be proposed."""
+        """Print an estimate for trials that are not proposed yet."""
         print(
             f"up to {counted(self._num_trials, 'trial')}, {self._batch_size} at a time, chosen as "
             "results come in. Estimate for the low end and the high end of every range:"
@@ -180,7 +180,7 @@ class OptunaSweeper(Sweeper):
         launcher.say_plan(ends[:1] if ends[0] == ends[1] else ends)
 
     def _search_space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-        """The overrides that stand, and Optuna's distributions by key; arguments replace params."""
+        """Split overrides into fixed ones and Optuna's distributions; arguments replace params."""
         params = [f"{key}={value}" for key, value in self._params.items()]
         lines = {key_and_value(line)[0]: line for line in [*params, *arguments]}
         parsed = OverridesParser.create().parse_overrides(list(lines.values()))
@@ -194,10 +194,10 @@ class OptunaSweeper(Sweeper):
         return fixed, space
 
     def _check_sampler(self, space: Mapping[str, Any]) -> None:
-        """Let the sampler propose a trial of a study in memory, as it checks few arguments before.
+        """Check a sampler by a trial in memory, because it checks few arguments earlier.
 
         Raises:
-            UserError: if it cannot.
+            UserError: if it cannot propose one.
         """
         optuna = _optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -211,7 +211,7 @@ class OptunaSweeper(Sweeper):
         """Optuna's sampler, for a study that has ``num_before`` trials.
 
         Raises:
-            UserError: if there is none with these arguments.
+            UserError: if it cannot be made with these arguments.
         """
         node = self._sampler_node
         if not isinstance(node, Mapping | DictConfig) or "_target_" not in node:
@@ -248,7 +248,7 @@ class OptunaSweeper(Sweeper):
                 direction=self._direction,
                 load_if_exists=True,
             )
-        except Exception as error:  # whatever its database has to say
+        except Exception as error:  # any error of its database
             raise UserError(
                 f"hydra.sweeper.storage={storage}: cannot be opened "
                 f"({type(error).__name__}: {first_line(error)}); give another storage or name"
@@ -274,7 +274,7 @@ class OptunaSweeper(Sweeper):
             state.set_aside(folder, STUDY_FILE)
 
     def _check_same(self, study: Any, folder: Path, space: Mapping[str, Any]) -> None:
-        """See that all trials of a study learn the same but for what is searched.
+        """Check that all trials of a study differ only in the searched keys.
 
         Raises:
             UserError: naming the keys that differ.
@@ -289,7 +289,7 @@ class OptunaSweeper(Sweeper):
         }
         mine = {key: value for key, value in mine.items() if key not in space}
         theirs = study.user_attrs.get("learns")
-        if theirs is None or not _num_complete(study):  # what began and failed binds nobody
+        if theirs is None or not _num_complete(study):  # failed trials do not fix the configuration
             study.set_user_attr("learns", mine)
             return
         if changed := differences(theirs, mine):
@@ -301,10 +301,10 @@ class OptunaSweeper(Sweeper):
 
 
 def _function(path: str) -> Callable[[DictConfig, Any], None]:
-    """The function of a dotted path.
+    """Import the function of a dotted path.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no such function.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -314,7 +314,7 @@ def _function(path: str) -> Callable[[DictConfig, Any], None]:
 
 
 def _made(key: str, node: Any) -> Any:
-    """The object that a node with a ``_target_`` describes.
+    """Instantiate a node with a ``_target_``.
 
     Raises:
         UserError: if it cannot be made.
@@ -325,12 +325,10 @@ def _made(key: str, node: Any) -> Any:
         raise UserError(f"{key}: {first_line(error.__cause__ or error)}") from error
 
 
-def _taken_up_again(
-    study: Any, space: Mapping[str, Any], *, is_extended: bool = False
-) -> list[Any]:
-    """Trials that a kill left running; failed ones are queued again for the study to ask.
+def _resubmitted(study: Any, space: Mapping[str, Any], *, is_extended: bool = False) -> list[Any]:
+    """Return interrupted trials, to train again; failed ones are queued again.
 
-    Those of another space fail for good.
+    Trials of another search space fail for good.
 
     Args:
         is_extended: whether a trial has values besides those of ``space``.
@@ -355,7 +353,7 @@ def _taken_up_again(
 
 
 def _record(study: Any, trial: Any, result: JobReturn) -> str | None:
-    """Record a trial's objective in the study; why there is none, if it failed."""
+    """Record a trial's objective in the study; return the reason if it failed."""
     if result.status == JobStatus.COMPLETED and math.isfinite(result.return_value):
         study.tell(trial, result.return_value)
         return None
@@ -384,7 +382,7 @@ def _distribution(override: Override) -> Any:
     """Optuna's distribution of a swept override.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it cannot be searched.
     """
     try:
         return _as_distribution(override)

@@ -1,6 +1,6 @@
-"""How far a sweep is: which of its runs are done, running, failed, interrupted or missing.
+"""The state of a sweep: which runs are done, running, failed, interrupted or missing.
 
-``sweep.json`` in the sweep's folder names the runs there should be; the rest is read from the runs.
+``sweep.json`` in the sweep's folder lists the expected runs; the rest is read from the runs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class RunState:
     """One run of a sweep.
 
     Args:
-        name: of its folder.
-        step, num_steps: gradient steps taken, and to take; 0 where it has not begun.
-        seconds_left: while it runs, at its last rate.
+        name: the name of its folder.
+        step, num_steps: gradient steps taken and in total; 0 before it begins.
+        seconds_left: the time left at its last rate, while it runs.
         last_return: mean return of its last evaluation.
         reason: why it failed or was stopped, or which file is damaged.
     """
@@ -50,7 +50,7 @@ class RunState:
 
 
 def expect(folder: Path, names: Sequence[str], command: str) -> None:
-    """Write down which runs there should be, beside those expected before, and what asked."""
+    """Add expected runs and the command to sweep.json."""
     folder.mkdir(parents=True, exist_ok=True)
     before = _read(folder)
     runs = list(dict.fromkeys([*before["runs"], *names]))
@@ -59,12 +59,12 @@ def expect(folder: Path, names: Sequence[str], command: str) -> None:
 
 
 def expected(folder: Path) -> list[str]:
-    """The runs that were ever asked for."""
+    """Return the names of all expected runs."""
     return list(_read(folder)["runs"])
 
 
 def set_aside(folder: Path, *files: str) -> None:
-    """Move all runs of a sweep out of the way, and files of it; what asked is still known."""
+    """Set all runs and the given files of a sweep aside; sweep.json keeps the commands."""
     for path in sorted(folder.glob("*/summary.json")):
         start.set_aside(path.parent)
     for name in files:
@@ -73,7 +73,7 @@ def set_aside(folder: Path, *files: str) -> None:
 
 
 def note_stopped(folder: Path, reasons: Mapping[str, str]) -> None:
-    """Write down why runs, by name, were stopped before their end."""
+    """Record why runs, by name, were stopped early."""
     _write(folder, {**_read(folder), "stopped": dict(reasons)})
 
 
@@ -117,7 +117,7 @@ def _run_state(folder: Path, why_stopped: str | None) -> RunState:
 
 
 def _timing(record: RunRecord, marks: Marks, status: str) -> Mapping[str, float | None]:
-    """The last row of ``timing.csv``; empty where rows are lost that a launch trains again.
+    """Read the last row of ``timing.csv``; empty where a launch would train lost rows again.
 
     Raises:
         Damaged: if a launch would refuse the run.
@@ -131,12 +131,12 @@ def _timing(record: RunRecord, marks: Marks, status: str) -> Mapping[str, float 
             raise
     from bcq_exp.training import checkpoint  # brings torch
 
-    checkpoint.to_go_on(record, lazily=True)
+    checkpoint.find_resumable(record, lazily=True)
     return {}
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What ``sweep.json`` says; nothing where it is not there, or damaged, which is said."""
+    """Read ``sweep.json``; empty where it is missing, or damaged, which is logged."""
     path = folder / SWEEP_FILE
     nothing: dict[str, Any] = {"commands": [], "runs": []}
     if not path.exists():

@@ -57,7 +57,7 @@ class Submitit(Workers):
     def _is_slurm(self) -> bool:
         return self._cluster == "slurm"
 
-    def settle(self, folder: Path) -> None:
+    def wait_for_earlier_jobs(self, folder: Path) -> None:
         """Wait for the jobs that a launch which is no more left in Slurm's queue."""
         said = False
         while self._is_slurm and (left := _in_queue(self._submitted())):

@@ -38,7 +38,7 @@ class Workers(Protocol):
 
     count: int
 
-    def settle(self, folder: Path) -> None:
+    def wait_for_earlier_jobs(self, folder: Path) -> None:
         """Wait until nobody trains what an earlier launch of the sweep in ``folder`` began."""
         return None
 

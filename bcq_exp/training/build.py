@@ -23,7 +23,12 @@ from bcq_exp.engine.placement import Placement
 from bcq_exp.errors import UserError
 from bcq_exp.training import provenance
 from bcq_exp.training.algorithms import build_algorithm, with_scaling_decided
-from bcq_exp.training.checkpoint import Checkpoint, Found, take_up, to_go_on
+from bcq_exp.training.checkpoint import (
+    Checkpoint,
+    StoredCheckpoint,
+    find_resumable,
+    prepare_to_resume,
+)
 from bcq_exp.training.evaluation import Evaluator, ObsNormalizer
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.run import Run, run_log
@@ -40,7 +45,7 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
     """
     specs = [with_scaling_decided(spec, task.action_space) for spec in specs]
     records = [RunRecord(spec.folder) for spec in specs]
-    found = [to_go_on(record) for record in records]
+    found = [find_resumable(record) for record in records]
     for spec, saved in zip(specs, found, strict=True):
         if saved is not None:
             _check_resumes(spec, task, saved.content)
@@ -55,7 +60,7 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
     for k, (record, saved) in enumerate(zip(records, found, strict=True)):
         if saved is not None:
             engine.load_state_dict(k, saved.content["engine"])
-        take_up(record, saved)
+        prepare_to_resume(record, saved)
     warnings = Warnings()
     return Trainer(
         engine,
@@ -98,7 +103,9 @@ def _check_resumes(spec: RunSpec, task: Task, saved: Checkpoint) -> None:
         )
 
 
-def build_normalizer(wanted: bool, task: Task, found: Found | None) -> ObsNormalizer | None:
+def build_normalizer(
+    wanted: bool, task: Task, found: StoredCheckpoint | None
+) -> ObsNormalizer | None:
     """The scaling of observations where it is ``wanted``, from the checkpoint if there is one.
 
     Raises:

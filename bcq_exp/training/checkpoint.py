@@ -1,7 +1,7 @@
-"""Checkpoints: one file with all that a run needs to go on, or to be evaluated elsewhere.
+"""Checkpoints: one file with all that a run needs to resume, or to be evaluated elsewhere.
 
-The file is a ZIP archive, whose checksums are compared before anything is read from it; the one
-before is kept beside it, and used where the newest is damaged.
+The file is a ZIP archive, whose checksums are verified before anything is read from it. The
+previous checkpoint is kept too, and used if the newest is damaged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, clear_halves, written
-from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord, whole
+from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord, report_damage
 from bcq_exp.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ class Checkpoint(TypedDict):
 
     ``engine`` has networks, targets, optimizers with their schedules, and the step; random numbers
     follow from the seed in ``config`` and the step (:mod:`bcq_exp.engine.stream`). ``window``
-    holds the statistics (steps, S) since the last row of ``train.csv``; ``record`` says how far
-    the run's tables were.
+    holds the metrics (steps, S) since the last row of ``train.csv``; ``record`` holds the marks of
+    the run's tables.
     """
 
     format: int
@@ -49,10 +49,10 @@ class Checkpoint(TypedDict):
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint at once, and keep the one before: a kill leaves either or both.
+    """Write a checkpoint atomically and keep the previous one: a kill leaves either or both.
 
     Raises:
-        CannotWrite: if the system refuses, with what there was in place.
+        CannotWrite: if the system refuses; the previous files stay in place.
     """
     with written(path), atomic_path(path) as temporary:
         save_tensors(dict(checkpoint), temporary)
@@ -64,12 +64,12 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
     """Read a checkpoint onto the CPU; ``lazily`` reads tensors when they are used.
 
     Raises:
-        UserError: if there is none.
-        Damaged: if it is no checkpoint of this format, or not what was written.
+        UserError: if there is no checkpoint.
+        Damaged: if it is no checkpoint of this format, or its checksums do not match.
     """
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
-    with whole(path):
+    with report_damage(path):
         with zipfile.ZipFile(path) as archive:
             if (part := archive.testzip()) is not None:
                 raise Damaged(f"{path} is damaged (checksum mismatch of {part})")
@@ -77,43 +77,43 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found != FORMAT:
         raise Damaged(f"{path}: not a checkpoint of format {FORMAT}", SET_ASIDE)
-    with whole(path):
+    with report_damage(path):
         if lacking := Checkpoint.__required_keys__ - checkpoint.keys():
             raise ValueError(f"without {', '.join(sorted(lacking))}")
     return checkpoint
 
 
 @dataclass(frozen=True)
-class Found:
-    """A checkpoint that is whole, and where it lay."""
+class StoredCheckpoint:
+    """An undamaged checkpoint and its path."""
 
     path: Path
     content: Checkpoint
 
 
 def newest(record: RunRecord) -> Checkpoint | None:
-    """A run's newest checkpoint that is whole; ``None`` where it has got to none.
+    """Return a run's newest undamaged checkpoint; ``None`` if it has no checkpoint yet.
 
     Raises:
-        Damaged: if none of those there are is.
+        Damaged: if all checkpoints are damaged.
     """
     found = _newest(record, load)
     return None if found is None else found.content
 
 
-def to_go_on(record: RunRecord, *, lazily: bool = False) -> Found | None:
-    """The newest checkpoint that is whole, and up to which the run's tables are.
+def find_resumable(record: RunRecord, *, lazily: bool = False) -> StoredCheckpoint | None:
+    """Return the newest undamaged checkpoint whose marks the run's tables match.
 
     Raises:
-        Damaged: if there are checkpoints, and none such.
+        Damaged: if there are checkpoints, but none such.
     """
     return _newest(record, partial(_with_rows, record, lazily=lazily))
 
 
-def take_up(record: RunRecord, found: Found | None) -> None:
-    """Let a run go on from there: newer rows are forgotten, a damaged checkpoint is put aside.
+def prepare_to_resume(record: RunRecord, found: StoredCheckpoint | None) -> None:
+    """Rewind a run's folder to a checkpoint: remove newer rows, set a damaged checkpoint aside.
 
-    What a kill left half-written goes.
+    Half-written files of killed processes are removed too.
 
     Raises:
         CannotWrite: if the system refuses.
@@ -130,7 +130,7 @@ def take_up(record: RunRecord, found: Found | None) -> None:
     record.rewind(found.content["record"])
 
 
-def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> Found | None:
+def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> StoredCheckpoint | None:
     damage: Damaged | None = None
     for path in (record.checkpoint, _previous(record.checkpoint)):
         if not path.exists():
@@ -143,7 +143,7 @@ def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> Found | No
         if damage is not None:
             step = content["step"]
             log.warning("%s; using the previous checkpoint, of step %d", damage.what, step)
-        return Found(path, content)
+        return StoredCheckpoint(path, content)
     if damage is not None:
         raise damage
     return None

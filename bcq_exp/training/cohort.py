@@ -1,4 +1,4 @@
-"""Runs that are trained together: what they must agree in, and how a group of them is trained."""
+"""Runs that are trained together: what they must share, and how a group is trained."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CohortKey:
-    """The runs of equal keys, optimizers aside, can be trained together.
+    """Runs whose keys are equal, optimizers aside, can be trained together.
 
     Args:
-        shared: what those of one cohort agree in: algorithm, data, sizes, cadence.
-        step: where it stands.
-        window: how many steps it has taken since its last row.
-        optimizers: inside a cohort those of equal ones stand side by side, as the stack wants them.
+        shared: settings that runs of a cohort share: algorithm, data, sizes, cadence.
+        step: the step that the run has reached.
+        window: steps taken since its last row of ``train.csv``.
+        optimizers: runs are sorted by optimizer settings, because equal ones step together.
     """
 
     shared: str
@@ -32,23 +32,23 @@ class CohortKey:
 
 
 def cohort_key(spec: RunSpec, *, restarts: bool = False) -> CohortKey:
-    """The key of a run, which may be about to leave behind what its folder has.
+    """Return the key of a run; with ``restarts`` its folder is ignored.
 
     Raises:
-        Damaged: if what it would continue from is.
+        Damaged: if the checkpoint that it would resume from is damaged.
     """
     step, window = 0, 0
     if not restarts:
         from bcq_exp.training import checkpoint  # brings torch
 
-        found = checkpoint.to_go_on(RunRecord(spec.folder), lazily=True)
+        found = checkpoint.find_resumable(RunRecord(spec.folder), lazily=True)
         if found is not None:
             step, window = found.content["step"], len(found.content["window"])
     return CohortKey(spec.shared, step, window, spec.algorithm.optimizers)
 
 
 def cohorts(keys: Sequence[CohortKey]) -> list[list[int]]:
-    """The runs of these keys, by number, that can be trained together."""
+    """Group runs, by number, that can be trained together."""
     groups: dict[tuple[str, int, int], list[int]] = {}
     for number, key in enumerate(keys):
         groups.setdefault((key.shared, key.step, key.window), []).append(number)
@@ -70,7 +70,7 @@ def train_cohort(specs: Sequence[RunSpec]) -> list[str | None]:
     from bcq_exp.training.tracking import wait_for
 
     first = specs[0]
-    # a device that is lacking is found before the data is loaded
+    # a missing device is reported before the data is loaded
     placement = place(first.trainer, first.algorithm.hidden_sizes, len(specs))
     task = load_task(first.dataset)
     for line in task.summary:

@@ -1,10 +1,9 @@
-"""What a run costs, before it is trained: a step's work is counted, and a rate makes it seconds.
+"""Estimate what a run costs before it is trained: count the work of a step, apply a rate.
 
-The work is that of one real step of the algorithm on this host, seen kernel by kernel, so whatever
-an algorithm declares (sampled actions, networks, turns) is in it and no formula has to follow. The
-sizes of recorded data are not looked up, as they would have to be loaded: they are HalfCheetah's.
-So a plan's seconds are "about": within a half on the machine that the rates were measured on
-(tests/bench/RESULTS.md).
+The work is counted kernel by kernel while one real step runs on this host, so that it includes
+whatever an algorithm declares (sampled actions, networks, turns). Recorded data are not loaded: the
+estimate assumes the sizes of HalfCheetah. Estimates are within a half of the measured time on the
+machine of the rates (tests/bench/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from bcq_exp.training.algorithms import algorithm_class, build_algorithm, with_s
 from bcq_exp.training.spec import AlgorithmSpec, RunSpec
 
 OBS_DIM, ACT_DIM = 17, 6
-EPISODE_STEPS = 1000  # of an evaluation, where the environment's limit is not known
-ROW_BYTES = 200  # of a line in train.csv or eval.csv
-RUN_BYTES = 20_000  # of a run's other files
-TENSOR_BYTES = 350  # of a tensor's entry in a checkpoint, besides its numbers
+EPISODE_STEPS = 1000  # assumed steps of an episode where the environment has no limit
+ROW_BYTES = 200  # bytes of a line in train.csv or eval.csv
+RUN_BYTES = 20_000  # bytes of a run's other files
+TENSOR_BYTES = 350  # bytes of a tensor's entry in a checkpoint, besides its numbers
 CHECKPOINTS = 2  # the last and the one before
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one gradient step, or of acting once.
+    """The work of one gradient step, or of acting once.
 
     Args:
-        kernels: launched.
-        flops: of matrix products.
-        numbers: that kernels write.
+        kernels: kernels launched.
+        flops: floating-point operations of matrix products.
+        numbers: numbers that kernels write.
     """
 
     kernels: float = 0.0
@@ -60,23 +59,23 @@ class Work:
 
 @dataclass(frozen=True)
 class Rate:
-    """Seconds a kernel, a floating-point operation and a number written take, at one thread."""
+    """Seconds per kernel, floating-point operation and number written, on one thread."""
 
     kernel: float
     flop: float
     number: float
-    host: float  # of a kernel that Python calls
+    host: float  # seconds of a kernel that Python calls
 
     def seconds(self, work: Work, num_runs: int = 1, *, by_host: bool = False) -> float:
-        """Of work that so many stacked runs do together: the same kernels, larger."""
+        """Seconds that ``num_runs`` stacked runs take for this work: the same kernels, larger."""
         kernel = self.host if by_host else self.kernel
         return work.kernels * kernel + num_runs * (
             work.flops * self.flop + work.numbers * self.number
         )
 
 
-# by device and the products' type, fitted to steps of one run and of 27 (tests/bench/cost.py): the
-# CPU's to compiled ones, a GPU's to CUDA graphs on an H200; its float64 is a guess
+# By device and type of products; fitted to steps of 1 and 27 runs (tests/bench/cost.py), compiled
+# on a CPU, as CUDA graphs on an H200. The GPU's float64 is a guess.
 RATES = {
     ("cpu", torch.float32): Rate(2.8e-6, 1 / 130e9, 2.7e-10, 10e-6),
     ("cpu", torch.bfloat16): Rate(2.8e-6, 1 / 185e9, 2.7e-10, 10e-6),
@@ -85,23 +84,23 @@ RATES = {
     ("cuda", torch.bfloat16): Rate(2.7e-6, 1 / 42e12, 1e-13, 50e-6),
     ("cuda", torch.float64): Rate(3.9e-6, 1 / 10e12, 4e-12, 50e-6),
 }
-ENV_STEP = 70e-6  # seconds of an environment's
+ENV_STEP = 70e-6  # seconds of a step of an environment
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run takes, with others in a cohort or alone.
+    """The cost of a run, alone or in a cohort.
 
     Args:
         step, act: the work of a gradient step, and of acting for an evaluation's episodes.
-        rate: of the device it is trained on.
+        rate: the rate of its device.
         is_eager: whether Python calls the kernels of its steps.
         is_online: whether it acts in its environment between steps.
         stacks: whether runs of a cohort share kernels.
-        eval_episodes: side by side.
+        eval_episodes: episodes of an evaluation, which run in parallel.
         eval_every: gradient steps between evaluations.
-        episode_steps: of an evaluation's longest episode.
-        disk: bytes of its folder in the end.
+        episode_steps: steps of an evaluation's longest episode.
+        disk: bytes of its folder at the end.
     """
 
     step: Work
@@ -116,37 +115,37 @@ class RunCost:
     disk: int
 
     def step_seconds(self, num_runs: int = 1) -> float:
-        """Of a gradient step of so many runs, at one thread."""
+        """Seconds of a gradient step of so many runs, on one thread."""
         acting = num_runs * self.acting_seconds(1) if self.is_online else 0.0
         if self.stacks:
             return acting + self.rate.seconds(self.step, num_runs, by_host=self.is_eager)
         return acting + num_runs * self.rate.seconds(self.step, by_host=self.is_eager)
 
     def acting_seconds(self, num_episodes: int) -> float:
-        """In which so many episodes, run together, take a step."""
+        """Seconds in which so many parallel episodes take a step."""
         return self.rate.seconds(self.act, by_host=True) + num_episodes * ENV_STEP
 
     def evaluation_seconds(self) -> float:
-        """Of one run's evaluation."""
+        """Seconds of one run's evaluation."""
         if not self.eval_episodes:
             return 0.0
         return self.episode_steps * self.acting_seconds(self.eval_episodes)
 
     def seconds(self, num_steps: int, num_runs: int = 1, num_threads: int = 1) -> float:
-        """Of a cohort that takes ``num_steps`` more, in as many parts as there are threads."""
-        largest = -(-num_runs // num_threads)  # the part that the others wait for
+        """Seconds of ``num_steps`` more steps of a cohort, divided among threads."""
+        largest = -(-num_runs // num_threads)  # the largest part, which the others wait for
         evaluations = num_steps / self.eval_every * self.evaluation_seconds()
         return num_steps * self.step_seconds(largest) + evaluations * largest
 
 
 def cost_of(spec: RunSpec) -> RunCost:
-    """The cost of a run; a step of it is taken, on zeros.
+    """Return the cost of a run, by one step on zeros.
 
     Raises:
         UserError: if it cannot be built.
     """
     trainer = spec.trainer
-    # of two, as one alone says nothing of stacking
+    # two runs, because one alone does not show stacking
     placement = place(trainer, spec.algorithm.hidden_sizes, 2)
     online = _exploration(spec)
     spaces = (
@@ -185,21 +184,21 @@ def cost_of(spec: RunSpec) -> RunCost:
 
 
 def unknown_spaces(spec: AlgorithmSpec) -> tuple[Box, ActionSpace]:
-    """Spaces of recorded data that are not loaded; discrete actions for who learns no others."""
+    """Assumed spaces of data not loaded; discrete actions if the algorithm learns no others."""
     learns_continuous = Box in algorithm_class(spec).action_spaces
     actions = Box(-1.0, 1.0, (ACT_DIM,)) if learns_continuous else Discrete(ACT_DIM)
     return Box(-np.inf, np.inf, (OBS_DIM,)), actions
 
 
 def _exploration(spec: RunSpec) -> Exploration | None:
-    """The environment of a run that collects its own data."""
+    """Return the environment of a run that collects its own data."""
     return load_task(spec.dataset) if spec.is_online else None
 
 
 def _counted_step(
     algorithm: OfflineAlgorithm, batch_size: int, obs_dim: int, act_size: int
 ) -> Work:
-    """The mean work of its turns, once optimizers have their state."""
+    """Count the mean work of the steps, once optimizers have their state."""
     zeros = next(algorithm.parameters()).new_zeros
     batch = Batch(
         obs=zeros(batch_size, obs_dim),
@@ -220,7 +219,7 @@ def _counted_step(
 
 
 class _Count(TorchDispatchMode):
-    """Counts the work of what is run in it."""
+    """Counts the work of operators inside the block."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run is judged by: a number of its evaluation, or an estimate without the environment."""
+"""The objective of a run: a number of its evaluation, or an off-policy estimate."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Objective:
     """``trainer.objective``, which sweepers maximize.
 
     Args:
-        name: of the number.
-        fqe: of fitted Q evaluation, where it is that.
-        is_asked_for: whether there is one: ``trainer.eval_episodes=0`` leaves none but that of
-            fitted Q evaluation.
+        name: the name of the number.
+        fqe: the settings of fitted Q evaluation, if that is the objective.
+        is_asked_for: whether there is an objective: with ``trainer.eval_episodes=0`` only fitted Q
+            evaluation gives one.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Objective:
         return cls(trainer.objective, is_asked_for=trainer.eval_episodes > 0)
 
     def check(self, dataset: Mapping[str, Any], *, is_wanted: bool) -> None:
-        """Check that there will be one.
+        """Check that the objective is defined for this task.
 
         Args:
-            dataset: the group of that name.
-            is_wanted: whether a sweeper chooses by it.
+            dataset: the group ``dataset``.
+            is_wanted: whether a sweeper needs the objective.
 
         Raises:
-            UserError: if there will be none.
+            UserError: if it is not.
         """
         if self.fqe is not None and "holdout" not in dataset:
             raise UserError(
@@ -66,10 +66,10 @@ class Objective:
             )
 
     def check_known(self, task: Task) -> None:
-        """See, before anything is trained, that it is known of what learns this task.
+        """Check, before training, that the task has a scale if the objective is a score.
 
         Raises:
-            UserError: if it is a score and the task has no scale.
+            UserError: if it has none.
         """
         is_score = self.name == "normalized_score" and self.is_asked_for
         if is_score and task.normalized_score(0.0) is None:
@@ -78,12 +78,12 @@ class Objective:
     def row(
         self, folder: Path, until: int | None = None, summary: Mapping[str, Any] | None = None
     ) -> Mapping[str, Any] | None:
-        """The evaluation or estimate that has it; ``None`` if there is none.
+        """Return the evaluation or estimate with the objective; ``None`` if there is none.
 
         Args:
-            folder: a run's.
-            until: the step of the evaluation; ``None`` is the one that the run has reached.
-            summary: the run's, where it was read already.
+            folder: the folder of a run.
+            until: the step of the evaluation; ``None`` is the step that the run has reached.
+            summary: the run's summary, if it was read already.
         """
         record = RunRecord(folder)
         summary = summary or record.summary()
@@ -102,16 +102,16 @@ class Objective:
     def value(
         self, folder: Path, until: int | None = None, summary: Mapping[str, Any] | None = None
     ) -> float:
-        """Its value, of a run that has arrived, NaN where none is asked for; see :meth:`row`.
+        """Return the objective of a trained run, NaN where none is asked for; see :meth:`row`.
 
         Raises:
             UserError: if the environment has no normalized score, or fitted Q evaluation diverged
-                or was not kept.
+                or is missing.
         """
         return self.number(self.row(folder, until, summary), folder) if self.is_asked_for else nan
 
     def number(self, row: Mapping[str, Any] | None, folder: Path) -> float:
-        """Its value in what :meth:`row` found for a folder.
+        """Return the objective in a row that :meth:`row` found.
 
         Raises:
             UserError: as :meth:`value`.

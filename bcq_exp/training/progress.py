@@ -24,11 +24,11 @@ LONGEST_TITLE = 24
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a sweep that one group of runs is.
+    """One group of runs as a part of a sweep.
 
     Args:
-        number, num_groups: it is group ``number`` of ``num_groups``; the first is 1.
-        later: the work after this group, as a multiple of the group's own.
+        number, num_groups: this is group ``number`` of ``num_groups``, from 1.
+        later: the work after this group, as a multiple of its own.
     """
 
     number: int
@@ -44,17 +44,17 @@ class Progress(Protocol):
     def __exit__(self, *_: Any) -> None: ...
 
     def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
-        """``step`` gradient steps are done; ``losses`` are the latest where they are new."""
+        """Show that ``step`` gradient steps are done, with ``losses`` if there are new ones."""
 
 
 def progress(start: int, num_steps: int, title: str, part: Part | None = None) -> Progress:
-    """A bar where standard output is a terminal, lines otherwise.
+    """Show a bar where standard output is a terminal, lines otherwise.
 
     Workers of a launcher share their parent's terminal, so they draw no bar.
 
     Args:
         start, num_steps: the first and the last step.
-        part: what the runs are of a sweep, if they are of one.
+        part: the group that the runs are in a sweep; ``None`` outside sweeps.
     """
     is_worker = multiprocessing.parent_process() is not None
     shows_bar = sys.stdout.isatty() and not is_worker
@@ -65,9 +65,9 @@ def progress(start: int, num_steps: int, title: str, part: Part | None = None) -
 
 
 class _Pace:
-    """Steps per second and the time that is left.
+    """Steps per second and the time left.
 
-    The first step is not counted: it is the one that waits for compilers.
+    The first step is not counted, because it includes compilation.
 
     Args:
         num_steps: the last step.
@@ -90,7 +90,7 @@ class _Pace:
 
     @property
     def left(self) -> tuple[float, float] | None:
-        """Seconds to the last step, and to the end of the sweep; ``None`` before a second step."""
+        """Seconds to the last step and to the end of the sweep; ``None`` before the second step."""
         if not self.rate:
             return None
         steps = self.num_steps - self._step
@@ -131,9 +131,9 @@ class _Lines:
 
 
 class _Bar:
-    """A rich progress bar with rate, time left and, in the room that is left, the losses.
+    """A rich progress bar with rate, time left and, if there is room, the losses.
 
-    That of a group of several goes when the group has ended, whose result is logged.
+    In a sweep the bar disappears when its group ends.
     """
 
     def __init__(self, start: int, title: str, pace: _Pace, part: Part | None) -> None:
@@ -162,7 +162,7 @@ class _Bar:
 
 
 def _columns() -> list[ProgressColumn]:
-    """The columns of a bar; in a narrow terminal only the losses are cut."""
+    """Return the columns of a bar; a narrow terminal cuts only the losses."""
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
     from rich.table import Column
     from rich.text import Text

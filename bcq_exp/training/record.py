@@ -1,4 +1,4 @@
-"""A run's folder: the one place that writes and reads its files.
+"""A run's folder: the only module that writes and reads its files.
 
 ====================  =====================================================================
 ``train.csv``         a row each ``trainer.log_every`` steps: losses and diagnostics
@@ -8,15 +8,15 @@
 ``timing.csv``        a row each ``trainer.log_every`` steps: seconds trained, steps a second
 ``estimates.json``    the policy's value, estimated from data alone (:mod:`bcq_exp.select`)
 ``summary.json``      status, last and best evaluation, data set, versions, configuration
-``checkpoint.pt``     all that training needs to go on (:mod:`bcq_exp.training.checkpoint`);
+``checkpoint.pt``     all that training needs to resume (:mod:`bcq_exp.training.checkpoint`);
                       ``checkpoint.previous.pt`` is the one before
 ====================  =====================================================================
 
-``train.csv``, ``eval.csv`` and ``eval_returns.npz`` follow from configuration and seed to the bit;
-what depends on the machine's speed is kept apart in ``timing.csv`` and ``summary.json``.
+``train.csv``, ``eval.csv`` and ``eval_returns.npz`` are bitwise determined by configuration and
+seed. What depends on the speed of the machine is in ``timing.csv`` and ``summary.json``.
 
-``summary.json`` and every checkpoint say how far the tables went when they were written, with
-checksums: rows that are lost or changed since are noticed, and what came later is still a table.
+``summary.json`` and every checkpoint hold marks: the size and checksum of each table when they were
+written. Lost or changed rows are noticed by them, and newer rows can still be read.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RunRecord:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the checkpoint lies."""
+        """The path of the checkpoint."""
         return self.folder / "checkpoint.pt"
 
     def append(self, table: Table, row: Row) -> None:
@@ -98,19 +98,19 @@ class RunRecord:
             marks: how far to read, as a summary or a checkpoint has it; ``None`` reads all.
 
         Raises:
-            Damaged: if what is there is no table of numbers, or lacks what there was.
+            Damaged: if the file is no table of numbers, or lacks rows that it had.
         """
-        with whole(self._csv(table)):
+        with report_damage(self._csv(table)):
             names, lines = self._lines(table, marks)
             return [_row(names, line) for line in lines]
 
     def last_row(self, table: Table, marks: Marks | None = None) -> dict[str, float | None]:
-        """The last row, one that is newer than the marks too; empty where there is none.
+        """The last row, even if newer than the marks; empty where there is none.
 
         Raises:
-            Damaged: if the table lacks what there was.
+            Damaged: if the table lacks rows that it had.
         """
-        with whole(self._csv(table)):
+        with report_damage(self._csv(table)):
             names, lines = self._lines(table, marks, newer=True)
             return _row(names, lines[-1]) if lines else {}
 
@@ -122,7 +122,7 @@ class RunRecord:
         Raises:
             Damaged: as :meth:`rows` does.
         """
-        with whole(self._csv(table)):
+        with report_damage(self._csv(table)):
             names, lines = self._lines(table, marks, newer=True)
             if {len(names) - 1, *map(str.count, lines, repeat(","))} != {len(names) - 1}:
                 raise ValueError("rows of different lengths")
@@ -147,11 +147,11 @@ class RunRecord:
     def _lines(
         self, table: Table, marks: Marks | None, *, newer: bool = False
     ) -> tuple[list[str], list[str]]:
-        """A table's column names and its complete rows, as they stand there.
+        """A table's column names and its complete rows, as text.
 
         Args:
-            newer: read beyond the marks too. A loss of power can leave garbage there, and a run
-                that resumes discards it: it ends the table.
+            newer: read beyond the marks too. A power cut can leave garbage there: the table ends
+                before it, and a run that resumes discards it.
         """
         path = self._csv(table)
         content = path.read_bytes() if path.exists() else b""
@@ -163,7 +163,7 @@ class RunRecord:
         return next(csv.reader([header]), []), lines[:-1]
 
     def marks(self, *, lasting: bool = False) -> Marks:
-        """How far the tables are now; ``lasting`` has them on the disk before it says so."""
+        """Return the marks of all tables; ``lasting`` flushes these to disk first."""
         return {table: mark(self._csv(table), lasting=lasting) for table in TABLES}
 
     def append_episodes(self, step: int, returns: np.ndarray, lengths: np.ndarray) -> None:
@@ -177,7 +177,7 @@ class RunRecord:
         path = self._episodes_file
         if not path.exists():
             return {}
-        with whole(path), np.load(path) as file:
+        with report_damage(path), np.load(path) as file:
             found = {name: file[name] for name in EPISODES}
             steps, returns, lengths = found.values()
             are_numbers = all(array.dtype.kind in "iuf" for array in found.values())
@@ -187,22 +187,22 @@ class RunRecord:
             return found
 
     def estimates(self) -> list[dict[str, Any]]:
-        """What was made of the policy's value without the environment, a row a step, the last last.
+        """Off-policy estimates, one row per step, oldest first.
 
         Raises:
-            Damaged: if what is there is none.
+            Damaged: if the file is invalid.
         """
         path = self._estimates_file
         if not path.exists():
             return []
-        with whole(path, "delete it, it is written again"):
+        with report_damage(path, "delete it, it is written again"):
             return [
                 {**row, "step": int(row["step"]), "settings": dict(row["settings"])}
                 for row in json.loads(path.read_bytes())
             ]
 
     def add_estimate(self, row: Mapping[str, Any]) -> None:
-        """Keep an estimate; one of the same step and settings is replaced.
+        """Store an estimate; it replaces one of the same step and settings.
 
         Raises:
             CannotWrite: if the system refuses.
@@ -214,7 +214,7 @@ class RunRecord:
         write_atomically(self._estimates_file, _as_json(rows).encode())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Replace ``summary.json`` at once; how far the tables are is added.
+        """Replace ``summary.json`` atomically; the marks of the tables are added.
 
         Raises:
             CannotWrite: if the system refuses.
@@ -229,12 +229,12 @@ class RunRecord:
         """``summary.json``, or ``None`` where no run has begun.
 
         Raises:
-            Damaged: if it is none.
+            Damaged: if it is invalid.
         """
         path = self.folder / "summary.json"
         if not self.has_begun:
             return None
-        with whole(path):
+        with report_damage(path):
             found = json.loads(path.read_bytes())
             if not isinstance(found, dict) or not found.keys() >= SUMMARY:
                 raise ValueError("not a run's summary")
@@ -248,8 +248,8 @@ class RunRecord:
         """:meth:`summary` of a run that is to be there.
 
         Raises:
-            UserError: if none is.
-            Damaged: as that does.
+            UserError: if it is missing.
+            Damaged: as :meth:`summary`.
         """
         summary = self.summary()
         if summary is None:
@@ -272,14 +272,14 @@ class RunRecord:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a summary, whole or not."""
+        """Whether there is a summary, damaged or not."""
         return (self.folder / "summary.json").exists()
 
     def check(self, marks: Marks) -> None:
-        """Look at what a run that goes on will read.
+        """Check the tables that a run reads when it resumes.
 
         Raises:
-            Damaged: naming the first file that lacks what it had, or is none of ours.
+            Damaged: naming the first file that lacks rows that it had, or is invalid.
         """
         evaluated = [row["step"] for row in self.rows("eval", marks)]
         for table in ("train", "timing"):
@@ -290,16 +290,16 @@ class RunRecord:
             raise Damaged(f"{path} is damaged (evaluations of eval.csv are missing)", SET_ASIDE)
 
     def check_marks(self, marks: Marks) -> None:
-        """Hold every table against its mark, without a look at its rows.
+        """Compare every table with its mark, without parsing its rows.
 
         Raises:
-            Damaged: naming the first that lacks what it had.
+            Damaged: naming the first table that lacks rows that it had.
         """
         for table in TABLES:
             self._lines(table, marks)
 
     def rewind(self, marks: Marks) -> None:
-        """Forget every row after the marks: a run that goes on from there writes them again."""
+        """Remove the rows after the marks; a run that resumes from there writes them again."""
         if summary := self.summary():  # which so is true before, while and after they are cut
             self._write_summary({**summary, "record": marks})
         for table in TABLES:
@@ -328,18 +328,18 @@ class RunRecord:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-_UNREADABLE = (  # what readers make of damage
+_UNREADABLE = (  # raised by readers of damaged files
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile,
     zlib.error, csv.Error, pickle.UnpicklingError,
 )  # fmt: skip
 
 
 @contextmanager
-def whole(path: Path, advice: str = SET_ASIDE) -> Iterator[None]:
-    """Say in one line that a run's file is damaged, whatever its reader makes of it.
+def report_damage(path: Path, advice: str = SET_ASIDE) -> Iterator[None]:
+    """Raise :class:`Damaged`, in one line, for any error of reading a run's file.
 
     Raises:
-        Damaged: with ``advice``, by default what a run that is to go on can do.
+        Damaged: with ``advice``, by default how to set the run aside.
     """
     try:
         yield
@@ -351,7 +351,7 @@ def whole(path: Path, advice: str = SET_ASIDE) -> Iterator[None]:
 
 
 def _check_kinds(summary: Mapping[str, Any]) -> None:
-    """See that what readers go by is what it should be; its checksum may be a stranger's.
+    """Check types of the summary's fields; a valid checksum does not prove them.
 
     Raises:
         LookupError, TypeError: if not.
@@ -399,12 +399,12 @@ def _checksum(content: Any) -> int:
 
 
 def this_process() -> dict[str, Any]:
-    """Who trains, for people to read in ``summary.json``."""
+    """The host and process that train, for readers of ``summary.json``."""
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def hold(folder: Path) -> AbstractContextManager[None]:
-    """Keep a run's folder, or a sweep's, to this process inside the block.
+    """Hold the lock of a run's or sweep's folder inside the block.
 
     Raises:
         UserError: if another process has it.
@@ -414,7 +414,7 @@ def hold(folder: Path) -> AbstractContextManager[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Look whether a folder could be held.
+    """Check that no other process holds a folder.
 
     Raises:
         UserError: if another process has it.
@@ -424,7 +424,7 @@ def check_free(folder: Path) -> None:
 
 
 def present_status(summary: Mapping[str, Any], folder: Path) -> str:
-    """A run's status: one said to be running that nobody has in hand was interrupted."""
+    """A run's status; a running one whose folder no process holds was interrupted."""
     if summary["status"] == "running" and not locks.is_held(folder / LOCK):
         return "interrupted"
     return summary["status"]
@@ -451,7 +451,7 @@ def sweep_name(folder: Path) -> str | None:
 
 
 def _end_of_rows(content: bytes, start: int) -> int:
-    """Where a table ends: at the first line from ``start`` on that is no row of numbers."""
+    """Find the end of a table: the first line from ``start`` on that is no row of numbers."""
     num_commas = content.partition(b"\n")[0].count(b",")
     for line in content[start:].splitlines(keepends=True):
         is_header = start == 0 and line.startswith(b"step,") and line.isascii()

@@ -28,20 +28,20 @@ from bcq_exp.files import write_atomically
 from bcq_exp.training import checkpoint
 from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
-from bcq_exp.training.record import RunRecord, whole
+from bcq_exp.training.record import RunRecord, report_damage
 from bcq_exp.training.spec import RunSpec
 
 OURS = "bcq_exp.algorithm."
 
 
 class TrainedRun(NamedTuple):
-    """What a run's newest checkpoint has for whoever acts.
+    """The newest checkpoint of a run, ready to act.
 
     Args:
-        agent: its policy.
-        step: gradient steps that it has taken.
+        agent: the policy with its observation scaling.
+        step: gradient steps taken.
         make_env: makes its environment.
-        spaces: flat observations and actions that it was trained with.
+        spaces: the flat observation and action spaces that it was trained with.
     """
 
     agent: Agent
@@ -50,7 +50,7 @@ class TrainedRun(NamedTuple):
     spaces: tuple[Box, ActionSpace]
 
     def env_maker(self, env: str | None) -> EnvMaker:
-        """What makes another environment of the same spaces, by its id; its own for None."""
+        """Return a maker of another environment of the same spaces, by id; of its own for None."""
         if env is None:
             return self.make_env
 
@@ -69,30 +69,31 @@ def load_run(
     trusted: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> TrainedRun:
-    """The agent of a run's checkpoint, and what makes its environment.
+    """Load the agent of a run's newest checkpoint and the maker of its environment.
 
     Args:
-        trusted: whether the checkpoint may name code beyond ours and Gymnasium's.
-        config: of the user's; one that learns the same names no other code than that.
+        trusted: whether the checkpoint may name code outside bcq_exp and Gymnasium.
+        config: the user's config; if its identity matches, the checkpoint's code is trusted.
 
     Raises:
         UserError: if there is no readable checkpoint, no such device, it names such code, or learns
             something else than ``config``.
     """
     saved = _checkpoint(folder)
-    with whole(RunRecord(Path(folder)).checkpoint):  # or not what its configuration makes
+    # raised too where tensors do not fit the checkpoint's own configuration
+    with report_damage(RunRecord(Path(folder)).checkpoint):
         return _load(saved, folder, device, trusted, config)
 
 
 def load_policy(folder: str | Path, device: str = "auto", *, trusted: bool = False) -> Agent:
-    """What a run learnt, acting on the environment's observations: ``load_policy(f).predict(obs)``.
+    """Load a policy that acts on the environment's observations: ``load_policy(f).predict(obs)``.
 
     Args:
-        folder: the run's.
-        trusted: whether the checkpoint may name code beyond ours and Gymnasium's.
+        folder: the folder of the run.
+        trusted: whether the checkpoint may name code outside bcq_exp and Gymnasium.
 
     Raises:
-        UserError: as of :func:`load_run`.
+        UserError: as :func:`load_run` does.
     """
     return load_run(folder, device, trusted=trusted).agent
 
@@ -122,11 +123,11 @@ def _load(
 def _check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
     """Refuse a stored configuration that names third-party code, which loading would run.
 
-    Each of its nodes may have one ``_target_``, of :mod:`bcq_exp.algorithm`; those of data set and
-    trainer are not made from it.
+    Each node may have one ``_target_``, of :mod:`bcq_exp.algorithm`; the nodes of data set and
+    trainer are not instantiated.
 
     Raises:
-        UserError: for any other, for what else Hydra reads when it makes an object, and for
+        UserError: for any other target, for other keys that Hydra acts on, and for
             interpolations, which call functions.
     """
     for key, value in flattened(config):
@@ -145,7 +146,7 @@ def _check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a path names a class of an algorithm's modules, not one that they import."""
+    """Whether a path names a class defined in an algorithm's module, not one imported there."""
     if not path.startswith(OURS):
         return False
     try:
@@ -177,7 +178,7 @@ def _env_maker(saved: checkpoint.Checkpoint, trusted: bool) -> EnvMaker:
 def load_collected(
     folder: str | Path, num_steps: int | None = None, *, trusted: bool = False
 ) -> tuple[dict[str, np.ndarray], EnvMaker]:
-    """The first steps, or all, that a run with ``online=explore`` took; its environment's maker.
+    """Load the steps that a run with ``online=explore`` took and the maker of its environment.
 
     Raises:
         UserError: if there is no readable checkpoint, or its run did not collect as many.
@@ -199,7 +200,7 @@ def origin(folder: str | Path) -> dict[str, Any]:
     """Where a run's agent came from: command, configuration, seed, step, versions, commit.
 
     Raises:
-        UserError: if no run is there.
+        UserError: if the folder holds no run.
     """
     summary = RunRecord(Path(folder)).summary()
     if summary is None:
@@ -221,9 +222,9 @@ def as_behaviour(agent: Agent, seed: int) -> Behaviour:
 def save_evaluation(
     folder: str | Path, step: int, seed: int, results: EpisodeResults, env: str | None = None
 ) -> Path:
-    """Write an evaluation at a step beside the run's other files, every episode; returns where.
+    """Write every episode of an evaluation at a step to the run's folder; return the path.
 
-    ``env`` is the environment, where it is not the run's own.
+    ``env`` is the id of the environment, where it is not the run's own.
     """
     place = "" if env is None else f"_in_{as_name(env)}"
     path = Path(folder) / f"evaluation_{len(results.returns)}_episodes_seed_{seed}{place}.json"

@@ -1,4 +1,4 @@
-"""One run: what is its own, apart from the engine that may advance it together with others."""
+"""One run: its record, tracker and evaluations, apart from the engine that trains it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LASTING_STEPS = 2000  # a metric may start out of bounds: it is trouble after so
 
 @dataclass
 class Run:
-    """Records, tracks, evaluates and saves one run; knows nothing of how it is trained.
+    """Records, tracks, evaluates and saves one run; independent of how it is trained.
 
     Args:
-        log: where its messages go.
-        evaluator: ``None`` where there is nothing to evaluate in.
-        facts: what ``summary.json`` says of it from the start: configuration, data, versions.
-        environment: what a checkpoint needs to make the environment again.
-        seconds: time trained before, of a run that goes on.
+        log: the logger of its messages.
+        evaluator: ``None`` where there is no environment to evaluate in.
+        facts: the constant fields of ``summary.json``: configuration, data, versions.
+        environment: the environment's state in checkpoints.
+        seconds: time trained before, of a run that resumes.
     """
 
     record: RunRecord
@@ -49,7 +49,9 @@ class Run:
     failure: str | None = None
     _evaluations: list[dict[str, Any]] = field(default_factory=list)
     _last_logged: int = 0
-    _sound_at: dict[str, int] = field(default_factory=dict)  # the last sound step, by Watch.kind
+    _sound_at: dict[str, int] = field(
+        default_factory=dict
+    )  # last step within bounds, by Watch.kind
     _trouble: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What to call it on a terminal."""
+        """The run's name on a terminal."""
         return self.record.folder.name
 
     @property
@@ -71,8 +73,8 @@ class Run:
         return self._evaluations[-1]["return_mean"] if self._evaluations else None
 
     @property
-    def command_to_go_on(self) -> str:
-        """What a person types to continue this run, or its sweep."""
+    def resume_command(self) -> str:
+        """The command that resumes this run, or its sweep."""
         folder, key, option = self.record.folder, "hydra.run.dir", ""
         if sweep_name(folder) is not None:
             folder, key, option = folder.parent, "hydra.sweep.dir", " -m"
@@ -83,9 +85,9 @@ class Run:
     def log_training(
         self, step: int, statistics: Mapping[str, float | None], taken: int, seconds: float
     ) -> None:
-        """A row of training statistics, their means since the last.
+        """Record a row of training metrics, averaged since the last row.
 
-        ``taken`` steps took ``seconds``: not all since the last row where the run has gone on.
+        ``taken`` steps took ``seconds``; a run that resumed took fewer than since the last row.
         """
         self.seconds += seconds
         self._last_logged = step
@@ -117,10 +119,11 @@ class Run:
     def evaluate(
         self, step: int, algorithm: OfflineAlgorithm, is_stopped: Callable[[], bool]
     ) -> None:
-        """A row of evaluation, if there is none; an environment that raises fails this run alone.
+        """Evaluate and record a row, unless this step has one; an error fails this run alone.
 
         Args:
-            is_stopped: asked at every step of the environments; once it is true, no row is written.
+            is_stopped: called at every step of the environments; once it is true, the evaluation
+                ends and no row is written.
         """
         if self.evaluator is None or (self._evaluations and self._evaluations[-1]["step"] == step):
             return
@@ -157,7 +160,7 @@ class Run:
         )
 
     def save(self, step: int, engine_state: dict[str, Any], window: Tensor) -> None:
-        """The checkpoint after ``step``; ``window`` as :class:`checkpoint.Checkpoint` has it.
+        """Save the checkpoint after ``step``; ``window`` is as of :class:`checkpoint.Checkpoint`.
 
         Raises:
             CannotWrite: if the system refuses.
@@ -177,21 +180,21 @@ class Run:
         )
 
     def fail(self, step: int, reason: str) -> None:
-        """End this run, unsuccessful, with what it has written in place."""
+        """End this run as failed; its files stay in place."""
         self.failure = reason
         self.log.error("failed: %s", reason)
         self.finish("failed", step)
 
     def finish(self, status: str, step: int) -> None:
-        """End this run: completed, stopped where it was to, interrupted or failed."""
+        """End this run as completed, stopped, interrupted or failed."""
         summary = self.write_summary(status, step)
         self.tracker.finish(summary)
         self._close()
         if status == "completed":
             self._report(summary)
 
-    def leave(self) -> None:
-        """End this run where nothing can be written: what it has written stays as it is."""
+    def abandon(self) -> None:
+        """End this run without writing; its files stay as they are."""
         self.tracker.finish(None)
         self._close()
 
@@ -200,13 +203,13 @@ class Run:
             self.evaluator.close()
 
     def note_tracker(self) -> None:
-        """Write down which W&B run it has become, where that was seen only after its end."""
+        """Record the id of its W&B run, where that became known only after the end."""
         summary = self.record.summary()
         if summary is not None and summary["wandb_id"] != self.tracker.id:
             self.record.write_summary({**summary, "wandb_id": self.tracker.id})
 
     def write_summary(self, status: str, step: int) -> dict[str, Any]:
-        """``summary.json`` as of ``step``."""
+        """Write and return ``summary.json`` as of ``step``."""
         summary = {
             "status": status,
             "failure": self.failure,
@@ -243,12 +246,12 @@ class Run:
             self.log.info(line)
 
     def _steps_per_second(self) -> float | None:
-        """Gradient steps a second of training over the whole run, evaluations not counted."""
+        """Gradient steps per second of training over the whole run, without evaluations."""
         return round(self._last_logged / self.seconds, 2) if self.seconds else None
 
 
 def _behaviour(data: Mapping[str, Any]) -> list[str]:
-    """The behaviour policy's line, where there is a recorded one."""
+    """The line of the behaviour policy, if its return is recorded."""
     if data["behaviour_return"] is None:
         return []
     return [
@@ -258,7 +261,7 @@ def _behaviour(data: Mapping[str, Any]) -> list[str]:
 
 
 def run_log(folder: Path) -> logging.Logger:
-    """A log of one run among several: to run.log in its folder, not to the terminal."""
+    """Return a logger of one run among several: to run.log, not to the terminal."""
     logger = logging.Logger(folder.name, logging.INFO)
     handler = logging.FileHandler(folder / "run.log", delay=True)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))

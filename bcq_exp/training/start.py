@@ -1,4 +1,4 @@
-"""Whether a run starts, continues, is complete already, or must not start."""
+"""Decide whether a run starts, resumes, is complete already, or must not start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunSpec:
     """
     spec = RunSpec.of(cfg, folder)
     spec.objective.check(spec.dataset, is_wanted=False)
-    if not has_arrived(spec, check_folder(spec)):
+    if not is_trained(spec, check_folder(spec)):
         from bcq_exp.training.algorithms import algorithm_class  # brings torch
 
         algorithm_class(spec.algorithm)
@@ -40,16 +40,16 @@ def make_room(spec: RunSpec) -> None:
 
 
 def check_folder(spec: RunSpec) -> dict[str, Any] | None:
-    """Compare a run with what its folder already has; nothing is written.
+    """Compare a run with the files of its folder; nothing is written.
 
-    Returns the summary of the run there that it continues, if there is one. A run that ended before
-    it recorded anything is not compared.
+    Returns the summary of the run that it continues, if there is one. A run that ended before it
+    recorded anything is not compared.
 
     Raises:
         UserError: if an earlier run must not be continued (``resume=false``), has another
-            configuration, is missing (``resume=true``) or in another process's hands; or the folder
+            configuration, is missing (``resume=true``) or held by another process; or if the folder
             is a sweep's.
-        Damaged: if its summary is, and it is not to be set aside.
+        Damaged: if the summary is damaged and is not to be set aside.
     """
     folder = spec.folder
     record = RunRecord(folder)
@@ -75,20 +75,20 @@ def is_complete(spec: RunSpec) -> bool:
     """Whether a run has nothing left to train.
 
     Raises:
-        UserError: if its folder's run must not be continued by it.
-        Damaged: if that run's files are.
+        UserError: if it must not continue the run in its folder.
+        Damaged: if that run's files are damaged.
     """
     summary = RunRecord(spec.folder).progress()
     if summary is not None:
         check_continues(spec, summary)
-    return has_arrived(spec, summary)
+    return is_trained(spec, summary)
 
 
 def check_continues(spec: RunSpec, summary: Mapping[str, Any]) -> None:
-    """Compare a run with that of its folder, which it is to continue.
+    """Check that a run can continue the run in its folder.
 
     Raises:
-        UserError: if it would learn something else, or ends before the run's present step.
+        UserError: if its identity differs, or it ends before the step reached.
     """
     if changed := changes(spec, summary):
         raise UserError(
@@ -104,18 +104,18 @@ def check_continues(spec: RunSpec, summary: Mapping[str, Any]) -> None:
 
 
 def changes(spec: RunSpec, summary: Mapping[str, Any]) -> dict[str, str]:
-    """The keys in which a run would learn something else than that of a summary, each in words."""
+    """Describe each key of the identity in which a run differs from a summary, by key."""
     return differences(identity(summary["config"]), spec.identity)
 
 
 def check_data(spec: RunSpec, facts: Mapping[str, Any]) -> None:
-    """Compare a data set with those that the run there, and others of its sweep, learned from.
+    """Check that the run in the folder, and others of its sweep, learned from the same data.
 
     Args:
-        facts: of the data set as it is now (:meth:`bcq_exp.data.task.Task.facts`).
+        facts: facts of the data set as loaded (:meth:`bcq_exp.data.task.Task.facts`).
 
     Raises:
-        UserError: if one had other contents under the same ``dataset`` keys.
+        UserError: if the contents differ under the same ``dataset`` keys.
     """
     folder, data = spec.folder, _data(spec.identity)
     whole = folder.parent if is_sweep(folder.parent) else folder
@@ -140,11 +140,11 @@ def _data(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in identity.items() if key.startswith(of_data)}
 
 
-def has_arrived(spec: RunSpec, summary: Mapping[str, Any] | None) -> bool:
-    """Whether the run in its folder, of that summary, has been trained as far as it is to be.
+def is_trained(spec: RunSpec, summary: Mapping[str, Any] | None) -> bool:
+    """Whether the run in the folder, with that summary, has been trained as far as it should.
 
     Raises:
-        Damaged: if its files are.
+        Damaged: if its files are damaged.
     """
     if summary is None:
         return False
@@ -156,18 +156,18 @@ def has_arrived(spec: RunSpec, summary: Mapping[str, Any] | None) -> bool:
         return True
     if objective.fqe is None or summary["step"] < spec.until:
         return False
-    # an estimate follows, of a checkpoint, which is written after the evaluation
+    # the objective will be estimated from a checkpoint, which is written after the evaluation
     return summary["status"] == "stopped" or _has_checkpoint(spec.until, spec.folder)
 
 
 def _has_checkpoint(step: int, folder: Path) -> bool:
     from bcq_exp.training import checkpoint  # brings torch
 
-    found = checkpoint.to_go_on(RunRecord(folder), lazily=True)
+    found = checkpoint.find_resumable(RunRecord(folder), lazily=True)
     return found is not None and found.content["step"] >= step
 
 
 def set_aside(folder: Path) -> None:
-    """Move a run out of the way: beside its folder, or into the sweep's ``.set_aside``."""
+    """Rename a run's folder to ``NAME.1``; in a sweep, move it to ``.set_aside/``."""
     home = folder.parent / ".set_aside" if is_sweep(folder.parent) else folder.parent
     files.set_aside(folder, home)

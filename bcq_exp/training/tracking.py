@@ -190,7 +190,7 @@ class WandbTracker:
             unwritable, instead = moved
             remedy = f"its own log and cache are in {instead}; WANDB_CACHE_DIR names another folder"
             self._warn("cannot write its cache", str(unwritable), remedy)
-        settings = service.set_up(self._hear)
+        settings = service.set_up(self._on_warning)
 
         def begin(mode: Literal["online", "offline"], id: str | None) -> Any:
             return service.begin_run(settings, mode=mode, id=id, resume=resume, **arguments)
@@ -222,7 +222,7 @@ class WandbTracker:
                 raise OSError(f"{size} of at least {self._num_bytes} bytes: is the disk full?")
             time.sleep(0.05)
 
-    def _hear(self, message: str) -> None:
+    def _on_warning(self, message: str) -> None:
         """A warning of W&B's: mostly that it gave up uploading, which raises nothing."""
         reason = " ".join(message.removeprefix("wandb: WARNING ").split())
         self._warn("warns", reason, self._sync("run"))

@@ -105,10 +105,10 @@ class Trainer:
                 self._loop(shown)
             except CannotWrite as error:
                 for _, run in self._alive():
-                    run.leave()
+                    run.abandon()
                 raise CannotWrite(
                     f"{error}; stopped at step {self._engine.step}, to continue from the last "
-                    f"checkpoint: {self.runs[0].command_to_go_on}"
+                    f"checkpoint: {self.runs[0].resume_command}"
                 ) from error
             except Exception as error:  # a defect: let the files say that the runs ended
                 for _, run in self._alive():
@@ -211,7 +211,7 @@ class Trainer:
         name = signal.Signals(self._signal).name
         raise RunStopped(
             f"stopped by {name} at step {self._engine.step}, checkpoint saved; to continue: "
-            f"{self.runs[0].command_to_go_on}",
+            f"{self.runs[0].resume_command}",
             status=128 + self._signal,
         )
 

@@ -19,9 +19,9 @@ FINISH_TIMEOUT = 30.0  # to upload what is left when a run has ended
 GRACE = 10.0  # beyond both, in which W&B's process keeps its word or is ended
 
 
-def set_up(hear: Callable[[str], None]) -> Any:
+def set_up(on_warning: Callable[[str], None]) -> Any:
     """Settings for this process's runs: lean, without console capture, system statistics or code
-    copies, and silent; ``hear`` takes W&B's warnings.
+    copies, and silent; ``on_warning`` takes W&B's warnings.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it complains on our stderr
     import wandb
@@ -39,7 +39,7 @@ def set_up(hear: Callable[[str], None]) -> Any:
         x_save_requirements=False,
     )
     wandb.setup(settings)  # silent from its first word on, but for
-    wandb.termsetup(settings, _Listener(hear))
+    wandb.termsetup(settings, _Listener(on_warning))
     return settings
 
 
@@ -106,8 +106,8 @@ def end() -> None:
 class _Listener:
     """Takes what W&B would print."""
 
-    def __init__(self, hear: Callable[[str], None]) -> None:
-        self.warning = hear
+    def __init__(self, on_warning: Callable[[str], None]) -> None:
+        self.warning = on_warning
 
     def info(self, message: str) -> None:
         """News are not passed on."""

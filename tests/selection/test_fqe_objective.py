@@ -22,7 +22,7 @@ from bcq_exp.sweep.state import run_states
 from bcq_exp.training.objective import Objective
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
-from bcq_exp.training.start import has_arrived
+from bcq_exp.training.start import is_trained
 from tests.commands import TINY
 from tests.forked import forked
 from tests.wandb_reader import read
@@ -179,14 +179,14 @@ def test_a_rung_is_reached_with_a_checkpoint_not_with_the_evaluation(folder):
     record = RunRecord(sweep / stopped)
     summary = record.summary()
     spec = RunSpec(summary["config"], sweep / stopped, until=summary["step"])
-    assert has_arrived(spec, summary)
+    assert is_trained(spec, summary)
     (sweep / stopped / "estimates.json").unlink()
-    assert has_arrived(spec, summary)
+    assert is_trained(spec, summary)
     killed = {**summary, "status": "running"}
-    assert has_arrived(spec, killed), "its checkpoint is of that step"
+    assert is_trained(spec, killed), "its checkpoint is of that step"
     for path in (sweep / stopped).glob("checkpoint*"):
         path.unlink()
-    assert not has_arrived(spec, killed)
+    assert not is_trained(spec, killed)
 
 
 def test_other_settings_are_another_value(folder):

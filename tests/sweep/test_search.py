@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.launcher import RunFailed
-from bcq_exp.sweep.search import OptunaSweeper, _distribution, _record, _taken_up_again
+from bcq_exp.sweep.search import OptunaSweeper, _distribution, _record, _resubmitted
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import hold
 from tests.commands import TINY, compose
@@ -288,7 +288,7 @@ def test_trials_of_another_space_are_not_taken_up():
     found = optuna.create_study()
     found.ask({"y": optuna.distributions.FloatDistribution(0, 1)})
     mine = found.ask(space)
-    assert [trial.number for trial in _taken_up_again(found, space)] == [mine.number]
+    assert [trial.number for trial in _resubmitted(found, space)] == [mine.number]
     assert [trial.state.name for trial in found.trials] == ["FAIL", "RUNNING"]
 
 
@@ -298,7 +298,7 @@ def test_a_failed_trial_is_asked_for_once_more_at_each_launch():
     first = found.ask(space)
     for _ in range(2):
         found.tell(found.trials[-1].number, state=optuna.trial.TrialState.FAIL)
-        assert _taken_up_again(found, space) == []
+        assert _resubmitted(found, space) == []
         assert [trial.state.name for trial in found.trials].count("WAITING") == 1
         assert found.ask(space).params == first.params
     assert found.ask(space).params != first.params

@@ -43,7 +43,7 @@ def everything(folder):
     record = RunRecord(folder)
     summary = record.summary()
     newest = checkpoint.newest(record)
-    found = checkpoint.to_go_on(record)
+    found = checkpoint.find_resumable(record)
     return {
         "summary": summary,
         **{table: record.rows(table, summary["record"]) for table in TABLES},
@@ -249,6 +249,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path):
     full = forked(*LONGER, "name=trained", cwd=tmp_path, limits=limits)
     assert (full.returncode, full.stderr.count("\n")) == (1, 1), full.stderr
     assert (run / "checkpoint.pt").read_bytes() == before
-    found = checkpoint.to_go_on(RunRecord(run))
+    found = checkpoint.find_resumable(RunRecord(run))
     assert found.content["step"] == 60
     assert np.isfinite(found.content["window"].numpy()).all()

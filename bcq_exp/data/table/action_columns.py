@@ -11,8 +11,8 @@ from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.d4rl_files import bounded
 from bcq_exp.data.spaces import ActionSpace
-from bcq_exp.data.table.column_kinds import Kind
 from bcq_exp.data.table.column_statistics import ColumnStatistics
+from bcq_exp.data.table.column_types import ColumnType
 from bcq_exp.data.table.rows import Rows, Value, places, plain, shown
 from bcq_exp.data.transitions import DataError
 from bcq_exp.data.validation import widened
@@ -118,13 +118,13 @@ class TakenActions:
     """
 
     def __init__(
-        self, data: str, path: str, kinds: Mapping[str, Kind], is_text: Mapping[str, bool]
+        self, data: str, path: str, kinds: Mapping[str, ColumnType], is_text: Mapping[str, bool]
     ) -> None:
         self._names = tuple(kinds)
         self._listed = ", ".join(kinds)
         self._data, self._path, self._start = data, path, f"data set {data!r}: "
         self._is_text = [is_text[name] for name in kinds]
-        self._is_category = any(kind == Kind.CATEGORY for kind in kinds.values())
+        self._is_category = any(kind == ColumnType.CATEGORY for kind in kinds.values())
         self.statistics = ColumnStatistics([name for name in kinds if not is_text[name]])
         self.counts: dict[tuple[Value, ...], int] = {}
         self._are_counted = self._are_whole = True

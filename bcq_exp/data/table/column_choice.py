@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bcq_exp.data.table.column_kinds import Column, Kind
+from bcq_exp.data.table.column_types import Column, ColumnType
 from bcq_exp.data.transitions import DataError
 from bcq_exp.formatting import listed
 
@@ -40,7 +40,7 @@ _SEVERAL: Mapping[str, tuple[tuple[str, ...], ...]] = {  # patterns, the likelie
     "observations": (("obs*",), ("state*",)),
 }
 _NEXT = "next[_.]*"  # of the step after: never guessed
-_NUMERIC = (Kind.NUMBER, Kind.BOOLEAN)
+_NUMERIC = (ColumnType.NUMBER, ColumnType.BOOLEAN)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,9 @@ def choose(
     chosen = Columns(**found, categorical=categorical, guessed=guessed)
     for key in ("observations", "actions"):
         for name in getattr(chosen, key):
-            _check(key, columns[name], (*_NUMERIC, Kind.CATEGORY), "numbers, booleans or text")
+            _check(
+                key, columns[name], (*_NUMERIC, ColumnType.CATEGORY), "numbers, booleans or text"
+            )
             if columns[name].is_mixed and name not in categorical:
                 raise DataError(
                     f"dataset.{key}={name}: has text among numbers, {columns[name].odd}; correct "
@@ -138,11 +140,11 @@ def choose(
             _check(key, columns[name], _NUMERIC, "numbers")
     if chosen.time is not None:
         times = "numbers or times (ISO 8601)"
-        _check("time", columns[chosen.time], (Kind.NUMBER, Kind.TIME), times)
+        _check("time", columns[chosen.time], (ColumnType.NUMBER, ColumnType.TIME), times)
     return chosen
 
 
-def _check(key: str, column: Column, kinds: Sequence[Kind], needed: str) -> None:
+def _check(key: str, column: Column, kinds: Sequence[ColumnType], needed: str) -> None:
     """Refuse values of other kinds."""
     if column.kind not in kinds:
         found = f"text, {column.odd}" if column.odd else f"values of kind {column.kind.value}"

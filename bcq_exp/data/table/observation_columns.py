@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from bcq_exp.data.resolution import Resolution
-from bcq_exp.data.table.column_kinds import Kind
 from bcq_exp.data.table.column_statistics import ColumnStatistics
+from bcq_exp.data.table.column_types import ColumnType
 from bcq_exp.data.table.rows import Rows, Value
 from bcq_exp.data.transitions import DataError
 
@@ -26,17 +26,17 @@ class Feature:
     """
 
     name: str
-    kind: Kind
+    kind: ColumnType
     categories: tuple[Value, ...] = ()
 
     @property
     def size(self) -> int:
         """Numbers in an observation."""
-        return len(self.categories) if self.kind == Kind.CATEGORY else 1
+        return len(self.categories) if self.kind == ColumnType.CATEGORY else 1
 
     def vectors(self, rows: Rows) -> np.ndarray:
         """``(N, size)`` float32."""
-        if self.kind != Kind.CATEGORY:
+        if self.kind != ColumnType.CATEGORY:
             return rows.numbers(self.name).astype(np.float32)[:, None]
         return np.eye(self.size, dtype=np.float32)[rows.codes(self.name, self.categories)]
 
@@ -53,10 +53,10 @@ class Observations:
         kinds: of the columns, by name.
     """
 
-    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, kinds: Mapping[str, ColumnType]) -> None:
         self._kinds = kinds
         self._categories: dict[str, set[Value]] = {
-            name: set() for name, kind in kinds.items() if kind == Kind.CATEGORY
+            name: set() for name, kind in kinds.items() if kind == ColumnType.CATEGORY
         }
         self.statistics = ColumnStatistics([name for name in kinds if name not in self._categories])
         self._resolution = Resolution()

@@ -9,7 +9,7 @@ import numpy as np
 
 from bcq_exp.data.table.action_columns import TakenActions
 from bcq_exp.data.table.column_choice import Columns
-from bcq_exp.data.table.column_kinds import Kind
+from bcq_exp.data.table.column_types import ColumnType
 from bcq_exp.data.table.observation_columns import Observations
 from bcq_exp.data.table.rows import Rows, place, plain
 from bcq_exp.data.table.sources import TableFiles
@@ -37,7 +37,7 @@ class Scan:
     def __init__(self, files: TableFiles, columns: Columns, empty_reward: float | None) -> None:
         self.columns, self.empty_reward, self._data = columns, empty_reward, files.data
         kinds = {
-            name: Kind.CATEGORY if name in columns.categorical else files.columns[name].kind
+            name: ColumnType.CATEGORY if name in columns.categorical else files.columns[name].kind
             for name in (*columns.observations, *columns.actions)
         }
         self.observations = Observations({name: kinds[name] for name in columns.observations})
@@ -45,7 +45,7 @@ class Scan:
             files.data,
             files.path,
             {name: kinds[name] for name in columns.actions},
-            {name: files.columns[name].kind == Kind.CATEGORY for name in columns.actions},
+            {name: files.columns[name].kind == ColumnType.CATEGORY for name in columns.actions},
         )
         self._states: list[np.ndarray] = []
         self._ids: list[Any] = []  # of episodes, where they begin

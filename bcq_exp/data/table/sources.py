@@ -14,7 +14,13 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from bcq_exp.data.table.column_kinds import Column, Kind, TextColumn, kind_of, without_spaces
+from bcq_exp.data.table.column_types import (
+    Column,
+    ColumnType,
+    TextColumn,
+    column_type,
+    without_spaces,
+)
 from bcq_exp.data.table.rows import Rows
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import first_line
@@ -59,7 +65,9 @@ class TableFiles:
                 raise DataError(
                     f"{start} no column {name!r}, which {first} has; all files need the same ones"
                 )
-            is_same = own[name] == kind or Kind.TIME != kind_of(kind) == kind_of(own[name])
+            is_same = own[name] == kind or ColumnType.TIME != column_type(kind) == column_type(
+                own[name]
+            )
             if not is_same:
                 raise DataError(
                     f"{start} column {name!r} as {own[name]}, {first} has {kind}; write both alike"
@@ -85,12 +93,14 @@ class TableFiles:
         """One for each position of lists, else one."""
         import pyarrow.compute as pc
 
-        if kind_of(kind) != Kind.LIST:
-            yield Column(source, source, kind_of(kind), is_text=kind_of(kind) == Kind.CATEGORY)
+        if column_type(kind) != ColumnType.LIST:
+            yield Column(
+                source, source, column_type(kind), is_text=column_type(kind) == ColumnType.CATEGORY
+            )
             return
         lengths = (pc.list_value_length(rows.arrays[source]) for rows in self._arrays([source]))
         width = next(filter(None, (pc.max(length).as_py() for length in lengths)), 0)
-        element = kind_of(kind.value_type)
+        element = column_type(kind.value_type)
         for position in range(width):
             yield Column(f"{source}[{position}]", source, element, position, width)
 

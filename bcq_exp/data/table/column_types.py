@@ -13,7 +13,7 @@ _NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)$"
 _BOOLEAN = r"(?i)^(true|false)$"
 
 
-class Kind(Enum):
+class ColumnType(Enum):
     """What the values of a column are."""
 
     NUMBER = "number"
@@ -38,7 +38,7 @@ class Column:
 
     name: str
     source: str
-    kind: Kind
+    kind: ColumnType
     position: int | None = None
     width: int = 0
     is_text: bool = False
@@ -66,9 +66,9 @@ class Column:
             return pc.list_element(array, self.position)
         if not self.is_text:
             return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else array
-        if self.kind == Kind.BOOLEAN:
+        if self.kind == ColumnType.BOOLEAN:
             return pc.equal(pc.utf8_lower(array), "true")
-        return array.cast(pa.timestamp("us") if self.kind == Kind.TIME else pa.float64())
+        return array.cast(pa.timestamp("us") if self.kind == ColumnType.TIME else pa.float64())
 
 
 class TextColumn:
@@ -111,12 +111,12 @@ class TextColumn:
     def column(self, name: str) -> Column:
         """The column. One without any value is of numbers, which are missing where needed."""
         if self._numbers == self._seen:
-            kind = Kind.NUMBER
+            kind = ColumnType.NUMBER
         elif self._may_be_boolean or self._may_be_time:
-            kind = Kind.BOOLEAN if self._may_be_boolean else Kind.TIME
+            kind = ColumnType.BOOLEAN if self._may_be_boolean else ColumnType.TIME
         else:
             is_mixed = self._seen / 2 < self._numbers
-            return Column(name, name, Kind.CATEGORY, odd=self._odd, is_mixed=is_mixed)
+            return Column(name, name, ColumnType.CATEGORY, odd=self._odd, is_mixed=is_mixed)
         return Column(name, name, kind, is_text=True)
 
 
@@ -138,23 +138,29 @@ def without_spaces(array: Any) -> Any:
 
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if kind_of(array.type) != Kind.CATEGORY:
+    if column_type(array.type) != ColumnType.CATEGORY:
         return array
     array = pc.utf8_trim_whitespace(array.cast(pa.string()))
     return pc.if_else(pc.equal(array, ""), None, array)
 
 
-def kind_of(kind: Any) -> Kind:
+def column_type(kind: Any) -> ColumnType:
     """The kind of an Arrow type."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
-        return kind_of(kind.value_type)
+        return column_type(kind.value_type)
     tests = {
-        Kind.BOOLEAN: (pa.types.is_boolean,),
-        Kind.NUMBER: (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
-        Kind.TIME: (pa.types.is_timestamp, pa.types.is_date, pa.types.is_time),
-        Kind.CATEGORY: (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-        Kind.LIST: (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+        ColumnType.BOOLEAN: (pa.types.is_boolean,),
+        ColumnType.NUMBER: (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+        ColumnType.TIME: (pa.types.is_timestamp, pa.types.is_date, pa.types.is_time),
+        ColumnType.CATEGORY: (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+        ),
+        ColumnType.LIST: (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
     }
-    return next((k for k, are in tests.items() if any(is_it(kind) for is_it in are)), Kind.OTHER)
+    return next(
+        (k for k, are in tests.items() if any(is_it(kind) for is_it in are)), ColumnType.OTHER
+    )

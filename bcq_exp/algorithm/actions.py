@@ -1,4 +1,4 @@
-"""Between the unit the networks work in and the environment's actions."""
+"""Maps between the actions of networks and those of the environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from bcq_exp.ranges import BOUND_METHODS, require
 
 BoundMethod = Literal["clip", "tanh"] | None
-LARGEST, SMALLEST = 10.0, 0.1  # sizes of actions that networks learn with as they are
+LARGEST, SMALLEST = 10.0, 0.1  # sizes of actions that networks can learn without scaling
 _TANH_LIMIT = 1 - 1e-6  # atanh of the edge itself is infinite; this is 7.25
 
 
@@ -36,7 +36,7 @@ class ActionMap:
     ==============  ============  =======================================  ====================
 
     Raises:
-        TypeError: if the space is no Box: the algorithms here are for continuous actions.
+        TypeError: if the space is not a Box.
         ValueError: if the method is unknown, or a space without bounds is to be scaled.
     """
 

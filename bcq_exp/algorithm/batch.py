@@ -1,4 +1,4 @@
-"""What algorithms and policies are handed: named arrays or tensors."""
+"""Batches: named arrays or tensors, the input of algorithms and policies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Batch:
         self.__dict__.update(entries)
 
     def keys(self) -> Iterator[str]:
-        """The names."""
+        """Return the names."""
         return iter(self.__dict__)
 
     def __getattr__(self, name: str) -> Any:  # only reached when the name is missing

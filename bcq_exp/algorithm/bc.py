@@ -31,7 +31,7 @@ class BCTrainingStats(TrainingStats):
 
 
 class Networks(NamedTuple):
-    """The one network, of a run or of K stacked ones."""
+    """The network of a run, or of K stacked runs."""
 
     actor: StateToAction
 
@@ -58,7 +58,7 @@ def train_step(
 def discrete_step(
     nets: Networks, optimizers: Optimizers, hyper: Any, batch: Batch, noise: Any
 ) -> dict[str, Tensor]:
-    """The same of discrete actions."""
+    """A :class:`~bcq_exp.algorithm.base.Step` of discrete actions."""
     loss, _ = cross_entropy(nets.actor, batch.obs, batch.act)
     optimizers["actor"].apply(loss)
     return {"actor_loss": loss}

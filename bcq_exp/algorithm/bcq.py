@@ -39,7 +39,7 @@ from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.ranges import COUNT, require
 
-STUCK_SHARE = 0.95  # of the largest mean |perturbation| there can be
+STUCK_SHARE = 0.95  # share of the largest possible mean |perturbation|
 
 
 class Networks(NamedTuple):
@@ -78,7 +78,7 @@ def train_step(
     """Algorithm 1, a :class:`~bcq_exp.algorithm.base.Step`: VAE, critics, actor, then targets."""
     obs, act = batch.obs, batch.act
 
-    # the generative model: evidence lower bound
+    # the generative model: negative evidence lower bound
     vae = losses.vae_loss(nets.vae, obs, act, noise.vae_eps)
     optimizers["vae"].apply(vae.loss)
 

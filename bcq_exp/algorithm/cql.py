@@ -64,7 +64,7 @@ class EntropyCoefficient(nn.Module):
 
 
 class LogAlpha(Protocol):
-    """:class:`EntropyCoefficient` as it is called, of a run or of K stacked ones."""
+    """:class:`EntropyCoefficient` as the losses call it, for a run or K stacked runs."""
 
     def __call__(self) -> Tensor: ...
 

@@ -41,7 +41,7 @@ class DDPGTrainingStats(TrainingStats):
 
 
 class Networks(NamedTuple):
-    """The networks of a run, or of K stacked ones."""
+    """The networks of a run, or of K stacked runs."""
 
     actor: StateToAction
     critic: StateAction
@@ -75,7 +75,7 @@ def train_step(
     batch: Batch,
     noise: Any,
 ) -> dict[str, Tensor]:
-    """Algorithm 1 less its exploration, a :class:`~bcq_exp.algorithm.base.Step`."""
+    """Algorithm 1 without exploration, a :class:`~bcq_exp.algorithm.base.Step`."""
     with torch.no_grad():
         target = target_value(
             nets.critic_target,

@@ -26,7 +26,7 @@ class DiscretePolicy(Policy):
 
     Args:
         action_space: Discrete, of n actions.
-        observation_space: kept for whoever asks.
+        observation_space: the space of observations, if known.
 
     Raises:
         TypeError: if the action space is not Discrete.
@@ -42,7 +42,7 @@ class DiscretePolicy(Policy):
 
     @abstractmethod
     def scores(self, obs: Tensor) -> Tensor:
-        """What the action is chosen by, (B, O) -> (B, n)."""
+        """Return the scores that actions are chosen by, (B, O) -> (B, n)."""
 
     @torch.no_grad()
     def action_probabilities(self, obs: Any) -> Tensor:
@@ -54,11 +54,11 @@ class DiscretePolicy(Policy):
         return one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
 
     def chosen(self, scores: Tensor) -> Tensor:
-        """The best actions by scores (B, n): integers (B,) as the environment counts them."""
+        """Return the best actions by scores (B, n): the environment's integers (B,)."""
         return scores.argmax(-1) + self._action_map.start
 
     def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
-        """Integers (B,) as the environment counts them."""
+        """Return the environment's integers (B,)."""
         return self.chosen(self.scores(obs))
 
 

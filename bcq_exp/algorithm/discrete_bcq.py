@@ -1,7 +1,7 @@
 """Discrete BCQ (Fujimoto, Conti, Ghavamzadeh & Pineau 2019, arXiv:1910.01708).
 
 Double Q-learning whose greedy action is the best of those that a generative model of the data finds
-likely enough beside the likeliest. Losses as in the authors' code (github.com/sfujim/BCQ).
+likely enough relative to the likeliest. Losses as in the authors' code (github.com/sfujim/BCQ).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class DiscreteBCQTrainingStats(TrainingStats):
 
 
 class Networks(NamedTuple):
-    """The networks of a run, or of K stacked ones."""
+    """The networks of a run, or of K stacked runs."""
 
     critic: StateToAction
     critic_target: StateToAction
@@ -53,9 +53,9 @@ class Networks(NamedTuple):
 
 
 def constrained(q: Tensor, logits: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The constraint: values (B, n), -inf where G(a | s) / max_a' G(a' | s) <= threshold.
+    """Apply the constraint: values (B, n), -inf where G(a | s) / max_a' G(a' | s) <= threshold.
 
-    The likeliest action is always allowed. Also the share of allowed actions, ().
+    The likeliest action is always allowed. Also returns the share of allowed actions, ().
     """
     ratio = (logits - logits.amax(-1, keepdim=True)).exp()
     is_forbidden = (ratio <= threshold) & (ratio < 1)
@@ -76,7 +76,7 @@ def target_value(
 ) -> tuple[Tensor, Tensor]:
     """y = r + gamma (1 - terminated) Q'(s', a') (B,), a' the best allowed action by Q.
 
-    Also the share of allowed actions. Call it without gradients.
+    Also returns the share of allowed actions. Call it without gradients.
     """
     q, allowed = constrained(critic(obs_next), imitator(obs_next), threshold)
     best = q.argmax(-1, keepdim=True)
@@ -137,7 +137,7 @@ def train_step(
 
 @torch.no_grad()
 def _share(counter: HasParameters, hyper: DiscreteBCQHyperparameters) -> float | Tensor:
-    """The share of the critic that its target takes in this step."""
+    """The Polyak coefficient of this step."""
     if hyper.target_update_freq == 1:
         return hyper.tau
     (count,) = counter.parameters()

@@ -70,7 +70,7 @@ class Bins(ActionRange):
 
 
 class NearestBin(Protocol):
-    """:class:`Bins` as it is called, of a run or of K stacked ones."""
+    """:class:`Bins` as the losses call it, for a run or K stacked runs."""
 
     def __call__(self, act: Tensor, /) -> Tensor: ...
 
@@ -113,7 +113,7 @@ class DiscreteGreedyPolicy(DiscretePolicy):
 
 
 class Networks(NamedTuple):
-    """The networks of a run, or of K stacked ones."""
+    """The networks of a run, or of K stacked runs."""
 
     critic: StateToAction
     critic_target: StateToAction

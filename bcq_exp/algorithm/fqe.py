@@ -1,13 +1,13 @@
 """Fitted Q evaluation (Le, Voloshin & Yue 2019, arXiv:1903.08738): the value of a fixed policy pi
-from transitions that others recorded.
+from recorded transitions of any policy.
 
     y   = r + gamma (1 - terminated) Q_{k-1}(s', pi(s'))    in [V_min, V_max]
     Q_k = argmin_f E_(s, a, r, s')~D [ (f(s, a) - y)^2 ]
     V   = E_s0 [ Q_K(s0, pi(s0)) ]
 
-That is algorithm 3 with rewards for costs. Q_{k-1} is a target network that follows its source, as
-in the benchmarks of this estimator (Fu et al. 2021, arXiv:2103.16596), so that a gradient step is a
-part of an iteration. The policy itself is not here: it is fixed, and its actions come as data.
+This is algorithm 3 with rewards in place of costs. Q_{k-1} is a target network that follows its
+source, as in the benchmarks of this estimator (Fu et al. 2021, arXiv:2103.16596), so that a
+gradient step is a part of an iteration. The policy is fixed, so its actions are precomputed data.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def train_step(
     batch: Batch,
     noise: Any,
 ) -> dict[str, Tensor]:
-    """A step of the regression, a :class:`~bcq_exp.algorithm.base.Step`."""
+    """Take a step of the regression, a :class:`~bcq_exp.algorithm.base.Step`."""
     with torch.no_grad():
         target = target_value(
             nets.critic_target,
@@ -110,7 +110,7 @@ class FQE(OfflineAlgorithm[Any], LaggedNetworkPolyakUpdateAlgorithmMixin):
     def __init__(
         self, *, critic: nn.Module, critic_optim: OptimizerFactory, **hyperparameters: Any
     ) -> None:
-        super().__init__(policy=None, **hyperparameters)  # it learns none
+        super().__init__(policy=None, **hyperparameters)  # it learns no policy
         self.critic = critic
         self.critic_target = self._add_lagged_network(critic)
         self.optimizers = {"critic": optimizer_for(critic, critic_optim)}

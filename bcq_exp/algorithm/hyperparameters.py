@@ -1,8 +1,7 @@
-"""The hyperparameters of each algorithm: the only place of their names, types, defaults, ranges
-and documentation.
+"""The hyperparameters of each algorithm: names, types, defaults, ranges and documentation.
 
-The configuration's schema, ``--help``, the constructors and the gradient steps read them here. The
-command line does so before it needs torch, which is not imported.
+The configuration's schema, ``--help``, the constructors and the gradient steps read them here. This
+module does not import torch, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ def number(default: Any, allowed: Allowed | None, doc: str, *, stackable: bool =
     """A field of :class:`Hyperparameters`.
 
     Args:
-        allowed: its range; ``None`` is any number.
-        doc: its meaning, in a line.
+        allowed: the range; ``None`` is any number.
+        doc: the meaning in one line.
         stackable: whether stacked runs may differ in it.
     """
     metadata = {"allowed": allowed, "doc": doc, "stackable": stackable}
@@ -60,11 +59,11 @@ class Hyperparameters:
 
     @classmethod
     def stackable(cls) -> tuple[str, ...]:
-        """Names of those in which stacked runs may differ."""
+        """Return the names of hyperparameters in which stacked runs may differ."""
         return tuple(f.name for f in fields(cls) if f.metadata["stackable"])
 
     def with_tensors(self, tensors: Mapping[str, Any]) -> Self:
-        """The same with tensors for some: (K,) for K stacked runs, () for a compiled step."""
+        """Replace some by tensors: (K,) for K stacked runs, () for a compiled step."""
         changed = copy.copy(self)
         vars(changed).update(tensors)
         return changed
@@ -80,7 +79,7 @@ def _discount() -> Any:
 
 @dataclass(frozen=True)
 class TargetHyperparameters(Hyperparameters):
-    """Those of an algorithm that learns values with target networks."""
+    """The hyperparameters of an algorithm that learns values with target networks."""
 
     tau: float = _update_rate()
     gamma: float = _discount()
@@ -95,7 +94,7 @@ class BCQHyperparameters(Hyperparameters):
         10,
         COUNT,
         "n, sampled actions per next state in the target",
-        stackable=False,  # runs of few samples would wait for those of many
+        stackable=False,  # runs with few samples would wait for those with many
     )
 
 
@@ -173,7 +172,7 @@ class FQEHyperparameters(TargetHyperparameters):
             )
 
 
-ALGORITHMS = {  # those with hyperparameters, as choice files name them: /schema/NAME@algo
+ALGORITHMS = {  # algorithms with hyperparameters, by the name in choice files: /schema/NAME@algo
     "bcq": BCQHyperparameters,
     "ddpg": TargetHyperparameters,
     "discrete_bcq": DiscreteBCQHyperparameters,

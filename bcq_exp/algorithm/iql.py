@@ -57,7 +57,7 @@ class IQLTrainingStats(TwinCriticTrainingStats):
 
 
 class Networks(NamedTuple):
-    """The networks of a run, or of K stacked ones.
+    """The networks of a run, or of K stacked runs.
 
     ``actor`` returns means and log std (B, 2 A), ``value`` V(s) (B, 1).
     """
@@ -72,7 +72,7 @@ class Networks(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What the actor imitates more: A(s, a) and min(exp(beta A), clip), (B,), and two means."""
+    """Weights of the actor's imitation: A(s, a) and min(exp(beta A), clip), (B,), and two means."""
 
     weight: Tensor
     advantage_mean: Tensor

@@ -1,10 +1,11 @@
-"""Equations, one pure function each: BCQ's (Fujimoto et al. 2019, arXiv:1812.02900), of which other
-algorithms take some.
+"""The equations of BCQ (Fujimoto et al. 2019, arXiv:1812.02900) as pure functions.
 
-Networks come in as callables, random numbers as tensors and hyperparameters as numbers. Equations
-are written for one run; :func:`~bcq_exp.algorithm.stacking.per_run` makes them those of K stacked
-runs. Shapes: B batch, n sampled actions, O observation, A action, L latent. Where one observation
-meets n actions it is passed as (B, 1, O) and the networks broadcast it.
+Other algorithms share some of them.
+
+Networks are callables, random numbers tensors and hyperparameters numbers. Equations are written
+for one run; :func:`~bcq_exp.algorithm.stacking.per_run` also computes them for K stacked runs.
+Shapes: B batch, n sampled actions, O observation, A action, L latent. An observation with n actions
+is passed as (B, 1, O), and the networks broadcast it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class StateToAction(Protocol):
     def __call__(self, obs: Tensor, /) -> Tensor: ...
 
     def parameters(self) -> Iterable[Tensor]:
-        """Its trainable tensors; of K stacked networks (K, ...)."""
+        """Return the trainable tensors; (K, ...) for K stacked networks."""
 
 
 class StateAction(Protocol):
@@ -40,14 +41,14 @@ class StateAction(Protocol):
     def __call__(self, obs: Tensor, act: Tensor, /) -> Tensor: ...
 
     def parameters(self) -> Iterable[Tensor]:
-        """Its trainable tensors; of K stacked networks (K, ...)."""
+        """Return the trainable tensors; (K, ...) for K stacked networks."""
 
 
 class ConditionalVAE(Protocol):
     """The generative model G(a | s)."""
 
     def parameters(self) -> Iterable[Tensor]:
-        """Its trainable tensors; of K stacked networks (K, ...)."""
+        """Return the trainable tensors; (K, ...) for K stacked networks."""
 
     def __call__(self, obs: Tensor, act: Tensor, eps: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction (B, A), posterior mean (B, L) and standard deviation (B, L)."""

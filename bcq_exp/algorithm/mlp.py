@@ -1,9 +1,8 @@
 """Multilayer perceptrons as one differentiable operation.
 
-A training step of BCQ spends its time in these: at the paper's sizes in the matrix products, with
-small networks in everything around them. So forward and backward are written out once, ReLUs are
-in place, and the products can be computed in bfloat16 while parameters, gradients and results stay
-as they are.
+A training step of BCQ spends its time here: in matrix products at the paper's sizes, in overhead
+with small networks. Forward and backward are therefore written out, ReLUs are in place, and
+products can be computed in bfloat16 while parameters, gradients and results keep their type.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-FEW_COLUMNS = 16  # of a product that BLAS computes several times faster as its transpose
+FEW_COLUMNS = 16  # columns of a product that BLAS computes several times faster as its transpose
 FEW_ROWS = 32  # of which a product takes less time than the weights' cast to another type
 
 
 class HasComputeDtype:
     """A module whose matrix products are computed in ``compute_dtype``.
 
-    ``None`` is the type of the parameters, as are an :class:`MLP`'s of few rows. What it returns
-    has the type of its input.
+    ``None`` is the type of the parameters, which an :class:`MLP` of few rows uses in any case. The
+    result has the type of the input.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -44,7 +43,7 @@ class MLP(HasComputeDtype, nn.Module):
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():  # a file is faster without what only training needs
+        if torch.compiler.is_exporting():  # a file is faster without the custom backward
             for i, layer in enumerate(self.layers):
                 x = layer(x.relu() if i else x)
             return x
@@ -60,13 +59,13 @@ class MLP(HasComputeDtype, nn.Module):
 class _MLPFunction(torch.autograd.Function):
     """Forward and backward of an MLP over rows (R, I), for parameters weight, bias, weight, ...
 
-    K networks of one shape, each with rows of its own (K, R, I), are one call too: that is what
-    ``torch.vmap`` makes of it.
+    ``torch.vmap`` turns it into one call for K networks of one shape, each with its own rows
+    (K, R, I).
     """
 
     @staticmethod
     def forward(dtype: torch.dtype, x: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
-        """The result, and what backward needs: each layer's input and its weight."""
+        """Return the result and the inputs and weights of each layer for backward."""
         weights, biases = ([p.to(dtype) for p in params[i::2]] for i in (0, 1))
         inputs: list[Tensor] = []
         y = x.to(dtype)
@@ -112,7 +111,7 @@ class _MLPFunction(torch.autograd.Function):
         return results, (0,) * len(results)
 
 
-# torch asks for it at every call, and finding it takes a fifth of one
+# torch reads it at every call, and looking it up takes a fifth of the call
 _MLPFunction.forward.__signature__ = inspect.signature(_MLPFunction.forward)  # type: ignore[attr-defined]
 
 
@@ -126,14 +125,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a b, by way of its transpose where it has few columns, as sums of one term without BLAS."""
+    """Compute a b: by its transpose for few columns, without BLAS for sums of one term."""
     if a.shape[-1] == 1:
         return a * b
     return (b.mT @ a.mT).mT if b.shape[-1] < FEW_COLUMNS else a @ b
 
 
 class Linear(HasComputeDtype, nn.Linear):
-    """Torch's linear layer, its product in ``compute_dtype``."""
+    """Torch's linear layer with its product in ``compute_dtype``."""
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = self.compute_dtype or x.dtype

@@ -1,14 +1,14 @@
-"""The networks of the algorithms, and what lets a network of one's own take their place.
+"""The networks of the algorithms, and the interface of custom networks.
 
 A network that sets ``pure = True`` declares that
 
 - its ``forward`` (and a VAE's ``decode``) runs the same torch kernels on the same tensors each
   time: no branch on values, no ``.item()``, no random numbers, no state outside of parameters and
   buffers;
-- observations broadcast beside actions, (B, 1, O) beside (B, n, A), as :func:`concatenated` does.
+- observations (B, 1, O) broadcast with actions (B, n, A), as :func:`concatenated` does.
 
-Then its steps are compiled and, with other runs', stacked, and its linear layers take part in
-``trainer.precision``. Any other network is called with plain rows, (R, O) and (R, A), as it is.
+Then its steps are compiled and stacked with those of other runs, and its linear layers follow
+``trainer.precision``. Any other network is called with plain rows, (R, O) and (R, A).
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class GaussianActor(nn.Module):
 
 
 class SquashedMean(nn.Module):
-    """mu(s), what a Gaussian actor does at evaluation: a tanh of its mean.
+    """mu(s), the policy of a Gaussian actor at evaluation: a tanh of its mean.
 
     ``forward(obs)`` (B, O) -> (B, A), in the policy's unit.
 
@@ -263,7 +263,7 @@ class VAE(ActionRange):
         low, high: bounds of the action, (A,) or numbers, in the policy's unit; the decoder ends in
             a tanh of that range.
         latent_clip: latents drawn from the prior are clipped to plus and minus this, above 0.
-        kl_weight: weight of the KL term beside the reconstruction error, at least 0.
+        kl_weight: weight of the KL term relative to the reconstruction error, at least 0.
 
     Raises:
         ValueError: if a number is out of its range, a bound not finite, or ``low`` not below
@@ -290,7 +290,7 @@ class VAE(ActionRange):
         require("latent_dim", self.latent_dim, COUNT)
         require("latent_clip", latent_clip, LATENT_CLIP)
         require("kl_weight", kl_weight, KL_WEIGHT)
-        # tensors, so that stacked runs may differ in them; not parts of a checkpoint
+        # tensors, so that stacked runs may differ in them; not in checkpoints
         for name, value in (("latent_clip", latent_clip), ("kl_weight", kl_weight)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
         self.encoder = MLP(obs_dim + act_dim, hidden_sizes, 2 * self.latent_dim)
@@ -336,7 +336,7 @@ class _Rows:
         return getattr(self._module, name)
 
     def parameters(self) -> Iterator[Tensor]:
-        """Those of the network."""
+        """Return the parameters of the network."""
         return self._module.parameters()
 
     def __call__(self, obs: Tensor, *inputs: Tensor) -> Any:
@@ -364,7 +364,7 @@ def _as_rows(obs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _takes(function: Callable[..., Any], *inputs: Tensor) -> bool:
-    """Whether the last input has a width, and a function's signature a place for it."""
+    """Whether the last input has a width and the function's signature takes it."""
     if inputs[-1].shape[-1] == 0:
         return False
     try:
@@ -390,10 +390,10 @@ def choose_compute_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
 
 @torch.no_grad()
 def check_broadcasts(network: nn.Module, obs_dim: int, act_dim: int) -> None:
-    """Hold a network that declares itself pure against what that says of shapes.
+    """Check the output shapes of a network that declares itself pure.
 
     Raises:
-        ValueError: if it does not take (B, 1, O) beside (B, n, A), or returns another shape.
+        ValueError: if it does not take (B, 1, O) with (B, n, A), or returns another shape.
     """
     param = next(network.parameters())
     obs, act = param.new_zeros(2, 1, obs_dim), param.new_zeros(2, 3, act_dim)
@@ -416,22 +416,22 @@ def _takes_observations_alone(network: nn.Module) -> bool:
 
 
 def broadcasting(module: nn.Module) -> Any:
-    """The network as the losses call it: a pure one as it is, any other through :class:`_Rows`."""
+    """Return the network as losses call it: wrapped in :class:`_Rows` unless it is pure."""
     return module if is_pure(module) else _Rows(module)
 
 
 def latent_dim(vae: nn.Module) -> int:
-    """Width of the latent that is drawn for it; 0 for a VAE that names none and draws its own."""
+    """Width of the latent drawn for a VAE; 0 for a VAE that draws its own."""
     return int(getattr(vae, "latent_dim", 0))
 
 
 def latent_clip(vae: Any) -> Any:
-    """Latents of the prior are clipped to plus and minus this; the paper's for a VAE without."""
+    """The bound at which latents of the prior are clipped; the paper's if the VAE has none."""
     return getattr(vae, "latent_clip", PAPER_LATENT_CLIP)
 
 
 def kl_weight(vae: Any) -> Any:
-    """Weight of the KL term in its loss; the authors' for a VAE without."""
+    """The weight of the KL term in the VAE's loss; the authors' if the VAE has none."""
     return getattr(vae, "kl_weight", PAPER_KL_WEIGHT)
 
 
@@ -439,7 +439,7 @@ def redrawn(network: nn.Module) -> nn.Module:
     """A copy of a network with its own random weights, the same on any device, in any dtype.
 
     Raises:
-        ValueError: if no layer of it has ``reset_parameters()``: the copy would be its equal.
+        ValueError: if no layer has ``reset_parameters()``: the copy would be equal.
     """
     clone = copy.deepcopy(network)
     drawn = copy.deepcopy(network).to("cpu", torch.get_default_dtype())

@@ -1,4 +1,4 @@
-"""Optimizers as factories: what to build is said before the parameters exist."""
+"""Optimizers and their factories, which hold settings before the parameters exist."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Optimizer:
 
     Args:
         factory: the factory that made it and holds its settings.
-        params: of one network, or with ``num_runs`` of as many stacked networks (K, ...).
+        params: the parameters of one network, or of ``num_runs`` stacked networks (K, ...).
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Optimizer:
 
     @classmethod
     def stacked(cls, optimizers: Sequence[Optimizer], params: Sequence[nn.Parameter]) -> Optimizer:
-        """K optimizers of the same settings and steps as one, over stacked ``params`` (K, ...).
+        """Stack K optimizers of equal settings and steps, over stacked ``params`` (K, ...).
 
-        Their moments become views of the stacked ones.
+        The moments of each become views of the stacked ones.
         """
         first = optimizers[0]
         stack = cls(first.factory, params, num_runs=len(optimizers))
@@ -90,7 +90,7 @@ class Optimizer:
                 if name != "step" and isinstance(value, Tensor):
                     joined = torch.stack([moments[name] for moments in each])
                     rows: Sequence[Any] = list(joined)
-                else:  # how many steps were taken: one counter for all
+                else:  # the number of steps: one counter for all
                     joined, rows = value, [value] * len(each)
                 stack.moments(param)[name] = joined
                 for moments, row in zip(each, rows, strict=True):
@@ -106,7 +106,7 @@ class Optimizer:
         if self.factory.max_grad_norm is not None:
             grads = _clipped(grads, self.factory.max_grad_norm, self._leading_dims)
         for param, grad in zip(self.params, grads, strict=True):
-            param.grad = grad.contiguous()  # fused kernels go by memory, whatever the strides
+            param.grad = grad.contiguous()  # fused kernels ignore strides
         self._optimizer.step()
 
     def after_steps(self, count: int) -> None:
@@ -121,25 +121,25 @@ class Optimizer:
 
     @property
     def can_be_compiled(self) -> bool:
-        """Whether all that a step reads and changes is in tensors."""
+        """Whether a step reads and changes tensors only."""
         return self.factory.schedule is None or self.factory.reads_lr_tensor
 
     def state_tensors(self) -> list[Tensor]:
-        """What a step changes besides the parameters, and what it reads: moments, learning rate."""
+        """Return the tensors of a step besides the parameters: moments and learning rate."""
         state = [x for p in self.params for x in self.moments(p).values() if torch.is_tensor(x)]
         return [*state, *([self._lr] if isinstance(self._lr, Tensor) else [])]
 
     def references(self) -> list[dict[str, Any]]:
-        """What it remembers of each parameter, tensors not copied: for :meth:`refer_to`."""
+        """Return the state of each parameter, tensors not copied, for :meth:`refer_to`."""
         return [dict(self.moments(param)) for param in self.params]
 
     def refer_to(self, references: Sequence[dict[str, Any]]) -> None:
-        """Remember again what it did when these were taken, the tensors as they are now."""
+        """Restore the state that :meth:`references` returned, with the tensors' present values."""
         for param, moments in zip(self.params, references, strict=True):
             self.moments(param).update(moments)
 
     def moments(self, param: nn.Parameter) -> dict[str, Any]:
-        """What the optimizer remembers of a parameter, by torch's names; empty before a step."""
+        """The optimizer's state of a parameter, by torch's names; empty before a step."""
         return self._optimizer.state[param]
 
     @property
@@ -168,7 +168,7 @@ class Optimizer:
         return {"optimizer": self._optimizer.state_dict(), "num_steps": self.num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`; the settings are the present ones, device and all."""
+        """Continue from :meth:`state_dict`; settings and device stay the present ones."""
         saved = state["optimizer"]
         groups = [
             {**group, **{name: value for name, value in own.items() if name != "params"}}
@@ -207,11 +207,11 @@ def _clipped(grads: Sequence[Tensor], max_norm: float, leading_dims: int) -> lis
 class _FusedAdam(torch.optim.Adam):
     """Torch's fused Adam with one step counter a network, not one a parameter.
 
-    Counting a dozen counters up takes longer than the update of a small network itself. All
-    parameters step together here, so the first one's counter serves.
+    Incrementing a dozen counters takes longer than updating a small network. All parameters step
+    together here, so the first one's counter is enough.
     """
 
-    # torch's wrappers of these keep torch.compile out, and import it for that: a second of start-up
+    # torch's wrappers of these import torch.compile, which takes a second
     add_param_group = unwrap(torch.optim.Adam.add_param_group)
     state_dict = unwrap(torch.optim.Adam.state_dict)
     load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
@@ -258,20 +258,20 @@ class OptimizerFactory(ABC):
     )
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of the step that ``step`` others precede."""
+        """The learning rate after ``step`` steps."""
         return self.lr if self.schedule is None else self.lr * self.schedule(step)
 
     def without_lr(self) -> OptimizerFactory:
-        """The same but for a learning rate that steps may read from a tensor."""
+        """A copy without the learning rate, if steps can read that from a tensor."""
         return replace(self, lr=0.0, schedule=None) if self.reads_lr_tensor else self
 
     def create(self, params: Iterable[nn.Parameter]) -> Optimizer:
-        """An optimizer over ``params``."""
+        """Make an optimizer over ``params``."""
         return Optimizer(self, list(params))
 
     @abstractmethod
     def torch_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Torch's own, whose update works element by element."""
+        """Make torch's optimizer, whose update is elementwise."""
 
 
 def optimizer_for(network: nn.Module, factory: OptimizerFactory | Any) -> Optimizer:
@@ -296,7 +296,7 @@ def optimizer_for(network: nn.Module, factory: OptimizerFactory | Any) -> Optimi
 
 
 class _MadeElsewhere(Optimizer):
-    """A torch optimizer as it comes, and the scheduler of its learning rate."""
+    """A torch optimizer made by a custom factory, with its learning-rate scheduler."""
 
     can_be_compiled = False  # its step may count on the host
 
@@ -334,7 +334,7 @@ class _MadeElsewhere(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class _Keeping(OptimizerFactory):
-    """Returns the optimizer that is there already."""
+    """A factory that returns an existing optimizer."""
 
     optimizer: torch.optim.Optimizer
 
@@ -415,5 +415,5 @@ class SGDOptimizerFactory(OptimizerFactory):
 
 
 def _are_on_device(params: Sequence[Tensor]) -> bool:
-    """Whether parameters lie where kernels run without the host."""
+    """Whether parameters lie on a device whose kernels run without the host."""
     return bool(params) and params[0].device.type != "cpu"

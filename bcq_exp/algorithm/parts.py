@@ -17,7 +17,7 @@ class Parts(Protocol):
         policy: keywords of a :class:`~bcq_exp.algorithm.policy.Policy`: the spaces and the group
             ``policy``.
         hyperparameters: the numbers of the group ``algo``, by name.
-        sizes: ``obs_dim`` and ``act_dim``, which is the number of discrete actions.
+        sizes: ``obs_dim`` and ``act_dim``, which is the number of actions if they are discrete.
         bounds: ``low`` and ``high`` (A,) of the policy's actions, for networks that need them; None
             of discrete actions.
     """
@@ -28,15 +28,15 @@ class Parts(Protocol):
     bounds: Mapping[str, Any]
 
     def network(self, name: str, /, **options: Any) -> nn.Module:
-        """A network with initial weights, in the run's dtype and on its device.
+        """Make a network with initial weights, in the run's dtype and on its device.
 
         Args:
-            name: of the group, whose ``_target_`` takes its other keys and ``sizes``.
-            options: further arguments, or others in place of ``sizes``.
+            name: the group, whose ``_target_`` takes its other keys and ``sizes``.
+            options: further arguments, or replacements of ``sizes``.
         """
 
     def optimizer(self, name: str, /) -> OptimizerFactory:
-        """The optimizer factory of a group, by the group's name."""
+        """Make the optimizer factory of a group, by name."""
 
     def place(self, module: Any, /) -> Any:
         """Convert a module that :meth:`network` did not make to the run's dtype and device."""

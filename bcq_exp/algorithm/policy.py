@@ -1,4 +1,4 @@
-"""Policies: from observations to actions in a unit of their own, and on to the environment's."""
+"""Policies: from observations to actions in the networks' unit, then in the environment's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bcq_exp.algorithm.networks import SquashedMean
 
 
 class Predictor(ABC):
-    """Acts in an environment, by one observation or by several."""
+    """Acts in an environment, on one observation or a batch."""
 
     @property
     @abstractmethod
@@ -26,9 +26,9 @@ class Predictor(ABC):
 
     @abstractmethod
     def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
-        """What the environment's ``step`` takes (B, A), for observations ``(B, *obs)``.
+        """Return what the environment's ``step`` takes (B, A), for observations ``(B, *obs)``.
 
-        ``generator``, on the CPU, supplies what a policy draws; by default torch's global one does.
+        A policy that samples draws from ``generator``, on the CPU, or torch's global one.
 
         Raises:
             ValueError: if the observations have another shape, where theirs is known.
@@ -38,7 +38,7 @@ class Predictor(ABC):
         """Compare the shape of observations ``(B, *obs)`` with that of the space, if it is a Box.
 
         Raises:
-            ValueError: with both shapes, where they differ.
+            ValueError: if they differ.
         """
         space = self.observation_space
         if isinstance(space, Box) and (obs.ndim == 0 or obs.shape[1:] != space.shape):
@@ -54,16 +54,16 @@ class Predictor(ABC):
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """What the environment's ``step`` takes, and ``state``, as in Stable-Baselines3.
+        """Return what the environment's ``step`` takes, and ``state``, as in Stable-Baselines3.
 
-        A pair, and not the actions alone as in d3rlpy: ``act, _ = policy.predict(obs)`` would take
-        an array of two actions apart without a word, while an environment refuses a pair.
+        The result is a pair, unlike d3rlpy's: ``act, _ = policy.predict(obs)`` would silently
+        unpack an array of two actions, while an environment refuses a pair.
 
         Args:
             observation: one, or B in a batch, which return (A,) or (B, A). Without an
                 ``observation_space`` an observation is a vector.
-            state: handed back: policies here keep none.
-            episode_start: not read, for the same reason.
+            state: returned unchanged; these policies have no state.
+            episode_start: ignored, for the same reason.
             deterministic: draw from a generator of a fixed seed, so that equal calls return equal
                 actions; by default a policy that draws uses torch's global generator.
 
@@ -86,12 +86,12 @@ class Policy(nn.Module, Predictor):
 
     Args:
         action_space: a Box; Discrete of a :class:`~bcq_exp.algorithm.discrete.DiscretePolicy`.
-        observation_space: kept for whoever asks.
+        observation_space: the space of observations, if known.
         action_scaling: networks work in [-1, 1], scaled to the space's bounds when acting.
         action_bound_method: how actions are kept in range (:class:`ActionMap` has the table).
 
     Raises:
-        TypeError: if the action space is another.
+        TypeError: if the action space is of another kind.
         ValueError: for an unknown bound method, or scaling without bounds.
     """
 
@@ -121,11 +121,11 @@ class Policy(nn.Module, Predictor):
 
     @property
     def normal_shape(self) -> tuple[int, ...] | None:
-        """Shape of the standard normals that one action is computed from; None for none."""
+        """Shape of the standard normals that one action needs; None if it needs none."""
         return None
 
     def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
-        """Compute actions by tensor operations alone, as the export needs it.
+        """Compute actions by tensor operations alone, for the export.
 
         Args:
             obs: (B, O), in the dtype and on the device of the networks.
@@ -178,7 +178,7 @@ def as_tensor(x: Any, module: nn.Module) -> Tensor:
     """An array or tensor in the dtype and on the device of a module."""
     param = next(module.parameters())
     if not isinstance(x, Tensor):
-        x = np.require(x, requirements="W")  # torch wants arrays it could write to
+        x = np.require(x, requirements="W")  # torch requires writable arrays
     return torch.as_tensor(x, dtype=param.dtype, device=param.device)
 
 
@@ -199,10 +199,10 @@ class DeterministicPolicy(Policy):
 
 
 class GaussianPolicy(DeterministicPolicy):
-    """Takes the squashed mean of a Gaussian actor: it draws nothing.
+    """Takes the squashed mean of a Gaussian actor, without sampling.
 
     Args:
-        actor: the Gaussian and the bounds of its actions.
+        actor: the Gaussian actor and the bounds of its actions.
         options: as of :class:`Policy`.
     """
 

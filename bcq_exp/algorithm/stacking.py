@@ -1,4 +1,4 @@
-"""Losses of one run that are also those of K stacked ones."""
+"""Compute losses of one run for K stacked runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StackedNetwork:
     """K networks of one architecture, for functions that are :func:`per_run`.
 
     Args:
-        template: one of them, whose structure all have.
+        template: one of the networks, whose structure all have.
         tensors: parameters and buffers (K, ...), in the order of :func:`_tensors`.
     """
 
@@ -33,7 +33,7 @@ class StackedNetwork:
         """Stacks the networks; from then on their tensors are views of the stacked ones.
 
         Raises:
-            UserError: if they differ in a number that is no tensor, which the stack would share.
+            UserError: if they differ in a number that is not a tensor, which the stack would share.
         """
         first = constants(networks[0])
         for other in map(constants, networks):
@@ -53,15 +53,15 @@ class StackedNetwork:
                 yield tensor
 
     def one(self, tensors: Sequence[Tensor]) -> nn.Module:
-        """A network of these tensors, one run's each."""
+        """Make a network of one run's tensors."""
         return _rebuilt(self._template, iter(tensors))
 
 
 def per_run(function: Callable[P, R]) -> Callable[P, R]:
-    """Compute a function of one run for K stacked ones, where a network it is given is stacked.
+    """Compute a function of one run for K stacked runs, where one of its networks is stacked.
 
     Its tensors then have a leading K, and so have its results (``torch.vmap``). Arguments that are
-    neither networks nor tensors are the same for all runs. With one run it is the function itself.
+    neither networks nor tensors are the same for all runs. Without a stack nothing changes.
     """
 
     @wraps(function)
@@ -86,7 +86,7 @@ def per_run(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def constants(network: nn.Module) -> dict[str, Any]:
-    """A network's numbers and words that are no tensors, by dotted name."""
+    """Return a network's numbers and strings that are not tensors, by dotted name."""
     return {
         f"{module_name}.{name}".lstrip("."): value
         for module_name, module in network.named_modules()
@@ -96,7 +96,7 @@ def constants(network: nn.Module) -> dict[str, Any]:
 
 
 def _share(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors stacked (K, ...); each of them becomes a view of its row."""
+    """Stack the tensors (K, ...); each becomes a view of its row."""
     stacked = torch.stack([tensor.detach() for tensor in tensors])
     for tensor, row in zip(tensors, stacked, strict=True):
         tensor.data = row

@@ -1,7 +1,7 @@
 """TD3+BC (Fujimoto & Gu 2021, arXiv:2106.06860): TD3 whose actor is regularized towards the data.
 
-TD3 (Fujimoto et al. 2018, arXiv:1802.09477) is twin critics, a smoothed target policy, and an actor
-and targets that move every second step. Observations are normalized by ``trainer.normalize_obs``.
+TD3 (Fujimoto et al. 2018, arXiv:1802.09477) has twin critics, a smoothed target policy, and an
+actor and targets that move every second step. Observations are normalized by ``trainer.normalize_obs``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Smoothing(ActionRange):
 
 
 class SmoothedAction(Protocol):
-    """:class:`Smoothing` as it is called, of a run or of K stacked ones."""
+    """:class:`Smoothing` as the losses call it, for a run or K stacked runs."""
 
     def __call__(
         self, act: Tensor, normal: Tensor, noise: float | Tensor, clip: float | Tensor, /
@@ -104,7 +104,7 @@ def actor_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Equations 4 and 5: -lambda Q(s, pi(s)) + (pi(s) - a)^2, lambda = alpha / mean |Q|.
 
-    The loss, its second part, and lambda, which passes no gradient.
+    Returns the loss, its second part, and lambda, which passes no gradient.
     """
     pi = actor(obs)
     q = critic(obs, pi)

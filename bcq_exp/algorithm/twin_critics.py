@@ -33,7 +33,7 @@ class TwinCriticTrainingStats(TrainingStats):
 def fit_critics(
     nets: Any, optimizers: Optimizers, batch: Batch, target: Tensor
 ) -> dict[str, Tensor]:
-    """Move both critics towards ``target`` (B, 1); their metrics."""
+    """Step both critics towards ``target`` (B, 1); return their metrics."""
     loss1, q1_mean = losses.critic_loss(nets.critic, batch.obs, batch.act, target)
     loss2, q2_mean = losses.critic_loss(nets.critic2, batch.obs, batch.act, target)
     optimizers["critic"].apply(loss1)
@@ -51,7 +51,7 @@ class TwinCriticAlgorithm(OfflineAlgorithm[TPolicy], LaggedNetworkPolyakUpdateAl
     """An algorithm with two critics and their target networks.
 
     Args:
-        policy: what learns to act.
+        policy: the policy that learns.
         critic: ``(obs, act) -> (B, 1)``, the first critic; the second has other initial weights.
         critic_optim: optimizer of each critic.
         hyperparameters: fields of ``Hyperparameters``.
@@ -79,7 +79,7 @@ class TwinCriticAlgorithm(OfflineAlgorithm[TPolicy], LaggedNetworkPolyakUpdateAl
 
     @property
     def critics(self) -> dict[str, Any]:
-        """Both and their targets, as ``networks`` names them."""
+        """Return both critics and their targets, by the names in ``networks``."""
         names = ("critic", "critic2", "critic_target", "critic2_target")
         return {name: getattr(self, name) for name in names}
 

@@ -1,6 +1,6 @@
 """VAE-BC, behaviour cloning with a conditional VAE: a baseline of the BCQ paper's section 6.
 
-What is left of BCQ without perturbation and critics: the policy is the generative model itself.
+This is BCQ without perturbation and critics: the policy is the generative model itself.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class VAEPolicy(Policy):
 
 
 class Networks(NamedTuple):
-    """The one network, of a run or of K stacked ones."""
+    """The network of a run, or of K stacked runs."""
 
     vae: ConditionalVAE
 
@@ -64,7 +64,7 @@ class Noise(NamedTuple):
 def train_step(
     nets: Networks, optimizers: Optimizers, hyper: Any, batch: Batch, noise: Noise
 ) -> dict[str, Tensor]:
-    """BCQ's first step alone, a :class:`~bcq_exp.algorithm.base.Step`."""
+    """The VAE's part of BCQ's step, a :class:`~bcq_exp.algorithm.base.Step`."""
     vae = losses.vae_loss(nets.vae, batch.obs, batch.act, noise.vae_eps)
     optimizers["vae"].apply(vae.loss)
     return {"vae_loss": vae.loss, "recon_loss": vae.recon, "kl_loss": vae.kl}

@@ -16,7 +16,7 @@ ALGORITHMS = dict(
     zip(("BCQ", "DDPG", "BC", "VAEBC", "TD3BC", "DQN", "IQL", "CQL"), PALETTE, strict=False)
 )
 BEHAVIOUR = "#8a94a0"  # the behaviour policy, and groups that are not highlighted
-NEUTRAL = "#7a8899"  # what belongs to no group
+NEUTRAL = "#7a8899"  # elements of no group
 DIVERGING = ("#d55e00", "#dfe3e7", "#0072b2")  # from worse to better
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")  # Plotly's names
 
@@ -45,7 +45,7 @@ def of_algorithms(names: Iterable[str]) -> dict[str, str]:
 def styles(groups: Sequence[str], algorithms: Mapping[str, str]) -> dict[str, Style]:
     """Distinct styles for groups; those of one algorithm share its colour.
 
-    They differ in their dashes then, and beyond five in the colour's shade.
+    These groups differ in their dashes, and beyond five in the colour's shade.
 
     Args:
         algorithms: each group's algorithm where groups differ in it, else empty.

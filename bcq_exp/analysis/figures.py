@@ -50,7 +50,7 @@ def write_figures(
     """
     groups = Groups(runs, which)
     drawn: dict[str, Figure] = {}
-    with style(), rc_context({"text.parse_math": False}):  # a name's dollars are its own
+    with style(), rc_context({"text.parse_math": False}):  # a dollar in a name is not TeX
         for draw in (learning_curves, aggregates, profiles, improvement, hyperparameters):
             figure = draw(groups)
             if figure is not None:
@@ -69,7 +69,7 @@ def write_figures(
 
 
 def style() -> AbstractContextManager[None]:
-    """How figures look; they are drawn and saved within it."""
+    """Apply the style of figures inside the block, which draws and saves them."""
     settings: dict[Any, Any] = {
         "font.size": 9, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "bcq_exp",
     }  # fmt: skip
@@ -77,7 +77,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def saved(figure: Figure, form: str) -> bytes:
-    """A figure as a file of one of FORMATS, the same each time."""
+    """Render a figure as a file of one of FORMATS, reproducibly."""
     file = io.BytesIO()
     date = "Date" if form == "svg" else "CreationDate"
     figure.savefig(file, format=form, metadata={date: None})
@@ -115,7 +115,7 @@ class Groups:
         return sum(map(len, self.scores[group].values()))
 
     def notes(self, shown: Sequence[str]) -> str:
-        """What a reader of a figure of some groups has to know."""
+        """Notes for readers of a figure of some groups."""
         parts = []
         if len(shown) < len(self.all):
             parts.append(f"the best {len(shown)} of {len(self.all)} groups")
@@ -296,7 +296,7 @@ def _marginal(axes: Any, key: str, table: pd.DataFrame, runs: RunTables) -> None
 
 
 def _panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Any]]:
-    """A figure of so many panels, at most three in a row."""
+    """Make a figure of ``count`` panels, at most three in a row."""
     columns = min(count, 3)
     rows = -(-count // columns)
     figure = Figure(figsize=(max(3.2 * columns, 4.2) + 0.4, 2.3 * rows + 0.4), layout="constrained")
@@ -309,7 +309,7 @@ def _panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Any]]:
 
 
 def labels_of(panels: Iterable[Any]) -> dict[str, Any]:
-    """Every label of the panels once, with a line that has it."""
+    """Return each label of the panels once, with one of its lines."""
     found: dict[str, Any] = {}
     for axes in panels:
         lines, labels = axes.get_legend_handles_labels()
@@ -318,7 +318,7 @@ def labels_of(panels: Iterable[Any]) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, panels: Sequence[Any], notes: str) -> None:
-    """Every line's label below the panels, which keep their height."""
+    """Draw a legend of all lines below the panels, without shrinking them."""
     labels = labels_of(panels)
     width, height = figure.get_size_inches()
     columns = max(1, int(width / (0.07 * max(map(len, labels), default=1) + 0.55)))

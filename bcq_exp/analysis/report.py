@@ -1,4 +1,4 @@
-"""The comparison as one page: everything it shows as data, and the page around it."""
+"""The report page of a comparison: its data as JSON, and the page around it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bcq_exp.files import write_atomically
 from bcq_exp.formatting import shown
 from bcq_exp.training.record import COMPARED
 
-POINTS_AT_MOST = 100  # a curve of more is shown by the means of equal parts; aggregates use all
+POINTS_AT_MOST = 100  # longer curves show means of equal parts; aggregates use all points
 _PAGE = Path(__file__).parent / "page"
 _SCRIPTS = ("groups.js", "statistics.js", "page.js")
 
@@ -41,9 +41,9 @@ def write_report(
 
     Args:
         which: the evaluation that counts, last or best.
-        refresh: the page reloads itself every so many seconds.
-        lead: HTML to stand before all else.
-        selection: what ``bcq_exp select`` found, as its file has it.
+        refresh: seconds after which the page reloads itself; 0 for never.
+        lead: HTML at the beginning of the page.
+        selection: the content of the file of ``bcq_exp select``.
     """
     content = {**page_data(runs, path.parent, which), "selection": json_values(selection, digits=6)}
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
@@ -65,7 +65,7 @@ def write_report(
 
 
 def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, Any]:
-    """All that the page shows, as plain JSON values; ``folder`` is where its links start from."""
+    """Return the data of the page as JSON values; links are relative to ``folder``."""
     behaviours = summary.behaviour_scores(runs)
     labels = runs.groups()
     measure, _ = summary.measure_of(runs, which)
@@ -141,7 +141,7 @@ def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
 
 
 def _margin(num_runs: int) -> float | None:
-    """How many standard errors the band of so many curves reaches."""
+    """Standard errors to either side of the mean in a band of so many curves."""
     return statistics.margin(num_runs - 1) if num_runs >= statistics.FEWEST else None
 
 
@@ -190,7 +190,7 @@ def _curves(
 
 
 def _means_of_parts(values: np.ndarray, parts: int) -> np.ndarray:
-    """Rows (N, C) as the means (parts, C) of equal parts of them; NaN counts not."""
+    """Average rows (N, C) in equal parts (parts, C); NaN is ignored."""
     starts = -(-np.arange(parts) * len(values) // parts)
     known = np.add.reduceat((~np.isnan(values)).astype(float), starts)
     with np.errstate(invalid="ignore"):
@@ -198,7 +198,7 @@ def _means_of_parts(values: np.ndarray, parts: int) -> np.ndarray:
 
 
 def _packed(values: np.ndarray) -> str:
-    """Numbers (N,) as the base64 of little-endian float32: half the size of their digits."""
+    """Encode numbers (N,) as base64 of little-endian float32: half the size of digits."""
     with np.errstate(over="ignore"):
         return base64.b64encode(values.astype("<f4").tobytes()).decode()
 

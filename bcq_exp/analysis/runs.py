@@ -25,7 +25,7 @@ OF_DATA = "dataset."
 ORIGIN = {
     f"{OF_DATA}{name}" for name in ("_target_", "id", "path", "download", "use_cache", "level")
 }
-SHOWN = {  # of a summary, besides what every reader wants
+SHOWN = {  # fields of a summary that tables need, besides those that every reader needs
     "wall_time", "steps_per_second", "command", "config_hash", "git_commit", "versions",
     "algorithm", "losses", "watches",
 }  # fmt: skip
@@ -33,7 +33,7 @@ SHOWN = {  # of a summary, besides what every reader wants
 
 @dataclass(frozen=True)
 class RunTables:
-    """Runs side by side; a run is one row of ``runs``, and its index there is ``run`` elsewhere.
+    """Tables of runs; a run is one row of ``runs``, whose index is ``run`` in the other tables.
 
     Args:
         runs: name, folder, status, reason, step, num_steps, seed, dataset, behaviour_return,
@@ -46,8 +46,8 @@ class RunTables:
         keys: configuration keys that differ between the runs, ``seed`` left out; ``algo`` is the
             algorithm, and a key that only some algorithms have counts among those alone, one of
             the data set among runs on the same.
-        notes: what is odd about the runs, in words: half-written lines, mixed lengths or data sets,
-            repeated runs, and what differs between them that they are not grouped by.
+        notes: sentences on irregularities: half-written lines, mixed lengths or data sets,
+            repeated runs, and differing keys that runs are not grouped by.
     """
 
     runs: pd.DataFrame
@@ -58,7 +58,7 @@ class RunTables:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The columns of training: every algorithm's losses first, then what else they report."""
+        """Return the metrics in ``training``: the losses of every algorithm first."""
         losses = (name for names in self.runs["losses"] for name in names)
         columns = [str(c) for c in self.training if c not in ("run", "step", "wall_time")]
         return tuple(dict.fromkeys([*(name for name in losses if name in columns), *columns]))
@@ -77,10 +77,10 @@ class RunTables:
         return pd.Series(list(map(", ".join, parts)), index=self.runs.index)
 
     def values(self, key: str, *, exactly: bool = False) -> list[str | None]:
-        """A key's value in each run as a person writes it; None where a run lacks the key.
+        """Format a key's value in each run; None where a run lacks the key.
 
         Args:
-            exactly: with all digits, also where fewer distinguish the values.
+            exactly: write all digits, even where fewer distinguish the values.
         """
         configs = list(self.runs["config"])
         having = [i for i, config in enumerate(configs) if key in config]
@@ -91,7 +91,7 @@ class RunTables:
 
 
 def load_runs(*places: str | Path) -> RunTables:
-    """Every run in folders, sweeps and globs.
+    """Load every run in folders, sweeps and globs.
 
     Raises:
         UserError: if one of them holds no run.
@@ -139,14 +139,14 @@ def run_folders(*places: str | Path) -> list[Path]:
 
 
 def told_apart(values: Sequence[Any]) -> list[str]:
-    """A key's values as a person writes them, exactly where shorter ones would be the same."""
+    """Format a key's values, with all digits where shorter texts would be equal."""
     short = [shown(value) for value in values]
     exact = [shown(value, exactly=True) for value in values]
     return short if len({*short}) == len({*exact}) else exact
 
 
 def _is_of_a_sweep(place: Path) -> bool:
-    """Whether it lies beside a sweep's runs, as what a shell makes of ``multirun/NAME/*`` does."""
+    """Whether a path lies in a sweep's folder, as files that ``multirun/NAME/*`` matches."""
     return place.exists() and (place.parent / "multirun.yaml").exists()
 
 
@@ -184,7 +184,7 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
 
 
 def _compared(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What runs differ in; the algorithm by its name, where no other has the same."""
+    """Return the compared keys of runs; the algorithm by its short name if that is unique."""
     targets = [str(config["algo"]["_target_"]) for config in configs]
     names = short_names(dict.fromkeys(targets))
     found = []
@@ -218,7 +218,7 @@ def _differing(configs: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> li
 
 
 def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
-    """The keys that differ, but are not grouped by, in words."""
+    """Describe the keys that differ but do not group runs."""
     values: dict[str, dict[str, Any]] = {}
     for config in configs:
         for key, value in {**report_keys(config), **annotation_keys(config)}.items():
@@ -233,8 +233,7 @@ def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> lis
 
 
 def _tell_contents_apart(runs: pd.DataFrame, paths: Sequence[str | None]) -> list[str]:
-    """Name data sets by their hash too where one id has several contents; says so, with the files
-    where that is known."""
+    """Add the hash to names of data sets where one id has several contents; return notes."""
     notes = []
     hashes, files = runs["dataset_hash"].map(str), pd.Series([*paths], runs.index, object)
     for name, of_id in hashes.groupby(runs["dataset"]):
@@ -250,7 +249,7 @@ def _tell_contents_apart(runs: pd.DataFrame, paths: Sequence[str | None]) -> lis
 
 
 def _provenance(runs: pd.DataFrame) -> list[str]:
-    """The versions and commits that differ, in words."""
+    """Describe the versions and commits that differ."""
     values: dict[str, dict[str, None]] = {}
     for versions, commit in zip(runs["versions"], runs["git_commit"], strict=True):
         for name, version in {
@@ -263,7 +262,7 @@ def _provenance(runs: pd.DataFrame) -> list[str]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names; with their parents' where those alone are not enough."""
+    """Return the folders' names, with their parents' where names repeat."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) == len(names):
         return names

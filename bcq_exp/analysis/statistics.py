@@ -1,7 +1,7 @@
 """Statistics of few runs, after Agarwal et al. 2021 (arXiv:2108.13264, "rliable").
 
-All are of runs, whatever their task: as there where tasks have equally many runs, but for the
-median, which there is of the tasks' means (of one task: its mean).
+Statistics are over the runs of all tasks. With equally many runs per task they equal those of the
+paper, except the median, which the paper takes over the tasks' means.
 
 Scores come as one array a task (a data set): ``{task: (N,)}``, a number a run. Intervals are not
 the percentile bootstraps of that paper, which cover the truth in 73% of cases with 3 runs and 83%
@@ -21,11 +21,11 @@ Scores = Mapping[str, np.ndarray]
 Statistic = Callable[[np.ndarray], np.ndarray]  # (..., N) -> (...)
 
 NUM_RESAMPLES = 1000
-QUANTILE = 0.98  # of t: with 0.95, intervals of few skewed scores cover the truth in 88% of cases
+QUANTILE = 0.98  # with 0.95, intervals of few skewed scores cover the truth in 88% of cases
 NORMAL_MARGIN = float(stats.norm.ppf((1 + QUANTILE) / 2))  # standard errors
-FEWEST = 3  # runs of which there is an interval: of 2 it is 32 standard errors wide
-FEWEST_TO_WIN = 4  # runs of which a group can be marked as the best
-LEVELS_AT_MOST = 6  # a numeric key of more values is cut at its quartiles
+FEWEST = 3  # runs that an interval needs: with 2 it would be 32 standard errors wide
+FEWEST_TO_WIN = 4  # runs that a group needs to be marked as the best
+LEVELS_AT_MOST = 6  # a numeric key with more values is cut at its quartiles
 INTERVALS = (
     f"95% intervals: Student's t with bootstrap standard errors by data set, at its {QUANTILE:.0%} "
     "quantile; in simulations of 3, 5 and 10 runs, normal or exponential, they cover the true "
@@ -42,18 +42,18 @@ class Estimate(NamedTuple):
 
 
 def interval(value: float, error: float, num_free: float) -> Estimate:
-    """The t interval of every estimate of this project.
+    """Return an estimate with its t interval.
 
     Args:
         error: standard error of ``value``.
-        num_free: its degrees of freedom.
+        num_free: degrees of freedom.
     """
     reach = margin(num_free) * error
     return Estimate(value, value - reach, value + reach)
 
 
 def margin(num_free: float) -> float:
-    """How many standard errors an interval reaches to either side."""
+    """Standard errors from the estimate to either end of its interval."""
     return float(stats.t.ppf((1 + QUANTILE) / 2, num_free))
 
 
@@ -73,9 +73,9 @@ def median(scores: np.ndarray) -> np.ndarray:
 
 
 def optimality_gap(scores: np.ndarray, gamma: float = 100.0) -> np.ndarray:
-    """How far scores fall short of ``gamma``, above it counting nothing (..., N) -> (...).
+    """The mean shortfall of scores below ``gamma``, (..., N) -> (...).
 
-    Section 4.3, where gamma is 1 on scores in [0, 1]; ours are in percent of an expert.
+    Section 4.3, where gamma is 1 on scores in [0, 1]; here scores are in percent of an expert.
     """
     return gamma - np.minimum(scores, gamma).mean(-1)
 
@@ -83,9 +83,8 @@ def optimality_gap(scores: np.ndarray, gamma: float = 100.0) -> np.ndarray:
 def estimate(scores: Scores, statistic: Statistic, seed: int = 0) -> Estimate:
     """``statistic`` over all tasks' runs with its interval.
 
-    The variances that drawing each task's runs again gives are added up, with the degrees of
-    freedom of Welch and Satterthwaite. There is no interval with fewer than FEWEST runs, or where
-    a task has only one, whose variance is unknown.
+    Bootstrap variances of each task's runs are added up, with the degrees of freedom of Welch and
+    Satterthwaite. There is no interval with fewer than FEWEST runs, or if a task has only one run.
     """
     joined = np.concatenate(list(scores.values())).astype(float)
     value = float(statistic(joined))
@@ -173,15 +172,15 @@ def _resampled(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _score_interval(wins: float, num_x: int, num_y: int) -> tuple[float, float]:
-    """Of P(X > Y) by the scores of ``num_x`` and ``num_y`` runs: no p lies further from ``wins``
-    than its own standard errors reach."""
+    """The interval of P(X > Y) of ``num_x`` and ``num_y`` runs: every p whose standard errors
+    reach ``wins``."""
     others = (num_x + num_y) / 2 - 1
 
     def excess(p: float) -> float:
         variance = p * (1 - p) * (1 + others * ((1 - p) / (2 - p) + p / (1 + p))) / num_x / num_y
         return (wins - p) ** 2 - NORMAL_MARGIN**2 * variance
 
-    inside = min(max(wins, 1e-9), 1 - 1e-9)  # at 0 and 1 the variance is none
+    inside = min(max(wins, 1e-9), 1 - 1e-9)  # at 0 and 1 the variance is 0
     low = optimize.brentq(excess, 0, inside) if wins > 0 else 0.0
     high = optimize.brentq(excess, inside, 1) if wins < 1 else 1.0
     return low, high

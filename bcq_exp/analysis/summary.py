@@ -1,4 +1,4 @@
-"""The figures of a comparison: aggregates by group, pairs, profiles, marginals, importance."""
+"""The numbers of a comparison: aggregates by group, pairs, profiles, marginals, importance."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bcq_exp.analysis.runs import RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
 from bcq_exp.formatting import counted
 
-DRAWN_AT_MOST = 10  # groups that a figure of lines or pairs shows; of more it shows the BEST_FEW
+DRAWN_AT_MOST = 10  # groups in a figure of lines or pairs; of more it shows the BEST_FEW
 BEST_FEW = 8
-ABSENT = "–"  # in the place of a value where a run's algorithm lacks the key
+ABSENT = "–"  # the value of a key that a run's algorithm lacks
 ESTIMATED: dict[str, statistics.Statistic] = {
     "iqm": statistics.iqm,
     "mean": statistics.mean,
@@ -27,7 +27,7 @@ ESTIMATED: dict[str, statistics.Statistic] = {
 
 @dataclass(frozen=True)
 class Aggregate:
-    """A group of runs in numbers; ``estimates`` by name of ESTIMATED."""
+    """The statistics of a group of runs; ``estimates`` has those of ESTIMATED by name."""
 
     group: str
     num_runs: int
@@ -36,9 +36,9 @@ class Aggregate:
 
 
 def measure_of(runs: RunTables, which: str = "last") -> tuple[str, pd.Series]:
-    """What runs are compared by: normalized score where all have one, else mean return (N,).
+    """Return the compared measure: normalized score where all have one, else mean return (N,).
 
-    Of several data sets those without a score are left out (NaN) if others have one.
+    With several data sets, those without a score are left out (NaN) if others have one.
     """
     scores = pd.to_numeric(runs.runs[f"{which}_score"])
     returns = pd.to_numeric(runs.runs[f"{which}_return"])
@@ -77,9 +77,9 @@ def scores_by_task(runs: RunTables, values: pd.Series, members: pd.Index) -> Sco
 
 
 def aggregates(runs: RunTables, labels: pd.Series, which: str = "last") -> list[Aggregate]:
-    """Every group in numbers, the best interquartile mean first.
+    """Return the statistics of every group, the best interquartile mean first.
 
-    The optimality gap is of normalized scores only: a return has no mark to fall short of.
+    The optimality gap is defined for normalized scores only.
     """
     name, values = measure_of(runs, which)
     found = []
@@ -99,12 +99,12 @@ def aggregates(runs: RunTables, labels: pd.Series, which: str = "last") -> list[
 
 
 def best_few(groups: Sequence[str]) -> list[str]:
-    """The groups that a figure of lines or pairs shows, of all groups, the best first."""
+    """Select the groups in a figure of lines or pairs from all groups, the best first."""
     return list(groups if len(groups) <= DRAWN_AT_MOST else groups[:BEST_FEW])
 
 
 def few_runs(found: Sequence[Aggregate]) -> list[str]:
-    """What groups of few runs cannot show, in words."""
+    """Notes on the limits of groups of few runs."""
     notes = []
     without = [a for a in found if np.isnan(a.estimates["mean"].low)]
     small = [a for a in found if a not in without and a.num_runs < statistics.FEWEST_TO_WIN]
@@ -138,10 +138,10 @@ def improvements(
 
 
 def marginal(runs: RunTables, key: str, which: str = "last") -> pd.DataFrame:
-    """Mean and interval of the runs at each value of one key, the others as they come.
+    """Mean and interval of the runs at each value of one key, averaged over the other keys.
 
-    Columns value (a string), num_runs, mean, low, high; numeric values in order, and those of more
-    than ``statistics.LEVELS_AT_MOST`` by quarters.
+    Columns are value (a string), num_runs, mean, low, high. Numeric values are sorted; more than
+    ``statistics.LEVELS_AT_MOST`` are grouped by quarters.
     """
     _, values = measure_of(runs, which)
     column = key_column(runs, key)
@@ -175,8 +175,8 @@ def importances(runs: RunTables, which: str = "last") -> dict[str, float]:
 
 
 def key_column(runs: RunTables, key: str) -> pd.Series:
-    """One key's value in every run: numbers where all are, else as written, with ABSENT where a run
-    lacks the key. A seed is as written, since it is a name and no quantity."""
+    """One key's value in every run: numbers if all are, else text, ABSENT where a run lacks the
+    key. A seed is text, because it is not a quantity."""
     column = pd.Series(
         [c.get(key) for c in runs.runs["config"]], index=runs.runs.index, dtype=object
     )

@@ -24,14 +24,14 @@ IN_TEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textba
 
 
 def digits(value: float) -> str:
-    """A number with the digits that mean something: one decimal up to 1000, none above."""
+    """Format a number with one decimal below 1000, without decimals above."""
     if math.isnan(value):
         return "–"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
 def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "last") -> str:
-    """A row a group: a column a key, the number of runs, and a column a data set.
+    """One row per group: a column per key, the number of runs, a column per data set.
 
     Results are mean ± std, or IQM [interval]. The best of a column is bold where its interval lies
     apart from every other's (:func:`standing_apart`).
@@ -69,7 +69,7 @@ def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "
 
 
 def aggregate_csv(runs: RunTables, which: str = "last") -> str:
-    """A row a group, the best IQM first, as numbers.
+    """One row of numbers per group, the best IQM first.
 
     The columns are the keys that differ, ``measure``, ``runs``, each estimate of
     :data:`bcq_exp.analysis.summary.ESTIMATED` with ``_low`` and ``_high``, the ends of its
@@ -95,9 +95,9 @@ def aggregate_csv(runs: RunTables, which: str = "last") -> str:
 def _values_of_groups(
     runs: RunTables, labels: pd.Series, *, exactly: bool = False
 ) -> dict[str, dict[str, str]]:
-    """By key, each group's value; empty where the group lacks the key.
+    """Return each group's value by key; empty where the group lacks the key.
 
-    Where no key differs, there is one column, of the groups' labels.
+    If no key differs, there is one column with the groups' labels.
     """
     first = {str(label): i for i, label in reversed(list(enumerate(labels)))}
     if not runs.keys:
@@ -117,9 +117,9 @@ def _are_numbers(texts: Iterable[str]) -> bool:
 
 
 def standing_apart(found: Mapping[str, Estimate], num_runs: Mapping[str, int]) -> str | None:
-    """The group whose interval lies above every other's, if there is one.
+    """Return the group whose interval lies above every other's, if there is one.
 
-    There is none where a group has fewer than FEWEST_TO_WIN runs.
+    The result is None if a group has fewer than FEWEST_TO_WIN runs.
     """
     if len(found) < 2 or min(num_runs.values()) < statistics.FEWEST_TO_WIN:
         return None
@@ -129,7 +129,7 @@ def standing_apart(found: Mapping[str, Estimate], num_runs: Mapping[str, int]) -
 
 
 def cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:
-    """A group's runs (N,) in a few words."""
+    """Format the result of a group's runs (N,)."""
     if show == "mean":
         spread = digits(float(x.std(ddof=1))) if len(x) > 1 else "–"
         plus = " ± " if form == "md" else r" \pm "
@@ -145,7 +145,7 @@ def cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) 
 def captioned(
     header: list[str], rows: list[list[str]], form: Form, what: str, aligns: str = "lr"
 ) -> str:
-    """A table and, below it, what its cells, its bold one and its intervals are.
+    """Add an explanation of cells, bold print and intervals below a table.
 
     Args:
         aligns: l or r for each of the first columns, which are plain text; the others are results.
@@ -160,7 +160,7 @@ def captioned(
 
 
 def markdown(header: list[str], rows: list[list[str]], aligns: str) -> str:
-    """A table; columns after those that ``aligns`` aligns are numbers."""
+    """Format a Markdown table; columns beyond ``aligns`` are numbers."""
     rules = ["---" if align == "l" else "---:" for align in aligns.ljust(len(header), "r")]
     return (
         "\n".join(
@@ -172,7 +172,7 @@ def markdown(header: list[str], rows: list[list[str]], aligns: str) -> str:
 
 
 def latex(header: list[str], rows: list[list[str]], aligns: str) -> str:
-    """The same, for booktabs; columns that ``aligns`` aligns are text, the others LaTeX."""
+    """Format a table for booktabs; columns of ``aligns`` are text, the others LaTeX."""
 
     def escaped(text: str) -> str:
         return "".join(f"\\{c}" if c in "_%&#${}" else IN_TEX.get(c, c) for c in text)

@@ -1,7 +1,7 @@
 """TD3+BC (Fujimoto & Gu 2021, arXiv:2106.06860): TD3 whose actor is regularized towards the data.
 
 TD3 (Fujimoto et al. 2018, arXiv:1802.09477) has twin critics, a smoothed target policy, and an
-actor and targets that move every second step. Observations are normalized by ``trainer.normalize_obs``.
+actor and targets that move every second step. ``trainer.normalize_obs`` normalizes observations.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bcq_exp import files
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import write_atomically
 from bcq_exp.training import start

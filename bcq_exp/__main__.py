@@ -13,7 +13,7 @@ from bcq_exp import signals
 from bcq_exp.cli import completion, output
 
 DEFAULT = "train"
-COMMANDS = {  # name -> module with its main(), and what it does
+COMMANDS = {  # name -> module with its main(), and its description
     DEFAULT: ("bcq_exp.train", "train a run, or a sweep with -m (the command may be left out)"),
     "status": ("bcq_exp.status", "show the progress of a sweep"),
     "compare": ("bcq_exp.compare", "compare runs: a table and a report page"),
@@ -30,7 +30,7 @@ COMMANDS = {  # name -> module with its main(), and what it does
 
 def main() -> None:
     """Run the command that the first word, or the first two, name."""
-    with signals.end_in_one_line():  # from its imports on
+    with signals.end_in_one_line():  # also during imports
         _main()
 
 
@@ -59,7 +59,7 @@ def _add_current_folder() -> None:
 
 
 def _named(words: list[str]) -> str | None:
-    """The command that words begin with, if they do."""
+    """Return the command that the words begin with, if any."""
     return next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
 
 
@@ -70,7 +70,7 @@ def _run(name: str, words: list[str]) -> None:
 
 
 def _overview(group: str) -> str:
-    """The commands, with a line each."""
+    """List the commands, one line each."""
     lines = [f"  {name:16}  {text}" for name, (_, text) in COMMANDS.items() if group in name]
     return "\n".join(
         [
@@ -86,7 +86,7 @@ def _overview(group: str) -> str:
 
 
 def _following(group: str) -> list[str]:
-    """The words that may follow a group of commands; the first words for an empty group."""
+    """Return the words that may follow a group of commands; all first words if it is empty."""
     names = (name.split() for name in COMMANDS)
     depth = len(group.split())
     following = (words[depth] for words in names if words[:depth] == group.split() != words)
@@ -94,7 +94,7 @@ def _following(group: str) -> list[str]:
 
 
 def _unknown(words: list[str]) -> str:
-    """The answer to words that name no command."""
+    """The message for words that name no command."""
     group = words[0] if _following(words[0]) else ""
     given = " ".join(words[: 2 if group else 1])
     choices = _following(group)
@@ -105,7 +105,7 @@ def _unknown(words: list[str]) -> str:
 
 
 def _complete() -> None:
-    """Answer a shell that completes a line: commands first, then what the command reads."""
+    """Complete a line for a shell: commands first, then a command's arguments."""
     line = completion.line()
     program, *words = line.words or ["bcq_exp"]
     commands = _following(" ".join(words))

@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> float:
 
 
 def _record(cfg: DictConfig) -> list[float]:
-    """Record and store the data set; the returns of its episodes."""
+    """Record and store the data set; return the returns of its episodes."""
     from bcq_exp.data import behaviour
 
     agent = _trained(cfg) if cfg.behaviour == "ddpg" else cfg.run
@@ -64,7 +64,7 @@ def _record(cfg: DictConfig) -> list[float]:
 
 
 def _converted(cfg: DictConfig) -> float:
-    """Store the episodes of another data set, such as a table; their mean return."""
+    """Store the episodes of another data set, such as a table; return their mean return."""
     import numpy as np
     from gymnasium.spaces import Discrete
 
@@ -101,10 +101,10 @@ def _converted(cfg: DictConfig) -> float:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Refuse keys that do not fit together, before anything is trained.
+    """Refuse incompatible keys before anything is trained.
 
     Raises:
-        UserError: naming them.
+        UserError: naming the keys.
     """
     from bcq_exp.data import environments
 
@@ -128,7 +128,7 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _trained(cfg: DictConfig) -> str:
-    """The folder of the agent's run, trained to its end: by a command of its own."""
+    """Return the folder of the agent's run, trained by its own command if necessary."""
     agent = dict(cfg.agent)
     name = agent.pop("name") or f"ddpg_{as_name(cfg.env)}_noise{agent['noise_std']}_seed{cfg.seed}"
     run(Command("bcq_exp", (f"name={name}", *online_agent(**agent, env=cfg.env, seed=cfg.seed))))
@@ -136,7 +136,7 @@ def _trained(cfg: DictConfig) -> str:
 
 
 def _collected(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuffer]]:
-    """The environment, and a behaviour's episodes in it."""
+    """Return the environment and a behaviour's episodes in it."""
     from gymnasium.spaces import Discrete
     from rich.progress import Progress
 
@@ -168,7 +168,7 @@ def _collected(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuf
 
 
 def _collected_by_run(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuffer]]:
-    """The same of a run that explored: its steps from the first on."""
+    """Return the environment and episodes of a run that explored, from its first step."""
     from bcq_exp.data import behaviour
     from bcq_exp.training import restore
 
@@ -178,7 +178,7 @@ def _collected_by_run(cfg: DictConfig, agent: str | None) -> tuple[Env, list[Epi
 
 
 def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
-    """The environment and the behaviour policy, before noise."""
+    """Return the environment and the behaviour policy, before noise."""
     from bcq_exp.data import behaviour, environments
     from bcq_exp.data.spaces import check_action_space
 
@@ -187,7 +187,7 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
 
         from bcq_exp.training import restore
 
-        torch.set_num_threads(1)  # one observation has no work for two: they would wait
+        torch.set_num_threads(1)  # one observation is too little work for several threads
         run = restore.load_run(agent, trusted=_trusts(cfg))
         return run.env_maker(cfg.env)(), restore.as_behaviour(run.agent, cfg.seed)
     env = environments.make(cfg.env)
@@ -197,19 +197,19 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
 
 
 def _trusts(cfg: DictConfig) -> bool:
-    """Whether the agent's run may name anyone's code: one of our own training may."""
+    """Whether the agent's run may name third-party code: yes if this command trained it."""
     return cfg.trust or cfg.behaviour == "ddpg"
 
 
 def _origin(agent: str | None) -> dict[str, Any] | None:
-    """Where the agent came from, asked before anything is recorded of it."""
+    """Return the provenance of the agent, before anything is recorded."""
     from bcq_exp.training import restore
 
     return None if agent is None else restore.origin(agent)
 
 
 def _how(cfg: DictConfig, origin: dict[str, Any] | None, num_steps: int) -> dict[str, Any]:
-    """How the data came about, for their metadata: who acted, noise, seeds, versions, commit."""
+    """Return the data's provenance for their metadata: policy, noise, seeds, versions, commit."""
     from bcq_exp.training import provenance
 
     return {

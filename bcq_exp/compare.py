@@ -1,4 +1,4 @@
-"""``bcq_exp compare multirun/NAME``: runs side by side, as a page and a table."""
+"""``bcq_exp compare multirun/NAME``: compare runs on a page and in a table."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _draw(runs: RunTables, folder: Path, show: Show, which: str) -> None:
 
 
 def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
-    """The results of ``bcq_exp select`` in a sweep's folder, where one sweep is compared."""
+    """Return the results of ``bcq_exp select``, if a single sweep is compared."""
     from bcq_exp.selection.selection_files import read
 
     found = read(Path(places[0])) if len(places) == 1 else None
@@ -125,7 +125,7 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
 
 
 def _home(places: Sequence[str]) -> Path:
-    """Where the report goes by itself: two comparisons do not overwrite each other's."""
+    """The default folder of the report; different comparisons have different ones."""
     alone = len(places) == 1 and Path(places[0]).is_dir()
     return Path(places[0] if alone else ".", "report")
 
@@ -159,7 +159,7 @@ def _print(
 def _print_returns(
     console: Console, runs: RunTables, which: str, found: Sequence[Aggregate]
 ) -> None:
-    """The returns of evaluations by group."""
+    """Print the returns of evaluations by group."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -186,7 +186,7 @@ def _print_returns(
     known = runs.runs[["dataset", "behaviour_return"]].assign(group=runs.groups()).dropna()
     for task, of_task in known.drop_duplicates().groupby("dataset", sort=False):
         for value, own in of_task.groupby("behaviour_return", sort=False)["group"]:
-            # groups on other episodes of one data set have other behaviours
+            # groups may have other episodes of one data set, whose behaviour differs
             of = f" ({listed(list(own))})" if len(own) < len(of_task) else ""
             line = f"behaviour's return on {task}{of}: {value:.1f}"
             console.print(line, markup=False, highlight=False)
@@ -198,7 +198,7 @@ def _print_estimates(
     selection: Mapping[str, Any] | None,
     places: Sequence[str],
 ) -> None:
-    """The policies' values by fitted Q evaluation, where no run has an evaluation."""
+    """Print values by fitted Q evaluation, if no run has an evaluation."""
     import pandas as pd
     from rich.markup import escape
     from rich.table import Table
@@ -230,7 +230,7 @@ def _print_estimates(
 
 
 def _estimated(runs: RunTables, selection: Mapping[str, Any] | None) -> dict[Any, float | None]:
-    """The last estimate of each run that has one, by its index."""
+    """Return the last estimate of each run that has one, by index."""
     from bcq_exp.training.record import RunRecord
 
     if selection is not None:

@@ -1,26 +1,26 @@
-"""Errors that the command line turns into one line."""
+"""Errors that the command line reports in one line."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its type where it says nothing."""
+    """Return an exception's message in one line; its type if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class UserError(Exception):
-    """A mistake in what the user asked for: configuration, data set, environment or path.
+    """A mistake in the user's input: configuration, data set, environment or path.
 
     The message is one line that names what is wrong, where, and what is allowed. Command-line
     entries print that line and exit with status 2 (:mod:`bcq_exp.cli`); anything else that is
-    raised is a defect of ours and keeps its traceback.
+    raised is a bug of bcq_exp and keeps its traceback.
     """
 
 
 class Damaged(UserError):
-    """A file of ours that is not what we wrote: cut, garbled or gone.
+    """A file of bcq_exp that is truncated, corrupt or missing.
 
     Args:
         what: the file, and what is wrong with it.
-        advice: what a run that is to go on can do.
+        advice: how to continue the run.
     """
 
     def __init__(self, what: str, advice: str = "") -> None:
@@ -32,7 +32,7 @@ class Damaged(UserError):
 
 
 class RunStopped(Exception):
-    """A run that ended before its time, with everything it wrote in place.
+    """A run that ended early; its files are in place.
 
     Args:
         status: exit status: 1 where the run failed, 128 + n where signal n stopped it.
@@ -44,15 +44,15 @@ class RunStopped(Exception):
 
     @property
     def by_signal(self) -> bool:
-        """Whether a signal stopped it, which ends a sweep as well."""
+        """Whether a signal stopped it, which also ends a sweep."""
         return self.status > 128
 
-    def __reduce__(self) -> tuple:  # launchers pickle what a job raised
+    def __reduce__(self) -> tuple:  # launchers pickle the errors of jobs
         return type(self), (str(self), self.status)
 
 
 class CannotWrite(RunStopped):
-    """A file that the system does not let us write: a full disk, a folder that is gone."""
+    """A file that cannot be written: a full disk, a missing folder."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message, status)

@@ -1,4 +1,4 @@
-"""``bcq_exp evaluate multirun/NAME``: evaluate a trained run again, or film it."""
+"""``bcq_exp evaluate multirun/NAME``: evaluate a trained run on new episodes, or film it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bcq_exp.ranges import COUNT, DEVICE, FILM, SEED
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the returns of fresh episodes, and write them to the run's folder."""
+    """Print the returns of new episodes and write them to the run's folder."""
     parser = Parser(
         "bcq_exp evaluate",
         description="Evaluates the checkpoint of a run over fresh episodes, and can film one.",

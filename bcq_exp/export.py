@@ -10,7 +10,7 @@ from bcq_exp.cli.command import command
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the policy of a run's newest checkpoint, and print where."""
+    """Write the policy of a run's newest checkpoint and print its path."""
     parser = Parser(
         "bcq_exp export",
         description="Writes a trained policy to one file that runs without bcq_exp.",

@@ -30,7 +30,7 @@ def require(module: str, extra: str, needed_by: str) -> Any:
 
 
 def install_command(extra: str) -> str:
-    """The shell command that adds an extra to this installation, from where that came."""
+    """The shell command that adds an extra to this installation, from the same source."""
     checkout = Path(__file__).parents[1]
     if (checkout / "pyproject.toml").exists():
         here = "." if checkout == Path.cwd() else str(checkout)
@@ -42,7 +42,7 @@ def install_command(extra: str) -> str:
 
 
 def _origin() -> str:
-    """The direct reference of this installation; empty if it came from a package index."""
+    """The direct reference of this installation; empty for one from a package index."""
     recorded = _recorded("direct_url.json")
     if not recorded:
         return ""
@@ -56,7 +56,7 @@ def _origin() -> str:
 
 
 def _recorded(file: str) -> str:
-    """A file that the installer wrote; empty if there is none."""
+    """Read a file that the installer wrote; empty if it is missing."""
     try:
         return (distribution(NAME).read_text(file) or "").strip()
     except PackageNotFoundError:  # a checkout on PYTHONPATH

@@ -1,4 +1,4 @@
-"""Files that are replaced at once, recognized when damaged, or refused with one line."""
+"""Atomic writes, marks that reveal damage, and one-line errors of files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ NO_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES}
 
 
 class Mark(TypedDict):
-    """How far a file that only grows went at some time: its first bytes, and their checksum."""
+    """The size of a growing file at some time, and the checksum of these bytes."""
 
     size: int
     crc32: int
 
 
 def mark(path: Path, *, lasting: bool = False) -> Mark:
-    """The mark of a file as it is; of one that is not there, that of an empty one.
+    """Return the mark of a file; of a missing one, that of an empty file.
 
     Args:
-        lasting: have the system put its content on the disk first.
+        lasting: flush the content to disk first.
     """
     if not path.exists():
         return Mark(size=0, crc32=0)
@@ -40,10 +40,10 @@ def mark(path: Path, *, lasting: bool = False) -> Mark:
 
 
 def check_mark(path: Path, content: bytes, mark: Mark) -> None:
-    """Hold a file's content against a mark of it.
+    """Compare a file's content with its mark.
 
     Raises:
-        Damaged: if it does not begin with what it had.
+        Damaged: if it no longer begins with the marked bytes.
     """
     if len(content) < mark["size"]:
         there = f"{len(content)} of {mark['size']} bytes" if content else "missing or empty"
@@ -54,10 +54,10 @@ def check_mark(path: Path, content: bytes, mark: Mark) -> None:
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
-    """Say in one line which file cannot be written, and why.
+    """Report in one line which file cannot be written, and why.
 
     Raises:
-        CannotWrite: for the system's refusals inside the block.
+        CannotWrite: if the system refuses a write inside the block.
     """
     try:
         yield
@@ -66,19 +66,19 @@ def written(path: Path) -> Iterator[None]:
 
 
 def refusal(error: BaseException) -> str | None:
-    """What to say where the system had no room, or let nothing be written; ``None`` elsewhere."""
+    """The message for a full disk or a write that was refused; ``None`` for other errors."""
     found = _of_system(error, NO_ROOM)
     return None if found is None else f"cannot write {found.filename or 'a file'}: {found.strerror}"
 
 
 def unusable_path(error: BaseException) -> str | None:
-    """What to say of a path that the system does not look up; ``None`` for other errors."""
+    """The message for a path that the system refuses; ``None`` for other errors."""
     found = _of_system(error, NO_PATH)
     return None if found is None else f"{found.filename}: {found.strerror}"
 
 
 def _of_system(error: BaseException, errnos: Collection[int]) -> OSError | None:
-    """The error of the system's that an error came of, if it is one of these."""
+    """Return the system's error that caused an error, if its number is among these."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -90,7 +90,7 @@ def _of_system(error: BaseException, errnos: Collection[int]) -> OSError | None:
 
 
 class atomic_path:  # noqa: N801 - reads as a function: with atomic_path(p) as temporary
-    """A path to write to that takes the place of ``path`` when the block ends without an error."""
+    """A temporary path that replaces ``path`` when the block ends without an error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -110,17 +110,17 @@ class atomic_path:  # noqa: N801 - reads as a function: with atomic_path(p) as t
 
 
 def clear_halves(folder: Path) -> None:
-    """Remove what killed processes were about to put in place; nobody may be writing there."""
+    """Remove temporary files of killed processes; no process may be writing there."""
     for path in folder.glob(".*.*"):
         if path.suffix[1:].isdigit():
             path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content such that a reader, or a kill, sees the old or the new.
+    """Replace a file's content: a reader, or a kill, sees the old or the new one.
 
     Raises:
-        CannotWrite: if the system refuses, with the old file in place.
+        CannotWrite: if the system refuses; the old file stays in place.
     """
     with written(path), atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -134,9 +134,10 @@ def set_aside(path: Path, home: Path) -> None:
 
 
 def shortest(folder: Path) -> Path:
-    """A folder as it is typed here: relative to the present one if it is below that.
+    """A folder as a user types it: relative to the current folder if it is below that.
 
-    The present one itself stays whole: a run may be trained in its folder (``hydra.job.chdir``).
+    The current folder itself stays absolute, because a run may be trained in its own folder
+    (``hydra.job.chdir``).
     """
     return folder.relative_to(Path.cwd()) if Path.cwd() in folder.parents else folder
 

@@ -1,6 +1,6 @@
-"""Private interfaces of other packages: all that this package uses, under names of its own.
+"""All private interfaces of other packages that bcq_exp uses, under its own names.
 
-Tried with hydra-core 1.3.2 and 1.3.8, omegaconf 2.3.0 and 2.3.1, wandb 0.31.0,
+Tested with hydra-core 1.3.2 and 1.3.8, omegaconf 2.3.0 and 2.3.1, wandb 0.31.0,
 wandb-workspaces 0.4.13.
 """
 
@@ -12,32 +12,32 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_loader_impl import get_overrides_dirname as override_dirname
-from hydra._internal.utils import _run_hydra as run_hydra  # hydra.main, but for its parsing
+from hydra._internal.utils import _run_hydra as run_hydra  # hydra.main without its parsing
 from hydra._internal.utils import get_args_parser as hydra_parser
 from hydra.core.utils import _save_config as save_config
 
 __all__ = ["hydra_parser", "override_dirname", "run_hydra", "save_config"]
 
-set_values = ConfigLoaderImpl._apply_overrides_to_config  # of a configuration, as Hydra does
-repository = attrgetter("repository")  # of Hydra's loader: which groups there are
-value_or_error = attrgetter("_return_value")  # of a job; the public property raises the error
-content = methodcaller("_value")  # of a node of OmegaConf, without resolving it
+set_values = ConfigLoaderImpl._apply_overrides_to_config  # sets values as Hydra does
+repository = attrgetter("repository")  # Hydra's loader: the existing groups
+value_or_error = attrgetter("_return_value")  # a job's result; the public property raises the error
+content = methodcaller("_value")  # the content of a node of OmegaConf, unresolved
 
 
 def basic_sweeper() -> type:
-    """Hydra's sweeper of grids; ask when its plugins are loaded, which defines it again."""
+    """Hydra's grid sweeper; call it after plugins are loaded, which redefines the class."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return BasicSweeper
 
 
 def netrc_key(host: str) -> str | None:
-    """The key of a W&B server in the user's ``.netrc``."""
+    """Return the key of a W&B server from the user's ``.netrc``."""
     from wandb.sdk.lib import wbauth
 
     return wbauth.read_netrc_auth(host=host)
 
 
 def workspace_values(workspace: Any) -> dict[str, Any]:
-    """What W&B's server would be sent for a workspace of wandb-workspaces, as plain values."""
+    """Return a workspace of wandb-workspaces as the plain values that W&B's server receives."""
     return json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True))

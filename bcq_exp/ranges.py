@@ -1,5 +1,4 @@
-"""What values a parameter may take: the constructors that check it and the configuration's schema
-say it with the same object."""
+"""Allowed values of parameters, shared by constructors and the configuration's schema."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A choice among a few values; ``reason`` is why there are no others."""
+    """A choice among a few values; ``reason`` explains why there are no others."""
 
     values: tuple[Any, ...]
     reason: str = ""
@@ -55,7 +54,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Matching:
-    """A string of a certain form."""
+    """A string of a given form."""
 
     pattern: str
     words: str
@@ -71,7 +70,7 @@ PATH = Matching(r"(?s).*\S.*", "a path that is not empty")
 FILM = Matching(r".+\.(gif|mp4)", "a path ending in .gif or .mp4")
 DEVICE = Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
 
-LONGEST_WANDB_TAG, LONGEST_WANDB_NAME = 64, 128  # characters; W&B refuses a run beyond them
+LONGEST_WANDB_TAG, LONGEST_WANDB_NAME = 64, 128  # characters; W&B refuses longer values
 WANDB_TAG = Matching(rf"(?s).{{1,{LONGEST_WANDB_TAG}}}", "1 to 64 characters (W&B's limit)")
 WANDB_NAME = Matching(rf"(?s).{{1,{LONGEST_WANDB_NAME}}}", "1 to 128 characters (W&B's limit)")
 WANDB_PROJECT = Matching(
@@ -83,8 +82,8 @@ Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)
 FINITE = Range()
 NATURAL = Range(low=0)
-SEED = Range(0, 2**32 - 1)  # what every generator takes
-THREADS = Range(1, 1024)  # a million end in a crash
+SEED = Range(0, 2**32 - 1)  # taken by every generator
+THREADS = Range(1, 1024)  # a million would crash
 FRACTION = Range(low=0, high=1)
 POSITIVE = Range(low=0, low_open=True)
 SHARE = Range(0, 1, low_open=True, high_open=True)
@@ -107,7 +106,7 @@ SCHEDULES = OneOf((CONSTANT, LINEAR, COSINE))  # of a learning rate
 
 
 def require(name: str, value: Any, allowed: Allowed) -> None:
-    """Hold a constructor's argument against what it may be.
+    """Validate a constructor's argument.
 
     Raises:
         ValueError: one line with the name, what is allowed, and the value.

@@ -118,7 +118,7 @@ def _select(options: argparse.Namespace) -> None:
     with locks.hold(folder / LOCK, busy):
         candidates, evidence = load_candidates(folders, trusted=options.trust)
         for each in folders:
-            RunRecord(each).estimates()  # to add to: damage is found before all the work
+            RunRecord(each).estimates()  # read before the work, to find damage early
         with (
             enough_memory("select fewer runs at a time, or reduce batch_size"),
             progress(0, settings.num_steps, _policies(len(candidates))) as shown,

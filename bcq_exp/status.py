@@ -126,7 +126,7 @@ def progress_table(
 
 
 def _most_relevant(states: Sequence[RunState], most: int | None) -> Sequence[RunState]:
-    """At most so many runs, in their order: those that are running first, complete ones last."""
+    """Select at most ``most`` runs in their order; running ones first, complete ones last."""
     if most is None or len(states) <= most:
         return states
     ranked = sorted(range(len(states)), key=lambda i: RELEVANCE.index(states[i].status))
@@ -134,7 +134,7 @@ def _most_relevant(states: Sequence[RunState], most: int | None) -> Sequence[Run
 
 
 def _progress(states: Sequence[RunState]) -> Iterator[_Column]:
-    """Steps, the time that is left where a run is running, and the last return."""
+    """Columns of steps, the time left of running runs, and the last return."""
     steps = [f"{s.step}/{s.num_steps}" if s.num_steps else "" for s in states]
     yield _Column("step", steps)
     left = ["" if s.seconds_left is None else clock(s.seconds_left) for s in states]
@@ -145,7 +145,7 @@ def _progress(states: Sequence[RunState]) -> Iterator[_Column]:
 
 
 def _keys(states: Sequence[RunState], room: int) -> list[_Column]:
-    """A column for each swept key; where names of runs have none, one with the names."""
+    """Columns of the swept keys; one column of names if the runs' names have no keys."""
     values = [swept_values(state.name) for state in states]
     if not all(values):
         names = [state.name for state in states]
@@ -160,7 +160,7 @@ def _keys(states: Sequence[RunState], room: int) -> list[_Column]:
 
 
 def _folded(name: str, width: int) -> str:
-    """A key's name in lines of ``width`` characters, where its words are not longer."""
+    """Break a key's name into lines of ``width`` characters, between words."""
     lines = [""]
     for word in name.replace("_", "_\0").replace(".", ".\0").replace("@", "@\0").split("\0"):
         if lines[-1] and len(lines[-1] + word) > max(width, 4):
@@ -170,7 +170,7 @@ def _folded(name: str, width: int) -> str:
 
 
 def _fitting(columns: Sequence[_Column], room: int) -> list[_Column]:
-    """The first columns that fit in ``room`` characters."""
+    """Return the first columns that fit in ``room`` characters."""
     fitting = []
     for column in columns:
         room -= column.width + 2
@@ -181,7 +181,7 @@ def _fitting(columns: Sequence[_Column], room: int) -> list[_Column]:
 
 
 def _reasons(states: Sequence[RunState]) -> Iterator[str]:
-    """Why runs failed or are damaged, a line each."""
+    """One line for each failed or damaged run, with the reason."""
     failed = [s for s in states if s.reason and s.status in ("failed", "damaged")]
     for state in failed[:MOST_REASONS]:
         yield f"{state.status}: {state.name}: {state.reason}"

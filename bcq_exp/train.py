@@ -1,4 +1,4 @@
-"""``bcq_exp train``: train one run, or with ``-m`` a sweep. Returns the sweep's objective."""
+"""``bcq_exp train``: train one run, or with ``-m`` a sweep; returns the objective."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> float:
 
 
 def train(spec: RunSpec) -> float:
-    """Train a run to its end, from its folder's checkpoint if there is one; returns its objective.
+    """Train a run to its end, from its checkpoint if there is one; return its objective.
 
     Raises:
         RunStopped: if the run failed or was stopped by a signal.

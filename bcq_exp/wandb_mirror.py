@@ -10,7 +10,7 @@ from bcq_exp.cli.command import command
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write each run as an offline run of W&B, and print what uploads it."""
+    """Write each run as an offline run of W&B and print the command that uploads it."""
     parser = Parser(
         "bcq_exp wandb mirror",
         description="Writes runs as offline W&B runs, from their local files.",

@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """A sweep as W&B takes it: the file's, run by our command with these overrides added.
+    """Return a sweep in W&B's form: the file's, run by ``bcq_exp train`` with these overrides.
 
     Raises:
-        UserError: if there is no such file, or no sweep in it.
+        UserError: if the file is missing or has no sweep.
     """
     try:
         spec = yaml.safe_load(path.read_text())

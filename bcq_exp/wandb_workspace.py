@@ -19,7 +19,7 @@ SCORE = "eval/return_mean"
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Save the workspace and print its address, or with ``dry_run=true`` print what it is."""
+    """Save the workspace and print its address, or with ``dry_run=true`` print its content."""
     parser = Parser(
         "bcq_exp wandb workspace", description="Saves a W&B workspace that compares runs."
     )
@@ -55,10 +55,10 @@ def workspace(
     losses: Sequence[str],
     diagnostics: Sequence[str],
 ) -> Any:
-    """The workspace as an object: curves, hyperparameters, runs, losses, diagnostics.
+    """Make the workspace: curves, hyperparameters, runs, losses, diagnostics.
 
     Args:
-        keys: of the configuration, to group and compare by.
+        keys: configuration keys to group and compare by.
         losses, diagnostics: columns of ``train.csv``.
 
     Raises:

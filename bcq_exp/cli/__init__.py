@@ -1,1 +1,1 @@
-"""What the commands share: mistakes in one line, Hydra with our configuration, plans first."""
+"""What the commands share: one-line errors, Hydra with this configuration, plans."""

@@ -1,4 +1,4 @@
-"""Arguments of commands that Hydra does not compose, in Hydra's form: ``KEY=VALUE``."""
+"""Arguments in Hydra's form, ``KEY=VALUE``, of commands that Hydra does not compose."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
-        """Read words, by default those of the command line.
+        """Parse words, by default those of the command line.
 
         Raises:
-            UserError: with what is wrong in them.
+            UserError: if they are invalid.
         """
         words = list(sys.argv[1:] if args is None else args)
         if completion.is_query(words):
@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
         return {action.dest: action for action in with_option if action.dest != "help"}
 
     def _as_options(self, words: Sequence[str]) -> list[str]:
-        """Words as argparse reads them, options last.
+        """Convert words to the form of argparse, options last.
 
         Raises:
             UserError: for a key that does not exist.
@@ -97,7 +97,7 @@ class Parser(argparse.ArgumentParser):
         return [*kept, *options]
 
     def _candidates(self, typed: str) -> Iterator[str]:
-        """What a word that begins as ``typed`` may be."""
+        """Return completions of ``typed``."""
         for key, action in self._keys.items():
             if action.nargs == 0:
                 yield f"{key}=true"
@@ -127,7 +127,7 @@ def _usage(operand: argparse.Action) -> str:
 
 
 def _values(action: argparse.Action) -> str:
-    """What a key's value looks like."""
+    """Describe the values of a key."""
     if action.nargs == 0:
         return "true"
     if action.choices is not None:
@@ -139,7 +139,7 @@ def _values(action: argparse.Action) -> str:
 
 
 def _option(action: argparse.Action, value: str) -> list[str]:
-    """A key and its value as argparse reads them; ``null`` is the default.
+    """Convert a key and value to argparse's form; ``null`` is the default.
 
     Raises:
         UserError: for a switch that is neither true nor false.
@@ -176,7 +176,7 @@ def refuse(message: str) -> NoReturn:
 
 
 def text(allowed: Matching) -> Callable[[str], str]:
-    """Texts of a form."""
+    """A parser of texts that match a form."""
 
     def parse(given: str) -> str:
         if given not in allowed:
@@ -187,7 +187,7 @@ def text(allowed: Matching) -> Callable[[str], str]:
 
 
 def number(kind: type, allowed: Range) -> Callable[[str], Any]:
-    """Numbers of a kind, int or float, in a range."""
+    """A parser of numbers, int or float, in a range."""
 
     def parse(text: str) -> Any:
         try:
@@ -206,12 +206,12 @@ place = text(PATH)  # a folder, a file or a glob: an empty one is not the curren
 
 
 def path(given: str) -> Path:
-    """One path."""
+    """Parse a path."""
     return Path(place(given))
 
 
 def seconds(text: str) -> float:
-    """A time to wait."""
+    """Parse a time to wait."""
     try:
         number = float(text)
     except ValueError:

@@ -20,10 +20,10 @@ class CheckCallback(Callback):
     """``hydra.callbacks.check`` of ``bcq_exp train``."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check a single run, and set an earlier one aside where it is to make room.
+        """Check a single run; with ``resume=restart`` set the earlier one aside.
 
         Raises:
-            PastHydra: with what is wrong.
+            PastHydra: with the error.
         """
         with errors_pass():
             from bcq_exp.training import start
@@ -42,7 +42,7 @@ class CheckCallback(Callback):
         """Check a sweep and place its runs.
 
         Raises:
-            PastHydra: with what is wrong.
+            PastHydra: with the error.
         """
         with errors_pass():
             from bcq_exp.sweep import plan, plugins
@@ -69,7 +69,7 @@ def _check_groups(config: DictConfig) -> None:
     """Refuse values for nodes that are chosen with GROUP@NODE, and choices that exclude others.
 
     Raises:
-        UserError: with how it is chosen.
+        UserError: with the right override.
     """
     choices = config.hydra.runtime.choices
     if (online := choices.get("online")) and (dataset := choices.get("dataset")):

@@ -1,4 +1,4 @@
-"""Commands that give other commands: the very ones that a person would type."""
+"""Run other bcq_exp commands as a user would type them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import IO
 
 POLL_EVERY = 0.05  # seconds
 RELAYED_WITHIN = (
-    5.0  # seconds after a command's end, though a process that it left keeps its output
+    5.0  # seconds to read on after a command's end, if a leftover process keeps its output open
 )
 HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True)
 class Command:
-    """One of ours, with its arguments: ``python -m bcq_exp...``."""
+    """A bcq_exp command with its arguments: ``python -m bcq_exp...``."""
 
     module: str
     arguments: tuple[str, ...]
@@ -35,20 +35,20 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        """For this Python."""
+        """The command line, for this Python."""
         return [sys.executable, "-m", self.module, *self.arguments]
 
 
 def run_all(commands: Sequence[Command], at_once: int = 1, *, silent: bool = False) -> list[int]:
-    """Run commands, which say themselves what goes wrong; returns their exit statuses.
+    """Run commands, which report their own errors; return their exit statuses.
 
-    A signal is handed on to all that run. After one, or after a status other than 0 and 1 (a
-    mistake), no further command is begun.
+    A signal is passed on to all running commands. After a signal, or a status other than 0 and 1
+    (a user's mistake), no further command starts.
 
     Args:
-        at_once: how many run at a time. The lines of several begin with the command's name, and
-            none of them draws a progress bar, as their output is no terminal.
-        silent: their output is not shown, their errors are.
+        at_once: commands that run at a time. With several, each line begins with the command's
+            name, and there is no progress bar, because the output is no terminal.
+        silent: hide the output, but show errors.
 
     Raises:
         SystemExit: after a signal, with its status.
@@ -70,10 +70,10 @@ def run_all(commands: Sequence[Command], at_once: int = 1, *, silent: bool = Fal
 
 
 def run(command: Command) -> None:
-    """Run one.
+    """Run one command.
 
     Raises:
-        SystemExit: with its status, where that is not 0.
+        SystemExit: with its status, if that is not 0.
     """
     (status,) = run_all([command])
     if status:
@@ -82,25 +82,25 @@ def run(command: Command) -> None:
 
 @dataclass
 class _Children:
-    """The processes of commands, who shows their lines, and the last signal that reached us."""
+    """The processes of commands, the threads that show their lines, and the last signal."""
 
     running: list[subprocess.Popen] = field(default_factory=list)
     relays: dict[int, Thread] = field(default_factory=dict)
     signalled: int | None = None
 
     def start(self, command: Command, out: int | None) -> None:
-        # a group of its own, workers included: what a terminal would signal
+        # its own process group, workers included, as a terminal would signal
         process = subprocess.Popen(command.words, stdout=out, start_new_session=True, text=True)
         self.running.append(process)
         if process.stdout is not None:
             arguments = (process.stdout, command.name)
             self.relays[process.pid] = relay = Thread(target=_relay, args=arguments, daemon=True)
             relay.start()
-        if self.signalled is not None:  # while it was started
+        if self.signalled is not None:  # the signal came while it was started
             self._signal(process, self.signalled)
 
     def ended(self) -> Iterator[int]:
-        """Exit statuses of those that have ended since."""
+        """Return the exit statuses of processes that ended since the last call."""
         for process in [p for p in self.running if p.poll() is not None]:
             self.running.remove(process)
             if process.pid in self.relays:
@@ -124,12 +124,12 @@ class _Children:
 
     def _signal(self, process: subprocess.Popen, signum: int) -> None:
         if signum == signal.SIGHUP:
-            signum = signal.SIGTERM  # at which a run saves what it has
+            signum = signal.SIGTERM  # a run saves a checkpoint at this signal
         with suppress(ProcessLookupError):  # it has just ended
             os.killpg(process.pid, signum)
 
 
 def _relay(lines: IO[str], name: str) -> None:
-    """Show a command's lines, each with its name."""
+    """Show the lines of a command, each after its name."""
     for line in lines:
         print(f"{name}: {line}", end="", flush=True)

@@ -9,12 +9,12 @@ INDENT, WIDTH = 29, 80  # columns
 
 
 def choices(*hidden: str) -> str:
-    """Lines with every group and its choices, those of custom folders included.
+    """List every group and its choices, including those of custom folders.
 
-    A resolver: ``${bcq.choices:schema,hydra}`` in a help text, when Hydra has composed.
+    A resolver for help texts, ``${bcq.choices:schema,hydra}``; it needs Hydra's configuration.
 
     Args:
-        hidden: groups that are left out.
+        hidden: groups to leave out.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -35,7 +35,7 @@ def choices(*hidden: str) -> str:
 
 
 def _key(group: str, chosen: Mapping[str, str | None]) -> str:
-    """A group as an override names it: with the nodes that it is chosen for, if it has such."""
+    """A group as an override names it, with its nodes if it has any (GROUP@NODE)."""
     nodes = sorted(key.partition("@")[2] for key in chosen if key.startswith(f"{group}@"))
     return f"{group}@{'|'.join(nodes)}" if nodes and group not in chosen else group
 

@@ -1,4 +1,4 @@
-"""A function as a command: what goes wrong is one line and an exit status."""
+"""Turn functions into commands whose errors are one line and an exit status."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from bcq_exp.files import refusal
 
 
 def command(function: Callable[..., Any]) -> Callable[..., None]:
-    """Turns ``function`` into a command.
+    """Turn ``function`` into a command.
 
-    Exit status: 0 done; 2 the user's mistake, said in one line; 1 a run that failed, or a disk
-    without room; 130 or 143 stopped by a signal. Anything else that is raised is a defect of ours
-    and keeps its traceback.
+    Exit status: 0 done; 2 the user's mistake, reported in one line; 1 a failed run or a full disk;
+    130 or 143 stopped by a signal. Any other exception is a bug of bcq_exp and keeps its
+    traceback.
     """
 
     @wraps(function)
     def run(*arguments: Any) -> None:
         if root := os.environ.get("MINARI_DATASETS_PATH"):  # Hydra may change the folder (chdir)
             os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(root)
-        logging.raiseExceptions = False  # a log that cannot be written is no reason to say more
+        logging.raiseExceptions = False  # ignore a log that cannot be written
         try:
             with signals.end_in_one_line(), output.may_be_closed():
                 function(*arguments)

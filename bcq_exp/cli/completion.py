@@ -18,10 +18,10 @@ OPTIONS = ("-sc", "--shell-completion")
 
 @dataclass(frozen=True)
 class Line:
-    """A line that is being typed.
+    """A command line that is being typed.
 
     Args:
-        words: those that are complete, the program first.
+        words: the complete words, the program first.
         typed: the beginning of the word at the cursor; empty for a new word.
     """
 
@@ -30,14 +30,14 @@ class Line:
 
 
 def is_query(words: Sequence[str]) -> bool:
-    """Whether a shell asks how its line could go on."""
+    """Whether a shell asks for completions of its line."""
     if len(words) < 2 or "COMP_LINE" not in os.environ:
         return False
     return words[0] in OPTIONS and words[1].startswith("query=")
 
 
 def line() -> Line:
-    """The line that is being typed."""
+    """Return the line that is being typed."""
     text = os.environ["COMP_LINE"]
     words = text.split()
     is_new = not text or text[-1].isspace()
@@ -45,18 +45,18 @@ def line() -> Line:
 
 
 def replace_line(words: Iterable[str], typed: str) -> None:
-    """Let :func:`line`, and Hydra, read another line."""
+    """Replace the line that :func:`line` and Hydra read."""
     os.environ["COMP_LINE"] = " ".join([*words, typed])
 
 
 def folders(typed: str) -> Iterator[str]:
-    """The folders that begin as ``typed``; for a new word those in ``multirun``."""
+    """Return folders that begin with ``typed``; for a new word those in ``multirun``."""
     pattern = f"{glob.escape(typed)}*" if typed else "multirun/*"
     return (f"{found}/" for found in glob.iglob(pattern) if os.path.isdir(found))
 
 
 def answer(candidates: Iterable[str]) -> NoReturn:
-    """Print the candidates that begin as the word at the cursor does, and end."""
+    """Print the candidates that begin with the word at the cursor, and exit."""
     typed = line().typed
     separator = "\n" if sys.argv[2:3] == ["query=fish"] else " "
     print(separator.join(sorted(c for c in candidates if c.startswith(typed))))

@@ -1,4 +1,4 @@
-"""The terminal as a place for log lines."""
+"""A log handler for the terminal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class ConsoleHandler(logging.StreamHandler):
-    """Log lines to the terminal, on the stream that is standard output at that moment."""
+    """Writes log lines to the stream that is standard output at the time."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> Any:  # a progress bar puts itself in the place of standard output
+    def stream(self) -> Any:  # a progress bar replaces standard output
         return sys.stdout

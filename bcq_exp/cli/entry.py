@@ -26,13 +26,13 @@ Task = Callable[[DictConfig], Any]
 def entry(
     config_name: str, *, plan: str | None = None, as_text: Sequence[str] = (), sweeps: bool = True
 ) -> Callable[[Task], Callable[[], None]]:
-    """Turn ``task(config)`` into a command that Hydra composes; a mistake is one line.
+    """Turn ``task(config)`` into a command that Hydra composes, with one-line errors.
 
     Args:
         plan: the override that ``--plan`` stands for.
-        as_text: keys whose values are text, not read by Hydra's grammar: a run's folder has commas
-            and equals signs in it, a name may look like a number.
-        sweeps: whether there is ``-m``.
+        as_text: keys whose values are taken as text, not parsed by Hydra's grammar: a run's folder
+            contains commas and equals signs, a name may look like a number.
+        sweeps: whether the command has ``-m``.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -43,8 +43,8 @@ def entry(
 
         @command
         def main() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors leave Hydra as they are
-            warnings.filterwarnings("ignore", module="hydra")  # its errors follow, in a line
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra does not reformat errors
+            warnings.filterwarnings("ignore", module="hydra")  # its errors are reported in one line
             version.setbase("1.3")
             _register()
             parser = internals.hydra_parser()
@@ -78,7 +78,7 @@ def entry(
 
 
 def _read(word: str, as_text: Sequence[str], is_sweep: bool) -> str:
-    """An override in Hydra's grammar, in which a sweep's commas part values."""
+    """Convert a word to an override in Hydra's grammar, where commas separate swept values."""
     key, _, value = word.partition("=")
     if value == "None":  # so W&B's agents write it
         return f"{key}=null"
@@ -90,7 +90,7 @@ def _read(word: str, as_text: Sequence[str], is_sweep: bool) -> str:
 
 
 def _register() -> None:
-    """Make our schemas and resolvers known to Hydra."""
+    """Register schemas and resolvers with Hydra."""
     schemas.register()
     plugins.remove_namesakes()
     OmegaConf.register_new_resolver("bcq.documentation", documentation, replace=True)

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf object to, as one line: what, where, what is allowed."""
+"""Explain errors of Hydra and OmegaConf in one line: what, where, what is allowed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 class PastHydra(BaseException):
-    """An error on its way past Hydra, which would add lines of its own to an ``Exception``."""
+    """Carries an error past Hydra, which would add its own lines to an ``Exception``."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -50,7 +50,7 @@ class PastHydra(BaseException):
 
 @contextmanager
 def errors_pass() -> Iterator[None]:
-    """Let errors past Hydra; of a run of a sweep, which others follow, only mistakes and signals.
+    """Carry errors past Hydra; in a sweep, where other runs follow, only mistakes and signals.
 
     Raises:
         PastHydra: with the error.
@@ -68,10 +68,10 @@ def errors_pass() -> Iterator[None]:
 
 @contextmanager
 def explained(overrides: Sequence[str], is_sweep: bool) -> Iterator[None]:
-    """Explain what Hydra raises by the overrides that it was given.
+    """Explain errors of Hydra by the overrides that it was given.
 
     Raises:
-        UserError: instead of what is the user's mistake.
+        UserError: in place of an error that is the user's mistake.
     """
     try:
         yield
@@ -82,17 +82,17 @@ def explained(overrides: Sequence[str], is_sweep: bool) -> Iterator[None]:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether an error is of what the user gave.
+    """Whether an error is the user's mistake.
 
-    Hydra and OmegaConf do nothing but read that: whatever they stumble over is in it, though they
-    do not always say so with an exception of their own.
+    Hydra and OmegaConf only read the user's input, so that every error raised in them counts,
+    whatever its type.
     """
     ours = isinstance(error, UserError | HydraException | OmegaConfBaseException)
     return ours or unusable_path(error) is not None or _raised_in(error) in READERS
 
 
 def _raised_in(error: BaseException) -> str:
-    """The package that raised an error, the standard library's frames aside."""
+    """The package that raised an error, ignoring frames of the standard library."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     packages = (
         str(frame.f_globals.get("__name__")).partition(".")[0] for frame in reversed(frames)
@@ -118,10 +118,10 @@ def one_line(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what it came of."""
+    """Return an error and its causes."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        if cause in chain:  # raised again while its own effect was handled
+        if cause in chain:  # raised again while its own consequence was handled
             break
         chain.append(cause)
     return chain
@@ -131,12 +131,12 @@ def _file(message: str) -> str:
     """The user's file that Hydra names first, as in ``In 'experiment/mine': ...``."""
     before, _, after = message.partition("'")
     name = after.partition("'")[0] + ".yaml"
-    is_ours = (conf_folder() / name).exists()  # the user is not to mend those
+    is_ours = (conf_folder() / name).exists()  # the user should not edit those
     return f"{name}: " if before == "In " and not is_ours else ""
 
 
 def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) -> str | None:
-    """An override to which Hydra objects without naming it, or in words for programmers."""
+    """Explain an error of Hydra that does not name the override, or not clearly."""
     for override in overrides:
         key, _ = key_and_value(override)
         if line := replaced(key) or replaced(override.lstrip("+")):
@@ -160,7 +160,7 @@ def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) ->
 
 
 def several_values(override: str) -> str:
-    """What is said of an override that sweeps, of a single run."""
+    """The message for an override that sweeps, of a single run."""
     key, _, values = override.partition("=")
     words = f"{override}: several values need a sweep; add -m"
     if "(" in values:
@@ -170,7 +170,7 @@ def several_values(override: str) -> str:
 
 
 def _of_override(error: BaseException) -> str | None:
-    """An override that is none to Hydra's grammar, and how what was meant is written."""
+    """Explain an override that Hydra cannot parse, and suggest how to write it."""
     if not isinstance(error, OverrideParseException):
         return None
     key, equals, value = error.override.partition("=")
@@ -187,7 +187,7 @@ def _of_override(error: BaseException) -> str | None:
 
 
 def _with_quoted_elements(value: str) -> str | None:
-    """A list with quotes around those elements that want them; ``None`` for what is no list."""
+    """Quote the elements of a list that need it; ``None`` for a value that is no list."""
     if not (value.startswith("[") and value.endswith("]")):
         return None
     elements = [element.strip() for element in value[1:-1].split(",")]
@@ -213,12 +213,12 @@ def _parsed(override: str) -> Override:
 
 
 def reads_as_text(override: str) -> bool:
-    """Whether Hydra's grammar reads the value of an override as the text that it is."""
+    """Whether Hydra's grammar reads the value of an override as unchanged text."""
     return _is_readable(override) and _parsed(override).value() == override.partition("=")[2]
 
 
 def _of_choice(error: BaseException) -> str | None:
-    """A choice that does not exist."""
+    """Explain a choice that does not exist."""
     if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
         return None
     group, _, choice = error.missing_cfg_file.rpartition("/")
@@ -244,7 +244,7 @@ def _is_given(error: MissingConfigException, overrides: Sequence[str]) -> bool:
 
 
 def _of_group(error: BaseException) -> str | None:
-    """A group that is not in the defaults list."""
+    """Explain a group that is not in the defaults list."""
     if not isinstance(error, ConfigCompositionException):
         return None
     found = re.search(
@@ -263,7 +263,7 @@ def _of_group(error: BaseException) -> str | None:
 
 
 def _of_key(error: BaseException) -> str | None:
-    """A key that is misspelt or has a value of the wrong type, in terms of the schema."""
+    """Explain a key that is misspelt or has a value of the wrong type, by the schema."""
     if not isinstance(error, OmegaConfBaseException) or error.msg is None:
         return None
     if not error.full_key:
@@ -286,13 +286,13 @@ def _of_key(error: BaseException) -> str | None:
 
 
 def _elsewhere(name: str, node: DictConfig) -> str:
-    """The key of that name below a node, as a hint."""
+    """Suggest the key of that name below a node."""
     keys = (key for key, _ in flattened(OmegaConf.to_container(node)))  # type: ignore[arg-type]
     found = (key for key in keys if key.endswith(f".{name}") and not key.startswith("hydra."))
     return next((f"; did you mean {key}?" for key in found), "")
 
 
 def _of_algorithm(node: DictConfig) -> str:
-    """The algorithm, where it decides which nodes there are."""
+    """Name the algorithm, if it decides which nodes exist."""
     target = (node.get("algo") or {}).get("_target_")
     return f" of {target.rpartition('.')[2]}" if isinstance(target, str) else ""

@@ -1,4 +1,4 @@
-"""What happens when nobody reads the output any more."""
+"""Handle output whose reader has ended."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STATUS = 1  # as rich, which prints the tables, ends then
+STATUS = 1  # as rich, which prints the tables, does
 
 
 @contextmanager
 def may_be_closed() -> Iterator[None]:
-    """End quietly where the reader of the output has ended, as ``head`` does after its lines."""
+    """Exit quietly if the reader of the output has ended, as ``head`` does after its lines."""
     try:
         yield
         sys.stdout.flush()

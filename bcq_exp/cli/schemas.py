@@ -1,4 +1,4 @@
-"""The files of the configuration, and its schemas with those of the algorithms' hyperparameters."""
+"""The configuration's files and schemas, including the algorithms' hyperparameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bcq_exp.algorithm.hyperparameters import ALGORITHMS
 from bcq_exp.config import schema
 
 SCHEMAS = {name: schema.of_hyperparameters(own, __name__) for name, own in ALGORITHMS.items()}
-globals().update({each.__name__: each for each in SCHEMAS.values()})  # where pickle finds them
+globals().update({each.__name__: each for each in SCHEMAS.values()})  # pickle finds them here
 
 # inside the package in an installed wheel, beside it in a checkout
 _PACKAGE = Path(bcq_exp.__file__).parent
@@ -17,10 +17,10 @@ _CONF_PLACES = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
 
 
 def conf_folder() -> Path:
-    """Where the configuration's files are."""
+    """Return the folder of the configuration's files."""
     return next(place for place in _CONF_PLACES if place.is_dir())
 
 
 def register() -> None:
-    """Make them and the resolvers known to Hydra; call before composing."""
+    """Register schemas and resolvers with Hydra; call before composing."""
     schema.register(SCHEMAS)

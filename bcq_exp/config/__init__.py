@@ -1,1 +1,1 @@
-"""The configuration: its schema, the checking of values against it, and what runs are called."""
+"""The configuration: its schema, validation, and the names of runs."""

@@ -1,4 +1,4 @@
-"""Holding a composed configuration against its schema."""
+"""Validate a composed configuration by its schema."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _REPLACED = {  # keys and choices of earlier versions, as patterns, and what rep
 
 
 def check(config: DictConfig) -> dict[str, Any]:
-    """Hold every key and value of a composed configuration against its schema.
+    """Validate every key and value of a composed configuration.
 
-    Returns the values, resolved, as Python's own containers.
+    Returns the resolved values in Python's containers.
 
     Raises:
-        UserError: one line naming the first key that is unknown, still wants a value, or has one
-            out of its range, and what is allowed.
+        UserError: one line naming the first key that is unknown, lacks a value, or is out of its
+            range, and what is allowed.
     """
     root = schema_of(config) or schema_of(RunConfig)
     for name in root.keys() - config.keys():
@@ -66,13 +66,14 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 
 def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
-    """Hold what Hydra is to write to against what may be; returns the folder of the run or sweep.
+    """Validate the paths that Hydra writes to; return the folder of the run or sweep.
 
-    The other's is not looked up: with ``resume=true`` there may be none.
+    ``hydra.run.dir`` of a sweep and ``hydra.sweep.dir`` of a run are not resolved: with
+    ``resume=true`` there may be none.
 
     Raises:
         UserError: one line naming the first key that is empty, which Hydra would take for the
-            present folder.
+            current folder.
     """
     hydra = config.hydra
     key = "sweep.dir" if is_sweep else "run.dir"
@@ -87,11 +88,10 @@ def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
 
 
 def check_plugins(hydra: DictConfig) -> None:
-    """Hold the values of launcher and sweeper against their schemas.
+    """Validate launcher and sweeper by their schemas.
 
     Raises:
-        UserError: one line naming the first key that has another name now, or a value out of its
-            range.
+        UserError: one line naming the first key that was renamed, or is out of its range.
     """
     for name in ("launcher", "sweeper"):
         node = hydra[name]
@@ -125,7 +125,7 @@ def unknown(key: str, names: Iterable[str], owner: str = "") -> str:
 
 
 def wrong(key: str, value: Any, schema_field: Field) -> str:
-    """A value that a key may not have: what it may be, and how what was meant is written."""
+    """The message for a value that a key may not have: what is allowed, and a suggestion."""
     shown = json.dumps(value) if isinstance(value, list | bool | None) else str(value)
     return f"{key}={shown}: must be {describe(schema_field)}{_meant(key, shown, schema_field)}"
 
@@ -139,14 +139,14 @@ def _meant(key: str, value: str, schema_field: Field) -> str:
         element = text if re.fullmatch(r"[\w.+-]+", text) else json.dumps(text)
         return f"; write {shlex.quote(f'{key}=[{element}]')}"
     if kind.startswith("int"):
-        with suppress(ValueError, OverflowError):  # no number, or no finite one
+        with suppress(ValueError, OverflowError):  # not a finite number
             if float(value).is_integer() and _is_allowed(int(float(value)), schema_field):
                 return f"; write {int(float(value))}"
     return ""
 
 
 def describe(schema_field: Field) -> str:
-    """What a key may be, in words: its type and range."""
+    """Describe the values of a key: type and range."""
     if not isinstance(schema_field.type, str) and "allowed" not in schema_field.metadata:
         return _of_hydra(schema_field.type)
     kind = str(getattr(schema_field.type, "__name__", schema_field.type))
@@ -165,7 +165,7 @@ def describe(schema_field: Field) -> str:
 
 
 def documentation(name: str, node: DictConfig) -> str:
-    """The keys of a node that its schema documents, each with what it may be, in 80 columns."""
+    """List the documented keys of a node with their values, in 80 columns."""
     lines = [
         textwrap.fill(
             f"  {f'{name}.{key}':<25}{known.metadata['doc']}: {describe(known)}",
@@ -179,7 +179,7 @@ def documentation(name: str, node: DictConfig) -> str:
 
 
 def _of_hydra(kind: Any) -> str:
-    """What a key of Hydra's own schema may be, whose types are no strings."""
+    """Describe the values of a key of Hydra's schema."""
     if get_origin(kind) is Union:
         return _of_hydra(get_args(kind)[0])
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -207,7 +207,7 @@ def _is_allowed(value: Any, schema_field: Field) -> bool:
 
 
 def _value(config: DictConfig, name: str) -> Any:
-    """A key's value, resolved; a node's as Python's own containers, which are faster to walk."""
+    """Resolve a key's value; a node becomes Python's containers, which are faster to walk."""
     if OmegaConf.is_missing(config, name):
         return "???"
     value = config[name]
@@ -217,16 +217,16 @@ def _value(config: DictConfig, name: str) -> Any:
 def _leaves(
     node: DictConfig, values: Mapping[str, Any], prefix: str, known: dict[str, Field]
 ) -> Iterator[tuple[str, Any, Field | None]]:
-    """Every leaf below a node: dotted key, value, and its field of the schema where it has one.
+    """Yield every leaf below a node: dotted key, value, and field of the schema if it has one.
 
-    ``values`` is what the node holds.
+    ``values`` is the content of the node.
     """
     for name, value in values.items():
         key = f"{prefix}{name!s}"
         is_node = isinstance(value, dict)
         if (
             known and name not in known and not (is_node and not prefix)
-        ):  # those are the algorithm's
+        ):  # hyperparameters belong to the algorithm's schema
             if "." in name:
                 raise UserError(f"{key}: a key in a file has no dots; nest it, one key per line")
             raise UserError(unknown(key, known))

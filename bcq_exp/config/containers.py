@@ -1,4 +1,4 @@
-"""Fast conversion of configurations to dicts and lists: a sweep may have a thousand."""
+"""Fast conversion of configurations to dicts and lists, for sweeps of a thousand runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def unresolved(node: Any) -> Any:
-    """A node as dicts and lists, with interpolations as text."""
+    """Convert a node to dicts and lists, with interpolations as text."""
     return OmegaConf.to_container(node)
 
 
 def interpolations(cfg: DictConfig) -> dict[str, list[str]]:
-    """The interpolations of each top-level node that has any, but of ``hydra``."""
+    """Return the interpolations of each top-level node that has any, except ``hydra``."""
     parts = {str(name): _interpolations(node) for name, node in content(cfg).items()}
     return {name: found for name, found in parts.items() if found and name != "hydra"}
 

@@ -25,19 +25,19 @@ def flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, by dotted key, that identify a run: another value makes another run.
+    """Return the values, by dotted key, that identify a run: another value makes another run.
 
     A learning rate with a schedule depends on the number of steps as well.
     """
     kept = {key: value for key, value, role in _roles(resolved) if role.identity}
-    for node in resolved.keys() - schema_of(RunConfig).keys():  # those that algo composes
+    for node in resolved.keys() - schema_of(RunConfig).keys():  # groups that algo composes
         if (schedule := kept.get(f"{node}.schedule", CONSTANT)) != CONSTANT:
             kept[f"{node}.schedule"] = f"{schedule} over {resolved['trainer']['num_steps']} steps"
     return kept
 
 
 def training_text(resolved: Mapping[str, Any]) -> str:
-    """The values that bear on training, device included, as text: equal for runs that repeat."""
+    """The values that affect training, including the device, as text; equal for equal runs."""
     leaves = {key: value for key, value, role in _roles(resolved) if role != WATCHING}
     return json.dumps(leaves, sort_keys=True)
 
@@ -57,9 +57,9 @@ def annotation_keys(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """The dotted keys in which two configurations differ, each in words.
+    """Describe each dotted key in which two configurations differ.
 
-    A stored ``true`` or ``false`` is what was decided for ``auto``.
+    A stored ``true`` or ``false`` may be the resolved value of ``auto``.
     """
     return {
         key: f"{key} ({old.get(key)} -> {new.get(key)})"
@@ -70,10 +70,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str
 
 
 def cohort_signature(resolved: Mapping[str, Any], cfg: DictConfig) -> str:
-    """What runs of a cohort have in common, as text.
+    """The values that runs of a cohort must share, as text.
 
     Args:
-        cfg: the configuration as composed, whose schemas say more.
+        cfg: the composed configuration, which has its schemas.
     """
     leaves = _roles(resolved, cfg)
     shared = {key: value for key, value, role in leaves if not role.varies_in_cohort}
@@ -89,10 +89,10 @@ def config_hash(resolved: Mapping[str, Any]) -> str:
 def _roles(
     stored: Mapping[str, Any], node: DictConfig | None = None
 ) -> Iterator[tuple[str, Any, KeyRole]]:
-    """Dotted key, value and role of every leaf of a stored configuration.
+    """Yield dotted key, value and role of every leaf of a stored configuration.
 
     Args:
-        node: the configuration as composed, whose schemas say more.
+        node: the composed configuration, which has its schemas.
     """
     return _below(in_present_keys(stored), RunConfig, LEARNING, "", node)
 

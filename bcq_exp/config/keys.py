@@ -1,4 +1,4 @@
-"""What a key of the configuration may be and what role it has, said once: in the schema."""
+"""The allowed values and the role of a configuration key, declared in the schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bcq_exp.ranges import Allowed
 
 @dataclass(frozen=True)
 class KeyRole:
-    """How a key bears on a run's identity, on cohorts and on reports.
+    """The effect of a key on a run's identity, on cohorts and on reports.
 
     Args:
         identity: another value makes another run, which an existing folder refuses.
@@ -47,11 +47,11 @@ def key(
     """A field of a schema.
 
     Args:
-        values: what it may be; of a list, each element, of which it holds ``length``, or at least
-            one.
+        values: the allowed values; for a list, of each of its ``length`` elements, or of one or
+            more.
         role: by default the schema's own ``role``, or that of the node above.
-        schema: of a node, for readers of stored configurations, which have no types.
-        doc: its meaning, for ``--help``, where no choice file has it.
+        schema: the schema of a node, for readers of stored configurations, which have no types.
+        doc: the meaning, for ``--help``, if no choice file has it.
     """
     metadata = {
         "allowed": values, "length": length, "role": role, "schema": schema, "doc": doc,

@@ -1,4 +1,4 @@
-"""What runs are called: the folders under ``multirun/``."""
+"""Names of runs: the folders under ``multirun/``."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def run_name(name: str | None, resume: Any, is_sweep: bool = False) -> str:
 
 @dataclass(frozen=True)
 class RunNaming:
-    """How the runs of a sweep are named: by the values of its swept keys.
+    """Names the runs of a sweep by the values of its swept keys.
 
     Args:
-        keys: the swept ones.
+        keys: the swept keys.
         is_whole: keys keep their groups, as in sweeps of earlier versions; otherwise only where two
             keys have the same last part.
     """
@@ -62,7 +62,7 @@ class RunNaming:
 
     @classmethod
     def of(cls, subdir: str) -> RunNaming | None:
-        """The naming whose :attr:`subdir` this is; ``None`` for anything else."""
+        """Return the naming with this :attr:`subdir`; ``None`` for any other text."""
         found = re.fullmatch(
             r'\$\{bcq\.run_folder:"(.*)",\$\{hydra\.overrides\.task\}(,true)?\}', subdir
         )
@@ -70,23 +70,23 @@ class RunNaming:
 
     @property
     def subdir(self) -> str:
-        """What names the runs, for ``hydra.sweep.subdir``."""
+        """The value of ``hydra.sweep.subdir`` that names the runs."""
         whole = ",true" if self.is_whole else ""
         return f'${{bcq.run_folder:"{",".join(self.keys)}",${{hydra.overrides.task}}{whole}}}'
 
     @property
     def labels(self) -> dict[str, str]:
-        """Each key as a folder's name has it."""
+        """Each key as it is written in folder names."""
         if self.is_whole:
             return {key: key for key in self.keys}
-        names = short_names(dict.fromkeys([*self.keys, "seed"]))  # of the run, not of its data
+        names = short_names(dict.fromkeys([*self.keys, "seed"]))  # seed of the run, not of its data
         return {key: names[key] for key in self.keys}
 
     def folder(self, overrides: Sequence[str]) -> str:
-        """The folder of a run in its sweep's, as ``lmbda=0.5,seed=0``.
+        """Return the name of a run's folder in its sweep's, such as ``lmbda=0.5,seed=0``.
 
         Args:
-            overrides: all that the run was given.
+            overrides: all overrides of the run.
         """
         values = dict(map(key_and_value, overrides))
         items = [(label, values[key]) for key, label in self.labels.items() if key in values]
@@ -98,7 +98,7 @@ class RunNaming:
         return f"{name}-{_digest(whole)}"
 
     def continuing(self, sweep: Path) -> RunNaming:
-        """The naming that the runs in a sweep's folder have, so that they are found again."""
+        """Return the naming of the runs already in a sweep's folder, so that they are found."""
         shortened = {key for key, label in self.labels.items() if key != label}
         names = (path.parent.name for path in sweep.glob("*/summary.json"))
         if any(shortened & swept_values(name).keys() for name in names):
@@ -114,7 +114,7 @@ def run_folder(keys: str, overrides: Sequence[str], is_whole: bool = False) -> s
 def swept_values(folder_name: str) -> dict[str, str]:
     """The swept keys and values in a name of :class:`RunNaming`; empty for other names.
 
-    A value may differ from what was given: numbers are rounded, characters replaced.
+    A value may differ from the override: numbers are rounded, characters replaced.
     """
     values = {}
     for item in re.split(r",(?=[\w.@+-]+=)", re.sub(r"-[0-9a-f]{8}$", "", folder_name)):
@@ -126,14 +126,14 @@ def swept_values(folder_name: str) -> dict[str, str]:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key's last part where that tells it apart, else the whole key; a class by its node."""
+    """Shorten each key to its last part where that is unique; a class to its node."""
     last = {key: key.removesuffix("._target_").rsplit(".", 1)[-1] for key in keys}
     counts = Counter(last.values())
     return {key: name if counts[name] == 1 else key for key, name in last.items()}
 
 
 def shortened(text: str, limit: int) -> str:
-    """A text of at most ``limit`` characters, told apart from others that begin alike."""
+    """Shorten a text to ``limit`` characters, with a digest to keep it unique."""
     return text if len(text) <= limit else f"{text[: limit - 9]}-{_digest(text)}"
 
 
@@ -147,12 +147,12 @@ def as_name(env: str) -> str:
 
 
 def _rounded(value: str) -> str:
-    """A number as a search draws it, to four digits; everything else as it is."""
+    """Round a number with many decimals, as a search draws it, to four digits."""
     return f"{float(value):.4g}" if re.fullmatch(r"-?\d*\.\d{6,}(e-?\d+)?", value) else value
 
 
 def _is_set_aside(folder: Path) -> bool:
-    """Whether a run made room for another (``start.set_aside``), which is there."""
+    """Whether a run was set aside for another (``start.set_aside``), which exists."""
     name, _, number = folder.name.rpartition(".")
     return number.isdecimal() and bool(name) and folder.with_name(name).exists()
 

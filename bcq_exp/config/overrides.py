@@ -1,4 +1,4 @@
-"""Configurations that commands make for other commands."""
+"""Overrides and configurations that commands make for other commands."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def online_agent(
     env: str,
     seed: str | int,
 ) -> tuple[str, ...]:
-    """What makes ``bcq_exp train`` train a behaviour agent of the paper: DDPG that explores.
+    """Overrides of ``bcq_exp train`` for a behaviour agent of the paper: DDPG that explores.
 
-    Several environments, noises or seeds (:func:`one_of`) are a sweep's.
+    Several environments, noises or seeds (:func:`one_of`) make a sweep.
     """
     return (
         "algo=ddpg",
@@ -41,7 +41,7 @@ def online_agent(
 
 
 def one_of(values: Iterable[object]) -> str:
-    """A swept key's values, be it only one."""
+    """The values of a swept key, even if there is only one."""
     return f"choice({','.join(map(str, values))})"
 
 
@@ -58,7 +58,7 @@ def resuming(overrides: Iterable[str]) -> list[str]:
 
 
 def changed(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """A configuration with other values, in nested mappings; the one given stays as it is."""
+    """Return a copy of a configuration with some values replaced, given in nested mappings."""
     merged = OmegaConf.merge(cfg, values)
     assert isinstance(merged, DictConfig)
     return merged

@@ -1,8 +1,8 @@
-"""The schema of launchers and sweepers that bear the names of Hydra's plugins.
+"""The schema of launchers and sweepers with the names of Hydra's plugins.
 
 Their keys, types and meanings are those of hydra-joblib-launcher 1.2, hydra-ray-launcher 1.2,
 hydra-submitit-launcher 1.2 and hydra-optuna-sweeper 1.3: a command line that was written for these
-plugins runs. A key that cannot be honoured here allows one value, and says why. ``group_size``,
+plugins runs. A key that has no effect here allows one value and explains why. ``group_size``,
 ``num_workers`` and ``plan_only`` are additions.
 """
 
@@ -72,7 +72,7 @@ class LocalConfig(LauncherConfig):
 
 @dataclass
 class SlurmConfig(LocalConfig):
-    """These, and those for Slurm."""
+    """Submitit's parameters for Slurm."""
 
     partition: str | None = key()
     qos: str | None = key()

@@ -1,8 +1,8 @@
 """The schema: every key's type, range and role.
 
 Each choice file in ``conf/`` names its schema in its defaults list, so Hydra types it as it
-composes. A choice file of one's own may leave the schema out and hold whatever its ``_target_``
-takes: its keys are then checked by that constructor, and all of them mean what is learnt.
+composes. A custom choice file may leave the schema out and hold any keys of its ``_target_``: that
+constructor then checks them, and all of them belong to the run's identity.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ PRECISIONS = OneOf(("auto", "fp32", "bf16", "tf32", "fp64"))
 
 @dataclass
 class AlgoConfig:
-    """An algorithm, with whatever numbers it has."""
+    """An algorithm with its hyperparameters."""
 
     _target_: str = key(role=LEARNING)
 
 
 def of_hyperparameters(hyperparameters: type, module: str) -> type[AlgoConfig]:
-    """The schema of an algorithm, of the dataclass that has its hyperparameters.
+    """Make the schema of an algorithm from the dataclass of its hyperparameters.
 
     Args:
-        hyperparameters: each field's metadata say its range (``allowed``), its meaning (``doc``),
+        hyperparameters: each field's metadata have its range (``allowed``), its meaning (``doc``),
             and whether stacked runs may differ in it (``stackable``).
-        module: the name of the module that has the schema under the dataclass's name.
+        module: the module that has the schema under the dataclass's name.
     """
     keys = [
         (
@@ -102,7 +102,7 @@ class BCQPolicyConfig(PolicyConfig):
 
 @dataclass
 class NetworksConfig:
-    """The sizes to which networks refer: each network's own are what is learnt."""
+    """The sizes that networks refer to; each network's own sizes are part of the identity."""
 
     role: ClassVar[KeyRole] = WATCHING
 
@@ -259,9 +259,9 @@ class LoggerConfig:
 
 @dataclass
 class RunConfig:
-    """The root of ``bcq_exp train``, less the nodes that ``algo`` composes for itself.
+    """The root of ``bcq_exp train`` without the nodes that ``algo`` composes.
 
-    Because of those it types no node as it is composed; :func:`bcq_exp.config.checking.check` does.
+    Because of those nodes Hydra does not type it; :func:`bcq_exp.config.checking.check` does.
     """
 
     seed: int = key(SEED, role=PER_RUN)
@@ -269,7 +269,9 @@ class RunConfig:
     resume: Any = key(OneOf(("auto", True, False, "restart")), role=WATCHING)
     algo: Any = "???"
     networks: Any = key(schema=NetworksConfig)
-    dataset: Any = key(schema=MinariConfig)  # a stored one has no type: its keys mean as Minari's
+    dataset: Any = key(
+        schema=MinariConfig
+    )  # a stored one has no type: its keys have Minari's roles
     online: Any = key(default=None, schema=OnlineConfig)
     trainer: Any = key(schema=TrainerConfig)
     logger: Any = key(schema=LoggerConfig)
@@ -315,7 +317,7 @@ class CollectConfig:
 
 @dataclass
 class TransitionsConfig:
-    """How many are recorded in each setting."""
+    """The number of transitions recorded in each setting."""
 
     final_buffer: int = key(COUNT)
     concurrent: int = key(COUNT)
@@ -325,7 +327,7 @@ class TransitionsConfig:
 
 @dataclass
 class LearnerConfig:
-    """What the paper's learners have in common."""
+    """The common settings of the paper's learners."""
 
     num_steps: int = key(COUNT)
     networks: str = "???"
@@ -386,14 +388,14 @@ def is_list(key: str) -> bool:
 
 
 def source(config: Mapping[str, Any]) -> Any:
-    """Where a run's transitions come from: its node ``online``, or its data set's."""
+    """Return the node of a run's transitions: ``online``, or ``dataset``."""
     return config.get("online") or config["dataset"]
 
 
 def in_present_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with that of ``dataset`` and ``online`` which the run has.
+    """Convert a stored configuration to the present keys.
 
-    Earlier versions stored what explores as ``dataset``.
+    Earlier versions stored the node ``online`` as ``dataset``.
     """
     data, online = stored.get("dataset"), stored.get("online")
     if isinstance(data, Mapping) and data.get("_target_") == "bcq_exp.data.online.explore":
@@ -404,7 +406,7 @@ def in_present_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def register(algorithms: Mapping[str, type[AlgoConfig]]) -> None:
-    """Make the schemas and resolvers known to Hydra; call before composing.
+    """Register the schemas and resolvers with Hydra; call before composing.
 
     Args:
         algorithms: the schemas of the algorithms that have hyperparameters, by name.

@@ -1,1 +1,1 @@
-"""Offline data: loading, checking, caching and collecting it. No deep learning in here."""
+"""Offline data: loading, validation, caching and collection; without deep learning."""

@@ -1,4 +1,4 @@
-"""Behaviour policies: who collects the data, how, and where it is stored."""
+"""Behaviour policies, collection of data with them, and storage of the data."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from bcq_exp.data.transitions import DataError
 if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-_EPISODE_BYTES = 2**15  # that HDF5 needs for an episode's groups and headers
+_EPISODE_BYTES = 2**15  # bytes that HDF5 needs for an episode's groups and headers
 
 Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Maps an observation ``(O,)`` to what the environment takes: ``(A,)``, or a discrete action."""
@@ -40,10 +40,10 @@ class UniformRandom:
 
 @dataclass(frozen=True)
 class Noisy:
-    """Another behaviour disturbed in the two ways of the BCQ paper's section 6.
+    """Another behaviour with the two kinds of noise of the BCQ paper's section 6.
 
     Args:
-        behaviour: the one to disturb.
+        behaviour: the behaviour to disturb.
         action_space: bounds; results are clipped to it. Discrete actions have no noise.
         noise_std: standard deviation of the Gaussian added to each action, in units of HALF the
             action's range, so that the paper's N(0, 0.3) on [-1, 1] is 0.3 here on any range.
@@ -68,7 +68,7 @@ class Noisy:
 
 @dataclass(frozen=True)
 class ScriptedPendulum:
-    """Pendulum-v1 by hand: pump energy until the top is in reach, then balance there.
+    """A controller of Pendulum-v1: pump energy until the top is in reach, then balance there.
 
     With the angle ``th`` from upright, Gymnasium's pendulum obeys
     ``th'' = gravity * sin(th) + gain * torque`` for the two constants below; its energy
@@ -96,7 +96,7 @@ class ScriptedPendulum:
 
 @dataclass(frozen=True)
 class ScriptedCartPole:
-    """CartPole-v1 by hand: push to the side to which the pole falls and the cart drifts.
+    """A controller of CartPole-v1: push to the side to which the pole falls and the cart drifts.
 
     The weights are of position (m), speed (m/s), angle (rad) and angular speed (rad/s).
     """
@@ -114,10 +114,10 @@ _SCRIPTED: dict[str, Callable[[], Behaviour]] = {
 
 
 def scripted(env_id: str) -> Behaviour:
-    """The hand-written behaviour for an environment.
+    """Return the scripted behaviour for an environment.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no scripted behaviour.
     """
     if env_id not in _SCRIPTED:
         raise DataError(
@@ -139,7 +139,7 @@ def collect(
 
     Args:
         env: an environment with flat observations ``(O,)`` and bounded or discrete actions.
-        behaviour: who acts.
+        behaviour: the policy that acts.
         num_steps: recorded steps; an episode still running then is cut and marked truncated.
         seed: decides every episode's start and every random choice of the behaviour; several
             integers are one seed, as of :class:`numpy.random.SeedSequence`.
@@ -149,7 +149,7 @@ def collect(
         Episodes in Minari's buffers, arrays inside; ``seed`` of each is its environment's seed.
 
     Raises:
-        DataError: an environment of another kind, or fewer than one step asked for.
+        DataError: an environment of another kind, or fewer than one step.
     """
     source = f"collected in {env_name(env)}"
     check_action_space(source, env.action_space)
@@ -169,7 +169,7 @@ def collect(
 
 
 def _offset(on_step: Callable[[int], None] | None, done: int) -> Callable[[int], None]:
-    """``on_step`` fed with an episode's own step count."""
+    """Call ``on_step`` with a total, given an episode's own step count."""
     return (lambda step: on_step(done + step)) if on_step is not None else (lambda step: None)
 
 
@@ -181,7 +181,7 @@ def _run_episode(
     max_steps: int,
     on_step: Callable[[int], None],
 ) -> "EpisodeBuffer":
-    """One episode of at most ``max_steps`` steps."""
+    """Run one episode of at most ``max_steps`` steps."""
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     obs, _ = env.reset(seed=seed)
@@ -213,7 +213,7 @@ def _run_episode(
 
 
 def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
-    """Steps one after the other as episodes in Minari's buffers; the last one may be cut.
+    """Divide consecutive steps into episodes in Minari's buffers; the last one may be cut.
 
     Args:
         steps: ``obs``, ``obs_next`` (N, O), ``act`` (N, A), ``rew``, ``terminated``, ``truncated``
@@ -237,10 +237,10 @@ def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
 
 
 def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:
-    """Look whether there is room for a data set.
+    """Check that the disk has room for a data set.
 
     Raises:
-        CannotWrite: if there is not.
+        CannotWrite: if it has not.
         DataError: the folder of data sets cannot be written.
     """
     act_space = check_action_space(env_name(env), env.action_space)
@@ -263,20 +263,20 @@ def save(
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Store episodes as a Minari data set, whole or not at all.
+    """Store episodes as a Minari data set, atomically.
 
     Args:
         dataset_id: ``namespace/name-v0``, in the folder ``$MINARI_DATASETS_PATH``.
         episodes: from :func:`collect`.
-        env: where they were collected and where policies are to be evaluated.
-        algorithm_name: who acted, for the metadata.
-        description: what it is, for the metadata.
-        provenance: how it came about, in plain values, for :func:`minari_store.provenance`.
+        env: the environment of collection, and of later evaluations.
+        algorithm_name: the behaviour policy's name, for the metadata.
+        description: a description, for the metadata.
+        provenance: how the data were made, in plain values, for :func:`minari_store.provenance`.
         overwrite: replace a data set of this id.
 
     Raises:
         DataError: the id is malformed or taken, or the folder cannot be written.
-        CannotWrite: there is no room.
+        CannotWrite: the disk is full.
     """
     check_room(env, sum(map(len, episodes)), len(episodes))
     store(

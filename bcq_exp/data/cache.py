@@ -1,18 +1,17 @@
-"""Cache: validated transitions as .npy files, so that the second load is only a check of them.
+"""Cache: validated transitions as .npy files, so that later loads only verify checksums.
 
-One folder per source file and state of it, under ``$XDG_CACHE_HOME`` (else ``~/.cache``)
-``/bcq_exp/transitions/<key>``. Delete it whenever you like. An entry that is not to the byte what
-was stored is read again from its source; a folder that cannot be written costs time, not the run.
+There is one folder per source file and state of it, under ``$XDG_CACHE_HOME`` (else ``~/.cache``)
+``/bcq_exp/transitions/<key>``. It may be deleted at any time. A corrupt entry is read again
+from its source; if the folder cannot be written, loading is slower.
 
-Every byte of an entry is compared with its digest on each load, because neither a file's time nor
-its size shows corruption. That is one pass at the speed of the disk or of
-SHA-256 (1.1 GB/s a thread, files side by side) through a small buffer.
+Every load compares the digest of all bytes of an entry, because neither a file's time nor its size
+shows corruption. That is one pass at the speed of the disk or of SHA-256 (1.1 GB/s per thread, one
+thread per file).
 
-The arrays of a large set (:attr:`Transitions.is_large`) are then mapped, not read: they take no
-memory of the process's own, processes share them, and the system drops what it has to. The check
-costs such a set a second for each 2 GB, and what training then reads in random places is, as far as
-it fits, in the system's memory already. A mapped file must not be written to while it is in use;
-replacing or deleting it is safe. Smaller ones are read, so that nothing can happen to them.
+The arrays of a large set (:attr:`Transitions.is_large`) are memory-mapped: processes share them,
+and the system can evict pages. Verification takes a second for each 2 GB and brings the set into
+the system's memory, as far as it fits. A mapped file must not be modified while it is in use;
+replacing or deleting it is safe. Smaller arrays are read into memory.
 """
 
 import hashlib
@@ -35,7 +34,7 @@ from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.files import cache_folder
 
-FORMAT_VERSION = 4  # raise it whenever loading turns the same file into other arrays
+FORMAT_VERSION = 4  # increment it when loading makes other arrays of the same file
 
 _log = logging.getLogger(__name__)
 _ROWS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
@@ -48,13 +47,13 @@ _OPTIONAL = "behaviour_prob"  # of tables, where they have it
 def cached(
     files: Iterable[Path], read: Callable[[], Contents], *options: str, use: bool = True
 ) -> Contents:
-    """``read()``, or what an earlier call of it got from the same state of the same files.
+    """Return ``read()``, or the stored result of an earlier call with the same files.
 
     Args:
-        files: everything the result depends on; a changed size or time of one is a new key.
-        read: the slow way.
-        options: further text the result depends on.
-        use: False neither looks into the cache nor writes it.
+        files: all files that the result depends on; a changed size or time makes a new key.
+        read: loads the data from their source.
+        options: further text that the result depends on.
+        use: False neither reads nor writes the cache.
     """
     if not use:
         return read()
@@ -63,12 +62,12 @@ def cached(
     if contents is None:
         contents = read()
         if store(key, contents) and contents.transitions.is_large:
-            contents = _open(cache_root() / key)  # mapped from now on, as in later loads
+            contents = _open(cache_root() / key)  # memory-mapped from now on, as in later loads
     return contents
 
 
 def cache_key(files: Iterable[Path], *options: str) -> str:
-    """Hash (hex) of resolved paths, sizes, modification times, options and our format version."""
+    """Hash (hex) of resolved paths, sizes, modification times, options and format version."""
     digest = hashlib.sha256(repr((FORMAT_VERSION, options)).encode())
     for path in sorted(file.resolve() for file in files):
         stat = path.stat()
@@ -77,13 +76,13 @@ def cache_key(files: Iterable[Path], *options: str) -> str:
 
 
 def cache_root() -> Path:
-    """Where entries live."""
+    """Return the folder of all entries."""
     return cache_folder("transitions")
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for arrays that are not to be in memory, on the disk of the cache if it can be."""
+    """A temporary folder for arrays too large for memory, on the cache's disk if possible."""
     root = cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -95,7 +94,7 @@ def scratch() -> Iterator[Path]:
 
 
 def load(key: str) -> Contents | None:
-    """The entry, or None where there is none or it is not whole."""
+    """Return the entry; None if it is missing or corrupt."""
     folder = cache_root() / key
     try:
         digests = json.loads((folder / _DIGESTS).read_text())
@@ -113,7 +112,7 @@ def load(key: str) -> Contents | None:
 
 
 def store(key: str, contents: Contents) -> bool:
-    """Write an entry whole or not at all; any failure to write is only logged, and False."""
+    """Write an entry atomically; return False, and log, if that fails."""
     root = cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def store(key: str, contents: Contents) -> bool:
             folder = Path(new) / key
             folder.mkdir()
             _write(folder, contents)
-            if (root / key).exists():  # broken, else it would have been used
+            if (root / key).exists():  # corrupt, else it would have been used
                 shutil.move(root / key, Path(new) / "old")
             os.rename(folder, root / key)
     except OSError as error:
@@ -138,12 +137,12 @@ def _digests(folder: Path) -> dict[str, str]:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     files = [*_FILES, *(path.name for path in folder.glob(f"{_OPTIONAL}.npy"))]
-    with ThreadPoolExecutor() as threads:  # hashing leaves Python's lock
+    with ThreadPoolExecutor() as threads:  # hashing releases Python's lock
         return dict(zip(files, threads.map(digest, files), strict=True))
 
 
 def _open(folder: Path) -> Contents:
-    """What a whole entry holds."""
+    """Open an intact entry."""
     meta = json.loads((folder / _META).read_text())
     paths = {path.stem: path for path in folder.glob("*.npy")}
     contents = _from_parts(meta, {name: np.load(path, "r") for name, path in paths.items()})

@@ -1,4 +1,4 @@
-"""What a source file holds, before anyone asks in which environment to evaluate."""
+"""The contents of a source file, independent of the evaluation environment."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ from bcq_exp.data.validation import (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contents:
-    """Validated transitions and what their file says about them.
+    """Validated transitions with the facts in their file.
 
     Args:
         transitions: all episodes, one after the other; actions in environment units, or (N, 1) the
             index of a discrete one, from 0.
         observation_space: flat ``(O,)``.
         action_space: ``(A,)``, finite bounds; or Discrete.
-        leaves: how a flat observation is put together.
+        leaves: the parts of a flat observation.
         episode_lengths: recorded steps ``(E,)`` int64.
         episode_rows: transitions ``(E,)`` int64; fewer where a step's successor is unknown.
         episode_returns: sums of recorded rewards ``(E,)`` float64.
         env_spec: the environment as :meth:`EnvSpec.to_json` text, where the file names one.
         reference_scores: (random, expert) returns, where the file names them.
         content_hash: sha256 (hex) over the transitions.
-        notes: what has to be known of the data, in words.
+        notes: sentences on irregularities of the data.
         behaviour_prob: of each transition's action under the policy that took it ``(N,)``.
-        columns: what became of a table's columns, in plain values.
-        summary: of a table, lines.
+        columns: the roles of a table's columns, in plain values.
+        summary: lines that summarize a table.
     """
 
     transitions: Transitions
@@ -72,8 +72,8 @@ def assemble(
 ) -> Transitions:
     """Write episodes one by one into float32 arrays of the final size.
 
-    The full set exists once, and the source's own (often float64) numbers only an episode at a
-    time, so that memory stays near the size of the result.
+    Only one episode of the source (often float64) is in memory at a time, so that memory stays near
+    the size of the result.
 
     Args:
         source: the data set's name, for messages.
@@ -84,7 +84,7 @@ def assemble(
 
     Raises:
         DataError: an episode whose arrays do not fit each other, its length or the sizes, hold no
-            numbers, or that goes on after its end.
+            numbers, or that continues after its end.
     """
     rows = int(lengths.sum())
     obs, obs_next = (np.empty((rows, obs_size), np.float32) for _ in range(2))
@@ -106,7 +106,7 @@ def assemble(
         as_flags(source, name, array, lambda row: place(row, lengths))
     check_ends(source, flags, lengths)
     last = np.cumsum(lengths[lengths > 0]) - 1
-    truncated[last] |= ~terminated[last]  # also where the recording just stopped
+    truncated[last] |= ~terminated[last]  # also if only the recording stopped
     return Transitions(
         obs=obs, act=act, rew=rew, terminated=terminated, truncated=truncated, obs_next=obs_next
     )
@@ -136,7 +136,7 @@ def _check_episode(
 
 
 def _flags(source: str, name: str, values: np.ndarray, index: int) -> np.ndarray:
-    """An episode's flags as bool; booleans unchanged, as all of a set's are checked at once."""
+    """Convert an episode's flags to bool; booleans are checked later, all at once."""
     if values.dtype == bool:
         return values
     return as_flags(source, name, values, lambda step: f"episode {index}, step {step}")
@@ -145,7 +145,7 @@ def _flags(source: str, name: str, values: np.ndarray, index: int) -> np.ndarray
 def episode_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Sum ``values (N,)`` over each of the neighbouring runs of ``lengths (E,) > 0``, in float64.
 
-    Each run by itself: a huge number in one episode costs no other its digits.
+    Each run is summed alone: a huge number in one episode does not reduce the precision of others.
     """
     starts = np.cumsum(lengths) - lengths
     return np.add.reduceat(values, starts, dtype=np.float64)

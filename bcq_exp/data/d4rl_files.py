@@ -30,7 +30,7 @@ _FLAGS = ("terminals", "timeouts")
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
 
-_SAMPLED = 100_000  # rows in which resolution is looked at, about
+_SAMPLED = 100_000  # approximate number of rows whose resolution is checked
 
 
 def read_d4rl(
@@ -41,7 +41,7 @@ def read_d4rl(
     action_bounds: Sequence[Any] | None = None,
     clips_actions: bool = False,
 ) -> Contents:
-    """Everything in a D4RL file, validated.
+    """Read and validate a D4RL file.
 
     Returns and lengths of episodes count every recorded step, also those that are dropped because
     their successor is unknown.
@@ -52,7 +52,7 @@ def read_d4rl(
         spec: gives the step limit for files without ``timeouts`` and, without ``action_bounds``,
             the spaces.
         action_bounds: lowest and highest action, one pair for all or one for each. No environment
-            is made where they are given, and observations are without bounds.
+            is made if they are given, and observations have no bounds.
         clips_actions: whether actions beyond their bounds are clipped, not refused.
 
     Raises:
@@ -106,10 +106,10 @@ def _spaces(name: str, spec: EnvSpec | None) -> tuple[tuple[Leaf, ...], Box, Box
 
 
 def bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
-    """The space of ``size`` actions with these bounds.
+    """Return the space of ``size`` actions with these bounds.
 
     Raises:
-        DataError: no pair of finite numbers, the lower first, and not one for each action either.
+        DataError: neither a pair of finite numbers, the lower first, nor one pair for each action.
     """
     try:
         low, high = np.broadcast_to(np.array(bounds, np.float32), (size, 2)).T
@@ -126,7 +126,7 @@ def bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
 def _read_table(name: str, path: Path, resolution: Resolution) -> dict[str, np.ndarray]:
     """The file's arrays: vectors float32 ``(N, ...)``, rewards float32 and flags bool ``(N,)``.
 
-    ``resolution`` sees them as they are recorded.
+    ``resolution`` is updated with the recorded numbers.
     """
     import h5py
 
@@ -162,10 +162,10 @@ def _read_table(name: str, path: Path, resolution: Resolution) -> dict[str, np.n
 
 
 def _whole(name: str, key: str, stored: Any) -> np.ndarray:
-    """One of the file's arrays, ``(N, size)`` or, for what is one number a step, ``(N,)``.
+    """Read an array of the file, ``(N, size)``, or ``(N,)`` for one number per step.
 
     Raises:
-        DataError: no array, or one of another shape or kind of values.
+        DataError: the array is missing, or has another shape or kind of values.
     """
     shape = getattr(stored, "shape", None)  # a group has none, an empty data set's is None
     if key in _VECTORS:
@@ -189,10 +189,10 @@ def _convert(name: str, key: str, values: np.ndarray) -> np.ndarray:
 
 
 def _cuts(name: str, table: dict[str, np.ndarray], max_episode_steps: int | None) -> np.ndarray:
-    """``(N,)`` bool: rows after which an episode goes on unrecorded. A terminal is never one.
+    """``(N,)`` bool: rows after which an episode is cut; a terminal is never one.
 
     Raises:
-        DataError: neither the file nor the environment says where episodes are cut.
+        DataError: neither the file nor the environment defines where episodes are cut.
     """
     terminals = table["terminals"]
     if "timeouts" in table:
@@ -213,7 +213,7 @@ def _cuts(name: str, table: dict[str, np.ndarray], max_episode_steps: int | None
 
 
 def _steps_since_end(ends: np.ndarray) -> np.ndarray:
-    """How many rows after the last marked one (or the start) each row lies: ``(N,)``, from 0."""
+    """Count the rows since the last marked one (or the start), ``(N,)``, from 0."""
     rows = np.arange(len(ends))
     starts = np.concatenate([[True], ends[:-1]])
     return rows - np.maximum.accumulate(np.where(starts, rows, 0))
@@ -225,7 +225,7 @@ def _episode_lengths(ends: np.ndarray) -> np.ndarray:
 
 
 def _all_rows(table: dict[str, np.ndarray], cuts: np.ndarray) -> Transitions:
-    """Every row, its successor as recorded."""
+    """Return every row with its recorded successor."""
     return Transitions(
         obs=table["observations"],
         act=table["actions"],
@@ -237,10 +237,10 @@ def _all_rows(table: dict[str, np.ndarray], cuts: np.ndarray) -> Transitions:
 
 
 def _linked_rows(table: dict[str, np.ndarray], cuts: np.ndarray) -> Transitions:
-    """Rows whose successor is the next row's observation; cut rows have none and are dropped.
+    """Return rows with the next row's observation as successor; cut rows are dropped.
 
-    A terminal's successor is never looked at, so it gets its own observation. The row before a
-    dropped one is now its episode's last and thereby truncated.
+    A terminal's successor is never used, so it gets its own observation. The row before a dropped
+    one becomes its episode's last and is truncated.
     """
     terminals, rows = table["terminals"], np.flatnonzero(~cuts)
     successors = np.where(terminals[rows], rows, rows + 1)

@@ -1,4 +1,4 @@
-"""Data sets: transitions together with the environment they are about, and how to load them.
+"""Data sets: transitions with their evaluation environment, and loaders.
 
 Three sources: Minari data sets, old D4RL files, and the built-in Pendulum data. Every loader
 raises :class:`DataError` with one line that names the data set, the place and what is allowed.
@@ -44,11 +44,11 @@ class Dataset(Task):
         episode_lengths: recorded steps ``(E,)`` int64.
         episode_rows: transitions ``(E,)`` int64; fewer than steps, none even, where successors are
             unknown.
-        held_out: the episodes that are kept from training, if any are; the others are here.
-        notes: what has to be known of the data, in words.
+        held_out: the episodes that are kept from training, if any; this set has the others.
+        notes: sentences on irregularities of the data.
         behaviour_prob: of each transition's action under the policy that took it ``(N,)``, where a
             table has them; densities of continuous actions.
-        columns: what became of a table's columns, in plain values.
+        columns: the roles of a table's columns, in plain values.
     """
 
     transitions: Transitions
@@ -63,7 +63,7 @@ class Dataset(Task):
 
     @property
     def is_one_hot(self) -> np.ndarray:
-        """The numbers of an observation that are 0 or 1 by making ``(O,)``: not to be scaled."""
+        """Which numbers of an observation are one-hot ``(O,)`` and must not be scaled."""
         if self.columns is None:
             return np.zeros(self.observation_space.shape, bool)
         features = self.columns["observations"]
@@ -88,7 +88,7 @@ class Dataset(Task):
         }
 
     def without(self, share: float | None) -> Dataset:
-        """With that share of the episodes held out.
+        """Return the data set with that share of the episodes held out.
 
         Raises:
             DataError: if there are too few of them.
@@ -126,7 +126,7 @@ def load_minari(
     clip_actions: bool | None = None,
     holdout: float | None = None,
 ) -> Dataset:
-    """A Minari data set from the local folder, or downloaded into it.
+    """Load a Minari data set from the local folder, or download it.
 
     Args:
         id: such as ``mujoco/hopper/expert-v0``.
@@ -159,12 +159,12 @@ def load_pendulum(
     seed: int = pendulum.DEFAULT_SEED,
     holdout: float | None = None,
 ) -> Dataset:
-    """The built-in Pendulum-v1 data, made on first use (seconds) and then kept as a Minari set.
+    """Load the built-in Pendulum-v1 data, made on first use (seconds) and stored by Minari.
 
     Args:
         level: ``expert``, ``medium``, ``random``, or ``mixture`` (a third of each).
         num_steps: recorded steps.
-        seed: of the collection.
+        seed: seed of the collection.
         holdout: share of the episodes to hold out.
 
     Raises:
@@ -183,7 +183,7 @@ def load_d4rl_hdf5(
     clip_actions: bool | None = None,
     holdout: float | None = None,
 ) -> Dataset:
-    """An old D4RL file: HDF5 with observations, actions, rewards, terminals, and optionally
+    """Load an old D4RL file: HDF5 with observations, actions, rewards, terminals, and optionally
     timeouts and next_observations.
 
     With next_observations every row is kept. Without, a row's successor is the next row's
@@ -251,7 +251,7 @@ def load_table(
     clip_actions: bool | None = None,
     holdout: float | None = None,
 ) -> Dataset:
-    """A table of logged data: Parquet or CSV, a row a step, an episode's rows one after the other.
+    """Load a table of logged data, Parquet or CSV: one row per step, episodes in consecutive rows.
 
     The next observation is that of the episode's next row. The last row of an episode that is not
     terminated has none: it is dropped, as in D4RL files. A last row without an action is the
@@ -259,17 +259,17 @@ def load_table(
 
     Args:
         path: a file, or a pattern such as ``logs/*.parquet``.
-        env: environment to evaluate in, whose actions the table's then are.
+        env: environment to evaluate in; the table must have its actions.
         episode, time, reward, behaviour_prob: columns; None guesses by name.
         observations, actions: columns, prefixes or patterns; None guesses by name.
-        terminated: a column of flags; True: every episode ends by itself; None guesses by name, and
-            an episode without flags is truncated.
+        terminated: a column of flags; True: every episode terminates; None guesses by name, and an
+            episode without flags is truncated.
         truncated: a column of flags.
         categorical: columns of numbers that are categories.
         action_type: ``discrete`` or ``continuous``; None decides by the values.
-        allowed_actions: the discrete actions there are, each of which has to occur.
+        allowed_actions: the allowed discrete actions, each of which must occur.
         action_bounds: lowest and highest action, one pair for all or one for each.
-        empty_reward: the reward where none is given.
+        empty_reward: the reward of rows without one.
         use_cache: see :mod:`bcq_exp.data.cache`.
         clip_actions: clip recorded actions to their bounds.
         holdout: share of the episodes to hold out.
@@ -310,7 +310,7 @@ def load_table(
 
 
 def _actions_of(name: str, spec: EnvSpec | None) -> ActionSpace | None:
-    """The actions that an environment takes."""
+    """Return an environment's action space."""
     if spec is None:
         return None
     made = environments.make_raw(name, spec)
@@ -321,9 +321,9 @@ def _actions_of(name: str, spec: EnvSpec | None) -> ActionSpace | None:
 
 
 def step_limit(node: Mapping[str, Any]) -> int | None:
-    """Steps after which episodes of a ``dataset`` node's environment end, without loading its data.
+    """Return the step limit of a ``dataset`` node's environment without loading its data.
 
-    ``None`` where there is no limit, or it is not known.
+    ``None`` if there is no limit, or it is unknown.
     """
     env, id, path = node.get("env"), str(node.get("id", "")), node.get("path")
     if str(node.get("_target_")).endswith(load_pendulum.__name__):
@@ -340,14 +340,14 @@ def step_limit(node: Mapping[str, Any]) -> int | None:
 
 
 def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
-    """Contents as a data set, to be evaluated in the environment that the user has chosen."""
+    """Make a data set of contents, with the user's choice of evaluation environment."""
     for note in contents.notes:
         _log.warning("data set %r: %s", id, note)
     spec, own, foreign = chosen, contents.env_spec, None
     if chosen is None and own is not None:
         try:
             spec = environments.parse_spec(id, own)
-        except DataError:  # nobody may ask for it
+        except DataError:  # computed only if needed
             foreign = own
     scores = contents.reference_scores
     if chosen is not None and own is not None and not environments.same_environment(chosen, own):

@@ -1,4 +1,4 @@
-"""Environments: finding, making and scoring the one a data set is evaluated in."""
+"""Environments of evaluations: find, make, compare, and normalize their returns."""
 
 import importlib
 import json
@@ -20,7 +20,7 @@ EnvMaker = Callable[..., gym.Env]
 """Makes an environment with flat observations; keyword arguments are for ``gym.make``."""
 
 # Mean returns of a random and of an expert policy, by environment name without version.
-# MuJoCo: D4RL's published d4rl/infos.py. Pendulum: 100 episodes each of our own behaviours,
+# MuJoCo: D4RL's published d4rl/infos.py. Pendulum: 100 episodes of each scripted behaviour,
 # python -c "from bcq_exp.data.behaviour import *; import gymnasium as gym, numpy as np
 # env = gym.make('Pendulum-v1')
 # for b in (UniformRandom(env.action_space), ScriptedPendulum()):
@@ -46,8 +46,8 @@ _SPACES = ("obs_dim", "act_low", "act_high", "act_n", "act_start")
 _DECISIVE = ("id", "entry_point", "kwargs", "max_episode_steps", "additional_wrappers")
 _GONE_FIELDS = ("autoreset", "apply_api_compatibility")  # in specs written before Gymnasium 1.0
 
-# Of Gymnasium's wrappers those that only map observations, actions and rewards or count steps: the
-# others write files, open windows, or take functions.
+# Gymnasium's wrappers that only map observations, actions and rewards or count steps; the others
+# write files, open windows, or take functions.
 _HARMLESS_WRAPPERS = {
     *("ClipAction", "RescaleAction", "StickyAction", "RepeatAction", "ClipReward"),
     *("NormalizeObservation", "NormalizeReward", "DelayObservation", "DtypeObservation"),
@@ -58,7 +58,7 @@ _HARMLESS_WRAPPERS = {
 
 
 def same_environment(spec: EnvSpec, text: str) -> bool:
-    """Whether an environment is the one, of any version, that a specification's text is of."""
+    """Whether an id and a specification's text are of one environment, in any version."""
     try:
         other = _read_spec(spec.id, text)
     except DataError:
@@ -68,7 +68,7 @@ def same_environment(spec: EnvSpec, text: str) -> bool:
 
 def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
     """(random, expert) mean returns known for an environment, else None."""
-    if spec is None or spec.namespace is not None:  # a stranger's of the same name
+    if spec is None or spec.namespace is not None:  # another package's, of the same name
         return None
     return REFERENCE_SCORES.get(spec.name)
 
@@ -114,12 +114,12 @@ def find_spec(source: str, env: str) -> EnvSpec:
 def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
     """An EnvSpec from the JSON in a data set's metadata or a checkpoint.
 
-    Unless it is ``trusted``, the code that it runs is not its own: the environment is the
-    registered one of its id, whatever entry point the text has, and its wrappers are Gymnasium's
-    harmless ones. So it is where the text has no entry point.
+    Unless it is ``trusted``, the text's entry points are ignored: the environment registered under
+    its id is made, and only harmless wrappers of Gymnasium are applied. The same holds if the text
+    has no entry point.
 
     Raises:
-        DataError: text that is no environment specification, or of code that is not registered.
+        DataError: the text is no environment specification, or its id is not registered.
     """
     spec = _read_spec(source, text)
     if trusted and spec.entry_point is not None:
@@ -133,10 +133,10 @@ def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
 
 
 def _read_spec(source: str, text: str) -> EnvSpec:
-    """The specification as the text has it.
+    """Parse a specification without changes.
 
     Raises:
-        DataError: text that is none.
+        DataError: the text is invalid.
     """
     try:
         stored = json.loads(text)
@@ -144,7 +144,7 @@ def _read_spec(source: str, text: str) -> EnvSpec:
             stored.pop(field, None)
         stored.setdefault("additional_wrappers", [])
         spec = EnvSpec.from_json(json.dumps(stored))
-        dict(**spec.kwargs)  # which nothing has looked at
+        dict(**spec.kwargs)  # not validated before
         return spec
     except (ValueError, TypeError, AttributeError, RecursionError, gym.error.Error) as error:
         raise DataError(
@@ -155,10 +155,10 @@ def _read_spec(source: str, text: str) -> EnvSpec:
 
 
 def _registered(source: str, spec: EnvSpec) -> EnvSpec:
-    """A stranger's specification with the code that this process knows, and without rendering.
+    """Replace the code of an untrusted specification by registered code, without rendering.
 
     Raises:
-        DataError: the environment is not registered, or a wrapper is neither its own nor harmless.
+        DataError: the environment is not registered, or a wrapper neither registered nor harmless.
     """
     known = gym.registry.get(spec.id)
     if known is None:
@@ -176,10 +176,10 @@ def _registered(source: str, spec: EnvSpec) -> EnvSpec:
 
 
 def _harmless(source: str, wrapper: WrapperSpec) -> WrapperSpec:
-    """A stranger's wrapper as Gymnasium's of today.
+    """Replace an untrusted wrapper by the present Gymnasium's.
 
     Raises:
-        DataError: it is not, or may do more than change what passes through it.
+        DataError: it is not Gymnasium's, or not one of the harmless ones.
     """
     module, _, name = str(wrapper.entry_point).partition(":")
     if f"{module}.".startswith("gymnasium.wrappers.") and name in _HARMLESS_WRAPPERS:
@@ -197,10 +197,10 @@ def _refused(source: str, reason: str) -> DataError:
 
 
 def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
-    """``gym.make`` with the observations as the environment gives them.
+    """Make an environment with its own, unflattened observations.
 
     Raises:
-        DataError: there is no spec, or Gymnasium cannot make it (missing package, wrong kwargs).
+        DataError: the spec is missing, or Gymnasium cannot make it (missing package, wrong kwargs).
     """
     if spec is None:
         raise DataError(
@@ -209,7 +209,7 @@ def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
         )
     try:
         return gym.make(spec, **kwargs)
-    except Exception as error:  # whatever the environment's own constructor may raise
+    except Exception as error:  # any error of the environment's constructor
         where, key = _named_by(source.rpartition(":")[2], spec.id)
         raise DataError(
             f"{where}environment {spec.id!r} cannot be made "
@@ -219,7 +219,7 @@ def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
 
 
 def _named_by(source: str, env: str) -> tuple[str, str]:
-    """For messages: the data set, where one names the environment, and the key that would."""
+    """For messages: the data set that names the environment, and the key that would."""
     return ("", "env") if source == env else (f"data set {source!r}: ", "dataset.env")
 
 
@@ -240,8 +240,8 @@ def to_state(
     """An environment and its flat spaces in plain values, for a checkpoint.
 
     Args:
-        spec: as text where it is a data set's own and of code that is not registered here. None of
-            that is written down: who makes the environment is to have its code registered.
+        spec: text if it is a data set's, of code that is not registered here. Such code is not
+            stored: it must be registered to make the environment.
     """
     spec = _without_code(source, spec) if isinstance(spec, str) else spec
     try:
@@ -263,9 +263,9 @@ def _actions_to_state(space: ActionSpace) -> dict[str, Any]:
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
-    """What differs between two environments in :func:`to_state`'s values, each in words.
+    """Describe each difference between two environments as :func:`to_state` stores them.
 
-    Only what an episode follows from is compared, of specifications that were written down.
+    Only fields that affect episodes are compared, and only of stored specifications.
     """
     parts = [{name: state.get(name) for name in _SPACES} for state in (old, new)]
     if old["spec"] is not None and new["spec"] is not None:
@@ -276,9 +276,9 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
 
 def importable(spec: EnvSpec) -> EnvSpec:
-    """A specification that can be written down: entry points that are classes are left out.
+    """Return a specification that can be stored, without entry points that are classes.
 
-    :func:`parse_spec` takes the registered ones in their place.
+    :func:`parse_spec` uses the registered ones instead.
     """
     entry, vector = (
         point if isinstance(point, str) else None
@@ -288,7 +288,7 @@ def importable(spec: EnvSpec) -> EnvSpec:
 
 
 def _without_code(source: str, text: str) -> EnvSpec | None:
-    """A stranger's specification without entry points; None where it cannot be read."""
+    """Remove entry points from an untrusted specification; None if it cannot be read."""
     try:
         spec = _read_spec(source, text)
         wrappers = tuple(_harmless(source, wrapper) for wrapper in spec.additional_wrappers)
@@ -300,16 +300,16 @@ def _without_code(source: str, text: str) -> EnvSpec | None:
 def from_state(
     state: dict[str, Any], *, trusted: bool = False, env: str | None = None, **kwargs: Any
 ) -> gym.Env:
-    """The environment of :func:`to_state`, with flat observations.
+    """Make the environment of :func:`to_state`, with flat observations.
 
     Args:
         trusted: whether the state may name any code.
-        env: ``module:id`` where the run's configuration names it so; of a trusted one the module
-            is imported, which registers it.
-        kwargs: for ``gym.make``.
+        env: ``module:id`` if the run's configuration has that; if trusted, the module is imported,
+            which registers the environment.
+        kwargs: keyword arguments of ``gym.make``.
 
     Raises:
-        DataError: no environment was written down, it cannot be made here, or it is another now.
+        DataError: no environment was stored, it cannot be made here, or it has changed.
     """
     source = state["source"]
     if trusted and env is not None:
@@ -326,10 +326,10 @@ def from_state(
 
 
 def make(env: str, **kwargs: Any) -> gym.Env:
-    """An environment by its id, with flat observations.
+    """Make an environment by its id, with flat observations.
 
     Raises:
-        DataError: Gymnasium knows none of this id, or cannot make it.
+        DataError: Gymnasium does not know the id, or cannot make it.
     """
     return flatten_env(make_raw(env, find_spec(env, env), **kwargs))
 
@@ -344,7 +344,7 @@ def spaces_of_state(state: dict[str, Any]) -> tuple[Box, ActionSpace]:
 
 
 def check_acts_in(env: gym.Env, observation_space: Box, action_space: ActionSpace) -> None:
-    """Refuse an environment, flat, for an agent of other flat spaces.
+    """Refuse a flat environment whose spaces differ from the agent's.
 
     Raises:
         DataError: naming both sizes.
@@ -401,7 +401,7 @@ def check_fit(
 
 
 def check_ends(env: gym.Env) -> None:
-    """Refuse an environment of which whole episodes are wanted and that has no step limit.
+    """Refuse an environment without step limit where whole episodes are needed.
 
     Raises:
         DataError: naming it.
@@ -419,7 +419,7 @@ def check_ends(env: gym.Env) -> None:
 
 
 def env_name(env: gym.Env) -> str:
-    """The id it was made from, else the name of its class."""
+    """Return the id of an environment, else the name of its class."""
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 

@@ -1,4 +1,4 @@
-"""Episodes that are kept from training, to judge policies by."""
+"""Episodes that are held out from training, for the evaluation of policies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from bcq_exp.data.transitions import DataError
 
-SEED = 0  # of the choice: runs of one data set and share keep the same episodes
+SEED = 0  # of the choice: runs with equal data and share hold out the same episodes
 FEWEST = 2  # episodes on either side
 
 
@@ -14,8 +14,8 @@ def held_out_episodes(id: str, num_episodes: int, share: float) -> np.ndarray:
     """Which of a data set's episodes are held out, (E,) bool.
 
     Args:
-        id: the data set's, to name it.
-        share: of the episodes, rounded.
+        id: the data set's id, for messages.
+        share: the share of the episodes, rounded.
 
     Raises:
         DataError: if that leaves fewer than FEWEST of them on a side.

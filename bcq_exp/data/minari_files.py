@@ -27,7 +27,7 @@ from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.data.validation import check_numbers, check_transitions, check_width, clip_actions
 from bcq_exp.errors import first_line
 
-# What h5py, json, Minari and NumPy raise on files that are not what they should be.
+# Errors of h5py, json, Minari and NumPy on corrupt files.
 _DAMAGE = (
     OSError,
     LookupError,
@@ -53,10 +53,10 @@ class _Source:
 
 
 def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Contents:
-    """Everything in the ``data`` folder of a Minari data set, validated.
+    """Read and validate the ``data`` folder of a Minari data set.
 
     HDF5 is read directly, episode by episode, into arrays of the final size; other storage
-    formats go through Minari's own (slower) episode objects.
+    formats are read through Minari's slower episode objects.
 
     Args:
         name: the data set's id, for messages.
@@ -127,7 +127,7 @@ def _read_metadata(name: str, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _readable(name: str, path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes a reader raise into one clear line."""
+    """Report errors of a reader on a damaged file in one line."""
     try:
         yield
     except MemoryError as error:
@@ -143,7 +143,7 @@ def _readable(name: str, path: Path) -> Iterator[None]:
 
 
 def _spaces(name: str, metadata: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
-    """(observation, action) space; early Minari versions left out what the environment has."""
+    """Return (observation, action) space; from the environment if Minari stored none."""
     from minari.serialization import deserialize_space
 
     stored = [metadata.get(key) for key in ("observation_space", "action_space")]
@@ -157,7 +157,7 @@ def _spaces(name: str, metadata: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
 
 
 def spec_text(metadata: dict[str, Any]) -> str | None:
-    """The environment to evaluate in; the one collected in where no other is named."""
+    """Return the evaluation environment's text; by default that of the collection."""
     return metadata.get("eval_env_spec") or metadata.get("env_spec")
 
 
@@ -180,7 +180,7 @@ def _check_total(name: str, what: str, stated: int, found: int) -> None:
 
 
 def _reference_scores(name: str, metadata: dict[str, Any]) -> tuple[float, float] | None:
-    """(random, expert) returns; they are a scale, so the first must be below the second."""
+    """Return the (random, expert) returns, a scale whose first end must be the lower."""
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if low is None or high is None:
         return None
@@ -197,7 +197,7 @@ def _reference_scores(name: str, metadata: dict[str, Any]) -> tuple[float, float
 
 
 def _half_a_scale(metadata: dict[str, Any]) -> list[str]:
-    """A note where one reference score stands alone."""
+    """A note if only one reference score is stored."""
     names = ("ref_min_score", "ref_max_score")
     there = [name for name in names if metadata.get(name) is not None]
     if len(there) != 1:
@@ -209,7 +209,7 @@ def _half_a_scale(metadata: dict[str, Any]) -> list[str]:
 
 
 def _read_hdf5(source: _Source) -> tuple[Transitions, np.ndarray]:
-    """(transitions, episode lengths) straight from ``main_data.hdf5``."""
+    """Read (transitions, episode lengths) directly from ``main_data.hdf5``."""
     import h5py
 
     with h5py.File(source.folder / "main_data.hdf5", "r") as file:
@@ -223,7 +223,7 @@ def _read_hdf5(source: _Source) -> tuple[Transitions, np.ndarray]:
 
 
 def _bound_memory(file: Any) -> None:
-    """Keep HDF5's cache of object headers small: nothing is read twice, and it grows by 200 MB."""
+    """Keep HDF5's cache of object headers small; it would grow by 200 MB without use."""
     config = file.id.get_mdc_config()
     config.set_initial_size = True
     config.min_size = config.initial_size = 1 << 20
@@ -255,7 +255,7 @@ def _open(file: Any, path: str) -> Any:
 
 
 def _read(file: Any, path: str) -> np.ndarray:
-    """A whole array of the file."""
+    """Read an array of the file."""
     import h5py
 
     stored = _open(file, path)
@@ -265,7 +265,7 @@ def _read(file: Any, path: str) -> np.ndarray:
 
 
 def _read_any(source: _Source) -> tuple[Transitions, np.ndarray]:
-    """(transitions, episode lengths) of any storage format Minari itself can read."""
+    """Read (transitions, episode lengths) of any storage format that Minari supports."""
     try:
         from minari.dataset.minari_dataset import MinariDataset
 
@@ -311,7 +311,7 @@ def _observations(source: _Source, index: int, parts: list[np.ndarray]) -> np.nd
     if len(flat) == 1:
         return flat[0]
     where = f", episode {index}"
-    # One by one, because too much of one part and too little of another add up.
+    # One by one, because errors of two parts could cancel in the total size.
     for leaf, part in zip(source.leaves, flat, strict=True):
         check_numbers(source.name, leaf.name, part, where)
         check_width(source.name, leaf.name, part.shape[1], leaf.size, where)

@@ -1,4 +1,4 @@
-"""Minari's folder of data sets: finding, listing, fetching and adding one, by its id."""
+"""Minari's folder of data sets: find, list, fetch and add them by id."""
 
 import errno
 import json
@@ -33,10 +33,10 @@ def minari_root() -> Path:
 
 
 def data_folder(dataset_id: str) -> Path:
-    """Where the data set's files are or would be.
+    """Return the folder of the data set's files, which may not exist.
 
     Raises:
-        DataError: text that is no data set id.
+        DataError: the id is malformed.
     """
     if not _ID.fullmatch(dataset_id):
         raise DataError(
@@ -64,10 +64,10 @@ def _find_ids(folder: Path, prefix: str) -> Iterator[str]:
 
 
 def fetch(dataset_id: str, *, download: bool) -> Path:
-    """The data set's folder, downloaded first where it is not there and ``download`` allows.
+    """Return the data set's folder, downloading it if it is missing and ``download`` allows.
 
     Raises:
-        DataError: neither here nor downloadable; says which ids are here.
+        DataError: neither stored nor downloadable; the message lists the stored ids.
     """
     folder = data_folder(dataset_id)
     if folder.is_dir():
@@ -82,7 +82,7 @@ def fetch(dataset_id: str, *, download: bool) -> Path:
     except ImportError as error:
         reason = f"a download needs more packages ({install_command('download')})"
         raise _missing(dataset_id, reason) from error
-    except Exception as error:  # whatever the remote storage's client raises without a network
+    except Exception as error:  # any error of the remote storage's client
         reason = f"the download failed ({type(error).__name__}: {error})"
         raise _missing(dataset_id, reason) from error
     if not folder.is_dir():
@@ -91,7 +91,7 @@ def fetch(dataset_id: str, *, download: bool) -> Path:
 
 
 def metadata(dataset_id: str) -> dict[str, Any] | None:
-    """What a data set says of itself; None of one that is not here.
+    """Return the metadata of a data set; None if it is not stored here.
 
     Raises:
         DataError: the id is malformed, or the metadata damaged.
@@ -106,7 +106,7 @@ def metadata(dataset_id: str) -> dict[str, Any] | None:
 
 
 def provenance(dataset_id: str) -> dict[str, Any] | None:
-    """How a data set of ours that is here came about; None of any other.
+    """Return the provenance of a data set recorded by bcq_exp; None for any other.
 
     Raises:
         DataError: the id is malformed, or the metadata damaged.
@@ -124,7 +124,7 @@ def _missing(dataset_id: str, reason: str) -> DataError:
 
 
 def work_folder() -> Path:
-    """A hidden folder beside the data sets (same file system), for locks and unfinished ones.
+    """Return a hidden folder next to the data sets, for locks and unfinished data sets.
 
     Raises:
         DataError: it cannot be written.
@@ -140,7 +140,7 @@ def work_folder() -> Path:
 
 
 def check_new(dataset_id: str, *, overwrite: bool = False) -> None:
-    """Refuse an id under which nothing can be published.
+    """Refuse an id that cannot be used for a new data set.
 
     Raises:
         DataError: the id is malformed, taken and not to be overwritten, or would lie in another
@@ -168,7 +168,7 @@ def _holds_a_set(folder: Path) -> bool:
 
 
 def lock_of(dataset_id: str) -> Path:
-    """The file whose lock is held by who makes the data set.
+    """Return the file whose lock the process that makes the data set holds.
 
     Raises:
         DataError: the folder cannot be written.
@@ -177,7 +177,7 @@ def lock_of(dataset_id: str) -> Path:
 
 
 def reserve(dataset_id: str) -> AbstractContextManager[None]:
-    """Keep an id to this process, inside the block, while it makes the data set.
+    """Hold the lock of an id inside the block, while this process makes the data set.
 
     Raises:
         UserError: if another process makes it.
@@ -190,7 +190,7 @@ def reserve(dataset_id: str) -> AbstractContextManager[None]:
 
 
 def check_room(num_bytes: int) -> None:
-    """Look whether a data set of a size can be added; HDF5 does not outlive a disk that is full.
+    """Check that a data set of this size fits on the disk; HDF5 crashes on a full disk.
 
     Raises:
         CannotWrite: if there is less room.
@@ -205,11 +205,11 @@ def check_room(num_bytes: int) -> None:
 
 
 def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
-    """Add a data set that is either whole or not there, whatever happens meanwhile.
+    """Add a data set atomically.
 
     Args:
         dataset_id: the id under which it appears.
-        write: fills the empty folder it is given with the data set's files.
+        write: writes the data set's files into an empty folder.
         overwrite: replace a data set of this id instead of refusing.
 
     Raises:
@@ -231,22 +231,22 @@ def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool =
     except OSError as error:
         if refusal(error) is not None:
             raise
-        # The rename refuses a target that another process has put there meanwhile.
+        # The rename fails if another process made the target meanwhile.
         raise (_taken(dataset_id) if target.exists() else _unwritable(error)) from error
 
 
 def _replace(target: Path, new: Path, aside: Path) -> None:
-    """Put ``new`` in the place of ``target``, which comes back if anything goes wrong."""
+    """Replace ``target`` by ``new``; restore it on any error."""
     os.rename(target, aside)
     try:
         os.rename(new, target)
-    except BaseException:  # a signal's too
+    except BaseException:  # including signals
         os.rename(aside, target)
         raise
 
 
 def _name_space(dataset_id: str) -> None:
-    """Make the folders above the data set known to Minari as its namespace."""
+    """Register the folders above the data set as Minari namespaces."""
     from minari.namespace import create_namespace, list_local_namespaces
 
     namespace = dataset_id.rpartition("/")[0]

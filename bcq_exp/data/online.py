@@ -1,4 +1,4 @@
-"""Data that is collected while it is learnt from (``online=explore``)."""
+"""Data that is collected during training (``online=explore``)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,10 @@ from bcq_exp.data.task import Task
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Exploration(Task):
-    """An environment to learn in, and how it is explored: as the BCQ paper's behaviour agents do.
+    """An environment and its exploration, as of the BCQ paper's behaviour agents.
 
     Args:
-        start_steps: uniformly random actions at first, before anything is learnt.
+        start_steps: first steps with uniformly random actions, before learning begins.
         noise_std: standard deviation of the Gaussian added to the policy's actions from then on, in
             units of half the action's range.
     """
@@ -30,14 +30,14 @@ class Exploration(Task):
 
 
 def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
-    """An environment to learn in.
+    """Make an environment to learn in.
 
     Args:
         env: Gymnasium's id, or ``module:id``.
         start_steps, noise_std: see :class:`Exploration`.
 
     Raises:
-        DataError: Gymnasium knows none of this id, cannot make it, or its spaces are unusable.
+        DataError: Gymnasium does not know the id, cannot make it, or its spaces are unusable.
     """
     spec = environments.find_spec(f"online/{env}", env)
     made = environments.make_raw(f"online/{env}", spec)

@@ -1,4 +1,4 @@
-"""The built-in data: Pendulum-v1 at four levels of skill, made on this machine when first used."""
+"""The built-in data: Pendulum-v1 at four levels of skill, made locally on first use."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 ENV_ID = "Pendulum-v1"
 LEVELS = ("expert", "medium", "random", "mixture")
 DEFAULT_STEPS, DEFAULT_SEED = 50_000, 0
-VERSIONS = {"mixture": 1}  # of what is recorded under a level, else 0: another one, another id
+VERSIONS = {"mixture": 1}  # increment it when a level's recording changes; it is part of the id
 
 _log = logging.getLogger(__name__)
 
 
 def pendulum_id(level: str, num_steps: int = DEFAULT_STEPS, seed: int = DEFAULT_SEED) -> str:
-    """The Minari id of a request; one that is not the default carries its numbers.
+    """Return the Minari id; it includes the numbers that are not the defaults.
 
     Raises:
-        DataError: unknown level, or numbers that make no data set.
+        DataError: unknown level, or invalid numbers.
     """
     if level not in LEVELS:
         raise DataError(f"pendulum level {level!r} is unknown; allowed are {', '.join(LEVELS)}")
@@ -41,7 +41,7 @@ def pendulum_id(level: str, num_steps: int = DEFAULT_STEPS, seed: int = DEFAULT_
 
 
 def ensure_pendulum(level: str, num_steps: int, seed: int) -> str:
-    """The id of the data set, which exists when this returns.
+    """Make the data set if it is missing; return its id.
 
     Processes that ask at the same time wait for the first one to make it.
 
@@ -71,7 +71,7 @@ def _make(dataset_id: str, level: str, num_steps: int, seed: int) -> None:
 
 
 def _episodes(env: gym.Env, level: str, num_steps: int, seed: int) -> "list[EpisodeBuffer]":
-    """Episodes of one level; a mixture is thirds of the three others, one after the other.
+    """Collect episodes of one level; a mixture has thirds of the three others, in order.
 
     Each third starts from states of its own.
     """
@@ -85,7 +85,7 @@ def _episodes(env: gym.Env, level: str, num_steps: int, seed: int) -> "list[Epis
 
 
 def _seed(seed: int, part: int) -> tuple[int, int]:
-    """Of a part of the data; the first one's gives what ``seed`` alone does."""
+    """The seed of a part of the data; that of the first part is ``seed`` itself."""
     return seed, part
 
 

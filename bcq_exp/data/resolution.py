@@ -1,10 +1,10 @@
-"""Whether float32, in which training computes, still distinguishes recorded numbers."""
+"""Check that float32, in which training computes, still distinguishes recorded numbers."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-_SAMPLED = 256  # steps of an episode that are looked at, about
+_SAMPLED = 256  # approximate number of steps of an episode that are checked
 
 
 class Resolution:
@@ -14,17 +14,17 @@ class Resolution:
         self._changes: dict[str, np.ndarray] = {}
 
     def see(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Look at some steps of an episode: ``(T,)`` or ``(T, D)`` numbers as recorded, by name."""
+        """Update with steps of an episode: recorded numbers ``(T,)`` or ``(T, D)`` by name."""
         for name, values in arrays.items():
             if len(values) > 1 and values.dtype.kind in "iuf" and values.dtype.itemsize >= 4:
                 rows = np.arange(0, len(values) - 1, max(1, len(values) // _SAMPLED))
                 self.compare(name, values[rows], values[rows + 1])
 
     def compare(self, name: str, before: np.ndarray, after: np.ndarray) -> None:
-        """Look at steps ``(N,)`` or ``(N, D)`` and those that followed."""
+        """Update with steps ``(N,)`` or ``(N, D)`` and their successors."""
         if not len(before):
             return
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite numbers are refused later
             change = np.abs(after.astype(np.float64) - before).reshape(len(before), -1).max(0)
         self._changes[name] = np.fmax(self._changes.get(name, change), change)
 
@@ -32,7 +32,7 @@ class Resolution:
         """A sentence for each column whose every change float32 loses.
 
         Args:
-            arrays: the same, as float32 ``(N,)`` or ``(N, D)``.
+            arrays: the same numbers, as float32 ``(N,)`` or ``(N, D)``.
         """
         found = []
         for name, change in self._changes.items():

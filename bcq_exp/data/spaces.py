@@ -1,4 +1,4 @@
-"""Spaces: flat observation vectors out of nested Boxes; continuous and discrete actions."""
+"""Spaces: flat observation vectors of nested Boxes; continuous and discrete actions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ALLOWED_LEAVES = "float Boxes of any shape and 1-D Boxes of any dtype, alone or 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One Box of an observation: where it hangs in the nested space and how many numbers it has.
+    """One Box of an observation: its path in the nested space and its size.
 
     ``path`` holds Dict keys (str) and Tuple positions (int) from the root; empty for a plain Box.
     """
@@ -31,7 +31,7 @@ class Leaf:
         return ".".join(str(key) for key in self.path) or "observation"
 
     def pick(self, tree: Any) -> Any:
-        """The part of a nested observation (dicts and tuples) that belongs to this leaf."""
+        """Return this leaf's part of a nested observation (dicts and tuples)."""
         for key in self.path:
             tree = tree[key]
         return tree
@@ -74,7 +74,7 @@ def flat_box(space: gym.Space) -> Box:
 
 
 def check_action_space(source: str, space: gym.Space | None) -> ActionSpace:
-    """``space`` itself where a policy can act in it.
+    """Return ``space`` if a policy can act in it.
 
     Raises:
         DataError: anything but a Discrete of two actions or more, or a 1-D float Box with finite
@@ -93,7 +93,7 @@ def check_action_space(source: str, space: gym.Space | None) -> ActionSpace:
 def check_continuous(
     source: str, space: gym.Space | None, allowed: str = "a 1-D Box of floats"
 ) -> Box:
-    """``space`` itself where it is continuous and bounded; ``allowed`` is for the message.
+    """Return ``space`` if it is continuous and bounded; ``allowed`` is for the message.
 
     Raises:
         DataError: anything but a 1-D float Box with finite bounds and ``low < high``.
@@ -111,12 +111,12 @@ def check_continuous(
 
 
 def act_size(space: ActionSpace) -> int:
-    """Numbers that record one action: the vector's, or 1 for the index of a discrete one."""
+    """The size of a recorded action: the vector's, or 1 for the index of a discrete action."""
     return 1 if isinstance(space, Discrete) else int(space.shape[0])
 
 
 def act_dim(space: ActionSpace) -> int:
-    """Outputs of a network of actions: the vector's, or one for each discrete action."""
+    """The outputs of an actor: the vector's size, or one for each discrete action."""
     return int(space.n) if isinstance(space, Discrete) else int(space.shape[0])
 
 
@@ -135,7 +135,7 @@ def _walk(
 
 
 def _is_vector(space: gym.Space) -> bool:
-    # Integer Boxes of rank 2 and 3 are images, which this program's networks do not read.
+    # Integer Boxes of rank 2 and 3 are images, which the networks do not support.
     return isinstance(space, Box) and (_is_float(space) or len(space.shape) == 1)
 
 
@@ -144,7 +144,7 @@ def _is_float(space: Box) -> bool:
 
 
 def _short(space: gym.Space | None) -> str:
-    """The space in one line: a Box without its long bounds, anything else as it prints itself."""
+    """Format the space in one line, a Box without its long bounds."""
     if isinstance(space, Box):
         bounds = f"{space.low.min():g}..{space.high.max():g}" if space.low.size else "no bounds"
         return f"Box({bounds}, {space.shape}, {space.dtype})"

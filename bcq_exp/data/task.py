@@ -1,4 +1,4 @@
-"""What a policy is for: spaces, the environment it is evaluated in, the scale of its returns."""
+"""The task of a policy: spaces, evaluation environment, scale of returns."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -16,19 +16,18 @@ from bcq_exp.errors import UserError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task(ABC):
-    """An environment's spaces and scale, under a name.
+    """The spaces and scale of an environment, with a name.
 
     Args:
-        id: name for people and logs.
+        id: the name in output and logs.
         observation_space: flat ``(O,)``.
         action_space: ``(A,)``, finite bounds; or Discrete.
         env_spec: the evaluation environment, None where neither data nor user names one that can be
             made here.
         reference_scores: mean returns of a (random, expert) policy, where known.
-        leaves: the parts of a flat observation, in order; none says that it has no parts.
-        foreign_env: the specification that the data have instead, of code that is not registered
-            here, as text.
-        summary: of the data, lines to print before training.
+        leaves: the parts of a flat observation, in order; empty if it has no parts.
+        foreign_env: the data's specification as text, if its code is not registered here.
+        summary: lines about the data to print before training.
     """
 
     id: str
@@ -42,7 +41,7 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What a run's summary says of its data: id, content_hash, num_transitions, num_episodes,
+        """The data's facts in a run's summary: id, content_hash, num_transitions, num_episodes,
         behaviour_return."""
 
     def normalized_score(self, ret: float) -> float | None:
@@ -50,17 +49,17 @@ class Task(ABC):
         return environments.normalized_score(ret, self.reference_scores)
 
     def make_env(self, **kwargs: Any) -> gym.Env:
-        """A new evaluation environment, with flat observations.
+        """Make an evaluation environment, with flat observations.
 
         Args:
-            kwargs: for :func:`gymnasium.make`, such as ``render_mode``.
+            kwargs: keyword arguments of :func:`gymnasium.make`, such as ``render_mode``.
 
         Raises:
             DataError: no environment is named, it cannot be made, or does not fit the data.
         """
         spec = self.env_spec
         if self.foreign_env is not None:
-            spec = environments.parse_spec(self.id, self.foreign_env)  # says why it cannot be
+            spec = environments.parse_spec(self.id, self.foreign_env)  # raises the reason
         env = environments.make_raw(self.id, spec, **kwargs)
         leaves = self.leaves or (Leaf((), self.observation_space.shape[0]),)
         try:
@@ -71,18 +70,18 @@ class Task(ABC):
         return environments.flatten_env(env)
 
     def environment_state(self) -> dict[str, Any]:
-        """What ``environments.from_state`` needs to make the environment without the data."""
+        """Return the state from which ``environments.from_state`` makes the environment."""
         spec = self.foreign_env or self.env_spec
         return environments.to_state(self.id, spec, self.observation_space, self.action_space)
 
 
 def load_task(group: Any) -> Any:
-    """What a ``dataset`` group names: a data set, loaded and validated, or an environment.
+    """Load a ``dataset`` group: a validated data set, or an environment.
 
     Raises:
-        UserError: whatever is wrong with it, in one line, which Hydra would wrap.
+        UserError: any error of loading, in one line, which Hydra would wrap.
     """
-    from hydra.errors import InstantiationException  # readers of data alone do without Hydra
+    from hydra.errors import InstantiationException  # the data package alone does not need Hydra
     from hydra.utils import instantiate
 
     try:

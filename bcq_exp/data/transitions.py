@@ -1,4 +1,4 @@
-"""Transitions: the one shape in which offline data reaches the rest of the program."""
+"""Transitions: the form of offline data in the rest of the program."""
 
 import hashlib
 from dataclasses import dataclass, fields
@@ -8,7 +8,7 @@ import numpy as np
 
 from bcq_exp.errors import UserError
 
-LARGE = 2**29  # bytes; twice that for a copy of a set in each process is what machines have
+LARGE = 2**29  # bytes; larger sets are not copied for training
 
 
 class DataError(UserError):
@@ -25,7 +25,7 @@ class Transitions:
 
     Args:
         obs: observations ``(N, O)``, flat vectors, float32 (float64 is kept where given).
-        act: actions ``(N, A)`` taken, in the units the maker states.
+        act: actions ``(N, A)`` taken, in the units of the source.
         rew: rewards ``(N,)``.
         terminated: ``(N,)`` bool, the step ended the task.
         truncated: ``(N,)`` bool, the recording of the episode ended here, the task did not.
@@ -65,14 +65,14 @@ class Transitions:
 
     @property
     def is_large(self) -> bool:
-        """Whether there are too many bytes to have them twice: no copy is made for training."""
+        """Whether the arrays are too large to be copied for training."""
         return sum(array.nbytes for array in self.arrays().values()) > LARGE
 
     def __len__(self) -> int:
         return len(self.obs)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Self:
-        """The chosen rows: a slice (views), an index array or a boolean mask (copies)."""
+        """Select rows by a slice (views), an index array or a boolean mask (copies)."""
         return type(self)(**{name: array[rows] for name, array in self.arrays().items()})
 
     def sample(self, size: int, rng: np.random.Generator | None = None) -> Self:
@@ -85,11 +85,11 @@ class Transitions:
         return self[rng.integers(len(self), size=size)]
 
     def replace(self, **arrays: np.ndarray) -> Self:
-        """A copy with the named arrays exchanged; the others are shared."""
+        """Copy with the named arrays replaced; the others are shared."""
         return type(self)(**{**self.arrays(), **arrays})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Through the constructor, because a pickled array forgets that it was read-only.
+        # Use the constructor, because a pickled array is no longer read-only.
         return _rebuild, (type(self), self.arrays())
 
 
@@ -113,7 +113,7 @@ def content_hash(transitions: Transitions, meaning: str = "") -> str:
     """sha256 (hex) over names, dtypes, shapes and bytes of the six arrays.
 
     Args:
-        meaning: what their numbers stand for, where others may stand for something else.
+        meaning: the meaning of the numbers, such as categories, if it may vary.
     """
     digest = hashlib.sha256(meaning.encode())
     for name, array in transitions.arrays().items():

@@ -1,4 +1,4 @@
-"""Checks: what no agent should learn from is refused in one line: what, where, what is allowed."""
+"""Validation of data; errors name in one line what is wrong, where, and what is allowed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,8 @@ from gymnasium.spaces import Box, Discrete
 from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.data.transitions import DataError, Transitions
 
-TOLERANCE = 1e-5  # of a bound's range (or size): what float32 storage may add at the edge
-_FOLD = 64  # rows side by side: a reduction over rows runs along them, at the speed of memory
+TOLERANCE = 1e-5  # of a bound's range (or size): tolerance for float32 storage
+_FOLD = 64  # rows reduced together, so that a reduction runs at the speed of memory
 
 
 def check_transitions(
@@ -21,15 +21,15 @@ def check_transitions(
     lengths: np.ndarray,
     remedy: str,
 ) -> None:
-    """Refuse data no agent should learn from.
+    """Refuse invalid data.
 
     Args:
         source: the data set's name, for the message.
         transitions: the rows of all episodes, one episode after the other.
         observation_space: bounds ``(O,)``, infinite ones included.
         action_space: bounds ``(A,)``, in the units of ``transitions.act``; or Discrete.
-        lengths: rows of each episode ``(E,)``, to say where a fault lies.
-        remedy: what to do where values and a space disagree.
+        lengths: rows of each episode ``(E,)``, to locate errors in messages.
+        remedy: advice if values are outside of a space.
 
     Raises:
         DataError: no rows, a space of another size, NaN or infinity anywhere, or an observation or
@@ -76,10 +76,10 @@ def _check_indices(
 def clip_actions(
     source: str, transitions: Transitions, action_space: Box, lengths: np.ndarray
 ) -> Transitions:
-    """Actions kept in their space, as an environment or a robot that clips for itself takes them.
+    """Clip actions to their space, as an environment or robot does.
 
     Raises:
-        DataError: actions of another size than their space, or one that is not finite.
+        DataError: actions of another size than their space, or not finite.
     """
     act = transitions.act
     check_width(source, "act", act.shape[1], action_space.shape[0])
@@ -91,7 +91,7 @@ def clip_actions(
 def check_finite(
     source: str, name: str, values: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest ``(D,)`` of each column of ``values (N, D)`` or ``(N,)``.
+    """Return the least and greatest ``(D,)`` of each column of ``values (N, D)`` or ``(N,)``.
 
     Raises:
         DataError: naming the first NaN or infinity.
@@ -108,7 +108,7 @@ def check_finite(
 
 
 def check_not_empty(source: str, count: int) -> None:
-    """Raise DataError where there is not one transition."""
+    """Raise DataError if there are no transitions."""
     if count == 0:
         raise DataError(f"data set {source!r} holds no transitions; at least one is needed")
 
@@ -142,15 +142,15 @@ def as_flags(source: str, name: str, values: np.ndarray, place: Callable[[int], 
     """Values ``(N,)`` as bool.
 
     Args:
-        source, name: of data set and array, for messages.
+        source, name: the data set and array, for messages.
         values: booleans, or numbers that are 0 or 1.
-        place: says where a row is.
+        place: describes the place of a row.
 
     Raises:
-        DataError: no numbers, or one that is neither 0 nor 1.
+        DataError: values that are no numbers, or neither 0 nor 1.
     """
     check_numbers(source, name, values)
-    # A boolean that a file garbled is another byte than 0 or 1, which NumPy takes as it comes.
+    # A corrupt boolean is a byte other than 0 or 1, which NumPy accepts.
     numbers = values.view(np.uint8) if values.dtype == bool else values
     odd = np.flatnonzero((numbers != 0) & (numbers != 1))
     if len(odd):
@@ -162,7 +162,7 @@ def as_flags(source: str, name: str, values: np.ndarray, place: Callable[[int], 
 
 
 def check_ends(source: str, flags: dict[str, np.ndarray], lengths: np.ndarray) -> None:
-    """Refuse an episode that goes on after its end: which rows follow each other is then unknown.
+    """Refuse an episode that continues after its end: the order of its rows is unknown.
 
     Args:
         source: the data set's name, for messages.
@@ -204,11 +204,11 @@ def _extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def widened(space: Box) -> tuple[np.ndarray, np.ndarray]:
-    """A space's bounds ``(D,)`` in float64 with room for rounding; infinite ones stay so."""
+    """Widen a space's bounds ``(D,)``, in float64, by rounding errors; infinite ones stay."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     sizes = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (low, high)]
     size = np.maximum(*sizes)
-    with np.errstate(over="ignore"):  # bounds at float64's own end
+    with np.errstate(over="ignore"):  # bounds at the limits of float64
         extent = high - low
         scale = np.where(np.isfinite(extent), extent, np.maximum(1.0, size))
         room = TOLERANCE * scale + np.finfo(np.float32).eps * size

@@ -1,1 +1,1 @@
-"""How gradient steps are taken fast: engines, executors, stacks, random streams, placement."""
+"""Fast gradient steps: engines, executors, stacks, random streams, placement."""

@@ -25,7 +25,7 @@ from bcq_exp.formatting import counted
 
 
 class Sampling(Protocol):
-    """How steps draw their transitions: these keys of ``trainer``."""
+    """The keys of ``trainer`` that define how steps sample transitions."""
 
     num_steps: int
     batch_size: int
@@ -40,19 +40,19 @@ def build_engine(
     sampling: Sampling,
     placement: Placement,
 ) -> Engine:
-    """An engine that advances the algorithms of a cohort.
+    """Build the engine of a cohort.
 
     Args:
-        algorithms: placed, with the weights that they begin with.
-        seeds: of their runs.
-        task: the data set, or the environment in which each collects its own.
+        algorithms: the algorithms with initial weights, on their device.
+        seeds: the seeds of their runs.
+        task: the data set, or the environment in which each run collects its own.
         units: converts transitions to the networks' units.
 
     Raises:
         UserError: if ``trainer.concurrent_from`` does not fit the data.
     """
     if isinstance(task, Exploration):
-        executor = placement.executor()  # which compiles once for all
+        executor = placement.executor()  # the compiler is shared by all runs
         engines: Sequence[CohortEngine | OnlineEngine] = [
             _online(algorithm, seed, task, sampling, executor, placement.eager_steps)
             for algorithm, seed in zip(algorithms, seeds, strict=True)
@@ -101,7 +101,7 @@ def _offline(
     sampling: Sampling,
     placement: Placement,
 ) -> list[CohortEngine]:
-    """The runs in stacks, or each by itself, over one table of the data or the data themselves."""
+    """Build the engine of runs on a data set, in stacks or each alone."""
     dtype, device, num_runs = placement.precision.dtype, placement.device, len(algorithms)
     in_place = transitions.is_large and device.type == "cpu"
     table: TransitionRows = (
@@ -127,10 +127,10 @@ def build_stream(
     sampling: Sampling,
     device: torch.device,
 ) -> RandomStream:
-    """A run's random numbers, drawn where it trains.
+    """Build a run's random stream, on the device where it trains.
 
     Raises:
-        UserError: if ``trainer.concurrent_from`` is more than there is.
+        UserError: if ``trainer.concurrent_from`` is more than the number of transitions.
     """
     first_rows = sampling.concurrent_from
     needs = {

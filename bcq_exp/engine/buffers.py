@@ -1,4 +1,4 @@
-"""What a step reads and writes besides the runs: transitions, random numbers, metrics."""
+"""Inputs and outputs of steps: transitions, random numbers, metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TransitionRows(ABC):
 
     Args:
         obs_dim, act_dim: O and A.
-        dtype, device: of the rows.
+        dtype, device: dtype and device of the rows.
     """
 
     def __init__(self, obs_dim: int, act_dim: int, dtype: torch.dtype, device: torch.device):
@@ -36,10 +36,10 @@ class TransitionRows(ABC):
 
     @abstractmethod
     def gather(self, indices: Tensor) -> Tensor:
-        """The transitions ``indices`` (..., B) as (..., B, D)."""
+        """Gather the transitions ``indices`` (..., B) as (..., B, D)."""
 
     def batch(self, rows: Tensor) -> Batch:
-        """The batch that gathered rows (..., B, D) hold."""
+        """Convert gathered rows (..., B, D) to a batch."""
         obs, obs_next, act, rew, terminated = rows.split(self._sizes, -1)
         return Batch(
             obs=obs,
@@ -55,7 +55,7 @@ class TransitionRows(ABC):
         return sum(self._sizes)
 
     def _packed(self, *columns: np.ndarray) -> Tensor:
-        """Rows (n, D) of obs, obs_next, act, rew and terminated, (n, ...) each."""
+        """Pack rows (n, D) of obs, obs_next, act, rew and terminated, (n, ...) each."""
         flat = [c[:, None] if c.ndim == 1 else c for c in columns]
         return torch.from_numpy(np.concatenate(flat, 1, dtype=np.float32))
 
@@ -79,7 +79,7 @@ class TransitionTable(TransitionRows):
         device: torch.device,
         units: Units = lambda rows: rows,
     ) -> TransitionTable:
-        """All transitions, in that dtype and on that device."""
+        """Make a table of all transitions, with that dtype and device."""
         t = transitions
         table = cls.empty(len(t), t.obs.shape[1], t.act.shape[1], dtype, device)
         for first in range(0, len(t), _ROWS_AT_ONCE):
@@ -91,7 +91,7 @@ class TransitionTable(TransitionRows):
     def empty(
         cls, size: int, obs_dim: int, act_dim: int, dtype: torch.dtype, device: torch.device
     ) -> TransitionTable:
-        """Room for ``size`` transitions."""
+        """Make a table with room for ``size`` transitions."""
         rows = torch.zeros(size, 2 * obs_dim + act_dim + 2, dtype=dtype, device=device)
         return cls(rows, obs_dim, act_dim)
 
@@ -105,9 +105,9 @@ class TransitionTable(TransitionRows):
 
 
 class MappedTransitions(TransitionRows):
-    """Transitions of a set too large to be copied, read from its arrays where they are.
+    """Transitions of a set too large to be copied, read from its memory-mapped arrays.
 
-    The rows are bitwise those of a table of all.
+    The rows are bitwise identical to those of :class:`TransitionTable`.
     """
 
     def __init__(self, transitions: Transitions, dtype: torch.dtype, units: Units) -> None:
@@ -122,15 +122,15 @@ class MappedTransitions(TransitionRows):
 
 
 class StepBuffers:
-    """The inputs and metrics of the next W steps, in tensors that keep their place.
+    """The inputs and metrics of the next W steps, in tensors with fixed addresses.
 
-    Of one run (W, ...), of K runs (W, K, ...).
+    Tensors are (W, ...) for one run and (W, K, ...) for K runs.
 
     Args:
-        streams: each run's random numbers; equal ones are drawn once.
+        streams: each run's random numbers; equal streams are drawn once.
         table: the transitions.
-        num_metrics: S, the numbers that a step reports.
-        dtype, device: of noise and metrics.
+        num_metrics: the number of metrics of a step, S.
+        dtype, device: dtype and device of noise and metrics.
         num_steps: W.
     """
 
@@ -160,18 +160,18 @@ class StepBuffers:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What :meth:`fill` writes, but for ``row``."""
+        """The tensors that :meth:`fill` writes, except ``row``."""
         return [self.rows, *self.noise]
 
     @property
     def outputs(self) -> list[Tensor]:
-        """What a step writes."""
+        """The tensors that a step writes."""
         return [self.metrics, self.row]
 
     def fill(self, step: int, count: int) -> None:
-        """Provide the inputs of ``count`` steps from ``step`` on, and start at row 0.
+        """Fill in the inputs of ``count`` steps from ``step`` on, and start at row 0.
 
-        At most ``num_steps``.
+        ``count`` is at most ``num_steps``.
         """
         for first in range(step - step % BLOCK_STEPS, step + count, BLOCK_STEPS):
             start, end = max(first, step), min(first + BLOCK_STEPS, step + count)
@@ -179,7 +179,7 @@ class StepBuffers:
         self.row.zero_()
 
     def _put(self, to: slice, steps: slice, first: int) -> None:
-        """Provide some steps' inputs from the block of random numbers that starts at ``first``."""
+        """Fill in some steps' inputs from the block of random numbers that starts at ``first``."""
         index = first // BLOCK_STEPS
         if index != self._index:
             self._drawn = {stream: stream.block(index) for stream in set(self._streams)}
@@ -192,5 +192,5 @@ class StepBuffers:
 
 
 def _joined(runs: Sequence[Tensor]) -> Tensor:
-    """One run's tensor (W, ...), or those of K as (W, K, ...)."""
+    """Join tensors of K runs as (W, K, ...); one run's stays (W, ...)."""
     return runs[0] if len(runs) == 1 else torch.stack(list(runs), 1)

@@ -1,4 +1,4 @@
-"""Executors: how the gradient steps of one run, or of several stacked, are computed.
+"""Executors: they compute the gradient steps of one run or of several stacked runs.
 
 All take the same steps with the same random numbers on the same state, so a run may change its
 executor when it resumes, up to rounding.
@@ -19,19 +19,19 @@ from bcq_exp.algorithm.optim import Optimizer
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.stacked import StackedRuns
 
-AT_ONCE = 8  # steps that one launch of a CUDA graph takes, where so many are wanted
+AT_ONCE = 8  # most steps in one launch of a CUDA graph
 
 Learner = OfflineAlgorithm | StackedRuns
 
 
 class Executor(Protocol):
-    """Takes steps whose inputs lie in the buffers; writes their metrics there."""
+    """Takes steps on the inputs in the buffers and writes their metrics there."""
 
     def advance(self, count: int) -> None:
         """Take ``count`` steps, from the buffers' row 0 on."""
 
     def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
-        """Bring these tensors of the learner, by default all that steps change, up to date."""
+        """Update these tensors of the learner, by default all that steps change."""
 
 
 ExecutorFactory = Callable[[Learner, TransitionRows, StepBuffers], Executor]
@@ -44,13 +44,13 @@ def take_step(
     turn: int,
     hyperparameters: Any = None,
 ) -> None:
-    """The tensor work of the step at the buffers' present row; the next row is due then.
+    """Do the tensor work of the step at the buffers' present row, and go to the next row.
 
-    What a step does not report is NaN, what it reports and is no number is infinite.
+    Metrics that a step does not report are NaN; reported NaNs are stored as infinity.
 
     Args:
-        turn: which of the learner's ``steps``.
-        hyperparameters: in place of the learner's own.
+        turn: the index into the learner's ``steps``.
+        hyperparameters: used instead of the learner's own.
     """
     rows, *noise = (x.index_select(0, buffers.row).squeeze(0) for x in buffers.inputs)
     found = learner.tensor_step(
@@ -65,7 +65,7 @@ def take_step(
 
 
 class EagerExecutor:
-    """Runs each operator as Python comes to it."""
+    """Runs each operator from Python."""
 
     def __init__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> None:
         self._learner, self._table, self._buffers = learner, table, buffers
@@ -77,13 +77,13 @@ class EagerExecutor:
             self._learner.after_steps(1)
 
     def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
-        """Nothing to do: steps write to the tensors themselves."""
+        """Do nothing: steps write to the tensors themselves."""
 
 
 class CUDAGraphExecutor:
-    """Launches steps as CUDA graphs: several a launch, no host in between.
+    """Launches steps as CUDA graphs, several per launch without the host.
 
-    A learner of which a graph cannot hold all runs eagerly.
+    A learner that CUDA graphs cannot capture runs eagerly.
     """
 
     def __init__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> None:
@@ -105,7 +105,7 @@ class CUDAGraphExecutor:
             count -= size
 
     def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
-        """Nothing to do: steps write to the tensors themselves."""
+        """Do nothing: steps write to the tensors themselves."""
 
     def _graph(self, turn: int, size: int) -> torch.cuda.CUDAGraph:
         if (turn, size) not in self._graphs:
@@ -113,7 +113,7 @@ class CUDAGraphExecutor:
         return self._graphs[turn, size]
 
     def _captured(self, turn: int, size: int) -> torch.cuda.CUDAGraph:
-        """The graph of so many steps, warmed up on a side stream as CUDA asks, without effect."""
+        """Capture a graph of so many steps, after a warm-up without effect on a side stream."""
 
         def steps() -> None:
             for i in range(size):
@@ -133,7 +133,7 @@ class CUDAGraphExecutor:
 
 @contextmanager
 def unchanged(learner: Learner, buffers: StepBuffers) -> Iterator[None]:
-    """Undo what steps in here change."""
+    """Undo the changes of steps inside the block."""
     tensors = [*learner.state_tensors(), *buffers.outputs]
     before = [tensor.detach().clone() for tensor in tensors]
     optimizers: list[Optimizer] = learner.all_optimizers()

@@ -1,4 +1,4 @@
-"""Exploring an environment: everything that happens follows from the seed and the actions taken."""
+"""Exploration of an environment, determined by the seed and the actions taken."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Moment(NamedTuple):
 
 
 class Explorer:
-    """An environment under exploration: uniformly random steps, then a policy's with noise.
+    """Explores an environment: uniformly random steps, then a policy's with noise.
 
-    Each episode's start, each step's random action, what the policy draws and each step's noise
-    follow from the seed and the step, so a state is reached again by replaying the actions of its
-    episode.
+    Episode starts, random actions, the policy's samples and noise depend only on the seed and the
+    step, so that replaying an episode's actions restores its state.
 
     Args:
-        env: flat observations, a bounded Box of actions.
-        seed: the run's.
-        start_steps: steps that are random.
-        noise_std: of the Gaussian added to a policy's actions, in units of half their range.
+        env: an environment with flat observations and a bounded Box of actions.
+        seed: the seed of the run.
+        start_steps: the number of random steps.
+        noise_std: deviation of the Gaussian added to the policy's actions, in units of half their
+            range.
     """
 
     def __init__(self, env: gym.Env, seed: int, start_steps: int, noise_std: float) -> None:
@@ -49,14 +49,14 @@ class Explorer:
         self._low, self._high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
         self._noise = noise_std * (self._high - self._low) / 2
         self.episode = -1
-        self.episode_start = 0  # the step at which it began
+        self.episode_start = 0  # first step of the episode
         self._obs = np.empty(0)
-        self._block = -1  # of random numbers at hand
+        self._block = -1  # of buffered random numbers
         self._uniform = self._normal = np.empty(0)
         self._policy_seeds = np.empty(0, np.int64)
 
     def step(self, step: int, behave: Behave) -> Moment:
-        """The environment's step ``step``, counted from 0."""
+        """Take step ``step`` of the environment, counted from 0."""
         if self.episode < 0:
             self._begin(0, step)
         moment = self._take(self._action(step, behave))
@@ -65,7 +65,7 @@ class Explorer:
         return moment
 
     def resume(self, episode: int, episode_start: int, actions: Iterable[np.ndarray]) -> None:
-        """Stand where these actions of an episode, which began at that step, lead."""
+        """Restore the state after these actions of the episode that began at that step."""
         if episode < 0:
             return
         self._begin(episode, episode_start)

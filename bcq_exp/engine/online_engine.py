@@ -1,4 +1,4 @@
-"""Learning online: each step of the environment is followed by a gradient step on what there is."""
+"""Online learning: each step of the environment is followed by a gradient step."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from bcq_exp.engine.stream import GrowingStream
 
 
 class OnlineEngine:
-    """One run that collects what it learns from (an :class:`~bcq_exp.engine.engine.Engine`).
+    """One run that collects its own data (an :class:`~bcq_exp.engine.engine.Engine`).
 
-    Its steps are the environment's; the first ``start_steps`` only collect, and tell no statistics.
-    A checkpoint holds all that was collected.
+    Its steps are those of the environment; the first ``start_steps`` only collect and report no
+    metrics. A checkpoint holds all collected data.
 
     Args:
         run: the algorithm, in its dtype and on its device.
         explorer: the environment.
-        capacity: steps there will be.
-        start_steps: as the explorer has them.
-        stream: the random numbers of its gradient steps.
+        capacity: the total number of steps.
+        start_steps: the explorer's random steps.
+        stream: the random numbers of gradient steps.
         executor, eager_steps: as of :class:`CohortEngine`.
     """
 
@@ -50,7 +50,7 @@ class OnlineEngine:
         self._run = run
         self._explorer = explorer
         self._start_steps = start_steps
-        self._generator = torch.Generator()  # of a policy that draws: seeded again at every step
+        self._generator = torch.Generator()  # for a policy that samples: seeded at every step
         spaces = run.policy.observation_space, run.policy.action_space
         obs_dim, act_dim = (space.shape[0] for space in spaces)
         self._collected = Collected(capacity, *spaces)
@@ -120,10 +120,10 @@ class OnlineEngine:
 
 
 class Collected:
-    """Every step so far, in the environment's units: arrays (N, ...) as a data set has them.
+    """Every step so far, in the environment's units, in arrays (N, ...) as of a data set.
 
-    Actions keep the type of their space: those of the present episode are taken again by a run that
-    resumes, and a rounded one leads elsewhere.
+    Actions keep the type of their space, because a run that resumes replays the present episode,
+    and a rounded action would change it.
     """
 
     def __init__(self, capacity: int, observation_space: Box, action_space: Box) -> None:
@@ -138,7 +138,7 @@ class Collected:
             getattr(self, name)[row] = value
 
     def rows(self, first: int, last: int) -> tuple[np.ndarray, ...]:
-        """The steps from ``first`` up to ``last``, in the order of :class:`Moment`."""
+        """Return the steps from ``first`` up to ``last``, in the order of :class:`Moment`."""
         return tuple(getattr(self, name)[first:last] for name in Moment._fields)
 
     def state_dict(self, size: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Where and how a cohort is trained: everything that depends on the machine, resolved once."""
+"""Where and how a cohort is trained: all that depends on the machine, resolved once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bcq_exp.engine.xla.compiler import XLACompiler
 from bcq_exp.errors import UserError
 from bcq_exp.formatting import counted
 
-WIDE = 256  # hidden units from which products, not the overhead around them, take a step's time
-STACKED_BELOW = 128  # above, on a CPU, one run's products fill a core, and several leave its cache
+WIDE = 256  # hidden units above which matrix products dominate a step's time
+STACKED_BELOW = 128  # above, on a CPU, one run fills a core, and several exceed its cache
 EAGER_STEPS = 4 * BLOCK_STEPS  # compiling takes as long as a thousand eager steps of a small run
 STACK_SIZE = 16  # more are no faster: tests/bench/RESULTS.md
 
 
 class Settings(Protocol):
-    """What a user says of it: these keys of ``trainer``."""
+    """The keys of ``trainer`` that define the placement."""
 
     @property
     def device(self) -> str: ...
@@ -41,17 +41,17 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class Placement:
-    """What a sweep's plan, the build and the benchmarks share.
+    """The resolved placement of a cohort.
 
     Args:
-        device: where the tensors lie.
+        device: the device of the tensors.
         precision: the types of the numbers.
-        engine: what computes the steps: eager, xla or cuda_graph.
-        engine_is_required: whether that was asked for, or only chosen here.
-        stacks: whether stacked runs train faster than the same runs side by side.
+        engine: the executor: eager, xla or cuda_graph.
+        engine_is_required: whether the user asked for that executor.
+        stacks: whether stacked runs train faster than runs in parallel.
         group_size: runs trained together.
         num_threads: engines that advance, and runs that are evaluated, at a time.
-        torch_threads: of torch, in each of them.
+        torch_threads: torch's threads in each of them.
     """
 
     device: torch.device
@@ -64,13 +64,13 @@ class Placement:
     torch_threads: int
 
     def num_stacks(self, num_runs: int) -> int:
-        """Into how many stacks runs are divided: one a thread; a GPU has all of them as one."""
+        """The number of stacks of ``num_runs`` runs: one per thread; a single one on a GPU."""
         if not self.stacks:
             return num_runs
         return min(self.num_threads, num_runs) if self.device.type == "cpu" else 1
 
     def __str__(self) -> str:
-        """What computes the steps, and why, for the log."""
+        """Describe the executor and the reason for it, for the log."""
         why = {
             "xla": f", compiled by JAX after {EAGER_STEPS} eager steps",
             "eager": "; with JAX installed, steps are compiled",
@@ -83,27 +83,27 @@ class Placement:
         return f"{self.engine} on {self.device}{why}"
 
     def executor(self) -> ExecutorFactory:
-        """What makes the executors of one cohort."""
+        """Return the factory of one cohort's executors."""
         if self.engine == "xla":
             return XLACompiler(self.engine_is_required)
         return CUDAGraphExecutor if self.engine == "cuda_graph" else EagerExecutor
 
     @property
     def eager_steps(self) -> int:
-        """The steps that every run takes eagerly first: a short run compiles nothing.
+        """The steps that every run takes eagerly first, so that short runs do not compile.
 
-        It depends on nothing else, so that a run may be extended with the same result.
+        The number does not depend on the run's length, so that extended runs are identical.
         """
         return EAGER_STEPS if self.engine == "xla" and not self.engine_is_required else 0
 
     @property
     def buffered_steps(self) -> int:
-        """The steps that one call of an executor takes: a program's start costs a step's time."""
+        """The steps of one call of an executor: starting a program costs the time of a step."""
         return EAGER_STEPS if self.engine == "xla" else BLOCK_STEPS
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Torch's process-wide settings as this wants them, then as they were."""
+        """Apply torch's process-wide settings inside the block."""
         before = torch.get_num_threads()
         keep_freed_memory()
         torch.set_num_threads(self.torch_threads)
@@ -120,10 +120,10 @@ def place(
     num_runs: int = 1,
     group_size: int | str = "auto",
 ) -> Placement:
-    """The placement of ``num_runs`` runs that can be trained together.
+    """Resolve the placement of ``num_runs`` runs that can be trained together.
 
     Args:
-        hidden_sizes: of each network of a run, as far as they are known.
+        hidden_sizes: the hidden layers of each network of a run, if known.
         group_size: runs to train together; ``auto`` is as many as are fastest: on a GPU as many as
             fit, on a CPU STACK_SIZE small runs, or one wide run, a core.
 
@@ -138,7 +138,7 @@ def place(
     a_run = run_bytes(hidden_sizes, settings.batch_size, double=precision.dtype == torch.float64)
     free = free_bytes(device)
     are_small = widest < STACKED_BELOW
-    # a compiled step has no overhead that runs could share
+    # compiled steps have no overhead that a stack could share
     stacks = device.type == "cuda" or (are_small and engine != "xla")
     available = settings.num_threads or torch.get_num_threads()
     size = _group_size(
@@ -149,7 +149,7 @@ def place(
         free=free,
     )
     is_alone = num_runs == 1
-    # small networks lose more by sharing their work than they gain
+    # dividing the work of small networks costs more than it gains
     shares = is_alone and (settings.num_threads is not None or widest >= WIDE)
     return Placement(
         device=device,
@@ -164,10 +164,10 @@ def place(
 
 
 def resolve_engine(name: str, device: torch.device) -> str:
-    """The engine of ``trainer.engine``: on CUDA graphs, on a CPU XLA where JAX is installed.
+    """Resolve ``trainer.engine``; auto is CUDA graphs on a GPU, XLA on a CPU with JAX.
 
     Raises:
-        UserError: for one that this device, or this installation, does not have.
+        UserError: if the device or the installation does not support it.
     """
     is_cuda = device.type == "cuda"
     has_jax = find_spec("jax") is not None
@@ -197,10 +197,10 @@ def _group_size(wanted: int | str, num_runs: int, *, fastest: int, a_run: int, f
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device of ``trainer.device``.
+    """Resolve ``trainer.device``.
 
     Raises:
-        UserError: for a CUDA device that is not there.
+        UserError: for a CUDA device that is missing.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What ``trainer.precision`` means on the machine at hand."""
+"""Resolve ``trainer.precision`` on this machine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bcq_exp.errors import UserError
 
 @dataclass(frozen=True)
 class Precision:
-    """Types of a run's numbers.
+    """The types of a run's numbers.
 
     Args:
-        dtype: parameters, losses, targets and optimizer state.
-        compute_dtype: matrix products inside the networks; ``None`` is ``dtype``.
+        dtype: the type of parameters, losses, targets and optimizer state.
+        compute_dtype: the type of matrix products inside networks; ``None`` is ``dtype``.
         float32_products: torch's name for how float32 products may be computed.
     """
 
@@ -29,7 +29,7 @@ class Precision:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Torch's process-wide setting of float32 products as this wants it, then as it was."""
+        """Apply torch's process-wide setting of float32 products inside the block."""
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.float32_products)
         try:
@@ -39,10 +39,10 @@ class Precision:
 
 
 def resolve_precision(name: str, device: torch.device, *, are_wide: bool) -> Precision:
-    """The precision of a name; ``auto`` is bf16 where that is fast and the networks wide.
+    """Resolve a precision; ``auto`` is bf16 if that is fast and the networks are wide.
 
     Raises:
-        UserError: tf32 without a CUDA device.
+        UserError: for tf32 without a CUDA device.
     """
     if name == "auto":
         name = "bf16" if has_fast_bf16(device) and are_wide else "fp32"
@@ -60,7 +60,7 @@ def resolve_precision(name: str, device: torch.device, *, are_wide: bool) -> Pre
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products run on hardware of their own: AVX512-BF16, AMX, a CUDA card."""
+    """Whether bfloat16 products have hardware support: AVX512-BF16, AMX, a CUDA card."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -68,10 +68,10 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 @cache
 def onednn_float32_is_true() -> bool:
-    """Whether "medium" products, which oneDNN computes here, are as exact as float32's.
+    """Whether oneDNN's "medium" products are as exact as float32.
 
-    On AMD processors they are, and faster than MKL's; where AMX units stand ready oneDNN would use
-    their bfloat16. Tried on one product against float64, where bfloat16 is off by 1e-3 and more.
+    On AMD processors they are, and faster than MKL's; with AMX units oneDNN would use bfloat16.
+    Tested by one product against float64, where the error of bfloat16 is 1e-3 or more.
     """
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))

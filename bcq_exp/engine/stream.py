@@ -1,8 +1,8 @@
-"""A run's random numbers, each a function of its seed and the gradient step alone.
+"""A run's random numbers, each a function of the seed and the gradient step only.
 
 They are drawn in blocks of steps from generators seeded by (seed, purpose, block), never from a
-global one. So nothing that happens around training (evaluation, other runs of a cohort, a resume)
-can shift them, and no generator state has to be saved. Indices and each kind of noise have
+global generator. Evaluations, other runs of a cohort or a resume therefore do not change them, and
+no generator state has to be saved. Indices and each kind of noise have
 streams of their own: a sweep over ``num_sampled_action`` sees the same batches throughout.
 """
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 BLOCK_STEPS = 32
-ROWS, INIT = "rows", "init"  # the purposes that every run has
+ROWS, INIT = "rows", "init"  # the purposes of every run
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Block:
     """The random numbers of BLOCK_STEPS (T) gradient steps.
 
     Args:
-        indices: (T, B) int64, rows of the data set.
+        indices: rows of the data set, (T, B) int64.
         noise: the algorithm's named tuple of standard normals, (T, ...) each.
     """
 
@@ -35,7 +35,7 @@ class Block:
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """The generator of one purpose (a name) and index under a run's seed."""
+    """Make the generator of one purpose (a name) and index, for a run's seed."""
     name = purpose.encode()
     if len(name) > 16:
         name = hashlib.sha256(name).digest()[:16]
@@ -54,10 +54,10 @@ class RandomStream(ABC):
     """The random numbers of a run that samples uniformly from ``num_rows`` transitions.
 
     Args:
-        noise: the algorithm's named tuple of one step's shapes; each is drawn under its name.
+        noise: the algorithm's named tuple of one step's shapes; each has a stream of its name.
 
     Raises:
-        ValueError: for noise named as one of the streams that every run has.
+        ValueError: for noise with the name of a stream that every run has.
     """
 
     seed: int
@@ -70,7 +70,7 @@ class RandomStream(ABC):
             raise ValueError(f"noise named {taken.pop()}: this name is reserved; use another")
 
     def block(self, index: int) -> Block:
-        """Steps ``index * BLOCK_STEPS`` to the next block's first."""
+        """Draw the numbers of BLOCK_STEPS steps from ``index * BLOCK_STEPS`` on."""
         shapes = self.noise._asdict()
         return Block(
             indices=self._rows(ROWS, index, (BLOCK_STEPS, self.batch_size)),
@@ -84,15 +84,15 @@ class RandomStream(ABC):
 
     @abstractmethod
     def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
-        """Integers of [0, num_rows)."""
+        """Draw integers of [0, num_rows)."""
 
     @abstractmethod
     def _normals(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
-        """Standard normals in float32."""
+        """Draw standard normals in float32."""
 
 
 class HostStream(RandomStream):
-    """Drawn by NumPy, the same on every machine."""
+    """A stream drawn by NumPy, identical on every machine."""
 
     def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
         rng = generator(self.seed, purpose, index)
@@ -105,10 +105,10 @@ class HostStream(RandomStream):
 
 @dataclass(frozen=True)
 class GrowingStream(HostStream):
-    """Of a run whose transitions come while it learns: one more is there at each gradient step.
+    """The stream of an online run, which has one more transition at each gradient step.
 
     Args:
-        first_rows: transitions there at the first step; ``num_rows`` are all there will be.
+        first_rows: the number of transitions at the first step; ``num_rows`` is the final number.
     """
 
     first_rows: int
@@ -122,10 +122,10 @@ class GrowingStream(HostStream):
 
 @dataclass(frozen=True)
 class DeviceStream(RandomStream):
-    """Drawn by torch where the training is, so that no number crosses to a GPU.
+    """A stream drawn by torch on the training device, without transfers to a GPU.
 
-    The same on every device of a kind, and with a version of torch; not the numbers of a
-    :class:`HostStream`.
+    The numbers are equal on devices of one kind with one version of torch, but differ from those of
+    a :class:`HostStream`.
     """
 
     device: torch.device

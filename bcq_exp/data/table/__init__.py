@@ -1,1 +1,1 @@
-"""Tables of logged data: their files, what their columns are, and the transitions they become."""
+"""Tables of logged data: their files, the roles of their columns, and their transitions."""

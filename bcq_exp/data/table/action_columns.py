@@ -1,4 +1,4 @@
-"""What the actions' columns become: numbers within bounds, or indices of discrete actions."""
+"""Convert columns of actions: to numbers within bounds, or to indices of discrete actions."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from bcq_exp.data.table.rows import Rows, Value, places, plain, shown
 from bcq_exp.data.transitions import DataError
 from bcq_exp.data.validation import widened
 
-MOST_ACTIONS = 1000  # different ones that are counted
-MOST_DISCRETE = 100  # different actions in whole numbers that are taken for discrete ones, unasked
+MOST_ACTIONS = 1000  # different actions that are counted
+MOST_DISCRETE = 100  # different integers that are taken as discrete actions by default
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionOptions:
-    """What the user says of the actions.
+    """The user's options for actions.
 
     Args:
         type: ``discrete``, ``continuous``, or None to decide by the values.
-        allowed: the discrete actions there are; None for those that were taken.
-        bounds: lowest and highest action, one pair for all or one for each; None for the least and
-            greatest that were taken.
+        allowed: the allowed discrete actions; None for those in the table.
+        bounds: lowest and highest action, one pair for all or one for each; None for those in the
+            table.
         clips: whether actions beyond their bounds are clipped, not refused.
-        of_env: the actions of the environment to evaluate in.
+        of_env: the action space of the evaluation environment.
     """
 
     type: str | None = None
@@ -46,10 +46,10 @@ class Actions:
     """The columns of actions.
 
     Args:
-        names: of the columns.
-        space: of what they become.
-        values: of discrete ones, each action as the columns have it, in the order of the indices.
-        is_asked_for: whether the values, or the bounds, were given and not taken from the data.
+        names: the names of the columns.
+        space: the action space.
+        values: each discrete action as in the columns, in the order of the indices.
+        is_asked_for: whether the user gave the values or the bounds.
     """
 
     names: tuple[str, ...]
@@ -59,10 +59,10 @@ class Actions:
     clips: bool = False
 
     def vectors(self, rows: Rows, steps: np.ndarray) -> np.ndarray:
-        """The actions of the rows, of which ``steps`` (N,) have one, as ``(N, A)`` float32.
+        """Return the actions of rows as ``(N, A)`` float32; ``steps`` (N,) are rows with one.
 
         Raises:
-            DataError: naming the first that is not in the space.
+            DataError: naming the first action that is not in the space.
         """
         if isinstance(self.space, Box):
             return self._bounded(rows, steps, self.space)
@@ -97,7 +97,7 @@ class Actions:
         return act.astype(np.float32)
 
     def facts(self) -> list[dict[str, Any]]:
-        """Each column in plain values, for the record."""
+        """Describe each column in plain values, for the record."""
         if isinstance(self.space, Discrete):
             columns = zip(self.names, zip(*self.values, strict=True), strict=True)
             return [
@@ -108,13 +108,13 @@ class Actions:
 
 
 class TakenActions:
-    """The actions that have been seen, and what they are taken for.
+    """Collects the actions of a table and decides their kind.
 
     Args:
         data: the data set's name, for messages.
         path: the table's, for messages.
-        kinds: of the columns, by name.
-        is_text: which of them are not numbers.
+        kinds: the types of the columns, by name.
+        is_text: which columns are not numbers.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class TakenActions:
         self._are_counted = self._are_whole = True
 
     def see(self, rows: Rows, has_action: np.ndarray) -> None:
-        """Check and count those of the next rows."""
+        """Check and count the actions of the next rows."""
         import pyarrow as pa
 
         if names := self.statistics.names:
@@ -149,11 +149,11 @@ class TakenActions:
         self._are_counted = len(self.counts) <= MOST_ACTIONS
 
     def actions(self, asked: ActionOptions) -> Actions:
-        """The columns of actions.
+        """Return the columns of actions.
 
         Raises:
-            DataError: actions of two types, too many categories, one action only, or any that are
-                allowed and never taken.
+            DataError: actions of two types, too many categories, only one action, or allowed
+                actions that never occur.
         """
         names = self._names
         if isinstance(asked.of_env, Discrete) and len(names) == 1 and self._are_whole:
@@ -197,7 +197,7 @@ class TakenActions:
         return self._are_whole and len(self.counts) <= MOST_DISCRETE
 
     def _allowed(self, given: Sequence[Any] | None) -> tuple[tuple[Value, ...], ...]:
-        """The allowed actions as the columns have them; none where they are not given."""
+        """Return the allowed actions as the columns have them; empty if none are given."""
         if given is None:
             return ()
         start, values = f"dataset.allowed_actions={[*given]}:", []

@@ -1,4 +1,4 @@
-"""Which columns of a table are observations, actions, reward and so on: as asked, else guessed."""
+"""Choose the columns of observations, actions, reward and so on: as given, else by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bcq_exp.data.transitions import DataError
 from bcq_exp.formatting import listed
 
 _SHOWN = 12  # names in a message
-SINGLE: Mapping[str, tuple[str, ...]] = {  # names that are guessed, the likeliest first
+SINGLE: Mapping[str, tuple[str, ...]] = {  # guessed names, the likeliest first
     "episode": (
         "episode", "episode_id", "episode_index", "ep", "trajectory", "trajectory_id", "traj",
         "traj_id", "icustay_id", "icustayid", "stay_id", "encounter_id", "session", "session_id",
@@ -39,17 +39,17 @@ _SEVERAL: Mapping[str, tuple[tuple[str, ...], ...]] = {  # patterns, the likelie
     "actions": (("action*",), ("act", "act_*", "act[0-9]*", "act[[]*")),
     "observations": (("obs*",), ("state*",)),
 }
-_NEXT = "next[_.]*"  # of the step after: never guessed
+_NEXT = "next[_.]*"  # columns of the next step: never guessed
 _NUMERIC = (ColumnType.NUMBER, ColumnType.BOOLEAN)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table, by what they are.
+    """The columns of a table by role.
 
     Args:
-        terminated: True where every episode ends by itself, in its last row.
-        categorical: those that are read as categories, whatever they hold.
+        terminated: True if every episode terminates in its last row.
+        categorical: columns that are read as categories, whatever their type.
         guessed: the keys that were not given.
     """
 
@@ -66,18 +66,18 @@ class Columns:
 
     @property
     def flags(self) -> dict[str, str]:
-        """The columns of flags, by what they are."""
+        """Return the columns of flags by role."""
         flags = {"terminated": self.terminated, "truncated": self.truncated}
         return {name: column for name, column in flags.items() if isinstance(column, str)}
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every column that is read."""
+        """Return every column that is read."""
         singles = (self.episode, self.time, self.reward, self.behaviour_prob, *self.flags.values())
         return (*self.observations, *self.actions, *(name for name in singles if name is not None))
 
     def in_words(self) -> str:
-        """Each key and its columns."""
+        """Describe each key and its columns."""
         parts = [
             f"{key}={_list(getattr(self, key))}{'?' if key in self.guessed else ''}"
             for key in (*_KEYS, "behaviour_prob")
@@ -93,16 +93,16 @@ _KEYS = ("episode", "time", "observations", "actions", "reward", "terminated", "
 def choose(
     file: str, columns: Mapping[str, Column], categorical: tuple[str, ...], **wanted: Any
 ) -> Columns:
-    """The columns to read.
+    """Choose the columns to read.
 
     Args:
-        file: a name, for messages.
-        columns: all there are, in order.
-        categorical: those that are read as categories whatever they hold.
-        wanted: by key, as the configuration has them; None is guessed.
+        file: the file's name, for messages.
+        columns: all columns, in order.
+        categorical: columns that are read as categories, whatever their type.
+        wanted: columns by key of the configuration; None is guessed.
 
     Raises:
-        DataError: a column that does not exist or has two uses, or a guess that finds none.
+        DataError: a column that does not exist or has two roles, or a guess without result.
     """
     for name in categorical:
         _named("categorical", name, file, columns)
@@ -145,14 +145,14 @@ def choose(
 
 
 def _check(key: str, column: Column, kinds: Sequence[ColumnType], needed: str) -> None:
-    """Refuse values of other kinds."""
+    """Refuse columns of other types."""
     if column.kind not in kinds:
         found = f"text, {column.odd}" if column.odd else f"values of kind {column.kind.value}"
         raise DataError(f"dataset.{key}={column.name}: has {found}; {needed} are needed")
 
 
 def _single(key: str, value: Any, file: str, columns: Mapping[str, Column]) -> Any:
-    """The one column that a key names."""
+    """Return the one column that a key names."""
     if key == "terminated" and isinstance(value, bool):
         return value
     if not isinstance(value, str):
@@ -171,7 +171,7 @@ def _named(key: str, name: Any, file: str, columns: Mapping[str, Column]) -> str
 
 
 def _several(key: str, value: Any, file: str, columns: Mapping[str, Column]) -> tuple[str, ...]:
-    """The columns that names, patterns and prefixes stand for, each once."""
+    """Return the columns that names, patterns and prefixes match, each once."""
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, Sequence) or not all(isinstance(e, str) for e in entries):
         raise DataError(f"dataset.{key}={value}: must be a column, a pattern, or a list of them")
@@ -196,7 +196,7 @@ def _several(key: str, value: Any, file: str, columns: Mapping[str, Column]) -> 
 
 
 def _take(taken: dict[str, str], key: str, names: Any) -> None:
-    """Note which key has the columns; each has one use."""
+    """Assign columns to a key; each column has one role."""
     for name in names if isinstance(names, tuple) else (names,):
         if not isinstance(name, str):
             continue
@@ -208,7 +208,7 @@ def _take(taken: dict[str, str], key: str, names: Any) -> None:
 
 
 def _guess(key: str, names: Sequence[str], numeric: Collection[str]) -> Any:
-    """One of the names, or several, by what they say; for observations else all numbers."""
+    """Guess a key's columns by name; for observations else all numeric columns."""
     if key in SINGLE:
         lower = {name.lower(): name for name in reversed(names)}
         return next((lower[name] for name in SINGLE[key] if name in lower), None)
@@ -222,7 +222,7 @@ def _guess(key: str, names: Sequence[str], numeric: Collection[str]) -> Any:
 
 
 def _list(names: Any) -> str:
-    """Columns in brackets, one alone without; ``true`` and ``none`` as such."""
+    """Format several columns in brackets, a single one without; also ``true`` and ``none``."""
     if names is None or isinstance(names, bool):
         return "true" if names else "none"
     if isinstance(names, str):

@@ -17,7 +17,7 @@ class ColumnStatistics:
         self.low, self.high = (np.full(len(names), end) for end in (np.inf, -np.inf))
 
     def see(self, values: np.ndarray) -> None:
-        """Take in values ``(n, C)``, merged as by Chan, Golub and LeVeque (1979)."""
+        """Update with values ``(n, C)``, merged as by Chan, Golub and LeVeque (1979)."""
         if not len(values) or not self.names:
             return
         n, total = len(values), self.count + len(values)

@@ -1,4 +1,4 @@
-"""What the values of a column are: decided by its type, and of text by looking through it."""
+"""The type of a column's values: by its Arrow type, of text by its content."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _BOOLEAN = r"(?i)^(true|false)$"
 
 
 class ColumnType(Enum):
-    """What the values of a column are."""
+    """The type of a column's values."""
 
     NUMBER = "number"
     BOOLEAN = "boolean"
     CATEGORY = "category"  # text
     TIME = "time"
     LIST = "list"
-    OTHER = "other"  # bytes, structures, nothing at all
+    OTHER = "other"  # bytes, structures, null
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Column:
 
     Args:
         source: its name in the files.
-        position: in the lists, of ``width`` values each.
-        is_text: whether numbers, booleans and times are to be read from text.
-        odd: of text, the first that is no number, and where it is.
+        position: the position in lists of ``width`` values.
+        is_text: whether numbers, booleans and times are parsed from text.
+        odd: the first text that is no number, and its place.
         is_mixed: whether most of the text is numbers.
     """
 
@@ -46,10 +46,10 @@ class Column:
     is_mixed: bool = False
 
     def values(self, rows: Rows) -> Any:
-        """Its values in rows of the files, in the type of its kind.
+        """Return the column's values in some rows, converted to its type.
 
         Raises:
-            DataError: lists of another length.
+            DataError: lists of different lengths.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -72,7 +72,7 @@ class Column:
 
 
 class TextColumn:
-    """The kind of a column of text, from what has been seen of it."""
+    """Finds the type of a column of text from its values."""
 
     def __init__(self) -> None:
         self._seen = self._numbers = 0
@@ -80,7 +80,7 @@ class TextColumn:
         self._odd: str | None = None
 
     def see(self, rows: Rows, name: str) -> None:
-        """Look at some values."""
+        """Update with the values of some rows."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -104,12 +104,12 @@ class TextColumn:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is text, and not for want of some numbers."""
+        """Whether the column is certainly text: no value so far is a number, boolean or time."""
         is_other = self._may_be_boolean or self._may_be_time or self._numbers
         return self._seen > 0 and not is_other
 
     def column(self, name: str) -> Column:
-        """The column. One without any value is of numbers, which are missing where needed."""
+        """Return the column; a column without values counts as numbers."""
         if self._numbers == self._seen:
             kind = ColumnType.NUMBER
         elif self._may_be_boolean or self._may_be_time:
@@ -121,7 +121,7 @@ class TextColumn:
 
 
 def _is_all(values: Any, kind: Any) -> bool:
-    """Whether all texts can be read as that."""
+    """Whether all texts can be parsed as an Arrow type."""
     import pyarrow as pa
 
     try:
@@ -132,7 +132,7 @@ def _is_all(values: Any, kind: Any) -> bool:
 
 
 def without_spaces(array: Any) -> Any:
-    """Text without dictionary and surrounding spaces; empty text is missing. The rest unchanged."""
+    """Decode and strip text; empty text becomes null. Other arrays are unchanged."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -145,7 +145,7 @@ def without_spaces(array: Any) -> Any:
 
 
 def column_type(kind: Any) -> ColumnType:
-    """The kind of an Arrow type."""
+    """Return the type of an Arrow type's values."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):

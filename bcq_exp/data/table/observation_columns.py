@@ -1,4 +1,4 @@
-"""What the observations' columns become: numbers, and one-hot vectors of categories."""
+"""Convert columns of observations: to numbers, and to one-hot vectors of categories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bcq_exp.data.table.column_types import ColumnType
 from bcq_exp.data.table.rows import Rows, Value
 from bcq_exp.data.transitions import DataError
 
-MOST_CATEGORIES = 1000  # of a column
+MOST_CATEGORIES = 1000  # categories of a column
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Feature:
     """A column of observations.
 
     Args:
-        categories: of a category, in the order of its one-hot numbers.
+        categories: the categories of a column, in the order of its one-hot numbers.
     """
 
     name: str
@@ -31,26 +31,26 @@ class Feature:
 
     @property
     def size(self) -> int:
-        """Numbers in an observation."""
+        """The numbers that the column has in an observation."""
         return len(self.categories) if self.kind == ColumnType.CATEGORY else 1
 
     def vectors(self, rows: Rows) -> np.ndarray:
-        """``(N, size)`` float32."""
+        """Convert rows to ``(N, size)`` float32."""
         if self.kind != ColumnType.CATEGORY:
             return rows.numbers(self.name).astype(np.float32)[:, None]
         return np.eye(self.size, dtype=np.float32)[rows.codes(self.name, self.categories)]
 
     def facts(self) -> dict[str, Any]:
-        """In plain values, for the record."""
+        """Describe the column in plain values, for the record."""
         facts: dict[str, Any] = {"name": self.name, "kind": self.kind.value}
         return facts | ({"categories": [*self.categories]} if self.categories else {})
 
 
 class Observations:
-    """Categories and statistics of the observations that have been seen.
+    """Collects categories and statistics of a table's observations.
 
     Args:
-        kinds: of the columns, by name.
+        kinds: the types of the columns, by name.
     """
 
     def __init__(self, kinds: Mapping[str, ColumnType]) -> None:
@@ -62,7 +62,7 @@ class Observations:
         self._resolution = Resolution()
 
     def see(self, rows: Rows, follows: np.ndarray) -> None:
-        """Check the next rows; ``follows`` (N,) are those that are not an episode's first."""
+        """Check the next rows; ``follows`` (N,) are rows that are not an episode's first."""
         if names := self.statistics.names:
             values = rows.finite(names)
             self.statistics.see(values)
@@ -80,14 +80,14 @@ class Observations:
                 )
 
     def features(self) -> tuple[Feature, ...]:
-        """The columns."""
+        """Return the columns."""
         return tuple(
             Feature(name, kind, tuple(sorted(self._categories.get(name, ()))))
             for name, kind in self._kinds.items()
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What float32 loses."""
+        """Return notes on columns whose changes float32 loses."""
         if not (statistics := self.statistics).names:
             return ()
         return self._resolution.notes({"obs": np.stack([statistics.low, statistics.high])})

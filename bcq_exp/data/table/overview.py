@@ -1,4 +1,4 @@
-"""A table in a few lines, to look at before anything is learned from it."""
+"""Summarize a table in a few lines, for a check before training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bcq_exp.data.table.steps import Steps
 from bcq_exp.formatting import and_more, counted, listed
 
 EXTREME = 20  # standard deviations from the mean
-_WIDTH, _NAMES, _ACTIONS = 80, 8, 12  # characters of a line; names and actions that are listed
+_WIDTH, _NAMES, _ACTIONS = 80, 8, 12  # characters of a line; listed names; listed actions
 
 
 def summarize(
     files: TableFiles, scan: Scan, steps: Steps, returns: np.ndarray, actions: Actions
 ) -> tuple[str, ...]:
-    """The lines, at most 80 characters wide where no name is longer; ``returns`` are (E,)."""
+    """Return lines of at most 80 characters, unless a name is longer; ``returns`` are (E,)."""
     count, columns = len(files.paths), scan.columns
     unused = [name for name in files.columns if name not in columns.all]
     facts = [
@@ -79,7 +79,7 @@ def _coverage(
 
 
 def _odd_columns(columns: ColumnStatistics) -> list[tuple[str, str]]:
-    """Columns that never change, and those with a value far from all others."""
+    """Describe columns that never change, and columns with outliers."""
     found: list[tuple[str, str]] = []
     is_constant = columns.low == columns.high
     constant = [n for n, same in zip(columns.names, is_constant, strict=True) if same]

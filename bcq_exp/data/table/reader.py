@@ -36,13 +36,13 @@ def read_table(
     empty_reward: float | None,
     scratch: Path,
 ) -> Contents:
-    """Everything in a table's files, validated.
+    """Read and validate a table's files.
 
     Args:
-        columns: what its columns are.
-        asked: of the actions.
-        empty_reward: the reward where none is given.
-        scratch: a folder for the arrays of a large set, which are mapped from there.
+        columns: the roles of its columns.
+        asked: the options for actions.
+        empty_reward: the reward of rows without one.
+        scratch: a folder for the arrays of a large set, which are memory-mapped.
 
     Raises:
         DataError: one line that names column, row and file.
@@ -92,7 +92,7 @@ def _fill(
     actions: Actions,
     scratch: Path,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The second pass: the arrays of the transitions, and the rewards of dropped rows.
+    """Do the second pass: write transitions; return rewards of dropped rows as well.
 
     Raises:
         DataError: an action that is not in its space.
@@ -121,7 +121,7 @@ def _fill(
         obs = np.concatenate([feature.vectors(rows) for feature in features], 1)
         arrays["obs"][new] = obs[kept]
         arrays["act"][new] = actions.vectors(rows, has_action)[kept]
-        # A row is the next of the one before, and its own where nothing follows a terminated one.
+        # A row is the successor of the row before; a terminated row is its own successor.
         is_next = np.zeros(len(rows), np.int64)
         before = slice(max(start - 1, 0), part.stop - 1)
         is_next[int(start == 0) :] = steps.kept[before] & steps.has_next[before]
@@ -153,18 +153,18 @@ def _fill(
 
 
 def _empty(path: Path | None, shape: tuple[int, ...]) -> np.ndarray:
-    """An array to be written to: in memory, or in a file that has all its room on the disk."""
+    """Make an array to write to: in memory, or in a fully allocated file."""
     if path is None:
         return np.empty(shape, np.float32)
     array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a signal later
+    if hasattr(os, "posix_fallocate"):  # a full disk raises here, instead of a signal later
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 
 def _meaning(features: Sequence[Feature], actions: Actions) -> str:
-    """The categories, which the same numbers stand for in another table; none of plain numbers."""
+    """Return the categories, which give the numbers their meaning; empty for plain numbers."""
     categories: list[Any] = [feature.categories for feature in features if feature.categories]
     first = getattr(actions.space, "start", 0)
     if actions.values != tuple((first + i,) for i in range(len(actions.values))):
@@ -173,7 +173,7 @@ def _meaning(features: Sequence[Feature], actions: Actions) -> str:
 
 
 def _facts(columns: Columns, features: Sequence[Feature], actions: Actions) -> dict[str, Any]:
-    """What became of the columns, in plain values."""
+    """Describe the columns in plain values."""
     values = [[*value] if len(value) > 1 else value[0] for value in actions.values]
     return {
         "observations": [feature.facts() for feature in features],

@@ -1,4 +1,4 @@
-"""Neighbouring rows of a table, and one line about the first of them that cannot be used."""
+"""Neighbouring rows of a table, and one-line errors about the first invalid one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Rows:
     Args:
         data: the data set's name.
         path: the file.
-        first: number of the first row in its file, from 0.
+        first: the number of the first row in its file, from 0.
         arrays: the values of some columns, by name.
     """
 
@@ -38,21 +38,21 @@ class Rows:
         return len(next(iter(self.arrays.values())))
 
     def last(self) -> Rows:
-        """The last of them alone."""
+        """Return the last row alone."""
         end = len(self) - 1
         arrays = {name: array.slice(end, 1) for name, array in self.arrays.items()}
         return Rows(self.data, self.path, self.first + end, arrays)
 
     def place(self, row: int | np.integer) -> str:
-        """Where one of the rows is, for messages: rows count from 1, without the header."""
+        """Describe a row's place in messages: rows count from 1, without the header."""
         return place(self.path, self.first + int(row))
 
     def refuse(self, wrong: np.ndarray, column: str, words: str, remedy: str) -> None:
-        """Raise DataError about the first of the wrong rows ``(N,)``, if there are any.
+        """Raise DataError about the first wrong row, if there are any among ``(N,)``.
 
         Args:
-            words: about the column; ``{}`` is its value there.
-            remedy: begins with its punctuation.
+            words: a sentence about the column; ``{}`` is its value there.
+            remedy: advice, which begins with its punctuation.
         """
         if wrong.any():
             row = int(np.argmax(wrong))
@@ -78,10 +78,10 @@ class Rows:
         return array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
     def finite(self, names: Sequence[str], wanted: Any = True) -> np.ndarray:
-        """Numbers of several columns ``(N, C)``; in the wanted rows, those that float32 can hold.
+        """Return numbers of columns ``(N, C)``, finite in float32 in the wanted rows.
 
         Raises:
-            DataError: naming the first other.
+            DataError: naming the first that is not.
         """
         values = np.stack([self.numbers(name) for name in names], 1)
         remedy = "; every value must be a finite number (in float32): fill it, or leave the row out"
@@ -101,13 +101,13 @@ class Rows:
         return array.cast(pa.int64()).to_numpy(zero_copy_only=False)
 
     def distinct(self, name: str) -> set[Value]:
-        """The different values of a column, whole numbers as integers; none may be missing."""
+        """Return the distinct values of a column, whole numbers as integers; none may be null."""
         import pyarrow.compute as pc
 
         return {plain(value) for value in pc.unique(self.arrays[name]).to_pylist()}
 
     def codes(self, name: str, known: Sequence[Value]) -> np.ndarray:
-        """The place of each value ``(N,)`` among some that are sorted; -1 where it is none."""
+        """Return the index of each value ``(N,)`` in sorted values; -1 if it is missing there."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -123,19 +123,19 @@ def place(path: Path, row: int) -> str:
 
 
 def places(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The place of each number ``(N,)`` among some that are sorted; -1 where it is none of them."""
+    """Return the index of each number ``(N,)`` in sorted numbers; -1 if it is missing there."""
     found = np.searchsorted(known, values).clip(max=len(known) - 1)
     return np.where(known[found] == values, found, -1)
 
 
 def plain(value: Any) -> Any:
-    """A whole number as an integer; anything else as it is."""
+    """Convert a whole number to an integer; leave other values unchanged."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return int(value) if is_number and float(value).is_integer() else value
 
 
 def shown(values: Sequence[Any]) -> str:
-    """An action for people: the value of its column, or those of several."""
+    """Format an action: the value of its column, or those of several."""
     words = [str(plain(value)) for value in values]
     return words[0] if len(words) == 1 else f"({', '.join(words)})"
 

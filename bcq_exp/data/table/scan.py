@@ -16,16 +16,16 @@ from bcq_exp.data.table.sources import TableFiles
 from bcq_exp.data.transitions import DataError
 from bcq_exp.data.validation import as_flags
 
-# what is kept of a row: whether an episode begins, it has an action, a reward, one that is not 0,
-# and ends that way
+# bits of a row: begins an episode, has an action, has a reward, has one that is not 0, terminated,
+# truncated
 START, STEP, REWARDED, NONZERO, TERMINATED, TRUNCATED = (np.uint8(1 << bit) for bit in range(6))
 
 
 class Scan:
-    """What is known of a table once all its rows have been seen.
+    """The facts of a table after the first pass over its rows.
 
     Args:
-        empty_reward: the reward where none is given.
+        empty_reward: the reward of rows without one.
 
     Attributes:
         states: the bits of every row ``(N,)``, uint8.
@@ -50,7 +50,7 @@ class Scan:
         self._states: list[np.ndarray] = []
         self._ids: list[Any] = []  # of episodes, where they begin
         self._first_rows: dict[Path, int] = {}
-        self._before: Rows | None = None  # the row before the present ones
+        self._before: Rows | None = None  # the row before the present batch
         num_rows = 0
         for rows in files.rows(columns.all):
             is_new_file = rows.path not in self._first_rows
@@ -61,11 +61,11 @@ class Scan:
         self._check_interleaved()
 
     def has(self, bit: np.uint8) -> np.ndarray:
-        """The rows that have a bit ``(N,)``."""
+        """Return which rows have a bit ``(N,)``."""
         return self.states & bit > 0
 
     def place(self, row: int | np.integer) -> str:
-        """Where a row of the whole table is."""
+        """Describe the place of a row of the whole table."""
         path, first = max(
             ((path, first) for path, first in self._first_rows.items() if first <= row),
             key=lambda pair: pair[1],
@@ -107,7 +107,7 @@ class Scan:
         return ~empty[0]
 
     def _starts(self, rows: Rows, states: np.ndarray, is_new_file: bool) -> np.ndarray:
-        """The rows with which episodes begin ``(N,)``."""
+        """Return which rows begin episodes ``(N,)``."""
         import pyarrow.compute as pc
 
         column, before = self.columns.episode, self._before

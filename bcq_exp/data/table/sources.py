@@ -25,10 +25,10 @@ from bcq_exp.data.table.rows import Rows
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import first_line
 
-_MAGIC, _GZIP = b"PAR1", b"\x1f\x8b"  # with which a Parquet and a compressed file begin
-_BUFFER = 2**20  # bytes of a column of a Parquet file that are read at once
+_MAGIC, _GZIP = b"PAR1", b"\x1f\x8b"  # first bytes of a Parquet and of a compressed file
+_BUFFER = 2**20  # bytes of a Parquet column that are read at once
 _BLOCK = 2**22  # bytes of a CSV file
-_MOST_ROWS, _VALUES = 2**16, 2**21  # rows and values of a batch
+_MOST_ROWS, _VALUES = 2**16, 2**21  # rows, and values, of a batch
 
 
 class TableFiles:
@@ -37,10 +37,10 @@ class TableFiles:
     Args:
         data: the data set's name, for messages.
         path: as the user gave it, for messages.
-        paths: what :func:`find` made of it.
+        paths: the files that :func:`find` found.
 
     Raises:
-        DataError: a file that cannot be read, or has other columns than the first.
+        DataError: a file that cannot be read, or whose columns differ from the first's.
     """
 
     def __init__(self, data: str, path: str, paths: Sequence[Path]) -> None:
@@ -57,7 +57,7 @@ class TableFiles:
         self._settle_text()
 
     def _check_same(self, file: Path, sources: Mapping[str, Any]) -> None:
-        """Refuse a file whose columns are not those of the first: name and Arrow type."""
+        """Refuse a file whose columns, names and Arrow types, differ from the first's."""
         own, first = self._sources(file), self.paths[0].name
         start = f"dataset.path={self.path}: {file.name} has"
         for name, kind in sources.items():
@@ -74,7 +74,7 @@ class TableFiles:
                 )
 
     def _sources(self, file: Path) -> dict[str, Any]:
-        """The columns of a file as it has them: name and Arrow type."""
+        """Return the columns of a file: name and Arrow type."""
         with _readable(file):
             if self._is_parquet[file]:
                 import pyarrow.parquet as pq
@@ -90,7 +90,7 @@ class TableFiles:
         return dict(zip(names, schema.types, strict=True))
 
     def _columns(self, source: str, kind: Any) -> Iterator[Column]:
-        """One for each position of lists, else one."""
+        """Yield the columns of a source: one for each position of lists, else one."""
         import pyarrow.compute as pc
 
         if column_type(kind) != ColumnType.LIST:
@@ -105,7 +105,7 @@ class TableFiles:
             yield Column(f"{source}[{position}]", source, element, position, width)
 
     def _settle_text(self) -> None:
-        """Look once through all text, whether it is numbers, booleans or times."""
+        """Read all text once, to find columns of numbers, booleans or times."""
         texts = {name: TextColumn() for name, column in self.columns.items() if column.is_text}
         for rows in self._arrays(texts):
             unsettled = {name: text for name, text in texts.items() if not text.is_settled}
@@ -116,7 +116,7 @@ class TableFiles:
         self.columns |= {name: text.column(name) for name, text in texts.items()}
 
     def rows(self, names: Iterable[str]) -> Iterator[Rows]:
-        """The table from its first row to its last, with these columns, in their kinds.
+        """Yield the rows of the table with these columns, converted to their types.
 
         Raises:
             DataError: a file that is damaged, or lists of different lengths.
@@ -126,7 +126,7 @@ class TableFiles:
             yield replace(rows, arrays={column.name: column.values(rows) for column in columns})
 
     def _arrays(self, sources: Iterable[str]) -> Iterator[Rows]:
-        """The same with columns as the files have them."""
+        """Yield rows with columns as the files have them."""
         sources = list(sources)
         if not sources:
             return
@@ -144,7 +144,7 @@ class TableFiles:
         if self._is_parquet[file]:
             import pyarrow.parquet as pq
 
-            # Page by page: a group of rows, which may be the whole file, is not held in memory.
+            # Read page by page: a row group, which may be the whole file, may not fit in memory.
             with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as parquet:
                 yield from parquet.iter_batches(size, columns=list(sources))
         else:
@@ -155,10 +155,10 @@ class TableFiles:
 
 
 def find(path: str) -> list[Path]:
-    """The files of a path, or of a pattern such as ``logs/*.parquet`` in order of name.
+    """Find the files of a path, or of a pattern such as ``logs/*.parquet``, sorted by name.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there is no file.
     """
     expanded = Path(path).expanduser()
     if expanded.is_dir():
@@ -174,7 +174,7 @@ def find(path: str) -> list[Path]:
 
 
 def _is_parquet(file: Path) -> bool:
-    """Whether a file is Parquet, by what it begins with; one that only says so by name is none.
+    """Whether a file is Parquet, by its first bytes; the name alone does not count.
 
     Raises:
         DataError: an empty file, or one that is neither.
@@ -197,7 +197,7 @@ def _is_parquet(file: Path) -> bool:
 
 @contextmanager
 def _open_csv(file: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """A reader of a CSV file's columns as text, with a comma, semicolon or tab between them."""
+    """Open a reader of CSV columns as text, separated by comma, semicolon or tab."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -234,7 +234,7 @@ def _open_csv(file: Path, columns: Sequence[str] | None = None) -> Iterator[Any]
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Turn what a damaged file makes Arrow raise into one line."""
+    """Report Arrow's errors on a damaged file in one line."""
     import pyarrow as pa
 
     try:

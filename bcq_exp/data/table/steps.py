@@ -1,4 +1,4 @@
-"""Which rows of a table are steps and transitions, once all have been seen."""
+"""Decide which rows of a table are steps and transitions, after the first pass."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from bcq_exp.data.table.scan import (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps:
-    """What the rows are; arrays ``(N,)`` over the rows.
+    """The roles of rows; arrays are ``(N,)`` over the rows.
 
     Args:
         has_action: the row is a step, not only the observation after the last.
         kept: it becomes a transition.
         has_next: the next row is of the same episode.
-        terminated, truncated: of transitions.
-        only_last: each episode has its reward in its last row alone, and 0 before it.
+        terminated, truncated: the flags of transitions.
+        only_last: each episode has its reward in its last row only, and 0 before it.
         lengths: steps of each episode ``(E,)``, at least one.
         rows: transitions of each episode ``(E,)``.
         num_cut: episodes that were truncated.
-        notes: what has to be known of the episodes, in words.
+        notes: sentences on irregularities of the episodes.
     """
 
     has_action: np.ndarray
@@ -46,10 +46,10 @@ class Steps:
 
     @classmethod
     def of(cls, scan: Scan) -> Steps:
-        """The steps of a table.
+        """Find the steps of a table.
 
         Raises:
-            DataError: rows that cannot be put in order, or rewards that are missing.
+            DataError: rows without a defined order, or missing rewards.
         """
         columns, has_action = scan.columns, scan.has(STEP)
         starts = np.flatnonzero(scan.has(START))
@@ -80,7 +80,7 @@ class Steps:
                 "next observation; give dataset.episode or dataset.terminated"
             )
         cut = final[~terminated[final]]
-        # A dropped row leaves its episode cut one step earlier.
+        # A dropped row cuts its episode one step earlier.
         dropped = cut[~kept[cut] & (cut > 0)]
         truncated[dropped[has_next[dropped - 1]] - 1] = True
         truncated[cut] = True
@@ -110,7 +110,7 @@ def _flags(
     """The steps that have a flag ``(N,)``; an episode's last row gives its flag to its last step.
 
     Args:
-        last, final: rows of each episode's last row and last step ``(E,)``.
+        last, final: the rows of each episode's last row and last step ``(E,)``.
     """
     values = scan.has(bit)
     values[final] |= values[last]

@@ -2,4 +2,4 @@
 
 
 class UntraceableError(RuntimeError):
-    """A step that no XLA program can be made of; the message says why."""
+    """A step that XLA cannot compile; the message has the reason."""

@@ -1,4 +1,4 @@
-"""What decides whether a run's steps become an XLA program, and makes it when it is due."""
+"""Decide whether a run's steps become an XLA program, and compile it when it is needed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 class XLACompiler:
     """Makes the executors of a cohort's runs, which share their programs.
 
-    JAX is imported for the first of them: a run that ends before does not wait for it.
+    JAX is imported for the first executor, so that shorter runs do not wait for it.
 
     Args:
-        is_required: whether a step that cannot be compiled is an error; else it runs eagerly, and
-            one log line says why.
+        is_required: whether a step that cannot be compiled is an error; otherwise it runs eagerly,
+            and one log line has the reason.
     """
 
     def __init__(self, is_required: bool) -> None:
@@ -36,10 +36,10 @@ class XLACompiler:
         self._lock = Lock()
 
     def __call__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> Executor:
-        """An executor, at the first call with these optimizers after compiling for it.
+        """Make an executor; the first call with these optimizers compiles.
 
         Raises:
-            UserError: if the step cannot be compiled and has to be.
+            UserError: if the step cannot be compiled and ``is_required``.
         """
         eager = EagerExecutor(learner, table, buffers)
         if self._failure:
@@ -77,10 +77,10 @@ class XLACompiler:
 
 
 def _compilable(learner: Learner) -> OfflineAlgorithm:
-    """The learner, if its steps are the same every time.
+    """Return the learner if its steps always run the same kernels.
 
     Raises:
-        UntraceableError: if they may not be.
+        UntraceableError: if they may differ.
     """
     if not isinstance(learner, OfflineAlgorithm):
         raise UntraceableError("stacked runs cannot be compiled")

@@ -1,8 +1,8 @@
-"""Gradient steps as XLA programs: torch's equations, compiled once, many steps a call.
+"""Gradient steps as XLA programs: torch's operators, compiled once, many steps per call.
 
-A step itself runs once while JAX traces. Every operator that torch dispatches on the way (forward,
-backward, optimizers) is applied to JAX's values as well (:mod:`bcq_exp.engine.xla.trace`), so the
-program is what the step did, whatever Python it went through.
+A step runs once while JAX traces. Every operator that torch dispatches (forward, backward,
+optimizers) is also applied to JAX's values (:mod:`bcq_exp.engine.xla.trace`), so that the program
+contains exactly these operators.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ ROUNDING_BF16 = 0.25
 
 
 class XLAExecutor:
-    """Steps one run. Between :meth:`sync` calls its state is JAX's alone.
+    """Steps one run; between :meth:`sync` calls only JAX has its state.
 
     Args:
-        program: of this run, or of another of its cohort.
+        program: the program of this run, or of another run of its cohort.
     """
 
     def __init__(self, learner: OfflineAlgorithm, buffers: StepBuffers, program: Program) -> None:
@@ -75,9 +75,9 @@ class XLAExecutor:
 
 
 class Program:
-    """So many steps of a run, compiled for its shapes and optimizers.
+    """Steps of a run, compiled for its shapes and optimizers.
 
-    JAX is set up for the CPU, and to keep compiled programs in the user's cache.
+    JAX is configured for the CPU and stores compiled programs in the user's cache.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Program:
                 return turns[0](changing)
             return jax.lax.switch((turn + i) % cycle, turns, changing)
 
-        # not what is in them now: a program that differs between runs is found in no cache
+        # without present values, which would make cached programs differ between runs
         outputs = [jnp.zeros(x.shape, DTYPES[x.dtype]) for x in self._buffers.outputs]
         *state, metrics, _ = jax.lax.fori_loop(0, count, step, [*state, *outputs])
         return state, metrics
@@ -148,12 +148,12 @@ class Program:
 
 
 def _changing(learner: OfflineAlgorithm) -> list[Tensor]:
-    """What a step may change of a run: parameters, buffers and the optimizers' moments."""
+    """Return the tensors that a step may change: parameters, buffers, optimizer moments."""
     return [*learner.state_tensors(), *learner.buffers()]
 
 
 def _as_tensors(learner: OfflineAlgorithm) -> list[Tensor]:
-    """A run's stackable hyperparameters (), so that those of other runs can take their place."""
+    """Return a run's stackable hyperparameters as tensors (), inputs of the program."""
     like, hyper = next(learner.parameters()), learner.hyperparameters
     return [like.new_tensor(float(getattr(hyper, name))) for name in hyper.stackable()]
 
@@ -161,9 +161,9 @@ def _as_tensors(learner: OfflineAlgorithm) -> list[Tensor]:
 def verify(
     learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers, program: Program
 ) -> None:
-    """Take two steps both ways, and undo them.
+    """Compare two compiled steps with eager ones, and undo them.
 
-    A constant that is none, such as a counter in Python, shows the second time.
+    The second step reveals values that are no constants, such as a counter in Python.
 
     Raises:
         UntraceableError: if they differ by more than rounding.
@@ -192,13 +192,13 @@ def verify(
 
 
 def _agree(compiled: Tensor, expected: Tensor, before: Tensor, *, is_bf16: bool) -> bool:
-    """Whether a tensor changed alike, up to rounding."""
+    """Whether two changes of a tensor are equal up to rounding."""
     if torch.equal(compiled, expected):
         return True
     if not expected.is_floating_point():
         return False
     off, change = (compiled - expected).double(), (expected - before).double()
-    if not change.isfinite().all():  # diverged, the same way
+    if not change.isfinite().all():  # both diverged in the same way
         return torch.equal(compiled.isfinite(), expected.isfinite())
     # one gradient of a tensor, near 0, may have the other sign, and Adam's step with it
     if is_bf16:

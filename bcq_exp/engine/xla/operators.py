@@ -1,4 +1,4 @@
-"""Torch's operators in JAX: what an XLA program of a gradient step is made of.
+"""Torch's operators in JAX, the parts of an XLA program of a gradient step.
 
 Keys are the names of ATen's functional operators, with their overload where it matters. An operator
 that writes in place (``add_``) is looked up by its functional name, one over lists of tensors
@@ -37,7 +37,7 @@ def _sub(a: Any, b: Any, alpha: float = 1) -> Array:
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    """Sums of bfloat16's products are in float32, as in torch."""
+    """Multiply matrices; products of bfloat16 are summed in float32, as in torch."""
     if a.dtype != jnp.bfloat16:
         return jnp.matmul(a, b)
     if a.shape[-2] >= MANY_ROWS:
@@ -46,7 +46,7 @@ def _matmul(a: Array, b: Array) -> Array:
 
 
 def _row_major(x: Array) -> Array:
-    """The same numbers, lying row by row: XLA's bfloat16 products of others are half as fast."""
+    """Copy to row-major layout; XLA's bfloat16 products of other layouts are half as fast."""
     return jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
 
 
@@ -71,7 +71,7 @@ def _sum(
 
 
 def _axes(dim: int | Sequence[int] | None) -> Any:
-    """Torch's empty list of dimensions means all of them."""
+    """Convert dimensions to axes; torch's empty list means all of them."""
     if isinstance(dim, int) or dim is None:
         return dim
     return tuple(dim) or None
@@ -178,7 +178,7 @@ def _fused_adam(
 ) -> list[list[Array]]:
     """Kingma & Ba 2015, algorithm 1; with ``decoupled`` Loshchilov & Hutter 2019, algorithm 2.
 
-    Returns all that the kernel writes: parameters, gradients, first and second moments.
+    Returns all tensors that the kernel writes: parameters, gradients, first and second moments.
     """
     results: list[list[Array]] = [[], [], [], [], []]
     for param, grad, mean, square, step in zip(params, grads, means, squares, steps, strict=True):

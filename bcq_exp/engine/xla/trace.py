@@ -1,4 +1,4 @@
-"""Runs torch's operators on JAX's values while JAX traces."""
+"""Run torch's operators on JAX's values while JAX traces."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bcq_exp.engine.xla import UntraceableError
 from bcq_exp.engine.xla.operators import DTYPES, OPERATORS
 
-Layout = tuple[int, torch.Size, tuple[int, ...]]  # where in its memory a tensor lies
+Layout = tuple[int, torch.Size, tuple[int, ...]]  # a tensor's place in memory
 
 
 class Trace(TorchDispatchMode):
     """Applies each operator that torch runs to JAX's values, which it keeps by tensor.
 
-    A tensor is where its elements lie, so an alias has the value of its source. A write makes other
-    views of the same elements unreadable.
+    Tensors are identified by their place in memory, so that an alias has the value of its source. A
+    write makes other views of the same elements unreadable.
 
     Args:
-        tensors: those that have values at the start; all others are constants.
-        values: JAX's, of the same shapes and types.
+        tensors: the tensors with values at the start; all others are constants.
+        values: JAX's values, of the same shapes and types.
     """
 
     def __init__(self, tensors: Sequence[Tensor], values: Sequence[Array]) -> None:
         super().__init__()
         self._memory: dict[int, dict[Layout, Array | None]] = {}
-        self._alive: list[Tensor] = []  # so that nothing else takes its place
+        self._alive: list[Tensor] = []  # so that its memory is not reused
         self.num_constants = 0
         for tensor, value in zip(tensors, values, strict=True):
             self._keep(tensor, value)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would import its own compiler to keep it out: a second
+        return False  # torch would import its own compiler, which takes a second
 
     def value(self, tensor: Tensor) -> Array:
-        """The value of a tensor as it stands.
+        """Return the present value of a tensor.
 
         Raises:
             UntraceableError: if it was written to through another view.
@@ -117,7 +117,7 @@ def to_jax(tensor: Tensor) -> Array:
 
 
 def to_torch(value: Array) -> Tensor:
-    """The elements of one of JAX's arrays, for a copy."""
+    """View the elements of a JAX array, for a copy."""
     if value.dtype == jnp.bfloat16:
         value = value.astype(jnp.float32)
     return torch.from_numpy(np.array(value))
@@ -128,13 +128,13 @@ def _layout(tensor: Tensor) -> Layout:
 
 
 def _span(layout: Layout) -> tuple[int, int]:
-    """The first element of a layout, and the one after its last."""
+    """Return the first element of a layout, and the one after its last."""
     offset, shape, strides = layout
     return offset, offset + 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 
 def _lowered(func: OpOverload) -> Callable[..., Any]:
-    """The function of JAX's values that an operator of torch's is."""
+    """Return the function of JAX's values for an operator of torch."""
     name = func.overloadpacket.__name__.removesuffix("_")
     if name in OPERATORS:
         return OPERATORS[name]
@@ -145,7 +145,7 @@ def _lowered(func: OpOverload) -> Callable[..., Any]:
 
 
 def _for_each(element: Callable[..., Any]) -> Callable[..., list[Any]]:
-    """An operator over lists of tensors, from the one over their elements."""
+    """Make an operator over lists of tensors from the one over their elements."""
 
     def of_lists(*args: Any, **kwargs: Any) -> list[Any]:
         count = len(args[0])
@@ -156,7 +156,7 @@ def _for_each(element: Callable[..., Any]) -> Callable[..., list[Any]]:
 
 
 def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """The tensors that an operator writes to, in the order of its schema."""
+    """Return the tensors that an operator writes to, in the order of its schema."""
     for i, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             yield from pytree.tree_leaves(args[i] if i < len(args) else kwargs.get(argument.name))

@@ -303,7 +303,7 @@ class HasParameters(Protocol):
     """A network, or several stacked."""
 
     def parameters(self) -> Iterable[Tensor]:
-        """Its trainable tensors, and its frozen ones."""
+        """Return its trainable and frozen parameters."""
 
 
 class LaggedNetworkPolyakUpdateAlgorithmMixin:

@@ -209,7 +209,7 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         gamma, tau, lmbda, num_sampled_action: as of :class:`BCQHyperparameters`.
 
     Raises:
-        TypeError: if an optimizer's factory is none.
+        TypeError: if an optimizer's factory is invalid.
         ValueError: if a number is out of its range, or no weight of the clone can be redrawn.
     """
 

@@ -32,7 +32,7 @@ PAPER_KL_WEIGHT = 0.5  # of the authors' code
 
 
 def concatenated(obs: Tensor, x: Tensor) -> Tensor:
-    """``[obs, x]`` along the last dimension, with (B, 1, O) broadcast beside (B, n, X)."""
+    """``[obs, x]`` along the last dimension, with (B, 1, O) broadcast with (B, n, X)."""
     return torch.cat([obs.expand(*x.shape[:-1], obs.shape[-1]), x], -1)
 
 

@@ -21,7 +21,7 @@ Schedule = Callable[[int], float]  # gradient steps taken -> factor of the learn
 
 @dataclass(frozen=True)
 class LinearSchedule:
-    """From 1 down to ``final`` in a straight line over ``num_steps`` gradient steps."""
+    """Decreases linearly from 1 to ``final`` over ``num_steps`` gradient steps."""
 
     num_steps: int
     final: float = 0.0
@@ -32,7 +32,7 @@ class LinearSchedule:
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """From 1 down to ``final`` along half a cosine (Loshchilov & Hutter 2017, no restarts)."""
+    """Decreases from 1 to ``final`` along half a cosine (Loshchilov & Hutter 2017, no restarts)."""
 
     num_steps: int
     final: float = 0.0

@@ -138,12 +138,12 @@ class Policy(nn.Module, Predictor):
 
     @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        """Actions ``.act``, an array (B, A) in the policy's unit, for ``batch.obs`` ``(B, *obs)``.
+        """Return actions ``.act`` (B, A) in the policy's unit, for ``batch.obs`` ``(B, *obs)``.
 
         Networks act in evaluation mode, whatever mode they are in.
 
-        ``generator=`` (a ``torch.Generator`` on the CPU) supplies what the policy draws, if it
-        draws; by default torch's global one does. ``state`` is handed back: it keeps none.
+        A policy that samples draws from ``generator=`` (a ``torch.Generator`` on the CPU), or from
+        torch's global one. ``state`` is returned unchanged; the policy has no state.
 
         Raises:
             ValueError: if the observations have another shape than those of ``observation_space``.

@@ -1,4 +1,4 @@
-"""From folders of runs to conclusions: tables, statistics, findings, figures, a page.
+"""Analysis of run folders: tables, statistics, findings, figures, the report page.
 
 ``load_runs("multirun/NAME").runs`` is a table of runs, ``.evaluations`` and ``.training`` hold
 their curves.

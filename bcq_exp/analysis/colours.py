@@ -25,7 +25,7 @@ SHADES = (0.0, 0.45, -0.4)  # shares of white, or of black where they are negati
 
 
 class Style(NamedTuple):
-    """How a group is drawn: a colour, and one of DASHES."""
+    """The style of a group: a colour and one of DASHES."""
 
     colour: str
     dash: str

@@ -106,7 +106,7 @@ class Groups:
         return self.labels.index[self.labels == group]
 
     def line(self, group: str) -> dict[str, Any]:
-        """How the group's line is drawn."""
+        """Return the style of the group's line."""
         drawn = self.styles[group]
         label = marked(group, self.num_runs(group))
         return {"color": drawn.colour, "ls": DASHES[drawn.dash], "label": label}

@@ -1,7 +1,7 @@
 """Engines: how a cohort of K >= 1 runs advances n gradient steps.
 
 An engine owns the algorithms of its cohort, their data on the device and their random streams. It
-knows nothing of files, logs or evaluation, and of an algorithm what its contract says
+knows nothing of files, logs or evaluation, and uses only the contract of an algorithm
 (:class:`bcq_exp.algorithm.base.OfflineAlgorithm`); the trainer sees only this protocol.
 """
 

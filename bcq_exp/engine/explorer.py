@@ -13,7 +13,7 @@ from bcq_exp.engine.stream import BLOCK_STEPS, generator
 Behave = Callable[[np.ndarray, int], np.ndarray]
 """A policy's action (A,) for an observation (O,); what it draws, it draws from the seed."""
 
-# the purposes of its random numbers
+# purposes of random numbers
 EPISODE, RANDOM, NOISE, POLICY = "episode", "random", "explore", "policy"
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @entry("paper", plan="plan_only=true", sweeps=False)
 def main(cfg: DictConfig) -> None:
-    require("matplotlib", "paper", "bcq_exp paper")  # draws the figures, hours from now
+    require("matplotlib", "paper", "bcq_exp paper")  # draws the figures, hours later
     from bcq_exp.paper import prechecks
     from bcq_exp.paper.experiments import make_plan
 
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def _do(plan: PaperPlan, at_once: int) -> None:
-    """Everything that is not done yet; a run that is done needs its data and checkpoint no more."""
+    """Do everything that is left; a completed run needs neither its data nor its checkpoint."""
     from bcq_exp.paper.prechecks import missing_data
     from bcq_exp.training.record import RunRecord
 
@@ -49,7 +49,7 @@ def _do(plan: PaperPlan, at_once: int) -> None:
     }
     recordings = [dataset.command for dataset in missing_data(plan) if dataset.agent in trained]
     _stop_at_mistakes(run_all(recordings, os.cpu_count() or 1, silent=True))
-    # of an agent that failed there is no data set
+    # a failed agent has no data set
     missing = missing_data(plan)
     there = {(d.setting, d.env) for d in plan.datasets_left if d not in missing}
     sweeps = [sweep for sweep in plan.sweeps_left if (sweep.setting, sweep.env) in there]
@@ -57,10 +57,10 @@ def _do(plan: PaperPlan, at_once: int) -> None:
 
 
 def _report(plan: PaperPlan) -> None:
-    """What came of it.
+    """Write the report.
 
     Raises:
-        RunStopped: if runs failed; the report is of the others.
+        RunStopped: if runs failed; the report has the others.
     """
     from bcq_exp.paper import page
     from bcq_exp.paper.claims import decide
@@ -79,13 +79,13 @@ def _report(plan: PaperPlan) -> None:
 
 
 def _stop_at_mistakes(statuses: Sequence[int]) -> None:
-    """End where a command did, which has said why; not where only some of its runs failed."""
+    """Exit with a command that refused or was stopped; continue if only some runs failed."""
     if status := max((s for s in statuses if s != 1), default=0):
         raise SystemExit(status)
 
 
 def _launcher() -> tuple[str, ...]:
-    """What chooses and sets up the launcher of this command, for its sweeps."""
+    """Return the overrides that give this command's launcher to its sweeps."""
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
@@ -94,7 +94,7 @@ def _launcher() -> tuple[str, ...]:
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """A configuration of another command of ours."""
+    """Compose the configuration of another bcq_exp command."""
     from hydra import compose
 
     return compose(name, list(overrides))

@@ -1,9 +1,9 @@
-"""What section 6 of the paper claims, and what these runs say to it.
+"""The claims of the paper's section 6, tested on these runs.
 
-A claim is comparisons, each of pairs of runs on the same data by the same seed. A comparison is
-decided by an exact sign-flip (permutation) test of the mean difference at 2.5% on either side; the
-pairs that share a data set change their sign together. A claim held where each of its comparisons
-did, which needs no correction; it did not where one did not, by Holm's correction over all of them.
+A claim is a list of comparisons, each of pairs of runs with the same data and seed. A comparison
+is decided by an exact sign-flip (permutation) test of the mean difference at 2.5% on either side;
+pairs that share a data set change their sign together. A claim holds if each of its comparisons
+does, which needs no correction; it fails if one of them fails, by Holm's correction over all.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from bcq_exp.paper.run_tables import Results, shown
 Verdict = Literal["held", "not held", "not decided"]
 Measure = Literal["score", "early_score", "closeness", "overestimation"]
 
-BEHAVIOUR = "behaviour"  # the recorded episodes, in place of an algorithm
-AGENT = "behaviour agent"  # who collected them, evaluated without its noise
+BEHAVIOUR = "behaviour"  # the recorded episodes, compared like an algorithm
+AGENT = "behaviour agent"  # the agent that collected them, evaluated without noise
 TRUTH = "its true return"  # which is over- or underestimated
 # columns that all runs on the same data share
 OF_DATA = {BEHAVIOUR: "behaviour_score", AGENT: "agent_score"}
 ERROR = 0.025  # on either side
 DATASETS_TO_DECIDE = math.ceil(-math.log2(ERROR))  # 2 ** -N is the least p of N
-MATCHES = 5.0  # points of normalized score within which two count as equal
+MATCHES = 5.0  # points of normalized score within which two results are equal
 UNCORRELATED = ("final_buffer", "concurrent", "imitation")  # section 3.1's
 ALL = ("final_buffer", "concurrent", "imitation", "imperfect")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``better`` lies above ``than`` by more than ``-margin``, in each of the settings by itself.
+    """``better`` lies above ``than`` by more than ``-margin``, tested in each setting.
 
     Args:
         measure: a column of :attr:`~bcq_exp.paper.run_tables.Results.runs`.
@@ -54,7 +54,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper, or of ours where it says so."""
+    """A sentence of the paper, or of bcq_exp if it says so."""
 
     sentence: str
     comparisons: tuple[Comparison, ...]
@@ -110,14 +110,13 @@ class Decision(NamedTuple):
     """A comparison in one setting.
 
     Args:
-        num_pairs, num_planned: pairs there are, and there would be if all runs had ended.
-        num_datasets: that the pairs are of.
-        num_failed: pairs of which a run failed, which counts as the worst of its task.
-        num_dead: pairs of which a run ended with a dead VAE.
-        difference: of the mean, with the interval over data sets, in the measure's unit; how much
-            better.
-        p: that ``better`` does not lie above, by the sign-flip test; ``p_opposite``: that it does,
-            corrected for the claim's other comparisons.
+        num_pairs, num_planned: pairs so far, and pairs if all runs had ended.
+        num_datasets: data sets of the pairs.
+        num_failed: pairs with a failed run, which counts as the worst of its task.
+        num_dead: pairs with a run that ended with a dead VAE.
+        difference: the mean difference, with its interval over data sets, in the measure's unit.
+        p: the p-value that ``better`` is not above, by the sign-flip test; ``p_opposite``: that it
+            is, corrected for the claim's other comparisons.
     """
 
     comparison: Comparison
@@ -158,7 +157,7 @@ class Decision(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """A claim with what decides it."""
+    """A claim with the comparisons that decide it."""
 
     claim: Claim
     verdict: Verdict
@@ -166,9 +165,9 @@ class Decided(NamedTuple):
 
 
 def decide(results: Results, claims: Sequence[Claim] = CLAIMS) -> list[Decided]:
-    """Every claim about algorithms and settings that were asked for.
+    """Decide every claim about the planned algorithms and settings.
 
-    It held where each of its comparisons did, in each setting; it did not where one did not, by
+    A claim holds if each of its comparisons does in each setting; it fails if one of them fails, by
     Holm's correction.
     """
     known = {*results.algorithms, *OF_DATA, TRUTH}
@@ -196,7 +195,7 @@ def _together(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _judged(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
-    """The comparisons of a claim with their verdicts."""
+    """Return the comparisons of a claim with their verdicts."""
     corrected = holm([each.p_opposite for each in decisions])
     return tuple(
         each._replace(
@@ -212,7 +211,7 @@ def _judged(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
 
 
 def _tested(results: Results, comparison: Comparison, setting: str) -> Decision:
-    """A comparison before it is judged."""
+    """Test a comparison, without a verdict."""
     pairs = _pairs(results, comparison, setting)
     found = Decision(comparison, setting, "not decided", len(pairs), results.num_pairs)
     if pairs.empty:
@@ -232,10 +231,10 @@ def _tested(results: Results, comparison: Comparison, setting: str) -> Decision:
 
 
 def _pairs(results: Results, comparison: Comparison, setting: str) -> pd.DataFrame:
-    """The pairs that there are: env, seed, dataset, difference of the measure, has_failed,
+    """Return the pairs so far: env, seed, dataset, difference of the measure, has_failed,
     has_dead_vae.
 
-    A behaviour is that of the other side's data.
+    A behaviour is paired with the runs on its data.
     """
     names = (comparison.better, comparison.than)
     learners = [name for name in names if name not in (*OF_DATA, TRUTH)]
@@ -256,7 +255,7 @@ def _pairs(results: Results, comparison: Comparison, setting: str) -> pd.DataFra
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's corrected p-values (1979); NaN, of what was not tested, stays and counts not."""
+    """Holm's corrected p-values (1979); NaN, for untested comparisons, is ignored."""
     tested = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
     found, least = list(p), 0.0
     for rank, (value, i) in enumerate(tested):
@@ -266,7 +265,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def sign_flip(differences: np.ndarray) -> tuple[float, float]:
-    """p of a mean that is not above 0, and of one that is not below, over all flips of signs (N,).
+    """p-values of a mean not above 0, and of one not below, over all flips of signs (N,).
 
     Exact up to 16 differences, where 2^N flips are enumerated.
     """

@@ -18,7 +18,7 @@ Panel = Callable[[Any, pd.DataFrame, pd.DataFrame], None]
 
 
 def drawn(results: Results) -> dict[str, bytes]:
-    """Every figure in every format, by the name of its file."""
+    """Draw every figure in every format, by file name."""
     with style():
         figures = {"curves": curves(results), "values": values(results)}
         return {
@@ -49,10 +49,10 @@ def curves(results: Results) -> Figure:
 
 
 def values(results: Results) -> Figure:
-    """The critic's estimate (solid) beside the discounted return (dotted), on a symmetric log axis.
+    """The critic's estimate (solid) and the discounted return (dotted), on a symmetric log axis.
 
-    Both are of the states that evaluation episodes begin in; where the solid line leaves the
-    dotted one, what is learnt is extrapolation error.
+    Both are of the first states of evaluation episodes; the distance between the lines is
+    extrapolation error.
     """
 
     colours = of_algorithms(results.algorithms)
@@ -90,7 +90,7 @@ def _draw(
 
 
 def _grid(results: Results, panel: Panel, unit: str) -> Figure:
-    """A row a setting, a column an environment; of one environment all in a row."""
+    """Make a grid: a row per setting, a column per environment; one row for one environment."""
     num_rows, num_columns = len(results.settings), len(results.envs)
     if num_columns == 1:
         num_rows, num_columns = 1, num_rows

@@ -1,4 +1,4 @@
-"""How long section 6 takes on this machine, by the cost of every kind of run."""
+"""Estimate how long section 6 takes on this machine, by the cost of every kind of run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Share:
-    """One kind of work: how many of how many are left, and for how long."""
+    """One kind of work: the items left, their total number, and the time left."""
 
     name: str
     num_left: int
@@ -36,7 +36,7 @@ class Share:
 
 
 def log_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
-    """Log what there is to do, and how long that takes where nothing else runs."""
+    """Log the work left, and how long it takes on an idle machine."""
     shares = list(_shares(cfg, plan))
     for share in shares:
         left = f"{share.num_left} of {share.num}" if share.num_left < share.num else str(share.num)
@@ -47,7 +47,7 @@ def log_how_long(cfg: DictConfig, plan: PaperPlan) -> None:
 
 
 def _shares(cfg: DictConfig, plan: PaperPlan) -> Iterator[Share]:
-    env = cfg.envs[0]  # those of one budget are much alike
+    env = cfg.envs[0]  # the runs of one budget have similar costs
     workers = _num_workers()
     explorer = online_agent(**cfg.agent, env=env, noise_std=0.1, seed=0)
     agent = _cost(compose("config", [*explorer]))
@@ -77,13 +77,13 @@ def _cost(cfg: DictConfig) -> RunCost:
 def _share(
     name: str, folders: Collection[Path], num_steps: int, cost: RunCost, at_a_time: int
 ) -> Share:
-    """Runs of one kind, of which so many are trained at a time."""
+    """Estimate the runs of one kind, with so many trained at a time."""
     left = [max(0, num_steps - steps_taken(folder)) for folder in folders]
     return Share(name, sum(map(bool, left)), len(folders), cost.seconds(sum(left)) / at_a_time)
 
 
 def _num_workers() -> int:
-    """Groups that the launcher trains at a time, on this machine or a cluster."""
+    """The groups that the launcher trains at a time, on this machine or a cluster."""
     from hydra.core.hydra_config import HydraConfig
 
     plugins.register()

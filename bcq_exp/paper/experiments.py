@@ -1,6 +1,6 @@
-"""What the paper's experiments are made of: agents, data sets, sweeps, each a command of ours.
+"""The parts of the paper's experiments: agents, data sets and sweeps, each a bcq_exp command.
 
-Everything is named by what determines it, so that what is there already is found again.
+Names derive from all settings that determine the content, so that existing parts are found again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from bcq_exp.training.record import RunRecord
 Compose = Callable[[str, Sequence[str]], DictConfig]
 """A configuration, by the name of its root and overrides."""
 
-LAST = 0.25  # the share of training, at its end, whose evaluations' mean is a run's result
-EARLY = 0.25  # the share, at its beginning, that counts as few iterations
+LAST = 0.25  # the last share of training, whose mean evaluation is a run's result
+EARLY = 0.25  # the first share of training, which counts as few iterations
 AGENT_KEYS = ("online.env", "online.noise_std", "seed")
-# What an algorithm's own paper has beside the shared protocol: TD3+BC normalizes observations.
+# Settings of an algorithm's own paper besides the shared protocol: TD3+BC normalizes observations.
 OWN_OVERRIDES: Mapping[str, tuple[str, ...]] = {"td3_bc": ("trainer.normalize_obs=true",)}
 
 
@@ -36,9 +36,9 @@ class AgentSweep:
     """The behaviour agents of every environment.
 
     Args:
-        folders: their runs', by (environment, exploration noise, seed).
-        num_steps: of each.
-        agent: what they have in common.
+        folders: the folders of their runs, by (environment, exploration noise, seed).
+        num_steps: the steps of each run.
+        agent: their common settings.
     """
 
     command: Command
@@ -47,7 +47,7 @@ class AgentSweep:
     agent: Mapping[str, Any]
 
     def runs(self) -> Iterator[tuple[Path, tuple[str, ...], int]]:
-        """Each run's folder, what it is composed from, and its seed."""
+        """Yield each run's folder, overrides and seed."""
         for (env, noise, seed), folder in self.folders.items():
             yield folder, online_agent(**self.agent, env=env, noise_std=noise, seed=0), seed
 
@@ -57,10 +57,10 @@ class DataSet:
     """One recorded data set.
 
     Args:
-        id: Minari's; holds a digest of all that determines the content but for versions.
-        seed: of the agent, and of the recording.
-        is_agent_itself: whether its final policy acted, without noise.
-        agent: its run's folder.
+        id: Minari's id, with a digest of all settings that determine the content, except versions.
+        seed: the seed of the agent and of the recording.
+        is_agent_itself: whether the agent's final policy acted, without noise.
+        agent: the folder of the agent's run.
     """
 
     id: str
@@ -79,8 +79,8 @@ class LearnerSweep:
     """Algorithms that share a protocol, over all seeds, on the data of one setting and environment.
 
     Args:
-        folders: the runs', by (algorithm, seed).
-        overrides: of every run, algorithm and seed left out.
+        folders: the folders of the runs, by (algorithm, seed).
+        overrides: the overrides of every run, without algorithm and seed.
     """
 
     setting: str
@@ -90,17 +90,17 @@ class LearnerSweep:
     overrides: tuple[str, ...]
 
     def runs(self) -> Iterator[tuple[Path, tuple[str, ...], int]]:
-        """Each run's folder, what it is composed from, and its seed."""
+        """Yield each run's folder, overrides and seed."""
         for (algo, seed), folder in self.folders.items():
             yield folder, (*self.overrides, f"algo={algo}"), seed
 
 
 @dataclass(frozen=True)
 class PaperPlan:
-    """All of it, in the order in which it is done.
+    """The plan of all experiments, in order.
 
     Args:
-        num_steps: of a learner.
+        num_steps: the steps of a learner.
     """
 
     name: str
@@ -111,12 +111,12 @@ class PaperPlan:
 
     @property
     def num_learners(self) -> int:
-        """Runs of all sweeps."""
+        """The number of runs of all sweeps."""
         return sum(len(sweep.folders) for sweep in self.sweeps)
 
     @property
     def sweeps_left(self) -> list[LearnerSweep]:
-        """The sweeps that lack steps."""
+        """The sweeps with steps left."""
         return [
             sweep
             for sweep in self.sweeps
@@ -125,22 +125,22 @@ class PaperPlan:
 
     @property
     def datasets_left(self) -> list[DataSet]:
-        """The data sets, there or not, that those sweeps learn from."""
+        """The data sets of those sweeps, whether they exist or not."""
         wanted = {(sweep.setting, sweep.env) for sweep in self.sweeps_left}
         return [data for data in self.datasets if (data.setting, data.env) in wanted]
 
     @property
     def output(self) -> Path:
-        """Where the results go."""
+        """The folder of the results."""
         return Path("multirun", self.name)
 
 
 def make_plan(cfg: DictConfig, launcher: Sequence[str], compose: Compose) -> PaperPlan:
-    """The plan of a checked ``conf/paper.yaml``.
+    """Make the plan of a validated ``conf/paper.yaml``.
 
     Args:
-        launcher: overrides that every sweep is launched with.
-        compose: of ``config`` and ``collect``.
+        launcher: overrides of every sweep's launcher.
+        compose: composes ``config`` and ``collect``.
     """
     settings = {s: compose("collect", [f"setting={s}", "id=x-v0"]) for s in cfg.settings}
     agents = _agents(cfg, sorted({float(s.agent.noise_std) for s in settings.values()}), launcher)
@@ -156,13 +156,13 @@ def make_plan(cfg: DictConfig, launcher: Sequence[str], compose: Compose) -> Pap
 
 
 def steps_taken(folder: Path) -> int:
-    """The steps of a run as its summary has them."""
+    """Return the steps of a run from its summary."""
     summary = RunRecord(folder).summary()
     return 0 if summary is None else summary["step"]
 
 
 def agent_seeds(cfg: DictConfig) -> range:
-    """Of the agents of an environment, and so of its data sets in a setting."""
+    """The seeds of an environment's agents, and so of its data sets in a setting."""
     return range(cfg.num_seeds if cfg.own_agents else 1)
 
 
@@ -199,16 +199,16 @@ def _data(
     agents: AgentSweep,
     compose: Compose,
 ) -> Iterator[DataSet]:
-    """The data sets of one setting in one environment, one for each agent."""
+    """Plan the data sets of one setting in one environment, one for each agent."""
     num_steps = cfg.transitions[name]
     explorer = {**cfg.agent, "env": env, "noise_std": float(setting.agent.noise_std)}
-    # scaling was false by default when names were first made, and is for the paper's actions
+    # names keep the default of earlier versions, which equals auto for the paper's actions
     agent = compose("config", (*online_agent(**explorer, seed=0), "policy.action_scaling=false"))
     learnt = identity(OmegaConf.to_container(agent, resolve=True))  # type: ignore[arg-type]
     recording = ("record", "noise_std", "random_action_prob")
     named = {re.sub(r"^online\.", "dataset.", key): value for key, value in learnt.items()}
     digest = _digest(
-        agent=named | {"trainer.objective": "return_mean"},  # the keys that first made names
+        agent=named | {"trainer.objective": "return_mean"},  # the keys in names of earlier versions
         agent_steps=cfg.agent.num_steps,
         num_steps=num_steps,
         **{key: setting[key] for key in recording},
@@ -229,7 +229,7 @@ def _data(
 def _learners(
     cfg: DictConfig, env: str, setting: str, made: Sequence[DataSet], launcher: Sequence[str]
 ) -> Iterator[LearnerSweep]:
-    """The sweeps over one setting's data; an algorithm of a protocol of its own has its own."""
+    """Plan the sweeps over one setting's data, one for each protocol."""
     seeds = range(cfg.num_seeds)
     id = made[0].id.replace("-s0-v0", "-s${seed}-v0") if cfg.own_agents else made[0].id
     learner = cfg.learner

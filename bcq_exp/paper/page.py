@@ -1,4 +1,4 @@
-"""The results as files: the report page, figures, tables, claims, a row a run."""
+"""Write the results: report page, figures, tables, claims, and a row per run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CAPTIONS = {
 
 
 def write(results: Results, decided: Sequence[Decided], folder: Path) -> None:
-    """Everything, into one folder."""
+    """Write everything into one folder."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = curves.drawn(results)
     texts = {
@@ -55,7 +55,7 @@ def write(results: Results, decided: Sequence[Decided], folder: Path) -> None:
 
 
 def claims_markdown(decided: Sequence[Decided]) -> str:
-    """Each claim, its verdict, and what decided it."""
+    """Format each claim with its verdict and comparisons."""
     lines = []
     for claim, verdict, decisions in decided:
         lines.append(f"- **{verdict}**: {claim.sentence}")

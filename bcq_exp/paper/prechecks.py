@@ -1,4 +1,4 @@
-"""What would only show after hours, looked at first."""
+"""Checks for errors that would otherwise show only after hours."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from bcq_exp.training.provenance import versions
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
 
-DECISIVE = ("bcq_exp", "gymnasium", "mujoco")  # versions that data of a name must agree in
-_RUN_BYTES = 60 * 2**20  # two checkpoints of the paper's sizes, W&B's files, tables
+DECISIVE = ("bcq_exp", "gymnasium", "mujoco")  # must have one version for data of one name
+_RUN_BYTES = 60 * 2**20  # bytes of two checkpoints at the paper's sizes, W&B's files, tables
 
 
 def check_budget(cfg: DictConfig) -> None:
-    """Refuse what cannot be planned.
+    """Refuse an invalid budget.
 
     Raises:
         UserError: an environment that cannot be made or has no reference scores, or numbers that
@@ -51,10 +51,10 @@ def check_budget(cfg: DictConfig) -> None:
 
 
 def check_runs(plan: PaperPlan, compose: Compose) -> None:
-    """Hold what there is under the plan's names against the plan.
+    """Compare existing runs under the plan's names with the plan.
 
     Raises:
-        UserError: for a run of another configuration or that learnt from other data, an agent that
+        UserError: for a run of another configuration or that learned from other data, an agent that
             took more steps or was trained with other versions.
     """
     config = cache(compose)
@@ -75,7 +75,7 @@ def check_runs(plan: PaperPlan, compose: Compose) -> None:
 
 @contextmanager
 def _another_name(plan: PaperPlan) -> Iterator[None]:
-    """Let what is wrong with a run be mended by what this command has."""
+    """Advise another ``name=`` of this command for errors of its runs."""
     try:
         yield
     except UserError as error:
@@ -84,17 +84,17 @@ def _another_name(plan: PaperPlan) -> Iterator[None]:
 
 
 def _check_content(hashes: dict[str, str], data: Mapping[str, Any], folder: Path) -> None:
-    """Refuse runs that learnt from other data under the same name."""
+    """Refuse runs that learned from other data under the same name."""
     found = data["content_hash"]
     if found is not None and hashes.setdefault(data["id"], found) != found:
         raise UserError(f"the run in {folder} was trained on another {data['id']} than the others")
 
 
 def _is_here(dataset: DataSet, agent_steps: int) -> bool:
-    """Whether the data set is here already.
+    """Whether the data set exists already.
 
     Raises:
-        UserError: if it is, made by others' versions, or from an agent of other length.
+        UserError: if it was made with other versions, or by an agent of another length.
     """
     place = minari_store.data_folder(dataset.id).parent
     if not place.is_dir():
@@ -121,10 +121,10 @@ def _check_versions(what: str, made: Mapping[str, str | None], place: Path) -> N
 
 
 def missing_data(plan: PaperPlan) -> list[DataSet]:
-    """The data sets that are still to be recorded: where every run on one is done, none.
+    """Return the data sets left to record; a data set whose runs are all done is not needed.
 
     Raises:
-        UserError: if one that is here was made otherwise than its name says.
+        UserError: if an existing one was made differently.
     """
     steps = plan.agents.num_steps
     return [dataset for dataset in plan.datasets_left if not _is_here(dataset, steps)]
@@ -160,19 +160,19 @@ def _check_numbers(cfg: DictConfig) -> None:
 
 
 def check_disk(plan: PaperPlan) -> None:
-    """Refuse what the disk cannot hold.
+    """Check that the disks have enough room.
 
     Raises:
-        UserError: saying what is needed, where; or as :func:`missing_data`.
+        UserError: naming the room needed and the disk; or as :func:`missing_data`.
     """
     data, runs, arrays = minari_store.work_folder(), Path.cwd(), _existing(cache_root())
     sizes = {env: _numbers(env) for env in {dataset.env for dataset in plan.datasets}}
     wanted = dict.fromkeys((data, runs, arrays), 0)
-    for dataset in missing_data(plan):  # in double precision, and two observations in single
+    for dataset in missing_data(plan):  # in float64, and two observations in float32
         wanted[data] += dataset.num_steps * 8 * sizes[dataset.env]
         wanted[arrays] += dataset.num_steps * 8 * sizes[dataset.env]
     for (env, _, _), folder in plan.agents.folders.items():
-        if not steps_taken(folder):  # two checkpoints, with all that it collected
+        if not steps_taken(folder):  # two checkpoints with all collected data
             wanted[runs] += _RUN_BYTES + 2 * plan.agents.num_steps * 8 * sizes[env]
     learners = [folder for sweep in plan.sweeps for folder in sweep.folders.values()]
     wanted[runs] += _RUN_BYTES * sum(not steps_taken(folder) for folder in learners)
@@ -195,7 +195,7 @@ def _existing(place: Path) -> Path:
 
 
 def _numbers(env: str) -> int:
-    """Numbers in one step of an environment: observation, action, reward, flags."""
+    """Count the numbers in one step of an environment: observation, action, reward, flags."""
     made = environments.make(env)
     shapes = (made.observation_space.shape or (), made.action_space.shape or ())
     made.close()

@@ -24,12 +24,12 @@ NAMES = {  # as the paper writes them
 
 
 def shown(name: str) -> str:
-    """An algorithm or a setting as the paper writes it."""
+    """The paper's name of an algorithm or a setting."""
     return NAMES.get(name, name)
 
 
 def task_name(setting: str, env: str) -> str:
-    """A setting in an environment."""
+    """The name of a setting in an environment."""
     return f"{shown(setting)}, {env}"
 
 
@@ -88,7 +88,7 @@ class Results:
         self.tables = _as_tables(loaded, runs)
 
     def ended(self, algo: str, setting: str) -> pd.DataFrame:
-        """The runs of an algorithm in a setting that completed or failed, by (env, seed).
+        """Return the runs of an algorithm in a setting that completed or failed, by (env, seed).
 
         The column ``has_failed`` is added; a failed run is the worst of its task in every measure.
         """
@@ -125,7 +125,7 @@ def _means(evaluations: pd.DataFrame, after: pd.Series, until: pd.Series) -> pd.
 
 
 def _worst(runs: pd.DataFrame) -> pd.DataFrame:
-    """The least of each measure among a setting's runs and behaviours, by environment."""
+    """Return the least of each measure among a setting's runs and behaviours, by environment."""
     scores = runs[["score", "early_score", "behaviour_score", "agent_score"]].min(axis=1)
     least = {
         "score": scores,
@@ -152,8 +152,10 @@ def _behaviour_scores(runs: pd.DataFrame) -> pd.Series:
 
 
 def _agent_scores(plan: PaperPlan) -> dict[str, float]:
-    """By data set, the score of the agent that collected it: of all its training the mean of the
-    last evaluations in it, of its final policy the last one."""
+    """Return the score of the agent that collected each data set.
+
+    For data of all its training it is the mean of the last evaluations, for data of its final
+    policy the last one."""
     found = {}
     for dataset in plan.datasets:
         record = RunRecord(dataset.agent)
@@ -171,7 +173,7 @@ def _agent_scores(plan: PaperPlan) -> dict[str, float]:
 
 
 def _as_tables(loaded: RunTables, runs: pd.DataFrame) -> RunTables:
-    """For the report: by algorithm, a data set a task, the results as the last evaluations."""
+    """Tables for the report: runs by algorithm, tasks as data sets, results as evaluations."""
     tasks = pd.Series(list(map(task_name, runs["setting"], runs["env"])), index=runs.index)
     shown = loaded.runs.assign(
         dataset=tasks,

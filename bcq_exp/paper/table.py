@@ -1,4 +1,4 @@
-"""The paper's table: a row a setting and environment, a column an algorithm, and the behaviour."""
+"""The paper's table: a row per setting and environment, a column per algorithm."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bcq_exp.paper.run_tables import Results, shown, task_name
 
 
 def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: the return of the last evaluations, mean ± standard deviation over seeds.
+    """Return header and rows: the last evaluations' return, mean ± deviation over seeds.
 
     The best of a row is bold where its interval lies apart from every other's
-    (:func:`bcq_exp.analysis.tables.standing_apart`). A cell of fewer runs than planned says so, and
-    so does one of runs that ended with a dead VAE.
+    (:func:`bcq_exp.analysis.tables.standing_apart`). Cells with fewer runs than planned, or with
+    runs that ended with a dead VAE, are marked.
     """
     head = ["", "behaviour", *map(shown, results.algorithms)]
     body = []
@@ -46,6 +46,6 @@ def _dead(count: int) -> str:
 
 
 def table(results: Results, form: Form) -> str:
-    """The same as Markdown or LaTeX."""
+    """Format the table as Markdown or LaTeX."""
     head, body = rows(results, form)
     return tables.captioned(head, body, form, "Mean ± standard deviation over seeds")

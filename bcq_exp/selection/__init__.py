@@ -1,1 +1,1 @@
-"""Which run's policy to trust, from data alone."""
+"""Off-policy selection: choose among policies from data alone."""

@@ -1,12 +1,14 @@
-"""What episodes in the environment buy: a UCB bandit over policies (UCB1, Auer et al. 2002), by the
-protocol of unifloral (Jackson et al. 2025, arXiv:2504.11453), played with recorded episodes.
+"""The value of online episodes: a UCB bandit over policies (UCB1, Auer et al. 2002).
 
-An arm is a policy and a pull one of its recorded returns, on a scale of 0 to 100. After each pull
-the policy of the best mean so far is chosen, and its true mean return is what one would get. What
-differs from there: all policies play in every trial, not a subset that is drawn; bands are where
-trials lie, not intervals of their mean; only policies that were pulled can be chosen, equal ones by
-lot; and those that were not are pulled first, in an order that is random or an offline ranking's,
-which then also chooses before the first pull.
+The protocol is that of unifloral (Jackson et al. 2025, arXiv:2504.11453), simulated with recorded
+episodes.
+
+An arm is a policy, and a pull is one of its recorded returns, scaled to 0 to 100. After each pull
+the policy with the best mean so far is chosen, and the result is its true mean return. Differences
+from the protocol: all policies play in every trial, not a random subset; bands are quantiles of
+trials, not intervals of their mean; only policies that were pulled can be chosen, ties at random;
+and policies are first pulled once each, in random order or that of an offline ranking, which then
+also chooses before the first pull.
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ALPHA = 2.0  # of the bonus, as there
+ALPHA = 2.0  # of the bonus, as in unifloral
 TRIALS = 4000
-LEVEL = 0.95  # of them lie in a band
+LEVEL = 0.95  # share of trials within a band
 
 
 @dataclass(frozen=True)
 class BudgetCurve:
-    """The expected return of the policy chosen after so many episodes.
+    """The expected return of the policy chosen after a number of episodes.
 
     Args:
-        episodes: 0, or 1, and on.
-        returns, low, high: mean over trials, and where the middle 95% of trials lie.
+        episodes: numbers of episodes, from 0 or 1 on.
+        returns, low, high: mean over trials, and the range of the middle 95% of trials.
     """
 
     episodes: np.ndarray
@@ -45,8 +47,8 @@ def budget_curve(
     """Play the bandit TRIALS times.
 
     Args:
-        returns: of each of P policies' recorded episodes.
-        ranking: policies from best to worst by an offline estimate (P,); ``None`` starts with any.
+        returns: the returns of recorded episodes, for each of P policies.
+        ranking: policies from best to worst by an offline estimate (P,); ``None`` is random.
     """
     chosen = _play(returns, num_pulls, ranking, np.random.default_rng(seed))
     means = np.array([own.mean() for own in returns])
@@ -65,7 +67,7 @@ def _play(
     ranking: np.ndarray | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The policies chosen in each trial after each pull (TRIALS, num_pulls); all play at once."""
+    """Return the policies chosen in each trial after each pull (TRIALS, num_pulls)."""
     lowest, highest = min(map(np.min, returns)), max(map(np.max, returns))
     scale = 100 / ((highest - lowest) or 1.0)
     num_policies, num_episodes = len(returns), np.array(list(map(len, returns)))
@@ -91,6 +93,6 @@ def _play(
 
 
 def _any_best(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The greatest of each row's values, equal ones by lot."""
+    """Return the index of each row's greatest value, ties at random."""
     is_best = values == values.max(1, keepdims=True)
     return np.where(is_best, rng.random(values.shape), -1.0).argmax(1)

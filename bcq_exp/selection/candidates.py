@@ -1,4 +1,4 @@
-"""The policies to choose among, and the data that they are judged by."""
+"""The policies to choose among, and the data for their evaluation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOADERS = {
     for load in (load_minari, load_pendulum, load_d4rl_hdf5, load_table)
 }
 ONLINE = f"{explore.__module__}.{explore.__name__}"
-ROWS_AT_ONCE = 16384  # of observations, that a policy is asked for
+ROWS_AT_ONCE = 16384  # observations per call of a policy
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -43,12 +43,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A run's policy as its newest checkpoint has it.
+    """The policy in a run's newest checkpoint.
 
     Args:
-        status: of its run: completed, running, interrupted or failed.
-        returns: of the evaluation at that step, an episode each (E,); ``None`` without one.
-        discounted_return: mean of these by ``gamma``, the run's own discount.
+        status: the run's status: completed, running, interrupted or failed.
+        returns: the episodes' returns of the evaluation at that step (E,); ``None`` without one.
+        discounted_return: their mean, discounted by ``gamma`` of the run.
     """
 
     name: str
@@ -66,16 +66,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Recorded steps by which policies are judged.
+    """Recorded steps for the evaluation of policies.
 
     Actions of all policies are in the environment's units (A = its dimensions), or, of n discrete
     ones, probabilities (A = n).
 
     Args:
-        dataset: what they are of: the held-out episodes, or all where none were held out.
-        training: what the policies learned from: the other episodes, or the same.
-        episode_rows: transitions of each of its E episodes that have any.
-        first_obs: observations that these began with (E, O).
+        dataset: the held-out episodes, or all if none were held out.
+        training: the data that the policies learned from: the other episodes, or the same.
+        episode_rows: transitions of each of the E episodes that have any.
+        first_obs: the first observations of these episodes (E, O).
     """
 
     dataset: Dataset
@@ -85,18 +85,18 @@ class Evidence:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether training has not seen the episodes."""
+        """Whether the episodes were held out from training."""
         return self.training is not self.dataset
 
     @property
     def num_actions(self) -> int | None:
-        """How many actions there are; ``None`` where they are continuous."""
+        """The number of discrete actions; ``None`` for continuous ones."""
         space = self.dataset.action_space
         return int(space.n) if isinstance(space, Discrete) else None
 
     @cached_property
     def act(self) -> np.ndarray:
-        """The recorded actions (N, A), of discrete ones the one taken with probability 1."""
+        """The recorded actions (N, A); a discrete action taken has probability 1."""
         act = self.dataset.transitions.act
         if self.num_actions is None:
             return act
@@ -104,7 +104,7 @@ class Evidence:
 
     @property
     def step_numbers(self) -> np.ndarray:
-        """How many steps of its episode precede each transition (N,)."""
+        """The number of steps of its episode before each transition (N,)."""
         return np.concatenate([np.arange(rows) for rows in self.episode_rows])
 
     def kept(self, horizon: int | None) -> np.ndarray:
@@ -114,9 +114,9 @@ class Evidence:
 
     @property
     def behaviours_actions(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the behaviour policy did after each of N transitions (N, A), and at first (E, A).
+        """Return the behaviour policy's actions after each transition (N, A), and at first (E, A).
 
-        After the last of an episode that is not recorded: the action before stands for it.
+        After an episode's last transition it is unknown: the action before is used.
         """
         act, starts = self.act, self.step_numbers == 0
         is_last = np.append(starts[1:], True)
@@ -124,14 +124,14 @@ class Evidence:
         return after, act[starts]
 
     def returns(self, gamma: float, horizon: int | None) -> np.ndarray:
-        """The recorded episodes' discounted returns (E,), of ``horizon`` steps at most."""
+        """Return the recorded episodes' discounted returns (E,), of at most ``horizon`` steps."""
         rewards = np.split(self.dataset.transitions.rew, np.cumsum(self.episode_rows)[:-1])
         cut = [own[:horizon] for own in rewards]
         return np.array([float(own @ gamma ** np.arange(len(own))) for own in cut])
 
     @classmethod
     def of(cls, dataset: Dataset) -> Evidence:
-        """The held-out episodes of a data set, or else all of it."""
+        """Make evidence of the held-out episodes of a data set, or else of all."""
         judged = dataset.held_out or dataset
         rows = judged.episode_rows[judged.episode_rows > 0]
         starts = np.cumsum(rows) - rows
@@ -141,10 +141,10 @@ class Evidence:
 def load_candidates(
     folders: Sequence[Path], *, trusted: bool = False
 ) -> tuple[list[Candidate], Evidence]:
-    """The policies of runs, and the data that all of them learnt from.
+    """Load the policies of runs, and the data that all of them learned from.
 
     Args:
-        trusted: whether what the runs say may name code beyond ours.
+        trusted: whether the runs' files may name third-party code.
 
     Raises:
         UserError: as :func:`load_evidence` and :func:`load_candidate`.
@@ -158,7 +158,7 @@ def load_candidates(
 
 
 def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
-    """The data that runs learnt from, as their summaries name them.
+    """Load the data that runs learned from, as their summaries name them.
 
     Raises:
         UserError: for runs of several data sets or shares held out, a run that collected its own
@@ -185,7 +185,7 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
 def load_candidate(
     folder: Path, name: str, *, trusted: bool = False, config: Mapping[str, Any] | None = None
 ) -> Candidate:
-    """A run's policy.
+    """Load a run's policy.
 
     Args:
         trusted, config: as :func:`bcq_exp.training.restore.load_run` takes them.
@@ -215,7 +215,7 @@ def load_candidate(
 def policies_actions(
     candidates: Sequence[Candidate], evidence: Evidence, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What P policies do after each of N transitions (P, N, A), and at first (P, E, A)."""
+    """Return the actions of P policies after each transition (P, N, A), and at first (P, E, A)."""
 
     def of(one: Candidate) -> tuple[np.ndarray, ...]:
         obs_next = evidence.dataset.transitions.obs_next
@@ -228,7 +228,7 @@ def policies_actions(
 
 
 def by_one_thread_each(function: Callable[[S], T], policies: Iterable[S]) -> list[T]:
-    """The function of each policy, to the same bits however many cores there are."""
+    """Call a function of each policy, one thread each: results do not depend on the cores."""
     with ThreadPoolExecutor(
         torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
     ) as threads:
@@ -236,9 +236,9 @@ def by_one_thread_each(function: Callable[[S], T], policies: Iterable[S]) -> lis
 
 
 def policy_actions(agent: Agent, obs: np.ndarray, evidence: Evidence, seed: int) -> np.ndarray:
-    """What a policy does, as the evidence has actions: (N, O) -> (N, A), float32.
+    """Return a policy's actions in the form of the evidence: (N, O) -> (N, A), float32.
 
-    One that draws continuous actions is asked once for each.
+    A policy that samples continuous actions is sampled once for each.
     """
     generator = torch.Generator().manual_seed(seed)
     parts = [
@@ -251,10 +251,11 @@ def policy_actions(agent: Agent, obs: np.ndarray, evidence: Evidence, seed: int)
 
 
 def values(agent: Agent, obs: np.ndarray, act: np.ndarray, evidence: Evidence) -> np.ndarray | None:
-    """What a run's own critic takes Q(s, a) to be, (N,); ``None`` where it has none.
+    """Estimate Q(s, a) by a run's own critic, (N,); ``None`` if it has none.
 
     Args:
-        act: as the evidence has actions (N, A): of discrete ones the mean by their probabilities.
+        act: actions in the form of the evidence (N, A); for discrete ones, the result is the mean
+            by their probabilities.
     """
     space = evidence.dataset.action_space
     if not isinstance(space, Discrete):
@@ -281,7 +282,7 @@ def _values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None
 
 
 def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
-    """The data set of a run's ``dataset`` node; unless it is trusted, by none but our loaders."""
+    """Load a run's ``dataset`` node; unless it is trusted, by bcq_exp's loaders only."""
     keywords = dict(node)
     target, env = str(keywords.pop("_target_", None)), keywords.get("env")
     if target == ONLINE:
@@ -293,11 +294,11 @@ def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:
         raise UserError(f"{folder}: dataset._target_={target} does not return a Dataset")
     if target not in LOADERS:
         raise _untrusted(folder, f"_target_={target}")
-    if ":" in str(env or ""):  # whose module would be imported
+    if ":" in str(env or ""):  # its module would be imported
         raise _untrusted(folder, f"env={env}")
     try:
         return LOADERS[target](**keywords)
-    except TypeError as error:  # of keywords that it does not have
+    except TypeError as error:  # for unknown keywords
         raise UserError(f"{folder}: its data set cannot be loaded ({first_line(error)})") from error
 
 

@@ -1,4 +1,4 @@
-"""Every estimate of every policy, side by side with what is known of its returns."""
+"""All estimates of all policies, with their known returns."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from bcq_exp.selection.off_policy import OffPolicy, off_policy
 from bcq_exp.selection.propensities import Calibration
 from bcq_exp.selection.ranking import FEWEST, Measured, measured, regret, spearman
 
-SIGNS = {  # of each estimator: -1 where less is better
+SIGNS = {  # sign of each estimator: -1 if less is better
     "fqe": 1,
-    "fqe_low": 1,  # what the value is at least, as the ensemble sees it
+    "fqe_low": 1,  # the lower end of the ensemble's interval
     "critic_value": 1,
     "td_error": -1,
 }
@@ -36,20 +36,20 @@ REGRETS = (1, 5)
 
 @dataclass(frozen=True)
 class Selection:
-    """What there is to choose by.
+    """The result of a selection.
 
     Args:
-        policies: a row a policy, by ``fqe`` from best to worst: run, folder, step, the estimators
+        policies: a row per policy, by ``fqe`` from best to worst: run, folder, step, the estimators
             of SIGNS, fqe_high, the numbers of :class:`bcq_exp.selection.off_policy.OffPolicy`,
-            return_mean, discounted_return, and better: whether it is than the behaviour policy, by
-            the same estimate: yes, no, or cannot tell.
-        behaviour: the same of the policy that recorded the data: fqe with fqe_low and fqe_high,
-            those numbers, and the recorded episodes' return_mean and discounted_return.
-        quality: of each estimator against the known returns: spearman, regret@1, regret@5.
+            return_mean, discounted_return, and better: whether it is better than the behaviour
+            policy by the same estimate: yes, no, or cannot tell.
+        behaviour: the same for the behaviour policy: fqe with fqe_low and fqe_high, those numbers,
+            and the recorded episodes' return_mean and discounted_return.
+        quality: each estimator's agreement with known returns: spearman, regret@1, regret@5.
         budget: expected return of the policy chosen after N episodes, started uniformly and by fqe.
-        calibration: of the estimated behaviour policy; ``None`` where actions are continuous.
-        notes: what has to be known of all this, in words.
-        estimates: what is kept of each policy in its run's folder.
+        calibration: that of the estimated behaviour policy; ``None`` for continuous actions.
+        notes: sentences on the interpretation of these numbers.
+        estimates: the estimate of each policy for its run's folder.
     """
 
     policies: pd.DataFrame
@@ -68,10 +68,10 @@ def select(
     keep: Path,
     callback: Callback = lambda step, losses: None,
 ) -> Selection:
-    """Estimate, and hold the estimates against the returns where they are known.
+    """Estimate all policies, and compare the estimates with known returns.
 
     Args:
-        keep: the file that fitted critics are kept in, to go on from.
+        keep: the file of fitted critics, from which fitting resumes.
         callback: as :meth:`bcq_exp.selection.fitted_q.FittedQ.fit` has it.
 
     Raises:
@@ -144,8 +144,8 @@ def _check_range(evidence: Evidence, settings: FQESettings) -> None:
 
 
 def is_better(policy: Values, behaviour: Values) -> str:
-    """Whether a policy is worth more than the behaviour: their difference by each member, which
-    sees the same episodes of both."""
+    """Whether a policy is better than the behaviour, by the difference in each member, which sees
+    the same episodes of both."""
     difference = policy.of_all.mean() - behaviour.of_all.mean()
     found = ensemble_interval(float(difference), policy.of_drawn - behaviour.of_drawn)
     return "yes" if found.low > 0 else "no" if found.high < 0 else "cannot tell"
@@ -163,7 +163,7 @@ def _behaviour(
 
 
 def _discounted(each: Candidate, evidence: Evidence, settings: FQESettings) -> float | None:
-    """A policy's discounted return, if it was evaluated by the discount and over the steps of the
+    """A policy's discounted return, if its evaluation has the discount and horizon of the
     estimates."""
     spec = evidence.dataset.env_spec
     limit = None if spec is None else spec.max_episode_steps
@@ -182,6 +182,6 @@ def _quality(policies: pd.DataFrame, estimator: str, seed: int) -> dict[str, Mea
     for k in REGRETS:
         if k < num_scored:
             found[f"regret@{k}"] = measured(partial(regret, k=k), scores, returns, (0, 1), seed)
-        elif k < len(policies):  # the best is always among them
+        elif k < len(policies):  # the best policy is always among them
             found[f"regret@{k}"] = Measured(math.nan, math.nan, math.nan, num_scored)
     return found

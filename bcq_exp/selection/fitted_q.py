@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 Callback = Callable[[int, Mapping[str, float]], None]
 LOSS = 0  # of an evaluation's statistics
 ROWS_AT_ONCE = 65536  # that a critic values
-VERSION = 2  # of what is kept: another means other critics
+VERSION = 2  # increment it when saved critics change
 
 
 @dataclass
 class _Placing:
-    """What a run says of where it is trained (:class:`bcq_exp.engine.placement.Settings`)."""
+    """The settings of a placement (:class:`bcq_exp.engine.placement.Settings`)."""
 
     batch_size: int
     device: str = "auto"
@@ -50,11 +50,11 @@ class _Placing:
 
 
 class Values(NamedTuple):
-    """What an ensemble makes of a policy's value, (..., M) each; NaN where a critic diverged.
+    """A policy's value by each member of an ensemble, (..., M); NaN if a critic diverged.
 
     Args:
-        of_all: where any episode begins.
-        of_drawn: where the episodes of a member's own bootstrap sample do.
+        of_all: the mean over the first states of all episodes.
+        of_drawn: the mean over the first states of the member's bootstrap sample.
     """
 
     of_all: np.ndarray
@@ -64,10 +64,10 @@ class Values(NamedTuple):
 def estimate_row(
     step: int, values: Values, settings: FQESettings, **others: float
 ) -> dict[str, Any]:
-    """What is kept of a policy: the ensemble's mean with its interval, and other estimates;
-    ``None`` for a number that is none.
+    """Make the record of a policy: the ensemble's mean with its interval, and other estimates.
 
-    In a bootstrap the samples' deviation is the mean's standard error; of one there is none.
+    Numbers that are not finite become ``None``. The deviation over bootstrap samples is the mean's
+    standard error; a single sample has no interval.
     """
     fqe, low, high = ensemble_interval(float(values.of_all.mean()), values.of_drawn)
     found = {"fqe": fqe, "fqe_low": low, "fqe_high": high, **others}
@@ -75,7 +75,7 @@ def estimate_row(
 
 
 def ensemble_interval(value: float, of_drawn: np.ndarray) -> statistics.Estimate:
-    """A number with its interval from the same of each member's bootstrap sample (M,)."""
+    """Return a number with its interval, from its values in members' bootstrap samples (M,)."""
     if len(of_drawn) < 2:
         return statistics.Estimate(value, np.nan, np.nan)
     return statistics.interval(value, float(of_drawn.std(ddof=1)), len(of_drawn) - 1)
@@ -84,8 +84,8 @@ def ensemble_interval(value: float, of_drawn: np.ndarray) -> statistics.Estimate
 def _timed(
     evidence: Evidence, transitions: Transitions, horizon: int
 ) -> tuple[Transitions, np.ndarray]:
-    """The transitions of the first ``horizon`` steps, and first observations, for critics that see
-    how much of the horizon has passed: after its last step nothing follows."""
+    """Return the transitions of the first ``horizon`` steps, and first observations, with the share
+    of the horizon that has passed as an input; its last step terminates."""
     kept = evidence.kept(horizon)
     t, now = transitions[kept], evidence.step_numbers[kept, None]
 
@@ -101,16 +101,16 @@ def _timed(
 
 
 class FittedQ:
-    """The critics of P policies with M members each, learning.
+    """Trains the critics of P policies with M members each.
 
     Attributes:
-        recorded, episode_rows: the transitions that they learn from, with the time and without the
-            steps beyond the horizon where there is one, and how many each episode has (E,).
+        recorded, episode_rows: the training transitions, with the time and without steps beyond the
+            horizon if there is one, and their number in each episode (E,).
 
     Args:
         evidence: the transitions to learn from.
-        act_next, first_act: what each policy does after them (P, N, A), and at first (P, E, A), as
-            the evidence has actions.
+        act_next, first_act: each policy's actions after them (P, N, A), and at first (P, E, A), in
+            the form of the evidence.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class FittedQ:
         units = Units.of(transitions, evidence.dataset.action_space, settings)
         self._placement, self._units = placement, units
         low, high = units.value(np.array(units.value_range))
-        beyond = high - low or np.inf  # rewards of 0 alone have no range
+        beyond = high - low or np.inf  # constant rewards of 0 have no range
         self._limits = low - beyond, high + beyond
         self._first = (
             self._as_tensor(units.obs(first_obs)),
@@ -148,7 +148,7 @@ class FittedQ:
         )
         shapes = f"{act_next.shape} {first_act.shape} {evidence.dataset.content_hash}"
         numbers = asdict(settings)
-        del numbers["epsilon"]  # is of other estimates
+        del numbers["epsilon"]  # belongs to other estimates
         digest = hashlib.sha256(f"{VERSION} {shapes} {json.dumps(numbers)}".encode())
         for acts in (act_next, first_act):
             digest.update(np.ascontiguousarray(acts).data)
@@ -160,14 +160,14 @@ class FittedQ:
         return self._engine.step
 
     def advance(self, num_steps: int) -> Tensor:
-        """As :meth:`bcq_exp.engine.engine.Engine.advance`, for all runs: policy by policy."""
+        """See :meth:`bcq_exp.engine.engine.Engine.advance`; runs are ordered by policy."""
         return self._engine.advance(num_steps)
 
     def estimates(self) -> list[Values]:
-        """Every policy's.
+        """Estimate every policy's value.
 
-        A critic has diverged whose mean lies further beyond what values can be than they can lie
-        apart.
+        A critic has diverged if its mean is outside the possible range of values by more than the
+        width of that range.
         """
         obs, acts = self._first
         found = np.empty((self._num_policies, self._settings.num_members, len(obs)))
@@ -184,14 +184,14 @@ class FittedQ:
         return list(map(Values, found.mean(-1), np.stack(of_drawn, 1)))
 
     def recorded_values(self, k: int, act: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Q of recorded actions (E, T) and V of policy k (E, T + 1), for
+        """Return Q of recorded actions (E, T) and V of policy k (E, T + 1), for
         :func:`bcq_exp.selection.importance.doubly_robust`.
 
-        In an episode they are the mean of those members whose bootstrap sample leaves it out, as a
-        model errs less on what it was fitted to. Where no sample does, all members count.
+        In each episode they are the mean over members whose bootstrap sample leaves it out, because
+        errors are smaller on fitted data. If no sample does, all members count.
 
         Args:
-            act: what the policy does in the recorded states (n, A), those of :attr:`recorded`.
+            act: the policy's actions in the states of :attr:`recorded` (n, A).
         """
         t, rows = self.recorded, self.episode_rows
         last = np.cumsum(rows) - 1
@@ -213,7 +213,7 @@ class FittedQ:
     def _mean_value(
         self, k: int, obs: np.ndarray, act: np.ndarray, shares: np.ndarray
     ) -> np.ndarray:
-        """Policy k's values (n,), a mean of members by ``shares`` (M, n), in the rewards' unit."""
+        """Policy k's values (n,): the mean of members weighted by ``shares`` (M, n), unscaled."""
         found, num_members = np.zeros(len(obs)), self._settings.num_members
         with self._placement.in_force(), torch.no_grad():
             for m, critic in enumerate(
@@ -233,10 +233,10 @@ class FittedQ:
         )
 
     def fit(self, path: Path, callback: Callback = lambda step, losses: None) -> None:
-        """Learn to the last step, from what is kept at ``path`` if it is of the same evaluation.
+        """Train to the last step; resume from ``path`` if it is of the same evaluation.
 
         Args:
-            callback: called now and then with the steps taken, and the mean loss in the last.
+            callback: called at intervals with the steps taken and the mean of the last loss.
 
         Raises:
             CannotWrite: if the system refuses.
@@ -265,7 +265,7 @@ class FittedQ:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content["digest"] == self._digest:
                 self._put_back(content["runs"])
-        except Exception:  # whatever reading a damaged file raises
+        except Exception:  # any error of reading a damaged file
             log.warning("%s is damaged: critics are fitted again", path)
             self._put_back(before)
 

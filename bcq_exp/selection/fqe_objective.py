@@ -1,4 +1,4 @@
-"""``trainer.objective=fqe``: runs valued without an environment, all of a sweep's at once."""
+"""``trainer.objective=fqe``: estimate the runs of a sweep together, without an environment."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ LOCK = ".fqe.lock"
 
 
 def estimate_objectives(specs: Sequence[RunSpec], place: Path) -> dict[Path, str]:
-    """Value trained runs whose objective is fitted Q evaluation, where that was not done yet.
+    """Estimate trained runs whose objective is fitted Q evaluation and that have no estimate yet.
 
-    The estimates are recorded in the runs' folders and in W&B (``ope/``). Each kind of data and
-    settings is one computation. A run is valued the same whatever others there are, up to rounding.
+    The estimates are recorded in the runs' folders and in W&B (``ope/``). Runs with equal data and
+    settings are one computation. Up to rounding, estimates do not depend on the other runs.
 
     Args:
-        specs: runs that have been trained, with held-out episodes.
-        place: where fitted critics are kept until they are done.
+        specs: trained runs with held-out episodes.
+        place: the folder of critics that are being fitted.
 
     Returns:
-        Why runs have none, by folder: their checkpoints cannot be read, or their critics diverged.
+        The reasons of runs without an estimate, by folder: unreadable checkpoints or diverged
+        critics.
 
     Raises:
-        UserError: if the data cannot be loaded, or another process is estimating there.
+        UserError: if the data cannot be loaded, or another process is estimating in this folder.
         CannotWrite: if the system refuses.
     """
     failures: dict[Path, str] = {}
@@ -74,7 +75,7 @@ def estimate_objectives(specs: Sequence[RunSpec], place: Path) -> dict[Path, str
 
 @contextmanager
 def _noted(folder: Path, failures: dict[Path, str]) -> Iterator[None]:
-    """Note why a run failed, by its folder."""
+    """Record why a run failed, by its folder."""
     try:
         yield
     except UserError as error:

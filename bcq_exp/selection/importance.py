@@ -8,8 +8,8 @@ and w_{-1} = 1:
     WDR    sum_t gamma^t [sum_i w_it (r_it - Q_it) / sum_i w_it    Thomas & Brunskill 2016,
                           + sum_i w_i,t-1 V_it / sum_i w_i,t-1]    arXiv:1604.00923
 
-All are sums of ratios of sums over episodes. That form is what a bootstrap over episodes needs: a
-draw only changes how often each episode counts (:class:`Ratios`).
+All are sums of ratios of sums over episodes, a form that suits a bootstrap over episodes: a draw
+only changes how often each episode counts (:class:`Ratios`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ DRAWS_AT_ONCE = 50
 class Episodes:
     """Recorded episodes, padded to the longest.
 
-    After an episode has terminated, rewards of 0 follow with certainty, under any policy. After one
-    that was cut, nothing is known.
+    After a terminated episode, rewards are 0 under any policy. After a cut episode, they are
+    unknown.
 
     Args:
-        rew: rewards (E, T), 0 behind the end.
-        log_ratios: log rho (E, T), 0 behind the end; minus infinity where the policy never takes
-            the recorded action.
+        rew: rewards (E, T), 0 after the end.
+        log_ratios: log rho (E, T), 0 after the end; minus infinity if the policy never takes the
+            recorded action.
         lengths: recorded steps (E,).
         is_cut: whether each was truncated rather than terminated (E,).
     """
@@ -51,7 +51,7 @@ class Episodes:
     def of(
         cls, rew: np.ndarray, log_ratios: np.ndarray, episode_rows: np.ndarray, is_cut: np.ndarray
     ) -> Episodes:
-        """Episodes of N neighbouring steps, (N,) each; ``episode_rows`` and ``is_cut`` are (E,)."""
+        """Make episodes of N consecutive steps; ``episode_rows`` and ``is_cut`` are (E,)."""
         return cls(
             padded(rew, episode_rows), padded(log_ratios, episode_rows), episode_rows, is_cut
         )
@@ -64,14 +64,14 @@ class Episodes:
 
     @cached_property
     def log_weights(self) -> np.ndarray:
-        """log w_t for t = -1, ..., T - 1: (E, T + 1); constant behind the end."""
+        """log w_t for t = -1, ..., T - 1: (E, T + 1); constant after the end."""
         return np.pad(np.cumsum(self.log_ratios, 1, dtype=np.float64), ((0, 0), (1, 0)))
 
 
 def padded(values: np.ndarray, episode_rows: np.ndarray, num_steps: int = 0) -> np.ndarray:
-    """Values of N neighbouring steps (N,) as (E, T) in float64, 0 behind each episode's end.
+    """Pad values of N consecutive steps to (E, T) in float64, 0 after each episode's end.
 
-    T is the longest episode's length, or ``num_steps`` if that is more.
+    T is the longest episode's length, or ``num_steps`` if that is larger.
     """
     width = max(num_steps, int(episode_rows.max()))
     out = np.zeros((len(episode_rows), width))
@@ -82,7 +82,7 @@ def padded(values: np.ndarray, episode_rows: np.ndarray, num_steps: int = 0) -> 
 def effective_sample_size(log_weights: np.ndarray) -> np.ndarray:
     """(sum w)^2 / sum w^2 over the first dimension, (E, ...) -> (...); 0 where all weights are 0.
 
-    Kish 1965: as many episodes of equal weights have the same variance.
+    Kish 1965: so many episodes of equal weight have the same variance.
     """
     weights = _scaled(log_weights)
     total = weights.sum(0)
@@ -90,14 +90,14 @@ def effective_sample_size(log_weights: np.ndarray) -> np.ndarray:
 
 
 class EffectiveSizes(NamedTuple):
-    """Effective sample sizes: of whole episodes, and the least of all steps' cumulative weights."""
+    """Effective sample sizes: of whole episodes, and the least of cumulative weights by step."""
 
     of_episodes: float
     least: float
 
 
 def effective_sizes(episodes: Episodes) -> EffectiveSizes:
-    """Those of the weights of WIS and of PDWIS."""
+    """Return the effective sample sizes of the weights of WIS and of PDWIS."""
     known = np.where(episodes.is_known, episodes.log_weights[:, 1:], -np.inf)
     of_steps = effective_sample_size(known)[episodes.is_known.any(0)]
     whole = effective_sample_size(episodes.log_weights[:, -1])
@@ -129,19 +129,19 @@ class Ratios:
         return self.scale * parts
 
     def drawn(self, counts: np.ndarray) -> np.ndarray:
-        """The estimate with each episode counted so often, (B, E) -> (B,).
+        """Return the estimate with episodes counted by draws, (B, E) -> (B,).
 
-        A step whose weights in a draw are all 0 has its value in the estimate itself.
+        A step whose weights in a draw are all 0 keeps its value of the estimate.
         """
         above, below = counts @ self.numerators, counts @ self.denominators
         parts = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
         return np.where(below > 0, self.scale * parts, self._parts).sum(1)
 
     def interval(self, num_effective: float, seed: int = 0) -> statistics.Estimate:
-        """The estimate with its t interval by a bootstrap over episodes.
+        """Return the estimate with its t interval by a bootstrap over episodes.
 
         Args:
-            num_effective: the effective sample size, from which the degrees of freedom follow.
+            num_effective: the effective sample size, which gives the degrees of freedom.
         """
         if not num_effective > 1:
             return statistics.Estimate(self.value, np.nan, np.nan)
@@ -164,7 +164,7 @@ def per_decision_importance(episodes: Episodes, gamma: float) -> Ratios:
     Only episodes that are known at a step count there.
     """
     known = episodes.is_known
-    recorded = known.any(0)  # beyond the longest of cut episodes nothing is
+    recorded = known.any(0)  # no step is known after the longest cut episode
     log_weights = np.where(known, episodes.log_weights[:, 1:], -np.inf)
     x, w = _sums(episodes.rew, log_weights)
     scale = gamma ** np.arange(known.shape[1])
@@ -177,9 +177,9 @@ def doubly_robust(episodes: Episodes, gamma: float, q: np.ndarray, v: np.ndarray
     After a cut, the model's V of the last state stands for the rewards that follow.
 
     Args:
-        q: the model's Q of recorded states and actions (E, T), 0 behind the end.
-        v: the model's V of recorded states, and of that after the last step, (E, T + 1); 0 behind
-            that, and there too if the episode terminated.
+        q: the model's Q of recorded states and actions (E, T), 0 after the end.
+        v: the model's V of recorded states and the state after the last step, (E, T + 1); 0 after
+            that, and 0 for the last state of a terminated episode.
     """
     corrections = _sums(episodes.rew - q, episodes.log_weights[:, 1:])
     states = _sums(v, episodes.log_weights)
@@ -195,14 +195,14 @@ def _sums(values: np.ndarray, log_weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _scaled(log_weights: np.ndarray) -> np.ndarray:
-    """exp of (E, ...), the largest of the first dimension 1: ratios of sums stay, and stay
-    finite."""
+    """Compute exp of (E, ...), scaled so that the largest over E is 1: ratios of sums are the
+    same, and finite."""
     largest = log_weights.max(0)
     return np.exp(log_weights - np.where(np.isfinite(largest), largest, 0.0))
 
 
 def _draws(num_episodes: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each episode is in bootstrap samples (B, E), of which NUM_DRAWS come in parts."""
+    """Yield the counts of episodes in bootstrap samples (B, E), NUM_DRAWS in total."""
     rng = np.random.default_rng(seed)
     for _ in range(NUM_DRAWS // DRAWS_AT_ONCE):
         drawn = rng.integers(num_episodes, size=(DRAWS_AT_ONCE, num_episodes))

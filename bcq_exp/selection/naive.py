@@ -1,4 +1,4 @@
-"""What people go by without an evaluation: a run's own critic, and its Bellman error."""
+"""Naive estimates: a run's own critic and its Bellman error."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def naive_estimates(
 
 
 def critic_value(candidate: Candidate, evidence: Evidence, first_act: np.ndarray) -> float:
-    """The mean of Q(s_0, pi(s_0)) over the episodes' beginnings, by the run's own critic and gamma.
+    """The mean of Q(s_0, pi(s_0)) over first states, by the run's own critic and gamma.
 
-    ``first_act`` is (E, A). NaN where the algorithm learns no values.
+    ``first_act`` is (E, A). NaN if the algorithm learns no values.
     """
     found = values(candidate.agent, evidence.first_obs, first_act, evidence)
     return float("nan") if found is None else float(found.mean())
 
 
 def td_error(candidate: Candidate, evidence: Evidence, act_next: np.ndarray) -> float:
-    """The root mean square of r + gamma (1 - terminated) Q(s', pi(s')) - Q(s, a), by the same.
+    """The root mean square of r + gamma (1 - terminated) Q(s', pi(s')) - Q(s, a), by that critic.
 
-    ``act_next`` is (N, A). NaN where the algorithm learns no values.
+    ``act_next`` is (N, A). NaN if the algorithm learns no values.
     """
     t, agent = evidence.dataset.transitions, candidate.agent
     q = values(agent, t.obs, evidence.act, evidence)

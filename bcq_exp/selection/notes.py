@@ -1,4 +1,4 @@
-"""What has to be known of a selection to read its numbers right, in words."""
+"""Notes on the interpretation of a selection's numbers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bcq_exp.selection.off_policy import FEWEST_EFFECTIVE, OffPolicy
 from bcq_exp.selection.propensities import Calibration
 from bcq_exp.selection.ranking import FEWEST
 
-CONVERGED = 0.95  # of the way to their end, that critics have to go
-CUT = 0.05  # what rewards still weigh where episodes are cut, from which on that is noted
-STRAYING = 0.5  # share of supported actions below which a policy is noted
-UNCALIBRATED = 0.1  # expected calibration error from which on that is noted
-WORSE = 0.05  # nats that a model explains actions better than the probabilities that data state
+CONVERGED = 0.95  # share of convergence that critics should reach
+CUT = 0.05  # discount at the cut of episodes above which a note is made
+STRAYING = 0.5  # share of supported actions below which a note is made
+UNCALIBRATED = 0.1  # expected calibration error above which a note is made
+WORSE = 0.05  # nats by which a model fits actions better than the recorded probabilities
 NO_WEIGHTS = (
     "importance sampling and doubly robust estimates are not available: policies of continuous "
     "actions have no probability of a recorded action"
 )
-FEW = 10  # policies, which chance orders well now and then
+FEW = 10  # policies; fewer may be ordered well by chance
 
 
 def notes_of(
@@ -34,7 +34,7 @@ def notes_of(
     settings: FQESettings,
     others: OffPolicy,
 ) -> list[str]:
-    """Of policies as :class:`bcq_exp.selection.estimates.Selection` has them, and in that order."""
+    """Return notes on policies, which are sorted as in a ``Selection``."""
     return [
         *_of_evidence(evidence),
         *of_settings(settings),
@@ -64,7 +64,7 @@ def _of_evidence(evidence: Evidence) -> list[str]:
 
 
 def of_settings(settings: FQESettings) -> list[str]:
-    """Whether critics have come to their end."""
+    """Note whether critics have converged."""
     if settings.share_reached >= CONVERGED:
         return []
     steps = counted(settings.num_steps, "step")
@@ -75,7 +75,7 @@ def of_settings(settings: FQESettings) -> list[str]:
 
 
 def _of_range(evidence: Evidence, settings: FQESettings) -> list[str]:
-    """Whether a known range of values is narrower than what was recorded."""
+    """Note whether the given range of values is narrower than the recorded returns."""
     if settings.return_range is None:
         return []
     low, high = settings.return_range
@@ -91,7 +91,7 @@ def _of_range(evidence: Evidence, settings: FQESettings) -> list[str]:
 
 
 def _of_runs(ranked: Sequence[Candidate]) -> list[str]:
-    """In what the runs differ that is none of what was swept."""
+    """Note keys in which runs differ besides the swept ones."""
     notes = []
     steps = [each.step for each in ranked]
     if min(steps) < max(steps):
@@ -106,7 +106,7 @@ def _of_runs(ranked: Sequence[Candidate]) -> list[str]:
 
 
 def _of_horizon(evidence: Evidence, settings: FQESettings) -> list[str]:
-    """Whether values and discounted returns are of the same."""
+    """Note whether values and discounted returns have different horizons."""
     spec, gamma, horizon = evidence.dataset.env_spec, settings.gamma, settings.horizon
     limit = None if spec is None else spec.max_episode_steps
     if horizon is not None and (limit is None or horizon < limit):
@@ -125,7 +125,7 @@ def _of_horizon(evidence: Evidence, settings: FQESettings) -> list[str]:
 
 
 def _of_known(num_known: int, num_policies: int) -> list[str]:
-    """Of how many policies returns are known, and what follows for the judgement."""
+    """Note how many policies have known returns, and the consequences."""
     if not num_known:
         return ["no returns are known, so the rankings cannot be checked"]
     notes = []
@@ -145,7 +145,7 @@ def _of_known(num_known: int, num_policies: int) -> list[str]:
 
 
 def _of_first(policies: pd.DataFrame) -> list[str]:
-    """Whether the first is better than those after it beyond chance."""
+    """Note whether the first policy is better than the others beyond chance."""
     reaching = int((policies["fqe_high"][1:] >= policies["fqe"].iloc[0]).sum())
     if not reaching:
         return []
@@ -163,10 +163,10 @@ def _of_fqe(policies: pd.DataFrame) -> list[str]:
 
 
 def _of_values(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings) -> list[str]:
-    """Whether policies are valued beyond what anything recorded came to."""
+    """Note policies whose value exceeds every recorded return."""
     best = float(evidence.returns(settings.gamma, settings.horizon).max())
     count = int((policies["fqe"] > best).sum())
-    # below 0, an episode that is cut is worth more than one that goes on
+    # with negative returns, a cut episode has a larger return than one that continues
     if not count or (best < 0 and settings.horizon is None):
         return []
     those = counted(count, "policy is", "policies are")
@@ -214,7 +214,7 @@ def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESetting
 
 
 def _of_behaviour(found: Calibration, others: OffPolicy) -> list[str]:
-    """How good the probabilities are that weights are made of."""
+    """Note the quality of the probabilities in importance weights."""
     measured = (
         f"on {counted(found.num_episodes, 'episode')} that it was not fitted to, the most "
         f"probable action was taken in {found.accuracy:.0%} of steps, the expected calibration "

@@ -1,8 +1,8 @@
-"""Estimates of policies from recorded episodes, to read next to fitted Q evaluation.
+"""Estimates of policies from recorded episodes, in addition to fitted Q evaluation.
 
-Of discrete actions: importance sampling, doubly robust estimates and the effective sample size of
-both. A policy of continuous actions has no probability of a recorded action, so that it has none of
-these. Of either: the share of a policy's actions that the data support.
+For discrete actions these are importance sampling, doubly robust estimates and the effective sample
+sizes of both. They do not exist for continuous actions, because a policy has no probability of a
+recorded action. For both, there is the share of a policy's actions that the data support.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ from bcq_exp.selection.importance import (
 from bcq_exp.selection.propensities import Calibration, calibration, fit_behaviour
 from bcq_exp.selection.support import NearestActions, discrete_support
 
-FEWEST_EFFECTIVE = 5  # episodes, below which there are no estimates by weights
-ESTIMATES = ("wis", "pdwis", "dr")  # by weights
+FEWEST_EFFECTIVE = 5  # episodes that weighted estimates need
+ESTIMATES = ("wis", "pdwis", "dr")  # weighted estimates
 
 
 @dataclass(frozen=True)
 class OffPolicy:
-    """The numbers of each policy, and of the behaviour policy.
+    """The estimates of each policy and of the behaviour policy.
 
     Args:
-        policies, behaviour: of each ``support``; of discrete actions also ESTIMATES with ``_low``
-            and ``_high``, and ``ess`` and ``ess_least`` (:class:`EffectiveSizes`). NaN is a number
-            that is not available.
-        calibration: of the estimated behaviour policy; ``None`` where actions are continuous.
-        recorded_log_loss: that of the probabilities that the data set states, where it does.
+        policies, behaviour: ``support``; for discrete actions also ESTIMATES with ``_low`` and
+            ``_high``, and ``ess`` and ``ess_least`` (:class:`EffectiveSizes`). NaN: not available.
+        calibration: that of the estimated behaviour policy; ``None`` for continuous actions.
+        recorded_log_loss: the log loss of recorded probabilities, if the data set has them.
     """
 
     policies: Sequence[Mapping[str, float]]
@@ -56,7 +55,7 @@ def off_policy(
     """Estimate the policies.
 
     Args:
-        fitted: of the candidates in their order, then of the behaviour policy.
+        fitted: critics of the candidates in their order, then of the behaviour policy.
     """
     if evidence.num_actions is None:
         return _of_continuous(candidates, evidence, settings)
@@ -67,7 +66,7 @@ def _of_continuous(
     candidates: Sequence[Candidate], evidence: Evidence, settings: FQESettings
 ) -> OffPolicy:
     recorded, asked = evidence.training.transitions, evidence.dataset.transitions
-    if not evidence.is_held_out:  # neighbours are to be of other episodes
+    if not evidence.is_held_out:  # neighbours must be of other episodes
         is_odd = np.repeat(np.arange(len(evidence.episode_rows)) % 2 == 1, evidence.episode_rows)
         recorded, asked = asked[~is_odd], asked[is_odd]
     units = Units.of(recorded, evidence.dataset.action_space, settings)
@@ -103,7 +102,7 @@ def _of_discrete(
     for k, one in enumerate(candidates):
         policy = policy_actions(one.agent, obs, evidence, settings.seed)
         soft = (1 - settings.epsilon) * policy.astype(np.float64) + settings.epsilon / num_actions
-        with np.errstate(divide="ignore"):  # never taken: a weight of 0
+        with np.errstate(divide="ignore"):  # an action never taken has weight 0
             log_ratios = np.log(soft[np.arange(len(index)), index]) - log_taken
         rows.append(of(k, soft, log_ratios))
     own = of(len(candidates), evidence.act, np.zeros(len(index)))
@@ -114,7 +113,7 @@ def _of_discrete(
 def _weighted(
     fitted: FittedQ, k: int, policy: np.ndarray, log_ratios: np.ndarray, settings: FQESettings
 ) -> dict[str, float]:
-    """The estimates by weights of one policy, whose probabilities in recorded states are (n, A)."""
+    """Weighted estimates of one policy, whose probabilities in recorded states are (n, A)."""
     t, rows = fitted.recorded, fitted.episode_rows
     is_cut = ~t.terminated[np.cumsum(rows) - 1]
     episodes = Episodes.of(t.rew, log_ratios, rows, is_cut)
@@ -136,8 +135,8 @@ def _weighted(
 def _behaviour(
     evidence: Evidence, num_actions: int, settings: FQESettings
 ) -> tuple[np.ndarray, Calibration]:
-    """The estimated b(a | s) in the recorded states (N, n), and how well it is calibrated, by
-    episodes that it was not fitted to."""
+    """Estimate b(a | s) in the recorded states (N, n), and its calibration on episodes that it was
+    not fitted to."""
     training, judged = evidence.training, evidence.dataset
     rows = training.episode_rows[training.episode_rows > 0]
 

@@ -1,4 +1,4 @@
-"""The behaviour policy of discrete actions, estimated from recorded ones, and its calibration."""
+"""Estimate the behaviour policy of discrete actions, and its calibration."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ROWS_AT_ONCE = 16384
 BATCH_SIZE, LR = 256, 3e-3
 MOST_STEPS = 10_000
 CHECK_EVERY, PATIENCE = 50, 8  # steps, and checks without progress after which training ends
-VALIDATION = 0.2  # share of the episodes that decide when
+VALIDATION = 0.2  # share of the episodes for validation
 MOST_VALIDATED = 50_000  # of their steps
 NUM_BINS = 10
 
 
 @dataclass(frozen=True)
 class BehaviourModel:
-    """b(a | s), a small network.
+    """A small network for b(a | s).
 
     Args:
-        validation: the episodes that were not trained on, among those given.
+        validation: the episodes that were not used for training.
     """
 
     normalizer: ObsNormalizer
@@ -37,7 +37,7 @@ class BehaviourModel:
 
     @torch.no_grad()
     def probabilities(self, obs: np.ndarray) -> np.ndarray:
-        """Of each action, (N, O) -> (N, n), float64."""
+        """Return the probability of each action, (N, O) -> (N, n), float64."""
         parts = [
             self.network(torch.as_tensor(self.normalizer(obs[i : i + ROWS_AT_ONCE])))
             for i in range(0, len(obs), ROWS_AT_ONCE)
@@ -50,14 +50,14 @@ class Calibration:
     """How well probabilities of actions agree with the actions that were taken.
 
     Args:
-        num_episodes: by which that was measured.
+        num_episodes: the episodes of the measurement.
         accuracy: how often the most probable action was taken.
         log_loss: the mean of -log b(a | s).
-        marginal_log_loss: the same of probabilities that ignore the state.
+        marginal_log_loss: the log loss of probabilities that ignore the state.
         error: expected calibration error (Guo et al. 2017, arXiv:1706.04599): how far the
             probability of the most probable action is from how often it was taken, on average.
-        reliability: the same by NUM_BINS ranges of that probability: its mean, how often the action
-            was taken, and of how many steps.
+        reliability: in each of NUM_BINS ranges of that probability: its mean, how often the action
+            was taken, and the number of steps.
     """
 
     num_episodes: int
@@ -76,11 +76,11 @@ def fit_behaviour(
     hidden_sizes: Sequence[int],
     seed: int = 0,
 ) -> BehaviourModel:
-    """Fit by cross-entropy, as far as it lowers that of a fifth of the episodes.
+    """Fit by cross-entropy, with early stopping on a fifth of the episodes.
 
     Args:
         obs, act: recorded observations (N, O), and indices of actions (N,).
-        episode_rows: steps of each episode (E,), of at least two.
+        episode_rows: steps of each of at least two episodes (E,).
     """
     rng = np.random.default_rng(seed)
     validation = np.sort(rng.permutation(len(episode_rows))[: _num_kept(len(episode_rows))])
@@ -105,7 +105,7 @@ def _num_kept(num_episodes: int) -> int:
 
 
 def calibration(probabilities: np.ndarray, act: np.ndarray, num_episodes: int) -> Calibration:
-    """Of b(a | s) (N, n) and the indices of the actions taken (N,)."""
+    """Measure the calibration of b(a | s) (N, n), given indices of actions taken (N,)."""
     rows = np.arange(len(act))
     top, confidence = probabilities.argmax(1), probabilities.max(1)
     is_right = top == act
@@ -134,7 +134,7 @@ def _train(
     held: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    """Train until the loss of held rows has not fallen for a while, and keep the best weights."""
+    """Train until the validation loss stops falling, and keep the best weights."""
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
     best, least, since = copy.deepcopy(network.state_dict()), float("inf"), 0
     for step in range(MOST_STEPS):

@@ -1,5 +1,5 @@
-"""How good a ranking of policies is, where their returns are known (Fu et al. 2021,
-arXiv:2103.16596, section 4)."""
+"""Measures of a ranking of policies with known returns (Fu et al. 2021, arXiv:2103.16596,
+section 4)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from bcq_exp.analysis import statistics
 
 RESAMPLES = 2000
-FEWEST = 3  # policies, of which a ranking can be right or wrong
+FEWEST = 3  # policies that measures of a ranking need
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number, NaN where it is not defined, and its interval.
+    """A number, NaN if it is undefined, and its interval.
 
-    The interval is over policies: what other policies of the kind might give. It leaves out how
-    well their returns are known.
+    The interval is over policies: the variation with other policies of the kind. It ignores
+    errors of their returns.
 
     Args:
-        num_policies: of which there is a score and a return.
+        num_policies: policies with a score and a return.
     """
 
     value: float
@@ -44,7 +44,7 @@ def regret(scores: np.ndarray, returns: np.ndarray, k: int) -> float:
     """regret@k: how much less than the best of all policies the best of the k of highest scores
     returns, as a share of the range from the worst to the best; NaN where all return the same.
 
-    Of equal scores any may be the higher: the mean over all ways to tell them apart.
+    With equal scores, the result is the mean over all orders of them.
     """
     spread = np.ptp(returns)
     if spread == 0:
@@ -70,7 +70,7 @@ def measured(
     """A measure of policies' scores and returns, (P,) each, with its interval by a bootstrap's
     standard error, within what the measure can be.
 
-    It is of the policies that have both, FEWEST at least.
+    Only policies with both count; there must be at least FEWEST.
     """
     known = np.isfinite(scores) & np.isfinite(returns)
     scores, returns = scores[known], returns[known]

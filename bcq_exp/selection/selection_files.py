@@ -1,4 +1,4 @@
-"""A selection as files: in the sweep's folder, for the report, and for whoever wants them."""
+"""The files of a selection in the sweep's folder, which the report reads."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bcq_exp.files import write_atomically
 if TYPE_CHECKING:  # they bring torch
     from bcq_exp.selection.estimates import Selection
 
-FOLDER = "ope"  # in the sweep's, off-policy evaluation
-PARTS = {  # of the selection's file
+FOLDER = "ope"  # folder in the sweep's: off-policy evaluation
+PARTS = {  # types of the parts of the selection's file
     "settings": dict, "notes": list, "policies": list, "behaviour": dict, "quality": dict,
     "budget": dict, "calibration": dict,
 }  # fmt: skip
-TEXTS = ("run", "folder", "better")  # of a policy; the rest are numbers
+TEXTS = ("run", "folder", "better")  # fields of a policy that are text; the rest are numbers
 POLICIES, SELECTION, CRITICS = "policies.csv", "selection.json", "fqe.pt"
 
 
@@ -54,16 +54,16 @@ def write(selection: Selection, settings: FQESettings, folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What :func:`write` wrote in a sweep's folder; ``None`` where nothing was selected.
+    """Read what :func:`write` wrote in a sweep's folder; ``None`` if there is no selection.
 
     Raises:
-        UserError: if that is damaged.
+        UserError: if the file is damaged.
     """
     path = folder / FOLDER / SELECTION
     if not path.exists():
         return None
     try:
-        found = {"calibration": {}, **json.loads(path.read_bytes())}  # older files have none
+        found = {"calibration": {}, **json.loads(path.read_bytes())}  # older files lack it
         if any(not isinstance(found[name], kind) for name, kind in PARTS.items()):
             raise ValueError("its parts have the wrong types")
         policies = [dict(each) for each in found["policies"]]
@@ -83,7 +83,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def _leaves(content: Any) -> Iterator[Any]:
-    """Every value in dictionaries and lists."""
+    """Yield every value in dictionaries and lists."""
     if isinstance(content, dict | list):
         for value in content.values() if isinstance(content, dict) else content:
             yield from _leaves(value)

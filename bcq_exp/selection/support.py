@@ -1,4 +1,4 @@
-"""How far policies stray from the data: the share of their actions that the data support."""
+"""The share of policies' actions that the data support."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from scipy.spatial import cKDTree
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection.critics import Units
 
-LEAST_PROBABILITY = 0.01  # of an action that the data support
-NUM_NEIGHBOURS = 10  # recorded states near one, among whose actions a policy's is looked for
+LEAST_PROBABILITY = 0.01  # least probability of an action that the data support
+NUM_NEIGHBOURS = 10  # nearest recorded states whose actions are compared
 LEVEL = 0.95  # share of recorded actions that count as supported
 MOST_RECORDED, MOST_ASKED = 50_000, 5_000  # states, drawn where there are more
 
 
 def discrete_support(policy: np.ndarray, behaviour: np.ndarray) -> float:
-    """The chance that a policy's action is one that the behaviour takes with LEAST_PROBABILITY or
-    more in that state; both are probabilities (N, n) in recorded states."""
+    """The probability that a policy's action is one that the behaviour takes with at least
+    LEAST_PROBABILITY in that state; both are probabilities (N, n) in recorded states."""
     return float((policy * (behaviour >= LEAST_PROBABILITY)).sum(1).mean())
 
 
 class NearestActions:
-    """Continuous actions, supported where one as near was recorded in a state nearby.
+    """Support of continuous actions: a similar action was recorded in a nearby state.
 
     The distance of an action in a state is that to the nearest action in the NUM_NEIGHBOURS nearest
-    recorded states. Supported is what is no further than LEVEL of the recorded actions in the
-    states that are asked for, which are of other episodes.
+    recorded states. An action is supported if its distance is at most the LEVEL quantile of the
+    distances of recorded actions of other episodes.
 
     Attributes:
         obs, act: the states in which policies are compared (n, O), and the recorded actions there.
 
     Args:
-        recorded, asked: steps to look in, and those in whose states policies are compared; there
-            are no more of either than MOST_RECORDED and MOST_ASKED, drawn by ``seed``.
-        units: makes differences of observations, and of actions, comparable.
+        recorded, asked: steps to search, and steps in whose states policies are compared; of more
+            than MOST_RECORDED and MOST_ASKED a sample is drawn by ``seed``.
+        units: scales observations and actions.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class NearestActions:
         self._limit = np.quantile(self._distances(asked.act), LEVEL)
 
     def share(self, act: np.ndarray) -> float:
-        """Of what a policy does in the states ``obs``, (n, A) in the environment's units."""
+        """The share of supported actions (n, A), in the environment's units, in states ``obs``."""
         return float((self._distances(act) <= self._limit).mean())
 
     def _distances(self, act: np.ndarray) -> np.ndarray:

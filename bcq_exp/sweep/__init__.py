@@ -1,1 +1,1 @@
-"""Sweeps: planning a grid, launching its runs as cohorts, searching, and saying how far it is."""
+"""Sweeps: plans, sweepers, launchers that train runs as cohorts, workers, and state."""

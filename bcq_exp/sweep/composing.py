@@ -1,8 +1,8 @@
-"""Composing a sweep's runs: what they have in common once, then each one's values.
+"""Compose a sweep's runs: first what they share, then each run's values.
 
-Hydra reads and merges every file again for each run, which takes a tenth of a second. Files are
-chosen by the choices of groups alone; values come after them. So each combination of choices is
-composed by Hydra once, and a run is a copy of that with its values, set by Hydra's own function.
+Hydra reads and merges every file again for each run, which takes a tenth of a second. Files depend
+only on the choices of groups. Hydra therefore composes each combination of choices once, and a run
+is a copy with its values set by Hydra's own function.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from bcq_exp.config.containers import interpolations
 
 
 class SweepComposer:
-    """Composes the runs of one sweep, each equal to what Hydra composes for it alone.
+    """Composes the runs of one sweep; each is equal to what Hydra composes.
 
     Args:
-        loader: Hydra's, with the sweep's search path.
+        loader: Hydra's loader, with the sweep's search path.
         sweep: the configuration of the sweep itself.
     """
 
@@ -38,13 +38,13 @@ class SweepComposer:
         self._read: dict[str, tuple[Override, bool]] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration, with its ``hydra`` node, of the run with these overrides.
+        """Compose the configuration, with its ``hydra`` node, of a run.
 
         Raises:
-            HydraException: what Hydra objects to.
+            HydraException: as Hydra raises it.
         """
         cfg = self._with_values(overrides, whole=True)
-        if cfg is None:  # in Hydra's own words
+        if cfg is None:  # with Hydra's own error
             return self._by_hydra(overrides)
         cfg.hydra.overrides.task = list(overrides)
         form = cfg.hydra.job.config.override_dirname
@@ -54,10 +54,10 @@ class SweepComposer:
         return cfg
 
     def own(self, overrides: Sequence[str]) -> DictConfig | None:
-        """The run's own configuration as :func:`parted` has it, in a third of the time.
+        """Compose a run's configuration as of :func:`parted`, in a third of the time.
 
-        ``None`` where a value refers to others that are given, or Hydra objects: then the whole is
-        to be composed.
+        ``None`` if a value refers to overridden keys, or Hydra raises an error: use
+        :meth:`compose` then.
         """
         if any("${" in override for override in overrides):
             return None
@@ -67,11 +67,11 @@ class SweepComposer:
         return self._loader.load_sweep_config(self._sweep, list(overrides))
 
     def _with_values(self, overrides: Sequence[str], *, whole: bool) -> DictConfig | None:
-        """A copy of what the choices compose, with the values; ``None`` if Hydra might differ."""
+        """Copy the composed choices and set the values; ``None`` if Hydra might differ."""
         try:
             given = [self._parsed(override) for override in overrides]
             is_common = not any(o.is_hydra_override() or o.is_sweep_override() for o, _ in given)
-            if not is_common or self._sweep.hydra.searchpath:  # it may bring groups not known here
+            if not is_common or self._sweep.hydra.searchpath:  # it may add unknown groups
                 return None
             choices = tuple(o.input_line or "" for o, is_choice in given if is_choice)
             if choices not in self._composed:
@@ -89,7 +89,7 @@ class SweepComposer:
         return cfg
 
     def _parsed(self, override: str) -> tuple[Override, bool]:
-        """An override, and whether it is a choice: bears on which files are read."""
+        """Parse an override; also return whether it is a choice, which selects files."""
         if override not in self._read:
             one = OverridesParser.create().parse_override(override)
             is_group = internals.repository(self._loader).group_exists(one.key_or_group)
@@ -99,12 +99,13 @@ class SweepComposer:
 
 @dataclass(frozen=True)
 class _Common:
-    """What runs of the same choices start from.
+    """The common configuration of runs with the same choices, pickled.
 
     Args:
         whole: the configuration.
-        own: it without its ``hydra`` node, resolved; ``None`` where that may differ by run.
-        referred: the parts of ``own`` to which others refer.
+        own: the resolved configuration without its ``hydra`` node; ``None`` if that may differ by
+            run.
+        referred: the parts of ``own`` that others refer to.
     """
 
     whole: bytes
@@ -121,9 +122,9 @@ class _Common:
 
 
 def parted(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
-    """A run's own configuration, resolved, and one that has its ``hydra`` node alone.
+    """Divide a configuration into the run's own, resolved, and one with the ``hydra`` node only.
 
-    They are parts of what was handed in, not copies.
+    Both share nodes with the argument.
     """
     with read_write(cfg), open_dict(cfg):
         for name in interpolations(cfg):

@@ -1,4 +1,4 @@
-"""What a sweep will take, in words: hours, disk, and which worker trains what."""
+"""Describe what a sweep will need: hours, disk, and the groups of its workers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from bcq_exp.sweep.division import Group, ends
 if TYPE_CHECKING:  # it brings torch
     from bcq_exp.training.cost import RunCost
 
-MOST_LINES = 20  # of groups
+MOST_LINES = 20  # listed groups
 START_UP = 4.0  # seconds of a worker until its first step (tests/bench/RESULTS.md, startup)
 
 
 @dataclass(frozen=True)
 class CohortCost:
-    """What the runs of a cohort cost.
+    """The cost of the runs of a cohort.
 
     Args:
-        run: one of them.
-        num_steps: that each has to take yet.
-        num_threads: that a group is trained by.
+        run: the cost of one run.
+        num_steps: the steps left of each run.
+        num_threads: the threads that train a group.
     """
 
     run: RunCost
@@ -31,17 +31,17 @@ class CohortCost:
     num_threads: int
 
     def seconds(self, num_runs: int) -> float:
-        """Of a group of so many."""
+        """Seconds of a group of so many runs."""
         return self.run.seconds(self.num_steps, num_runs, self.num_threads)
 
 
 @dataclass(frozen=True)
 class PlannedGroup:
-    """A group that will be trained.
+    """A group of runs to train.
 
     Args:
-        overrides: of each of its runs.
-        cost: of each of them; ``None`` where it is not known.
+        overrides: the overrides of each run.
+        cost: the cost of each run; ``None`` if unknown.
     """
 
     group: Group
@@ -52,10 +52,10 @@ class PlannedGroup:
 def plan_lines(
     planned: Sequence[PlannedGroup], num_workers: int, damaged: Mapping[str, str]
 ) -> Iterator[str]:
-    """The groups in the order in which they are taken, how long all take, and their disk.
+    """Describe the groups in order, the total time, and the disk space.
 
     Args:
-        damaged: why a run cannot go on, by its name.
+        damaged: the reason that a run cannot resume, by its name.
     """
     known = all(each.cost is not None for each in planned)
     for each in planned[:MOST_LINES]:

@@ -16,7 +16,7 @@ from bcq_exp.sweep.launcher import CohortLauncher
 
 
 class GridSweeper(basic_sweeper()):  # type: ignore[misc]
-    """Hydra's own, without composing every run only to throw it away: our launcher checks them."""
+    """Hydra's sweeper without its validation of every run, which the launcher does."""
 
     def sweep(self, arguments: list[str]) -> Any:
         launcher = self.launcher
@@ -58,7 +58,7 @@ class GridSweeper(basic_sweeper()):  # type: ignore[misc]
         return Path(self.config.hydra.sweep.dir)
 
     def parsed(self, arguments: Sequence[str]) -> list[Override]:
-        """What is swept and what stands: the configuration's ``params``, then the arguments."""
+        """Parse swept and fixed overrides: the configuration's ``params``, then the arguments."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         return parser.parse_overrides(

@@ -4,8 +4,8 @@
 
 A rung is decided when all its settings have reached it, unlike in ASHA (Li et al. 2020,
 arXiv:1810.05934), which promotes a setting as soon as it is among the best so far: runs are trained
-together, so that they arrive together. Those that continue are stacked again, without the others,
-from the checkpoints that they stopped at.
+together and reach a rung together. The remaining runs are grouped again and resume from their
+checkpoints.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bcq_exp.sweep.rungs import Rung, compare, rung_sizes, rung_steps
 
 log = logging.getLogger(__name__)
 
-HALVING_FILE = "halving.json"  # in the sweep's folder: what was decided at each rung
+HALVING_FILE = "halving.json"  # in the sweep's folder: the decisions of each rung
 OF_ALL = ("trainer.num_steps", "trainer.eval_every", "trainer.objective")  # the settings, alike
 
 Settings: TypeAlias = Mapping[str, Sequence[list[str]]]
@@ -45,10 +45,10 @@ Settings: TypeAlias = Mapping[str, Sequence[list[str]]]
 class HalvingSweeper(GridSweeper):
     """``hydra/sweeper=halving``, over a grid as a command line or ``params`` gives it.
 
-    Runs that differ in their seed alone are one setting, and go on or stop together.
+    Runs that differ only in their seed are one setting, and continue or stop together.
 
     Args:
-        eta: one setting in so many goes on.
+        eta: one in so many settings continues.
         rungs: shares of ``trainer.num_steps`` at which settings are compared, besides the end.
         params: swept keys, as on a command line.
     """
@@ -63,11 +63,11 @@ class HalvingSweeper(GridSweeper):
         self._eta, self._shares = eta, list(rungs)
 
     def sweep(self, arguments: list[str]) -> list[Rung]:
-        """Train all of the grid a little and the best of it to the end; what was decided.
+        """Train the grid to the first rung and the best settings to the end; return the decisions.
 
         Raises:
-            RunStopped: if runs failed, once the others have ended.
-            UserError: if there is nothing to compare, or no evaluation to compare by.
+            RunStopped: if runs failed, after the others have ended.
+            UserError: if there are no settings, or no evaluations, to compare.
         """
         launcher, config = self.launcher, self.config
         assert config is not None and isinstance(launcher, CohortLauncher)
@@ -85,7 +85,7 @@ class HalvingSweeper(GridSweeper):
         stopped: dict[str, str] = {}
         failures: list[str] = []
         work = [size * (b - a) for size, (a, b) in zip(sizes, pairwise([0, *steps]), strict=True)]
-        found: dict[str, result_table.Result] = {}  # each setting as it is at its last rung
+        found: dict[str, result_table.Result] = {}  # each setting at its last rung
         for i, (step, num_kept) in enumerate(zip(steps, [*sizes[1:], 1], strict=True)):
             later = sum(work[i + 1 :]) / work[i]
             returned = launcher.launch(_jobs(settings), 0, until=step, later=later)
@@ -110,10 +110,10 @@ class HalvingSweeper(GridSweeper):
         return rungs
 
     def _settings(self, arguments: Sequence[str]) -> Settings:
-        """The grid's runs by setting, in its order.
+        """Group the grid's runs by setting, in order.
 
         Raises:
-            UserError: if all of it is one, or they would be compared by different measures.
+            UserError: if there is only one setting, or a swept key changes the comparison.
         """
         given = self.parsed(arguments)
         swept = {o.get_key_element().lstrip("+") for o in given if o.is_sweep_override()}
@@ -136,10 +136,10 @@ class HalvingSweeper(GridSweeper):
 
 
 def _naming(config: DictConfig) -> RunNaming:
-    """How the sweep's runs are named, which a rung has to find again.
+    """Return the naming of the sweep's runs, by which rungs find them.
 
     Raises:
-        UserError: if something else names them.
+        UserError: if the user names them.
     """
     subdir = content(content(config.hydra.sweep)["subdir"])
     naming = RunNaming.of(str(subdir))
@@ -160,7 +160,7 @@ def _failed(result: JobReturn) -> bool:
 
 
 def _values(settings: Settings, returned: Sequence[JobReturn]) -> dict[str, float | None]:
-    """The mean objective of each setting's runs, whose results are in their order."""
+    """Return the mean objective of each setting's runs from results in their order."""
     left, values = iter(returned), dict[str, float | None]()
     for name, jobs in settings.items():
         own = list(islice(left, len(jobs)))
@@ -169,7 +169,7 @@ def _values(settings: Settings, returned: Sequence[JobReturn]) -> dict[str, floa
 
 
 def _reasons(rung: Rung) -> Iterator[tuple[str, str]]:
-    """Why settings do not go on, in words."""
+    """Yield the name of each setting that stops, and the reason."""
     for setting in rung.settings:
         if setting.value is None:
             yield setting.name, "another run of its setting failed"
@@ -179,7 +179,7 @@ def _reasons(rung: Rung) -> Iterator[tuple[str, str]]:
 
 
 def _write(folder: Path, rungs: Sequence[Rung], stopped: Mapping[str, str]) -> None:
-    """Leave what was decided so far in the sweep's folder, for people and ``status``."""
+    """Write the decisions so far to the sweep's folder, for users and ``status``."""
     content = json.dumps({"rungs": [asdict(rung) for rung in rungs]}, indent=2) + "\n"
     write_atomically(folder / HALVING_FILE, content.encode())
     state.note_stopped(folder, stopped)
@@ -197,7 +197,7 @@ def _say_winner(rungs: Sequence[Rung]) -> None:
 
 
 def _plan_lines(steps: Sequence[int], sizes: Sequence[int], settings: Settings) -> Iterator[str]:
-    """The rungs, and the share of the whole grid's steps that they take."""
+    """Describe the rungs, and the share of a full grid's steps that they need."""
     before, taken = 0, 0
     for step, size in zip(steps, sizes, strict=True):
         yield f"  {size} of {len(settings)} settings to step {step}"

@@ -1,6 +1,6 @@
-"""The jobs of a sweep: composed, checked, compared with what their folders have, made ready.
+"""The jobs of a sweep: compose and check them, and compare each with its folder.
 
-Every job is composed and checked before anything is written. Only what it comes to is kept
+Every job is composed and checked before anything is written. Only the result is kept
 (:class:`~bcq_exp.training.spec.RunSpec`), as a thousand configurations are millions of objects.
 """
 
@@ -30,7 +30,7 @@ from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
 
-GRIDS = ("BasicSweeper", "GridSweeper")  # sweepers that train every run, whatever it returns
+GRIDS = ("BasicSweeper", "GridSweeper")  # sweepers that train every run, whatever others return
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Planned:
     """A job of the sweep that was composed and checked.
 
     Args:
-        number: Hydra's.
-        overrides: what it was given.
+        number: Hydra's number of the job.
+        overrides: the job's overrides.
         spec: the run.
-        key: of its cohort; ``None`` if it is not to be trained.
-        sets_aside: whether the run in its folder has to leave.
-        value: of the objective, where the run has got there.
-        damage: why it cannot go on.
+        key: the key of its cohort; ``None`` if it needs no training.
+        sets_aside: whether the run in its folder is to be set aside.
+        value: the objective, if the run is trained.
+        damage: the reason that it cannot resume.
     """
 
     number: int
@@ -60,7 +60,7 @@ class SweepJobs:
     """Composes the jobs of one sweep.
 
     Args:
-        loader: Hydra's, with the sweep's search path.
+        loader: Hydra's loader, with the sweep's search path.
         sweep: the configuration of the sweep itself.
     """
 
@@ -71,7 +71,7 @@ class SweepJobs:
         self._cwd, self._chdir = str(sweep.hydra.runtime.cwd), bool(sweep.hydra.job.chdir)
 
     def folder(self, number: int, overrides: Sequence[str]) -> Path:
-        """The folder of a job."""
+        """Return the folder of a job."""
         return self._own(number, overrides)[1]
 
     def plan(
@@ -98,7 +98,7 @@ class SweepJobs:
         return list(planned.values())
 
     def compose(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-        """A job's configuration with its ``hydra`` node, as Hydra runs it, and its folder."""
+        """Compose a job's configuration with its ``hydra`` node; return it and the folder."""
         cfg = self._composer.compose(overrides)
         hydra = cfg.hydra
         hydra.job.id, hydra.job.num = str(number), number
@@ -109,7 +109,7 @@ class SweepJobs:
         return cfg, folder
 
     def write_hydra_files(self, each: Planned) -> None:
-        """The configuration in the run's folder, as Hydra writes it for a run alone."""
+        """Write the configuration to the run's folder, as Hydra does for a single run."""
         full, folder = self.compose(each.number, each.overrides)
         cfg, hydra = parted(full)
         if hydra.hydra.output_subdir is None:
@@ -121,7 +121,7 @@ class SweepJobs:
         save_config(hydra.hydra.overrides.task, "overrides.yaml", folder)
 
     def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-        """A job's own configuration and its folder: what :meth:`compose` gives, sooner."""
+        """Compose a job's own configuration and its folder, faster than :meth:`compose`."""
         own = None if self._place is None else self._composer.own(overrides)
         if self._place is None or own is None:
             full, folder = self.compose(number, overrides)
@@ -143,7 +143,7 @@ class SweepJobs:
 
 
 def _place(config: DictConfig) -> tuple[str, RunNaming] | None:
-    """A sweep's folder and how its runs are named, where overrides say so (sweep.plan)."""
+    """Return a sweep's folder and naming, if overrides define them (sweep.plan)."""
     node = unresolved(config.hydra.sweep)
     given = {key_and_value(str(each))[0] for each in unresolved(config.hydra.overrides.hydra)}
     naming = RunNaming.of(str(node["subdir"]))
@@ -153,10 +153,10 @@ def _place(config: DictConfig) -> tuple[str, RunNaming] | None:
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Let the garbage of a hundred configurations pile up before it is looked for.
+    """Run the garbage collector less often inside the block.
 
-    A configuration is a tree whose nodes know their parents, so that only the collector frees it;
-    at its own pace it takes a quarter of the time that a thousand are composed in.
+    A configuration is a cyclic tree, which only the collector frees; by default it takes a quarter
+    of the time of composing a thousand.
     """
     before = gc.get_threshold()
     gc.set_threshold(200_000, *before[1:])
@@ -167,7 +167,7 @@ def _rare_collections() -> Iterator[None]:
 
 
 def check_evaluated(settings: TrainerConfig, until: int) -> None:
-    """See that a run is evaluated at a step, so that it can be compared there.
+    """Check that a run is evaluated at a step, where it will be compared.
 
     Raises:
         UserError: if it is not.
@@ -181,10 +181,10 @@ def check_evaluated(settings: TrainerConfig, until: int) -> None:
 
 
 def _planned(number: int, spec: RunSpec, overrides: list[str]) -> Planned:
-    """A job compared with what its folder has.
+    """Compare a job with its folder.
 
     Raises:
-        UserError: if that must not be continued.
+        UserError: if the run there must not be continued.
     """
     found = Planned(number, overrides, spec)
     restarts = spec.resume == "restart"

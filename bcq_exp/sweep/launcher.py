@@ -1,8 +1,8 @@
-"""The launcher of sweeps: trains what is missing, runs of one kind together.
+"""The launcher of sweeps: it trains missing runs, those of one kind together.
 
-It is Hydra's to call: jobs come as overrides, and go back with what they returned. Runs that are
-complete return their recorded objective; the others are divided into cohorts
-(:mod:`bcq_exp.training.cohort`) and those handed to the workers.
+Hydra calls it with the overrides of jobs and receives their return values. Complete runs return
+their recorded objective; the others are divided into cohorts (:mod:`bcq_exp.training.cohort`) for
+the workers.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
-Reason = str | UserError  # why a run failed: by itself, or by what the user has to set right
-MOST_NAMED = 10  # runs that failed for one reason
-MOST_WEIGHED = 8  # kinds of runs whose costs are computed for the time left: up to a second each
+Reason = str | UserError  # why a run failed: an error of the run, or the user's mistake
+MOST_NAMED = 10  # runs listed per reason of failure
+MOST_WEIGHED = 8  # kinds of runs whose costs are computed for the time left, up to a second each
 
 
 class RunFailed(RunStopped):
     """A run of a launch that failed.
 
     Args:
-        reason: why this one did.
-        whole: what the launch ends with.
+        reason: why this run failed.
+        whole: the error of the launch.
     """
 
     def __init__(self, reason: Reason, whole: RunStopped) -> None:
@@ -66,14 +66,14 @@ class RunFailed(RunStopped):
 
 
 class CohortLauncher(Launcher):
-    """``hydra/launcher=vectorized`` and its kin.
+    """``hydra/launcher=vectorized``, and the base of the other launchers.
 
-    What it returns to Hydra's sweeper has the runs' objectives, not their configurations.
+    The results for Hydra's sweeper have the runs' objectives, not their configurations.
 
     Args:
-        group_size: runs trained together, or ``auto``: as many as are fastest and fit in memory.
-        workers: trains the groups; by default this process does.
-        plan_only: whether a sweeper is to ask for :meth:`say_plan`, and to launch nothing.
+        group_size: runs trained together; ``auto`` is as many as are fastest and fit in memory.
+        workers: trains the groups; by default this process.
+        plan_only: whether sweepers call :meth:`say_plan` instead of launching.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class CohortLauncher(Launcher):
 
     @property
     def num_workers(self) -> int:
-        """Groups that are trained at a time."""
+        """The number of groups that are trained at a time."""
         return self._workers.count
 
     def setup(
@@ -116,10 +116,10 @@ class CohortLauncher(Launcher):
         """Train the jobs that are not complete, or only to the step ``until``.
 
         Args:
-            later: the work that the sweep has after this launch, as a multiple of the launch's.
+            later: the work of the sweep after this launch, as a multiple of this launch's.
 
         Raises:
-            UserError: if none could be trained, all for one mistake of the user's.
+            UserError: if the same mistake of the user stopped all runs.
         """
         setup_globals()
         hydra_before = HydraConfig.instance().cfg
@@ -163,10 +163,10 @@ class CohortLauncher(Launcher):
             HydraConfig.instance().cfg = hydra_before
 
     def say_plan(self, job_overrides: Sequence[Sequence[str]], until: int | None = None) -> None:
-        """Print what :meth:`launch` would do, and what that takes; nothing is written.
+        """Print what :meth:`launch` would do, with time and disk; nothing is written.
 
         Raises:
-            UserError: for whatever would keep it from being launched.
+            UserError: for any reason that would prevent the launch.
         """
         setup_globals()
         hydra_before = HydraConfig.instance().cfg
@@ -189,10 +189,10 @@ class CohortLauncher(Launcher):
     def _groups(
         self, missing: Sequence[Planned], *, with_costs: bool = False
     ) -> list[tuple[list[Planned], PlannedGroup]]:
-        """Jobs that are trained together, in the order in which workers are to take them.
+        """Group jobs that are trained together, in the order of training.
 
-        Costs are computed for the plan, to divide runs among workers, and to weigh a few kinds of
-        runs in the time that is left; otherwise groups are weighed by their number of runs.
+        Costs are computed for the plan, to divide runs among workers, and to estimate the time left
+        for a few kinds of runs; otherwise groups are weighted by their number of runs.
 
         Raises:
             UserError: if a group would not fit in memory, or its algorithm does not read what its
@@ -222,7 +222,7 @@ class CohortLauncher(Launcher):
                 costs.append(_cost(cohort[0], placement.num_threads if alone else 1))
         known: list[Callable[[int], float]] = [cost.seconds for cost in costs if cost is not None]
         if len(known) < len(members):
-            known = [float] * len(members)  # by how many they are
+            known = [float] * len(members)  # weighted by their number
         kinds = [
             Divisible(len(cohort), size, seconds)
             for cohort, size, seconds in zip(members, most, known, strict=True)
@@ -241,7 +241,7 @@ class CohortLauncher(Launcher):
         sweep: Path,
         later: float,
     ) -> dict[Path, Reason]:
-        """Train the groups; why a run failed, by its folder."""
+        """Train the groups; return the reasons of failed runs by folder."""
         if not groups:
             return {}
         if self._calls_back:
@@ -252,7 +252,7 @@ class CohortLauncher(Launcher):
         work = [group.group.seconds for _, group in groups]
         parts = sweep_parts(work, later) if self._workers.count == 1 else [None] * len(groups)
 
-        def ready() -> Iterator[list[RunSpec]]:  # each group as a worker takes it
+        def ready() -> Iterator[list[RunSpec]]:  # made when a worker takes the group
             for (runs, _), part in zip(groups, parts, strict=True):
                 for each in runs:
                     self._jobs.write_hydra_files(each)
@@ -286,7 +286,7 @@ class CohortLauncher(Launcher):
             result.status = JobStatus.FAILED
         else:
             value = planned.value
-            if value is None:  # it has arrived by now
+            if value is None:  # it is trained now
                 value = planned.spec.objective.value(planned.spec.folder, planned.spec.until)
             result.return_value, result.status = value, JobStatus.COMPLETED
         if planned.key is not None and self._calls_back:
@@ -297,9 +297,10 @@ class CohortLauncher(Launcher):
 
 
 def _train_group(specs: Sequence[RunSpec]) -> list[Reason | None]:
-    """Why each run failed, or ``None``; what ends the whole group is each one's reason.
+    """Train a group; return each run's reason of failure, or ``None``.
 
-    A worker that died may have saved some of them at a later step than others, or completed them.
+    A worker that died before may have saved some runs at a later step than others, or completed
+    them.
     """
     if specs[0].chdir:
         (spec,) = specs
@@ -326,10 +327,10 @@ def _train_group(specs: Sequence[RunSpec]) -> list[Reason | None]:
 
 
 def sweep_parts(work: Sequence[float], later: float) -> list[Part]:
-    """What groups of so much work are of a sweep that trains them in turn.
+    """Return the parts of a sweep that trains groups of so much work in turn.
 
     Args:
-        later: the work after all of them, as a multiple of theirs.
+        later: the work after all groups, as a multiple of theirs.
     """
     after = later * sum(work)
     return [
@@ -339,7 +340,7 @@ def sweep_parts(work: Sequence[float], later: float) -> list[Part]:
 
 
 def _asked(hydra: DictConfig) -> list[str]:
-    """What the user gave, less what placed the sweep."""
+    """Return the user's overrides, without those that placed the sweep."""
     ours = ("hydra.sweep.dir=", "hydra.sweep.subdir=", "hydra.mode=", "hydra.sweeper._target_=")
     given = [o for o in unresolved(hydra.overrides.hydra) if not o.startswith(ours)]
     return [*own_configs(hydra), "-m", *given, *unresolved(hydra.overrides.task)]
@@ -355,11 +356,11 @@ def _reason(error: BaseException) -> Reason:
 def _failure(
     failures: Mapping[Path, Reason], num_tried: int, num_runs: int
 ) -> UserError | RunStopped:
-    """The error of a launch: the user's mistake where it stopped all runs that had no value yet.
+    """Return the error of a launch: the user's mistake if it stopped all runs without a value.
 
     Args:
-        num_tried: how many those are.
-        num_runs: all runs.
+        num_tried: the number of runs without a value before.
+        num_runs: the number of all runs.
     """
     named: dict[str, list[str]] = {}
     for folder, reason in failures.items():
@@ -376,16 +377,16 @@ def _failure(
 
 
 def _cost(one: Planned, num_threads: int) -> CohortCost | None:
-    """What runs like this one cost; ``None`` if that is not known without their data."""
+    """Estimate the cost of runs like this one; ``None`` if it needs their data."""
     from bcq_exp.training.cost import cost_of
 
     assert one.key is not None
     try:
         run = cost_of(one.spec)
-    except Exception:  # code of anyone's, given made-up sizes: what is wrong shows when it trains
+    except Exception:  # custom code may fail with assumed sizes; real errors show in training
         log.debug("no cost of %s", one.spec.folder, exc_info=True)
         return None
-    # one stopped at its end has files to write
+    # a run that stopped at its end still writes files
     left = max(1, (one.spec.until or one.spec.trainer.num_steps) - one.key.step)
     return CohortCost(run, left, num_threads)
 

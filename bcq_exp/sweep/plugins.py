@@ -1,4 +1,4 @@
-"""Makes our launchers and sweepers known to Hydra."""
+"""Register launchers and sweepers with Hydra."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 NAMESPACE, HOME = "hydra_plugins", "hydra_plugins.bcq_exp"
-NAMESAKES = {  # choices of ours that Hydra's plugins have too
+NAMESAKES = {  # choices that Hydra's plugins have too
     "hydra/launcher": ("joblib", "ray", "submitit_local", "submitit_slurm"),
     "hydra/sweeper": ("optuna",),
     "hydra/sweeper/sampler": ("cmaes", "gp", "grid", "nsgaii", "qmc", "random", "tpe"),
@@ -18,8 +18,8 @@ NAMESAKES = {  # choices of ours that Hydra's plugins have too
 
 
 def register() -> None:
-    """Let Hydra instantiate the plugins as ``hydra_plugins.bcq_exp.*``: no other home may be."""
-    plugins = Plugins.instance()  # loads Hydra's own again, so ours have to be imported after it
+    """Register the plugins as ``hydra_plugins.bcq_exp.*``, which Hydra requires."""
+    plugins = Plugins.instance()  # reloads Hydra's plugins, so import these afterwards
     from bcq_exp.sweep.grid import GridSweeper
     from bcq_exp.sweep.halving import HalvingSweeper
     from bcq_exp.sweep.launcher import CohortLauncher
@@ -45,8 +45,8 @@ def register() -> None:
 
 
 def remove_namesakes() -> None:
-    """Remove installed plugins' schemas, which Hydra would apply to our files of these names."""
-    Plugins.instance()  # has loaded them
+    """Remove installed plugins' schemas, which Hydra would apply to conf/ files of these names."""
+    Plugins.instance()  # loads them
     for group, names in NAMESAKES.items():
         node = ConfigStore.instance().repo
         for part in group.split("/"):

@@ -1,4 +1,4 @@
-"""The results of a sweep as a short table at its end."""
+"""The short table of results at the end of a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bcq_exp.formatting import and_more, columns
 
 log = logging.getLogger(__name__)
 
-MOST_SHOWN = 10  # settings
+MOST_SHOWN = 10  # listed settings
 OBJECTIVES = {
     "return_mean": "return",
     "normalized_score": "normalized score",
@@ -34,7 +34,7 @@ class Result:
         setting: swept keys with their values, the seed left out.
         values: the objective of each run that has one.
         num_runs: how many runs the setting has.
-        step: that the runs have reached; 0 where all runs of the sweep have the same.
+        step: the step that the runs reached; 0 if all runs of the sweep have the same.
     """
 
     setting: Mapping[str, str]
@@ -49,10 +49,10 @@ class Result:
 
 
 def of_jobs(jobs: Iterable[JobReturn], keys: Iterable[str]) -> list[Result]:
-    """The results of jobs by setting, the best first.
+    """Collect the results of jobs by setting, the best first.
 
     Args:
-        keys: the swept ones.
+        keys: the swept keys.
     """
     kept = set(keys) - {"seed"}
     groups: dict[tuple[tuple[str, str], ...], list[JobReturn]] = {}
@@ -72,9 +72,9 @@ def log_results(results: Sequence[Result], folder: Path, objective: str) -> None
     """Log the best settings, the command that compares all runs, and the page that it writes.
 
     Args:
-        results: the best first.
-        folder: the sweep's.
-        objective: of OBJECTIVES.
+        results: the results, the best first.
+        folder: the folder of the sweep.
+        objective: a key of OBJECTIVES.
     """
     for line in table(results, objective):
         log.info(line)
@@ -83,7 +83,7 @@ def log_results(results: Sequence[Result], folder: Path, objective: str) -> None
 
 
 def table(results: Sequence[Result], objective: str) -> list[str]:
-    """Lines of a table of the first MOST_SHOWN results; none where no run has an objective."""
+    """Format the first MOST_SHOWN results; empty if no run has an objective."""
     if not any(result.values for result in results):
         return []
     names = short_names(dict.fromkeys(key for result in results for key in result.setting))

@@ -1,4 +1,4 @@
-"""Successive halving as such: at which steps settings are compared, and which go on.
+"""Successive halving: the steps at which settings are compared, and which continue.
 
 All settings are trained to a first step, the best 1 in eta of them to the next, and so on to the
 end (Jamieson and Talwalkar 2016, arXiv:1502.07943).
@@ -15,13 +15,13 @@ from bcq_exp.errors import UserError
 
 @dataclass(frozen=True)
 class Setting:
-    """How a setting did at a rung.
+    """The result of a setting at a rung.
 
     Args:
-        name: what it has, and others have not.
-        value: mean objective of its seeds; ``None`` if one of them failed.
+        name: its swept overrides.
+        value: the mean objective of its seeds; ``None`` if one of them failed.
         rank: 1 is the best.
-        goes_on: whether it is trained further; at the end, whether it is the winner.
+        goes_on: whether it continues; at the end, whether it is the winner.
     """
 
     name: str
@@ -32,25 +32,25 @@ class Setting:
 
 @dataclass(frozen=True)
 class Rung:
-    """A step at which settings were compared, and they, the best first."""
+    """A step at which settings were compared, with the settings, the best first."""
 
     step: int
     settings: tuple[Setting, ...]
 
     @property
     def continuing(self) -> list[str]:
-        """The names of the best, in their order."""
+        """Return the names of the settings that continue, in order."""
         return [setting.name for setting in self.settings if setting.goes_on]
 
 
 def rung_steps(num_steps: int, eval_every: int, shares: Sequence[float]) -> list[int]:
-    """The steps at which settings are compared, the end last: each an evaluation's.
+    """Return the steps of evaluations at which settings are compared, the end last.
 
     Args:
-        shares: of ``num_steps``, in (0, 1).
+        shares: shares of ``num_steps``, in (0, 1).
 
     Raises:
-        UserError: if there is no evaluation early enough.
+        UserError: if no evaluation is early enough.
     """
     evaluated = {max(1, round(share * num_steps / eval_every)) * eval_every for share in shares}
     before = sorted(step for step in evaluated if step < num_steps)
@@ -64,14 +64,14 @@ def rung_steps(num_steps: int, eval_every: int, shares: Sequence[float]) -> list
 
 
 def rung_sizes(num_settings: int, eta: int, num_rungs: int) -> list[int]:
-    """How many settings are trained to each rung; 1 in eta of them go on, and at least one."""
+    """Return the number of settings trained to each rung: 1 in eta continues, at least one."""
     return [max(1, num_settings // eta**i) for i in range(num_rungs)]
 
 
 def compare(step: int, values: Mapping[str, float | None], num_kept: int) -> Rung:
-    """Rank settings by their values; of equal ones the first is the better.
+    """Rank settings by their values; ties keep their order.
 
-    Those that failed, or whose value is no number, stop.
+    Settings that failed or whose value is NaN stop.
     """
     known = {
         name: None if value is None or not math.isfinite(value) else value

@@ -1,7 +1,7 @@
-"""What is asked of a Slurm cluster, by its own commands.
+"""Queries to a Slurm cluster by its commands.
 
-Accounting (``sacct``) is not: many a cluster has none. ``squeue`` knows every job that has a
-future, and for some minutes how the others ended.
+Accounting (``sacct``) is not used, because many clusters lack it. ``squeue`` lists all jobs that
+wait or run and, for some minutes, how others ended.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ _KEYS = "hydra.launcher"
 _FLAGS = {"timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per_node"}
 _NOT_FLAGS = {"array_parallelism", "setup", "teardown", "signal_delay_s", "srun_args", "use_srun"}
 _NOT_FLAGS |= {"stderr_to_stdout", "additional_parameters", "max_num_timeout", "name", "python"}
-# which nodes a job may run on, rather than how much of them it takes
+# parameters that select nodes rather than resources
 _PLACE = ("partition", "account", "qos", "constraint", "nodelist", "exclude", "reservation")
-_PASSING = "node configuration is not available"  # said too of nodes that are only down for now
+_PASSING = "node configuration is not available"  # also of nodes that are down temporarily
 _UP = {"idle", "allocated", "mixed", "completing", "reserved", "planned"}
-_PATIENCE = 20  # seconds in which a worker that is free has looked at the folder
+_PATIENCE = 20  # seconds in which a free worker can check the folder
 
 
 @dataclass(frozen=True)
 class Queue:
-    """The jobs of this user's that Slurm remembers, with their states; an array's by task, 12_0."""
+    """This user's jobs known to Slurm, with their states; those of arrays by task, 12_0."""
 
     states: Mapping[str, str]
 
     def has(self, job: str) -> bool:
-        """Whether a job waits, runs, or is on its way from one to the other."""
+        """Whether a job waits, starts or runs."""
         return job in self.states and self.states[job] not in _ENDED
 
     def end_of(self, job: str) -> str:
-        """The state that a job ended in."""
+        """Return the final state of a job."""
         return self.states.get(job, "UNKNOWN")
 
 
 def look() -> Queue | None:
-    """The queue as it is; ``None`` where the cluster does not answer now."""
+    """Query the present queue; ``None`` if the cluster does not answer."""
     words = ["squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}"]
     try:
         said = _ask(*words, "--format=%i %T")
@@ -58,7 +58,7 @@ def look() -> Queue | None:
 
 
 def check_jobs(parameters: Mapping[str, Any], count: int) -> None:
-    """Ask whether Slurm would take ``count`` jobs of submitit's ``parameters``; submits none.
+    """Check that Slurm would accept ``count`` jobs of submitit's ``parameters``; submit none.
 
     Raises:
         UserError: if it would not.
@@ -91,7 +91,7 @@ def check_jobs(parameters: Mapping[str, Any], count: int) -> None:
 
 
 def check_seen(parameters: Mapping[str, Any], path: Path) -> bool:
-    """Let a worker look for a file and for this Python; whether one was free to look.
+    """Let a worker check for a file and this Python; return whether one was free.
 
     Raises:
         UserError: if it does not see them.
@@ -120,7 +120,7 @@ def check_seen(parameters: Mapping[str, Any], path: Path) -> bool:
 
 
 def _flags(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Submitit's parameters as ``sbatch`` has them; an empty value is a flag by itself."""
+    """Convert submitit's parameters to flags of ``sbatch``; an empty value is a bare flag."""
     flags: dict[str, str] = {}
     for key, value in parameters.items():
         if key in _NOT_FLAGS or value is None or value is False:
@@ -152,5 +152,5 @@ def _ask(*words: str) -> str:
 
 
 def cancel_command(jobs: Sequence[str]) -> str:
-    """What ends these jobs; the tasks of an array together."""
+    """Return the command that cancels these jobs; tasks of an array together."""
     return "scancel " + " ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))

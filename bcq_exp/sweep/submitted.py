@@ -1,8 +1,8 @@
 """Groups of runs as jobs of a Slurm cluster, through submitit.
 
-A job outlives the process that submitted it, and is stopped when the cluster likes: by a signal
-ahead of its time limit or to make room, by a person, with its node. What it has to do then is here
-(:class:`GoesOn`), as is what its end means (:class:`Submitit`).
+A job outlives the process that submitted it, and may be stopped at any time: by a signal before its
+time limit or preemption, by a user, or with its node. :class:`GoesOn` handles this in the job,
+:class:`Submitit` in the launcher.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 5.0  # seconds between questions to the cluster
+LOOK_EVERY = 5.0  # seconds between queries to the cluster
 OF_EXECUTOR = ("slurm_max_num_timeout", "slurm_python")  # not of its parameters
-PATIENCE = 5.0  # seconds that a file may take from a worker to here, once its job has ended
+PATIENCE = 5.0  # seconds that a worker's file may need to appear here after its job has ended
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Submitit(Workers):
-    """Jobs of a Slurm cluster, or processes that stand in for it.
+    """Jobs of a Slurm cluster, or local processes in their place.
 
-    A job whose worker died is submitted again and goes on from its runs' checkpoints; one that was
-    cancelled is given up.
+    A job whose worker died is submitted again and resumes from its runs' checkpoints; a cancelled
+    job is not.
 
     Args:
         cluster: slurm, or local for processes of this machine.
-        count: groups at a time to divide the runs for.
-        jobs_folder: of submitit's files, with its ``%j`` for the job.
-        parameters: of submitit's executor, such as ``timeout_min``, ``partition``, ``python``.
+        count: the number of groups to train at a time.
+        jobs_folder: the folder of submitit's files, with its ``%j`` for the job.
+        parameters: arguments of submitit's executor, such as ``timeout_min``, ``partition``,
+            ``python``.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Submitit(Workers):
         return self._cluster == "slurm"
 
     def wait_for_earlier_jobs(self, folder: Path) -> None:
-        """Wait for the jobs that a launch which is no more left in Slurm's queue."""
+        """Wait for jobs of an earlier, ended launch that are still in Slurm's queue."""
         said = False
         while self._is_slurm and (left := _in_queue(self._submitted())):
             if not said:
@@ -72,10 +73,10 @@ class Submitit(Workers):
             time.sleep(LOOK_EVERY)
 
     def check(self, folder: Path, count: int) -> None:
-        """Ask the cluster whether it would take the jobs, and a worker whether it sees the folder.
+        """Check that the cluster would accept the jobs and that a worker sees the folder.
 
         Raises:
-            UserError: if not, or if submitit knows no such parameter.
+            UserError: if not, or for a parameter that submitit does not know.
         """
         self._executor()
         ignored = [name for name in ("cpus_per_task", "mem_gb") if self._parameters.get(name)]
@@ -120,7 +121,7 @@ class Submitit(Workers):
                 waiting[index] = executor.submit(goes_on, work[index])
 
     def _executor(self) -> Any:
-        """Submitit's.
+        """Make submitit's executor.
 
         Raises:
             UserError: for a parameter that it does not know.
@@ -141,13 +142,13 @@ class Submitit(Workers):
         return executor
 
     def _submitted(self) -> list[str]:
-        """The jobs that were ever submitted for a sweep."""
+        """Return all jobs that were submitted for a sweep."""
         jobs = self._jobs_folder.parent
         return sorted(path.name for path in jobs.iterdir()) if jobs.exists() else []
 
     def _ended(self, waiting: Mapping[int, Any]) -> Iterator[tuple[int, str | None]]:
-        """Jobs as they end, until none is ``waiting``: by ``None``, or the state they ended in
-        without a result.
+        """Yield jobs as they end, until none is ``waiting``: with ``None``, or with the final state
+        of a job without a result.
         """
         since: dict[int, float] = {}  # when a job was first seen to have ended
         looked = time.monotonic()
@@ -167,7 +168,7 @@ class Submitit(Workers):
                     yield index, state
 
     def _gone(self, waiting: Mapping[int, Any]) -> dict[int, str]:
-        """The state of the jobs that will run no more."""
+        """Return the states of jobs that have ended for good."""
         if not self._is_slurm:
             return {index: job.state for index, job in waiting.items() if job.done()}
         queue = slurm.look()
@@ -178,11 +179,11 @@ class Submitit(Workers):
 
 
 class GoesOn(Generic[T, R]):
-    """A function as a job that may be stopped, and goes on when the cluster starts it again.
+    """A function as a job that may be stopped, and resumes when the cluster restarts it.
 
-    Ahead of a time limit, or of preemption, comes SIGUSR2: the runs save their checkpoints, and the
-    job queues itself again. At SIGTERM they save them, and the job ends without a result: whether
-    it runs again (preempted) or not (cancelled) is the cluster's to say.
+    At SIGUSR2, which precedes a time limit or preemption, runs save checkpoints and the job queues
+    itself again. At SIGTERM they save checkpoints and the job ends without a result: the cluster
+    restarts it (preempted) or not (cancelled).
     """
 
     def __init__(self, function: Callable[[T], R]) -> None:
@@ -198,11 +199,11 @@ class GoesOn(Generic[T, R]):
             if stopped.status > 128:
                 raise SystemExit(
                     stopped.status
-                ) from stopped  # past submitit, which writes no result
+                ) from stopped  # skips submitit, which then writes no result
             raise
 
     def checkpoint(self, group: T) -> Any:
-        """What is to run in its place: the same, as the runs' folders say where it stands."""
+        """Return the job to requeue: the same one, which resumes from the runs' folders."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, group)

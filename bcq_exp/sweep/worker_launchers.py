@@ -19,13 +19,13 @@ from bcq_exp.sweep.workers import Joblib, Ray
 
 
 class JoblibLauncher(CohortLauncher):
-    """``hydra/launcher=joblib``; ``parallel`` are arguments of ``joblib.Parallel``."""
+    """``hydra/launcher=joblib``; ``parallel`` has arguments of ``joblib.Parallel``."""
 
     def __init__(
         self, *, group_size: int | str, n_jobs: int, plan_only: bool = False, **parallel: Any
     ) -> None:
         known = schema_of(JoblibConfig)
-        for name in parallel.keys() - known:  # which joblib would hand to its backend
+        for name in parallel.keys() - known:  # joblib would pass them to its backend
             raise UserError(unknown(f"hydra.launcher.{name}", known))
         super().__init__(group_size, Joblib(n_jobs, **parallel), plan_only)
 

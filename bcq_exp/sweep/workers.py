@@ -1,9 +1,9 @@
-"""Where cohorts are trained: in this process, or one each by the workers of an engine.
+"""Workers that train cohorts: this process, joblib or Ray.
 
-Every engine takes a function and its arguments, one group of jobs a call, and yields
-``(index, result)`` as groups end. The function catches what its group raises; it may be called
-again of a group whose worker died, and goes on where that one was. An exception is yielded for a
-group that is given up.
+Each takes a function and groups of jobs, calls the function once per group, and yields
+``(index, result)`` as groups end. The function catches errors of its group; it may be called again
+for a group whose worker died, and resumes it. For a group that is given up, an exception is
+yielded.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
 
-MOST_DEATHS = 3  # of workers, without a group that ended in between, until the rest is given up
+MOST_DEATHS = 3  # consecutive deaths of workers, after which the rest is given up
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Workers(Protocol):
-    """An engine that trains groups of runs."""
+    """The interface of workers that train groups of runs."""
 
     count: int
 
     def wait_for_earlier_jobs(self, folder: Path) -> None:
-        """Wait until nobody trains what an earlier launch of the sweep in ``folder`` began."""
+        """Wait until no job of an earlier launch of the sweep in ``folder`` runs."""
         return None
 
     def check(self, folder: Path, count: int) -> None:
-        """Look whether ``count`` groups of the sweep in ``folder`` can be trained.
+        """Check that ``count`` groups of the sweep in ``folder`` can be trained.
 
         Raises:
-            UserError: if the engine would refuse them, or its workers do not see the folder.
+            UserError: if they would be refused, or workers do not see the folder.
         """
         return None
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
-        """``function`` of each group, taken when there is somebody to train it.
+        """Call ``function`` with each group, taken when a worker is free.
 
-        ``folder`` (the sweep's) is for the engine's own files.
+        ``folder`` (the sweep's) is for the workers' own files.
         """
         raise NotImplementedError
 
 
 class InProcess(Workers):
-    """One group after the other, in this process."""
+    """Trains one group after the other in this process."""
 
     count = 1
 
@@ -76,7 +76,7 @@ class Joblib(Workers):
     """Processes of this machine, which share its cores evenly.
 
     Args:
-        n_jobs: how many; -1 is one a core.
+        n_jobs: the number of processes; -1 is one per core.
         parallel: other arguments of ``joblib.Parallel``.
     """
 
@@ -113,8 +113,8 @@ class Joblib(Workers):
                 n_jobs=self.count, return_as="generator_unordered", **options
             )
             work: Iterable[tuple[int, T]] = chain(list(left.items()), groups_to_come)
-            if options["pre_dispatch"] != "all":  # a thread of joblib's takes the later ones
-                work = list(work)  # made in this thread, as all are
+            if options["pre_dispatch"] != "all":  # a thread of joblib takes later groups
+                work = list(work)  # composed in this thread, as all groups are
             try:
                 for index, result in parallel(
                     joblib.delayed(_numbered)(function, *item) for item in work
@@ -123,7 +123,7 @@ class Joblib(Workers):
                     deaths = 0
                     yield index, result
                 return
-            except BrokenProcessPool as error:  # and all others were ended with it
+            except BrokenProcessPool as error:  # all other workers ended with it
                 deaths, death = deaths + 1, error
                 log.warning("a worker process died: %s", _exit_codes(error))
         for index in [*left, *(index for index, _ in groups_to_come)]:
@@ -133,11 +133,11 @@ class Joblib(Workers):
 class Ray(Workers):
     """Tasks of a Ray cluster: this machine's own, or one at an address.
 
-    A task whose worker or node died goes on elsewhere from its runs' checkpoints. Groups go to
-    their tasks by files of the shared folder, so that Ray's object store holds nothing.
+    A task whose worker or node died resumes elsewhere from its runs' checkpoints. Groups are passed
+    by files in the shared folder, so that Ray's object store stays empty.
 
     Args:
-        count: groups at a time to divide the runs for.
+        count: the number of groups to train at a time.
         init: arguments of ``ray.init``, such as ``address`` and ``num_cpus``.
         remote: arguments of ``ray.remote``, such as ``num_cpus`` and ``num_gpus``.
     """
@@ -146,15 +146,15 @@ class Ray(Workers):
         require("ray", "ray", "hydra/launcher=ray")
         self.count = count
         self._init = {"include_dashboard": False, "log_to_driver": False, **init}
-        # a node that is shut down in order stops its runs by a signal: they continue elsewhere
+        # an orderly shutdown of a node stops its runs by a signal; they resume elsewhere
         retry = {"max_retries": MOST_DEATHS, "retry_exceptions": [RunStopped]}
         self._remote = {"num_cpus": 1, **retry, **remote}
 
     def check(self, folder: Path, count: int) -> None:
-        """Check the arguments, and at once, where Ray would try for a minute, the address.
+        """Check the arguments and, without Ray's retries of a minute, the address.
 
         Raises:
-            UserError: if Ray has no such argument, or nobody is at the address.
+            UserError: for an unknown argument, or if no cluster answers at the address.
         """
         self._task()
         address = self._init.get("address") or ""
@@ -188,10 +188,10 @@ class Ray(Workers):
             ray.shutdown()
 
     def _task(self) -> Any:
-        """What trains a group, for Ray.
+        """Make Ray's task that trains a group.
 
         Raises:
-            UserError: if Ray has no such argument.
+            UserError: for an argument that Ray does not know.
         """
         import ray
 
@@ -201,12 +201,12 @@ class Ray(Workers):
             raise UserError(f"hydra.launcher.ray.remote: {first_line(error)}") from None
 
     def _connected(self) -> Any:
-        """Ray, with its cluster.
+        """Connect to the cluster; return Ray.
 
         Raises:
-            UserError: if there is none at the address.
+            UserError: if no cluster answers at the address.
         """
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token for a cluster of one's own
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local cluster needs no token
         import ray
 
         with self._refused():
@@ -223,17 +223,17 @@ class Ray(Workers):
             raise UserError(f"hydra.launcher.ray.init{place}: {first_line(error)}") from None
 
     def _check_nodes(self, ray: Any, path: Path) -> None:
-        """Let every node look for a file of the sweep's folder.
+        """Let every node check for a file in the sweep's folder.
 
         Raises:
-            UserError: if one does not see it.
+            UserError: if a node does not see it.
         """
         nodes = [node for node in ray.nodes() if node["Alive"]]
         for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
             asked = self._remote.get(key) or 0
             most = max(node["Resources"].get(name, 0) for node in nodes)
             if asked > most:
-                log.warning(  # no mistake where an autoscaler adds nodes
+                log.warning(  # allowed, because an autoscaler may add nodes
                     "hydra.launcher.ray.remote.%s=%s: waiting for a node with as many; nodes "
                     "of this Ray cluster have at most %g",
                     key,
@@ -257,12 +257,12 @@ def _sees(path: str) -> bool:
 
 
 def _of_file(function: Callable[[T], R], path: Path) -> R:
-    """``function`` of what a file of the sweep's folder holds; the file is this project's own."""
+    """Call ``function`` with the content of a file in the sweep's folder, written by bcq_exp."""
     return function(pickle.loads(path.read_bytes()))
 
 
 def _exit_codes(error: BaseException) -> str:
-    """What joblib says of how workers ended."""
+    """Return joblib's message on how workers ended."""
     lines = str(error).splitlines()
     return next((line for line in lines if "exit codes" in line), lines[0])
 
@@ -272,5 +272,5 @@ def _numbered(function: Callable[[T], R], index: int, group: T) -> tuple[int, R]
 
 
 def _as_number(value: Any) -> Any:
-    """A number that joblib's plugin has as text, as joblib takes it."""
+    """Convert a number that joblib's plugin has as text."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value

@@ -41,7 +41,7 @@ LEARN = {  # choices of algo by the kind of action space
     Box: ("bcq", "bc", "vae_bc", "td3_bc", "iql", "cql", "ddpg", "dqn"),
     Discrete: ("discrete_bcq", "bc", "dqn"),
 }
-NETWORKS: dict[type[nn.Module], str] = {  # how each kind is chosen
+NETWORKS: dict[type[nn.Module], str] = {  # the override that chooses each kind
     Actor: "actor=deterministic",
     GaussianActor: "actor=gaussian",
     Perturbation: "actor=perturbation",
@@ -52,7 +52,7 @@ NETWORKS: dict[type[nn.Module], str] = {  # how each kind is chosen
 
 
 def algorithm_class(spec: AlgorithmSpec) -> type[OfflineAlgorithm]:
-    """The class that ``algo._target_`` names.
+    """Return the class that ``algo._target_`` names.
 
     Raises:
         UserError: if it names none, there are groups that the class does not read, or a network is
@@ -78,10 +78,10 @@ def algorithm_class(spec: AlgorithmSpec) -> type[OfflineAlgorithm]:
 def _check_kind(
     algorithm: type[OfflineAlgorithm], name: str, kind: type[nn.Module], target: str | None
 ) -> None:
-    """Refuse a network of ours that is of another kind.
+    """Refuse a bcq_exp network of another kind.
 
     Raises:
-        UserError: naming the choice that is of this one.
+        UserError: naming a choice of the right kind.
     """
     found = None if target is None else _named(name, target)
     if not isinstance(found, type) or issubclass(found, kind):
@@ -96,7 +96,7 @@ def _check_kind(
 
 
 def with_scaling_decided(spec: RunSpec, action_space: ActionSpace) -> RunSpec:
-    """The run with ``true`` or ``false`` for ``policy.action_scaling=auto``."""
+    """Resolve ``policy.action_scaling=auto`` of a run to true or false."""
     policy = spec.config.get("policy", {})
     if policy.get("action_scaling") != "auto":
         return spec
@@ -107,10 +107,10 @@ def with_scaling_decided(spec: RunSpec, action_space: ActionSpace) -> RunSpec:
 def build_algorithm(
     spec: AlgorithmSpec, observation_space: Box, action_space: ActionSpace, placement: Placement
 ) -> OfflineAlgorithm:
-    """The algorithm with initial weights that follow from its seed alone, placed.
+    """Build the algorithm on its device; initial weights depend on its seed only.
 
     Raises:
-        UserError: if a part is unknown to the algorithm or refused by its constructor.
+        UserError: if the algorithm does not know a part, or its constructor refuses it.
     """
     kind = algorithm_class(spec)
     _check_learns(kind, action_space)
@@ -172,10 +172,10 @@ class ConfiguredParts(Parts):
         return module
 
     def _group(self, name: str) -> Mapping[str, Any]:
-        """The keys of a group.
+        """Return the keys of a group.
 
         Raises:
-            UserError: if it has no ``_target_``, or one that names nothing.
+            UserError: if its ``_target_`` is missing or cannot be imported.
         """
         group = self.spec.groups.get(name, {})
         if "_target_" not in group:
@@ -185,10 +185,10 @@ class ConfiguredParts(Parts):
 
 
 def _check_learns(kind: type[OfflineAlgorithm], action_space: ActionSpace) -> None:
-    """Refuse an algorithm for actions of a kind that it does not learn.
+    """Refuse an algorithm that does not support the action space.
 
     Raises:
-        UserError: naming those that do.
+        UserError: naming algorithms that do.
     """
     if not isinstance(action_space, kind.action_spaces):
         others = next(names for space, names in LEARN.items() if isinstance(action_space, space))
@@ -199,7 +199,7 @@ def _check_learns(kind: type[OfflineAlgorithm], action_space: ActionSpace) -> No
 
 
 def _bounds(policy: Mapping[str, Any], action_space: ActionSpace) -> tuple[Any, Any]:
-    """Lowest and highest action (A,) in the policy's unit; None of discrete ones.
+    """Return lowest and highest action (A,) in the policy's unit; None if discrete.
 
     Raises:
         UserError: for keys of ``policy`` that the action space does not allow.
@@ -219,12 +219,12 @@ def _bounds(policy: Mapping[str, Any], action_space: ActionSpace) -> tuple[Any, 
 
 
 def _named(node: str, path: str) -> Any:
-    """What a ``_target_`` names.
+    """Import what a ``_target_`` names.
 
     Raises:
-        UserError: if it names nothing.
+        UserError: if it cannot be imported.
     """
     try:
         return resolve_name(path)
-    except Exception as error:  # whatever importing somebody's module raises
+    except Exception as error:  # any error of importing a custom module
         raise UserError(f"{node}._target_={path}: {first_line(error)}") from error

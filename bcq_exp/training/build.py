@@ -1,4 +1,4 @@
-"""From runs and their data to the trainer of a cohort."""
+"""Build the trainer of a cohort from its runs and their data."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from bcq_exp.training.trainer import Cadence, Trainer
 
 
 def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) -> Trainer:
-    """The trainer of a cohort's runs, each at its checkpoint if it has one.
+    """Build the trainer of a cohort, with each run at its checkpoint if it has one.
 
     Raises:
-        UserError: if a part cannot be built, or the environment of a checkpoint is another now.
+        UserError: if a part cannot be built, or the environment differs from the checkpoint's.
     """
     specs = [with_scaling_decided(spec, task.action_space) for spec in specs]
     records = [RunRecord(spec.folder) for spec in specs]
@@ -82,10 +82,10 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
 
 
 def _check_resumes(spec: RunSpec, task: Task, saved: Checkpoint) -> None:
-    """Compare what a run will be trained with, and in, with its checkpoint.
+    """Compare a run's environment and action scaling with its checkpoint.
 
     Raises:
-        UserError: if the environment's spaces or episodes are others now, or the run learnt in
+        UserError: if the environment's spaces or episodes are others now, or the run learned in
             another unit of actions than ``policy.action_scaling=auto`` comes to.
     """
     if changed := changes(saved["environment"], task.environment_state()):
@@ -106,10 +106,10 @@ def _check_resumes(spec: RunSpec, task: Task, saved: Checkpoint) -> None:
 def build_normalizer(
     wanted: bool, task: Task, found: StoredCheckpoint | None
 ) -> ObsNormalizer | None:
-    """The scaling of observations where it is ``wanted``, from the checkpoint if there is one.
+    """Make the scaling of observations if it is ``wanted``, from the checkpoint if there is one.
 
     Raises:
-        UserError: where there is no data to scale by.
+        UserError: if there is no data to compute it from.
     """
     if not wanted:
         return None
@@ -125,9 +125,9 @@ def build_normalizer(
 def for_training(
     transitions: Transitions, policy: Policy, normalizer: ObsNormalizer | None
 ) -> Transitions:
-    """Transitions in the networks' units: actions as the policy's, observations scaled."""
+    """Convert transitions to the networks' units: the policy's actions, scaled observations."""
     arrays: dict[str, np.ndarray] = {}
-    if not isinstance(policy.action_space, Discrete):  # those are indices already
+    if not isinstance(policy.action_space, Discrete):  # discrete actions are indices already
         arrays["act"] = policy.map_action_inverse(transitions.act)
     if normalizer is not None:
         arrays |= {name: normalizer(getattr(transitions, name)) for name in ("obs", "obs_next")}
@@ -142,7 +142,7 @@ def build_run(
     warnings: Warnings,
     engine: str,
 ) -> Run:
-    """The run's own half: record, log, tracker, evaluator. ``engine`` is for the log."""
+    """Build a run: record, log, tracker, evaluator. ``engine`` is a text for the log."""
     record, num_episodes = RunRecord(spec.folder), spec.trainer.eval_episodes
     data = task.facts()
     facts = {

@@ -30,7 +30,7 @@ FORMAT = 2
 
 
 class Checkpoint(TypedDict):
-    """What ``checkpoint.pt`` holds, in tensors and plain containers.
+    """The content of ``checkpoint.pt``, in tensors and plain containers.
 
     ``engine`` has networks, targets, optimizers with their schedules, and the step; random numbers
     follow from the seed in ``config`` and the step (:mod:`bcq_exp.engine.stream`). ``window``

@@ -1,4 +1,4 @@
-"""Running a policy in its environment: all episodes at once, always from the same starts."""
+"""Evaluate a policy in its environment: episodes in parallel, always with the same seeds."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class ObsNormalizer:
 
     @classmethod
     def of(cls, obs: np.ndarray, is_one_hot: np.ndarray | None = None) -> ObsNormalizer:
-        """From a data set's observations (N, O); a constant column is only centred.
+        """Compute the scaling from observations (N, O); a constant column is only centred.
 
-        A column is constant where it varies by no more than float32 rounds its own mean.
+        A column is constant if it varies by no more than the rounding of its mean in float32.
 
         Args:
-            is_one_hot: columns that stay as they are (O,).
+            is_one_hot: columns that stay unscaled (O,).
         """
-        # By parts, because NumPy's std makes a copy of all in float64.
+        # In parts, because NumPy's std makes a copy of all in float64.
         parts = [obs[i : i + _ROWS_AT_ONCE] for i in range(0, len(obs), _ROWS_AT_ONCE)]
         mean = sum(part.sum(0, dtype=np.float64) for part in parts) / len(obs)
         std = np.sqrt(sum(((part - mean) ** 2).sum(0) for part in parts) / len(obs))
@@ -51,7 +51,7 @@ class ObsNormalizer:
         return ((obs - self.mean) / self.std).astype(np.float32)
 
     def state_dict(self) -> dict[str, list[float]]:
-        """Plain numbers, for the checkpoint."""
+        """Return plain numbers, for the checkpoint."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
@@ -62,12 +62,12 @@ class ObsNormalizer:
 
 @dataclass(frozen=True)
 class Agent(Predictor):
-    """A policy with what lies between it and the environment: observation scaling, action units.
+    """A policy with observation scaling and conversion of actions, for use in an environment.
 
     Args:
-        action_value: its algorithm's estimate of Q, in the networks' units
+        action_value: the algorithm's estimate of Q, in the networks' units
             (:meth:`~bcq_exp.algorithm.base.OfflineAlgorithm.value`).
-        gamma: the discount of the return that is estimated; None where nothing is.
+        gamma: the discount of the estimated return; None without an estimate.
     """
 
     policy: Policy
@@ -77,7 +77,7 @@ class Agent(Predictor):
 
     @classmethod
     def of(cls, algorithm: OfflineAlgorithm, normalizer: ObsNormalizer | None) -> Agent:
-        """What a run has learnt, acting."""
+        """Make an agent of a trained algorithm."""
 
         def value(obs: Tensor, act: Tensor) -> Tensor | None:
             with in_eval_mode(algorithm):
@@ -94,13 +94,13 @@ class Agent(Predictor):
         return self.policy.act(self._scaled(np.asarray(obs)), generator)
 
     def action_probabilities(self, obs: np.ndarray) -> np.ndarray:
-        """pi(a | s) of a policy of n discrete actions, (B, O) -> (B, n)."""
+        """Return pi(a | s) of a policy of n discrete actions, (B, O) -> (B, n)."""
         policy: Any = self.policy
         return policy.action_probabilities(self._scaled(obs)).cpu().numpy()
 
     @torch.no_grad()
     def value(self, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
-        """The estimated Q(s, a), (B,), of the environment's (B, O) and (B, A); None without one."""
+        """Estimate Q(s, a), (B,), of the environment's (B, O) and (B, A); None without a critic."""
         if self.action_value is None:
             return None
         unit = self.policy.map_action_inverse(act)
@@ -116,14 +116,14 @@ class Agent(Predictor):
 
 @dataclass(frozen=True)
 class EpisodeResults:
-    """E episodes.
+    """The results of E episodes.
 
     Args:
-        returns: undiscounted (E,).
-        lengths: in steps (E,).
-        discounted_returns: by the agent's gamma (E,).
-        values: what the agent took those to be, Q(s_0, a_0) (E,).
-        first_actions: of the first episode (T, A), to play it again.
+        returns: undiscounted returns (E,).
+        lengths: lengths in steps (E,).
+        discounted_returns: returns discounted by the agent's gamma (E,).
+        values: the agent's estimates of those, Q(s_0, a_0) (E,).
+        first_actions: the actions of the first episode (T, A), for replay.
     """
 
     returns: np.ndarray
@@ -151,7 +151,7 @@ class EpisodeResults:
 
     @property
     def value_mean(self) -> float | None:
-        """The estimate of :attr:`discounted_return_mean`: far above it is extrapolation error."""
+        """The estimate of :attr:`discounted_return_mean`; much larger means extrapolation error."""
         return _mean(self.values)
 
 
@@ -160,20 +160,20 @@ def _mean(values: np.ndarray | None) -> float | None:
 
 
 class Stopped(Exception):
-    """An evaluation that was ended before its episodes."""
+    """An evaluation that was stopped before its episodes ended."""
 
 
 class Evaluator:
-    """Evaluates agents over ``num_episodes`` episodes, run side by side in a vector environment.
+    """Evaluates agents over ``num_episodes`` parallel episodes in a vector environment.
 
-    Episode i always starts from ``seed + i``, and the policy's samples come from a generator of
-    their own with that seed, so evaluations compare and training's random numbers are not touched.
+    Episode i always starts from ``seed + i``, and the policy samples from a separate generator with
+    that seed, so that evaluations are comparable and do not affect training.
 
     Args:
         make_env: makes one environment with flat observations.
 
     Raises:
-        DataError: if nothing ends the environment's episodes.
+        DataError: if the environment's episodes have no end.
     """
 
     def __init__(self, make_env: Callable[..., gym.Env], num_episodes: int, seed: int) -> None:
@@ -187,10 +187,10 @@ class Evaluator:
     def evaluate(
         self, agent: Agent, is_stopped: Callable[[], bool] = lambda: False
     ) -> EpisodeResults:
-        """One whole episode in each environment.
+        """Run one whole episode in each environment.
 
         Args:
-            is_stopped: asked before each step.
+            is_stopped: called before each step.
 
         Raises:
             Stopped: once it is true.

@@ -1,6 +1,6 @@
-"""A trained policy as one file that is run without this package: ONNX, or a program of torch.
+"""A trained policy as one file that runs without this package: ONNX, or a torch program.
 
-The file holds everything between the environment's observations and its actions: the scaling of
+The file contains everything from the environment's observations to its actions: the scaling of
 observations, the networks, and the mapping to the action space. Torch's file is an archive of
 ``torch.export``, which replaces the deprecated TorchScript.
 """
@@ -32,7 +32,7 @@ from bcq_exp.files import write_atomically, written
 from bcq_exp.training.evaluation import Agent
 
 FILES = {"onnx": "policy.onnx", "torch": "policy.pt"}
-METADATA = "metadata.json"  # its name in torch's archive; in ONNX a property without the suffix
+METADATA = "metadata.json"  # name in torch's archive; in ONNX a property without the suffix
 _EXAMPLES = {
     "onnx": """\
 import numpy as np
@@ -65,8 +65,8 @@ class Array(NamedTuple):
     """An input or output of the file.
 
     Args:
-        shape: of one observation or action, without the batch.
-        meaning: in a sentence.
+        shape: the shape of one observation or action, without the batch.
+        meaning: a sentence that describes it.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Array(NamedTuple):
 
 
 class ActingNetwork(nn.Module):
-    """An agent as a function of tensors: what is written to the file.
+    """An agent as a function of tensors, which the file contains.
 
     ``forward(obs)``, or ``forward(obs, latent)`` of a policy that samples: the environment's
     observations (B, O) and standard normals (B, *normal_shape), both float32, to what the
@@ -113,7 +113,7 @@ class ActingNetwork(nn.Module):
         choose_compute_dtype(policy, None)
         self.policy = policy
         self._is_scaled = scaling is not None
-        if scaling is not None:  # in float64, as they are applied here
+        if scaling is not None:  # in float64, as bcq_exp applies them
             self.register_buffer("shift", torch.as_tensor(-scaling.mean / scaling.std))
             self.register_buffer("scale", torch.as_tensor(1 / scaling.std))
         self._dtype = next(policy.parameters()).dtype
@@ -124,7 +124,7 @@ class ActingNetwork(nn.Module):
                 self.unit = UnitActions(space.low, space.high).to(self._dtype)
 
     def forward(self, obs: Tensor, latent: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        # Every operation takes microseconds, and so do those that change nothing.
+        # Omit operations without effect, because each takes microseconds.
         if self._is_scaled:
             obs = self.shift.addcmul(obs.double(), self.scale).float()
         obs = self._as(obs, self._dtype)
@@ -164,7 +164,7 @@ class ActingNetwork(nn.Module):
 
     @property
     def outputs(self) -> list[Array]:
-        """What :meth:`forward` returns."""
+        """The outputs of :meth:`forward`."""
         space = self.policy.action_space
         if isinstance(space, Discrete):
             last = space.start + space.n - 1
@@ -182,10 +182,10 @@ class ActingNetwork(nn.Module):
 
 
 def traced(network: ActingNetwork) -> torch.export.ExportedProgram:
-    """The network as a program of torch operators, for any batch size.
+    """Trace the network as a program of torch operators, for any batch size.
 
     Raises:
-        UserError: if it has a module that cannot be traced or draws random numbers, naming it.
+        UserError: naming a module that cannot be traced or draws random numbers.
     """
     examples = tuple(torch.zeros(2, *x.shape) for x in network.inputs)
     batch = torch.export.Dim("batch")
@@ -196,14 +196,14 @@ def traced(network: ActingNetwork) -> torch.export.ExportedProgram:
             return torch.export.export(
                 network, examples, dynamic_shapes=tuple({0: batch} for _ in examples)
             )
-    except Exception as error:  # whatever a network of someone else's, or torch, raises
+    except Exception as error:  # any error of a custom network, or of torch
         raise UserError(
             f"{_culprit(error, network)}: cannot be exported: {first_line(error)}"
         ) from error
 
 
 class _NoRandomNumbers(TorchDispatchMode):
-    """Refuses operators that draw, which a file could not repeat."""
+    """Refuses operators that draw random numbers, which a file cannot reproduce."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -216,16 +216,16 @@ class _NoRandomNumbers(TorchDispatchMode):
 def write_policy(
     agent: Agent, format: str, folder: Path, facts: Mapping[str, Any]
 ) -> tuple[Path, Path]:
-    """Write a policy's file, and a page next to it that explains it.
+    """Write a policy's file and a page that explains it.
 
     Args:
         format: one of :data:`FILES`.
-        folder: is made where it does not exist.
-        facts: of the run: ``run, algorithm, dataset, seed, step, num_steps``, and a table's
+        folder: the folder, created if it is missing.
+        facts: facts of the run: ``run, algorithm, dataset, seed, step, num_steps``, and a table's
             ``columns``.
 
     Returns:
-        Where both are.
+        The paths of both.
 
     Raises:
         UserError: if a module cannot be exported, or a package is missing.
@@ -266,7 +266,7 @@ def _as_onnx(
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Drop what the exporter logs of itself: torchvision is missing, it uses deprecated names."""
+    """Suppress the exporter's own warnings: missing torchvision, deprecated names."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -280,15 +280,15 @@ def _silent() -> Iterator[None]:
 def _as_torch(
     program: torch.export.ExportedProgram, network: ActingNetwork, metadata: Mapping[str, Any]
 ) -> bytes:
-    buffer = io.BytesIO()  # of a path torch wants the suffix .pt2
+    buffer = io.BytesIO()  # torch requires the suffix .pt2
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
     return buffer.getvalue()
 
 
 def _culprit(error: BaseException, network: nn.Module) -> str:
-    """The innermost module that was running when an error was raised.
+    """Return the innermost module that raised an error.
 
-    An error about sizes is raised later: then the last module that is neither ours nor torch's.
+    Errors about sizes are raised later: then it is the last module of a custom package.
     """
     parts = list(network.modules())
     others = [x for x in parts if type(x).__module__.split(".")[0] not in ("bcq_exp", "torch")]
@@ -301,7 +301,7 @@ def _culprit(error: BaseException, network: nn.Module) -> str:
 
 
 def _named(network: nn.Module, module: nn.Module) -> str:
-    """A module's place in the policy, and its class."""
+    """Describe a module by its place in the policy and its class."""
     path = next(name for name, found in network.named_modules() if found is module)
     key = path.removeprefix("policy").removeprefix(".")
     return f"{key} ({type(module).__name__})" if key else "policy"
@@ -335,7 +335,7 @@ def _lines(network: ActingNetwork, format: str, facts: Mapping[str, Any]) -> Ite
 
 
 def _column_lines(columns: Mapping[str, Any], start: int) -> Iterator[str]:
-    """How a row of a table becomes an observation, and what the actions, from ``start``, are."""
+    """Describe how a table's row becomes an observation, and the actions, from ``start`` on."""
     yield "\n## Observations\n"
     yield "| Place in `obs` | Column | Value |"
     yield "|---|---|---|"
@@ -369,7 +369,7 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _example(network: ActingNetwork, format: str) -> str:
-    """Five lines that load the file and act."""
+    """Return five lines of code that load the file and act."""
     obs, *latents = network.inputs
     arrays = [f'"{obs.name}": np.zeros({(1, *obs.shape)}, np.float32)']
     arrays += [

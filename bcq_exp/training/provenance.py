@@ -1,4 +1,4 @@
-"""Where a run came from: versions, commit, command."""
+"""The provenance of a run: versions, commit, command."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-BY_COMMAND = "command-line"  # Hydra's word for the provider of --config-dir
+BY_COMMAND = "command-line"  # Hydra's name for the provider of --config-dir
 PACKAGES = (
     "bcq_exp",
     "torch",
     "numpy",
     "gymnasium",
-    "mujoco",  # trajectories change between its versions
+    "mujoco",  # trajectories differ between its versions
     "jax",
     "minari",
     "hydra-core",
@@ -28,15 +28,15 @@ PACKAGES = (
 
 @cache
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages a result depends on; None for one not installed."""
+    """Return versions of Python and relevant packages; None for a package not installed."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
-@cache  # of the code as it was imported; a cohort of runs asks once
+@cache  # the commit of the imported code, read once
 def git_commit() -> str | None:
-    """The commit of the code that runs, ``-dirty`` where files differ; None outside a checkout."""
+    """Return the code's commit, ``-dirty`` if files differ; None outside a checkout."""
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None  # installed somewhere below another project's checkout
+        return None  # installed inside another project's checkout
     return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
@@ -55,12 +55,12 @@ def _git(*arguments: str) -> str | None:
 
 
 def command(words: Sequence[str]) -> str:
-    """The command line that trains with these words, as a shell takes it."""
+    """Return the command line that trains with these words, quoted for a shell."""
     return f"bcq_exp train {shlex.join(words)}".strip()
 
 
 def own_configs(hydra: Any) -> list[str]:
-    """The words by which Hydra found a user's own configurations, by its own configuration."""
+    """Return the options by which Hydra found the user's own configurations."""
     words = [f"--config-name={name}"] if (name := hydra.job.config_name) != "config" else []
     folders = [each.path for each in hydra.runtime.config_sources if each.provider == BY_COMMAND]
     return words + [f"--config-dir={folder}" for folder in folders]

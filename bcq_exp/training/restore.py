@@ -197,7 +197,7 @@ def load_collected(
 
 
 def origin(folder: str | Path) -> dict[str, Any]:
-    """Where a run's agent came from: command, configuration, seed, step, versions, commit.
+    """Return the provenance of a run's agent: command, configuration, seed, step, versions, commit.
 
     Raises:
         UserError: if the folder holds no run.

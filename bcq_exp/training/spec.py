@@ -1,4 +1,4 @@
-"""A run to train: its configuration, resolved once for everything below."""
+"""A run to train: its configuration, resolved once."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class AlgorithmSpec:
         target: the path of its class.
         hyperparameters: the numbers of the group ``algo``, by name.
         groups: the other groups that ``algo`` composes: networks, optimizers, ``policy``.
-        seed: of the initial weights.
-        num_steps: gradient steps that the schedule of a learning rate spans.
+        seed: the seed of initial weights.
+        num_steps: gradient steps that learning-rate schedules span.
     """
 
     target: str
@@ -41,7 +41,7 @@ class AlgorithmSpec:
 
     @property
     def hidden_sizes(self) -> list[list[int]]:
-        """The hidden layers of each network, as far as the configuration has them."""
+        """The hidden layers of each network, if the configuration has them."""
         found = (group.get("hidden_sizes") for group in self.groups.values())
         return [sizes for sizes in found if isinstance(sizes, list)]
 
@@ -59,12 +59,12 @@ class RunSpec:
     Args:
         config: as ``summary.json`` and checkpoints record it: resolved, in plain containers, its
             data at an absolute path.
-        folder: the run's own.
-        command: what a person types for this run alone.
-        shared: the settings that stacked runs must have in common, as text.
-        is_alone: whether it is all the process does; a run of a sweep logs to its own file.
-        until: the step at which it stops, so that it can be continued later; ``None`` is its end.
-        chdir: whether it is trained in its folder (``hydra.job.chdir``), and so by itself.
+        folder: the folder of the run.
+        command: the command line for this run alone.
+        shared: the settings that stacked runs must share, as text.
+        is_alone: whether it is a single run; a run of a sweep logs to its own file.
+        until: the step at which it stops for now; ``None`` is its end.
+        chdir: whether it is trained in its folder (``hydra.job.chdir``), and so alone.
         part: the place of its group in the sweep that this process trains; ``None`` outside sweeps.
     """
 
@@ -84,8 +84,7 @@ class RunSpec:
         """Resolve a run's composed and checked configuration, without its ``hydra`` node.
 
         Args:
-            cwd: where a relative path of its data begins: training may take place in another folder
-                than the command was typed in.
+            cwd: the folder of the command, to which paths of data are relative.
             others: further fields.
         """
         config = plain(cfg)
@@ -102,7 +101,7 @@ class RunSpec:
 
     @property
     def seed(self) -> int:
-        """Of everything random in training."""
+        """The seed of all random numbers in training."""
         return self.config["seed"]
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def save_tensors(content: Any, path: Path) -> None:
-    """Write nested containers of tensors; each tensor takes the room of its own numbers.
+    """Write nested containers of tensors; each tensor takes the space of its own numbers.
 
     ``torch.save`` alone writes the whole storage under a view, and the tensors of a stacked run are
     views of the stack's.
@@ -22,7 +22,7 @@ def save_tensors(content: Any, path: Path) -> None:
     try:
         with path.open("wb") as file:
             torch.save(_copied(content), file)
-    except RuntimeError as error:  # raised when torch closes a file that a write has failed in
+    except RuntimeError as error:  # raised when torch closes a file after a failed write
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -32,7 +32,7 @@ def _copied(content: Any) -> Any:
     if isinstance(content, Tensor):
         return content.to("cpu", copy=True)
     if isinstance(content, dict):
-        kept = copy.copy(content)  # with the versions that a module's state_dict has as attributes
+        kept = copy.copy(content)  # state_dicts have versions as attributes
         kept.update({key: _copied(value) for key, value in content.items()})
         return kept
     if isinstance(content, list | tuple):

@@ -1,7 +1,7 @@
-"""Weights & Biases as a mirror of the local files: its failing never stops a run, nor slows it.
+"""Weights & Biases as a mirror of the local files: its failures never stop or slow a run.
 
-W&B works in a thread beside training, which hands over rows and never waits for them. Whatever W&B
-loses can be had from the local files again (:mod:`bcq_exp.training.wandb_export`).
+W&B works in a separate thread; training passes rows to it and never waits. Rows that W&B loses can
+be restored from the local files (:mod:`bcq_exp.training.wandb_export`).
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ FLUSHED_AFTER = 5.0  # seconds from the end to the last byte in W&B's file
 
 
 class Tracker(Protocol):
-    """Where a run's rows go besides its folder."""
+    """The interface of trackers, which receive a run's rows besides its folder."""
 
     id: str | None
 
     def log(self, prefix: str, row: Mapping[str, Any]) -> None:
-        """A row with its ``step``; the other entries get ``prefix/`` before their names."""
+        """Log a row with its ``step``; names of other entries get ``prefix/``."""
 
     def finish(self, summary: Mapping[str, Any] | None) -> None:
-        """The run's end, as ``summary.json`` has it; ``None`` where that cannot be written.
+        """End the run with its ``summary.json``; ``None`` if that cannot be written.
 
         :func:`wait_for` waits until it is sent.
         """
 
     def wait(self, deadline: float) -> bool:
-        """Wait for what was handed over, until ``time.monotonic()`` is ``deadline``; if it is done.
+        """Wait until ``time.monotonic()`` is ``deadline``; return whether all rows were logged.
 
-        False as well where W&B cannot be counted on any more.
+        The result is False too if W&B has failed.
         """
 
 
@@ -64,10 +64,10 @@ class NoTracker:
 
 
 class Warnings:
-    """What goes wrong with W&B, shown once for all runs that are trained together.
+    """Warnings about W&B, shown once for all runs that are trained together.
 
     Args:
-        show: takes a line.
+        show: shows a line.
     """
 
     def __init__(self, show: Callable[[str], object] = log.warning) -> None:
@@ -76,7 +76,7 @@ class Warnings:
         self._lock = Lock()
 
     def __call__(self, what: str, reason: str, remedy: str) -> None:
-        """One line for each thing that is to be done."""
+        """Show a warning, once for each remedy."""
         with self._lock:
             is_new = remedy not in self._shown
             self._shown.add(remedy)
@@ -87,17 +87,17 @@ class Warnings:
 class WandbTracker:
     """One W&B run.
 
-    Where W&B cannot be reached, is not logged in to, or fails later on, one warning is logged; the
-    run goes on, recorded offline if that still works and in its local files in any case.
+    If W&B cannot be reached, has no login, or fails later, one warning is logged. The run
+    continues, recorded offline if that works, and in its local files in any case.
 
     Args:
         mode: offline or online.
         folder: the run's folder; W&B writes ``wandb/`` in it.
-        sweep: the folder of the sweep that it lies in.
+        sweep: the folder of the run's sweep.
         id: W&B's id of the run to continue; ``None`` starts a new one.
-        config: the resolved configuration, logged whole.
+        config: the resolved configuration, logged completely.
         identity: project, entity, group, job_type, tags and name, as ``wandb.init`` takes them.
-        num_rows: rows that the run logged before, from which W&B's own ``_step`` counts on.
+        num_rows: rows that the run logged before, from which W&B's ``_step`` continues.
         warnings: of the runs that are trained together.
     """
 
@@ -126,7 +126,7 @@ class WandbTracker:
             target=self._work,
             args=(mode, id is not None),
             kwargs={"dir": folder, "config": dict(config), **identity},
-            daemon=True,  # the process ends even where W&B does not
+            daemon=True,  # the process can end even if W&B does not
         )
         self._thread.start()
 
@@ -135,7 +135,7 @@ class WandbTracker:
         number, self._num_rows = self._num_rows, self._num_rows + 1
 
         def send(run: Any) -> None:
-            first = run.starting_step  # the server has the rows before it, which resuming repeats
+            first = run.starting_step  # a resumed run repeats the rows before it
             if number >= first or prefix == "ope":  # an estimate is of a run that has ended
                 run.log(named, step=max(number, first), commit=True)
 
@@ -156,7 +156,7 @@ class WandbTracker:
             run.summary.update(last)
             try:
                 run.finish(exit_code=0 if succeeded else 1)
-            except TimeoutError as error:  # what is left lies in W&B's file, whole
+            except TimeoutError as error:  # the rest is in W&B's file
                 self._say("did not receive everything in time", error, self._sync("run"))
 
         self._tasks.put(("failed at the end", end))
@@ -170,14 +170,14 @@ class WandbTracker:
         return not self._failed
 
     def _work(self, mode: str, goes_on: bool, **arguments: Any) -> None:
-        """Everything of W&B's, in its thread: start, then what is handed over, to the end."""
+        """Do W&B's work in its thread: start a run, log rows, finish."""
         run: Any = None
         with self._tolerant("cannot start"):
             run = self._start(mode, "allow" if goes_on else None, **arguments)
             run.define_metric("step")
             for prefix in ("train", "eval", "ope"):
                 run.define_metric(f"{prefix}/*", step_metric="step")
-            # the best is kept beside the last, which W&B's summary would otherwise show alone
+            # keep the best as well as the last, which W&B's summary shows by default
             run.define_metric("eval/return_mean", step_metric="step", summary="max,last")
         while not self._failed and (task := self._tasks.get()) is not None:
             what, do = task
@@ -185,7 +185,7 @@ class WandbTracker:
                 do(run)
 
     def _start(self, mode: str, resume: Literal["allow"] | None, **arguments: Any) -> Any:
-        """A W&B run; an offline one where it should be online and cannot."""
+        """Start a W&B run; an offline one if online fails."""
         if moved := service.find_cache():
             unwritable, instead = moved
             remedy = f"its own log and cache are in {instead}; WANDB_CACHE_DIR names another folder"
@@ -199,9 +199,9 @@ class WandbTracker:
             return begin("offline", self.id)
         id = self.id
         try:
-            if not service.is_logged_in():  # init would ask for a key at the terminal
+            if not service.is_logged_in():  # init would prompt for a key
                 raise RuntimeError("not logged in: run `wandb login`")
-            id = service.new_id()  # for what follows: W&B's process does not let go of an id
+            id = service.new_id()  # W&B's process keeps the first id reserved
             return begin("online", self.id)
         except Exception as error:
             remedy = self._remedy if resume else self._sync("offline-run")
@@ -211,10 +211,10 @@ class WandbTracker:
         return begin("offline", id)
 
     def _check_written(self, run: Any) -> None:
-        """W&B goes on in silence where its disk is full: see that its file can hold what it got.
+        """Check that W&B's file has all rows, because W&B ignores a full disk.
 
         Raises:
-            OSError: if it cannot.
+            OSError: if it has not.
         """
         path, deadline = Path(run.settings.sync_file), time.monotonic() + FLUSHED_AFTER
         while (size := path.stat().st_size) < self._num_bytes:
@@ -223,7 +223,7 @@ class WandbTracker:
             time.sleep(0.05)
 
     def _on_warning(self, message: str) -> None:
-        """A warning of W&B's: mostly that it gave up uploading, which raises nothing."""
+        """Handle a warning of W&B, mostly of a failed upload, which raises nothing."""
         reason = " ".join(message.removeprefix("wandb: WARNING ").split())
         self._warn("warns", reason, self._sync("run"))
 
@@ -231,7 +231,7 @@ class WandbTracker:
     def _tolerant(self, what: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever W&B raises, training goes on
+        except Exception as error:  # training continues after any error of W&B
             self._lose(what, error)
 
     def _lose(self, what: str, error: Exception) -> None:
@@ -250,13 +250,13 @@ class WandbTracker:
 def build_tracker(
     record: RunRecord, facts: Mapping[str, Any], warnings: Warnings, *, again: bool = False
 ) -> Tracker:
-    """The tracker of a run, with what groups it in W&B without further clicks.
+    """Build the tracker of a run, with its group, job type and tags in W&B.
 
-    What is longer than W&B takes, such as a data set's id as a tag, is shortened.
+    Values that exceed W&B's limits, such as a data set's id as a tag, are shortened.
 
     Args:
-        facts: what ``summary.json`` says of the run.
-        again: whether all of its rows are to be logged, to a new offline run of its id.
+        facts: the fields of ``summary.json``.
+        again: whether to log all rows again, to a new offline run of its id.
     """
     logger = facts["config"]["logger"]
     if logger["mode"] == "disabled" and not again:
@@ -285,12 +285,12 @@ def build_tracker(
 
 
 def wait_for(trackers: Sequence[Tracker]) -> None:
-    """See what was handed over to its end, for a bounded time."""
+    """Wait for a bounded time until all rows are logged."""
     deadline = time.monotonic() + service.patience()
     if not all([tracker.wait(deadline) for tracker in trackers]):
         service.end()
 
 
 def _size(values: Mapping[str, Any]) -> int:
-    """Bytes that a log of values has at least: W&B writes each as JSON, beside its name."""
+    """The least bytes of a log of values: W&B writes each as JSON, with its name."""
     return len(json.dumps(values, separators=(",", ":"), default=str))

@@ -1,4 +1,4 @@
-"""The trainer: the loop and its cadence. One engine, one or more runs that advance together."""
+"""The trainer: the training loop of one engine and its runs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from bcq_exp.training.run import Run
 
 log = logging.getLogger(__name__)
 
-# Seconds between looks at signals and losses: short enough for Ctrl-C and a bar, while a GPU that
-# gets from one log point to the next in less is not waited for in between.
+# Seconds between checks of signals and losses: short enough for Ctrl-C and a bar. A GPU that goes
+# from one log point to the next in less time is not synchronized in between.
 LOOK_EVERY = 0.5
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR2")
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """How long to train and how often to do what else, in gradient steps.
+    """The number of steps and the intervals of other work, in gradient steps.
 
     Args:
-        until: where to stop for now; at ``num_steps`` the run is complete.
+        until: the step at which to stop for now; at ``num_steps`` the run is complete.
     """
 
     num_steps: int
@@ -45,7 +45,7 @@ class Cadence:
     until: int
 
     def is_due(self, every: int, step: int) -> bool:
-        """Whether something done each ``every`` steps, and at the end, is due after ``step``."""
+        """Whether work at every ``every`` steps, and at the end, is due after ``step``."""
         return step % every == 0 or step == self.num_steps
 
     def next_stop(self, step: int) -> int:
@@ -57,15 +57,15 @@ class Cadence:
 class Trainer:
     """Advances a cohort of runs to the end, logging, evaluating and saving each.
 
-    A run that diverges leaves the cohort with its last good checkpoint; the others go on. A signal
-    (Ctrl-C, SIGTERM, or SIGUSR2 as schedulers warn with) ends all of them with a checkpoint at the
-    step reached; a second one at once. An evaluation that is due is preceded by a checkpoint, and
-    made when the run resumes if a signal, or a kill, came between.
+    A run that diverges leaves the cohort and keeps its last good checkpoint; the others continue. A
+    signal (Ctrl-C, SIGTERM, or SIGUSR2 of schedulers) ends all runs with a checkpoint at the step
+    reached; a second signal ends the process at once. A checkpoint precedes each evaluation; a run
+    that was stopped between the two evaluates when it resumes.
 
     Args:
-        window: statistics (K, steps, S) since the last row of ``train.csv``.
+        window: metrics (K, steps, S) since the last row of ``train.csv``.
         num_threads: evaluations that may run at a time.
-        part: what the runs are of a sweep, if they are of one.
+        part: the group that the runs are in a sweep; ``None`` outside sweeps.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Trainer:
         self._window = window
 
     def fit(self) -> None:
-        """Train as far as the cadence says; outcomes stand in ``run.failure`` and the summaries.
+        """Train to the cadence's end; ``run.failure`` and summaries have the outcomes.
 
         Raises:
-            RunStopped: with the signal's status, after a signal.
-            CannotWrite: where the system does not let a run write its files.
+            RunStopped: after a signal, with its status.
+            CannotWrite: if a run's files cannot be written.
         """
         title = counted(len(self.runs), "run") if len(self.runs) > 1 else self.runs[0].title
         with (
@@ -110,7 +110,7 @@ class Trainer:
                     f"{error}; stopped at step {self._engine.step}, to continue from the last "
                     f"checkpoint: {self.runs[0].resume_command}"
                 ) from error
-            except Exception as error:  # a defect: let the files say that the runs ended
+            except Exception as error:  # a bug: record the end of the runs
                 for _, run in self._alive():
                     run.fail(self._engine.step, f"{type(error).__name__}: {first_line(error)}")
                 raise
@@ -122,8 +122,8 @@ class Trainer:
             run.finish(status, self._engine.step)
 
     def _loop(self, shown: Progress) -> None:
-        cadence, taken, seconds = self._cadence, 0, 0.0  # of training alone, since the last row
-        at_once = 1  # steps between two looks
+        cadence, taken, seconds = self._cadence, 0, 0.0  # of training, since the last row
+        at_once = 1  # steps between checks of signals
         if cadence.is_due(cadence.eval_every, self._engine.step) and self._engine.step:
             self._evaluate(self._engine.step)
         while self._engine.step < cadence.until and self._signal is None and self._alive():
@@ -149,7 +149,7 @@ class Trainer:
             shown.update(step, None if means is None else self._losses(means))
 
     def _evaluate(self, step: int) -> None:
-        """Evaluate every run, several at a time: acting leaves Python's lock, as training does."""
+        """Evaluate every run, several at a time: acting releases Python's lock."""
         alive = self._alive()
         if len(alive) == 1:
             self._evaluate_run(step, alive[0])
@@ -171,12 +171,12 @@ class Trainer:
         run.evaluate(step, self._engine.algorithm(k), lambda: self._signal is not None)
 
     def _named(self, means: Tensor) -> dict[str, float | None]:
-        """Statistics (S,) by name, ``None`` where no step reported them."""
+        """Return metrics (S,) by name, ``None`` if no step reported them."""
         values = zip(self._engine.statistics, means.tolist(), strict=True)
         return {name: None if isnan(value) else value for name, value in values}
 
     def _losses(self, means: Tensor) -> dict[str, float]:
-        """The losses among statistics (K, S), averaged over the cohort."""
+        """Return the losses among metrics (K, S), averaged over the cohort."""
         names = self._engine.losses
         return dict(zip(names, means[:, : len(names)].mean(0).tolist(), strict=True))
 
@@ -184,7 +184,7 @@ class Trainer:
         return [(k, run) for k, run in enumerate(self.runs) if run.failure is None]
 
     def _drop_diverged(self, first: int, statistics: Tensor) -> None:
-        """Fail the runs with a loss that is no number, naming the first such step."""
+        """Fail the runs with a loss that is not finite, naming the first such step."""
         finite = ~statistics[:, :, : len(self._engine.losses)].isinf().any(2)  # (K, steps)
         for k, run in self._alive():
             if not finite[k].all():
@@ -192,7 +192,7 @@ class Trainer:
                 run.fail(step, f"a loss is not finite at step {step}")
 
     def _save(self) -> None:
-        """A checkpoint of every run, unless the last was of this step."""
+        """Save a checkpoint of every run, unless the last one was of this step."""
         if self._saved == self._engine.step:
             return
         self._saved = self._engine.step
@@ -220,7 +220,7 @@ class Trainer:
 
 
 def _means(window: Tensor) -> Tensor:
-    """Statistics (K, steps, S) averaged over the steps that tell them; NaN where none does."""
+    """Average metrics (K, steps, S) over the steps that report them; NaN if none does."""
     return window.nanmean(1) if window.isnan().any() else window.mean(1)
 
 

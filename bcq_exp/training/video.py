@@ -1,4 +1,4 @@
-"""Films an episode that was played, to a GIF or MP4."""
+"""Film an episode as a GIF or MP4."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from bcq_exp.errors import UserError, first_line
 
 
 def film(actions: np.ndarray, make_env: EnvMaker, path: Path, seed: int) -> int:
-    """Play an episode again and write it to ``path`` (.gif or .mp4); returns its frames.
+    """Replay an episode and write it to ``path`` (.gif or .mp4); return the number of frames.
 
-    The actions are replayed, because an agent that samples acts otherwise alone than it did beside
-    the other episodes of its evaluation.
+    The actions are replayed, because an agent that samples would act differently than in the
+    evaluation with other episodes.
 
     Args:
-        actions: the environment's (T, A).
-        seed: that the episode started from.
+        actions: the environment's actions (T, A).
+        seed: the seed of the episode.
 
     Raises:
-        UserError: if the environment cannot draw itself here, or the file cannot be written.
+        UserError: if the environment cannot render here, or the file cannot be written.
     """
     import imageio.v3 as iio
 
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame renders without a display
     env = make_env(render_mode="rgb_array")
     fps = env.metadata.get("render_fps", 30)
     try:
         frames = np.stack(list(_frames(actions, env, seed)))
-    except Exception as error:  # drawing needs what a machine may lack (a display, EGL, pygame)
+    except Exception as error:  # rendering may need a display, EGL or pygame
         raise UserError(
             f"video={path}: the environment cannot be drawn here ({type(error).__name__}: "
             f"{first_line(error)}){_hint(env)}"

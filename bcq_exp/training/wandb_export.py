@@ -1,4 +1,4 @@
-"""A run's record logged to W&B again, where W&B lost or never had it."""
+"""Log a run's record to W&B again, if W&B lost it or never had it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_ONCE = 16  # runs of W&B
 
 
 def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Keep estimates of runs' policies, by folder, and log them to W&B where runs are logged there.
+    """Store estimates of runs' policies, by folder, and log them to W&B if the runs are there.
 
     Raises:
         CannotWrite: if the system refuses.
@@ -33,7 +33,7 @@ def add_estimates(rows: Mapping[Path, Mapping[str, Any]]) -> None:
             for folder in folders[first : first + AT_ONCE]:
                 try:
                     held.enter_context(hold(folder))
-                except UserError as error:  # it is being trained: W&B's run of it is in use, too
+                except UserError as error:  # it is being trained, and its W&B run is in use
                     log.warning("%s; its files do not include the estimate", error)
                     continue
                 trackers.append(_add_estimate(folder, rows[folder], warnings))
@@ -55,13 +55,13 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mirror(folder: Path) -> Path:
-    """Write all of a run as one offline run of W&B; returns its folder.
+    """Write a run's complete record as one offline run of W&B; return its folder.
 
-    It has the run's id at W&B, so that uploading it takes the place of what is there. What W&B
-    wrote before is set aside (``wandb/set_aside/``), out of the way of ``wandb sync``.
+    It has the run's id at W&B, so that an upload replaces the run there. Earlier files of W&B are
+    set aside (``wandb/set_aside/``), out of the way of ``wandb sync``.
 
     Raises:
-        UserError: if the folder holds no run, another process is at it, or W&B cannot write.
+        UserError: if the folder holds no run, another process holds it, or W&B cannot write.
     """
     record, said = RunRecord(folder), list[str]()
     with hold(folder):

@@ -1,4 +1,4 @@
-"""What is asked of W&B itself, and of its process: to start runs, in silence, and to end."""
+"""Control W&B and its service process: start runs without output, and end it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 
 from bcq_exp.internals import netrc_key
 
-# Seconds; W&B's own variables WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT go before them.
-INIT_TIMEOUT = 30.0  # to go online, or else offline
+# Seconds; W&B's variables WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT take precedence.
+INIT_TIMEOUT = 30.0  # to connect, before going offline
 FINISH_TIMEOUT = 30.0  # to upload what is left when a run has ended
-GRACE = 10.0  # beyond both, in which W&B's process keeps its word or is ended
+GRACE = 10.0  # after both, before W&B's process is ended
 
 
 def set_up(on_warning: Callable[[str], None]) -> Any:
-    """Settings for this process's runs: lean, without console capture, system statistics or code
-    copies, and silent; ``on_warning`` takes W&B's warnings.
+    """Make settings for this process's runs: silent, without console capture, system statistics
+    or copies of code; ``on_warning`` is called with W&B's warnings.
     """
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it complains on our stderr
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it prints to this process's stderr
     import wandb
 
     settings = wandb.Settings(
@@ -38,16 +38,16 @@ def set_up(on_warning: Callable[[str], None]) -> Any:
         x_disable_stats=True,
         x_save_requirements=False,
     )
-    wandb.setup(settings)  # silent from its first word on, but for
+    wandb.setup(settings)  # silent from the start
     wandb.termsetup(settings, _Listener(on_warning))
     return settings
 
 
 def find_cache() -> tuple[Path, Path] | None:
-    """See that W&B's process has a folder for its own log: without one it prints it here.
+    """Ensure a writable folder for the log of W&B's process, which it would print otherwise.
 
-    Returns the folder that cannot be written, such as one of a home that is read-only, and the one
-    that takes its place; ``None`` if all is well.
+    Returns the folder that cannot be written, such as one in a read-only home, and its replacement;
+    ``None`` if none is needed.
     """
     from wandb.env import CACHE_DIR, get_cache_dir
 
@@ -62,19 +62,19 @@ def find_cache() -> tuple[Path, Path] | None:
 
 
 def begin_run(settings: Any, **arguments: Any) -> Any:
-    """A W&B run beside others, by the arguments of ``wandb.init``."""
+    """Start a W&B run alongside others, with arguments of ``wandb.init``."""
     import wandb
 
     return wandb.init(reinit="create_new", settings=settings, **arguments)
 
 
 def new_id() -> str:
-    """An id for a run."""
+    """Return a new id for a run."""
     return secrets.token_hex(4)
 
 
 def is_logged_in() -> bool:
-    """Whether W&B has a key; without one it would ask at the terminal."""
+    """Whether W&B has a key; without one it would prompt for it."""
     import wandb
 
     settings = wandb.setup().settings
@@ -83,14 +83,14 @@ def is_logged_in() -> bool:
 
 
 def patience() -> float:
-    """Seconds in which W&B should have done whatever it is asked for."""
+    """Seconds within which W&B should finish any request."""
     return _init_timeout() + _finish_timeout() + GRACE
 
 
 def end() -> None:
-    """End W&B's process for this one; the next run gets another.
+    """End W&B's service process; the next run starts another.
 
-    One that died or hangs would else be waited for, or complained about, when Python ends.
+    Otherwise Python would wait for a hanging process, or report a dead one, at its exit.
     """
     import psutil
     import wandb
@@ -104,16 +104,16 @@ def end() -> None:
 
 
 class _Listener:
-    """Takes what W&B would print."""
+    """Receives W&B's messages."""
 
     def __init__(self, on_warning: Callable[[str], None]) -> None:
         self.warning = on_warning
 
     def info(self, message: str) -> None:
-        """News are not passed on."""
+        """Ignore information."""
 
     def error(self, message: str) -> None:
-        """Nor are errors, which are raised as well."""
+        """Ignore errors, which are raised as well."""
 
 
 def _init_timeout() -> float:

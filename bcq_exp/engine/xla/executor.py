@@ -26,7 +26,7 @@ from bcq_exp.engine.xla.operators import DTYPES
 from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 from bcq_exp.files import cache_folder
 
-# of a tensor's change, by norm, that a program may be off: Adam's first steps follow signs alone
+# allowed error of a tensor's change, by norm: Adam's first steps follow signs only
 ROUNDING = 0.02
 ROUNDING_BF16 = 0.25
 

@@ -75,7 +75,7 @@ def _train(
     bf16: bool = False,
     cores: int | None = None,
 ) -> Row:
-    precisions = ("fp32", "tf32", "bf16") if bf16 else ("fp32", "tf32")
+    precisions = ("fp32", "bf16") if bf16 else ("fp32",)
     ours = [_ours(f"ours {p}", size, seconds, p, "trainer.device=cpu") for p in precisions]
     peers = [_peer(peer, size, seconds) for peer in ("tianshou", "d3rlpy")]
     peers += [_peer("jax", size, seconds, precision) for precision in precisions]

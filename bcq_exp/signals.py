@@ -126,7 +126,7 @@ def _insist(signum: int) -> None:
 
 def _handles_interrupted() -> bool:
     """Whether the main thread is in an ``except`` or ``finally`` of that exception."""
-    found: Any = sys._current_exceptions().get(threading.main_thread().ident)
+    found: Any = sys._current_exceptions().get(threading.main_thread().ident or 0)
     error = found[1] if isinstance(found, tuple) else found  # Python 3.11 has three values
     while error is not None and not isinstance(error, Interrupted):
         error = error.__context__

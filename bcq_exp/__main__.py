@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from bcq_exp import signals
 from bcq_exp.cli import completion, output
+from bcq_exp.errors import RunStopped
 
 DEFAULT = "train"
 COMMANDS = {  # name -> module with its main(), and its description
@@ -30,8 +31,12 @@ COMMANDS = {  # name -> module with its main(), and its description
 
 def main() -> None:
     """Run the command that the first word, or the first two, name."""
-    with signals.end_in_one_line():  # also during imports
-        _main()
+    try:
+        with signals.interruptible():  # also during imports
+            _main()
+    except RunStopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
 
 
 def _main() -> None:

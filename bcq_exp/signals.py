@@ -17,6 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bcq_exp.errors import RunStopped
+
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")  # schedulers warn with the last, which Windows lacks
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 SAME_WITHIN = 1.0  # seconds
 LOOK_EVERY = 0.1  # seconds
 
@@ -26,48 +30,47 @@ _last: dict[int, float] = {}  # when each signal was last acted on
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends a command. Libraries clean up as after Ctrl-C."""
+    """A signal that ends what a process does. Libraries clean up as after Ctrl-C."""
 
 
 @contextmanager
-def end_in_one_line() -> Iterator[None]:
-    """End the process at SIGINT or SIGTERM with one line; a second signal kills it.
+def interruptible() -> Iterator[None]:
+    """Let a signal end the block, and with it the process; a second one kills the process.
 
     Raises:
-        SystemExit: with the status of a process that the signal ended.
+        RunStopped: with the signal's name and status.
     """
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(each) != signal.SIG_IGN:  # as in a shell's background job
-                before[each] = signal.signal(each, _end)
-    try:
-        yield
-    except BaseException as error:  # or what cleaning up raised: libraries are stopped midway
-        is_stopped = _stopped_by is not None or isinstance(error, KeyboardInterrupt)
-        if not is_stopped or _has_ended.is_set():
-            raise
-        _has_ended.set()
-        signum = _stopped_by or int(signal.SIGINT)
-        before.clear()  # another signal may come before the process has ended
-        logging.disable()  # of what libraries, stopped midway, have to say at the exit
-        print(f"stopped by {signal.Signals(signum).name}", file=sys.stderr)
-        sys.exit(128 + signum)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    with _handled(_end, keep_ignored=True) as before:  # in a shell's background job
+        try:
+            with _mask(blocks=False):
+                yield
+        except BaseException as error:  # or what cleaning up raised: libraries are stopped midway
+            is_stopped = _stopped_by is not None or isinstance(error, KeyboardInterrupt)
+            if not is_stopped or _has_ended.is_set():
+                raise
+            _has_ended.set()
+            before.clear()  # another signal may come before the process has ended
+            logging.disable()  # of what libraries, stopped midway, have to say at the exit
+            signum = _stopped_by or int(signal.SIGINT)
+            name = signal.Signals(signum).name
+            raise RunStopped(f"stopped by {name}", status=128 + signum) from error
 
 
 @contextmanager
-def requests(request: Callable[[int], None], *names: str) -> Iterator[None]:
+def blocked() -> Iterator[None]:
+    """Let signals wait until the block ends; in processes that it starts, until their
+    :func:`interruptible`."""
+    with _mask(blocks=True):
+        yield
+
+
+@contextmanager
+def requests(request: Callable[[int], None]) -> Iterator[None]:
     """Turn signals into requests: ``request(signum)`` is called at the first of each.
 
-    The next one does what it did before this block. In another thread than the main one, and for
-    signals that the system lacks (SIGUSR2 on Windows), nothing changes.
+    The next one does what it did before this block. In another thread than the main one nothing
+    changes.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     asked: set[int] = set()
     _last.clear()
 
@@ -80,13 +83,37 @@ def requests(request: Callable[[int], None], *names: str) -> Iterator[None]:
             asked.add(signum)
             request(signum)
 
-    signums = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {int(signum): signal.signal(signum, handle) for signum in signums}
+    with _handled(handle) as before, _mask(blocks=False):
+        yield
+
+
+@contextmanager
+def _handled(handler: Any, *, keep_ignored: bool = False) -> Iterator[dict[int, Any]]:
+    """Handle signals in a block; what is yielded are the handlers that are put back afterwards."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for signum in SIGNALS:
+            if keep_ignored and signal.getsignal(signum) == signal.SIG_IGN:
+                continue
+            before[signum] = signal.signal(signum, handler)
+    try:
+        yield before
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old)
+
+
+@contextmanager
+def _mask(*, blocks: bool) -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    how = signal.SIG_BLOCK if blocks else signal.SIG_UNBLOCK
+    before = signal.pthread_sigmask(how, SIGNALS)
     try:
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(signum: int, _: Any) -> None:

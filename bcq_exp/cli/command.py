@@ -19,7 +19,7 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     """Turn ``function`` into a command.
 
     Exit status: 0 done; 2 the user's mistake, reported in one line; 1 a failed run or a full disk;
-    130 or 143 stopped by a signal. Any other exception is a bug of bcq_exp and keeps its
+    130, 140 or 143 stopped by a signal. Any other exception is a bug of bcq_exp and keeps its
     traceback.
     """
 
@@ -29,7 +29,7 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(root)
         logging.raiseExceptions = False  # ignore a log that cannot be written
         try:
-            with signals.end_in_one_line(), output.may_be_closed():
+            with signals.interruptible(), output.may_be_closed():
                 function(*arguments)
         except RunStopped as stopped:
             _exit(str(stopped), stopped.status)

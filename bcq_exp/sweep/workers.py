@@ -11,15 +11,20 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+import psutil
+
+from bcq_exp import signals
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import write_atomically
@@ -106,28 +111,75 @@ class Joblib(Workers):
                 left[index] = group
                 yield index, group
 
+        asked: int | None = None  # the signal that the workers were handed
+        stopped: RunStopped | None = None
+
+        def stop(signum: int) -> None:
+            nonlocal asked
+            asked = signum
+            for worker in _loky_workers():
+                with suppress(psutil.Error):  # it has just ended
+                    worker.send_signal(signum)
+
+        resource_tracker.ensure_running()  # it unblocks signals when it starts
         groups_to_come, deaths = numbered(), 0
         options = {"pre_dispatch": "all"} | self._parallel
-        while deaths < MOST_DEATHS:
-            parallel = joblib.Parallel(
-                n_jobs=self.count, return_as="generator_unordered", **options
-            )
-            work: Iterable[tuple[int, T]] = chain(list(left.items()), groups_to_come)
-            if options["pre_dispatch"] != "all":  # a thread of joblib takes later groups
-                work = list(work)  # composed in this thread, as all groups are
-            try:
-                for index, result in parallel(
-                    joblib.delayed(_numbered)(function, *item) for item in work
-                ):
-                    del left[index]
-                    deaths = 0
-                    yield index, result
-                return
-            except BrokenProcessPool as error:  # all other workers ended with it
-                deaths, death = deaths + 1, error
-                log.warning("a worker process died: %s", _exit_codes(error))
+        with signals.requests(stop):
+            while deaths < MOST_DEATHS and asked is None:
+                parallel = joblib.Parallel(
+                    n_jobs=self.count, return_as="generator_unordered", **options
+                )
+                work: Iterable[tuple[int, T]] = chain(list(left.items()), groups_to_come)
+                if options["pre_dispatch"] != "all":  # a thread of joblib takes later groups
+                    work = list(work)  # composed in this thread, as all groups are
+                try:
+                    with signals.blocked():  # in the workers too, where no group is trained
+                        results = parallel(
+                            joblib.delayed(_in_worker)(function, *item) for item in work
+                        )
+                    for index, result in results:
+                        del left[index]
+                        deaths = 0
+                        if isinstance(result, RunStopped):
+                            stopped = stopped or result
+                            if asked is None:  # it was sent to a worker alone
+                                stop(stopped.status - 128)
+                        else:
+                            yield index, result
+                    break
+                except BrokenProcessPool as error:  # all other workers ended with it
+                    deaths, death = deaths + 1, error
+                    log.warning("a worker process died: %s", _exit_codes(error))
+        if asked is not None:
+            name = signal.Signals(asked).name
+            raise stopped or RunStopped(f"stopped by {name}", status=128 + asked)
         for index in [*left, *(index for index, _ in groups_to_come)]:
             yield index, death
+
+
+_stopped: RunStopped | None = None  # what ended a group of this worker: it takes no more
+
+
+def _in_worker(function: Callable[[T], R], index: int, group: T) -> tuple[int, R | RunStopped]:
+    """``function(group)``, or the signal that stopped it or an earlier group of the worker."""
+    global _stopped
+    if _stopped is None:
+        try:
+            with signals.interruptible():
+                return index, function(group)
+        except RunStopped as stopped:
+            if not stopped.by_signal:
+                raise
+            _stopped = stopped
+    return index, _stopped
+
+
+def _loky_workers() -> Iterator[psutil.Process]:
+    """The processes that joblib started for its tasks."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any("popen_loky" in word for word in child.cmdline()):
+                yield child
 
 
 class Ray(Workers):
@@ -265,10 +317,6 @@ def _exit_codes(error: BaseException) -> str:
     """Return joblib's message on how workers ended."""
     lines = str(error).splitlines()
     return next((line for line in lines if "exit codes" in line), lines[0])
-
-
-def _numbered(function: Callable[[T], R], index: int, group: T) -> tuple[int, R]:
-    return index, function(group)
 
 
 def _as_number(value: Any) -> Any:

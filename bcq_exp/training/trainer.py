@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 # Seconds between checks of signals and losses: short enough for Ctrl-C and a bar. A GPU that goes
 # from one log point to the next in less time is not synchronized in between.
 LOOK_EVERY = 0.5
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR2")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Trainer:
         """
         title = counted(len(self.runs), "run") if len(self.runs) > 1 else self.runs[0].title
         with (
-            signals.requests(self._request_stop, *SIGNALS),
+            signals.requests(self._request_stop),
             progress(self._engine.step, self._cadence.until, title, self._part) as shown,
         ):
             try:

@@ -1,16 +1,19 @@
 """Sweeps as real processes: what they leave, kill -9, resume, failures, every launcher."""
 
 import json
+import os
 import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command
 from tests.forked import forked
+from tests.same import checkpoint
 from tests.training.signalled import run_until
 from tests.wandb_reader import read
 
@@ -190,6 +193,41 @@ def test_ctrl_c_saves_every_run(tmp_path):
     assert "stopped by SIGINT at step" in said
     assert "name=s -m" in said
     assert {s["status"] for s in summaries(folder).values()} == {"interrupted"}
+
+
+@pytest.mark.parametrize(
+    ("to", "signum"),
+    [
+        ("launch", signal.SIGTERM),
+        pytest.param("group", signal.SIGINT, marks=pytest.mark.slow),  # as a terminal does
+        pytest.param("worker", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_saves_the_runs_of_every_worker_of_joblib(to, signum, tmp_path):
+    pytest.importorskip("joblib")
+    workers = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.group_size=1")
+    options = (*SWEEP, *workers, "trainer.num_steps=100000", "trainer.checkpoint_every=100000")
+    options += ("trainer.eval_every=100000", "trainer.engine=eager")
+    folder = tmp_path / "multirun" / "s"
+    process = subprocess.Popen(
+        command(*options), cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    first = [folder / name for name in NAMES[:2]]
+    wait_until(lambda: all((run / "train.csv").exists() for run in first), process, 120)
+    pids = {summary["process"]["pid"] for summary in summaries(folder).values()}
+    if to == "group":
+        os.killpg(process.pid, signum)
+    else:
+        os.kill(process.pid if to == "launch" else min(pids), signum)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.count("\n")) == (128 + signum, 1), said
+    assert f"stopped by {signum.name} at step" in said
+    states = {state.name: state for state in run_states(folder)}
+    assert [states[name].status for name in NAMES] == [*["interrupted"] * 2, *["missing"] * 2]
+    for run in first:
+        saved = RunRecord(run).summary()["step"]
+        assert saved > 0 and checkpoint(run)["step"] == saved
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 @pytest.mark.slow

@@ -68,8 +68,8 @@ def blocked() -> Iterator[None]:
 def requests(request: Callable[[int], None]) -> Iterator[None]:
     """Turn signals into requests: ``request(signum)`` is called at the first of each.
 
-    The next one does what it did before this block. In another thread than the main one nothing
-    changes.
+    The next one is left to the handler from before this block. Other threads than the main one
+    handle no signals.
     """
     asked: set[int] = set()
     _last.clear()
@@ -89,7 +89,7 @@ def requests(request: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: Any, *, keep_ignored: bool = False) -> Iterator[dict[int, Any]]:
-    """Handle signals in a block; what is yielded are the handlers that are put back afterwards."""
+    """Handle signals in a block; yield the handlers that are restored after it."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for signum in SIGNALS:
@@ -138,10 +138,8 @@ def _ignore(unraisable: Any) -> None:
 
 
 def _insist(signum: int) -> None:
-    """Raise :class:`Interrupted` again while the main thread is not ending by it.
-
-    It was lost: Python ignores exceptions in some callbacks, and C code may clear them.
-    """
+    """Raise :class:`Interrupted` again where it was lost: Python ignores exceptions in some
+    callbacks, and C code may clear them."""
     looks = 0  # in a row that found the main thread elsewhere: it may be on its way
     while not _has_ended.wait(LOOK_EVERY):
         looks = 0 if _handles_interrupted() else looks + 1
@@ -152,7 +150,7 @@ def _insist(signum: int) -> None:
 
 
 def _handles_interrupted() -> bool:
-    """Whether the main thread is in an ``except`` or ``finally`` of that exception."""
+    """Return whether the main thread is in an ``except`` or ``finally`` of that exception."""
     found: Any = sys._current_exceptions().get(threading.main_thread().ident or 0)
     error = found[1] if isinstance(found, tuple) else found  # Python 3.11 has three values
     while error is not None and not isinstance(error, Interrupted):
@@ -161,7 +159,7 @@ def _handles_interrupted() -> bool:
 
 
 def _is_repeated(signum: int) -> bool:
-    """Whether a signal is one that was acted on; counts it as acted on otherwise."""
+    """Return whether a signal repeats one that was acted on; otherwise record it."""
     now = time.monotonic()
     if now - _last.get(signum, -SAME_WITHIN) < SAME_WITHIN:
         return True
@@ -170,7 +168,7 @@ def _is_repeated(signum: int) -> bool:
 
 
 def _pass_on(signum: int, handler: Any) -> None:
-    """Let another handler have a signal, and those that follow."""
+    """Raise a signal again for another handler, which also gets those that follow."""
     signal.signal(signum, handler)
     _last.pop(signum)
     signal.raise_signal(signum)

@@ -111,7 +111,7 @@ class Joblib(Workers):
                 left[index] = group
                 yield index, group
 
-        asked: int | None = None  # the signal that the workers were handed
+        asked: int | None = None  # the signal that was sent to the workers
         stopped: RunStopped | None = None
 
         def stop(signum: int) -> None:
@@ -157,11 +157,12 @@ class Joblib(Workers):
             yield index, death
 
 
-_stopped: RunStopped | None = None  # what ended a group of this worker: it takes no more
+_stopped: RunStopped | None = None  # the signal that ended a group here; no other is trained
 
 
 def _in_worker(function: Callable[[T], R], index: int, group: T) -> tuple[int, R | RunStopped]:
-    """``function(group)``, or the signal that stopped it or an earlier group of the worker."""
+    """Call ``function(group)``; return its result, or the signal that stopped it or an earlier
+    group of this worker."""
     global _stopped
     if _stopped is None:
         try:
@@ -175,7 +176,7 @@ def _in_worker(function: Callable[[T], R], index: int, group: T) -> tuple[int, R
 
 
 def _loky_workers() -> Iterator[psutil.Process]:
-    """The processes that joblib started for its tasks."""
+    """Yield the processes that joblib started for its tasks."""
     for child in psutil.Process().children():
         with suppress(psutil.Error):
             if any("popen_loky" in word for word in child.cmdline()):

@@ -11,16 +11,20 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import psutil
+
+from bcq_exp import signals
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.plugin_schema import LocalConfig
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.formatting import counted
 from bcq_exp.sweep import slurm
-from bcq_exp.sweep.workers import MOST_DEATHS, Workers
+from bcq_exp.sweep.workers import MOST_DEATHS, SAVED_WITHIN, Workers, child_processes
 from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
@@ -104,6 +108,16 @@ class Submitit(Workers):
             ends = slurm.cancel_command([job.job_id for job in jobs])
             submitted = counted(len(jobs), "job")
             log.info("%s submitted, which run without this process; %s cancels", submitted, ends)
+        try:
+            yield from self._outcomes(executor, goes_on, work, waiting)
+        finally:
+            if not self._is_slurm and waiting:  # after a signal
+                _end_processes()
+
+    def _outcomes(
+        self, executor: Any, goes_on: GoesOn, work: Sequence[Any], waiting: dict[int, Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield results as jobs end; submit those again that ended without one."""
         deaths = 0
         for index, state in self._ended(waiting):
             job = waiting[index]
@@ -192,7 +206,8 @@ class GoesOn(Generic[T, R]):
     def __call__(self, group: T) -> R:
         queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's; it also exits
         try:
-            return self._function(group)
+            with signals.interruptible():  # submitit's handlers ignore SIGTERM
+                return self._function(group)
         except RunStopped as stopped:
             if stopped.status == 128 + signal.SIGUSR2 and callable(queue_again):
                 queue_again(signal.SIGUSR2, None)
@@ -207,6 +222,18 @@ class GoesOn(Generic[T, R]):
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, group)
+
+
+def _end_processes() -> None:
+    """End the jobs of this machine, whose runs save their checkpoints."""
+    jobs = child_processes("submitit")
+    for job in jobs:
+        with suppress(psutil.Error):  # it has just ended
+            job.terminate()
+    _, left = psutil.wait_procs(jobs, timeout=SAVED_WITHIN)
+    for job in left:
+        with suppress(psutil.Error):
+            job.kill()
 
 
 def _outcome(job: Any) -> Any:

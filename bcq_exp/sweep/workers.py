@@ -32,6 +32,8 @@ from bcq_exp.training.record import LOCK
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY = 1.0  # seconds between checks for signals
+SAVED_WITHIN = 60.0  # seconds for stopped workers to save their checkpoints
 MOST_DEATHS = 3  # consecutive deaths of workers, after which the rest is given up
 
 T = TypeVar("T")
@@ -117,7 +119,7 @@ class Joblib(Workers):
         def stop(signum: int) -> None:
             nonlocal asked
             asked = signum
-            for worker in _loky_workers():
+            for worker in child_processes("popen_loky"):
                 with suppress(psutil.Error):  # it has just ended
                     worker.send_signal(signum)
 
@@ -151,8 +153,7 @@ class Joblib(Workers):
                     deaths, death = deaths + 1, error
                     log.warning("a worker process died: %s", _exit_codes(error))
         if asked is not None:
-            name = signal.Signals(asked).name
-            raise stopped or RunStopped(f"stopped by {name}", status=128 + asked)
+            raise stopped or _stopped_by(asked)
         for index in [*left, *(index for index, _ in groups_to_come)]:
             yield index, death
 
@@ -175,12 +176,18 @@ def _in_worker(function: Callable[[T], R], index: int, group: T) -> tuple[int, R
     return index, _stopped
 
 
-def _loky_workers() -> Iterator[psutil.Process]:
-    """Yield the processes that joblib started for its tasks."""
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            if any("popen_loky" in word for word in child.cmdline()):
-                yield child
+def _stopped_by(signum: int) -> RunStopped:
+    return RunStopped(f"stopped by {signal.Signals(signum).name}", status=128 + signum)
+
+
+def child_processes(word: str) -> list[psutil.Process]:
+    """Return the processes below this one that have a word in their command."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if any(word in part for part in child.cmdline()):
+                found.append(child)
+    return found
 
 
 class Ray(Workers):
@@ -220,23 +227,32 @@ class Ray(Workers):
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
     ) -> Iterator[tuple[int, R | BaseException]]:
         ray = self._connected()
+        asked: list[int] = []  # signals
         try:
-            self._check_nodes(ray, folder / LOCK)
-            task, waiting = self._task(), {}
-            for index, group in enumerate(groups):
-                path = folder / ".ray" / f"{index}.pickle"
-                path.parent.mkdir(exist_ok=True)
-                write_atomically(path, pickle.dumps(group))
-                waiting[task.remote(function, path)] = index
-            while waiting:
-                (done,), _ = ray.wait(list(waiting), num_returns=1)
-                try:
-                    result: Any = ray.get(done)
-                except ray.exceptions.RayTaskError as error:
-                    result = error.cause
-                except Exception as error:  # workers died, again and again
-                    result = error
-                yield waiting.pop(done), result
+            with signals.requests(asked.append):  # in the place of Ray's own handlers
+                self._check_nodes(ray, folder / LOCK)
+                task, waiting = self._task(), {}
+                for index, group in enumerate(groups):
+                    path = folder / ".ray" / f"{index}.pickle"
+                    path.parent.mkdir(exist_ok=True)
+                    write_atomically(path, pickle.dumps(group))
+                    waiting[task.remote(function, path)] = index
+                while waiting and not asked:
+                    done, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY)
+                    for each in done:
+                        try:
+                            result: Any = ray.get(each)
+                        except ray.exceptions.RayTaskError as error:
+                            result = error.cause
+                        except Exception as error:  # workers died, again and again
+                            result = error
+                        yield waiting.pop(each), result
+                for each in waiting:
+                    ray.cancel(each)  # as Ctrl-C: its runs save their checkpoints
+                if waiting:
+                    ray.wait(list(waiting), num_returns=len(waiting), timeout=SAVED_WITHIN)
+            if asked:
+                raise _stopped_by(asked[0])
         finally:
             ray.shutdown()
 

@@ -1,7 +1,9 @@
 """W&B mirrors the local files value by value, and its failing never stops a run."""
 
 import logging
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +11,9 @@ import pytest
 from bcq_exp.training import tracking, wandb_service
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.tracking import Warnings
-from tests.commands import TINY, bcq_exp, episodes_cut_short, fit
+from tests.commands import TINY, bcq_exp, command, episodes_cut_short, fit
 from tests.forked import forked
-from tests.same import assert_same_run
+from tests.same import assert_same_run, checkpoint
 from tests.wandb_reader import read
 
 WANDB = (*TINY, "logger=wandb")
@@ -275,6 +277,32 @@ def test_after_a_kill_rows_have_their_numbers_again(had, tmp_path, monkeypatch):
     assert numbered[0] == {0: 10, 1: 20, 2: 30, 3: 30}
     rows = {1: 20, 2: 30, 3: 30, 4: 40, 5: 50, 6: 60, 7: 60}
     assert numbered[1] == {number: step for number, step in rows.items() if number >= had}
+
+
+@pytest.mark.slow
+def test_offline_the_numbers_continue_after_a_kill_too(tmp_path):
+    options = (*WANDB, "name=r", "trainer.engine=eager", "trainer.num_steps=3000")
+    options += ("trainer.eval_every=1500", "trainer.checkpoint_every=100")
+    folder = tmp_path / "multirun" / "r"
+    process = subprocess.Popen(command(*options), cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    begun = ("checkpoint.pt", "wandb/offline-run-*/*.wandb")
+    while not all(list(folder.glob(pattern)) for pattern in begun):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    step = checkpoint(folder)["step"]
+    assert step < 3000
+    assert bcq_exp(*options, cwd=tmp_path).returncode == 0
+    killed, resumed = read(folder)  # W&B may not have written the last rows of the first
+    assert killed.identity["id"] == resumed.identity["id"]
+    rows = [row["step"] for table in ("train", "eval") for row in RunRecord(folder).rows(table)]
+    expected = list(enumerate(sorted(rows)))
+    for run, numbered in ((killed, expected), (resumed, [e for e in expected if e[1] > step])):
+        logged = [(row["_step"], row["step"]) for row in run.history]
+        assert logged == numbered[: len(logged)]
+    assert len(logged) == len(numbered)
 
 
 @SHORT_EPISODES

@@ -267,3 +267,18 @@ def test_reports_read_runs_that_explore(tmp_path):
     fit(tmp_path / "r", *ONLINE, "trainer.num_steps=120")
     runs = load_runs(str(tmp_path / "r"))
     assert runs.runs["dataset"].tolist() == ["online/Pendulum-v1"]
+
+
+def test_compiled_steps_leave_both_cores_to_xla():
+    # torch's threads spin after each action, on the cores that XLA's gradient step needs
+    cfg = compose(*ONLINE, "trainer.engine=xla")
+    engine = engine_of([cfg], explore("Pendulum-v1", start_steps=60, noise_std=0.3), engine="xla")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        engine.advance(60)
+        assert torch.get_num_threads() == 2
+        engine.advance(10)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

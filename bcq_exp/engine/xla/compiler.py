@@ -6,6 +6,8 @@ import logging
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.stacking import constants
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
@@ -73,6 +75,7 @@ class XLACompiler:
                 verify(run, table, buffers, program)
                 if not program.has_constants:  # perhaps this run's own
                     self._programs[key] = program
+        torch.set_num_threads(1)  # XLA has its own threads; torch's would spin on their cores
         return XLAExecutor(run, buffers, program)
 
 

@@ -413,7 +413,8 @@ def check_ends(env: gym.Env) -> None:
         wrapped = wrapped.env
     raise DataError(
         f"environment {env_name(env)!r} has no step limit, so an episode may never end; register "
-        "it with max_episode_steps and give its id (dataset.env; env in evaluate and collect), "
+        "it with max_episode_steps and give its id (dataset.env, online.env; env in evaluate and "
+        "collect), "
         "or train without it (trainer.eval_episodes=0)"
     )
 

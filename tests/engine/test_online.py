@@ -224,7 +224,7 @@ def test_they_do_so_however_few_steps_are_asked_for_at_a_time(size):
 
 def test_an_environment_that_may_never_end_is_refused_before_a_step(tmp_path):
     endless = (*ONLINE, "online.env=Endless-v0")
-    with pytest.raises(UserError, match="'Endless-v0' has no step limit.*dataset.env"):
+    with pytest.raises(UserError, match="'Endless-v0' has no step limit.*online.env"):
         fit(tmp_path / "r", *endless)
     assert not list(tmp_path.glob("r/*.csv"))
 

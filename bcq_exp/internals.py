@@ -31,11 +31,19 @@ def basic_sweeper() -> type:
     return BasicSweeper
 
 
-def netrc_key(host: str) -> str | None:
-    """Return the key of a W&B server from the user's ``.netrc``."""
+def has_wandb_key() -> bool:
+    """Whether W&B has a key for its server; a run would prompt for a missing one.
+
+    Raises:
+        wandb.errors.AuthenticationError: if the key is malformed.
+    """
+    import wandb
     from wandb.sdk.lib import wbauth
 
-    return wbauth.read_netrc_auth(host=host)
+    key = wbauth.authenticate_session(
+        host=wandb.setup().settings.base_url, source="", prompt=False, update_session=False
+    )
+    return key is not None
 
 
 def workspace_values(workspace: Any) -> dict[str, Any]:

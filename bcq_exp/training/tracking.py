@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from bcq_exp.config.naming import shortened
 from bcq_exp.errors import first_line
+from bcq_exp.internals import has_wandb_key
 from bcq_exp.ranges import LONGEST_WANDB_NAME, LONGEST_WANDB_TAG
 from bcq_exp.training import wandb_service as service
 from bcq_exp.training.record import RunRecord, sweep_name
@@ -27,10 +29,10 @@ log = logging.getLogger(__name__)
 FLUSHED_AFTER = 5.0  # seconds from the end to the last byte in W&B's file
 
 
-class Tracker(Protocol):
-    """The interface of trackers, which receive a run's rows besides its folder."""
+class Tracker:
+    """Receives a run's rows besides its folder; this one drops them (``logger.mode=disabled``)."""
 
-    id: str | None
+    id: str | None = None
 
     def log(self, prefix: str, row: Mapping[str, Any]) -> None:
         """Log a row with its ``step``; names of other entries get ``prefix/``."""
@@ -46,20 +48,6 @@ class Tracker(Protocol):
 
         The result is False too if W&B has failed.
         """
-
-
-class NoTracker:
-    """Tracks nothing (``logger.mode=disabled``)."""
-
-    id: str | None = None
-
-    def log(self, prefix: str, row: Mapping[str, Any]) -> None:
-        pass
-
-    def finish(self, summary: Mapping[str, Any] | None) -> None:
-        pass
-
-    def wait(self, deadline: float) -> bool:
         return True
 
 
@@ -84,7 +72,7 @@ class Warnings:
             self._show(f"W&B {what} ({reason}): {remedy}")
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run.
 
     If W&B cannot be reached, has no login, or fails later, one warning is logged. The run
@@ -113,7 +101,7 @@ class WandbTracker:
         num_rows: int,
         warnings: Warnings,
     ) -> None:
-        self.id: str | None = id or service.new_id()
+        self.id = id or new_id()
         self._warn = warnings
         self._folders = f"{sweep}/*" if sweep else str(folder)
         command = f"`bcq_exp wandb mirror {sweep or folder}`"
@@ -173,7 +161,7 @@ class WandbTracker:
         """Do W&B's work in its thread: start a run, log rows, finish."""
         run: Any = None
         with self._tolerant("cannot start"):
-            run = self._start(mode, "allow" if goes_on else None, **arguments)
+            run = self._start(mode, goes_on, **arguments)
             run.define_metric("step")
             for prefix in ("train", "eval", "ope"):
                 run.define_metric(f"{prefix}/*", step_metric="step")
@@ -184,31 +172,32 @@ class WandbTracker:
             with self._tolerant(what):
                 do(run)
 
-    def _start(self, mode: str, resume: Literal["allow"] | None, **arguments: Any) -> Any:
+    def _start(self, mode: str, goes_on: bool, **arguments: Any) -> Any:
         """Start a W&B run; an offline one if online fails."""
         if moved := service.find_cache():
             unwritable, instead = moved
             remedy = f"its own log and cache are in {instead}; WANDB_CACHE_DIR names another folder"
             self._warn("cannot write its cache", str(unwritable), remedy)
-        settings = service.set_up(self._on_warning)
+        arguments |= {
+            "settings": service.set_up(self._on_warning),
+            "reinit": "create_new",  # next to others
+            "resume": "allow" if goes_on else None,
+        }
+        import wandb
 
-        def begin(mode: Literal["online", "offline"], id: str | None) -> Any:
-            return service.begin_run(settings, mode=mode, id=id, resume=resume, **arguments)
-
-        if mode == "offline":
-            return begin("offline", self.id)
         id = self.id
-        try:
-            if not service.is_logged_in():  # init would prompt for a key
-                raise RuntimeError("not logged in: run `wandb login`")
-            id = service.new_id()  # W&B's process keeps the first id reserved
-            return begin("online", self.id)
-        except Exception as error:
-            remedy = self._remedy if resume else self._sync("offline-run")
-            self._say("cannot go online", error, f"recording offline; {remedy}")
-        if not resume:  # else the run keeps the id that the server knows
-            self.id = id
-        return begin("offline", id)
+        if mode == "online":
+            try:
+                if not has_wandb_key():
+                    raise RuntimeError("not logged in: run `wandb login`")
+                id = new_id()  # W&B's process keeps the first id reserved
+                return wandb.init(mode="online", id=self.id, **arguments)
+            except Exception as error:
+                remedy = self._remedy if goes_on else self._sync("offline-run")
+                self._say("cannot go online", error, f"recording offline; {remedy}")
+            if not goes_on:  # else the run keeps the id that the server knows
+                self.id = id
+        return wandb.init(mode="offline", id=id, **arguments)
 
     def _check_written(self, run: Any) -> None:
         """Check that W&B's file has all rows, because W&B ignores a full disk.
@@ -260,7 +249,7 @@ def build_tracker(
     """
     logger = facts["config"]["logger"]
     if logger["mode"] == "disabled" and not again:
-        return NoTracker()
+        return Tracker()
     sweep, before = sweep_name(record.folder), record.summary()
     group = logger["group"] or sweep or facts["dataset"]["id"]
     tags = [*logger["tags"], facts["dataset"]["id"]]
@@ -282,6 +271,11 @@ def build_tracker(
         num_rows=0 if again else record.num_logged,
         warnings=warnings,
     )
+
+
+def new_id() -> str:
+    """Return a new id for a W&B run."""
+    return secrets.token_hex(4)
 
 
 def wait_for(trackers: Sequence[Tracker]) -> None:

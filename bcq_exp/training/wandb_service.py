@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import TIMEOUT_MAX
+from types import SimpleNamespace
 from typing import Any
 
-from bcq_exp.internals import netrc_key
-
-# Seconds; W&B's variables WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT take precedence.
-INIT_TIMEOUT = 30.0  # to connect, before going offline
-FINISH_TIMEOUT = 30.0  # to upload what is left when a run has ended
-GRACE = 10.0  # after both, before W&B's process is ended
+TIMEOUT = 30.0  # seconds, to connect or to upload what is left, without W&B's own variables
+GRACE = 10.0  # seconds after both, before W&B's process is ended
 
 
 def set_up(on_warning: Callable[[str], None]) -> Any:
@@ -30,16 +26,18 @@ def set_up(on_warning: Callable[[str], None]) -> Any:
         console="off",
         disable_code=True,
         disable_git=True,
-        finish_timeout=_finish_timeout(),
+        finish_timeout=_timeout("FINISH"),
         finish_timeout_raises=True,
-        init_timeout=_init_timeout(),
+        init_timeout=_timeout("INIT"),
         silent=True,
         x_disable_machine_info=True,
         x_disable_stats=True,
         x_save_requirements=False,
     )
     wandb.setup(settings)  # silent from the start
-    wandb.termsetup(settings, _Listener(on_warning))
+    # errors are raised as well
+    listener = SimpleNamespace(info=_ignore, warning=on_warning, error=_ignore)
+    wandb.termsetup(settings, listener)
     return settings
 
 
@@ -61,30 +59,9 @@ def find_cache() -> tuple[Path, Path] | None:
     return cache, instead
 
 
-def begin_run(settings: Any, **arguments: Any) -> Any:
-    """Start a W&B run alongside others, with arguments of ``wandb.init``."""
-    import wandb
-
-    return wandb.init(reinit="create_new", settings=settings, **arguments)
-
-
-def new_id() -> str:
-    """Return a new id for a run."""
-    return secrets.token_hex(4)
-
-
-def is_logged_in() -> bool:
-    """Whether W&B has a key; without one it would prompt for it."""
-    import wandb
-
-    settings = wandb.setup().settings
-    key = settings.api_key or settings.identity_token_file
-    return bool(key or netrc_key(settings.base_url))
-
-
 def patience() -> float:
     """Seconds within which W&B should finish any request."""
-    return _init_timeout() + _finish_timeout() + GRACE
+    return _timeout("INIT") + _timeout("FINISH") + GRACE
 
 
 def end() -> None:
@@ -103,30 +80,14 @@ def end() -> None:
         wandb.teardown()
 
 
-class _Listener:
-    """Receives W&B's messages."""
-
-    def __init__(self, on_warning: Callable[[str], None]) -> None:
-        self.warning = on_warning
-
-    def info(self, message: str) -> None:
-        """Ignore information."""
-
-    def error(self, message: str) -> None:
-        """Ignore errors, which are raised as well."""
+def _ignore(message: str) -> None:
+    pass
 
 
-def _init_timeout() -> float:
-    return _timeout("INIT", INIT_TIMEOUT)
-
-
-def _finish_timeout() -> float:
-    return _timeout("FINISH", FINISH_TIMEOUT)
-
-
-def _timeout(name: str, default: float) -> float:
+def _timeout(name: str) -> float:
+    """The value of ``WANDB_INIT_TIMEOUT`` or ``WANDB_FINISH_TIMEOUT``."""
     with suppress(KeyError, ValueError):
         seconds = float(os.environ[f"WANDB_{name}_TIMEOUT"])
         if 0 < seconds < TIMEOUT_MAX:
             return seconds
-    return default
+    return TIMEOUT

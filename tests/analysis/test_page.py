@@ -111,6 +111,15 @@ def test_every_section_is_drawn(shown):
     assert policy.startswith("default-src 'none';") and "http" not in policy
 
 
+def test_two_keys_are_shown_where_two_differ(opened, report, tmp_path):
+    assert opened(report).is_visible("#two-keys")
+    for lmbda in (0.5, 1.0):
+        make_run(tmp_path / "s" / f"lmbda={lmbda}", [1.0], changes={"algo.lmbda": lmbda})
+    write_report(load_runs(tmp_path / "s"), tmp_path / "index.html")
+    page = opened(tmp_path / "index.html")
+    assert page.is_hidden("#two-keys") and page.is_visible("#importance")
+
+
 def test_groups_and_axes_change(opened, report):
     page = opened(report)
     assert page.input_value("#colour") == "algo.lmbda"  # which explains most
@@ -261,9 +270,12 @@ def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(shown_twelve, twelv
     assert len(drawn(page, "profiles")) == 8
     page.click("#choose-none")
     assert page.inner_text("#improvement") == "Two groups are needed."
+    assert "over 1 data set (" in page.inner_text("#aggregates-how")
     boxes = page.locator("#aggregate-table input")
     for place in (0, 5, 11):
         boxes.nth(place).check()
+    ranks = [name.split()[0] for name in legends(page, "profiles")]
+    assert ranks == ["1", "6", "12"]  # also where long names are cut
     runs = load_runs(twelve / "s")
     order = [a.group for a in summary.aggregates(runs, runs.groups())]
     chosen = [order[place] for place in (0, 5, 11)]
@@ -303,9 +315,12 @@ def test_an_algorithm_has_one_colour(shown_twelve):
         "DDPG": colours["ddpg"],
     }
     page.click("#choose-none")
+    assert "over 1 data set (" in page.inner_text("#aggregates-how")
     boxes = page.locator("#aggregate-table input")
     for place in (0, 5, 11):
         boxes.nth(place).check()
+    ranks = [name.split()[0] for name in legends(page, "profiles")]
+    assert ranks == ["1", "6", "12"]  # also where long names are cut
     rows = dict(
         page.evaluate(
             "(d => d.text.map((t, i) => [t, d.marker.line.color[i]]))($('intervals').data[0])"

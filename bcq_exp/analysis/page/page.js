@@ -17,6 +17,10 @@ function brief(text) { // for ticks, without the middle: the end has the last ke
   return escaped(text.length > 46 ? `${text.slice(0, 28)}…${text.slice(-17)}` : text);
 }
 
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 // ---- curves
 
 const unpacked = new Map(); // most runs have the same steps: one array for all of them
@@ -230,7 +234,7 @@ function drawAggregates() {
   const which = $("which").value;
   const found = ranked();
   const names = estimatesOf(found);
-  $("aggregates-how").textContent = `The ${which} evaluation's ${unit} of each run${which === "best" ? " (chosen in hindsight: higher than a policy picked beforehand would reach)" : ""}, over ${new Set(DATA.runs.map((r) => r.dataset)).size} data set(s) (Agarwal et al. 2021). ${DATA.intervals}` + (names.includes("optimality_gap") ? " Optimality gap: how far below 100, lower is better." : "") + (found.some((a) => few(a.num_runs)) ? ` † and hollow marks: fewer than ${DATA.few} runs.` : "");
+  $("aggregates-how").textContent = `The ${which} evaluation's ${unit} of each run${which === "best" ? " (chosen in hindsight: higher than a policy picked beforehand would reach)" : ""}, over ${plural(new Set(DATA.runs.map((r) => r.dataset)).size, "data set")} (Agarwal et al. 2021). ${DATA.intervals}` + (names.includes("optimality_gap") ? " Optimality gap: how far below 100, lower is better." : "") + (found.some((a) => few(a.num_runs)) ? ` † and hollow marks: fewer than ${DATA.few} runs.` : "");
   if (!found.length) $("intervals").textContent = "No run has an evaluation yet.";
   drawAggregateTable(found, names);
   drawChoice();
@@ -358,7 +362,7 @@ function drawProfiles(drawn) {
     }
     traces.push({ ...common, y: steps.share, name: escaped(label), line: { color: colour, dash, width: 2, shape: "hv" }, hovertemplate: `%{y:.0%} above %{x:.4g}<extra>${escaped(label)}</extra>` });
   }
-  drawLegend($("profiles-legend"), drawn.map((a) => ({ label: a.group, ...styles.get(a.group), few: few(a.num_runs) })));
+  drawLegend($("profiles-legend"), drawn.map((a) => ({ label: `${a.rank}  ${a.group}`, ...styles.get(a.group), few: few(a.num_runs) })));
   if (drawn.length) plot("profiles", traces, { height: 340, showlegend: false, margin: { l: 55, r: 15, t: 14, b: 45 }, xaxis: { title: { text: unit } }, yaxis: { tickformat: ".0%", range: [-0.02, 1.02], title: { text: "runs above" } } }, "performance_profiles", { legend: true });
 }
 
@@ -406,6 +410,7 @@ function dimension(key, runs) {
 
 function drawHeat() {
   const [kx, ky] = [$("heat-x").value, $("heat-y").value];
+  $("two-keys").hidden = $("heat-x").length < 2;
   if (!ky || kx === ky) { Plotly.purge("heat"); $("heat").textContent = "Choose two different keys."; return; }
   $("heat").textContent = "";
   const sorted = (key) => [...new Set(DATA.runs.map((run) => run.values[key]))].sort((a, b) => (typeof a === "number" ? a - b : String(a).localeCompare(String(b))));
@@ -600,14 +605,14 @@ function drawNotes() {
   const link = (f) => `<li><a href="${escaped(DATA.runs[f.run].href)}">${escaped(DATA.runs[f.run].name)}</a>: ${escaped(f.detail)}</li>`;
   const kinds = new Map();
   for (const f of DATA.findings) kinds.set(f.kind, [...(kinds.get(f.kind) || []), f]);
-  const blocks = [...kinds].map(([kind, found]) => `<details class="finding ${found[0].severity}" ${found.length < 4 ? "open" : ""}><summary><b>${escaped(kind)}</b> ${found.length} run${found.length > 1 ? "s" : ""}</summary><ul>${found.map(link).join("")}</ul></details>`);
+  const blocks = [...kinds].map(([kind, found]) => `<details class="finding ${found[0].severity}" ${found.length < 4 ? "open" : ""}><summary><b>${escaped(kind)}</b> ${plural(found.length, "run")}</summary><ul>${found.map(link).join("")}</ul></details>`);
   $("notes").innerHTML = DATA.notes.map((n) => `<div class="note">${escaped(n)}</div>`).join("") + blocks.join("");
 }
 
 function drawReproduction() {
-  const counted = (counts) => Object.entries(counts).map(([v, n]) => (Object.keys(counts).length > 1 ? `${escaped(v)} (${n} runs)` : escaped(v))).join(", ");
+  const counted = (counts) => Object.entries(counts).map(([v, n]) => (Object.keys(counts).length > 1 ? `${escaped(v)} (${plural(n, "run")})` : escaped(v))).join(", ");
   const { versions, commits, data } = DATA.reproduction;
-  const rows = data.map(([task, digest, n]) => `<tr><th>data set</th><td>${escaped(task)}</td><td><code>${escaped(digest)}</code></td><td>${n} runs</td></tr>`);
+  const rows = data.map(([task, digest, n]) => `<tr><th>data set</th><td>${escaped(task)}</td><td><code>${escaped(digest)}</code></td><td>${plural(n, "run")}</td></tr>`);
   rows.push(`<tr><th>commit</th><td colspan="3"><code>${counted(commits)}</code></td></tr>`);
   for (const [name, counts] of Object.entries(versions)) rows.push(`<tr><th>${escaped(name)}</th><td colspan="3">${counted(counts)}</td></tr>`);
   $("versions").innerHTML = `<table><tbody>${rows.join("")}</tbody></table><p class="how">Each run's exact command is in the table above; its whole configuration is <code>.hydra/config.yaml</code> in its folder.</p>`;
@@ -645,7 +650,7 @@ function startColour(keys) { // the key that explains most
 function start() {
   const counts = {};
   for (const run of DATA.runs) counts[run.status] = (counts[run.status] || 0) + 1;
-  $("headline").textContent = `${DATA.runs.length} runs (${Object.entries(counts).map(([k, n]) => `${n} ${k}`).join(", ")}) in ${DATA.groups.length} group${DATA.groups.length > 1 ? "s" : ""}, ${DATA.created.replace("T", " ").replace("+00:00", " UTC")}`;
+  $("headline").textContent = `${plural(DATA.runs.length, "run")} (${Object.entries(counts).map(([k, n]) => `${n} ${k}`).join(", ")}) in ${plural(DATA.groups.length, "group")}, ${DATA.created.replace("T", " ").replace("+00:00", " UTC")}`;
   const sets = new Set(DATA.runs.map((r) => r.dataset)).size > 1 ? ["dataset"] : [];
   const keys = DATA.keys;
   options($("colour"), [ALL_KEYS, ...sets, ...keys, "seed", NONE], startColour(keys));

@@ -29,7 +29,6 @@ import socket
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import repeat
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -101,21 +100,21 @@ class RunRecord:
             Damaged: if the file is no table of numbers, or lacks rows that it had.
         """
         with report_damage(self._csv(table)):
-            names, lines = self._lines(table, marks)
-            return [_row(names, line) for line in lines]
+            names, rows = self._cells(table, marks)
+            return [dict(zip(names, map(_number, row), strict=True)) for row in rows]
 
-    def last_row(self, table: Table, marks: Marks | None = None) -> dict[str, float | None]:
+    def last_row(self, table: Table, marks: Marks) -> dict[str, float | None]:
         """The last row, even if newer than the marks; empty where there is none.
 
         Raises:
             Damaged: if the table lacks rows that it had.
         """
         with report_damage(self._csv(table)):
-            names, lines = self._lines(table, marks, newer=True)
-            return _row(names, lines[-1]) if lines else {}
+            names, rows = self._cells(table, marks, newer=True)
+            return dict(zip(names, map(_number, rows[-1]), strict=True)) if rows else {}
 
     def columns(self, table: Table, marks: Marks | None = None) -> dict[str, np.ndarray]:
-        """Columns (rows,) of float64, NaN where a cell is empty: much faster than :meth:`rows`.
+        """Columns (rows,) of float64, NaN where a cell is empty.
 
         Rows that are newer than the marks are read too, up to the first that is damaged.
 
@@ -123,12 +122,9 @@ class RunRecord:
             Damaged: as :meth:`rows` does.
         """
         with report_damage(self._csv(table)):
-            names, lines = self._lines(table, marks, newer=True)
-            if {len(names) - 1, *map(str.count, lines, repeat(","))} != {len(names) - 1}:
-                raise ValueError("rows of different lengths")
-            cells = ",".join(lines).split(",") if lines else []
-            values = np.array([*map(float, (cell or "nan" for cell in cells))])
-            return dict(zip(names, values.reshape(len(lines), len(names)).T, strict=True))
+            names, rows = self._cells(table, marks, newer=True)
+            values = np.array([[float(cell or "nan") for cell in row] for row in rows])
+            return dict(zip(names, values.reshape(len(rows), len(names)).T, strict=True))
 
     @property
     def num_logged(self) -> int:
@@ -137,30 +133,36 @@ class RunRecord:
 
     def is_half_written(self, table: Table) -> bool:
         """Whether a kill left a piece of a row at a table's end."""
-        path = self._csv(table)
-        if not path.exists() or not path.stat().st_size:
-            return False
-        with path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() != b"\n"
+        content = self._content(table)
+        return bool(content) and not content.endswith(b"\n")
 
-    def _lines(
+    def _cells(
         self, table: Table, marks: Marks | None, *, newer: bool = False
-    ) -> tuple[list[str], list[str]]:
-        """A table's column names and its complete rows, as text.
+    ) -> tuple[list[str], list[list[str]]]:
+        """A table's column names and the cells of its complete rows.
 
         Args:
             newer: read beyond the marks too. A power cut can leave garbage there: the table ends
                 before it, and a run that resumes discards it.
         """
-        path = self._csv(table)
-        content = path.read_bytes() if path.exists() else b""
+        content = self._content(table)
+        end = len(content)
         if marks:
-            check_mark(path, content, marks[table])
-            size = marks[table]["size"]
-            content = content[: _end_of_rows(content, size) if newer else size]
-        header, *lines = content.decode().replace("\r\n", "\n").split("\n")
-        return next(csv.reader([header]), []), lines[:-1]
+            check_mark(self._csv(table), content, marks[table])
+            end = marks[table]["size"]
+        header, *lines = _lines(content[:end].decode()) or [""]
+        names, rows = next(csv.reader([header]), []), [line.split(",") for line in lines]
+        if any(len(row) != len(names) for row in rows):
+            raise ValueError("rows of different lengths")
+        for line in _lines(content[end:].decode(errors="replace")) if newer else ():
+            row = line.split(",")
+            if not names and row[0] == "step":
+                names = next(csv.reader([line]))
+            elif len(row) == len(names) and _are_numbers(row):
+                rows.append(row)
+            else:
+                break
+        return names, rows
 
     def marks(self, *, lasting: bool = False) -> Marks:
         """Return the marks of all tables; ``lasting`` flushes these to disk first."""
@@ -281,9 +283,8 @@ class RunRecord:
         Raises:
             Damaged: naming the first file that lacks rows that it had, or is invalid.
         """
+        self.check_marks(marks)
         evaluated = [row["step"] for row in self.rows("eval", marks)]
-        for table in ("train", "timing"):
-            self.rows(table, marks)
         found = self.episodes().get("step", np.empty(0))
         if list(found[: len(evaluated)]) != evaluated:
             path = self._episodes_file
@@ -296,7 +297,8 @@ class RunRecord:
             Damaged: naming the first table that lacks rows that it had.
         """
         for table in TABLES:
-            self._lines(table, marks)
+            with report_damage(self._csv(table)):
+                check_mark(self._csv(table), self._content(table), marks[table])
 
     def rewind(self, marks: Marks) -> None:
         """Remove the rows after the marks; a run that resumes from there writes them again."""
@@ -319,8 +321,12 @@ class RunRecord:
     def _estimates_file(self) -> Path:
         return self.folder / "estimates.json"
 
-    def _csv(self, table: str) -> Path:
+    def _csv(self, table: Table) -> Path:
         return self.folder / f"{table}.csv"
+
+    def _content(self, table: Table) -> bytes:
+        path = self._csv(table)
+        return path.read_bytes() if path.exists() else b""
 
     def _write_episodes(self, arrays: dict[str, np.ndarray]) -> None:
         path = self._episodes_file
@@ -450,31 +456,19 @@ def sweep_name(folder: Path) -> str | None:
     return folder.parent.name if is_sweep(folder.parent) else None
 
 
-def _end_of_rows(content: bytes, start: int) -> int:
-    """Find the end of a table: the first line from ``start`` on that is no row of numbers."""
-    num_commas = content.partition(b"\n")[0].count(b",")
-    for line in content[start:].splitlines(keepends=True):
-        is_header = start == 0 and line.startswith(b"step,") and line.isascii()
-        is_whole = line.endswith(b"\n") and line.count(b",") == num_commas
-        if not (is_whole and (is_header or _are_numbers(line))):
-            break
-        start += len(line)
-    return start
+def _lines(text: str) -> list[str]:
+    """The complete lines, without a half-written last one."""
+    return text.replace("\r\n", "\n").split("\n")[:-1]
 
 
-def _are_numbers(line: bytes) -> bool:
+def _are_numbers(cells: Sequence[str]) -> bool:
     """Whether every cell is a number, or empty."""
     try:
-        for cell in line.split(b","):
-            float(cell.strip() or "nan")
+        for cell in cells:
+            _number(cell)
     except ValueError:
         return False
     return True
-
-
-def _row(names: Sequence[str], line: str) -> dict[str, float | None]:
-    (cells,) = csv.reader([line])
-    return {name: _number(cell) for name, cell in zip(names, cells, strict=True)}
 
 
 def _number(cell: str) -> float | None:

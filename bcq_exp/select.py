@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,25 @@ from bcq_exp.formatting import and_more, counted
 from bcq_exp.ranges import COUNT, EPSILON, GAMMA, POSITIVE, SEED, TAU, Range
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bcq_exp.selection.bandit import BudgetCurve
     from bcq_exp.selection.estimates import Selection
     from bcq_exp.selection.ranking import Measured
 
 EPISODES_SHOWN = (0, 1, 2, 5, 10, 20, 50, 100)
 MOST_ROWS = 40
 ESTIMATORS = {"fqe": "fitted Q", "dr": "doubly robust", "pdwis": "PDWIS", "wis": "WIS"}
+POLICY_COLUMNS = (
+    "step",
+    "value ± interval",
+    "better than behaviour",
+    "own critic's",
+    "TD error",
+    "supported actions",
+    "discounted return",
+    "return",
+)
 NUMBERS: dict[str, tuple[type, Range, str]] = {
     "num_steps": (int, COUNT, "gradient steps of fitted Q evaluation"),
     "batch_size": (int, COUNT, "transitions per step"),
@@ -132,35 +145,47 @@ def _select(options: argparse.Namespace) -> None:
 
 def _print(selection: Selection, settings: FQESettings) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    policies = selection.policies
-    steps = "" if settings.horizon is None else f", {counted(settings.horizon, 'step')}"
-    title = f"{_policies(len(policies))} by fitted Q evaluation, gamma {settings.gamma:g}{steps}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("run", overflow="fold")
-    for name in (
-        "step",
-        "value ± interval",
-        "better than behaviour",
-        "own critic's",
-        "TD error",
-        "supported actions",
-        "discounted return",
-        "return",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
     behaviour: dict[Any, Any] = {
         "run": "behaviour policy, as recorded",
         "step": "",
         **selection.behaviour,
     }
-    rows: list[dict[Any, Any]] = policies.head(MOST_ROWS).to_dict("records")
-    for row in [behaviour, *rows]:
+    num_policies = len(selection.policies)
+    rows: list[dict[Any, Any]] = selection.policies.head(MOST_ROWS).to_dict("records")
+    steps = "" if settings.horizon is None else f", {counted(settings.horizon, 'step')}"
+    title = f"{_policies(num_policies)} by fitted Q evaluation, gamma {settings.gamma:g}{steps}"
+    width = None if sys.stdout.isatty() else 160
+    console = Console(width=width, markup=False, highlight=False)
+    console.print(_policy_table(title, [behaviour, *rows]))
+    if num_policies > MOST_ROWS:
+        print(and_more(num_policies - MOST_ROWS))
+    if selection.calibration is not None:
+        console.print(_estimator_table([behaviour, *rows]))
+    if selection.quality:
+        console.print(_quality_table(selection.quality, num_policies))
+    if selection.budget:
+        console.print(_budget_table(selection.budget))
+    for note in selection.notes:
+        console.print(f"note: {note}")
+
+
+def _table(title: str, first: str, others: Iterable[str]) -> Table:
+    """Make a table of one column of text and others of numbers."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _policy_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(title, "run", POLICY_COLUMNS)
+    for row in rows:
         table.add_row(
-            escape(row["run"]),
+            row["run"],
             str(row["step"]),
             _estimate(row, "fqe"),
             row.get("better", ""),
@@ -168,41 +193,36 @@ def _print(selection: Selection, settings: FQESettings) -> None:
             _share(row["support"]),
             *(_number(row[name]) for name in ("discounted_return", "return_mean")),
         )
-    console.print(table)
-    if len(policies) > MOST_ROWS:
-        print(and_more(len(policies) - MOST_ROWS))
-    if selection.calibration is not None:
-        table = Table(title="by several estimators ± interval", title_justify="left")
-        table.add_column("run", overflow="fold")
-        for name in (*ESTIMATORS.values(), "effective episodes"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in [behaviour, *rows]:
-            found = (_estimate(row, name) for name in ESTIMATORS)
-            table.add_row(escape(row["run"]), *found, _number(row["ess"]))
-        console.print(table)
-    if selection.quality:
-        table = Table(title="rankings compared with returns [95% interval]", title_justify="left")
-        table.add_column("ranked by")
-        for name in next(iter(selection.quality.values())):
-            table.add_column(name, justify="right", no_wrap=True)
-        for estimator, measures in selection.quality.items():
-            count = measures["spearman"].num_policies
-            of = f", of {count}" if count < len(policies) else ""
-            table.add_row(estimator + of, *(escape(_measured(m)) for m in measures.values()))
-        console.print(table)
-    if selection.budget:
-        table = Table(title="return of the policy chosen after N evaluation episodes")
-        table.title_justify = "left"
-        table.add_column("started")
-        episodes = [n for n in EPISODES_SHOWN if n <= len(selection.budget["uniform"].episodes)]
-        for n in episodes:
-            table.add_column(str(n), justify="right")
-        for start, curve in selection.budget.items():
-            at = dict(zip(curve.episodes.tolist(), curve.returns.tolist(), strict=True))
-            table.add_row(start, *(_number(at.get(n)) for n in episodes))
-        console.print(table)
-    for note in selection.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+    return table
+
+
+def _estimator_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    others = (*ESTIMATORS.values(), "effective episodes")
+    table = _table("by several estimators ± interval", "run", others)
+    for row in rows:
+        found = (_estimate(row, name) for name in ESTIMATORS)
+        table.add_row(row["run"], *found, _number(row["ess"]))
+    return table
+
+
+def _quality_table(quality: Mapping[str, Mapping[str, Measured]], num_policies: int) -> Table:
+    title = "rankings compared with returns [95% interval]"
+    table = _table(title, "ranked by", next(iter(quality.values())))
+    for estimator, measures in quality.items():
+        count = measures["spearman"].num_policies
+        of = f", of {count}" if count < num_policies else ""
+        table.add_row(estimator + of, *(_measured(m) for m in measures.values()))
+    return table
+
+
+def _budget_table(budget: Mapping[str, BudgetCurve]) -> Table:
+    episodes = [n for n in EPISODES_SHOWN if n <= len(budget["uniform"].episodes)]
+    title = "return of the policy chosen after N evaluation episodes"
+    table = _table(title, "started", map(str, episodes))
+    for start, curve in budget.items():
+        at = dict(zip(curve.episodes.tolist(), curve.returns.tolist(), strict=True))
+        table.add_row(start, *(_number(at.get(n)) for n in episodes))
+    return table
 
 
 def _policies(count: int) -> str:

@@ -12,7 +12,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +47,7 @@ from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
+Group = tuple[list[Planned], PlannedGroup]
 Reason = str | UserError  # why a run failed: an error of the run, or the user's mistake
 MOST_NAMED = 10  # runs listed per reason of failure
 MOST_WEIGHED = 8  # kinds of runs whose costs are computed for the time left, up to a second each
@@ -121,9 +122,7 @@ class CohortLauncher(Launcher):
         Raises:
             UserError: if the same mistake of the user stopped all runs.
         """
-        setup_globals()
-        hydra_before = HydraConfig.instance().cfg
-        try:
+        with _hydra_config_kept():
             sweep = self._jobs.folder(initial_job_idx, job_overrides[0]).parent
             check_free(sweep)
             self._workers.wait_for_earlier_jobs(sweep)
@@ -131,36 +130,13 @@ class CohortLauncher(Launcher):
             missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing)
             with hold(sweep):
-                if groups:
-                    self._workers.check(sweep, len(groups))
-                OmegaConf.save(self._config, sweep / "multirun.yaml")
-                asked = command(_asked(self._config.hydra))
-                state.expect(sweep, [each.spec.folder.name for each in planned], asked)
-                for each in missing:
-                    if each.sets_aside:
-                        start.set_aside(each.spec.folder)
-                configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-                sizes = [len(runs) for runs, _ in groups]
-                log.info(_summary(sweep, len(planned), len(missing), sizes, until))
-                if groups and self._workers.count > 1:
-                    log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(sweep))))
+                self._begin(sweep, planned, missing, groups, until)
                 failures: dict[Path, Reason] = {
                     each.spec.folder: each.damage for each in planned if each.damage
                 }
                 failures |= self._train(missing, groups, sweep, later)
-                arrived = [each.spec for each in planned if each.spec.folder not in failures]
-                if any(spec.objective.fqe is not None for spec in arrived):
-                    from bcq_exp.selection.fqe_objective import estimate_objectives
-
-                    failures |= estimate_objectives(arrived, sweep)
-                num_tried = sum(each.value is None for each in planned)
-                error = _failure(failures, num_tried, len(planned)) if failures else None
-                if isinstance(error, UserError):
-                    raise error
-                reasons = [failures.get(each.spec.folder) for each in planned]
-                return [self._result(*pair, error) for pair in zip(planned, reasons, strict=True)]
-        finally:
-            HydraConfig.instance().cfg = hydra_before
+                failures |= _estimate_objectives(planned, failures, sweep)
+                return self._results(planned, failures)
 
     def say_plan(self, job_overrides: Sequence[Sequence[str]], until: int | None = None) -> None:
         """Print what :meth:`launch` would do, with time and disk; nothing is written.
@@ -168,14 +144,10 @@ class CohortLauncher(Launcher):
         Raises:
             UserError: for any reason that would prevent the launch.
         """
-        setup_globals()
-        hydra_before = HydraConfig.instance().cfg
-        try:
+        with _hydra_config_kept():
             planned = self._jobs.plan(job_overrides, 0, until)
             missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing, with_costs=True)
-        finally:
-            HydraConfig.instance().cfg = hydra_before
         damaged = {each.spec.folder.name: each.damage for each in planned if each.damage}
         planned_groups = [group for _, group in groups]
         sizes = [len(runs) for runs, _ in groups]
@@ -186,9 +158,7 @@ class CohortLauncher(Launcher):
             policies = counted(num_valued, "policy", "policies")
             print(f"then fitted Q evaluation of {policies}, which is not counted here")
 
-    def _groups(
-        self, missing: Sequence[Planned], *, with_costs: bool = False
-    ) -> list[tuple[list[Planned], PlannedGroup]]:
+    def _groups(self, missing: Sequence[Planned], *, with_costs: bool = False) -> list[Group]:
         """Group jobs that are trained together, in the order of training.
 
         Costs are computed for the plan, to divide runs among workers, and to estimate the time left
@@ -234,10 +204,33 @@ class CohortLauncher(Launcher):
             groups.append((runs, PlannedGroup(group, [each.overrides for each in runs], cost)))
         return groups
 
+    def _begin(
+        self,
+        sweep: Path,
+        planned: Sequence[Planned],
+        missing: Sequence[Planned],
+        groups: Sequence[Group],
+        until: int | None,
+    ) -> None:
+        """Write the files of the sweep, set aside what its runs replace, and log what follows."""
+        if groups:
+            self._workers.check(sweep, len(groups))
+        OmegaConf.save(self._config, sweep / "multirun.yaml")
+        asked = command(_asked(self._config.hydra))
+        state.expect(sweep, [each.spec.folder.name for each in planned], asked)
+        for each in missing:
+            if each.sets_aside:
+                start.set_aside(each.spec.folder)
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        sizes = [len(runs) for runs, _ in groups]
+        log.info(_summary(sweep, len(planned), len(missing), sizes, until))
+        if groups and self._workers.count > 1:
+            log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(sweep))))
+
     def _train(
         self,
         missing: Sequence[Planned],
-        groups: Sequence[tuple[list[Planned], PlannedGroup]],
+        groups: Sequence[Group],
         sweep: Path,
         later: float,
     ) -> dict[Path, Reason]:
@@ -273,6 +266,20 @@ class CohortLauncher(Launcher):
             log.info("%d of %s ended%s%s", num_ended, counted(len(missing), "run"), failed, left)
         return failures
 
+    def _results(
+        self, planned: Sequence[Planned], failures: Mapping[Path, Reason]
+    ) -> list[JobReturn]:
+        """Return what Hydra's sweeper receives of each job.
+
+        Raises:
+            UserError: if the same mistake of the user stopped all runs.
+        """
+        num_tried = sum(each.value is None for each in planned)
+        error = _failure(failures, num_tried, len(planned)) if failures else None
+        if isinstance(error, UserError):
+            raise error
+        return [self._result(each, failures.get(each.spec.folder), error) for each in planned]
+
     def _result(
         self, planned: Planned, reason: Reason | None, whole: RunStopped | None
     ) -> JobReturn:
@@ -294,6 +301,17 @@ class CohortLauncher(Launcher):
             result.cfg, result.hydra_cfg = parted(full.copy())
             self._context.callbacks.on_job_end(config=full, job_return=result)
         return result
+
+
+@contextmanager
+def _hydra_config_kept() -> Iterator[None]:
+    """Restore Hydra's global configuration, which composing a job replaces."""
+    setup_globals()
+    before = HydraConfig.instance().cfg
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def _train_group(specs: Sequence[RunSpec]) -> list[Reason | None]:
@@ -324,6 +342,18 @@ def _train_group(specs: Sequence[RunSpec]) -> list[Reason | None]:
     except Exception as error:
         log.exception("a group of %s failed", counted(len(specs), "run"))
         return [_reason(error)] * len(specs)
+
+
+def _estimate_objectives(
+    planned: Sequence[Planned], failures: Mapping[Path, Reason], sweep: Path
+) -> Mapping[Path, Reason]:
+    """Estimate objectives by fitted Q evaluation, where asked for; return failures by folder."""
+    trained = [each.spec for each in planned if each.spec.folder not in failures]
+    if all(spec.objective.fqe is None for spec in trained):
+        return {}
+    from bcq_exp.selection.fqe_objective import estimate_objectives
+
+    return estimate_objectives(trained, sweep)
 
 
 def sweep_parts(work: Sequence[float], later: float) -> list[Part]:

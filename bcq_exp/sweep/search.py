@@ -101,43 +101,33 @@ class OptunaSweeper(Sweeper):
         study = self._study(folder)
         self._check_same(study, folder, space)
         waiting = _resubmitted(study, space, is_extended=self._extend is not None)
-        taken_up = {trial.number for trial in waiting}
         failures: dict[int, str] = {}
-        number = 0
+        number = 0  # of the next job
         while (left := self._num_trials - _num_complete(study) - len(failures)) > 0:
             count = min(self._batch_size, left)
-            trials = [waiting.pop(0) if waiting else study.ask(space) for _ in range(count)]
-            if self._extend is not None:
-                for trial in trials:
-                    self._extend(self.config, trial)
-            overrides = [
-                [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
-                for trial in trials
-            ]
-            jobs = list(dict.fromkeys(map(tuple, overrides)))  # equal trials are one run
-            launch = self._launcher.launch
-            if isinstance(self._launcher, CohortLauncher):
-                launch = partial(self._launcher.launch, later=(left - count) / count)
+            taken_up, waiting = waiting[:count], waiting[count:]
+            asked = [study.ask(space) for _ in range(count - len(taken_up))]
+            trials = [*taken_up, *asked]
+            overrides = self._overrides(trials, fixed)
+            jobs = list(dict.fromkeys(overrides))  # equal trials are one run
             try:
-                launched = launch(list(map(list, jobs)), initial_job_idx=number)
+                launched = self._launch(jobs, number, later=(left - count) / count)
             except UserError:  # of all trials: none may stay marked as running
-                for trial in trials:
-                    if trial.number not in taken_up:
-                        study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+                for trial in asked:
+                    study.tell(trial, state=_optuna().trial.TrialState.FAIL)
                 raise
             number += len(jobs)
             result_of = dict(zip(jobs, launched, strict=True))
-            failed = 0
-            for trial, given in zip(trials, overrides, strict=True):
-                result = result_of[tuple(given)]
-                failure = _record(study, trial, result)
-                if failure is not None:
-                    failures[trial.number] = failure
-                    failed += 1
-            if failed / count > self._max_failure_rate:
+            recorded = {
+                trial.number: _record(study, trial, result_of[job])
+                for trial, job in zip(trials, overrides, strict=True)
+            }
+            failed = {trial: reason for trial, reason in recorded.items() if reason is not None}
+            failures |= failed
+            if len(failed) / count > self._max_failure_rate:
                 log.warning(
                     "%d of %s failed, above hydra.sweeper.max_failure_rate=%g: the search stops",
-                    failed,
+                    len(failed),
                     counted(count, "trial"),
                     self._max_failure_rate,
                 )
@@ -145,15 +135,28 @@ class OptunaSweeper(Sweeper):
         _report(study, folder)
         result_table.log_results(self._results(study), folder, self.config.trainer.objective)
         if failures:
-            raise RunStopped(
-                "\n".join(
-                    [
-                        f"{counted(len(failures), 'trial')} failed:",
-                        *(f"  trial {number}: {reason}" for number, reason in failures.items()),
-                    ]
-                ),
-                status=1,
-            )
+            reasons = [f"  trial {trial}: {reason}" for trial, reason in failures.items()]
+            first = f"{counted(len(failures), 'trial')} failed:"
+            raise RunStopped("\n".join([first, *reasons]), status=1)
+
+    def _overrides(self, trials: Sequence[Any], fixed: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return each trial's command line."""
+        if self._extend is not None:
+            assert self.config is not None
+            for trial in trials:
+                self._extend(self.config, trial)
+        return [
+            (*fixed, *(f"{key}={value}" for key, value in trial.params.items())) for trial in trials
+        ]
+
+    def _launch(
+        self, jobs: Sequence[tuple[str, ...]], number: int, later: float
+    ) -> Sequence[JobReturn]:
+        """Launch jobs; our launchers also estimate the time of the batches that come later."""
+        launch = self._launcher.launch
+        if isinstance(self._launcher, CohortLauncher):
+            launch = partial(self._launcher.launch, later=later)
+        return launch([list(job) for job in jobs], initial_job_idx=number)
 
     def _results(self, study: Any) -> list[result_table.Result]:
         """The trials that are complete, the best first; equal ones are one."""

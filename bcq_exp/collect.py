@@ -48,10 +48,11 @@ def _record(cfg: DictConfig) -> list[float]:
     env, episodes = (_collected_by_run if cfg.record == "buffer" else _collected)(cfg, agent)
     num_steps = sum(len(episode) for episode in episodes)
     how = _how(cfg, origin, num_steps)
+    behaviour.check_room(env, num_steps, len(episodes))
     behaviour.save(
         cfg.id,
         episodes,
-        env,
+        (env.observation_space, env.action_space, env.spec),
         algorithm_name=f"{cfg.behaviour} {agent or ''}".strip(),
         description=f"{_in_words(how)}, recorded by bcq_exp collect",
         provenance=how,
@@ -85,7 +86,7 @@ def _converted(cfg: DictConfig) -> float:
         print(line)
     with minari_store.reserve(cfg.id):
         minari_store.check_room(sum(array.nbytes for array in steps.values()))
-        behaviour.store(
+        behaviour.save(
             cfg.id,
             behaviour.as_episodes(steps),
             (dataset.observation_space, space, dataset.env_spec),

@@ -133,7 +133,7 @@ def collect(
     *,
     num_steps: int,
     seed: int | Sequence[int],
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> "list[EpisodeBuffer]":
     """Run ``behaviour`` for exactly ``num_steps`` steps; the same seed gives the same steps.
 
@@ -162,15 +162,9 @@ def collect(
     done = 0
     while done < num_steps:
         start = int(starts.integers(2**31))
-        tick = _offset(on_step, done)
-        episodes.append(_run_episode(env, behaviour, start, choices, num_steps - done, tick))
+        episodes.append(_run_episode(env, behaviour, start, choices, done, num_steps, on_step))
         done += len(episodes[-1])
     return episodes
-
-
-def _offset(on_step: Callable[[int], None] | None, done: int) -> Callable[[int], None]:
-    """Call ``on_step`` with a total, given an episode's own step count."""
-    return (lambda step: on_step(done + step)) if on_step is not None else (lambda step: None)
 
 
 def _run_episode(
@@ -178,37 +172,35 @@ def _run_episode(
     behaviour: Behaviour,
     seed: int,
     rng: np.random.Generator,
-    max_steps: int,
+    done: int,
+    num_steps: int,
     on_step: Callable[[int], None],
 ) -> "EpisodeBuffer":
-    """Run one episode of at most ``max_steps`` steps."""
+    """Run one episode, up to ``num_steps`` in total with the ``done`` steps before it."""
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     obs, _ = env.reset(seed=seed)
     observations: list[np.ndarray] = [obs]
     actions: list[np.ndarray] = []
     rewards: list[float] = []
-    terminations: list[bool] = []
-    truncations: list[bool] = []
-    ended = False
-    while not ended:
+    terminated = truncated = False
+    while not (terminated or truncated):
         action = behaviour(obs, rng)
         obs, reward, terminated, truncated, _ = env.step(action)
-        truncated = truncated or (len(rewards) + 1 == max_steps and not terminated)
-        ended = terminated or truncated
+        done += 1
+        truncated = truncated or (done == num_steps and not terminated)
         observations.append(obs)
         actions.append(action)
         rewards.append(float(reward))
-        terminations.append(bool(terminated))
-        truncations.append(bool(truncated))
-        on_step(len(rewards))
+        on_step(done)
+    going_on = [False] * (len(rewards) - 1)
     return EpisodeBuffer(
         seed=seed,
         observations=np.stack(observations),
         actions=np.stack(actions),
         rewards=rewards,
-        terminations=terminations,
-        truncations=truncations,
+        terminations=[*going_on, bool(terminated)],
+        truncations=[*going_on, bool(truncated)],
     )
 
 
@@ -255,20 +247,20 @@ def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:
 
 def save(
     dataset_id: str,
-    episodes: "Sequence[EpisodeBuffer]",
-    env: gym.Env,
+    episodes: "Iterable[EpisodeBuffer]",
+    task: tuple[gym.Space, gym.Space, EnvSpec | None],
     *,
     algorithm_name: str,
     description: str,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Store episodes as a Minari data set, atomically.
+    """Store episodes, one by one, as a Minari data set, atomically; :func:`check_room` first.
 
     Args:
         dataset_id: ``namespace/name-v0``, in the folder ``$MINARI_DATASETS_PATH``.
-        episodes: from :func:`collect`.
-        env: the environment of collection, and of later evaluations.
+        episodes: from :func:`collect` or :func:`as_episodes`.
+        task: spaces of observations and actions, and the environment of later evaluations.
         algorithm_name: the behaviour policy's name, for the metadata.
         description: a description, for the metadata.
         provenance: how the data were made, in plain values, for :func:`minari_store.provenance`.
@@ -276,34 +268,6 @@ def save(
 
     Raises:
         DataError: the id is malformed or taken, or the folder cannot be written.
-        CannotWrite: the disk is full.
-    """
-    check_room(env, sum(map(len, episodes)), len(episodes))
-    store(
-        dataset_id,
-        episodes,
-        (env.observation_space, env.action_space, env.spec),
-        algorithm_name=algorithm_name,
-        description=description,
-        provenance=provenance,
-        overwrite=overwrite,
-    )
-
-
-def store(
-    dataset_id: str,
-    episodes: "Iterable[EpisodeBuffer]",
-    task: tuple[gym.Space, gym.Space, EnvSpec | None],
-    *,
-    algorithm_name: str,
-    description: str,
-    provenance: Mapping[str, Any] | None,
-    overwrite: bool,
-) -> None:
-    """Store episodes, one by one, as a Minari data set; see :func:`save`.
-
-    Args:
-        task: observations, actions, and the environment, if there is one.
     """
     observation_space, action_space, env_spec = task
 

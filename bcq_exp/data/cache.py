@@ -158,8 +158,8 @@ def _write(folder: Path, contents: Contents) -> None:
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     meta = {
-        "observation_space": _box_to_json(contents.observation_space),
-        "action_space": _action_space_to_json(contents.action_space),
+        "observation_space": _space_to_json(contents.observation_space),
+        "action_space": _space_to_json(contents.action_space),
         "leaves": [[leaf.path, leaf.size] for leaf in contents.leaves],
         "env_spec": contents.env_spec,
         "reference_scores": contents.reference_scores,
@@ -176,8 +176,8 @@ def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents
     scores = meta["reference_scores"]
     return Contents(
         transitions=Transitions(**{name: arrays[name] for name in _ROWS}),
-        observation_space=_box_from_json(meta["observation_space"]),
-        action_space=_action_space_from_json(meta["action_space"]),
+        observation_space=_space_from_json(meta["observation_space"]),
+        action_space=_space_from_json(meta["action_space"]),
         leaves=tuple(Leaf(tuple(path), size) for path, size in meta["leaves"]),
         **{name: arrays[name] for name in _EPISODES},
         env_spec=meta["env_spec"],
@@ -190,21 +190,15 @@ def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents
     )
 
 
-def _box_to_json(box: Box) -> dict[str, Any]:
-    # Python's JSON writes and reads the infinities of unbounded observations.
-    return {"low": box.low.tolist(), "high": box.high.tolist(), "dtype": str(box.dtype)}
-
-
-def _box_from_json(stored: dict[str, Any]) -> Box:
-    dtype = np.dtype(stored["dtype"])
-    return Box(np.array(stored["low"], dtype), np.array(stored["high"], dtype), dtype=dtype.type)
-
-
-def _action_space_to_json(space: ActionSpace) -> dict[str, Any]:
+def _space_to_json(space: ActionSpace) -> dict[str, Any]:
     if isinstance(space, Discrete):
         return {"n": int(space.n), "start": int(space.start)}
-    return _box_to_json(space)
+    # Python's JSON writes and reads the infinities of unbounded observations.
+    return {"low": space.low.tolist(), "high": space.high.tolist(), "dtype": str(space.dtype)}
 
 
-def _action_space_from_json(stored: dict[str, Any]) -> ActionSpace:
-    return Discrete(**stored) if "n" in stored else _box_from_json(stored)
+def _space_from_json(stored: dict[str, Any]) -> Any:
+    if "n" in stored:
+        return Discrete(**stored)
+    dtype = np.dtype(stored["dtype"])
+    return Box(np.array(stored["low"], dtype), np.array(stored["high"], dtype), dtype=dtype.type)

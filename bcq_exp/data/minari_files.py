@@ -1,7 +1,7 @@
 """Reading a Minari data set's folder into a :class:`Contents`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -27,6 +27,7 @@ from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.data.validation import check_numbers, check_transitions, check_width, clip_actions
 from bcq_exp.errors import first_line
 
+_ARRAYS = ("actions", "rewards", "terminations", "truncations")  # besides observations
 # Errors of h5py, json, Minari and NumPy on corrupt files.
 _DAMAGE = (
     OSError,
@@ -67,8 +68,10 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         DataError: metadata or storage that cannot be read or contradict each other, spaces BCQ
             cannot use, or data that :func:`assemble` or :func:`check_transitions` refuses.
     """
-    metadata = _read_metadata(name, folder)
     with _readable(name, folder / "metadata.json"):
+        metadata = json.loads((folder / "metadata.json").read_text())
+        if not isinstance(metadata, dict):
+            raise ValueError("not a JSON object")
         observation_space, action_space = _spaces(name, metadata)
         leaves = observation_leaves(name, observation_space)
         source = _Source(
@@ -115,14 +118,6 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         content_hash=content_hash(transitions),
         notes=(*source.resolution.notes(transitions.arrays()), *_half_a_scale(metadata)),
     )
-
-
-def _read_metadata(name: str, folder: Path) -> dict[str, Any]:
-    with _readable(name, folder / "metadata.json"):
-        metadata = json.loads((folder / "metadata.json").read_text())
-        if not isinstance(metadata, dict):
-            raise ValueError("not a JSON object")
-    return metadata
 
 
 @contextmanager
@@ -218,8 +213,13 @@ def _read_hdf5(source: _Source) -> tuple[Transitions, np.ndarray]:
         _check_total(source.name, "episodes", source.num_episodes, found)
         keys = [f"episode_{index}" for index in range(source.num_episodes)]
         lengths = np.array([_open(file, f"{key}/rewards").shape[0] for key in keys], np.int64)
-        episodes = (_hdf5_episode(file, index, source) for index in range(len(keys)))
-        return _assemble(source, lengths, episodes), lengths
+        leaves = [
+            "/".join(f"_index_{key}" if isinstance(key, int) else key for key in leaf.path)
+            for leaf in source.leaves
+        ]
+        arrays = [*(f"observations/{leaf}".rstrip("/") for leaf in leaves), *_ARRAYS]
+        recorded = ([_read(file, f"{key}/{array}") for array in arrays] for key in keys)
+        return _assemble(source, lengths, recorded), lengths
 
 
 def _bound_memory(file: Any) -> None:
@@ -229,22 +229,6 @@ def _bound_memory(file: Any) -> None:
     config.min_size = config.initial_size = 1 << 20
     config.max_size = 2 << 20
     file.id.set_mdc_config(config)
-
-
-def _hdf5_episode(file: Any, index: int, source: _Source) -> Episode:
-    episode = f"episode_{index}"
-
-    def read_leaf(leaf: Leaf) -> np.ndarray:
-        keys = [f"_index_{key}" if isinstance(key, int) else key for key in leaf.path]
-        return _read(file, "/".join([episode, "observations", *keys]))
-
-    return Episode(
-        obs=_observations(source, index, [read_leaf(leaf) for leaf in source.leaves]),
-        act=_actions(source, _read(file, f"{episode}/actions")),
-        rew=_read(file, f"{episode}/rewards"),
-        terminated=_read(file, f"{episode}/terminations"),
-        truncated=_read(file, f"{episode}/truncations"),
-    )
 
 
 def _open(file: Any, path: str) -> Any:
@@ -277,32 +261,31 @@ def _read_any(source: _Source) -> tuple[Transitions, np.ndarray]:
             f"data set {source.name!r}: its storage format needs a package that is missing "
             f"({error})"
         ) from error
-    episodes = (
-        _minari_episode(episode, index, source)
-        for index, episode in enumerate(dataset.iterate_episodes())
+    recorded = (
+        [
+            *(np.asarray(leaf.pick(episode.observations)) for leaf in source.leaves),
+            *(np.asarray(getattr(episode, name)) for name in _ARRAYS),
+        ]
+        for episode in dataset.iterate_episodes()
     )
-    return _assemble(source, lengths, episodes), lengths
+    return _assemble(source, lengths, recorded), lengths
 
 
-def _minari_episode(episode: Any, index: int, source: _Source) -> Episode:
-    parts = [np.asarray(leaf.pick(episode.observations)) for leaf in source.leaves]
-    return Episode(
-        obs=_observations(source, index, parts),
-        act=_actions(source, np.asarray(episode.actions)),
-        rew=np.asarray(episode.rewards),
-        terminated=np.asarray(episode.terminations),
-        truncated=np.asarray(episode.truncations),
-    )
+def _assemble(
+    source: _Source, lengths: np.ndarray, recorded: Iterable[list[np.ndarray]]
+) -> Transitions:
+    """Assemble episodes from the arrays of the leaves, followed by those of _ARRAYS."""
 
-
-def _assemble(source: _Source, lengths: np.ndarray, episodes: Iterator[Episode]) -> Transitions:
-    def seen() -> Iterator[Episode]:
-        for episode in episodes:
+    def episodes() -> Iterator[Episode]:
+        for index, arrays in enumerate(recorded):
+            parts, (act, *others) = arrays[: -len(_ARRAYS)], arrays[-len(_ARRAYS) :]
+            obs = _observations(source, index, parts)
+            episode = Episode(obs, _actions(source, act), *others)
             source.resolution.see({"obs": episode.obs, "act": episode.act, "rew": episode.rew})
             yield episode
 
     sizes = source.observation_space.shape[0], act_size(source.action_space)
-    return assemble(source.name, lengths, seen(), *sizes)
+    return assemble(source.name, lengths, episodes(), *sizes)
 
 
 def _observations(source: _Source, index: int, parts: list[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,15 @@ import gymnasium as gym
 from filelock import FileLock
 from gymnasium.spaces import Box
 
-from bcq_exp.data.behaviour import Behaviour, Noisy, UniformRandom, collect, save, scripted
+from bcq_exp.data.behaviour import (
+    Behaviour,
+    Noisy,
+    UniformRandom,
+    check_room,
+    collect,
+    save,
+    scripted,
+)
 from bcq_exp.data.minari_store import data_folder, lock_of
 from bcq_exp.data.transitions import DataError
 
@@ -60,10 +68,12 @@ def ensure_pendulum(level: str, num_steps: int, seed: int) -> str:
 def _make(dataset_id: str, level: str, num_steps: int, seed: int) -> None:
     _log.info("recording %s: %d steps of %s", dataset_id, num_steps, ENV_ID)
     env = gym.make(ENV_ID)
+    episodes = _episodes(env, level, num_steps, seed)
+    check_room(env, num_steps, len(episodes))
     save(
         dataset_id,
-        _episodes(env, level, num_steps, seed),
-        env,
+        episodes,
+        (env.observation_space, env.action_space, env.spec),
         algorithm_name=f"bcq_exp scripted ({level})",
         description=f"{num_steps} steps of {ENV_ID} by bcq_exp's {level} behaviour, seed {seed}",
     )
@@ -73,20 +83,15 @@ def _make(dataset_id: str, level: str, num_steps: int, seed: int) -> None:
 def _episodes(env: gym.Env, level: str, num_steps: int, seed: int) -> "list[EpisodeBuffer]":
     """Collect episodes of one level; a mixture has thirds of the three others, in order.
 
-    Each third starts from states of its own.
+    Each part has a seed of its own; that of the first is ``seed`` itself.
     """
     parts = LEVELS[:3] if level == "mixture" else (level,)
     episodes: list[EpisodeBuffer] = []
     for index, part in enumerate(parts):
         # The shares add up to num_steps, whatever the division leaves over.
         share = num_steps * (index + 1) // len(parts) - num_steps * index // len(parts)
-        episodes += collect(env, _behaviour(env, part), num_steps=share, seed=_seed(seed, index))
+        episodes += collect(env, _behaviour(env, part), num_steps=share, seed=(seed, index))
     return episodes
-
-
-def _seed(seed: int, part: int) -> tuple[int, int]:
-    """The seed of a part of the data; that of the first part is ``seed`` itself."""
-    return seed, part
 
 
 def _behaviour(env: gym.Env, level: str) -> Behaviour:

@@ -47,9 +47,6 @@ class Transitions:
             object.__setattr__(self, name, _read_only(_as_float(getattr(self, name))))
         for name in ("terminated", "truncated"):
             object.__setattr__(self, name, _read_only(np.asarray(getattr(self, name), dtype=bool)))
-        self._check_shapes()
-
-    def _check_shapes(self) -> None:
         for name, array in self.arrays().items():
             rank = 2 if name in ("obs", "act", "obs_next") else 1
             if array.ndim != rank:

@@ -119,7 +119,8 @@ def test_collect_refuses_what_it_cannot_run(env):
 
 def store(env, behaviour, id="test/pendulum-v0", num_steps=250, **options):
     episodes = collect(env, behaviour, num_steps=num_steps, seed=0)
-    save(id, episodes, env, algorithm_name="test", description="a test", **options)
+    task = (env.observation_space, env.action_space, env.spec)
+    save(id, episodes, task, algorithm_name="test", description="a test", **options)
     return episodes
 
 

@@ -51,7 +51,9 @@ def write_figures(
     groups = Groups(runs, which)
     drawn: dict[str, Figure] = {}
     with style(), rc_context({"text.parse_math": False}):  # a dollar in a name is not TeX
-        for draw in (learning_curves, aggregates, profiles, improvement, hyperparameters):
+        for draw in (
+            learning_curves, aggregates, profiles, improvement, hyperparameters, diagnostics,
+        ):  # fmt: skip
             figure = draw(groups)
             if figure is not None:
                 drawn[draw.__name__] = figure
@@ -146,16 +148,7 @@ def learning_curves(groups: Groups) -> Figure | None:
         for group in groups.few:
             members = groups.members(group).intersection(of_task.index)
             mine = runs.evaluations[runs.evaluations["run"].isin(members)]
-            band = _band(mine, column)
-            if len(band):
-                axes.plot(band.index, band["mean"], lw=1.4, **groups.line(group))
-                colour = groups.styles[group].colour
-                few = band["count"].max() < statistics.FEWEST_TO_WIN
-                alpha = 0.05 if few else 0.15 if len(groups.few) <= BANDS_AT_MOST else 0.07
-                ends = band["low"], band["high"]
-                axes.fill_between(band.index, *ends, color=colour, alpha=alpha, lw=0)
-                for end in ends if few else ():
-                    axes.plot(band.index, end, color=colour, lw=0.6, ls=":")
+            _curve(axes, groups, group, _band(mine, column))
         axes.set_title(task if len(tasks) > 1 else "", size=9)
         axes.set_xlabel("gradient steps")
         axes.set_ylabel(column.replace("_mean", "").replace("_", " "))
@@ -164,11 +157,41 @@ def learning_curves(groups: Groups) -> Figure | None:
     return figure
 
 
-def _band(evaluations: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean and interval by step, where at least half of the runs have an evaluation."""
-    of_step = evaluations.dropna(subset=column).groupby("step")[column]
+def diagnostics(groups: Groups) -> Figure | None:
+    """Losses and other statistics of training, a panel each; bands as in learning curves."""
+    training = groups.runs.training
+    columns = [name for name in groups.runs.metrics if training[name].notna().any()]
+    if not groups.few or not columns:
+        return None
+    figure, panels = _panels(len(columns))
+    for axes, column in zip(panels, columns, strict=True):
+        for group in groups.few:
+            mine = training[training["run"].isin(groups.members(group))]
+            _curve(axes, groups, group, _band(mine, column))
+        axes.set(xlabel="gradient steps", ylabel=column.replace("_", " "))
+    _legend(figure, panels, groups.notes(groups.few))
+    return figure
+
+
+def _curve(axes: Any, groups: Groups, group: str, band: pd.DataFrame) -> None:
+    """Draw a group's mean and interval by step, if there is any."""
+    if band.empty:
+        return
+    axes.plot(band.index, band["mean"], lw=1.4, **groups.line(group))
+    colour = groups.styles[group].colour
+    few = band["count"].max() < statistics.FEWEST_TO_WIN
+    alpha = 0.05 if few else 0.15 if len(groups.few) <= BANDS_AT_MOST else 0.07
+    ends = band["low"], band["high"]
+    axes.fill_between(band.index, *ends, color=colour, alpha=alpha, lw=0)
+    for end in ends if few else ():
+        axes.plot(band.index, end, color=colour, lw=0.6, ls=":")
+
+
+def _band(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean and interval by step, where at least half of the runs have a value."""
+    of_step = rows.dropna(subset=column).groupby("step")[column]
     band = of_step.agg(["mean", "std", "count"])
-    band = band[band["count"] >= evaluations["run"].nunique() / 2]
+    band = band[band["count"] >= rows["run"].nunique() / 2]
     margins = {n: statistics.margin(n - 1) for n in band["count"] if n >= statistics.FEWEST}
     reach = band["count"].map(margins) * band["std"] / np.sqrt(band["count"])
     return band.assign(low=band["mean"] - reach, high=band["mean"] + reach)

@@ -10,7 +10,9 @@ from bcq_exp.analysis.colours import PALETTE, SHADES, mixed, of_algorithms, styl
 from tests.analysis.made_up import make_grid, make_run
 from tests.forked import forked
 
-DRAWN = ("learning_curves", "aggregates", "profiles", "improvement", "hyperparameters")
+DRAWN = (
+    "learning_curves", "aggregates", "profiles", "improvement", "hyperparameters", "diagnostics",
+)  # fmt: skip
 
 
 def test_the_command_writes_figures_a_table_and_numbers(tmp_path):
@@ -54,6 +56,21 @@ def test_curves_are_means_with_t_intervals_and_few_runs_are_marked(tmp_path):
     reach = statistics.margin(3) * np.std([11, 12, 13, 14], ddof=1) / 2
     tops = [path.vertices[:, 1].max() for area in axes.collections for path in area.get_paths()]
     assert max(tops) == pytest.approx(12.5 + reach)
+
+
+def test_diagnostics_are_means_of_each_logged_statistic(tmp_path):
+    for seed in range(4):
+        training = {"kl_loss": np.linspace(seed, seed + 1, 20)}
+        statistics_ = ("vae_loss", "kl_loss", "q1_mean")
+        make_run(tmp_path / "s" / str(seed), [1.0], seed=seed, training=training,
+                 statistics=statistics_)  # fmt: skip
+    runs = load_runs(tmp_path / "s")
+    panels = figures.diagnostics(figures.Groups(runs, "last")).axes
+    by_name = {axes.get_ylabel(): axes for axes in panels}
+    assert list(by_name) == ["vae loss", "kl loss", "q1 mean"]  # losses first
+    line = by_name["kl loss"].lines[0]
+    assert line.get_ydata() == pytest.approx(np.linspace(1.5, 2.5, 20))
+    assert line.get_xdata()[-1] == 1000
 
 
 def test_of_many_groups_figures_show_the_best_few_in_their_algorithms_colours(tmp_path):

@@ -25,10 +25,10 @@ OF_DATA = "dataset."
 ORIGIN = {
     f"{OF_DATA}{name}" for name in ("_target_", "id", "path", "download", "use_cache", "level")
 }
-SHOWN = {  # fields of a summary that tables need, besides those that every reader needs
+SHOWN = (  # fields of a summary that tables need, besides those that every reader needs
     "wall_time", "steps_per_second", "command", "config_hash", "git_commit", "versions",
     "algorithm", "losses", "watches",
-}  # fmt: skip
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
             continue
         if summary is None:
             continue
-        if missing := SHOWN - summary.keys():
+        if missing := {*SHOWN} - summary.keys():
             named = ", ".join(sorted(missing))
             notes.append(f"{record.folder}: its summary lacks {named}; left out")
         else:
@@ -272,7 +272,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 def _row(
     record: RunRecord, summary: Mapping[str, Any], name: str, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    data, last, best = summary["dataset"], summary["last"], summary["best"]
+    data, last, best = summary["dataset"], summary["last"] or {}, summary["best"] or {}
     return {
         "name": name,
         "folder": str(record.folder),
@@ -284,21 +284,12 @@ def _row(
         "dataset": data["id"],
         "dataset_hash": data["content_hash"],
         "behaviour_return": data["behaviour_return"],
-        "last_return": None if last is None else last["return_mean"],
-        "best_return": None if best is None else best["return_mean"],
-        "last_score": None if last is None else last["normalized_score"],
-        "best_score": None if best is None else best["normalized_score"],
-        "best_step": None if best is None else best["step"],
-        "wall_time": summary["wall_time"],
-        "steps_per_second": summary["steps_per_second"],
-        "command": summary["command"],
-        "config_hash": summary["config_hash"],
-        "git_commit": summary["git_commit"],
-        "versions": summary["versions"],
+        "last_return": last.get("return_mean"),
+        "best_return": best.get("return_mean"),
+        "last_score": last.get("normalized_score"),
+        "best_score": best.get("normalized_score"),
+        **{name: summary[name] for name in SHOWN},
         "config": dict(config),
-        "algorithm": summary["algorithm"],
-        "losses": summary["losses"],
-        "watches": summary["watches"],
         "trouble": summary.get("trouble"),
     }
 

@@ -96,7 +96,7 @@ def estimate(scores: Scores, statistic: Statistic, seed: int = 0) -> Estimate:
     for task, last in enumerate(np.cumsum(counts)):
         rows = slice(last - counts[task], last)
         drawn = np.tile(joined, (NUM_RESAMPLES, 1))
-        drawn[:, rows] = _resampled(joined[rows], rng)
+        drawn[:, rows] = rng.choice(joined[rows], (NUM_RESAMPLES, counts[task]))
         variances[task] = statistic(drawn).var() * counts[task] / (counts[task] - 1)
     total = variances.sum()
     num_free = total**2 / (variances**2 / (counts - 1)).sum() if total else np.inf
@@ -164,11 +164,6 @@ def importance(values: pd.Series, scores: pd.Series) -> float:
     within = sum(((y[codes == k] - y[codes == k].mean()) ** 2).sum() for k in range(num_levels))
     between = total - within
     return float(max(0.0, (between - (num_levels - 1) * within / num_free) / total))
-
-
-def _resampled(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N,) -> (NUM_RESAMPLES, N), drawn with replacement."""
-    return scores[rng.integers(len(scores), size=(NUM_RESAMPLES, len(scores)))]
 
 
 def _score_interval(wins: float, num_x: int, num_y: int) -> tuple[float, float]:

@@ -32,9 +32,9 @@ class Contents:
         episode_lengths: recorded steps ``(E,)`` int64.
         episode_rows: transitions ``(E,)`` int64; fewer where a step's successor is unknown.
         episode_returns: sums of recorded rewards ``(E,)`` float64.
+        content_hash: sha256 (hex) over the transitions.
         env_spec: the environment as :meth:`EnvSpec.to_json` text, where the file names one.
         reference_scores: (random, expert) returns, where the file names them.
-        content_hash: sha256 (hex) over the transitions.
         notes: sentences on irregularities of the data.
         behaviour_prob: of each transition's action under the policy that took it ``(N,)``.
         columns: the roles of a table's columns, in plain values.
@@ -48,9 +48,9 @@ class Contents:
     episode_lengths: np.ndarray
     episode_rows: np.ndarray
     episode_returns: np.ndarray
-    env_spec: str | None
-    reference_scores: tuple[float, float] | None
     content_hash: str
+    env_spec: str | None = None
+    reference_scores: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     behaviour_prob: np.ndarray | None = None
     columns: dict[str, Any] | None = None

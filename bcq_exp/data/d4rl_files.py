@@ -88,8 +88,6 @@ def read_d4rl(
         episode_lengths=lengths,
         episode_rows=kept,
         episode_returns=episode_sums(table["rewards"], lengths),
-        env_spec=None,
-        reference_scores=None,
         content_hash=content_hash(transitions),
         notes=resolution.notes(transitions.arrays()),
     )

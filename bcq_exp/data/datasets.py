@@ -352,21 +352,10 @@ def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
     scores = contents.reference_scores
     if chosen is not None and own is not None and not environments.same_environment(chosen, own):
         scores = None
-    return Dataset(
-        id=id,
-        transitions=contents.transitions,
-        observation_space=contents.observation_space,
-        action_space=contents.action_space,
-        leaves=contents.leaves,
-        env_spec=spec,
-        foreign_env=foreign,
-        content_hash=contents.content_hash,
-        episode_returns=contents.episode_returns,
-        episode_lengths=contents.episode_lengths,
-        episode_rows=contents.episode_rows,
-        reference_scores=scores or environments.reference_scores(spec),
-        notes=contents.notes,
-        behaviour_prob=contents.behaviour_prob,
-        columns=contents.columns,
-        summary=contents.summary,
-    )
+    of_task = {
+        "id": id,
+        "env_spec": spec,
+        "foreign_env": foreign,
+        "reference_scores": scores or environments.reference_scores(spec),
+    }
+    return Dataset(**vars(contents) | of_task)  # the other fields have the same names

@@ -112,23 +112,33 @@ def select(
     policies = policies.sort_values("fqe", ascending=False, kind="stable", na_position="last")
     ranked = [candidates[k] for k in policies.index]
     policies = policies.reset_index(drop=True)
-    known = [k for k, each in enumerate(ranked) if each.returns is not None]
-    quality: dict[str, dict[str, Measured]] = {}
-    budget: dict[str, BudgetCurve] = {}
-    if len(known) >= FEWEST:
-        judged = policies.iloc[known]
-        found = {name: _quality(judged, name, settings.seed) for name in SIGNS}
-        quality = {name: of for name, of in found.items() if of["spearman"].num_policies >= FEWEST}
-        episodes = [returns for each in ranked if (returns := each.returns) is not None]
-        budget["uniform"] = budget_curve(episodes, NUM_PULLS, None, settings.seed)
-        if MAIN in quality:
-            order = np.arange(len(known))  # as they stand
-            budget[MAIN] = budget_curve(episodes, NUM_PULLS, order, settings.seed)
-    notes = notes_of(policies, ranked, evidence, settings, others)
-    behaviour = _behaviour(evidence, of_behaviour, settings, others)
+    quality, budget = _agreement(policies, ranked, settings.seed)
     return Selection(
-        policies, behaviour, quality, budget, others.calibration, tuple(notes), estimates
+        policies,
+        _behaviour(evidence, of_behaviour, settings, others),
+        quality,
+        budget,
+        others.calibration,
+        tuple(notes_of(policies, ranked, evidence, settings, others)),
+        estimates,
     )
+
+
+def _agreement(
+    policies: pd.DataFrame, ranked: Sequence[Candidate], seed: int
+) -> tuple[dict[str, dict[str, Measured]], dict[str, BudgetCurve]]:
+    """Compare the estimates with known returns, if there are enough: ``quality`` and ``budget``."""
+    known = {k: each.returns for k, each in enumerate(ranked) if each.returns is not None}
+    if len(known) < FEWEST:
+        return {}, {}
+    found = {name: _quality(policies.iloc[[*known]], name, seed) for name in SIGNS}
+    quality = {name: of for name, of in found.items() if of["spearman"].num_policies >= FEWEST}
+    episodes = list(known.values())
+    budget = {"uniform": budget_curve(episodes, NUM_PULLS, None, seed)}
+    if MAIN in quality:
+        order = np.arange(len(known))  # as they stand
+        budget[MAIN] = budget_curve(episodes, NUM_PULLS, order, seed)
+    return quality, budget
 
 
 def _check_range(evidence: Evidence, settings: FQESettings) -> None:

@@ -22,6 +22,7 @@ from bcq_exp.data.table.action_columns import ActionOptions, Actions
 from bcq_exp.data.table.column_choice import SINGLE, Columns
 from bcq_exp.data.table.observation_columns import Feature
 from bcq_exp.data.table.overview import summarize
+from bcq_exp.data.table.rows import Rows
 from bcq_exp.data.table.scan import REWARDED, Scan
 from bcq_exp.data.table.sources import TableFiles
 from bcq_exp.data.table.steps import Steps
@@ -74,8 +75,6 @@ def read_table(
         episode_lengths=steps.lengths,
         episode_rows=steps.rows,
         episode_returns=returns,
-        env_spec=None,
-        reference_scores=None,
         content_hash=content_hash(transitions, _meaning(features, actions)),
         notes=(*steps.notes, *scan.observations.notes()),
         behaviour_prob=behaviour_prob,
@@ -97,21 +96,14 @@ def _fill(
     Raises:
         DataError: an action that is not in its space.
     """
-    columns, default = scan.columns, scan.empty_reward or 0.0
-    count = int(np.count_nonzero(steps.kept))
-    obs_size = sum(feature.size for feature in features)
-    shapes = {
-        "obs": (count, obs_size),
-        "obs_next": (count, obs_size),
-        "act": (count, act_size(actions.space)),
-        "rew": (count,),
-        **({} if columns.behaviour_prob is None else {"behaviour_prob": (count,)}),
-    }
-    is_large = 4 * sum(int(np.prod(shape)) for shape in shapes.values()) > LARGE
-    arrays = {
-        name: _empty(scratch / f"{name}.npy" if is_large else None, shape)
-        for name, shape in shapes.items()
-    }
+    columns = scan.columns
+    arrays = _allocate(
+        int(np.count_nonzero(steps.kept)),
+        sum(feature.size for feature in features),
+        act_size(actions.space),
+        columns.behaviour_prob is not None,
+        scratch,
+    )
     dropped: list[np.ndarray] = []
     start = done = done_next = 0
     for rows in files.rows(columns.all):
@@ -121,35 +113,62 @@ def _fill(
         obs = np.concatenate([feature.vectors(rows) for feature in features], 1)
         arrays["obs"][new] = obs[kept]
         arrays["act"][new] = actions.vectors(rows, has_action)[kept]
-        # A row is the successor of the row before; a terminated row is its own successor.
-        is_next = np.zeros(len(rows), np.int64)
-        before = slice(max(start - 1, 0), part.stop - 1)
-        is_next[int(start == 0) :] = steps.kept[before] & steps.has_next[before]
-        obs_next = np.repeat(obs, is_next + (kept & ~steps.has_next[part]), axis=0)
+        obs_next = np.repeat(obs, _times_next(steps, part), axis=0)
         arrays["obs_next"][done_next : done_next + len(obs_next)] = obs_next
-        rew = np.nan_to_num(rows.numbers(columns.reward), nan=default)
+        rew = np.nan_to_num(rows.numbers(columns.reward), nan=scan.empty_reward or 0.0)
         arrays["rew"][new] = rew[kept]
-        is_lost = has_action & ~kept
-        dropped.append(rew[is_lost])
+        dropped.append(rew[has_action & ~kept])
         if steps.only_last:
-            rows.refuse(
-                is_lost & (rew != 0),
-                columns.reward,
-                "has a value only in the last row of each episode, and the episode is cut",
-                ": that row has no next observation and is dropped, its reward too; give "
-                "dataset.terminated, a column or true",
-            )
+            _check_dropped(rows, columns.reward, has_action & ~kept & (rew != 0))
             later = ~has_action & (scan.states[part] & REWARDED > 0)  # of the step before it
             arrays["rew"][done + np.cumsum(kept)[later] - 1] = rew[later]
         if (column := columns.behaviour_prob) is not None:
             prob = rows.numbers(column)
             if isinstance(actions.space, Discrete):  # densities of continuous ones may be above
-                rows.refuse(
-                    has_action & (prob > 1), column, "is {}", "; a probability is at most 1"
-                )
+                remedy = "; a probability is at most 1"
+                rows.refuse(has_action & (prob > 1), column, "is {}", remedy)
             arrays["behaviour_prob"][new] = prob[kept]
         start, done, done_next = part.stop, new.stop, done_next + len(obs_next)
     return arrays, np.concatenate(dropped).astype(np.float32)
+
+
+def _times_next(steps: Steps, part: slice) -> np.ndarray:
+    """How often each row is the successor of a transition: of the row before, or of itself if it
+    is terminated."""
+    before = slice(max(part.start - 1, 0), part.stop - 1)
+    is_next = np.zeros(part.stop - part.start, np.int64)
+    is_next[int(part.start == 0) :] = steps.kept[before] & steps.has_next[before]
+    return is_next + (steps.kept[part] & ~steps.has_next[part])
+
+
+def _check_dropped(rows: Rows, reward: str, is_lost: np.ndarray) -> None:
+    """Refuse to drop a row that has the reward of its whole episode."""
+    rows.refuse(
+        is_lost,
+        reward,
+        "has a value only in the last row of each episode, and the episode is cut",
+        ": that row has no next observation and is dropped, its reward too; give "
+        "dataset.terminated, a column or true",
+    )
+
+
+def _allocate(
+    count: int, obs_size: int, act_size: int, has_prob: bool, scratch: Path
+) -> dict[str, np.ndarray]:
+    """Make the arrays of ``count`` transitions: those of a large set are files."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "obs": (count, obs_size),
+        "obs_next": (count, obs_size),
+        "act": (count, act_size),
+        "rew": (count,),
+    }
+    if has_prob:
+        shapes["behaviour_prob"] = (count,)
+    is_large = 4 * sum(int(np.prod(shape)) for shape in shapes.values()) > LARGE
+    return {
+        name: _empty(scratch / f"{name}.npy" if is_large else None, shape)
+        for name, shape in shapes.items()
+    }
 
 
 def _empty(path: Path | None, shape: tuple[int, ...]) -> np.ndarray:

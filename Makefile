@@ -45,7 +45,7 @@ example: $(PACKAGE)-export ## from a table of logged data to a report and an exp
 	$(BIN)/bcq_exp export "$$(sed -n 2p multirun/sepsis/ope/policies.csv | cut -d, -f2)" # the first
 
 BUDGET ?= tiny
-paper: $(PAPER) ## section 6 of the paper: BUDGET=tiny (five minutes, default), small (a night), full
+paper: $(PAPER) ## section 6 of the paper: BUDGET=tiny (default, five minutes), small, medium, full
 	$(BIN)/bcq_exp paper budget=$(BUDGET)
 
 test: lint fast-test ## lint, check types and run the fast tests (ten minutes on two cores)

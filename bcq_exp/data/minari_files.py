@@ -83,7 +83,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
             action_space=check_action_space(name, action_space),
             resolution=Resolution(),
         )
-        scores = _reference_scores(name, metadata)
+        scores, notes = _reference_scores(name, metadata)
     read = _read_hdf5 if metadata.get("data_format", "hdf5") == "hdf5" else _read_any
     with _readable(name, folder):
         transitions, lengths = read(source)
@@ -116,7 +116,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         env_spec=spec_text(metadata),
         reference_scores=scores,
         content_hash=content_hash(transitions),
-        notes=(*source.resolution.notes(transitions.arrays()), *_half_a_scale(metadata)),
+        notes=(*source.resolution.notes(transitions.arrays()), *notes),
     )
 
 
@@ -174,33 +174,22 @@ def _check_total(name: str, what: str, stated: int, found: int) -> None:
         )
 
 
-def _reference_scores(name: str, metadata: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the (random, expert) returns, a scale whose first end must be the lower."""
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+def _reference_scores(
+    name: str, metadata: dict[str, Any]
+) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
+    """Return the (random, expert) returns, where the first is the lower one, and notes."""
+    keys = ("ref_min_score", "ref_max_score")
+    low, high = (metadata.get(key) for key in keys)
     if low is None or high is None:
-        return None
-    if (
-        type(low) not in (int, float)
-        or type(high) not in (int, float)
-        or not -inf < low < high < inf
-    ):
+        alone = [key for key in keys if metadata.get(key) is not None]
+        needed = "is not used; a normalized score needs " + " and ".join(keys)
+        return None, tuple(f"{key} alone in its metadata.json {needed}" for key in alone)
+    if not ({type(low), type(high)} <= {int, float} and -inf < low < high < inf):
         raise DataError(
             f"data set {name!r}: ref_min_score={low!r}, ref_max_score={high!r} in its "
             "metadata.json; they must be finite numbers, the first below the second, or be absent"
         )
-    return float(low), float(high)
-
-
-def _half_a_scale(metadata: dict[str, Any]) -> list[str]:
-    """A note if only one reference score is stored."""
-    names = ("ref_min_score", "ref_max_score")
-    there = [name for name in names if metadata.get(name) is not None]
-    if len(there) != 1:
-        return []
-    return [
-        f"{there[0]} alone in its metadata.json is not used; a normalized score needs "
-        f"{' and '.join(names)}"
-    ]
+    return (float(low), float(high)), ()
 
 
 def _read_hdf5(source: _Source) -> tuple[Transitions, np.ndarray]:

@@ -216,9 +216,8 @@ class FittedQ:
         """Policy k's values (n,): the mean of members weighted by ``shares`` (M, n), unscaled."""
         found, num_members = np.zeros(len(obs)), self._settings.num_members
         with self._placement.in_force(), torch.no_grad():
-            for m, critic in enumerate(
-                self._engine.algorithm(k * num_members + m) for m in range(num_members)
-            ):
+            for m in range(num_members):
+                critic = self._engine.algorithm(k * num_members + m)
                 for first in range(0, len(obs), ROWS_AT_ONCE):
                     part = slice(first, first + ROWS_AT_ONCE)
                     inputs = (self._units.obs(obs[part]), self._units.act(act[part]))

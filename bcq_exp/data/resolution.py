@@ -39,10 +39,11 @@ class Resolution:
             columns = arrays[name].reshape(len(arrays[name]), -1)
             size = np.maximum(np.abs(columns.min(0)), np.abs(columns.max(0))).astype(np.float64)
             lost = (change > 0) & (change < np.finfo(np.float32).eps * size)
+            is_wide = arrays[name].ndim > 1
             found += [
-                f"{name}[{column}] changes by at most {change[column]:.3g} per step, which "
-                f"float32 cannot represent at {size[column]:.6g}, so most of them are lost; "
-                "record it relative to an origin, such as seconds since the start of the "
+                f"{name}{f'[{column}]' * is_wide} changes by at most {change[column]:.3g} per "
+                f"step, which float32 cannot represent at {size[column]:.6g}, so most of them are "
+                "lost; record it relative to an origin, such as seconds since the start of the "
                 "episode, and do so in the environment too"
                 for column in np.flatnonzero(lost)
             ]

@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data import cache, transitions
 from bcq_exp.data.datasets import Dataset, load_minari, load_pendulum, load_table
+from bcq_exp.data.table.column_statistics import ColumnStatistics
 from bcq_exp.data.transitions import DataError
 from bcq_exp.training.evaluation import ObsNormalizer
 
@@ -112,6 +113,34 @@ def test_a_large_table_is_mapped_and_the_same(write, monkeypatch):
     assert [path.name for path in cache.cache_root().glob(".new-*")] == []
 
 
+def test_statistics_of_batches_are_those_of_the_whole():
+    values = np.random.default_rng(0).normal([0, 1e3], [1, 5], (100, 2)) + np.arange(100)[:, None]
+    found = ColumnStatistics(["a", "b"])
+    for batch in (values[:3], values[3:3], values[3:60], values[60:]):
+        found.see(batch)
+    for name, expected in {
+        "count": 100,
+        "mean": values.mean(0),
+        "std": values.std(0),
+        "low": values.min(0),
+        "high": values.max(0),
+    }.items():
+        np.testing.assert_allclose(getattr(found, name), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_a_csv_file_may_have_other_separators_spaces_and_capital_letters(write, tmp_path, sign):
+    whole = load_table(write(patients()))
+    rows = Path(write(patients(), "plain.csv")).read_text().replace('"', "").splitlines()
+    names, *values = [row.split(",") for row in rows]
+    spaced = [[f" {value} " for value in row] for row in values]
+    capitals = [name if name.startswith("obs") else name.capitalize() for name in names]
+    (tmp_path / "other.csv").write_text("\n".join(map(sign.join, [capitals, *spaced])) + "\n")
+    data = load_table(f"{tmp_path}/other.csv")
+    assert same(data, whole)
+    assert data.facts()["columns"]["observations"][1]["categories"] == ["A", "B", "C"]
+
+
 def test_columns_by_configuration(write):
     table = patients() | {"next_obs_pulse": [0.0] * 8}
     path = write({name[::-1]: values for name, values in table.items()})
@@ -141,6 +170,31 @@ def test_times_and_numbers_as_text_and_lists_in_parquet(write):
     data = load_table(write(lists, "log.parquet"))
     plain = load_table(write(table), observations=["obs_pulse", "obs_awake"])
     assert same(data, plain)
+    for kind in (pa.date32(), pa.timestamp("ms"), pa.time32("s"), pa.time64("us")):
+        as_numbers = pa.array(table["hour"], pa.int64() if kind.bit_width == 64 else pa.int32())
+        lists["hour"] = as_numbers.cast(kind)
+        assert same(load_table(write(lists, "log.parquet")), plain), kind
+    lists["hour"] = pa.array([0, 1, 2, 0, 3, 2, 1, 4], pa.int32()).cast(pa.date32())
+    with pytest.raises(DataError, match="in row 6 of log.parquet, less than in the row before"):
+        load_table(write(lists, "log.parquet"))
+
+
+def test_episodes_that_terminate_but_where_they_are_truncated(write):
+    table = patients()
+    table["cut"] = [False, False, False, False, False, True, False, False]
+    data = load_table(write(table), terminated=True, truncated="cut", observations="obs_pulse")
+    t = data.transitions
+    assert np.flatnonzero(t.terminated).tolist() == [2, 6]  # the row of the cut has no next one
+    assert np.flatnonzero(t.truncated).tolist() == [4]
+    assert data.episode_rows.tolist() == [3, 2, 2]
+
+
+def test_changes_within_episodes_that_float32_loses_are_noted_by_column(write):
+    table = patients() | {"obs_clock": [1.7e9 + 1e6 * k + k for k in (0, 0, 0, 1, 1, 1, 2, 2)]}
+    for row in (1, 2, 4, 5, 7):
+        table["obs_clock"][row] = table["obs_clock"][row - 1] + 1
+    (note,) = load_table(write(table)).notes
+    assert note.startswith("obs_clock changes by at most 1 per step, which float32 cannot")
 
 
 def test_the_last_row_may_be_the_observation_after_the_last_step(write):
@@ -155,6 +209,10 @@ def test_the_last_row_may_be_the_observation_after_the_last_step(write):
     assert np.flatnonzero(t.terminated).tolist() == [1, 4]  # the flag of its last row
     assert np.flatnonzero(t.truncated).tolist() == [5]
     assert data.action_space == Discrete(3)  # 0.0, 1.0 and empty in a file of pandas, too
+    del table["stay_id"], table["hour"]
+    for flags in (table["done"], [False, True, False, False, False, True, False, False]):
+        table["done"] = flags  # of the last row, or of the last step
+        assert same(load_table(write(table)), data)
 
 
 def test_a_reward_in_the_last_row_alone_is_0_elsewhere(write):
@@ -176,6 +234,8 @@ def test_a_reward_in_the_last_row_alone_is_0_elsewhere(write):
         load_table(write(table))
     data = load_table(write(table), empty_reward=0)
     assert data.transitions.rew.tolist() == [0.5, 0, 1, 0, 0, -1, 0]
+    data = load_table(write(table), empty_reward=-2)
+    assert data.transitions.rew.tolist() == [0.5, -2, 1, -2, -2, -1, -2]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +276,30 @@ def test_actions(write, values, keys, space, act):
     data = load_table(write(patients() | {"action_dose": values}), **keys)
     assert data.action_space == space
     assert data.transitions.act[:, 0].tolist() == act
+
+
+def numbered(actions) -> Table:
+    """A table of one episode with these actions."""
+    rows = range(len(actions))
+    return {"episode": [0 for _ in rows], "obs": [*rows], "action": actions, "reward": [*rows]}
+
+
+def test_a_hundred_integers_are_discrete_actions_and_more_are_numbers(write):
+    for count, space in ((100, Discrete(100)), (101, Box(0, 100, (1,)))):
+        table = numbered([*range(count), 0])
+        assert load_table(write(table)).action_space == space
+    table = numbered([*range(1001), 0])
+    with pytest.raises(DataError, match="action are to be discrete and have more than 1000"):
+        load_table(write(table), action_type="discrete")
+
+
+def test_a_column_of_a_thousand_categories_is_the_longest(write):
+    names = [f"x{k}" for k in range(1001)]
+    table = numbered([0, 1] * 500) | {"obs": names[:1000]}
+    assert load_table(write(table)).observation_space.shape == (1000,)
+    table = numbered([0, 1] * 500 + [0]) | {"obs": names}
+    with pytest.raises(DataError, match="'obs' has more than 1000 categories up to row 1,001"):
+        load_table(write(table))
 
 
 def test_several_columns_of_categories_are_one_action(write):
@@ -297,6 +381,7 @@ def test_the_summary_shows_what_a_person_looks_for_within_80_columns(write):
         "episode": np.repeat(np.arange(50), 20),
         "obs_a": rng.normal(size=1000),
         "obs_b": np.ones(1000),
+        "obs_wide": 1e3 * rng.normal(size=1000),
         "obs_rare": np.arange(1000) == 5,
         "action": rng.integers(0, 3, 1000) ** 2,
         "reward": np.ones(1000),
@@ -309,10 +394,14 @@ def test_the_summary_shows_what_a_person_looks_for_within_80_columns(write):
     assert "action: discrete, 3; shares" in text
     assert "constant  obs_b\n" in text + "\n"
     assert "obs_a -4e+05" in text and "obs_rare" not in text.partition("extreme")[2]
+    assert "obs_wide" not in text.partition("extreme")[2]
     assert "episode=episode?" in text and "terminated=none" in text
     assert "not used" not in text
     some = load_table(write(patients()), observations=["obs_pulse", "obs_awake"]).summary
     assert "not used  obs_ward, comment" in some
+    said = " ".join(" ".join(some).split())
+    assert "mean 2.667, standard deviation 0.4714, least 2, median 3, most 3" in said  # lengths
+    assert "mean 2.917, standard deviation 3.821, least -0.5, median 1, most 8.25" in said
 
 
 def test_the_same_data_as_minari_set_and_as_table(minari_files, write):
@@ -468,11 +557,13 @@ def test_files_with_other_columns_are_named(write, tmp_path):
         ("reward", ["0", "1", "?", "0", "0", "0", "0", "0"]),
         ("obs_ward", [1, 2, 3, 4, 5, 6, 7, 8]),
         ("hour", pa.array([0, 1, 2, 0, 1, 2, 0, 1], pa.timestamp("s"))),
+        ("clock", pa.array(range(8), pa.timestamp("us"))),
     ],
 )
 def test_files_with_a_column_of_another_type_are_named(write, tmp_path, column, values):
-    write(patients(), "log_a.parquet")
-    write(patients() | {column: values}, "log_b.parquet")
+    clock = {"clock": pa.array(range(8), pa.timestamp("ms"))}
+    write(patients() | clock, "log_a.parquet")
+    write(patients() | clock | {column: values}, "log_b.parquet")
     with pytest.raises(DataError, match=f"log_b.parquet has column '{column}' as .*, log_a.parq"):
         load_table(f"{tmp_path}/log_*.parquet")
 

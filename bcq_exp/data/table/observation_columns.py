@@ -68,7 +68,8 @@ class Observations:
             self.statistics.see(values)
             after = np.flatnonzero(follows[1:]) + 1
             after = after[:: 1 + len(after) // 1000]
-            self._resolution.compare("obs", values[after - 1], values[after])
+            for name, own in zip(names, values.T, strict=True):
+                self._resolution.compare(name, own[after - 1], own[after])
         for name, found in self._categories.items():
             rows.check_present(name)
             found |= rows.distinct(name)
@@ -88,6 +89,5 @@ class Observations:
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on columns whose changes float32 loses."""
-        if not (statistics := self.statistics).names:
-            return ()
-        return self._resolution.notes({"obs": np.stack([statistics.low, statistics.high])})
+        ends = np.stack([self.statistics.low, self.statistics.high], 1)
+        return self._resolution.notes(dict(zip(self.statistics.names, ends, strict=True)))

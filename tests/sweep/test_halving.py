@@ -1,22 +1,34 @@
 """Successive halving: what is decided, that survivors are the grid's runs, kills, mistakes."""
 
 import json
+import logging
 import os
 import re
 import shutil
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.types import RunMode
 
 from bcq_exp.analysis import load_runs
-from bcq_exp.errors import UserError
-from bcq_exp.sweep.jobs import check_evaluated
+from bcq_exp.cli import schemas
+from bcq_exp.config.naming import RunNaming
+from bcq_exp.config.overrides import key_and_value
+from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.sweep import plugins
+from bcq_exp.sweep.halving import HalvingSweeper
+from bcq_exp.sweep.jobs import SweepJobs, check_evaluated
+from bcq_exp.sweep.launcher import CohortLauncher, RunFailed
 from bcq_exp.sweep.rungs import compare, rung_sizes, rung_steps
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, command, compose
+from tests.commands import CONF, TINY, command, compose
 from tests.forked import forked
 from tests.sweep.test_launch import wait_until
 
@@ -89,6 +101,56 @@ def test_a_value_that_is_no_finite_number_is_none(odd):
     assert [(s.name, s.value, s.goes_on) for s in rung.settings] == [
         ("two", 2.0, True), ("one", 1.0, False), ("odd", None, False),
     ]  # fmt: skip
+
+
+class Launched(CohortLauncher):
+    """A launcher whose runs return 100 times their tau and their seed; one run fails."""
+
+    def __init__(self, failing):
+        super().__init__("auto")
+        self.failing, self.calls = failing, []
+
+    def launch(self, jobs, initial_job_idx, until=None, later=0.0):
+        self.calls.append((until, len(jobs), later))
+        return [self._result(job) for job in jobs]
+
+    def _result(self, job):
+        if set(self.failing) <= set(job):
+            stopped = RunStopped("a loss is not finite", 1)
+            failed = JobReturn(overrides=job, status=JobStatus.FAILED)
+            failed.return_value = RunFailed("a loss is not finite", stopped)
+            return failed
+        given = dict(map(key_and_value, job))
+        result = JobReturn(overrides=job, status=JobStatus.COMPLETED)
+        result.return_value = 100 * float(given["algo.tau"]) + float(given["seed"])
+        return result
+
+
+def test_a_rung_knows_the_work_after_it_and_a_setting_with_one_failed_run_stops(tmp_path, caplog):
+    subdir = RunNaming(("algo.tau", "seed")).subdir
+    sweeper = HalvingSweeper(2, [0.1, 0.3], None)
+    sweeper.config = compose(
+        "trainer.num_steps=90",
+        "trainer.eval_every=10",
+        f"hydra.sweep.dir='{tmp_path}'",
+        f"hydra.sweep.subdir='{subdir}'",
+        with_hydra=True,
+    )
+    sweeper.launcher = Launched(["algo.tau=0.4", "seed=1"])
+    sweeper.hydra_context = SimpleNamespace(config_loader=None)
+    with caplog.at_level(logging.INFO), pytest.raises(RunStopped, match="a loss is not finite"):
+        sweeper.sweep(["algo.tau=0.1,0.2,0.3,0.4", "seed=0,1"])
+    # 8, 4 and 2 runs train 10, 20 and 60 steps more
+    assert sweeper.launcher.calls == [(10, 8, 200 / 80), (30, 4, 120 / 80), (90, 2, 0.0)]
+    first, second, last = json.loads((tmp_path / "halving.json").read_text())["rungs"]
+    assert [(s["name"], s["value"], s["goes_on"]) for s in first["settings"]] == [
+        ("algo.tau=0.3", 30.5, True), ("algo.tau=0.2", 20.5, True), ("algo.tau=0.1", 10.5, False),
+        ("algo.tau=0.4", None, False),
+    ]  # fmt: skip
+    assert [s["goes_on"] for s in second["settings"]] == [True, False]
+    assert [s["name"] for s in last["settings"]] == ["algo.tau=0.3"]
+    table = [line.split()[:2] for line in caplog.messages if line.startswith("  ")]
+    assert table == [["tau", "step"], ["0.3", "90"], ["0.2", "30"], ["0.4", "10"], ["0.1", "10"]]
 
 
 def test_a_third_goes_on_by_the_mean_of_its_seeds(halved):
@@ -214,8 +276,23 @@ def test_a_mistake_is_one_line_before_anything_is_written(options, said, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_settings_that_are_not_evaluated_at_a_rung_are_refused():
-    with pytest.raises(
-        UserError, match=r"eval_every=7, trainer.num_steps=90: no evaluation at step 30"
-    ):
-        check_evaluated(compose("trainer.eval_every=7", "trainer.num_steps=90").trainer, 30)
+@pytest.mark.parametrize(("eval_every", "num_steps"), [(7, 90), (10, 20)])
+def test_settings_that_are_not_evaluated_at_a_rung_are_refused(eval_every, num_steps):
+    given = f"trainer.eval_every={eval_every}", f"trainer.num_steps={num_steps}"
+    with pytest.raises(UserError, match=f"{', '.join(given)}: no evaluation at step 30"):
+        check_evaluated(compose(*given).trainer, 30)
+
+
+def test_at_the_last_rung_runs_are_trained_to_their_end(tmp_path):
+    """They are done when they are complete, not when they have the evaluation of that step."""
+    schemas.register()
+    plugins.register()
+    setup_globals()
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    placed = [f"hydra.sweep.dir='{tmp_path}'", "hydra.sweep.subdir='x'"]
+    jobs = SweepJobs(
+        loader, loader.load_configuration("config", [*TINY, *placed], RunMode.MULTIRUN)
+    )
+    for until, expected in ((30, 30), (60, None)):
+        (planned,) = jobs.plan([[*TINY, "seed=0"]], 0, until)
+        assert planned.spec.until == expected

@@ -1,0 +1,53 @@
+"""The state of a sweep: its expected runs, and what is read from each run."""
+
+import json
+
+from bcq_exp.sweep import state
+from bcq_exp.training.record import RunRecord, hold
+from tests.analysis.made_up import make_run
+
+
+def made(folder, returns, **keywords):
+    run = make_run(folder, returns, **keywords)
+    record = RunRecord(run)
+    record.write_summary({**record.summary(), "record": record.marks()})
+    return run
+
+
+def content(folder):
+    return json.loads((folder / "sweep.json").read_text())
+
+
+def test_a_running_run_has_the_time_of_its_remaining_steps_and_its_last_return(tmp_path):
+    state.expect(tmp_path, ["a", "b"], "bcq_exp -m")
+    changes = {"trainer.num_steps": 10_000}
+    run = made(tmp_path / "a", [9.0, 2.0], status="running", changes=changes)
+    with hold(run):
+        found, missing = state.run_states(tmp_path)
+    assert (found.status, found.step, found.num_steps) == ("running", 2000, 10_000)
+    assert (found.seconds_left, found.last_return) == (80.0, 2.0)  # 8000 steps at 100 a second
+    assert (missing.name, missing.status, missing.step) == ("b", "missing", 0)
+    stopped, _ = state.run_states(tmp_path)
+    assert (stopped.status, stopped.seconds_left) == ("interrupted", None)
+
+
+def test_a_larger_grid_adds_runs_and_a_new_start_forgets_them(tmp_path):
+    state.expect(tmp_path, ["a", "b"], "one")
+    state.expect(tmp_path, ["b", "c"], "two")
+    state.expect(tmp_path, ["c"], "one")
+    assert state.expected(tmp_path) == ["a", "b", "c"]
+    assert content(tmp_path)["commands"] == ["one", "two"]
+    state.note_stopped(tmp_path, {"a": "2 of 2 settings"})
+    (tmp_path / "study.db").write_text("")
+    state.set_aside(tmp_path, "study.db")
+    assert (tmp_path / ".set_aside" / "study.db.1").exists()
+    assert content(tmp_path) == {"commands": ["one", "two"], "runs": [], "stopped": {}}
+
+
+def test_a_run_that_failed_since_it_was_stopped_has_the_reason_of_its_failure(tmp_path):
+    state.expect(tmp_path, ["a", "b"], "bcq_exp -m")
+    made(tmp_path / "a", [1.0], status="stopped")
+    made(tmp_path / "b", [1.0], status="failed", failure="a loss is not finite")
+    state.note_stopped(tmp_path, {name: "2 of 2 settings" for name in "ab"})
+    reasons = [found.reason for found in state.run_states(tmp_path)]
+    assert reasons == ["2 of 2 settings", "a loss is not finite"]

@@ -17,7 +17,7 @@ from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection.candidates import Evidence
-from bcq_exp.selection.critics import _rows_of
+from bcq_exp.selection.critics import Units, _rows_of
 from bcq_exp.selection.estimates import is_better
 from bcq_exp.selection.fitted_q import FittedQ, Values, estimate_row
 
@@ -152,6 +152,28 @@ def test_targets_stay_within_what_rewards_can_come_to(tmp_path):
         FQE(critic=fqe.critic, critic_optim=AdamOptimizerFactory(lr=0.1), v_min=1.0, v_max=0.0)
 
 
+@pytest.mark.parametrize(
+    ("rew", "ends"),
+    [
+        ([1.0, 2.0, 3.0], (1.0, 30.0)),  # one reward of 1 and the end, or 3 for ever
+        ([-3.0, -2.0, -1.0], (-30.0, -1.0)),
+        ([-1.0, 0.0, 2.0], (-10.0, 20.0)),
+        ([0.0, 0.0, 4.0], (0.0, 40.0)),
+    ],
+)
+def test_values_are_between_the_least_and_the_most_that_rewards_can_make(rew, ends):
+    obs, act = np.array([[0.0], [10.0], [20.0]]), np.array([[2.0, 0.0], [4.0, 0.5], [6.0, 1.0]])
+    flags = np.zeros(3, dtype=bool)
+    t = Transitions(obs=obs, act=act, rew=rew, terminated=flags, truncated=flags, obs_next=obs)
+    units = Units.of(t, Box(np.float32([2, 0]), np.float32([6, 1])), FQESettings(gamma=0.9))
+    assert units.value(np.array(units.value_range)) == pytest.approx(ends)
+    assert units.scale == pytest.approx(10 * np.abs(rew).mean())
+    scaled = units(t)
+    np.testing.assert_allclose(scaled.obs[:, 0], [-(1.5**0.5), 0, 1.5**0.5], rtol=1e-5)
+    np.testing.assert_allclose(scaled.act, [[-1, -1], [0, 0], [1, 1]], atol=1e-6)
+    np.testing.assert_allclose(units.value(scaled.rew), rew, rtol=1e-6)
+
+
 def test_a_known_range_of_returns_bounds_the_values(tmp_path):
     found = fit(chain(40), POLICIES, tmp_path / "a.pt", num_steps=20, return_range=(-1.0, 2.0))
     hyper, scale = found._engine.algorithm(0).hyperparameters, found._units.scale
@@ -191,6 +213,8 @@ def test_a_policy_is_better_where_every_member_agrees_beyond_chance():
     assert is_better(Values(*(behaviour[0] - [5, 5.1, 4.9],) * 2), behaviour) == "no"
     assert is_better(Values(*(behaviour[0] + [5, -4, 1],) * 2), behaviour) == "cannot tell"
     assert is_better(Values(*(behaviour[0] * np.nan,) * 2), behaviour) == "cannot tell"
+    drawn = behaviour.of_drawn + np.array([5, 5.1, 4.9])  # the estimate is that of all episodes
+    assert is_better(Values(behaviour.of_all - 1, drawn), behaviour) == "no"
 
 
 def test_without_a_reward_values_are_0_not_diverged(tmp_path):
@@ -283,6 +307,18 @@ def test_the_same_seed_gives_the_same_bits_and_a_stop_changes_none(tmp_path):
 
     other = of_all(fit(evidence, policies, tmp_path / "c.pt", num_steps=60, seed=1))
     assert not np.isclose(other, once).any(), "another evaluation is not taken up"
+    fit(evidence, policies, tmp_path / "c.pt", num_steps=60)  # in its place
+    for others in (
+        (evidence, parts[0] + 0.01, parts[1]),
+        (evidence, parts[0], parts[1] + 0.01),
+        (replace(evidence, dataset=replace(evidence.dataset, content_hash="x")), *parts),
+    ):
+        stranger = FittedQ(*others, settings)
+        stranger._take_up(tmp_path / "c.pt")
+        assert stranger.step == 0, "other actions or data are another evaluation"
+    same = FittedQ(evidence, *parts, replace(settings, epsilon=0.5))  # which critics do not read
+    same._take_up(tmp_path / "c.pt")
+    assert same.step == 60
     (tmp_path / "c.pt").write_bytes(b"cut")
     assert np.array_equal(of_all(fit(evidence, policies, tmp_path / "c.pt", num_steps=60)), once)
 

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from bcq_exp.analysis.statistics import QUANTILE
 from bcq_exp.selection import importance
 from bcq_exp.selection.importance import (
     Episodes,
+    Ratios,
     doubly_robust,
     effective_sample_size,
     effective_sizes,
@@ -192,6 +195,24 @@ def test_the_effective_size_is_between_1_and_the_count_of_positive_weights():
     assert effective_sample_size(np.log([2.0, 2, 2])) == pytest.approx(3)
     assert effective_sample_size(np.array([0.0, -np.inf, -np.inf])) == pytest.approx(1)
     assert effective_sample_size(np.array([900.0, 0.0])) == pytest.approx(1)
+
+
+def test_an_interval_is_students_with_the_effective_sample_as_its_size():
+    """Of equal weights an estimate is a mean; 4 effective episodes leave 3 degrees of freedom."""
+    scores = np.random.default_rng(0).normal(10, 2, size=(30, 1))
+    value, low, high = Ratios(scores, np.ones((30, 1)), np.ones(1)).interval(4.0)
+    error = scores.std() / np.sqrt(30) * np.sqrt(4 / 3)
+    reach = stats.t.ppf((1 + QUANTILE) / 2, 3) * error
+    assert value == pytest.approx(scores.mean())
+    assert (low, high) == pytest.approx((value - reach, value + reach), abs=0.08 * reach)
+
+
+def test_a_step_that_no_drawn_episode_reaches_keeps_its_value():
+    numerators, denominators = np.array([[1.0, 6.0], [3.0, 0.0]]), np.array([[1.0, 2], [1, 0]])
+    ratios = Ratios(numerators, denominators, np.array([1.0, 0.5]))
+    assert ratios.value == pytest.approx(2 + 0.5 * 3)
+    drawn = ratios.drawn(np.array([[0.0, 2], [2, 0]]))
+    assert drawn == pytest.approx([3 + 0.5 * 3, 1 + 0.5 * 3])
 
 
 def test_intervals_cover_the_truth(problem, monkeypatch):

@@ -1,8 +1,10 @@
 """Estimates of policies of discrete actions from recorded episodes, where values are known."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -10,12 +12,14 @@ from gymnasium.spaces import Box, Discrete
 from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
-from bcq_exp.selection import importance
+from bcq_exp.errors import UserError
+from bcq_exp.selection import bandit, importance, notes, propensities, ranking
 from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
-from bcq_exp.selection.estimates import select
+from bcq_exp.selection.estimates import _check_range, _discounted, _quality, select
 from bcq_exp.selection.fitted_q import FittedQ
-from bcq_exp.selection.off_policy import off_policy
-from bcq_exp.selection.propensities import calibration, fit_behaviour
+from bcq_exp.selection.off_policy import OffPolicy, _behaviour, off_policy
+from bcq_exp.selection.propensities import Calibration, calibration, fit_behaviour
+from bcq_exp.selection.ranking import spearman
 from bcq_exp.selection.support import NearestActions, discrete_support
 from bcq_exp.training.evaluation import Agent
 from tests.selection.tabular import Tabular
@@ -40,8 +44,8 @@ class TablePolicy:
         return torch.as_tensor(np.asarray(obs) @ self.table)
 
 
-def candidate(table, name="one"):
-    return Candidate(name, name, 10, "completed", Agent(TablePolicy(table)), None, None)
+def candidate(table, name="one", returns=None):
+    return Candidate(name, name, 10, "completed", Agent(TablePolicy(table)), returns, None)
 
 
 def as_dataset(problem, recorded, **others):
@@ -186,11 +190,22 @@ def test_stated_probabilities_are_used_and_held_against_the_model(problem, evide
     assert found.recorded_log_loss == pytest.approx(-np.log(prob).mean())
 
 
-def test_a_selection_has_them_and_says_what_limits_them(problem, evidence, tmp_path):
+def test_a_selection_has_them_and_says_what_limits_them(problem, evidence, tmp_path, monkeypatch):
+    monkeypatch.setattr(bandit, "TRIALS", 100)
+    monkeypatch.setattr(ranking, "RESAMPLES", 100)
     never = np.eye(3)[problem.behaviour.argmin(1)]
-    candidates = [candidate(problem.target, "near"), candidate(never, "far")]
+    candidates = [
+        candidate(table, name, np.array([value, value + 1.0]))
+        for name, table, value in (
+            ("near", problem.target, 20), ("far", never, 30), ("same", problem.behaviour, 10),
+        )
+    ]  # fmt: skip
     settings = FQESettings(**QUICK, num_steps=30, epsilon=0.001)
     found = select(candidates, evidence, settings, tmp_path / "fqe.pt")
+    known = found.policies["return_mean"].to_numpy()
+    assert found.policies["run"][0] != "near" and sorted(known) == [10.5, 20.5, 30.5]
+    assert found.budget["fqe"].returns[0] == known[0], "it begins with the ranking"
+    assert found.quality["fqe"]["spearman"].value == spearman(found.policies["fqe"], known)
     rows = found.policies.set_index("run")
     assert np.isfinite(
         rows.loc["near", ["wis", "pdwis", "dr", "wis_low", "dr_high"]].astype(float)
@@ -207,6 +222,122 @@ def test_a_selection_has_them_and_says_what_limits_them(problem, evidence, tmp_p
         assert note in notes
     assert found.behaviour["ess"] == pytest.approx(400)
     assert found.estimates["near"]["support"] == pytest.approx(1)
+
+
+def test_of_an_estimator_where_less_is_better_the_least_is_first():
+    errors = pd.DataFrame(
+        {"td_error": [1.0, 2, 3, 4, 5, np.nan], "return_mean": np.arange(6.0, 0, -1)}
+    )
+    found = _quality(errors, "td_error", 0)
+    assert (found["spearman"].value, found["regret@1"].value) == (pytest.approx(1), 0)
+    assert np.isnan(found["regret@5"].value), "5 of 6 have an estimate, the best may not"
+    assert "regret@5" not in _quality(errors[:5], "td_error", 0)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "horizon", "limit", "expected"),
+    [
+        (0.9, None, 200, 7.0),
+        (0.8, None, 200, None),  # its evaluation is discounted by 0.9
+        (1.0, None, 200, 12.0),  # that of any policy is not discounted
+        (0.9, 300, 200, 7.0),
+        (0.9, 200, 200, 7.0),
+        (0.9, 100, 200, None),  # episodes are longer
+        (0.9, 100, None, None),
+    ],
+)
+def test_a_discounted_return_has_the_discount_and_the_horizon_of_the_estimates(
+    gamma, horizon, limit, expected
+):
+    spec = None if limit is None else SimpleNamespace(max_episode_steps=limit)
+    evidence = SimpleNamespace(dataset=SimpleNamespace(env_spec=spec))
+    agent = SimpleNamespace(gamma=0.9)
+    policy = Candidate("a", "a", 10, "completed", agent, np.array([11.0, 13.0]), 7.0)
+    assert _discounted(policy, evidence, FQESettings(gamma=gamma, horizon=horizon)) == expected
+
+
+def test_a_range_of_returns_contains_the_recorded_mean(evidence):
+    mean = evidence.returns(GAMMA, None).mean()
+    for low, high, is_fine in ((-1, 1, True), (1, 2, False), (-2, -1, False)):
+        settings = FQESettings(gamma=GAMMA, return_range=(mean + low, mean + high))
+        if is_fine:
+            _check_range(evidence, settings)
+        else:
+            with pytest.raises(UserError, match="must contain the mean discounted return"):
+                _check_range(evidence, settings)
+
+
+def test_without_held_out_episodes_a_behaviour_model_is_measured_on_those_it_did_not_see(
+    evidence, monkeypatch
+):
+    monkeypatch.setattr(propensities, "MOST_STEPS", 50)
+    half = Evidence.of(evidence.dataset)
+    probabilities, found = _behaviour(half, 3, FQESettings(**QUICK, num_steps=30))
+    t, rows = half.dataset.transitions, half.episode_rows
+    index = t.act[:, 0].astype(int)
+    model = fit_behaviour(t.obs, index, rows, 3, (32,))
+    unseen = np.repeat(np.isin(np.arange(len(rows)), model.validation), rows)
+    assert 0 < unseen.sum() < len(unseen) / 3
+    assert found == calibration(model.probabilities(t.obs)[unseen], index[unseen], 80)
+    np.testing.assert_allclose(probabilities, model.probabilities(t.obs))
+
+
+def test_without_held_out_episodes_actions_are_compared_with_those_of_other_episodes():
+    rng, count = np.random.default_rng(0), 2000
+    obs = rng.uniform(-1, 1, (count, 2))
+    zeros = np.zeros(count)
+    t = Transitions(
+        obs=obs, act=rng.uniform(-1, 1, (count, 1)), rew=zeros, terminated=zeros, truncated=zeros,
+        obs_next=obs,
+    )  # fmt: skip
+    rows = np.full(200, 10)
+    dataset = Dataset(
+        id="made/up-v0", observation_space=Box(-1, 1, (2,)), action_space=Box(-1, 1, (1,)),
+        env_spec=None, reference_scores=None, transitions=t, content_hash="",
+        episode_returns=np.zeros(200), episode_lengths=rows, episode_rows=rows,
+    )  # fmt: skip
+    found = off_policy([], Evidence.of(dataset), None, FQESettings())
+    assert found.behaviour["support"] == pytest.approx(0.95, abs=0.005)  # its own would be 1
+
+
+def test_notes_are_made_where_a_number_is_beyond_its_mark(evidence):
+    table = pd.DataFrame({"fqe": [3.0, 2.0, 1.0], "fqe_high": [3.5, 3.1, 2.0], "run": list("abc")})
+    (note,) = notes._of_first(table)
+    assert note.startswith("1 interval of another policy includes the value of the first")
+    assert notes._of_first(table.assign(fqe_high=[9.0, 2.9, 2.0])) == []
+    best = evidence.returns(GAMMA, None).max()
+    settings = FQESettings(gamma=GAMMA)
+    (note,) = notes._of_values(table.assign(fqe=[best + 1, best - 1, 0]), evidence, settings)
+    assert note.startswith("1 policy is valued above the best recorded episode")
+    assert notes._of_values(table.assign(fqe=[best, best - 1, 0]), evidence, settings) == []
+    (note,) = notes._of_support(pd.DataFrame({"support": [0.2, 0.6, 0.4]}))
+    assert note.startswith("2 policies take actions that the data do not support in more than 50%")
+    assert notes._of_support(pd.DataFrame({"support": [0.5, 0.6, np.nan]})) == []
+
+
+def test_a_behaviour_model_is_doubted_by_its_calibration_and_stated_numbers_by_the_model():
+    found = Calibration(10, 0.8, 0.5, 0.7, 0.05, ())
+    estimated, stated = OffPolicy([], {}), OffPolicy([], {}, recorded_log_loss=0.5)
+    (note,) = notes._of_behaviour(found, estimated)
+    assert "in 80% of steps, the expected calibration error is 0.05" in note
+    _, note = notes._of_behaviour(replace(found, error=0.2), estimated)
+    assert "poorly calibrated" in note
+    assert len(notes._of_behaviour(found, stated)) == 1
+    assert len(notes._of_behaviour(found, replace(stated, recorded_log_loss=0.1))) == 1
+    _, note = notes._of_behaviour(found, replace(stated, recorded_log_loss=0.6))
+    assert "(log loss 0.60) than a fitted model (0.50)" in note
+
+
+def test_a_reward_after_the_cut_of_episodes_is_weighed_by_their_length():
+    """Two episodes of 10 steps are cut, one of 40 terminates."""
+    ends = np.zeros(60, dtype=bool)
+    ends[-1] = True
+    dataset = SimpleNamespace(transitions=SimpleNamespace(terminated=ends))
+    judged = SimpleNamespace(dataset=dataset, episode_rows=np.array([10, 10, 40]))
+    table = pd.DataFrame({"run": ["a"], "ess": [9.0]})
+    (note,) = notes._of_weights(table, judged, FQESettings(gamma=GAMMA, epsilon=0.0))
+    assert note.startswith("67% of the episodes are cut where a reward still weighs 35%")
+    assert notes._of_weights(table, judged, FQESettings(gamma=0.7, epsilon=0.0)) == []
 
 
 def test_support_is_the_chance_of_an_action_that_is_taken():

@@ -113,6 +113,35 @@ def test_marginals_and_importances(tmp_path):
     assert shares.keys() == {"algo.lmbda", "algo.tau", "seed"}
 
 
+def test_the_values_of_a_marginal_are_in_their_order_and_many_are_quarters(tmp_path):
+    for k, value in enumerate((2, 10)):
+        make_run(tmp_path / "few" / str(k), [1.0], changes={"algo.x": value})
+    assert list(summary.marginal(load_runs(tmp_path / "few"), "algo.x")["value"]) == ["2", "10"]
+    for k in range(1, 10):
+        make_run(tmp_path / "many" / str(k), [float(k)], changes={"algo.x": k})
+    table = summary.marginal(load_runs(tmp_path / "many"), "algo.x")
+    assert list(table["value"]) == ["1 – 3", "3 – 5", "5 – 7", "7 – 9"]
+    assert list(table["num_runs"]) == [3, 2, 2, 2]  # an edge belongs to the quarter below it
+    assert list(table["mean"]) == [2.0, 4.5, 6.5, 8.5]
+
+
+def test_the_behaviours_score_is_on_the_line_through_evaluations(tmp_path):
+    for k, (value, score) in enumerate(((10.0, 0.0), (30.0, 100.0), (20.0, 50.0))):
+        scored = {"evaluated": {"normalized_score": score}, "behaviour_return": 15.0}
+        make_run(tmp_path / f"a{k}", [value], **scored)
+    make_run(tmp_path / "b", [7.0], dataset="other/set-v0", evaluated={"normalized_score": 3.0})
+    found = summary.behaviour_scores(load_runs(tmp_path))
+    np.testing.assert_allclose(found, [25.0, 25.0, 25.0, np.nan])  # one evaluation is no line
+
+
+def test_the_best_evaluation_is_compared_where_it_is_asked_for(tmp_path):
+    make_run(tmp_path / "a", [5.0, 3.0])
+    make_run(tmp_path / "b", [1.0, 4.0])
+    runs = load_runs(tmp_path)
+    assert list(summary.measure_of(runs)[1]) == [3.0, 4.0]
+    assert list(summary.measure_of(runs, "best")[1]) == [5.0, 4.0]
+
+
 def test_a_seed_is_a_name_not_a_quantity(tmp_path):
     values = np.random.default_rng(0).permutation(8)  # no quarter of the seeds is alike
     for lmbda in (0.5, 1.0):

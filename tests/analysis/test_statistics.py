@@ -141,6 +141,19 @@ def test_the_chance_to_beat_is_covered(num_runs):
     assert 0.5 - low < 0.5 - probability_of_improvement({"t": both["t"]}, {"t": both["t"]}).low
 
 
+@pytest.mark.parametrize(("num_x", "num_y"), [(2, 2), (3, 2), (2, 6)])
+def test_the_interval_of_runs_that_always_win_is_newcombes(num_x, num_y):
+    """Its low end p has a variance of p (1 - p) [1 + n ((1 - p) / (2 - p) + p / (1 + p))] over
+    the number of pairs, where n is one less than the mean number of runs."""
+    value, p, high = probability_of_improvement(
+        {"t": 9 + np.arange(num_x)}, {"t": np.arange(num_y)}
+    )
+    assert (value, high) == (1, 1)
+    n = (num_x + num_y) / 2 - 1
+    variance = p * (1 - p) * (1 + n * ((1 - p) / (2 - p) + p / (1 + p))) / (num_x * num_y)
+    assert (1 - p) / variance**0.5 == pytest.approx(stats.norm.ppf((1 + QUANTILE) / 2))
+
+
 def test_a_winner_among_equals_is_rare():
     rng, num_won = np.random.default_rng(0), 0
     for seed in range(300):
@@ -171,6 +184,8 @@ def test_importance_is_what_a_key_explains_beyond_chance():
     assert importance(key, scores) == pytest.approx(99.5 / 101)
     assert importance(pd.Series(["a", "b", "a", "b"]), scores) == 0  # less than chance explains
     assert importance(pd.Series(["a"] * 4), scores) == 0
+    unknown = pd.Series([np.nan, 1.0, 2, 11, 12]), pd.Series(["c", "a", "a", "b", "b"])
+    assert importance(unknown[1], unknown[0]) == pytest.approx(99.5 / 101)  # of a run without one
     noise = np.random.default_rng(0)
     many, of_many = pd.Series(noise.random(400)), pd.Series(noise.normal(size=400))
     assert importance(many, of_many) < 0.05

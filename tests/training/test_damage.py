@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from bcq_exp.analysis import load_runs
 from bcq_exp.errors import Damaged, UserError
@@ -106,6 +107,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, straight, caplog)
     assert not (run / ".checkpoint.pt.4711").exists() and (run / ".lock").exists()
     assert_same_run(run, straight)
     assert checkpoint.load(run / "checkpoint.previous.pt")["step"] == 60
+
+
+def test_a_checkpoint_of_another_format_is_refused_by_its_number(run):
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save({**saved, "format": saved["format"] + 1}, run / "checkpoint.pt")
+    with pytest.raises(Damaged, match=f"not a checkpoint of format {saved['format']}"):
+        checkpoint.load(run / "checkpoint.pt")
 
 
 def test_so_do_rows_that_were_lost_after_it(run, straight):

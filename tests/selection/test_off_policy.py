@@ -17,7 +17,8 @@ from bcq_exp.selection import bandit, importance, notes, propensities, ranking
 from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
 from bcq_exp.selection.estimates import _check_range, _discounted, _quality, select
 from bcq_exp.selection.fitted_q import FittedQ
-from bcq_exp.selection.off_policy import OffPolicy, _behaviour, off_policy
+from bcq_exp.selection.importance import Episodes, doubly_robust
+from bcq_exp.selection.off_policy import OffPolicy, _behaviour, _weighted, off_policy
 from bcq_exp.selection.propensities import Calibration, calibration, fit_behaviour
 from bcq_exp.selection.ranking import spearman
 from bcq_exp.selection.support import NearestActions, discrete_support
@@ -128,6 +129,23 @@ def test_every_estimate_is_near_the_known_value(problem, evidence, tmp_path):
     assert found.calibration.num_episodes == 400 and found.recorded_log_loss is None
 
 
+def test_estimates_need_effective_episodes_not_as_many_at_every_step():
+    """Six of seven equal episodes are cut after one step: one is left at the second."""
+    lengths, none = np.array([2, *[1] * 6]), np.zeros(8)
+    ends = np.zeros(8, dtype=bool)
+    fitted = SimpleNamespace(
+        recorded=SimpleNamespace(rew=np.ones(8), terminated=ends),
+        episode_rows=lengths,
+        recorded_values=lambda k, policy: (np.zeros((7, 2)), np.zeros((7, 3))),
+    )
+    found = _weighted(fitted, 0, none, none, FQESettings(gamma=GAMMA))
+    assert (found["ess"], found["ess_least"]) == pytest.approx((7, 1))
+    assert found["pdwis"] == pytest.approx(1 + GAMMA)
+    few = np.log([1.0, 1, 1, 1, 1, 1e-9, 1e-9, 1e-9])
+    found = _weighted(fitted, 0, none, few, FQESettings(gamma=GAMMA))
+    assert found["ess"] == pytest.approx(4) and np.isnan(found["pdwis"])
+
+
 def test_the_models_values_are_of_members_that_did_not_see_the_episode(evidence, tmp_path):
     table = np.full((4, 3), 1 / 3)
     _, fitted, _ = fit(evidence, [table], tmp_path, num_steps=30)
@@ -188,6 +206,12 @@ def test_stated_probabilities_are_used_and_held_against_the_model(problem, evide
     found = off_policy(candidates, stated, fitted, settings)
     assert found.policies[0]["ess"] == pytest.approx(400), "it is the behaviour policy"
     assert found.recorded_log_loss == pytest.approx(-np.log(prob).mean())
+    t, rows = fitted.recorded, fitted.episode_rows
+    is_cut = ~t.terminated[np.cumsum(rows) - 1]
+    assert is_cut.any()  # what follows the cut is valued by the behaviour's own critics
+    unweighted = Episodes.of(t.rew, np.zeros(len(t)), rows, is_cut)
+    dr = doubly_robust(unweighted, GAMMA, *fitted.recorded_values(1, stated.act))
+    assert found.behaviour["dr"] == pytest.approx(dr.value, rel=1e-9)
 
 
 def test_a_selection_has_them_and_says_what_limits_them(problem, evidence, tmp_path, monkeypatch):

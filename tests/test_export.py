@@ -272,8 +272,6 @@ def test_a_policy_of_a_table_says_how_a_row_is_read(column, algo, said, own_data
     assert said in page
     load, encode = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     code = f"""{load}
-import json
-metadata = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
 row = {{"age": 45.0, "sex": "m"}}
 {encode}
 print(json.dumps([obs.tolist(), session.run(["act"], {{"obs": obs}})[0].tolist()]))

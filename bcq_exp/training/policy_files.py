@@ -52,7 +52,23 @@ with open("policy.pt", "rb") as file, torch.no_grad():
     {outputs} = policy(*map(torch.from_numpy, inputs.values()))
 """,
 }
+_METADATA = {
+    "onnx": """\
+import json
+
+metadata = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
+""",
+    "torch": """\
+import json
+
+found = {"metadata.json": ""}
+with open("policy.pt", "rb") as file:
+    torch.export.load(file, extra_files=found)
+metadata = json.loads(found["metadata.json"])
+""",
+}
 _ENCODE = """\
+
 def encode(column, value):
     return [value == c for c in column["categories"]] if "categories" in column else [value]
 
@@ -329,13 +345,19 @@ def _lines(network: ActingNetwork, format: str, facts: Mapping[str, Any]) -> Ite
     yield "\n## Example\n"
     yield f"```python\n{_example(network, format)}```"
     if columns := facts.get("columns"):
-        yield from _column_lines(columns, getattr(network.policy.action_space, "start", 0))
+        yield from _column_lines(
+            columns, getattr(network.policy.action_space, "start", 0), _METADATA[format]
+        )
     yield "\n## Limits\n"
     yield from (f"- {limit}" for limit in _limits(network, format))
 
 
-def _column_lines(columns: Mapping[str, Any], start: int) -> Iterator[str]:
-    """Describe how a table's row becomes an observation, and the actions, from ``start`` on."""
+def _column_lines(columns: Mapping[str, Any], start: int, load: str) -> Iterator[str]:
+    """Describe how a table's row becomes an observation, and the actions, from ``start`` on.
+
+    Args:
+        load: code that reads the metadata from the file.
+    """
     yield "\n## Observations\n"
     yield "| Place in `obs` | Column | Value |"
     yield "|---|---|---|"
@@ -351,8 +373,9 @@ def _column_lines(columns: Mapping[str, Any], start: int) -> Iterator[str]:
         value = f"1 at the place of its category, else 0: {_listed(categories)}"
         yield f"| {place} to {last} | `{column['name']}` | {value} |"
         place = last + 1
-    yield f"\nA row, a dictionary of these columns, becomes `obs`:\n\n```python\n{_ENCODE}```"
-    yield "\n`metadata` is the JSON in the file. An unknown category becomes zeros: refuse it."
+    yield "\nWith the imports above, a dictionary `row` of these columns becomes `obs`:\n"
+    yield f"```python\n{load}{_ENCODE}```"
+    yield "\nAn unknown category becomes zeros: check for it before."
     yield "\n## Actions\n"
     names = ", ".join(f"`{column['name']}`" for column in columns["actions"])
     if columns.get("action_values") is None:

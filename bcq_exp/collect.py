@@ -75,10 +75,10 @@ def _converted(cfg: DictConfig) -> float:
     from bcq_exp.training import provenance
 
     if cfg.run is not None or cfg.env is not None:
-        raise UserError("dataset: a recorded one is stored; leave out run and env (dataset.env)")
+        raise UserError("run, env: not used with dataset=...; leave them out (dataset.env)")
     dataset = load_task(cfg.dataset)
     if not isinstance(dataset, Dataset) or dataset.held_out is not None:
-        raise UserError("dataset: a whole, recorded one can be stored, with dataset.holdout=null")
+        raise UserError("dataset: must be a recorded data set, with dataset.holdout=null")
     steps = dataset.transitions.arrays()
     if isinstance(space := dataset.action_space, Discrete):
         steps["act"] = steps["act"][:, 0].astype(np.int64) + space.start

@@ -29,7 +29,7 @@ POLICY_COLUMNS = (
     "step",
     "value ± interval",
     "better than behaviour",
-    "own critic's",
+    "own critic",
     "TD error",
     "supported actions",
     "discounted return",
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output",
         type=path,
         metavar="DIR",
-        help="folder of the results (for one sweep its ope/, else ope/ here)",
+        help="folder of the results (for one run or sweep its ope/, else ope/ here)",
     )
     parser.add_argument(
         "--trust", action="store_true", help="load custom code that the runs' folders name"

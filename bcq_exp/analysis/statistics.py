@@ -27,9 +27,9 @@ FEWEST = 3  # runs that an interval needs: with 2 it would be 32 standard errors
 FEWEST_TO_WIN = 4  # runs that a group needs to be marked as the best
 LEVELS_AT_MOST = 6  # a numeric key with more values is cut at its quartiles
 INTERVALS = (
-    f"95% intervals: Student's t with bootstrap standard errors by data set, at its {QUANTILE:.0%} "
-    "quantile; in simulations of 3, 5 and 10 runs, normal or exponential, they cover the true "
-    "value in 92% to 99% of cases."
+    f"95% intervals: Student's t at a nominal level of {QUANTILE:.0%}, with bootstrap standard "
+    "errors by data set; in simulations of 3, 5 and 10 runs with normal or exponential data, they "
+    "cover the true value in 92% to 99% of cases."
 )
 
 

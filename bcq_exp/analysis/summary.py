@@ -111,7 +111,7 @@ def few_runs(found: Sequence[Aggregate]) -> list[str]:
     for few, what in (
         (
             without,
-            f"too few runs for an interval, which needs {statistics.FEWEST}, and 2 per data set",
+            f"too few runs for an interval: {statistics.FEWEST} are needed, and 2 on each data set",
         ),
         (small, "3 runs: intervals are wide, and no group of 3 is marked as the best"),
     ):

@@ -316,8 +316,8 @@ def from_state(
         find_spec(source, env)
     if state["spec"] is None:
         raise DataError(
-            f"data set {source!r}: the run's environment could not be stored with it; give "
-            "env=ID or env=module:ID"
+            f"data set {source!r}: no environment is stored with the run; give env=ID or "
+            "env=module:ID"
         )
     spec = parse_spec(source, state["spec"], trusted=trusted)
     made = flatten_env(make_raw(source, spec, **kwargs))

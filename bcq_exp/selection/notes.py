@@ -70,7 +70,7 @@ def of_settings(settings: FQESettings) -> list[str]:
     steps = counted(settings.num_steps, "step")
     return [
         f"{steps} with tau {settings.target_tau:g} take fitted Q evaluation "
-        f"{settings.share_reached:.0%} of the way from 0 to its values; give it more steps"
+        f"{settings.share_reached:.0%} of the way from 0 to the final values; raise num_steps"
     ]
 
 
@@ -208,7 +208,7 @@ def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESetting
     if settings.horizon is None and weight >= CUT:
         notes.append(
             f"{cut.mean():.0%} of the episodes are cut where a reward still weighs {weight:.0%}: "
-            "WIS counts nothing after that, FQE and DR the model's values"
+            "PDWIS and WIS count nothing after it, fitted Q and doubly robust the critic's value"
         )
     return notes
 

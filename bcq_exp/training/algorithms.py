@@ -193,8 +193,8 @@ def _check_learns(kind: type[OfflineAlgorithm], action_space: ActionSpace) -> No
     if not isinstance(action_space, kind.action_spaces):
         others = next(names for space, names in LEARN.items() if isinstance(action_space, space))
         raise UserError(
-            f"algo={kind.__name__}: does not learn actions of {action_space}; use "
-            f"algo={', '.join(others)}"
+            f"algo: {kind.__name__} does not support the action space {action_space}; choose "
+            f"algo={', '.join(others[:-1])} or {others[-1]}"
         )
 
 

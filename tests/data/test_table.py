@@ -435,7 +435,7 @@ def _interleave(table: Table) -> None:
 
 
 FAULTS: list[tuple[Any, dict[str, Any], str]] = [
-    (lambda t: t.pop("reward"), {}, "dataset.reward=null: no column of log.csv has a name"),
+    (lambda t: t.pop("reward"), {}, "dataset.reward=null: no column of log.csv has a usual name"),
     (
         lambda t: None,
         {"reward": "rewad"},

@@ -111,7 +111,7 @@ def test_a_stopped_run_resumes_bitwise(home, tmp_path):
 REFUSED = {
     (
         "algo=bcq",
-    ): "algo=BCQ: does not learn actions of Discrete(2); use algo=discrete_bcq, bc, dqn",
+    ): "algo: BCQ does not support the action space Discrete(2); choose algo=discrete_bcq, bc or",
     ("algo=bc", "policy.action_scaling=true"): "policy.action_scaling=true: actions of Discrete(2)",
     ("algo=discrete_bcq", "algo.threshold=2"): "algo.threshold=2.0: must be a number in [0, 1]",
     ("algo=discrete_bcq", "dataset.env=Pendulum-v1"): "but environment 'Pendulum-v1'",
@@ -129,8 +129,9 @@ def test_a_mistake_is_one_line(arguments, home, tmp_path):
 def test_continuous_actions_and_noise_are_refused(home, tmp_path):
     done = forked(*BRIEF, "dataset.num_steps=2000", "algo=discrete_bcq", "name=x", cwd=tmp_path)
     assert done.returncode == 2
-    assert "algo=DiscreteBCQ: does not learn actions of Box(-2.0, 2.0, (1,), float32); use" in (
-        done.stderr
+    assert (
+        "algo: DiscreteBCQ does not support the action space Box(-2.0, 2.0, (1,), float32); choose"
+        in (done.stderr)
     )
     words = ("id=my/noisy-v0", "env=CartPole-v1", "noise_std=0.1")
     done = forked(*words, module="bcq_exp.collect", cwd=tmp_path)

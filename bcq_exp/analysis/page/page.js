@@ -556,7 +556,7 @@ function drawSelection() {
   if (!s) return;
   $("selection-how").textContent = `Discount ${s.settings.gamma}${s.settings.horizon ? `, ${s.settings.horizon} steps` : ""}.`;
   $("selection-notes").innerHTML = s.notes.map((note) => `<li>${escaped(note[0].toUpperCase() + note.slice(1))}.</li>`).join("");
-  const head = ["rank", "run", "step", { text: "value ± interval", csv: ["value", "value_low", "value_high"] }, "better than behaviour", "own critic's", "own TD error", "supported actions", "discounted return", "return"];
+  const head = ["rank", "run", "step", { text: "value ± interval", csv: ["value", "value_low", "value_high"] }, "better than behaviour", "own critic", "own TD error", "supported actions", "discounted return", "return"];
   const behaviour = { run: "behaviour policy, as recorded", step: null, critic_value: null, td_error: null, ...s.behaviour };
   const estimate = (p, name, none) => ({ text: p[name] === null ? none : `${fine(p[name])}${p[`${name}_high`] === null ? "" : ` ± ${fine(p[`${name}_high`] - p[name])}`}`, sort: p[name], csv: [p[name], p[`${name}_low`], p[`${name}_high`]] });
   const rows = [behaviour, ...s.policies].map((p, i) => [

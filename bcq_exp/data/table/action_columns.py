@@ -214,7 +214,7 @@ class TakenActions:
         if never := [shown(value) for value in values if value not in self.counts]:
             raise DataError(
                 f"{start} {', '.join(never)} is in no row of column {self._listed!r} of "
-                f"{self._path}; nothing can be learned of it: leave it out"
+                f"{self._path}; nothing can be learned about it; leave it out"
             )
         return tuple(values)
 

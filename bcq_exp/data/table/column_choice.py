@@ -119,7 +119,7 @@ def choose(
             found[key] = _several(key, given[key], file, columns)
         if not found[key] and key in ("reward", *_SEVERAL):
             raise DataError(
-                f"dataset.{key}=null: no column of {file} has a name that says so; give "
+                f"dataset.{key}=null: no column of {file} has a usual name for it; give "
                 f"dataset.{key}, there are {_list([*columns])}"
             )
         _take(taken, key, found[key])

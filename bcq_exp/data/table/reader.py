@@ -50,7 +50,7 @@ def read_table(
     """
     if columns.episode is None and not columns.flags and len(files.paths) == 1:
         raise DataError(
-            "dataset.episode=null: no column has a name that says which episode a row is of; give "
+            "dataset.episode=null: no column has a usual name for episodes or their ends; give "
             "dataset.episode, dataset.terminated or dataset.truncated, or a file for each episode"
         )
     scan = Scan(files, columns, empty_reward)

@@ -158,6 +158,7 @@ REFUSED = [
     ("critic.hidden_sizes=[64,0]", "a list of one or more integers, each at least 1"),
     ("vae.latent_dim=0", "an integer at least 1, or null"),
     ("vae.latent_clip=0", "a number above 0"),
+    ("vae.kl_warmup=0", "an integer at least 1"),
     ("vae.kl_weight=-1", "a number at least 0"),
     ("actor_optim.lr=0", "a number above 0"),
     ("actor_optim.betas=[0.9]", "a list of 2 numbers, each in [0, 1)"),

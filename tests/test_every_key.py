@@ -72,6 +72,7 @@ OTHER = {
     "vae.hidden_sizes": "[9]",
     "vae.latent_dim": "3",
     "vae.latent_clip": "0.1",
+    "vae.kl_warmup": "30",
     "vae.kl_weight": "0.1",
     **{f"{optim}.{key}": value for optim in OPTIMS for key, value in OPTIMIZER.items()},
     "dataset._target_": "tests.test_every_key.other_dataset",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from bcq_exp.algorithm.networks import kl_weight, latent_clip
+from bcq_exp.algorithm.networks import latent_clip, next_kl_weight
 from bcq_exp.algorithm.stacking import per_run
 
 P = ParamSpec("P")
@@ -75,7 +75,7 @@ def vae_loss(vae: ConditionalVAE, obs: Tensor, act: Tensor, eps: Tensor) -> VAEL
     """Negative evidence lower bound of G_omega (section 4.1, weight 1/2 as the authors' code)."""
     recon, mean, std = vae(obs, act, eps)
     recon_loss, kl = mse_loss(recon, act), gaussian_kl(mean, std)
-    return VAELoss(recon_loss + kl_weight(vae) * kl, recon_loss, kl)
+    return VAELoss(recon_loss + next_kl_weight(vae) * kl, recon_loss, kl)
 
 
 @per_run

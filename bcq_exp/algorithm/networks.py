@@ -244,7 +244,10 @@ class StateCritic(nn.Module):
 
 
 class Counter(nn.Module):
-    """Counts a run's steps in a tensor, which compiled and stacked steps can change."""
+    """Counts a run's steps in a tensor, which compiled and stacked steps can change.
+
+    It is saved with the parameters, and no optimizer moves it.
+    """
 
     pure = True
 
@@ -264,6 +267,8 @@ class VAE(ActionRange):
             a tanh of that range.
         latent_clip: latents drawn from the prior are clipped to plus and minus this, above 0.
         kl_weight: weight of the KL term relative to the reconstruction error, at least 0.
+        kl_warmup: gradient steps over which that weight rises linearly from 0, at least 1; ``None``
+            is the published algorithm, with the same weight at every step.
 
     Raises:
         ValueError: if a number is out of its range, a bound not finite, or ``low`` not below
@@ -284,12 +289,17 @@ class VAE(ActionRange):
         high: Any = 1.0,
         latent_clip: float = PAPER_LATENT_CLIP,
         kl_weight: float = PAPER_KL_WEIGHT,
+        kl_warmup: int | None = None,
     ) -> None:
         super().__init__(low, high)
         self.latent_dim = 2 * act_dim if latent_dim is None else latent_dim
         require("latent_dim", self.latent_dim, COUNT)
         require("latent_clip", latent_clip, LATENT_CLIP)
         require("kl_weight", kl_weight, KL_WEIGHT)
+        self.kl_warmup = kl_warmup
+        if kl_warmup is not None:
+            require("kl_warmup", kl_warmup, COUNT)
+            self.steps = Counter()
         # tensors, so that stacked runs may differ in them; not in checkpoints
         for name, value in (("latent_clip", latent_clip), ("kl_weight", kl_weight)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
@@ -430,9 +440,18 @@ def latent_clip(vae: Any) -> Any:
     return getattr(vae, "latent_clip", PAPER_LATENT_CLIP)
 
 
-def kl_weight(vae: Any) -> Any:
-    """The weight of the KL term in the VAE's loss; the authors' if the VAE has none."""
-    return getattr(vae, "kl_weight", PAPER_KL_WEIGHT)
+def next_kl_weight(vae: Any) -> Any:
+    """The weight of the KL term in the VAE's next loss; the authors' if the VAE has none.
+
+    A VAE with a warm-up counts the step.
+    """
+    weight, warmup = getattr(vae, "kl_weight", PAPER_KL_WEIGHT), getattr(vae, "kl_warmup", None)
+    if warmup is None:
+        return weight
+    count = vae.steps.count
+    share = (count / warmup).clamp(max=1)
+    count.add_(1)
+    return weight * share
 
 
 def redrawn(network: nn.Module) -> nn.Module:

@@ -285,14 +285,15 @@ def optimizer_for(network: nn.Module, factory: OptimizerFactory | Any) -> Optimi
     Raises:
         TypeError: if it is neither.
     """
+    params = [param for param in network.parameters() if param.requires_grad]
     if isinstance(factory, OptimizerFactory):
-        return factory.create(network.parameters())
+        return factory.create(params)
     if not hasattr(factory, "create_instances"):
         raise TypeError(
             "an optimizer must be given as an OptimizerFactory, such as "
             f"AdamOptimizerFactory(lr=1e-3), not as {factory!r}"
         )
-    return _MadeElsewhere(network.parameters(), *factory.create_instances(network))
+    return _MadeElsewhere(params, *factory.create_instances(network))
 
 
 class _MadeElsewhere(Optimizer):

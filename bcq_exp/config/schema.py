@@ -131,6 +131,7 @@ class VAEConfig(NetworkConfig):
     latent_dim: int | None = key(COUNT, None)
     latent_clip: float = key(LATENT_CLIP, role=PER_RUN)
     kl_weight: float = key(KL_WEIGHT, role=PER_RUN)
+    kl_warmup: int | None = key(COUNT, None)
 
 
 @dataclass

@@ -23,7 +23,7 @@ class StackedOptimizer:
     """The optimizers of one network in each run; equal settings step together."""
 
     def __init__(self, optimizers: Sequence[Optimizer], network: StackedNetwork) -> None:
-        self._params = list(network.parameters())
+        self._params = [param for param in network.parameters() if param.requires_grad]
         self.parts: list[tuple[slice, Optimizer]] = []
         start = 0
         for _, same in groupby(optimizers, key=lambda optimizer: optimizer.factory):

@@ -43,11 +43,31 @@ def test_steps_are_those_of_the_equation_by_loops():
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+def test_the_weight_of_the_kl_term_rises_linearly_from_0():
+    vae_bc = make_vae_bc(kl_weight=0.3, kl_warmup=4)
+    weights = []
+    for step in range(6):
+        noise = vae_bc.draw_noise(6, torch.Generator().manual_seed(step))
+        told = vae_bc.gradient_step(make_batch(seed=step), noise)
+        weights.append(float((told["vae_loss"] - told["recon_loss"]) / told["kl_loss"]))
+    assert weights == pytest.approx([0, 0.075, 0.15, 0.225, 0.3, 0.3])
+    again = make_vae_bc(kl_weight=0.3, kl_warmup=4)
+    again.load_state_dict(vae_bc.state_dict())
+    assert again.policy.vae.steps.count == 6
+
+
+def test_without_a_warm_up_nothing_is_counted_or_saved():
+    assert not any("steps" in name for name in make_vae_bc().state_dict())
+    with pytest.raises(ValueError, match="kl_warmup is at least 1, not 0"):
+        make_vae_bc(kl_warmup=0)
+
+
 def test_a_stack_steps_as_its_runs_do_alone():
     def make(k):
         return make_vae_bc(k, lr=1e-3 * (1 + k), kl_weight=0.1 * (1 + k))
 
     assert_a_stack_is_its_runs(make, 3)
+    assert_a_stack_is_its_runs(lambda k: make_vae_bc(k, kl_weight=0.1 * (1 + k), kl_warmup=5), 3)
 
 
 def test_the_policy_samples_the_model_with_clipped_latents():

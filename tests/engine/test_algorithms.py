@@ -14,9 +14,9 @@ from bcq_exp.training.algorithms import LEARN
 from tests.commands import compose, engine_of
 from tests.same import assert_close_state, assert_same_state
 
-ALGORITHMS = [*LEARN[Box], *(f"discrete {algo}" for algo in LEARN[Discrete])]
+ALGORITHMS = [*LEARN[Box], *(f"discrete {algo}" for algo in LEARN[Discrete]), "warm vae_bc"]
 SOME = [  # the others' steps differ from these in what the tests of each file look at
-    algo if algo in ("bc", "bcq") else pytest.param(algo, marks=pytest.mark.slow)
+    algo if algo in ("bc", "bcq", "warm vae_bc") else pytest.param(algo, marks=pytest.mark.slow)
     for algo in ALGORITHMS
 ]
 SMALL = ("dataset.num_steps=2000", "trainer.batch_size=16")
@@ -25,6 +25,7 @@ OWN = {
     "bcq": FEW_SAMPLES,  # its programs are those of other tests
     "cql": FEW_SAMPLES,
     "discrete discrete_bcq": ("algo.target_update_freq=3",),
+    "warm vae_bc": ("vae.kl_warmup=30",),
 }
 # what the runs of a stack differ in, where the algorithm has it
 NUMBERS = {
@@ -49,7 +50,7 @@ def small(algo):
 
 
 def choice(algo):
-    return algo.removeprefix("discrete ")
+    return algo.removeprefix("discrete ").removeprefix("warm ")
 
 
 def cfgs_of(algo, *overrides):

@@ -49,5 +49,5 @@ DEAD_VAE = Watch(
     "dead VAE",
     ("kl_loss",),
     below=1e-3,
-    remedy="trainer.normalize_obs=true or vae.kl_weight=0.1",
+    remedy="trainer.normalize_obs=true or vae.kl_warmup=10000",
 )

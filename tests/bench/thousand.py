@@ -93,7 +93,7 @@ def _copy(written: Path, folder: Path, cfg: DictConfig, changes: dict[str, Any])
     rows = np.stack([v if k == "step" else v * noise for k, v in columns.items()], 1).tolist()
     lines = [",".join(map(str, [int(step), *values])) for step, *values in rows]
     (folder / "train.csv").write_text("\r\n".join([",".join(columns), *lines, ""]))
-    summary |= {"config": OmegaConf.to_container(cfg), "seed": changes["seed"]}
+    summary |= {"config": OmegaConf.to_container(cfg, resolve=True), "seed": changes["seed"]}
     summary["last"]["return_mean"] += 100 * changes["algo.lmbda"] + changes["seed"]
     record.write_summary(summary)
 

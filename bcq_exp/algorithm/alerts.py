@@ -14,7 +14,7 @@ class Watch:
         kind: the trouble, in a few words.
         statistics: the metrics' names, as in ``train.csv``.
         below, above: flag values beyond these bounds; ``None`` is no bound. A run is in trouble
-            after :data:`bcq_exp.training.run.LASTING_STEPS` steps out of bounds.
+            after ``training.run.LASTING_STEPS`` steps out of bounds.
         diverging: flag metrics whose largest absolute value is not finite or keeps growing
             (:mod:`bcq_exp.analysis.findings` defines by how much).
         remedy: overrides to try, as typed on a command line.

@@ -34,7 +34,7 @@ def findings(runs: RunTables) -> list[Finding]:
     """All warnings, errors first.
 
     Each run decided while it trained whether a metric was out of bounds for long enough
-    (:meth:`bcq_exp.training.run.Run.log_training`); its summary lists it under ``trouble``.
+    (``Run.log_training``); its summary lists it under ``trouble``.
     """
     training = dict(list(runs.training.groupby("run")))
     none = runs.training[:0]

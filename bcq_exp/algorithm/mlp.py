@@ -152,10 +152,15 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+def trainable(network: Any) -> list[Any]:
+    """Return the parameters that have gradients: not frozen ones, not a counter."""
+    return [param for param in network.parameters() if param.requires_grad]
+
+
 @contextmanager
 def frozen(network: Any) -> Iterator[None]:
     """Gradients pass through the network, none are computed for its own parameters."""
-    params = [p for p in network.parameters() if p.requires_grad]
+    params = trainable(network)
     for param in params:
         param.requires_grad_(False)
     try:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from bcq_exp.algorithm.mlp import trainable
 from bcq_exp.ranges import COSINE, LINEAR
 
 Schedule = Callable[[int], float]  # gradient steps taken -> factor of the learning rate
@@ -275,7 +276,7 @@ class OptimizerFactory(ABC):
 
 
 def optimizer_for(network: nn.Module, factory: OptimizerFactory | Any) -> Optimizer:
-    """The optimizer of a network's parameters.
+    """The optimizer of a network's trainable parameters.
 
     Args:
         factory: an :class:`OptimizerFactory`, or one of Tianshou's form: its
@@ -285,7 +286,7 @@ def optimizer_for(network: nn.Module, factory: OptimizerFactory | Any) -> Optimi
     Raises:
         TypeError: if it is neither.
     """
-    params = [param for param in network.parameters() if param.requires_grad]
+    params = trainable(network)
     if isinstance(factory, OptimizerFactory):
         return factory.create(params)
     if not hasattr(factory, "create_instances"):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bcq_exp.algorithm.base import OfflineAlgorithm, take
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.mlp import trainable
 from bcq_exp.algorithm.optim import Optimizer
 from bcq_exp.algorithm.stacking import StackedNetwork
 
@@ -23,7 +24,7 @@ class StackedOptimizer:
     """The optimizers of one network in each run; equal settings step together."""
 
     def __init__(self, optimizers: Sequence[Optimizer], network: StackedNetwork) -> None:
-        self._params = [param for param in network.parameters() if param.requires_grad]
+        self._params = trainable(network)
         self.parts: list[tuple[slice, Optimizer]] = []
         start = 0
         for _, same in groupby(optimizers, key=lambda optimizer: optimizer.factory):

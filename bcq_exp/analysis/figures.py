@@ -163,10 +163,10 @@ def diagnostics(groups: Groups) -> Figure | None:
     columns = [name for name in groups.runs.metrics if training[name].notna().any()]
     if not groups.few or not columns:
         return None
+    rows = {g: training[training["run"].isin(groups.members(g))] for g in groups.few}
     figure, panels = _panels(len(columns))
     for axes, column in zip(panels, columns, strict=True):
-        for group in groups.few:
-            mine = training[training["run"].isin(groups.members(group))]
+        for group, mine in rows.items():
             _curve(axes, groups, group, _band(mine, column))
         axes.set(xlabel="gradient steps", ylabel=column.replace("_", " "))
     _legend(figure, panels, groups.notes(groups.few))

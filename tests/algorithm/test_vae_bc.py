@@ -48,8 +48,8 @@ def test_the_weight_of_the_kl_term_rises_linearly_from_0():
     weights = []
     for step in range(6):
         noise = vae_bc.draw_noise(6, torch.Generator().manual_seed(step))
-        told = vae_bc.gradient_step(make_batch(seed=step), noise)
-        weights.append(float((told["vae_loss"] - told["recon_loss"]) / told["kl_loss"]))
+        metrics = vae_bc.gradient_step(make_batch(seed=step), noise)
+        weights.append(float((metrics["vae_loss"] - metrics["recon_loss"]) / metrics["kl_loss"]))
     assert weights == pytest.approx([0, 0.075, 0.15, 0.225, 0.3, 0.3])
     again = make_vae_bc(kl_weight=0.3, kl_warmup=4)
     again.load_state_dict(vae_bc.state_dict())

@@ -200,13 +200,14 @@ def origin(folder: str | Path) -> dict[str, Any]:
     """Return the provenance of a run's agent: command, configuration, seed, step, versions, commit.
 
     Raises:
-        UserError: if the folder holds no run.
+        UserError: if the folder holds no run, or no readable checkpoint.
     """
     summary = RunRecord(Path(folder)).summary()
     if summary is None:
         raise UserError(f"run={folder}: contains no summary.json; give the folder of a trained run")
     names = ("algorithm", "command", "seed", "step", "config_hash", "versions", "git_commit")
-    return {name: summary[name] for name in (*names, "config")}
+    facts = {name: summary[name] for name in (*names, "config")}
+    return facts | {"step": _checkpoint(folder)["step"]}  # a failed run has taken more
 
 
 def as_behaviour(agent: Agent, seed: int) -> Behaviour:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 
 import numpy as np
@@ -234,6 +235,15 @@ def test_the_agent_of_a_checkpoint_is_the_one_evaluated(trained):
     run = restore.load_run(trained, "cpu")
     results = Evaluator(run.make_env, 2, seed=1000).evaluate(run.agent)
     assert np.array_equal(results.returns, RunRecord(trained).episodes()["returns"][-1])
+
+
+def test_the_provenance_of_an_agent_is_that_of_its_checkpoint(trained, tmp_path):
+    record = RunRecord(shutil.copytree(trained, tmp_path / "r"))
+    summary = record.summary()
+    record.write_summary({**summary, "status": "failed", "step": 75})
+    names = ("algorithm", "command", "seed", "step", "config_hash", "versions", "git_commit")
+    expected = {name: summary[name] for name in (*names, "config")}
+    assert restore.origin(record.folder) == {**expected, "step": 60}
 
 
 def test_so_it_is_with_normalized_observations_in_double_precision(tmp_path):

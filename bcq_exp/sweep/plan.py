@@ -96,7 +96,9 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     params = _params(cfg)
     of_file = split([f"{key!s}={values}" for key, values in params.items() if key not in given])
     fixed, axes = fixed + of_file[0], axes + of_file[1]
-    _check_values(fixed, axes, compose)
+    if params:
+        cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
+    _check_values(cfg, fixed, axes, compose)
 
     ours = cfg.hydra.launcher._target_.startswith(HOME)
     halves = cfg.hydra.sweeper._target_.endswith("HalvingSweeper")
@@ -250,8 +252,8 @@ def _axis(override: Override) -> Axis:
     )
 
 
-def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
-    """Check each swept value with the other keys at their first value.
+def _check_values(base: DictConfig, fixed: list[str], axes: list[Axis], compose: Compose) -> None:
+    """Check each swept value with the other keys at their first value, as in ``base``.
 
     Values that train the same policy, on other devices or measured differently, are logged.
 
@@ -259,7 +261,6 @@ def _check_values(fixed: list[str], axes: list[Axis], compose: Compose) -> None:
         UserError: for an invalid value, or two that make equal runs.
     """
     first = [axis.overrides[0] for axis in axes]
-    base = compose([*fixed, *first])
     checked = check(base)
     for i, axis in enumerate(axes):
         varied = base.copy()  # reused: each value replaces the one before

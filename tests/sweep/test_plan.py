@@ -3,6 +3,7 @@
 import pytest
 
 from bcq_exp.config.naming import LONGEST_FOLDER_NAME, RunNaming, run_folder
+from bcq_exp.training.record import RunRecord
 from tests.commands import TINY
 from tests.forked import forked
 
@@ -142,6 +143,22 @@ def test_one_run_of_a_sweep_is_found_again_by_a_sweep_over_seeds(tmp_path):
         assert said in done.stdout
     names = {path.parent.name for path in (tmp_path / "multirun" / "s").glob("*/summary.json")}
     assert names == {"seed=0", "seed=1"}
+
+
+def test_a_sweeps_file_may_fix_values(tmp_path):
+    folder = tmp_path / "own" / "sweep"
+    folder.mkdir(parents=True)
+    params = "{algo.tau: 0.01, seed: 5}"
+    content = f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}"
+    (folder / "fixed.yaml").write_text(content)
+    short = (*TINY, "trainer.num_steps=10", "trainer.eval_every=10", "name=s")
+    short += ("--config-dir=own", "sweep=fixed")
+    assert forked(*short, cwd=tmp_path).returncode == 0
+    (run,) = (path.parent for path in tmp_path.glob("multirun/s/*/summary.json"))
+    summary = RunRecord(run).summary()
+    assert (run.name, summary["seed"], summary["config"]["algo"]["tau"]) == ("seed=5", 5, 0.01)
+    done = forked(*short, "seed=6,7", "--plan", cwd=tmp_path)  # tau is not taken for a difference
+    assert "2 runs, 2 to train" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("given", ["seed=0,1", "hydra/sweeper=optuna algo.lmbda=interval(0,1)"])

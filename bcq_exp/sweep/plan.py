@@ -118,17 +118,15 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
         placed.append(f"hydra.sweeper._target_={HOME}.GridSweeper")
     if "hydra.sweep.subdir" in given:
         return SweepPlan(folder, tuple(placed))
-    if not axes:  # one run; a later sweep over seeds finds it by this name
-        if not (folder / "0").exists():  # as earlier versions named it
-            placed.append(f"hydra.sweep.subdir='seed={cfg.seed}'")
-        return SweepPlan(folder, tuple(placed))
     naming = RunNaming(tuple(axis.key for axis in axes)).continuing(folder)
-    placed.append(f"hydra.sweep.subdir='{naming.subdir}'")
+    # of one run: a later sweep over seeds finds it by this name; 0 is that of earlier versions
+    alone = "0" if (folder / "0").exists() else f"seed={cfg.seed}"
+    placed.append(f"hydra.sweep.subdir='{naming.subdir if axes else alone}'")
     if any(axis.is_continuous for axis in axes):
         return SweepPlan(folder, tuple(placed))
-    names = _folder_names(folder, naming, axes)
+    names = _folder_names(folder, naming, axes) if axes else [alone]
     if not any(axis.is_group for axis in axes):  # a group adds its own keys
-        _check_others(cfg, folder, names, naming.keys)
+        _check_others(cfg, folder, names, naming.keys or ("seed",))
     if ours:  # this launcher does the rest
         return SweepPlan(folder, tuple(placed))
     there = tuple(folder / name for name in names if (folder / name).exists())
@@ -228,7 +226,10 @@ def _named_by(run: Path) -> set[str] | None:
     """The keys that name a run of a sweep, from Hydra's files; ``None`` if unknown."""
     with suppress(OSError, YAMLError, OmegaConfBaseException, AttributeError):
         sweep = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.sweep
-        naming = RunNaming.of(str(unresolved(sweep)["subdir"]))
+        subdir = str(unresolved(sweep)["subdir"])
+        if subdir.startswith("seed="):  # of a sweep of one run
+            return {"seed"}
+        naming = RunNaming.of(subdir)
         return None if naming is None else {*naming.keys}
     return None
 

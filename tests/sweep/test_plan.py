@@ -3,6 +3,7 @@
 import pytest
 
 from bcq_exp.config.naming import LONGEST_FOLDER_NAME, RunNaming, run_folder
+from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY
 from tests.forked import forked
@@ -141,8 +142,15 @@ def test_one_run_of_a_sweep_is_found_again_by_a_sweep_over_seeds(tmp_path):
         done = forked(*short, f"seed={seeds}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
-    names = {path.parent.name for path in (tmp_path / "multirun" / "s").glob("*/summary.json")}
+    sweep = tmp_path / "multirun" / "s"
+    names = {path.parent.name for path in sweep.glob("*/summary.json")}
     assert names == {"seed=0", "seed=1"}
+    refused = forked(*short, "seed=2", "algo.tau=0.1", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "seed=0 among them: algo.tau (0.005 -> 0.1); choose another name" in refused.stderr
+    (sweep / "seed=0").rename(sweep / "0")  # as earlier versions named it
+    done = forked(*short, "seed=0", "--plan", cwd=tmp_path)
+    assert "1 run, 1 complete, 0 to train" in done.stdout, done.stderr
 
 
 def test_a_sweeps_file_may_fix_values(tmp_path):
@@ -159,6 +167,19 @@ def test_a_sweeps_file_may_fix_values(tmp_path):
     assert (run.name, summary["seed"], summary["config"]["algo"]["tau"]) == ("seed=5", 5, 0.01)
     done = forked(*short, "seed=6,7", "--plan", cwd=tmp_path)  # tau is not taken for a difference
     assert "2 runs, 2 to train" in done.stdout, done.stderr
+
+
+def test_the_basic_launcher_restarts_a_sweep_of_one_run(tmp_path):
+    short = (*TINY, "trainer.num_steps=10", "trainer.eval_every=10", "-m", "name=s", "seed=0")
+    short += ("hydra/launcher=basic", "resume=restart")
+    sweep = tmp_path / "multirun" / "s"
+    for tau in (0.1, 0.2):
+        done = forked(*short, f"algo.tau={tau}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    runs = {str(path.parent.relative_to(sweep)): path.parent for path in sweep.rglob("train.csv")}
+    taus = {name: RunRecord(run).summary()["config"]["algo"]["tau"] for name, run in runs.items()}
+    assert taus == {"seed=0": 0.2, ".set_aside/seed=0.1": 0.1}
+    assert [(state.name, state.status) for state in run_states(sweep)] == [("seed=0", "done")]
 
 
 @pytest.mark.parametrize("given", ["seed=0,1", "hydra/sweeper=optuna algo.lmbda=interval(0,1)"])

@@ -114,9 +114,15 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     folder = check_folders(cfg, is_sweep=True)
     _check_folder(cfg, folder)
     placed = [f"hydra.sweep.dir='{folder}'"]
-    if cfg.hydra.sweeper._target_.endswith("BasicSweeper"):
+    is_grid = cfg.hydra.sweeper._target_.endswith("BasicSweeper")
+    if is_grid:
         placed.append(f"hydra.sweeper._target_={HOME}.GridSweeper")
     if "hydra.sweep.subdir" in given:
+        if cfg.resume == "restart" and is_grid and not ours:
+            raise UserError(
+                "resume=restart: cannot set aside runs in folders of hydra.sweep.subdir with "
+                "hydra/launcher=basic; choose another name or launcher"
+            )
         return SweepPlan(folder, tuple(placed))
     naming = RunNaming(tuple(axis.key for axis in axes)).continuing(folder)
     # of one run: a later sweep over seeds finds it by this name; 0 is that of earlier versions

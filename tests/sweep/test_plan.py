@@ -180,6 +180,9 @@ def test_the_basic_launcher_restarts_a_sweep_of_one_run(tmp_path):
     taus = {name: RunRecord(run).summary()["config"]["algo"]["tau"] for name, run in runs.items()}
     assert taus == {"seed=0": 0.2, ".set_aside/seed=0.1": 0.1}
     assert [(state.name, state.status) for state in run_states(sweep)] == [("seed=0", "done")]
+    refused = forked(*short, "hydra.sweep.subdir=x", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert refused.stderr.startswith("error: resume=restart: cannot set aside runs in folders")
 
 
 @pytest.mark.parametrize("given", ["seed=0,1", "hydra/sweeper=optuna algo.lmbda=interval(0,1)"])

@@ -94,6 +94,7 @@ MISTAKES = [
     (["resume=true"], "resume=true: multirun/ holds no run"),
     (["-m", "resume=true", "seed=0,1"], "resume=true: give the name= of the sweep"),
     (["resume=true", "name=absent"], "resume=true: multirun/absent holds no run"),
+    (["-m", "resume=true", "name=absent", "seed=0,1"], "true: multirun/absent holds no sweep;"),
 ]
 
 
@@ -190,6 +191,9 @@ def test_an_experiments_file_sets_seed_and_name_too(tmp_path):
     [
         (["sweep=seeds"], 10),
         (["sweep=seeds", "algo.lmbda=0.5,1"], 20),  # without -m
+        (["sweep=seeds", "seed=0,1"], 2),
+        (["-m", "++seed=0,1"], 2),
+        (["-m", "actor_optim={lr:0.1},{schedule:linear},{lr:0.1,schedule:linear}"], 3),
         (["sweep=seeds", "hydra.mode=RUN"], 10),
         (["--config-dir=own", "sweep=no_mode"], 2),
     ],

@@ -81,7 +81,9 @@ def test_the_folder_is_checked_with_a_config_dir_too(tmp_path):
 def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
     short = (*COMMON, "algo=denoising", "trainer.num_steps=10")
     assert run("--config-name=config", *short, "name=x", cwd=tmp_path).returncode == 0
-    assert run("-m", *short, "seed=3,4", "name=s", cwd=tmp_path).returncode == 0
+    sweep = ("-m", *short, "seed=3,4", "name=s")
+    for launcher in ("vectorized", "basic"):
+        assert run(*sweep, f"hydra/launcher={launcher}", cwd=tmp_path).returncode == 0
     folder = tmp_path / "multirun"
     commands = json.loads((folder / "s" / "sweep.json").read_text())["commands"]
     recorded = RunRecord(folder / "x").summary()["command"]
@@ -89,6 +91,7 @@ def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
     for line, said in (
         (recorded, "x is complete; a larger trainer.num_steps continues it"),
         (commands[0], "2 runs, 2 complete, 0 to train"),
+        (commands[1], "s/seed=4 is complete; a larger trainer.num_steps continues it"),
         (f"{alone} name=alone", "step 10: return"),
     ):
         assert f"--config-dir={HERE / 'conf'}" in line

@@ -123,6 +123,7 @@ def test_a_killed_sweep_goes_on_to_the_same_results(launcher, sweep, tmp_path):
     done = forked(*options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {state.status for state in run_states(folder)} == {"done"}
+    assert not (folder / ".set_aside").exists()
     for name, tables in results(folder).items():
         for table, expected in zip(tables, results(sweep[0])[name], strict=True):
             assert [row["step"] for row in table] == [row["step"] for row in expected]

@@ -14,10 +14,10 @@ MISTAKES = {
     "algo.lmbda=0.5,2": "algo.lmbda=2.0: must be a number in [0, 1]",
     "algo.lmbda=0.5,x": "algo.lmbda=x: must be a number in [0, 1]",
     "critic=state_action,huge": "critic=huge: no such choice; there are state, state_action",
-    "sweep=seeds,phi_gamma": "sweep=seeds, sweep=phi_gamma: give equal runs",
+    "sweep=seeds,phi_gamma": "equal runs, as nothing in their training differs; give one sweep=",
     "logger=wandb,none": "logger=wandb, logger=none: give equal runs",
     "trainer.objective=return_mean,normalized_score": "objective=normalized_score: give equal runs",
-    "name=a,b": "name=a, name=b: give equal runs, as nothing in their",
+    "name=a,b": "equal runs, as nothing in their training differs; give one value of name",
     "algo.tau=0.1,1e-1": "two runs of the sweep map to one folder: multirun/s/gamma=0.9",
     "seed=1,1": "two runs of the sweep map to one folder: multirun/s/gamma=0.9,seed=1",
 }
@@ -169,6 +169,14 @@ def test_a_sweeps_file_may_fix_values(tmp_path):
     assert "2 runs, 2 to train" in done.stdout, done.stderr
 
 
+def test_a_seed_may_follow_the_swept_key(tmp_path):
+    short = (*TINY, "trainer.num_steps=10", "trainer.eval_episodes=0", "-m", "name=s")
+    short += ("seed=${dataset.seed}",)
+    for more in (("dataset.seed=choice(0)",), ("dataset.seed=1,2", "--plan")):
+        done = forked(*short, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
 def test_the_basic_launcher_restarts_a_sweep_of_one_run(tmp_path):
     short = (*TINY, "trainer.num_steps=10", "trainer.eval_every=10", "-m", "name=s", "seed=0")
     short += ("hydra/launcher=basic", "resume=restart")
@@ -220,6 +228,9 @@ def test_a_sweeps_runs_differ_by_what_names_them(tmp_path):
     assert "dataset._target_ (bcq_exp.data.datasets.load_pendulum -> " in refused.stderr
     assert refused.stderr.endswith(" more; choose another name\n")
     assert {path.name for path in tmp_path.glob("multirun/s/*/")} == {"seed=0", "seed=1"}
+    refused = forked(*short, "seed=0,1", "resume=false", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "resume=false: multirun/s holds a sweep already; choose another name" in refused.stderr
     for more in (  # what is swept, then or now, is in the names
         ("seed=0,2",),
         ("seed=2,3", "algo.tau=0.1,0.005"),
@@ -228,3 +239,14 @@ def test_a_sweeps_runs_differ_by_what_names_them(tmp_path):
     ):
         done = forked(*short, *more, "--plan", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+    first, second = (tmp_path / "multirun" / "s" / f"seed={seed}" for seed in (0, 1))
+    (first / "summary.json").write_text("")  # damaged: the other stands for both
+    other = (*short, "seed=2,3", "algo.tau=0.1", "--plan")
+    assert "seed=1 among them: algo.tau" in forked(*other, cwd=tmp_path).stderr
+    hydra = second / ".hydra" / "hydra.yaml"
+    hydra.write_text(hydra.read_text().replace('run_folder:"seed"', 'run_folder:"algo,seed"'))
+    done = forked(*other, cwd=tmp_path)  # a group's keys are not in the names
+    assert done.returncode == 0, done.stderr
+    hydra.unlink()  # nobody knows what named it
+    done = forked(*other, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -92,7 +92,7 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     assert done.returncode == 0, done.stderr
     assert "DDPG, last" in done.stdout and "behaviour's return" not in done.stdout
     buffer = ("behaviour=run", "record=buffer", "run=multirun/agent")
-    told = printed(collect("id=my/buffer-v0", *buffer))
+    told = printed(collect("id=my/buffer-v0", *buffer, "num_steps=450"))
     assert (told["steps"], told["episodes"]) == ("450", "3")
     steps, _ = restore.load_collected(tmp_path / "multirun" / "agent")
     metadata = json.loads(next(tmp_path.glob("minari/my/buffer-v0/data/metadata.json")).read_text())

@@ -45,6 +45,8 @@ def test_returns_are_printed_and_saved_and_an_episode_filmed(trained, tmp_path):
     saved = json.loads((run / "evaluation_3_episodes_seed_50.json").read_text())
     np.testing.assert_allclose(saved["returns"], results.returns, rtol=1e-6)
     assert (saved["step"], saved["seed"], saved["lengths"]) == (60, 50, [200] * 3)
+    means = [saved["return_mean"], saved["return_std"], saved["length_mean"]]
+    assert means == pytest.approx([results.return_mean, results.return_std, 200])
     frames = iio.imread(tmp_path / "film" / "a.gif", index=None)
     assert f"video   film/a.gif ({200} frames of the first episode)" in done.stdout
     assert len(frames) > 50  # a GIF joins equal neighbours
@@ -79,7 +81,10 @@ def test_another_environment_is_evaluated_in_by_its_id(trained, tmp_path):
     done = evaluate("run=run", "num_episodes=1", f"env={OWN}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (saved,) = run.glob("evaluation_*.json")
+    assert saved.stem == "evaluation_1_episodes_seed_2000_in_tests-own-envs-own-Pendulum-v0"
     assert json.loads(saved.read_text())["env"] == OWN
+    filmed = restore.load_run(run, "cpu").env_maker("Pendulum-v1")(render_mode="rgb_array")
+    assert filmed.render_mode == "rgb_array"
     unknown = evaluate("run=run", "env=Nope-v0", cwd=tmp_path)
     assert unknown.stderr.startswith(
         "error: environment 'Nope-v0' is not registered with Gymnasium"
@@ -111,10 +116,9 @@ def test_a_mistake_is_one_line_with_status_2(args, message, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_key_of_a_missing_device_is_named_in_the_error(trained):
-    from bcq_exp.errors import UserError
-
-    with pytest.raises(UserError, match="device=cuda: this machine has 0 CUDA devices"):
-        restore.load_run(trained, "cuda")
+    for load in (restore.load_run, restore.load_policy):
+        with pytest.raises(UserError, match="device=cuda: this machine has 0 CUDA devices"):
+            load(trained, "cuda")
 
 
 def test_a_film_that_cannot_be_drawn_says_how_mujoco_draws_without_a_display(tmp_path, monkeypatch):

@@ -3,15 +3,18 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
+from bcq_exp import load_policy
 from bcq_exp.data.environments import parse_spec
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import UserError
 from bcq_exp.training import restore
 from bcq_exp.training.evaluation import Evaluator
 from tests.forked import forked
+from tests.same import checkpoint
 
 
 @pytest.fixture
@@ -45,9 +48,25 @@ CONFIGS = {
     "one in a list": lambda c, t: c["critic"].update(
         hidden_sizes=[{"_target_": "pathlib.Path.touch", "self": t}]
     ),
+    "one in a tuple": lambda c, t: c["critic"].update(
+        hidden_sizes=({"_target_": "pathlib.Path.touch", "self": t},)
+    ),
+    "one of ours in a node below": lambda c, t: c["critic"].update(
+        hidden_sizes={"_target_": c["critic"]["_target_"]}
+    ),
+    "a module": lambda c, t: c["actor"].update(_target_="theirs.Actor"),
     "an algorithm": lambda c, t: c["algo"].update(_target_="subprocess.Popen"),
     "what ours import": lambda c, t: c["actor"].update(
         _target_="bcq_exp.algorithm.networks.torch.os.system"
+    ),
+    "a class that ours import": lambda c, t: c["actor"].update(
+        _target_="bcq_exp.algorithm.networks.torch.nn.Identity"
+    ),
+    "a class that is missing": lambda c, t: c["actor"].update(
+        _target_="bcq_exp.algorithm.networks.Missing"
+    ),
+    "a function of ours": lambda c, t: c["actor"].update(
+        _target_="bcq_exp.algorithm.networks.concatenated"
     ),
     "positions": lambda c, t: c["actor"].update(_args_=["touch"]),
     "an optimizer": lambda c, t: c["actor_optim"].update(_target_="os.system"),
@@ -56,8 +75,10 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_configuration_that_names_other_code_is_refused(name, folder):
+def test_a_configuration_that_names_other_code_is_refused(name, folder, monkeypatch):
     touched = folder / "touched"
+    (folder / "theirs.py").write_text(f"open({str(touched)!r}, 'w')")
+    monkeypatch.syspath_prepend(folder)
     spoiled(folder, lambda saved: CONFIGS[name](saved["config"], str(touched)))
     with pytest.raises(UserError) as refused:
         restore.load_run(folder, "cpu")
@@ -67,6 +88,7 @@ def test_a_configuration_that_names_other_code_is_refused(name, folder):
 
 def test_an_entry_point_of_a_registered_environment_is_the_registered_one(folder):
     spoiled(folder, lambda saved: spec_of(saved, entry_point="subprocess:check_output"))
+    spoiled(folder, lambda saved: saved["config"]["logger"].update(group=""))  # no code either
     run = restore.load_run(folder, "cpu")
     evaluator = Evaluator(run.make_env, 1, seed=0)
     assert evaluator.evaluate(run.agent).lengths.tolist() == [200]
@@ -106,6 +128,19 @@ def test_who_is_trusted_may_name_anything(folder):
     )
     run = restore.load_run(folder, "cpu", trusted=True)
     assert Evaluator(run.make_env, 1, seed=0).evaluate(run.agent).lengths.tolist() == [7]
+    spoiled(folder, lambda saved: saved["engine"].update(collected={"rew": torch.zeros(60)}))
+    _, make_env = restore.load_collected(folder, trusted=True)
+    assert make_env().spec.id == "Mine-v0"
+    with pytest.raises(DataError, match="trust=true"):
+        restore.load_collected(folder)[1]()
+    spoiled(folder, lambda saved: saved["config"]["actor"].update(_convert_="all"))
+    assert load_policy(folder, "cpu", trusted=True).predict(np.zeros(3))[0].shape == (1,)
+    with pytest.raises(UserError, match="trust=true"):
+        load_policy(folder, "cpu")
+    config = checkpoint(folder)["config"]  # the user's own
+    assert restore.load_run(folder, "cpu", config=config).step == 60
+    with pytest.raises(UserError, match="belongs to another configuration"):
+        restore.load_run(folder, "cpu", config={**config, "seed": 7})
     spoiled(folder, lambda saved: spec_of(saved, entry_point=None))  # a class is not stored
     with pytest.raises(UserError, match="not stored; set env to 'module:id'") as refused:
         restore.load_run(folder, "cpu", trusted=True).make_env()

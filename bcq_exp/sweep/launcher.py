@@ -151,7 +151,7 @@ class CohortLauncher(Launcher):
         damaged = {each.spec.folder.name: each.damage for each in planned if each.damage}
         planned_groups = [group for _, group in groups]
         sizes = [len(runs) for runs, _ in groups]
-        print(_summary(planned[0].spec.folder.parent, len(planned), len(missing), sizes, until))
+        print(_summary(planned, missing, sizes, until))
         for line in plan_lines(planned_groups, self._workers.count, damaged):
             print(line)
         if num_valued := sum(each.spec.objective.fqe is not None for each in planned):
@@ -223,7 +223,7 @@ class CohortLauncher(Launcher):
                 start.set_aside(each.spec.folder)
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         sizes = [len(runs) for runs, _ in groups]
-        log.info(_summary(sweep, len(planned), len(missing), sizes, until))
+        log.info(_summary(planned, missing, sizes, until))
         if groups and self._workers.count > 1:
             log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(sweep))))
 
@@ -422,11 +422,14 @@ def _cost(one: Planned, num_threads: int) -> CohortCost | None:
 
 
 def _summary(
-    sweep: Path, num_runs: int, num_missing: int, sizes: Sequence[int], until: int | None
+    planned: Sequence[Planned], missing: Sequence[Planned], sizes: Sequence[int], until: int | None
 ) -> str:
+    sweep, num_damaged = planned[0].spec.folder.parent, sum(bool(each.damage) for each in planned)
+    num_complete = len(planned) - len(missing) - num_damaged
+    complete = f", {num_complete} complete" if num_complete else ""
+    damaged = f", {num_damaged} damaged" if num_damaged else ""
     words = "/".join(map(str, sorted(set(sizes), reverse=True)))
-    complete = f", {num_runs - num_missing} complete" if num_runs > num_missing else ""
     groups = f" in {counted(len(sizes), 'group')} of {words}" if sizes else ""
     end = f" to step {until}" if until is not None else ""
-    runs = counted(num_runs, "run")
-    return f"{shortest(sweep)}: {runs}{complete}, {num_missing} to train{end}{groups}"
+    runs = f"{shortest(sweep)}: {counted(len(planned), 'run')}{complete}{damaged}"
+    return f"{runs}, {len(missing)} to train{end}{groups}"

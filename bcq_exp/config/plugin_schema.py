@@ -34,7 +34,9 @@ class JoblibConfig(LauncherConfig):
     verbose: int = key(NATURAL)
     timeout: float | None = key(OneOf((None,), "a group of runs trains to its end"))
     pre_dispatch: str = key(
-        Matching(r"all|[\d\s*+/()-]*(n_jobs)?[\d\s*+/()-]*", "all, or such as 2*n_jobs")
+        Matching(
+            r"all|[1-9]\d*(\s*\*\s*n_jobs)?|n_jobs", "all, or at least 1, such as 4 or 2*n_jobs"
+        )
     )
     batch_size: str = key(Matching(r"auto|[1-9]\d*", "auto or an integer at least 1"))
     temp_folder: str | None = key(PATH)

@@ -96,10 +96,6 @@ class Joblib(Workers):
             )
         self.count = joblib.effective_n_jobs(n_jobs)
         self._parallel = {name: _as_number(value) for name, value in parallel.items()}
-        try:
-            joblib.Parallel(n_jobs, **self._parallel)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"hydra.launcher: joblib.Parallel: {first_line(error)}") from None
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path
@@ -217,10 +213,10 @@ class Ray(Workers):
             UserError: for an unknown argument, or if no cluster answers at the address.
         """
         self._task()
-        address = self._init.get("address") or ""
-        parts = urlsplit(address if "//" in address else f"//{address}")
-        if parts.hostname and parts.port:
-            with self._refused():
+        address = str(self._init.get("address") or "")
+        with self._refused():
+            parts = urlsplit(address if "//" in address else f"//{address}")
+            if parts.hostname and parts.port:  # which raises for a port that is no number
                 socket.create_connection((parts.hostname, parts.port), timeout=10).close()
 
     def run(

@@ -1,8 +1,12 @@
 """Launchers have the keys of Hydra's plugins: what they pass on, and what is refused."""
 
+import threading
+import time
+
 import pytest
 from hydra.core.plugins import Plugins
 
+from bcq_exp.errors import RunStopped, UserError
 from tests.commands import TINY, compose
 from tests.forked import forked
 
@@ -33,12 +37,30 @@ def test_joblib_is_given_its_plugins_keys():
     }  # fmt: skip
 
 
+def negated(number):
+    time.sleep(0.1)  # so that the next group is taken when this one has ended
+    return -number
+
+
 @pytest.mark.parametrize("pre_dispatch", ["all", "1"])
 def test_joblib_trains_every_group(pre_dispatch, tmp_path):
     made = workers(
         "joblib", "hydra.launcher.n_jobs=2", f"hydra.launcher.pre_dispatch={pre_dispatch}"
     )
-    assert sorted(made.run(abs, iter([-1, -2, -3, -4]), tmp_path)) == list(enumerate([1, 2, 3, 4]))
+    composed_by = set()
+
+    def groups():
+        for number in (-1, -2, -3, -4):
+            composed_by.add(threading.current_thread())
+            yield number
+
+    assert sorted(made.run(negated, groups(), tmp_path)) == list(enumerate([1, 2, 3, 4]))
+    assert composed_by == {threading.main_thread()}, "Hydra's global configuration is not for two"
+
+
+def test_one_process_per_core_is_counted():
+    made = workers("joblib", "hydra.launcher.n_jobs=-1")
+    assert made.count == pytest.importorskip("joblib").cpu_count()
 
 
 def test_ray_is_given_its_plugins_keys():
@@ -49,7 +71,26 @@ def test_ray_is_given_its_plugins_keys():
         "+hydra.launcher.ray.remote.num_gpus=1",
     )
     assert (made._init["address"], made._init["num_cpus"]) == ("somewhere", 3)
-    assert (made._remote["num_cpus"], made._remote["num_gpus"]) == (1, 1)
+    retried = {"max_retries": 3, "retry_exceptions": [RunStopped]}  # a node that is shut down
+    assert made._remote == {"num_cpus": 1, "num_gpus": 1, **retried}
+    others = {f"+hydra.launcher.ray.remote.{key}=2" for key in ("num_cpus", "max_retries")}
+    assert workers("ray", *others)._remote == {**retried, "num_cpus": 2, "max_retries": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("ray.init.address=head:x", "ray.init.address=head:x: Port could not be cast"),
+        ("ray.init.address='ray://[::1'", "ray.init.address=ray://[::1: Invalid IPv6 URL"),
+        ("+ray.remote.nope=1", "ray.remote: Invalid option keyword nope"),
+    ],
+)
+def test_ray_is_refused_what_it_does_not_know_before_anything_is_written(given, said, tmp_path):
+    prefix = "+" * given.startswith("+")
+    made = workers("ray", f"{prefix}hydra.launcher.{given.lstrip('+')}")
+    with pytest.raises(UserError) as refused:
+        made.check(tmp_path, 2)
+    assert str(refused.value).startswith(f"hydra.launcher.{said}")
 
 
 def test_submitit_is_given_its_plugins_keys(monkeypatch):
@@ -89,7 +130,9 @@ MISTAKES = [
     ("joblib", "prefer=threads", "prefer=threads: must be processes (workers are processes)"),
     ("joblib", "backend=threading", "must be one of loky, null (workers are processes)"),
     ("joblib", "timeout=3", "timeout=3.0: must be null (a group of runs trains to its end)"),
-    ("joblib", "pre_dispatch=x", "pre_dispatch=x: must be all, or such as 2*n_jobs"),
+    ("joblib", "n_jobs=0", "n_jobs=0: must be an integer other than 0; -1 is one per core"),
+    ("joblib", "pre_dispatch=0", "pre_dispatch=0: must be all, or at least 1, such as 4 or 2*n"),
+    ("joblib", "pre_dispatch=2*", "pre_dispatch=2*: must be all, or at least 1, such as 4 or 2*n"),
     ("joblib", "nope=1", "hydra.launcher.nope: no such key"),
     ("joblib", "+nope=1", "hydra.launcher.nope: no such key; there are backend"),
     ("joblib", "workers.n_jobs=2", "workers.n_jobs was replaced by hydra.launcher.n_jobs"),

@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from hydra.experimental.callback import Callback
 
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
@@ -20,6 +21,25 @@ from tests.wandb_reader import read
 GRID = ("-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
 SWEEP = (*GRID, *TINY)
 NAMES = [f"lmbda={lmbda},seed={seed}" for lmbda in ("0.5", "1.0") for seed in (0, 1)]
+
+
+NOTED = f"+hydra.callbacks.noted._target_={__name__}.Noted"
+
+
+class Noted(Callback):
+    """Writes down the jobs that Hydra calls it for."""
+
+    def on_job_start(self, config, **_):
+        self._note(f"start {config.hydra.job.num} {config.seed}")
+
+    def on_job_end(self, config, job_return, **_):
+        alike = job_return.cfg.seed == config.seed and "hydra" not in job_return.cfg
+        number = job_return.hydra_cfg.hydra.job.num
+        self._note(f"end {number} {config.seed} {alike} {job_return.return_value < 0}")
+
+    def _note(self, line):
+        with open("noted", "a") as file:
+            file.write(f"{line}\n")
 
 
 def summaries(folder):
@@ -40,7 +60,7 @@ def results(folder):
 def sweep(tmp_path_factory):
     """A finished sweep, and what it said."""
     folder = tmp_path_factory.mktemp("sweep")
-    done = forked(*SWEEP, "logger=wandb", cwd=folder)
+    done = forked(*SWEEP, "logger=wandb", NOTED, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "multirun" / "s", done
 
@@ -76,10 +96,19 @@ def test_a_sweep_ends_by_naming_its_report(sweep):
 def test_a_complete_sweep_is_recognised(sweep):
     folder, _ = sweep
     before = {name: s["updated"] for name, s in summaries(folder).items()}
-    done = forked(*SWEEP, cwd=folder.parents[1])
+    done = forked(*SWEEP, NOTED, cwd=folder.parents[1])
     assert done.returncode == 0
     assert "4 runs, 4 complete, 0 to train" in done.stdout
     assert {name: s["updated"] for name, s in summaries(folder).items()} == before
+
+
+def test_hydras_callbacks_are_called_for_the_jobs_that_are_trained(sweep):
+    folder, _ = sweep
+    seeds = enumerate([0, 1, 0, 1])
+    started = [f"start {number} {seed}" for number, seed in seeds]
+    ended = [f"{line.replace('start', 'end')} True True" for line in started]
+    noted = (folder.parents[1] / "noted").read_text()  # also after the sweep that was complete
+    assert noted.splitlines() == started + ended
 
 
 @pytest.mark.slow

@@ -304,3 +304,13 @@ def test_a_name_is_text_and_recorded_in_quotes_only_where_hydra_would_misread_it
     assert summary["command"] == "bcq_exp train " + shlex.join([*given, recorded])
     overrides = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
     assert overrides == [*given, recorded]
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "hydra.yaml"])
+def test_a_full_disk_where_hydra_writes_is_named_and_is_no_mistake(file, tmp_path):
+    folder = tmp_path / "multirun" / "r" / ".hydra"
+    folder.mkdir(parents=True)
+    (folder / file).symlink_to("/dev/full")
+    done = forked(*TINY, "name=r", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "cannot write a file: No space left on device\n"

@@ -36,7 +36,7 @@ from bcq_exp.config.keys import schema_of
 from bcq_exp.config.overrides import key_and_value
 from bcq_exp.config.schema import is_list
 from bcq_exp.errors import RunStopped, UserError, first_line
-from bcq_exp.files import unusable_path
+from bcq_exp.files import refusal, unusable_path
 
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 
@@ -85,9 +85,13 @@ def is_mistake(error: Exception) -> bool:
     """Whether an error is the user's mistake.
 
     Hydra and OmegaConf only read the user's input, so that every error raised in them counts,
-    whatever its type.
+    whatever its type. A full disk, where Hydra writes, is not the user's mistake.
     """
-    ours = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    if isinstance(error, UserError):
+        return True
+    if refusal(error) is not None:
+        return False
+    ours = isinstance(error, HydraException | OmegaConfBaseException)
     return ours or unusable_path(error) is not None or _raised_in(error) in READERS
 
 

@@ -46,6 +46,17 @@ def has_wandb_key() -> bool:
     return key is not None
 
 
+def report_no_imports() -> None:
+    """Keep W&B from reporting what is imported during a run.
+
+    It does so in the importing thread, where a dead or hanging W&B process would fail or stop the
+    import.
+    """
+    from wandb.sdk import wandb_run
+
+    wandb_run.register_post_import_hook = lambda *_: None
+
+
 def workspace_values(workspace: Any) -> dict[str, Any]:
     """Return a workspace of wandb-workspaces as the plain values that W&B's server receives."""
     return json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True))

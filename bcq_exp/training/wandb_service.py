@@ -11,6 +11,8 @@ from threading import TIMEOUT_MAX
 from types import SimpleNamespace
 from typing import Any
 
+from bcq_exp.internals import report_no_imports
+
 TIMEOUT = 30.0  # seconds, to connect or to upload what is left, without W&B's own variables
 GRACE = 10.0  # seconds after both, before W&B's process is ended
 
@@ -22,6 +24,7 @@ def set_up(on_warning: Callable[[str], None]) -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it prints to this process's stderr
     import wandb
 
+    report_no_imports()
     settings = wandb.Settings(
         console="off",
         disable_code=True,

@@ -1,6 +1,7 @@
 """W&B under fire, the real package: its process killed and stopped, no place to write, a server
 that fails in every way. The run is the same, one warning says what to do, and that does it."""
 
+import importlib
 import logging
 import os
 import re
@@ -268,6 +269,21 @@ def test_a_server_that_is_well_has_every_row(server, tmp_path, caplog):
     assert warnings(caplog) == []
     run_id = RunRecord(tmp_path / "r").summary()["wandb_id"]
     assert_whole(lambda table: server.rows(run_id, table), tmp_path / "r")
+
+
+def test_a_module_can_be_imported_after_the_service_died(trained, tmp_path, monkeypatch, impatient):
+    """W&B reports imports of such modules, jax among them, from the thread that imports."""
+    (tmp_path / "catboost.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def die_and_import():
+        signal_service(signal.SIGKILL)
+        time.sleep(0.5)  # until W&B notices
+        importlib.import_module("catboost")
+
+    in_the_middle(monkeypatch, tmp_path / "r", die_and_import)
+    fit(tmp_path / "r", *WANDB)
+    assert_same_run(tmp_path / "r", trained)
 
 
 @pytest.mark.faults

@@ -7,7 +7,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcq_exp import internals
 from bcq_exp.cli.explain import errors_pass, explained
@@ -63,6 +63,10 @@ class CheckCallback(Callback):
             given.hydra.extend(planned.overrides)
             parser = OverridesParser.create()
             internals.set_values(parser.parse_overrides(list(planned.overrides)), config)
+            with open_dict(config):  # sweepers read what their file fixes
+                config.update(
+                    {key: planned.config[key] for key in planned.config if key != "hydra"}
+                )
 
 
 def _check_groups(config: DictConfig) -> None:

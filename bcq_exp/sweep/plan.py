@@ -60,6 +60,7 @@ class SweepPlan:
     Args:
         folder: the sweep's.
         overrides: added to the user's, to place the runs in the folder.
+        config: composed with the first of the swept values, and with what a sweep's file fixes.
         expected: the names of the runs, unless the launcher records them itself.
         set_aside: folders of earlier runs to set aside.
         command: the command line as the user typed it.
@@ -67,6 +68,7 @@ class SweepPlan:
 
     folder: Path
     overrides: tuple[str, ...]
+    config: DictConfig
     expected: tuple[str, ...] = ()
     set_aside: tuple[Path, ...] = ()
     command: str = ""
@@ -123,22 +125,23 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
                 "resume=restart: cannot set aside runs in folders of hydra.sweep.subdir with "
                 "hydra/launcher=basic; choose another name or launcher"
             )
-        return SweepPlan(folder, tuple(placed))
+        return SweepPlan(folder, tuple(placed), cfg)
     naming = RunNaming(tuple(axis.key for axis in axes)).continuing(folder)
     # of one run: a later sweep over seeds finds it by this name; 0 is that of earlier versions
     alone = "0" if (folder / "0").exists() else f"seed={cfg.seed}"
     placed.append(f"hydra.sweep.subdir='{naming.subdir if axes else alone}'")
     if any(axis.is_continuous for axis in axes):
-        return SweepPlan(folder, tuple(placed))
+        return SweepPlan(folder, tuple(placed), cfg)
     names = _folder_names(folder, naming, axes) if axes else [alone]
     if not any(axis.is_group for axis in axes):  # a group adds its own keys
         _check_others(cfg, folder, names, naming.keys or ("seed",))
     if ours:  # this launcher does the rest
-        return SweepPlan(folder, tuple(placed))
+        return SweepPlan(folder, tuple(placed), cfg)
     there = tuple(folder / name for name in names if (folder / name).exists())
     return SweepPlan(
         folder,
         tuple(placed),
+        cfg,
         expected=tuple(names),
         set_aside=there if cfg.resume == "restart" else (),
         command=command([*own_configs(cfg.hydra), "-m", *overrides]),

@@ -255,6 +255,16 @@ def test_the_plan_says_the_rungs_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rungs_follow_the_steps_that_the_sweeps_file_fixes(tmp_path):
+    file = tmp_path / "sweep" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("# @package _global_\nhydra: {sweeper: {params: {trainer.num_steps: 80}}}\n")
+    given = [option for option in HALVING if not option.startswith("trainer.num_steps=")]
+    said = launch(*given, "--config-dir", str(tmp_path), "sweep=mine", "--plan", cwd=tmp_path)
+    for line in ("9 of 9 settings to step 20", "3 of 9 settings to step 40", "1 of 9 settings"):
+        assert line in said.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -115,9 +115,12 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     found = read(Path(places[0])) if len(places) == 1 else None
     if found is None:
         return None
-    judged = {(Path(each["folder"]).name, each["step"]) for each in found["policies"]}
-    there = runs.runs[runs.runs["step"] > 0]
-    now = set(zip((Path(folder).name for folder in there["folder"]), there["step"], strict=True))
+    judged = {Path(each["folder"]).name: each["step"] for each in found["policies"]}
+    there = runs.runs[runs.runs["step"] > 0].set_index("folder")
+    now = {Path(folder).name: step for folder, step in there["step"].items()}
+    for folder in there.index[there["status"] == "failed"]:  # after its checkpoint, which is judged
+        now.pop(Path(folder).name)
+        judged.pop(Path(folder).name, None)
     if judged == now:
         return found
     old = f"estimates are older than the runs; `bcq_exp select {places[0]}` updates them"

@@ -317,9 +317,14 @@ def test_the_report_has_it(selected, tmp_path, opened):
     assert "fitted Q evaluation" in shown.inner_text("#selection-quality")
     assert "estimates are older than the runs" not in page.read_text()
     record = RunRecord(sweep / policies["run"][0])
-    record.write_summary({**record.summary(), "step": 60})
-    assert forked("multirun/s", module="bcq_exp.compare", cwd=folder).returncode == 0
-    assert "estimates are older than the runs" in page.read_text()
+    summary = record.summary()
+    for changed, is_older in (
+        ({"status": "failed", "step": summary["step"] + 1}, False),  # its checkpoint is judged
+        ({"step": 60}, True),
+    ):
+        record.write_summary({**summary, **changed})
+        assert forked("multirun/s", module="bcq_exp.compare", cwd=folder).returncode == 0
+        assert ("estimates are older than the runs" in page.read_text()) is is_older
     (sweep / "ope" / "selection.json").write_text("{}")
     done = forked("multirun/s", module="bcq_exp.compare", cwd=folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

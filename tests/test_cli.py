@@ -192,6 +192,7 @@ def test_an_experiments_file_sets_seed_and_name_too(tmp_path):
         (["sweep=seeds"], 10),
         (["sweep=seeds", "algo.lmbda=0.5,1"], 20),  # without -m
         (["sweep=seeds", "seed=0,1"], 2),
+        (["sweep=seeds", "++seed=0,1"], 2),
         (["-m", "++seed=0,1"], 2),
         (["-m", "actor_optim={lr:0.1},{schedule:linear},{lr:0.1,schedule:linear}"], 3),
         (["sweep=seeds", "hydra.mode=RUN"], 10),

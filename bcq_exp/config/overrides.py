@@ -51,6 +51,12 @@ def key_and_value(override: str) -> tuple[str, str]:
     return key, value
 
 
+def with_params(params: Mapping[str, Any], arguments: Iterable[str]) -> list[str]:
+    """The overrides of a sweep: its ``params`` and the arguments, the last of each key."""
+    lines = [*(f"{key}={values}" for key, values in params.items()), *arguments]
+    return list({key_and_value(line)[0]: line for line in lines}.values())
+
+
 def resuming(overrides: Iterable[str]) -> list[str]:
     """The overrides of a run with ``resume=auto``, once its command has set old runs aside."""
     kept = [o for o in overrides if key_and_value(o)[0] != "resume"]

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 
+from bcq_exp.config.overrides import with_params
 from bcq_exp.internals import basic_sweeper, value_or_error
 from bcq_exp.sweep import result_table
 from bcq_exp.sweep.launcher import CohortLauncher
@@ -58,12 +59,10 @@ class GridSweeper(basic_sweeper()):  # type: ignore[misc]
         return Path(self.config.hydra.sweep.dir)
 
     def parsed(self, arguments: Sequence[str]) -> list[Override]:
-        """Parse swept and fixed overrides: the configuration's ``params``, then the arguments."""
+        """Parse swept and fixed overrides; arguments replace the configuration's ``params``."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        return parser.parse_overrides(
-            [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
-        )
+        return parser.parse_overrides(with_params(self.params, arguments))
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         pass

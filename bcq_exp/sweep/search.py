@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp.config.containers import plain
 from bcq_exp.config.identity import differences, identity
-from bcq_exp.config.overrides import key_and_value, resuming
+from bcq_exp.config.overrides import resuming, with_params
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import written
@@ -184,9 +184,7 @@ class OptunaSweeper(Sweeper):
 
     def _search_space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         """Split overrides into fixed ones and Optuna's distributions; arguments replace params."""
-        params = [f"{key}={value}" for key, value in self._params.items()]
-        lines = {key_and_value(line)[0]: line for line in [*params, *arguments]}
-        parsed = OverridesParser.create().parse_overrides(list(lines.values()))
+        parsed = OverridesParser.create().parse_overrides(with_params(self._params, arguments))
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
         if not space:

@@ -117,7 +117,7 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
         return None
     judged = {Path(each["folder"]).name: each["step"] for each in found["policies"]}
     there = runs.runs[runs.runs["step"] > 0].set_index("folder")
-    now = {Path(folder).name: step for folder, step in there["step"].items()}
+    now = {Path(str(folder)).name: step for folder, step in there["step"].items()}
     for folder in there.index[there["status"] == "failed"]:  # after its checkpoint, which is judged
         now.pop(Path(folder).name)
         judged.pop(Path(folder).name, None)

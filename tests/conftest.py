@@ -15,6 +15,13 @@ from filelock import FileLock
 # what takes seconds to import is imported where it is used: xdist's controller reads this too
 
 
+def pytest_configure() -> None:
+    """Load Hydra's plugins, which redefines its sweeper, before test modules import ours."""
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file's tests go to one worker, which makes the fixtures of a module once."""

@@ -63,10 +63,9 @@ class CheckCallback(Callback):
             given.hydra.extend(planned.overrides)
             parser = OverridesParser.create()
             internals.set_values(parser.parse_overrides(list(planned.overrides)), config)
-            with open_dict(config):  # sweepers read what their file fixes
-                config.update(
-                    {key: planned.config[key] for key in planned.config if key != "hydra"}
-                )
+            if (fixed := planned.config) is not None:  # which the sweeper reads
+                with open_dict(config):
+                    config.update({key: fixed[key] for key in fixed if key != "hydra"})
 
 
 def _check_groups(config: DictConfig) -> None:

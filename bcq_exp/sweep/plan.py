@@ -60,7 +60,8 @@ class SweepPlan:
     Args:
         folder: the sweep's.
         overrides: added to the user's, to place the runs in the folder.
-        config: composed with the first of the swept values, and with what a sweep's file fixes.
+        config: with the values that a sweep's file fixes, and the first of the swept ones; ``None``
+            if the file fixes none.
         expected: the names of the runs, unless the launcher records them itself.
         set_aside: folders of earlier runs to set aside.
         command: the command line as the user typed it.
@@ -68,7 +69,7 @@ class SweepPlan:
 
     folder: Path
     overrides: tuple[str, ...]
-    config: DictConfig
+    config: DictConfig | None
     expected: tuple[str, ...] = ()
     set_aside: tuple[Path, ...] = ()
     command: str = ""
@@ -101,6 +102,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     if params:
         cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
     _check_values(cfg, fixed, axes, compose)
+    of_sweeper = cfg if of_file[0] else None
 
     ours = cfg.hydra.launcher._target_.startswith(HOME)
     halves = cfg.hydra.sweeper._target_.endswith("HalvingSweeper")
@@ -125,23 +127,23 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
                 "resume=restart: cannot set aside runs in folders of hydra.sweep.subdir with "
                 "hydra/launcher=basic; choose another name or launcher"
             )
-        return SweepPlan(folder, tuple(placed), cfg)
+        return SweepPlan(folder, tuple(placed), of_sweeper)
     naming = RunNaming(tuple(axis.key for axis in axes)).continuing(folder)
     # of one run: a later sweep over seeds finds it by this name; 0 is that of earlier versions
     alone = "0" if (folder / "0").exists() else f"seed={cfg.seed}"
     placed.append(f"hydra.sweep.subdir='{naming.subdir if axes else alone}'")
     if any(axis.is_continuous for axis in axes):
-        return SweepPlan(folder, tuple(placed), cfg)
+        return SweepPlan(folder, tuple(placed), of_sweeper)
     names = _folder_names(folder, naming, axes) if axes else [alone]
     if not any(axis.is_group for axis in axes):  # a group adds its own keys
         _check_others(cfg, folder, names, naming.keys or ("seed",))
     if ours:  # this launcher does the rest
-        return SweepPlan(folder, tuple(placed), cfg)
+        return SweepPlan(folder, tuple(placed), of_sweeper)
     there = tuple(folder / name for name in names if (folder / name).exists())
     return SweepPlan(
         folder,
         tuple(placed),
-        cfg,
+        of_sweeper,
         expected=tuple(names),
         set_aside=there if cfg.resume == "restart" else (),
         command=command([*own_configs(cfg.hydra), "-m", *overrides]),

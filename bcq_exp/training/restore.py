@@ -205,8 +205,8 @@ def origin(folder: str | Path) -> dict[str, Any]:
     summary = RunRecord(Path(folder)).summary()
     if summary is None:
         raise UserError(f"run={folder}: contains no summary.json; give the folder of a trained run")
-    names = ("algorithm", "command", "seed", "step", "config_hash", "versions", "git_commit")
-    facts = {name: summary[name] for name in (*names, "config")}
+    names = ("algorithm", "command", "seed", "config_hash", "versions", "git_commit", "config")
+    facts = {name: summary[name] for name in names}
     return facts | {"step": _checkpoint(folder)["step"]}  # a failed run has taken more
 
 

@@ -33,10 +33,10 @@ def printed(done):
 
 def test_the_scripted_behaviour_and_an_id_that_is_taken(collect, load):
     args = ("id=my/set-v0", "env=Pendulum-v1", "num_steps=450")
-    told = printed(collect(*args, "seed=3"))
+    shown = printed(collect(*args, "seed=3"))
     data = load("my/set-v0")
     mean, std = data.episode_returns.mean(), data.episode_returns.std()
-    assert told == {
+    assert shown == {
         "id": "my/set-v0",
         "steps": "450",
         "episodes": "3",
@@ -92,8 +92,8 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     assert done.returncode == 0, done.stderr
     assert "DDPG, last" in done.stdout and "behaviour's return" not in done.stdout
     buffer = ("behaviour=run", "record=buffer", "run=multirun/agent")
-    told = printed(collect("id=my/buffer-v0", *buffer, "num_steps=450"))
-    assert (told["steps"], told["episodes"]) == ("450", "3")
+    shown = printed(collect("id=my/buffer-v0", *buffer, "num_steps=450"))
+    assert (shown["steps"], shown["episodes"]) == ("450", "3")
     steps, _ = restore.load_collected(tmp_path / "multirun" / "agent")
     metadata = json.loads(next(tmp_path.glob("minari/my/buffer-v0/data/metadata.json")).read_text())
     assert "100 random steps, then noise_std 0.1, seed 0" in metadata["description"]
@@ -102,8 +102,8 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
         np.testing.assert_array_equal(getattr(data.transitions, name), steps[name])
     assert np.flatnonzero(data.transitions.truncated).tolist() == [199, 399, 449]
     assert data.env_spec.id == "Pendulum-v1"
-    told = printed(collect("id=my/part-v0", *buffer, "num_steps=250"))
-    assert (told["steps"], told["episodes"]) == ("250", "2")
+    shown = printed(collect("id=my/part-v0", *buffer, "num_steps=250"))
+    assert (shown["steps"], shown["episodes"]) == ("250", "2")
     np.testing.assert_array_equal(load("my/part-v0").transitions.obs, steps["obs"][:250])
     more = collect("id=my/more-v0", *buffer, "num_steps=451")
     assert (more.returncode, more.stderr.count("\n")) == (2, 1), more.stderr

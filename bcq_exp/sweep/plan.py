@@ -29,6 +29,7 @@ from bcq_exp.formatting import listed
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.plugins import HOME
+from bcq_exp.sweep.search import STUDY_FILE
 from bcq_exp.training import start
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, is_sweep
@@ -132,12 +133,16 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     # of one run: a later sweep over seeds finds it by this name; 0 is that of earlier versions
     alone = "0" if (folder / "0").exists() else f"seed={cfg.seed}"
     placed.append(f"hydra.sweep.subdir='{naming.subdir if axes else alone}'")
-    if any(axis.is_continuous for axis in axes):
-        return SweepPlan(folder, tuple(placed), of_sweeper)
-    names = _folder_names(folder, naming, axes) if axes else [alone]
-    if not any(axis.is_group for axis in axes):  # a group adds its own keys
+    is_search = not (is_grid or halves)
+    if is_search or any(axis.is_continuous for axis in axes):
+        names = []  # chosen as results come in
+    else:
+        names = _folder_names(folder, naming, axes) if axes else [alone]
+    # a search checks the runs of its own study, and sets all of them aside to restart
+    checks_itself = is_search and (cfg.resume == "restart" or (folder / STUDY_FILE).exists())
+    if not checks_itself and not any(axis.is_group for axis in axes):  # a group adds its own keys
         _check_others(cfg, folder, names, naming.keys or ("seed",))
-    if ours:  # this launcher does the rest
+    if ours or not names:  # the launcher does the rest
         return SweepPlan(folder, tuple(placed), of_sweeper)
     there = tuple(folder / name for name in names if (folder / name).exists())
     return SweepPlan(

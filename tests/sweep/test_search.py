@@ -86,6 +86,8 @@ def test_equal_trials_are_one_run_and_a_study_is_of_one_configuration(tmp_path):
     assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE"] * 6
     assert len(run_states(folder)) == 2
     other = (*search, "algo.gamma=0.5", "hydra.sweeper.n_trials=2")
+    fewer = (*other, "algo.num_sampled_action=choice(1)", "resume=restart", "--plan")
+    assert forked(*fewer, cwd=tmp_path).returncode == 0  # all runs are set aside
     done = forked(*other, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "algo.gamma (0.99 -> 0.5)" in done.stderr and "resume=restart" in done.stderr
@@ -95,6 +97,18 @@ def test_equal_trials_are_one_run_and_a_study_is_of_one_configuration(tmp_path):
     assert {state.status for state in run_states(folder)} == {"done"}
     aside = {path.name for path in (folder / ".set_aside").iterdir()}
     assert aside == {"optuna.db.1", *(f"num_sampled_action={n}.1" for n in (1, 2))}
+
+
+@pytest.mark.parametrize("launcher", ["vectorized", "basic"])
+def test_a_search_does_not_join_runs_of_another_configuration(launcher, tmp_path):
+    of_grid = (*SHORT, "-m", "name=o", "seed=3,4")
+    assert forked(*of_grid, cwd=tmp_path).returncode == 0
+    search = (*SEARCH, "algo.gamma=0.5", f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=1")
+    for space in (("algo.lmbda=interval(0,1)",), ("algo.lmbda=choice(0.1)",)):
+        refused = forked(*search, *space, cwd=tmp_path)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert "seed=3 among them: algo.gamma (0.99 -> 0.5); choose" in refused.stderr
+    assert not (tmp_path / "multirun" / "o" / "optuna.db").exists()
 
 
 def test_a_search_that_another_process_has_in_hand_is_left_alone(tmp_path):

@@ -176,8 +176,19 @@ def test_one_element_of_a_tensor_may_step_the_other_way(is_bf16):
     assert not _agree(1.03 * step, step, before, is_bf16=False)
 
 
-@pytest.mark.parametrize("rows", [8, 600])
-def test_bfloat16_products_with_a_transposed_factor(rows):
-    x, weight = torch.randn(rows, 24).bfloat16(), torch.randn(16, 24).bfloat16()
-    (found,) = compiled(lambda x, w: [x @ w.T], x, weight)
-    torch.testing.assert_close(found.float(), (x @ weight.T).float(), rtol=0.02, atol=0.02)
+@pytest.mark.parametrize(("rows", "width"), [(8, 24), (100, 24), (8, 160), (100, 160)])
+def test_bfloat16_products_of_every_layout(rows, width):
+    """A layer's: forward, and the gradients of its input and weights."""
+    x, weight, bias, grad = (
+        torch.randn(shape).bfloat16()
+        for shape in ((rows, width), (128, width), (128,), (rows, 128))
+    )
+
+    def products(x, weight, bias, grad):
+        return [torch.addmm(bias, x, weight.T), x @ weight.T, grad @ weight, grad.T @ x]
+
+    for found, expected in zip(
+        compiled(products, x, weight, bias, grad), products(x, weight, bias, grad), strict=True
+    ):
+        scale = expected.float().std().item()
+        torch.testing.assert_close(found.float(), expected.float(), rtol=0.01, atol=0.01 * scale)

@@ -25,7 +25,7 @@ DTYPES = {
     torch.bool: jnp.bool_,
 }
 
-MANY_ROWS = 512  # of a product that takes longer than a copy of its other factor
+WIDE = 128  # a layer whose product takes longer than a copy of a factor
 
 
 def _add(a: Any, b: Any, alpha: float = 1) -> Array:
@@ -36,22 +36,55 @@ def _sub(a: Any, b: Any, alpha: float = 1) -> Array:
     return a - (b if alpha == 1 else alpha * b)
 
 
-def _matmul(a: Array, b: Array) -> Array:
-    """Multiply matrices; products of bfloat16 are summed in float32, as in torch."""
+def _product(a: Array, b: Array, transposed: Sequence[bool]) -> Array:
+    """Multiply matrices; those of bfloat16 give float32, as in torch's sums.
+
+    XLA multiplies bfloat16 as such only where both are stored row by row, others as float32. So the
+    transposed one is copied, or the smaller ones where the transposed product needs no such copy.
+
+    Args:
+        transposed: whether each is stored column by column, as a view of its transpose.
+    """
     if a.dtype != jnp.bfloat16:
         return jnp.matmul(a, b)
-    if a.shape[-2] >= MANY_ROWS:
+    (rows, inner), columns = a.shape[-2:], b.shape[-1]
+    if transposed[0]:
+        a = _row_major(a)
+    elif transposed[1] and min(inner, columns) >= WIDE:
+        if rows * (inner + columns) < inner * columns:
+            product = _in_float32(_transpose(b), _row_major(_transpose(a)))
+            return _transpose(jax.lax.optimization_barrier(product))
         b = _row_major(b)
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+    return _in_float32(a, b)
+
+
+def _in_float32(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+def _transpose(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
 
 
 def _row_major(x: Array) -> Array:
-    """Copy to row-major layout; XLA's bfloat16 products of other layouts are half as fast."""
     return jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
 
 
-def _addmm(bias: Array, a: Array, b: Array, beta: float = 1, alpha: float = 1) -> Array:
-    return _add(bias if beta == 1 else beta * bias, _matmul(a, b), alpha)
+def _matmul(a: Array, b: Array, transposed: Sequence[bool]) -> Array:
+    return _product(a, b, transposed).astype(a.dtype)
+
+
+def _addmm(
+    bias: Array,
+    a: Array,
+    b: Array,
+    beta: float = 1,
+    alpha: float = 1,
+    *,
+    transposed: Sequence[bool],
+) -> Array:
+    product = _product(a, b, transposed)
+    return _add(bias if beta == 1 else beta * bias, product, alpha).astype(a.dtype)
 
 
 def _lerp(start: Array, end: Array, weight: Any) -> Array:
@@ -205,6 +238,9 @@ _SAME = (
     "square", "tanh", "where",
 )  # fmt: skip
 
+# given as well how their matrices are stored
+PRODUCTS = {"addmm": _addmm, "baddbmm": _addmm, "bmm": _matmul, "mm": _matmul}
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     **{name: getattr(jnp, name) for name in _SAME},
     # arithmetic
@@ -259,11 +295,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         y * (grad - (grad * y).sum(dim, keepdims=True))
     ),
     "_softmax": lambda x, dim, half_to_float: jax.nn.softmax(x, dim),
-    # products
-    "addmm": _addmm,
-    "baddbmm": _addmm,
-    "bmm": _matmul,
-    "mm": _matmul,
+    **PRODUCTS,
     # comparisons
     "eq": jnp.equal,
     "ge": jnp.greater_equal,

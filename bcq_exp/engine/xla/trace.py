@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcq_exp.engine.xla import UntraceableError
-from bcq_exp.engine.xla.operators import DTYPES, OPERATORS
+from bcq_exp.engine.xla.operators import DTYPES, OPERATORS, PRODUCTS
 
 Layout = tuple[int, torch.Size, tuple[int, ...]]  # a tensor's place in memory
 
@@ -68,7 +69,7 @@ class Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace != "aten":  # marks for torch's profiler
             return func(*args, **kwargs)
-        lowered = _lowered(func)
+        lowered = _lowered(func, args)
         given = pytree.tree_map_only(Tensor, self.value, (args, kwargs))
         try:
             computed = lowered(*given[0], **given[1])
@@ -133,9 +134,12 @@ def _span(layout: Layout) -> tuple[int, int]:
     return offset, offset + 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 
-def _lowered(func: OpOverload) -> Callable[..., Any]:
-    """Return the function of JAX's values for an operator of torch."""
+def _lowered(func: OpOverload, args: Sequence[Any]) -> Callable[..., Any]:
+    """Return the function of JAX's values for an operator of torch, called with ``args``."""
     name = func.overloadpacket.__name__.removesuffix("_")
+    if name in PRODUCTS:
+        transposed = [matrix.stride(-2) == 1 for matrix in args[-2:]]
+        return partial(PRODUCTS[name], transposed=transposed)
     if name in OPERATORS:
         return OPERATORS[name]
     element = OPERATORS.get(name.removeprefix("_foreach_"))

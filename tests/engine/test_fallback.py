@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import pytest
 import torch
 
@@ -77,6 +78,19 @@ def test_an_optimizer_that_cannot_be_compiled_steps_eagerly_and_right(name, reas
     if name == "BranchingFactory":
         assert torch.equal(metrics, eager.advance(EAGER_STEPS + 20))
         assert_same_state(falling_back.state_dict(0), eager.state_dict(0))
+
+
+def test_a_program_that_xla_cannot_run_is_replaced_by_eager_steps(monkeypatch, caplog):
+    def refused(*_):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such product\nat line 1")
+
+    monkeypatch.setattr("bcq_exp.engine.xla.executor.Program.__call__", refused)
+    falling_back, eager = engines()
+    with caplog.at_level(logging.WARNING):
+        found = torch.cat([falling_back.advance(n) for n in (EAGER_STEPS, 20)], 1)
+    (warning,) = [r.message for r in caplog.records if WARNING in r.message]
+    assert "XLA: UNIMPLEMENTED: no such product; trainer.engine=eager" in warning
+    assert torch.equal(found, eager.advance(EAGER_STEPS + 20))
 
 
 def test_what_cannot_be_compiled_is_an_error_where_xla_is_asked_for():

@@ -24,6 +24,7 @@ from bcq_exp.engine.executors import EagerExecutor, take_step, unchanged
 from bcq_exp.engine.xla import UntraceableError
 from bcq_exp.engine.xla.operators import DTYPES
 from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
+from bcq_exp.errors import first_line
 from bcq_exp.files import cache_folder
 
 # allowed error of a tensor's change, by norm: Adam's first steps follow signs only
@@ -166,7 +167,7 @@ def verify(
     The second step reveals values that are no constants, such as a counter in Python.
 
     Raises:
-        UntraceableError: if they differ by more than rounding.
+        UntraceableError: if they differ by more than rounding, or XLA cannot run the program.
     """
     tensors = _changing(learner)
     before = [tensor.detach().clone() for tensor in tensors]
@@ -178,7 +179,10 @@ def verify(
         with unchanged(learner, buffers):
             for _ in range(2):
                 buffers.row.zero_()
-                executor.advance(1)
+                try:
+                    executor.advance(1)
+                except jax.errors.JaxRuntimeError as error:
+                    raise UntraceableError(f"XLA: {first_line(error)}") from error
             executor.sync()
             after.append([tensor.detach().clone() for tensor in tensors])
             learner.after_steps(-2)

@@ -239,7 +239,12 @@ _SAME = (
 )  # fmt: skip
 
 # given as well how their matrices are stored
-PRODUCTS = {"addmm": _addmm, "baddbmm": _addmm, "bmm": _matmul, "mm": _matmul}
+PRODUCTS: dict[str, Callable[..., Any]] = {
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "bmm": _matmul,
+    "mm": _matmul,
+}
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     **{name: getattr(jnp, name) for name in _SAME},

@@ -24,20 +24,23 @@ class Objective:
 
     Args:
         name: the name of the number.
+        num_steps: the steps after which it is wanted; a run in the folder may have taken more.
         fqe: the settings of fitted Q evaluation, if that is the objective.
         is_asked_for: whether there is an objective: with ``trainer.eval_episodes=0`` only fitted Q
             evaluation gives one.
     """
 
     name: str
+    num_steps: int
     fqe: FQESettings | None = None
     is_asked_for: bool = True
 
     @classmethod
     def of(cls, trainer: TrainerConfig) -> Objective:
         if trainer.objective == FQE:
-            return cls(FQE, FQESettings(num_steps=trainer.fqe_steps))
-        return cls(trainer.objective, is_asked_for=trainer.eval_episodes > 0)
+            return cls(FQE, trainer.num_steps, FQESettings(num_steps=trainer.fqe_steps))
+        is_asked_for = trainer.eval_episodes > 0
+        return cls(trainer.objective, trainer.num_steps, is_asked_for=is_asked_for)
 
     def check(self, dataset: Mapping[str, Any], *, is_wanted: bool) -> None:
         """Check that the objective is defined for this task.
@@ -82,7 +85,7 @@ class Objective:
 
         Args:
             folder: the folder of a run.
-            until: the step of the evaluation; ``None`` is the step that the run has reached.
+            until: the step of the evaluation; ``None`` is the last one, within ``num_steps``.
             summary: the run's summary, if it was read already.
         """
         record = RunRecord(folder)
@@ -94,8 +97,9 @@ class Objective:
             settings = {**asdict(self.fqe), "hidden_sizes": [*self.fqe.hidden_sizes]}
             own = (row for row in record.estimates() if row["settings"] == settings)
             return next((row for row in own if row["step"] >= step), None)  # it may be beyond
-        if until is None:
+        if until is None and summary["step"] <= self.num_steps:
             return summary["last"]
+        until = until or self.num_steps
         evaluations = record.rows("eval", summary["record"])
         return next((row for row in evaluations if row["step"] == until), None)
 
@@ -105,8 +109,8 @@ class Objective:
         """Return the objective of a trained run, NaN where none is asked for; see :meth:`row`.
 
         Raises:
-            UserError: if the environment has no normalized score, or fitted Q evaluation diverged
-                or is missing.
+            UserError: if the environment has no normalized score, the run went beyond the step
+                without an evaluation there, or fitted Q evaluation diverged or is missing.
         """
         return self.number(self.row(folder, until, summary), folder) if self.is_asked_for else nan
 
@@ -122,6 +126,11 @@ class Objective:
         if self.fqe is not None:
             what = "has no estimate" if row is None else "fitted Q evaluation diverged"
             raise UserError(f"trainer.objective=fqe: {folder}: {what}")
+        if row is None:
+            raise UserError(
+                f"trainer.num_steps={self.num_steps}: the run in {folder} has taken more steps, "
+                "and has no evaluation after these; give its number of steps, or another name"
+            )
         raise self._unscored(RunRecord(folder).required_summary()["dataset"]["id"])
 
     def _unscored(self, dataset: str) -> UserError:

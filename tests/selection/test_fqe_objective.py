@@ -95,7 +95,13 @@ def test_the_value_is_that_of_the_step_asked_for(tmp_path):
         record.append("eval", {"step": step, "return_mean": -step})
     last = {"step": 90, "return_mean": -90}
     summary = {"step": 90, "last": last, "record": record.marks()}
-    fqe, evaluated = Objective(FQE, FQESettings(num_steps=40)), Objective("return_mean")
+    fqe, evaluated = Objective(FQE, 90, FQESettings(num_steps=40)), Objective("return_mean", 90)
+    first = {"step": 60, "return_mean": -60}
+    assert Objective("return_mean", 60).row(tmp_path, None, summary) == first  # not the last
+    with pytest.raises(
+        UserError, match="num_steps=70: the run in .* has taken more"
+    ):
+        Objective("return_mean", 70).value(tmp_path, None, summary)
     for until, estimate, row in (
         *((50, 0.6, None), (60, 0.6, {"step": 60, "return_mean": -60})),
         *((70, 0.9, None), (None, 0.9, last)),

@@ -62,7 +62,7 @@ def test_so_it_is_on_the_command_line(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["logger=none", "trainer.device=cpu", "resume=true", "trainer.num_steps=25"]
+    "override", ["logger=none", "trainer.device=cpu", "resume=true", "trainer.num_steps=30"]
 )
 def test_what_does_not_change_the_training_may_change(override, run):
     before = tree(run)

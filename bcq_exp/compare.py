@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bcq_exp.cli.arguments import Parser, path, place, seconds
 from bcq_exp.cli.command import command
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from bcq_exp.analysis import summary
     from bcq_exp.analysis.report import write_report
     from bcq_exp.analysis.runs import load_runs
     from bcq_exp.analysis.tables import paper_table
@@ -89,6 +90,8 @@ def _compare(options: argparse.Namespace) -> None:
         if options.format is None:
             _print(runs, options.which, selection, options.runs)
         else:
+            found = summary.aggregates(runs, runs.groups(), options.which)
+            _print_notes(runs, found, sys.stderr)
             print(paper_table(runs, options.format, options.show or "mean", options.which), end="")
         to = sys.stderr if options.format else sys.stdout
         if options.figures is not None:
@@ -139,7 +142,6 @@ def _print(
     from rich.console import Console
 
     from bcq_exp.analysis import statistics, summary
-    from bcq_exp.analysis.findings import findings
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     found = summary.aggregates(runs, runs.groups(), which)
@@ -147,10 +149,21 @@ def _print(
         _print_returns(console, runs, which, found)
     else:
         _print_estimates(console, runs, selection, places)
-    for note in [*runs.notes, *summary.few_runs(found)]:
-        console.print(f"note: {note}", markup=False, highlight=False)
     if found:
         print(statistics.INTERVALS)
+    _print_notes(runs, found, sys.stdout)
+
+
+def _print_notes(runs: RunTables, found: Sequence[Aggregate], file: TextIO) -> None:
+    """Print notes on the runs, then warnings about single ones."""
+    from rich.console import Console
+
+    from bcq_exp.analysis import summary
+    from bcq_exp.analysis.findings import findings
+
+    console = Console(width=None if file.isatty() else 160, file=file)
+    for note in [*runs.notes, *summary.few_runs(found)]:
+        console.print(f"note: {note}", markup=False, highlight=False)
     kinds: dict[tuple[str, str], list[str]] = {}
     for f in findings(runs):
         kinds.setdefault((f.severity, f.kind), []).append(f"{runs.runs['name'][f.run]}: {f.detail}")

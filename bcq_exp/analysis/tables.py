@@ -31,7 +31,7 @@ def digits(value: float) -> str:
 
 
 def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "last") -> str:
-    """One row per group: a column per key, the number of runs, a column per data set.
+    """One row per group: a column per key, the number of evaluated runs, a column per data set.
 
     Results are mean ± std, or IQM [interval]. The best of a column is bold where its interval lies
     apart from every other's (:func:`standing_apart`).
@@ -51,14 +51,14 @@ def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "
         best = standing_apart(found, {group: len(x) for group, x in known.items()})
         for group, x in known.items():
             cells[group][task] = cell(x, found[group], form, show, bold=group == best)
-    count = labels.value_counts()
+    count = labels[values.notna()].value_counts()
     keys = _values_of_groups(runs, labels)
     names = short_names(keys)
     header = [*(names[key] for key in keys), "runs", *(f"{task} ({name})" for task in tasks)]
     rows = [
         [
             *(column[group] for column in keys.values()),
-            str(count[group]),
+            str(count.get(group, 0)),
             *(of_group.get(task, "") for task in tasks),
         ]
         for group, of_group in cells.items()

@@ -113,7 +113,8 @@ def load_runs(*places: str | Path) -> RunTables:
     evaluations, training = _tables(read, marks, ("eval", "train"), notes)
     keys = tuple(key for key in _differing(configs, list(runs["dataset"])) if key != "seed")
     notes += [*_oddities(runs, evaluations), *_ungrouped([s["config"] for s in found], keys)]
-    return RunTables(runs, evaluations, training, keys, tuple(notes + _provenance(runs)))
+    notes += _environments(found)
+    return RunTables(runs, evaluations, training, keys, tuple(notes + _provenance(found)))
 
 
 def run_folders(*places: str | Path) -> list[Path]:
@@ -248,14 +249,32 @@ def _tell_contents_apart(runs: pd.DataFrame, paths: Sequence[str | None]) -> lis
     return notes
 
 
-def _provenance(runs: pd.DataFrame) -> list[str]:
-    """Describe the versions and commits that differ."""
+def _environments(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Describe how an environment or its reference scores differ under the same keys."""
+    values: dict[tuple[str, str], dict[str, Any]] = {}
+    for summary in summaries:
+        env = source(summary["config"]).get("env")
+        where = summary["dataset"]["id"] + (f" in {env}" if env else "")
+        scores = {name: summary[name] for name in ("reference_scores",) if name in summary}
+        for name, value in {**summary.get("environment", {}), **scores}.items():
+            values.setdefault((where, name), {})[json.dumps(value)] = value
+    differing: dict[str, list[str]] = {}
+    for (where, name), each in values.items():
+        if len(each) > 1:
+            differing.setdefault(where, []).append(f"{name} ({listed([*each])})")
+    return [
+        f"runs on {where} were evaluated in environments that differ in {listed(names)}"
+        for where, names in differing.items()
+    ]
+
+
+def _provenance(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Describe the versions and commits that differ, also within a run that was resumed."""
     values: dict[str, dict[str, None]] = {}
-    for versions, commit in zip(runs["versions"], runs["git_commit"], strict=True):
-        for name, version in {
-            **versions,
-            "commit": None if pd.isna(commit) else commit[:8],
-        }.items():
+    for part in (part for s in summaries for part in (*s.get("earlier", ()), s)):
+        commit = part["git_commit"]
+        versions = {**part["versions"], "commit": None if commit is None else commit[:8]}
+        for name, version in versions.items():
             values.setdefault(name, {})[shown(version)] = None
     found = [f"{name} ({listed(list(each))})" for name, each in values.items() if len(each) > 1]
     return [f"runs were made with several versions of {listed(found)}"] * bool(found)

@@ -246,7 +246,7 @@ def to_state(
     spec = _without_code(source, spec) if isinstance(spec, str) else spec
     try:
         text = None if spec is None else importable(spec).to_json()
-    except ValueError:  # a function among its keyword arguments
+    except (TypeError, ValueError):  # a function among its keyword arguments
         text = None
     return {
         "source": source,
@@ -262,17 +262,14 @@ def _actions_to_state(space: ActionSpace) -> dict[str, Any]:
     return {"act_low": space.low.tolist(), "act_high": space.high.tolist()}
 
 
-def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
-    """Describe each difference between two environments as :func:`to_state` stores them.
+def decisive(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that affect episodes of an environment as :func:`to_state` stores it.
 
-    Only fields that affect episodes are compared, and only of stored specifications.
+    Those of its specification are left out where none is stored.
     """
-    parts = [{name: state.get(name) for name in _SPACES} for state in (old, new)]
-    if old["spec"] is not None and new["spec"] is not None:
-        for part, state in zip(parts, (old, new), strict=True):
-            part |= {name: json.loads(state["spec"]).get(name) for name in _DECISIVE}
-    one, other = parts
-    return {k: f"{k} ({v} -> {other[k]})" for k, v in one.items() if v != other[k]}
+    spec = {} if state["spec"] is None else json.loads(state["spec"])
+    found = {name: spec.get(name) for name in _DECISIVE} if spec else {}
+    return {**{name: state.get(name) for name in _SPACES}, **found}
 
 
 def importable(spec: EnvSpec) -> EnvSpec:

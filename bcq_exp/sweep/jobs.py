@@ -194,6 +194,7 @@ def _planned(number: int, spec: RunSpec, overrides: list[str]) -> Planned:
             if spec.objective.fqe is not None:  # it has an estimate, or will have
                 return found
             return replace(found, value=spec.objective.value(spec.folder, spec.until, summary))
+        start.check_has_checkpoint(spec.folder, summary)
         sets_aside = restarts and RunRecord(spec.folder).has_begun
         return replace(found, key=cohort_key(spec, restarts=restarts), sets_aside=sets_aside)
     except Damaged as error:

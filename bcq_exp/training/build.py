@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,12 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.config.identity import config_hash
 from bcq_exp.data.datasets import Dataset
-from bcq_exp.data.environments import changes
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.assembly import build_engine
 from bcq_exp.engine.placement import Placement
 from bcq_exp.errors import UserError
-from bcq_exp.training import provenance
+from bcq_exp.training import provenance, start
 from bcq_exp.training.algorithms import build_algorithm, with_scaling_decided
 from bcq_exp.training.checkpoint import (
     Checkpoint,
@@ -41,14 +41,14 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
     """Build the trainer of a cohort, with each run at its checkpoint if it has one.
 
     Raises:
-        UserError: if a part cannot be built, or the environment differs from the checkpoint's.
+        UserError: if a part cannot be built, or actions are scaled otherwise than before.
     """
     specs = [with_scaling_decided(spec, task.action_space) for spec in specs]
     records = [RunRecord(spec.folder) for spec in specs]
     found = [find_resumable(record) for record in records]
     for spec, saved in zip(specs, found, strict=True):
         if saved is not None:
-            _check_resumes(spec, task, saved.content)
+            _check_scaling(spec, saved.content)
     normalizer = build_normalizer(specs[0].trainer.normalize_obs, task, found[0])
     trainer, until = specs[0].trainer, specs[0].until
     spaces = (task.observation_space, task.action_space)
@@ -65,8 +65,8 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
     return Trainer(
         engine,
         [
-            build_run(spec, task, normalizer, engine.algorithm(k), warnings, str(placement))
-            for k, spec in enumerate(specs)
+            build_run(spec, task, normalizer, engine.algorithm(k), warnings, str(placement), saved)
+            for k, (spec, saved) in enumerate(zip(specs, found, strict=True))
         ],
         Cadence(
             num_steps=trainer.num_steps,
@@ -81,18 +81,13 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
     )
 
 
-def _check_resumes(spec: RunSpec, task: Task, saved: Checkpoint) -> None:
-    """Compare a run's environment and action scaling with its checkpoint.
+def _check_scaling(spec: RunSpec, saved: Checkpoint) -> None:
+    """Compare a run's action scaling with its checkpoint.
 
     Raises:
-        UserError: if the environment's spaces or episodes are others now, or the run learned in
-            another unit of actions than ``policy.action_scaling=auto`` comes to.
+        UserError: if it learned in another unit of actions than ``policy.action_scaling=auto``
+            comes to.
     """
-    if changed := changes(saved["environment"], task.environment_state()):
-        raise UserError(
-            f"cannot resume {spec.folder}: its environment changed: {', '.join(changed.values())}; "
-            "use a new name= or resume=restart"
-        )
     before, now = (config.get("policy", {}) for config in (saved["config"], spec.config))
     scaled, scales = (policy.get("action_scaling") for policy in (before, now))
     if scaled != scales:
@@ -141,19 +136,30 @@ def build_run(
     algorithm: OfflineAlgorithm,
     warnings: Warnings,
     engine: str,
+    saved: StoredCheckpoint | None,
 ) -> Run:
-    """Build a run: record, log, tracker, evaluator. ``engine`` is a text for the log."""
+    """Build a run: record, log, tracker, evaluator. ``engine`` is a text for the log.
+
+    Args:
+        saved: the checkpoint that it resumes from.
+    """
     record, num_episodes = RunRecord(spec.folder), spec.trainer.eval_episodes
     data = task.facts()
+    made_by = {
+        "versions": provenance.versions(),
+        "git_commit": provenance.git_commit(),
+        "engine": engine,
+    }
     facts = {
         "seed": spec.seed,
         "algorithm": type(algorithm).__name__,
         "losses": list(algorithm.losses()),
         "watches": [asdict(watch) for watch in algorithm.watches],
         "dataset": data,
+        **start.lasting(task),
         "command": spec.command,
-        "versions": provenance.versions(),
-        "git_commit": provenance.git_commit(),
+        **made_by,
+        "earlier": [] if saved is None else _earlier(record, saved.content["step"], made_by),
         "config_hash": config_hash(spec.config),
         "config": spec.config,
     }
@@ -174,3 +180,16 @@ def build_run(
         run.log.info(words, data["id"], data["num_transitions"], data["behaviour_return"])
     run.log.info("engine: %s", engine)
     return run
+
+
+def _earlier(record: RunRecord, step: int, made_by: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What trained the steps so far, where it differs from what trains the next ones.
+
+    Each part has the number of steps after which it ended, and the names of ``made_by``.
+    """
+    summary = record.summary()
+    if summary is None:
+        return []
+    before = {name: summary.get(name) for name in made_by}
+    new = [] if before == made_by else [{"step": step, **before}]
+    return [*summary.get("earlier", []), *new]

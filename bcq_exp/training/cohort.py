@@ -60,8 +60,8 @@ def train_cohort(specs: Sequence[RunSpec]) -> list[str | None]:
 
     Raises:
         RunStopped: after a signal, with every run's checkpoint saved.
-        UserError: if data set, environment or device is not available, the data set changed since a
-            run began, or another process has a run.
+        UserError: if data set, environment or device is not available, one of the first two changed
+            since a run began, or another process has a run.
     """
     from bcq_exp.data.task import load_task
     from bcq_exp.engine.memory import enough_memory
@@ -77,7 +77,7 @@ def train_cohort(specs: Sequence[RunSpec]) -> list[str | None]:
         log.info("%s", line)
     for spec in specs:
         spec.objective.check_known(task)
-        start.check_data(spec, task.facts())
+        start.check_task(spec, task)
     with enough_memory(), ExitStack() as until_trained:
         for spec in specs:
             until_trained.enter_context(hold(spec.folder))

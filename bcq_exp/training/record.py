@@ -274,8 +274,8 @@ class RunRecord:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a summary, damaged or not."""
-        return (self.folder / "summary.json").exists()
+        """Whether there is a summary, or a checkpoint, whose summary is missing."""
+        return (self.folder / "summary.json").exists() or self.checkpoint.exists()
 
     def check(self, marks: Marks) -> None:
         """Check the tables that a run reads when it resumes.

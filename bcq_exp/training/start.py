@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -13,8 +13,11 @@ from bcq_exp import files
 from bcq_exp.config.identity import differences, identity
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import counted, listed
-from bcq_exp.training.record import RunRecord, check_free, is_sweep
+from bcq_exp.training.record import SET_ASIDE, RunRecord, check_free, is_sweep
 from bcq_exp.training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from bcq_exp.data.task import Task
 
 
 def plan_run(cfg: DictConfig, folder: Path) -> RunSpec:
@@ -23,10 +26,12 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunSpec:
     Raises:
         UserError: as :func:`check_folder`, or if the algorithm does not read what the configuration
             has.
+        Damaged: as :func:`check_folder`, or if the checkpoint is missing.
     """
     spec = RunSpec.of(cfg, folder)
     spec.objective.check(spec.dataset, is_wanted=False)
-    if not is_trained(spec, check_folder(spec)):
+    if not is_trained(spec, summary := check_folder(spec)):
+        check_has_checkpoint(spec.folder, summary)
         from bcq_exp.training.algorithms import algorithm_class  # brings torch
 
         algorithm_class(spec.algorithm)
@@ -108,36 +113,83 @@ def changes(spec: RunSpec, summary: Mapping[str, Any]) -> dict[str, str]:
     return differences(identity(summary["config"]), spec.identity)
 
 
-def check_data(spec: RunSpec, facts: Mapping[str, Any]) -> None:
-    """Check that the run in the folder, and others of its sweep, learned from the same data.
+def lasting(task: Task) -> dict[str, Any]:
+    """What must not change below a run, or between runs of a sweep, under the same keys.
 
-    Args:
-        facts: facts of the data set as loaded (:meth:`bcq_exp.data.task.Task.facts`).
+    The hash of the data is among the data's own facts in a summary.
+    """
+    from bcq_exp.data.environments import decisive  # brings Gymnasium
+
+    scores = task.reference_scores
+    return {
+        "environment": decisive(task.environment_state()),
+        "reference_scores": None if scores is None else [*scores],
+    }
+
+
+def check_task(spec: RunSpec, task: Task) -> None:
+    """Check that the run in the folder, and others of its sweep, had the same data and environment.
 
     Raises:
-        UserError: if the contents differ under the same ``dataset`` keys.
+        UserError: if the contents, the environment or its reference scores differ under the same
+            keys.
     """
-    folder, data = spec.folder, _data(spec.identity)
+    folder, mine = spec.folder, spec.identity
     whole = folder.parent if is_sweep(folder.parent) else folder
     others = whole.glob("*/summary.json") if whole != folder else ()
+    data, now = task.facts()["content_hash"], lasting(task)
+    unseen = [_names_data, _names_environment]
     for place in (folder, *(path.parent for path in others)):
         with suppress(Damaged):
             summary = RunRecord(place).progress()
-            if summary is None or _data(identity(summary["config"])) != data:
+            if summary is None:
                 continue
-            recorded, now = summary["dataset"].get("content_hash"), facts["content_hash"]
-            if recorded not in (None, now):
-                of_all = "" if whole == folder else " with all of its runs"
-                raise UserError(
-                    f"cannot resume {whole}: its data set changed (recorded {recorded[:12]}..., "
-                    f"now {now[:12]}...); use a new name= or resume=restart{of_all}"
-                )
-            return  # one run stands for all: each was compared before it began
+            theirs = identity(summary["config"])
+            for names in [names for names in unseen if _alike(mine, theirs, names)]:
+                unseen.remove(names)  # one run stands for all: each was compared before it began
+                was = summary["dataset"]["content_hash"]
+                if names is _names_environment:
+                    changed = _changed(summary, now)
+                elif was not in (None, data):
+                    changed = f"data set changed (recorded {was[:12]}..., now {data[:12]}...)"
+                else:
+                    continue
+                if changed:
+                    of_all = "" if whole == folder else " with all of its runs"
+                    raise UserError(
+                        f"cannot resume {whole}: its {changed}; use a new name= or "
+                        f"resume=restart{of_all}"
+                    )
+        if not unseen:
+            return
 
 
-def _data(identity: Mapping[str, Any]) -> dict[str, Any]:
-    of_data = ("dataset.", "online.")
-    return {key: value for key, value in identity.items() if key.startswith(of_data)}
+def _changed(summary: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describe how a run's environment or reference scores changed; empty if they did not."""
+    was = summary.get("environment", {})
+    both = was.keys() & now["environment"].keys()
+    changed = differences(*({key: each[key] for key in both} for each in (was, now["environment"])))
+    if changed:
+        return f"environment changed: {', '.join(changed.values())}"
+    old, new = summary.get("reference_scores"), now["reference_scores"]
+    are_other = None not in (old, new) and old != new
+    return f"reference scores changed ({old} -> {new})" if are_other else ""
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any], names: Callable[[str], bool]) -> bool:
+    """Whether two identities agree in the keys that ``names`` chooses."""
+    first, second = ({k: v for k, v in each.items() if names(k)} for each in (one, other))
+    return first == second
+
+
+def _names_data(key: str) -> bool:
+    """Whether a key affects the contents of the data: not the choice of episodes or environment."""
+    return key.startswith("dataset.") and key not in ("dataset.env", "dataset.holdout")
+
+
+def _names_environment(key: str) -> bool:
+    group, _, name = key.partition(".")
+    return group in ("dataset", "online") and name in ("_target_", "id", "path", "env")
 
 
 def is_trained(spec: RunSpec, summary: Mapping[str, Any] | None) -> bool:
@@ -165,6 +217,18 @@ def _has_checkpoint(step: int, folder: Path) -> bool:
 
     found = checkpoint.find_resumable(RunRecord(folder), lazily=True)
     return found is not None and found.content["step"] >= step
+
+
+def check_has_checkpoint(folder: Path, summary: Mapping[str, Any] | None) -> None:
+    """Check that a run that ended, and is to go on, has its checkpoint.
+
+    Raises:
+        Damaged: if it is gone: the run would begin at step 0, and its rows be lost.
+    """
+    if summary is None or not summary["step"] or summary["status"] not in ("completed", "stopped"):
+        return
+    if not (path := RunRecord(folder).checkpoint).exists():
+        raise Damaged(f"{path} is missing", SET_ASIDE)
 
 
 def set_aside(folder: Path) -> None:

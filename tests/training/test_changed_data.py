@@ -1,13 +1,16 @@
 """A run goes on with the data that it began with, and so do the others of its sweep."""
 
+import json
 import shutil
 
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
 
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.errors import UserError
+from bcq_exp.sweep import state
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, fit, tree
 from tests.forked import forked
@@ -16,6 +19,19 @@ MINE = tuple(word for word in TINY if not word.startswith("dataset."))
 BRIEF = ("trainer.num_steps=10", "trainer.eval_episodes=0")
 OF_MINARI = (*MINE, "dataset=minari", "dataset.id=my/set-v0", "dataset.download=false")
 OF_D4RL = (*MINE, "dataset=d4rl_hdf5", "dataset.env=Pendulum-v1")
+
+
+@pytest.fixture
+def pendulum_with():
+    """Registers Pendulum as ``Mine-v0`` with keyword arguments."""
+
+    def register(**kwargs):
+        gym.registry.pop("Mine-v0", None)
+        entry_point = gym.spec("Pendulum-v1").entry_point
+        gym.register("Mine-v0", entry_point=entry_point, max_episode_steps=50, kwargs=kwargs)
+
+    yield register
+    del gym.registry["Mine-v0"]
 
 
 @pytest.fixture
@@ -40,7 +56,7 @@ def write_d4rl(path, seed):
         file["actions"] = rng.uniform(-1, 1, (400, 1)).astype(np.float32)
         file["rewards"] = rng.normal(size=400).astype(np.float32)
         file["terminals"] = np.zeros(400, bool)
-        file["timeouts"] = np.arange(400) % 200 == 199
+        file["timeouts"] = np.arange(400) % 50 == 49
 
 
 @pytest.mark.usefixtures("short_episodes")
@@ -90,6 +106,56 @@ def test_a_sweep_is_not_extended_on_other_data(launcher, record, tmp_path):
     assert RunRecord(tmp_path / "multirun/s/seed=0").summary()["dataset"]["content_hash"] == first
     elsewhere = forked(*sweep, "name=t", "seed=0,1", cwd=tmp_path)
     assert elsewhere.returncode == 0, elsewhere.stderr
+
+
+def test_nor_with_another_holdout_on_other_data(tmp_path):
+    path = tmp_path / "buffer.hdf5"
+    sweep = ("-m", "name=s", *OF_D4RL, *BRIEF, f"dataset.path={path}", "seed=0")
+    write_d4rl(path, seed=0)
+    assert forked(*sweep, "dataset.holdout=0.5", cwd=tmp_path).returncode == 0
+    write_d4rl(path, seed=1)
+    done = forked(*sweep, "dataset.holdout=0.5,null", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "multirun/s: its data set changed " in done.stderr
+    assert len(list(tmp_path.glob("multirun/s/*/train.csv"))) == 1
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_nor_in_an_environment_that_changed(online, tmp_path, pendulum_with):
+    """A run of a sweep, and of the sweep another run."""
+    words = ("algo=ddpg", "online=explore", "online.env=Mine-v0", "online.start_steps=20")
+    common = [o for o in TINY if not o.startswith(("dataset.", "policy.", "algo."))]
+    if not online:
+        write_d4rl(tmp_path / "buffer.hdf5", seed=0)
+        words = (*OF_D4RL[-2:-1], "dataset.env=Mine-v0", f"dataset.path={tmp_path}/buffer.hdf5")
+    given = (*common, *words, "trainer.num_steps=30")
+    state.expect(tmp_path / "s", ["seed=0", "seed=1"], "")
+    pendulum_with(g=10.0)
+    fit(tmp_path / "s" / "seed=0", *given)
+    pendulum_with(g=1.0)
+    for seed, num_steps in ((1, 30), (0, 60)):
+        with pytest.raises(
+            UserError, match=r"environment changed: kwargs \({'g': 10.0} -> {'g': 1"
+        ):
+            fit(tmp_path / "s" / f"seed={seed}", *given, f"trainer.num_steps={num_steps}")
+    pendulum_with(g=10.0)
+    fit(tmp_path / "s" / "seed=1", *given)
+
+
+def test_nor_with_other_reference_scores(record, tmp_path):
+    record(seed=0)
+    options = (*OF_MINARI, "trainer.eval_episodes=0")
+    (path,) = (tmp_path / "minari").rglob("metadata.json")
+    for k, least in enumerate([-1500, -1500, -1200]):
+        scores = {"ref_min_score": least, "ref_max_score": -100}
+        path.write_text(json.dumps(json.loads(path.read_text()) | scores))
+        given = (*options, f"trainer.num_steps={30 * (k + 1)}")
+        if least == -1500:
+            fit(tmp_path / "r", *given)
+            continue
+        changed = r"reference scores changed \(\[-1500.*\] -> \[-1200"
+        with pytest.raises(UserError, match=changed):
+            fit(tmp_path / "r", *given)
 
 
 def test_a_sweep_over_data_sets_goes_on(tmp_path):

@@ -12,7 +12,7 @@ from bcq_exp.errors import UserError
 from bcq_exp.selection.candidates import load_evidence
 from bcq_exp.sweep import state
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, fit
+from tests.commands import TINY, fit, tree
 from tests.forked import forked
 from tests.training.test_changed_data import MINE, OF_D4RL, write_d4rl
 
@@ -106,6 +106,25 @@ def test_a_folder_that_is_given_is_resumed_there(trained, tmp_path):
     assert "resume=true: none holds no run" in none.stderr
     latest = forked(*same, cwd=tmp_path)
     assert "multirun/ holds no run with a checkpoint" in latest.stderr
+
+
+@pytest.mark.parametrize("lost", ["summary.json", "checkpoint*.pt"])
+def test_a_run_without_its_summary_or_checkpoint_is_not_continued(lost, trained, tmp_path):
+    """Its configuration is unknown, or its steps would be taken again."""
+    run = shutil.copytree(trained, tmp_path / "multirun" / "r")
+    for path in run.glob(lost):
+        path.unlink()
+    before = tree(run)
+    longer = (*TINY, "name=r", "logger=wandb", "trainer.num_steps=90")
+    for more in ((), ("resume=true",), ("algo.gamma=0.5",) if lost == "summary.json" else ()):
+        done = forked(*longer, *more, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert lost.replace("*", "") in done.stderr and "resume=restart sets" in done.stderr
+    assert tree(run) == before
+    done = forked(*longer, "resume=restart", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "multirun" / "r.1") == before
+    assert len(RunRecord(run).rows("train")) == 9
 
 
 def test_an_environment_that_changed_is_not_resumed_in(tmp_path):

@@ -98,9 +98,7 @@ def test_the_value_is_that_of_the_step_asked_for(tmp_path):
     fqe, evaluated = Objective(FQE, 90, FQESettings(num_steps=40)), Objective("return_mean", 90)
     first = {"step": 60, "return_mean": -60}
     assert Objective("return_mean", 60).row(tmp_path, None, summary) == first  # not the last
-    with pytest.raises(
-        UserError, match="num_steps=70: the run in .* has taken more"
-    ):
+    with pytest.raises(UserError, match="num_steps=70: the run in .* has taken more"):
         Objective("return_mean", 70).value(tmp_path, None, summary)
     for until, estimate, row in (
         *((50, 0.6, None), (60, 0.6, {"step": 60, "return_mean": -60})),

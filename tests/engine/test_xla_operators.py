@@ -192,3 +192,41 @@ def test_bfloat16_products_of_every_layout(rows, width):
     ):
         scale = expected.float().std().item()
         torch.testing.assert_close(found.float(), expected.float(), rtol=0.01, atol=0.01 * scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "width"), [(3, 4), (8, 130)])
+def test_a_matrix_may_be_given_as_its_transpose(rows, width, dtype):
+    torch.manual_seed(0)
+    x, grad, moment = torch.randn(rows, width), torch.randn(rows, 140), torch.randn(140, width)
+    weight, bias = torch.randn(140, width), torch.randn(140)
+
+    def layer(x, grad, weight, moment, bias):
+        of_weight = (grad.T @ x).add_(weight, alpha=0.5)
+        outputs = [torch.addmm(bias, x, weight.T), grad @ weight, of_weight, of_weight.T @ grad.T]
+        before = weight.clone()
+        moment.lerp_(of_weight, 0.1)  # each is written to and read through both views
+        torch._foreach_mul_([weight, bias], [moment, 2 * bias])
+        return [
+            *outputs,
+            before - weight,
+            weight.T @ weight,
+            weight[1:].sum(0),
+            weight.norm(),
+            bias,
+        ]
+
+    tensors = [each.to(dtype) for each in (x, grad, weight, moment, bias)]
+    expected = layer(*(tensor.clone() for tensor in tensors))
+    stored = [x if x.ndim == 1 else x.t() for x in tensors]
+    with jax.enable_x64(True):
+
+        def program(*values):
+            with Trace(stored, values) as trace:
+                return [trace.value(result) for result in layer(*tensors)]
+
+        found = [to_torch(x) for x in jax.jit(program)(*map(to_jax, stored))]
+    for one, other in zip(found, expected, strict=True):
+        scale = other.float().abs().max().item()
+        error = (one.float() - other.float()).abs().max().item()
+        assert error < (2e-6 if dtype == torch.float32 else 0.02) * scale

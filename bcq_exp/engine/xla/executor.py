@@ -7,6 +7,7 @@ contains exactly these operators.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -27,6 +28,9 @@ from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 from bcq_exp.errors import first_line
 from bcq_exp.files import cache_folder
 
+# XLA's tiled kernels convert to bfloat16 at half the speed; it reads this when it starts
+SLOW_KERNELS_OFF = "--xla_backend_extra_options=xla_cpu_disable_tiled_emitter"
+
 # allowed error of a tensor's change, by norm: Adam's first steps follow signs only
 ROUNDING = 0.02
 ROUNDING_BF16 = 0.25
@@ -41,8 +45,9 @@ class XLAExecutor:
 
     def __init__(self, learner: OfflineAlgorithm, buffers: StepBuffers, program: Program) -> None:
         self._learner, self._buffers, self._program = learner, buffers, program
-        self._tensors = _changing(learner)
-        self._place = {id(tensor): i for i, tensor in enumerate(self._tensors)}
+        changing = _changing(learner)
+        self._place = {id(tensor): i for i, tensor in enumerate(changing)}
+        self._tensors = _stored(changing)
         with jax.enable_x64(True):
             self._values = [to_jax(tensor) for tensor in self._tensors]
             self._hyperparameters = [to_jax(x) for x in _as_tensors(learner)]
@@ -84,11 +89,14 @@ class Program:
     def __init__(
         self, learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers
     ) -> None:
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_backend_extra_options" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {SLOW_KERNELS_OFF}"
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         self._learner, self._table, self._buffers = learner, table, buffers
-        self._tensors = _changing(learner)
+        self._tensors = _stored(_changing(learner))
         self._rates = torch.zeros(
             buffers.num_steps, len(learner.all_optimizers()), dtype=torch.float64
         )
@@ -151,6 +159,11 @@ class Program:
 def _changing(learner: OfflineAlgorithm) -> list[Tensor]:
     """Return the tensors that a step may change: parameters, buffers, optimizer moments."""
     return [*learner.state_tensors(), *learner.buffers()]
+
+
+def _stored(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of tensors as programs store them: matrices transposed, as layers multiply by these."""
+    return [x.detach().t() if x.ndim == 2 else x.detach() for x in tensors]
 
 
 def _as_tensors(learner: OfflineAlgorithm) -> list[Tensor]:

@@ -36,42 +36,46 @@ def _sub(a: Any, b: Any, alpha: float = 1) -> Array:
     return a - (b if alpha == 1 else alpha * b)
 
 
-def _product(a: Array, b: Array, transposed: Sequence[bool]) -> Array:
+def _product(a: Array, b: Array, transposed: Sequence[bool]) -> tuple[Array, bool]:
     """Multiply matrices; those of bfloat16 give float32, as in torch's sums.
 
-    XLA multiplies bfloat16 as such only where both are stored row by row, others as float32. So the
-    transposed one is copied, or the smaller ones where the transposed product needs no such copy.
+    XLA multiplies bfloat16 as such only where both are stored row by row, others as float32. So one
+    that is not is copied, or the smaller ones of the transposed product.
 
     Args:
-        transposed: whether each is stored column by column, as a view of its transpose.
+        transposed: whether each is a view of what is stored, its transpose.
+
+    Returns:
+        the product, or its transpose, and whether it is the latter: the gradient of a layer's
+        weights is that of their transpose, which is stored.
     """
     if a.dtype != jnp.bfloat16:
-        return jnp.matmul(a, b)
-    (rows, inner), columns = a.shape[-2:], b.shape[-1]
-    if transposed[0]:
-        a = _row_major(a)
-    elif transposed[1] and min(inner, columns) >= WIDE:
-        if rows * (inner + columns) < inner * columns:
-            product = _in_float32(_transpose(b), _row_major(_transpose(a)))
-            return _transpose(jax.lax.optimization_barrier(product))
+        if a.ndim == 2 and transposed[0]:
+            return jnp.matmul(b.T, a.T), True
+        return jnp.matmul(a, b), False
+    if a.ndim == 2 and transposed[0]:
+        return _in_float32(b.T if transposed[1] else _row_major(b.T), a.T), True
+    if a.ndim == 2 and transposed[1] and min(b.shape) >= WIDE:
+        if a.size + a.shape[0] * b.shape[1] < b.size:
+            return _in_float32(b.T, _row_major(a.T)).T, False
         b = _row_major(b)
-    return _in_float32(a, b)
+    return _in_float32(a, b), False
 
 
 def _in_float32(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
-
-
-def _transpose(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
+    """Multiply matrices of bfloat16; XLA must not fold transposes into what it chose to run."""
+    product = jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(product)
 
 
 def _row_major(x: Array) -> Array:
+    """Copy a view of a transpose, so that XLA multiplies it as it is stored."""
     return jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
 
 
-def _matmul(a: Array, b: Array, transposed: Sequence[bool]) -> Array:
-    return _product(a, b, transposed).astype(a.dtype)
+def _matmul(a: Array, b: Array, transposed: Sequence[bool]) -> tuple[Array, bool]:
+    product, is_transposed = _product(a, b, transposed)
+    return product.astype(a.dtype), is_transposed
 
 
 def _addmm(
@@ -82,9 +86,10 @@ def _addmm(
     alpha: float = 1,
     *,
     transposed: Sequence[bool],
-) -> Array:
-    product = _product(a, b, transposed)
-    return _add(bias if beta == 1 else beta * bias, product, alpha).astype(a.dtype)
+) -> tuple[Array, bool]:
+    product, is_transposed = _product(a, b, transposed)
+    product = product.T if is_transposed else product
+    return _add(bias if beta == 1 else beta * bias, product, alpha).astype(a.dtype), False
 
 
 def _lerp(start: Array, end: Array, weight: Any) -> Array:
@@ -238,7 +243,7 @@ _SAME = (
     "square", "tanh", "where",
 )  # fmt: skip
 
-# given as well how their matrices are stored
+# given as well which factors are stored as their transposes; so is what they return
 PRODUCTS: dict[str, Callable[..., Any]] = {
     "addmm": _addmm,
     "baddbmm": _addmm,
@@ -300,7 +305,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         y * (grad - (grad * y).sum(dim, keepdims=True))
     ),
     "_softmax": lambda x, dim, half_to_float: jax.nn.softmax(x, dim),
-    **PRODUCTS,
     # comparisons
     "eq": jnp.equal,
     "ge": jnp.greater_equal,
@@ -368,3 +372,11 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "_fused_adam": _fused_adam,
     "_fused_adamw": partial(_fused_adam, decoupled=True),
 }
+
+# operators on each element by itself, which may as well be applied to transposes
+ELEMENTWISE = {
+    *_SAME, "add", "addcdiv", "addcmul", "clamp", "clamp_max", "clamp_min", "div", "lerp", "mul",
+    "neg", "pow", "rsqrt", "rsub", "sgn", "sub", "alias", "clone", "copy", "detach", "fill",
+    "full_like", "ones_like", "zero", "zeros_like", "_to_copy", "_fused_adam", "_fused_adamw",
+}  # fmt: skip
+ELEMENTWISE |= {f"_foreach_{name}" for name in ELEMENTWISE}

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcq_exp.engine.xla import UntraceableError
-from bcq_exp.engine.xla.operators import DTYPES, OPERATORS, PRODUCTS
+from bcq_exp.engine.xla.operators import DTYPES, ELEMENTWISE, OPERATORS, PRODUCTS
 
 Layout = tuple[int, torch.Size, tuple[int, ...]]  # a tensor's place in memory
 
@@ -26,7 +26,8 @@ class Trace(TorchDispatchMode):
     """Applies each operator that torch runs to JAX's values, which it keeps by tensor.
 
     Tensors are identified by their place in memory, so that an alias has the value of its source. A
-    write makes other views of the same elements unreadable.
+    write makes other views of the same elements unreadable. Of a matrix and its transpose one value
+    is kept; operators on single elements are applied to that one, whichever torch applies them to.
 
     Args:
         tensors: the tensors with values at the start; all others are constants.
@@ -45,23 +46,24 @@ class Trace(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # torch would import its own compiler, which takes a second
 
-    def value(self, tensor: Tensor) -> Array:
-        """Return the present value of a tensor.
+    def value(self, tensor: Tensor, *, transposed: bool = False) -> Array:
+        """Return the present value of a tensor, or of its transpose.
 
         Raises:
             UntraceableError: if it was written to through another view.
         """
-        values = self._values_at(tensor)
-        layout = _layout(tensor)
-        if layout not in values:
-            self.num_constants += 1
-            self._keep(tensor, to_jax(tensor))
-        value = values[layout]
-        if value is None:
+        values, layout = self._values_at(tensor), _layout(tensor, transposed)
+        if (value := values.get(layout)) is not None:
+            return value
+        if (value := values.get(_transposed(layout))) is not None:
+            return value.T
+        if layout in values:
             raise UntraceableError(
                 "a tensor is written to through one view and read through another"
             )
-        return value
+        self.num_constants += 1
+        self._keep(tensor, to_jax(tensor))
+        return self.value(tensor, transposed=transposed)
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -69,32 +71,63 @@ class Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace != "aten":  # marks for torch's profiler
             return func(*args, **kwargs)
-        lowered = _lowered(func, args)
-        given = pytree.tree_map_only(Tensor, self.value, (args, kwargs))
+        name = func.overloadpacket.__name__.removesuffix("_")
+        if name in PRODUCTS:
+            are_transposed = [self._is_kept_transposed(factor) for factor in args[-2:]]
+            lowered: Callable[..., Any] = partial(PRODUCTS[name], transposed=are_transposed)
+        else:
+            lowered = _lowered(func, name)
+        turned = self._turned(name, args)
+        given = pytree.tree_map_only(
+            Tensor, lambda x: self.value(x, transposed=id(x) in turned), (args, kwargs)
+        )
         try:
             computed = lowered(*given[0], **given[1])
         except (TypeError, NotImplementedError) as error:
             raise UntraceableError(f"{func}: {error}") from error
         result = func(*args, **kwargs)
+        if name in ("t", "transpose") and result.ndim == 2:
+            self._alive.append(result)  # the value of the other view is kept
+            return result
         written = list(_written(func, args, kwargs))
-        if written:
-            for tensor in written:
-                self._forget_views_of(tensor)
-        self._keep_all(written or result, computed)
+        for tensor in written:
+            self._forget_views_of(tensor)
+        if name in PRODUCTS:
+            value, is_transposed = computed
+            self._keep(result, value, transposed=is_transposed)
+        else:
+            self._keep_all(written or result, computed, written or args, turned)
         return result
 
-    def _keep_all(self, tensors: Any, values: Any) -> None:
-        if isinstance(tensors, Tensor):
-            tensors, values = [tensors], [values]
-        for tensor, value in zip(
-            pytree.tree_leaves(tensors), pytree.tree_leaves(values), strict=True
-        ):
-            self._keep(tensor, value)
+    def _turned(self, name: str, args: Sequence[Any]) -> set[int]:
+        """The ids of matrices whose transposes an operator is applied to, as those are kept."""
+        if name not in ELEMENTWISE:
+            return set()
+        lists = [x for x in args if isinstance(x, list | tuple) and x and isinstance(x[0], Tensor)]
+        alone = [x for x in args if isinstance(x, Tensor)]
+        found: set[int] = set()
+        for group in zip(*lists, strict=True) if lists else [alone]:
+            arrays = [x for x in group if x.ndim]
+            alike = all(x.ndim == 2 and x.shape == arrays[0].shape for x in arrays)
+            if alike and any(map(self._is_kept_transposed, arrays)):
+                found |= {id(x) for x in arrays}
+        return found
 
-    def _keep(self, tensor: Tensor, value: Array) -> None:
-        if value.shape != tuple(tensor.shape):
-            raise UntraceableError(f"a result of shape {value.shape}, not {tuple(tensor.shape)}")
-        self._values_at(tensor)[_layout(tensor)] = value.astype(DTYPES[tensor.dtype])
+    def _is_kept_transposed(self, tensor: Tensor) -> bool:
+        values, layout = self._values_at(tensor), _layout(tensor)
+        return values.get(layout) is None and values.get(_transposed(layout)) is not None
+
+    def _keep_all(self, tensors: Any, values: Any, like: Any, turned: set[int]) -> None:
+        """Keep results, each as its transpose where that of its tensor in ``like`` was used."""
+        tensors, like = pytree.tree_leaves(tensors), pytree.tree_leaves(like)
+        for i, (tensor, value) in enumerate(zip(tensors, pytree.tree_leaves(values), strict=True)):
+            self._keep(tensor, value, transposed=bool(turned) and id(like[i]) in turned)
+
+    def _keep(self, tensor: Tensor, value: Array, *, transposed: bool = False) -> None:
+        layout = _layout(tensor, transposed)
+        if value.shape != tuple(layout[1]):
+            raise UntraceableError(f"a result of shape {value.shape}, not {tuple(layout[1])}")
+        self._values_at(tensor)[layout] = value.astype(DTYPES[tensor.dtype])
         self._alive.append(tensor)
 
     def _values_at(self, tensor: Tensor) -> dict[Layout, Array | None]:
@@ -124,8 +157,15 @@ def to_torch(value: Array) -> Tensor:
     return torch.from_numpy(np.array(value))
 
 
-def _layout(tensor: Tensor) -> Layout:
-    return int(tensor.storage_offset()), tensor.shape, tensor.stride()
+def _layout(tensor: Tensor, transposed: bool = False) -> Layout:
+    layout = int(tensor.storage_offset()), tensor.shape, tensor.stride()
+    return _transposed(layout) if transposed else layout
+
+
+def _transposed(layout: Layout) -> Layout:
+    """The layout of a matrix's transpose."""
+    offset, shape, strides = layout
+    return (offset, shape[::-1], strides[::-1]) if len(shape) == 2 else layout
 
 
 def _span(layout: Layout) -> tuple[int, int]:
@@ -134,12 +174,8 @@ def _span(layout: Layout) -> tuple[int, int]:
     return offset, offset + 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 
-def _lowered(func: OpOverload, args: Sequence[Any]) -> Callable[..., Any]:
-    """Return the function of JAX's values for an operator of torch, called with ``args``."""
-    name = func.overloadpacket.__name__.removesuffix("_")
-    if name in PRODUCTS:
-        transposed = [matrix.stride(-2) == 1 for matrix in args[-2:]]
-        return partial(PRODUCTS[name], transposed=transposed)
+def _lowered(func: OpOverload, name: str) -> Callable[..., Any]:
+    """Return the function of JAX's values for an operator of torch."""
     if name in OPERATORS:
         return OPERATORS[name]
     element = OPERATORS.get(name.removeprefix("_foreach_"))

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bcq_exp.engine.xla import UntraceableError
 from bcq_exp.engine.xla.operators import DTYPES, ELEMENTWISE, OPERATORS, PRODUCTS
 
-Layout = tuple[int, torch.Size, tuple[int, ...]]  # a tensor's place in memory
+Layout = tuple[int, tuple[int, ...], tuple[int, ...]]  # a tensor's place in memory
 
 
 class Trace(TorchDispatchMode):
@@ -125,8 +125,8 @@ class Trace(TorchDispatchMode):
 
     def _keep(self, tensor: Tensor, value: Array, *, transposed: bool = False) -> None:
         layout = _layout(tensor, transposed)
-        if value.shape != tuple(layout[1]):
-            raise UntraceableError(f"a result of shape {value.shape}, not {tuple(layout[1])}")
+        if value.shape != layout[1]:
+            raise UntraceableError(f"a result of shape {value.shape}, not {layout[1]}")
         self._values_at(tensor)[layout] = value.astype(DTYPES[tensor.dtype])
         self._alive.append(tensor)
 
@@ -158,7 +158,7 @@ def to_torch(value: Array) -> Tensor:
 
 
 def _layout(tensor: Tensor, transposed: bool = False) -> Layout:
-    layout = int(tensor.storage_offset()), tensor.shape, tensor.stride()
+    layout = int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
     return _transposed(layout) if transposed else layout
 
 

@@ -51,6 +51,9 @@ MISTAKES = [
     (["+experiment=paper"], "+experiment=paper: leave out the +; write experiment=paper"),
     (["-m", "++sweep=seeds"], "++sweep=seeds: leave out the +; write sweep=seeds"),
     (["-m", "seed=0,", "1"], "without spaces and without a comma at the end, as in seed=0"),
+    (["seed=0;1"], "seed=0;1: must be one number; to sweep, write seed=A,B with -m"),
+    (["networks=[9,9]"], "networks=[9,9]: must name one of the group's choices"),
+    (["seed=(0,1,2)"], "seed=(0,1,2): write seed=0,1,2 with -m for these values\n"),
     (["seed==1"], "seed==1: write seed=1, with one equals sign"),
     (["algo.lmbda =1"], "algo.lmbda =1: write algo.lmbda=1, without spaces"),
     (["algo.lmbda={0.5,1}"], "write algo.lmbda=0.5,1 with -m for these values, or "),
@@ -197,6 +200,23 @@ FILES = {
     "sweep=nothing": ("hydra: {mode: MULTIRUN}", "sweep=nothing: its file sweeps no key"),
     "sweep=novalue": ("hydra: {sweeper: {params: {seed: }}}", "hydra.sweeper.params.seed: needs a"),
 }
+
+
+ELSEWHERE = [  # in a folder that --config-dir does not name
+    ("experiment=mine", "# @package _global_\nalgo:", "algo: must have keys; give it some, or"),
+    ("experiment=mine", "# @package _global_\nnetworks:", "networks: must have keys; give it some"),
+    ("experiment=mine", "# @package _global_\nactor:", "actor: must have keys; give it some, or"),
+    ("algo=mine", "defaults: [mine]", "the defaults list of a file leads back to the file; remove"),
+    ("algo=mine", "defaults: [/algo: mine]", "the defaults list of a file leads back to the file"),
+]
+
+
+@pytest.mark.parametrize(("choice", "content", "message"), ELSEWHERE)
+def test_a_mistake_in_a_file_of_the_search_path_is_one_line_too(choice, content, message, tmp_path):
+    write_choice(tmp_path, choice, content, package="")
+    done = forked("hydra.searchpath=[file://own]", choice, cwd=tmp_path)
+    assert_one_error(done, message)
+    assert not (tmp_path / "multirun").exists()
 
 
 def write_choice(folder, choice, content, package="# @package _global_"):

@@ -121,6 +121,22 @@ def test_what_may_be_right_is_left_to_hydra(text, tmp_path):
 
 
 def test_our_own_files_have_no_mistake(tmp_path):
-    for path in CONF.glob("[es][xw]*/*.yaml"):  # experiments and sweeps, under other names
-        write(tmp_path, path.read_text(), f"{path.parent.name}/my_{path.name}")
-        check_own_files(tmp_path, [f"{path.parent.name}=my_{path.stem}"])
+    for path in CONF.glob("*/**/*.yaml"):  # under other names
+        group = path.parent.relative_to(CONF)
+        write(tmp_path, path.read_text(), f"{group}/my_{path.name}")
+        check_own_files(tmp_path, [f"{group}=my_{path.stem}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (PACKAGE + "algo:", "algo: has no keys; give it some or delete it"),
+        ("defaults: [mine]", "its defaults list leads back to algo/mine; remove it there"),
+        ("defaults: [/algo: mine]", "its defaults list leads back to algo/mine; remove it there"),
+        ("lmbda", "must be lines KEY: VALUE, with a space after the colon"),
+        ("\ufefflmbda: 1", "begins with a byte order mark; save it as UTF-8 without one"),
+    ],
+)
+def test_files_of_other_groups_are_checked_too(text, words, tmp_path):
+    write(tmp_path, text, "algo/mine.yaml")
+    assert refused(tmp_path, "algo=bcq,mine") == f"algo/mine.yaml: {words}"

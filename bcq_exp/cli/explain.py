@@ -100,17 +100,17 @@ def is_mistake(error: Exception) -> bool:
         return True
     if refusal(error) is not None:
         return False
+    if isinstance(error, RecursionError):  # raised wherever the stack ends
+        return not set(READERS).isdisjoint(_packages(error))
     ours = isinstance(error, HydraException | OmegaConfBaseException)
-    return ours or unusable_path(error) is not None or _raised_in(error) in READERS
+    return ours or unusable_path(error) is not None or next(_packages(error), "") in READERS
 
 
-def _raised_in(error: BaseException) -> str:
-    """The package that raised an error, ignoring frames of the standard library."""
+def _packages(error: BaseException) -> Iterator[str]:
+    """The packages that an error passed, from where it was raised, without the standard library."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    packages = (
-        str(frame.f_globals.get("__name__")).partition(".")[0] for frame in reversed(frames)
-    )
-    return next((name for name in packages if name not in sys.stdlib_module_names), "")
+    names = (str(frame.f_globals.get("__name__")).partition(".")[0] for frame in reversed(frames))
+    return (name for name in names if name not in sys.stdlib_module_names)
 
 
 def one_line(error: BaseException) -> str:
@@ -172,7 +172,7 @@ def _of_overrides(
             return several_values(given.input_line or "", command_sweeps=command_sweeps)
         if not given.key_or_group:
             return f"{given.input_line}: must be KEY=VALUE"
-        is_no_choice = isinstance(given.value(), bool | int | float | None)
+        is_no_choice = isinstance(given.value(), bool | int | float | list | None)
         if is_no_choice and (conf_folder() / given.key_or_group).is_dir():
             return f"{given.input_line}: must name one of the group's choices, or be left out"
     return None

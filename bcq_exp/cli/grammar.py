@@ -41,6 +41,8 @@ def of_override(error: BaseException) -> str | None:
         return f"{error.override}: must be KEY=VALUE without spaces, or in quotes"
     if remedy := _remedy(key, value):
         return f"{error.override}: {remedy}"
+    if kind_of(key) == NUMBER and value[:1] not in ("[", "{", "$"):
+        return f"{error.override}: must be one number; to sweep, write {key}=A,B with -m"
     if kind_of(key) == LIST and not value.startswith("["):
         value = f"[{value}]"
     for quoted in (_with_quoted_elements(value), in_quotes(value)):
@@ -67,10 +69,9 @@ def _remedy(key: str, value: str) -> str | None:
     if value.startswith(("(", "{")) and kind == LIST:
         return f"write {key}=[{bare}]"
     if value.startswith(("(", "{")):
-        return (
-            f"write {key}={bare} with -m for these values, or {key}=interval({bare}) with -m and "
-            "hydra/sweeper=optuna for a search between two of them"
-        )
+        line = f"write {key}={bare} with -m for these values"
+        search = f", or {key}=interval({bare}) with hydra/sweeper=optuna for a search between them"
+        return line + search * (bare.count(",") == 1)
     function, bracket, _ = value.partition("(")
     if bracket and function not in FUNCTIONS:
         return (

@@ -1,4 +1,4 @@
-"""Check a user's files of experiments and sweeps before Hydra reads them.
+"""Check a user's files, of experiments and sweeps above all, before Hydra reads them.
 
 Hydra's errors about a file often name neither the file nor the key, and some mistakes are valid for
 Hydra: an empty node, a choice in place of a node, a package line that is missing.
@@ -21,7 +21,7 @@ from bcq_exp.config.overrides import key_and_value
 from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import UserError
 
-GROUPS = ("experiment", "sweep")  # their choices set keys of other groups
+GROUPS = ("experiment", "sweep")  # which have no node: their choices set keys of other groups
 PACKAGE = "# @package _global_"
 
 
@@ -32,10 +32,10 @@ def check_own_files(folder: Path, overrides: Sequence[str]) -> None:
         UserError: one line naming the file, the key and the remedy.
     """
     for override in overrides:
-        group, values = key_and_value(override)
-        if group in GROUPS:
-            for choice in re.findall(r"[\w./-]+", values):
-                _check(folder, f"{group}/{choice}")
+        key, values = key_and_value(override)
+        group = key.partition("@")[0]
+        for choice in re.findall(r"[\w./-]+", values if re.fullmatch(r"[\w/]+", group) else ""):
+            _check(folder, f"{group}/{choice}")
 
 
 def _check(folder: Path, name: str, within: Sequence[str] = ()) -> None:
@@ -52,7 +52,7 @@ def _check(folder: Path, name: str, within: Sequence[str] = ()) -> None:
         content = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError):  # which Hydra reports
         return
-    for mistake in _mistakes(text, content):
+    for mistake in _mistakes(text, content, needs_package=name.partition("/")[0] in GROUPS):
         raise UserError(f"{name}.yaml: {mistake}")
     for other in _named(name, content or {}):
         if other in (*within, name):
@@ -63,14 +63,14 @@ def _check(folder: Path, name: str, within: Sequence[str] = ()) -> None:
 
 
 def _named(name: str, content: Mapping[Any, Any]) -> Iterator[str]:
-    """The files that a defaults list adds, of the groups that are checked."""
+    """The files that a defaults list adds."""
     for entry in _defaults(content):
         if isinstance(entry, str) and entry != "_self_":
-            path = entry if entry.startswith("/") else f"/{name.partition('/')[0]}/{entry}"
+            path = entry if entry.startswith("/") else f"{name.rpartition('/')[0]}/{entry}"
             yield path.strip("/").removesuffix(".yaml")
         elif isinstance(entry, dict):
-            pairs = ((str(group).strip("/"), choice) for group, choice in entry.items())
-            yield from (f"{group}/{choice}" for group, choice in pairs if group in GROUPS)
+            pairs = ((str(group).partition("@")[0], choice) for group, choice in entry.items())
+            yield from (f"{g[1:]}/{choice}" for g, choice in pairs if g.startswith("/"))
 
 
 def _defaults(content: Mapping[Any, Any]) -> list[Any]:
@@ -78,16 +78,16 @@ def _defaults(content: Mapping[Any, Any]) -> list[Any]:
     return defaults if isinstance(defaults, list) else []
 
 
-def _mistakes(text: str, content: Any) -> Iterator[str]:
+def _mistakes(text: str, content: Any, *, needs_package: bool) -> Iterator[str]:
     if text.startswith("\ufeff"):
         yield "begins with a byte order mark; save it as UTF-8 without one"
     elif not isinstance(content, dict | None):
         yield "must be lines KEY: VALUE, with a space after the colon"
-    elif (package := _package(text)) is None:
+    elif (package := _package(text)) is None and needs_package:
         yield f"its first line must be '{PACKAGE}', as it sets keys outside its own group"
     elif content and package == "_global_":
         yield from filter(None, map(_of_default, _defaults(content)))
-        yield from _of_nodes({key: value for key, value in content.items() if key != "defaults"})
+        yield from _of_nodes(content)
 
 
 def _package(text: str) -> str | None:
@@ -119,13 +119,17 @@ def _of_default(entry: Any) -> str | None:
 
 
 def _of_nodes(content: Mapping[Any, Any]) -> Iterator[str]:
+    # a file that chooses online=explore, or is such a choice, has no dataset
+    nullable = ("online", "dataset") if "online" in str(content) else ("online",)
     for name, value in content.items():
+        if name == "defaults":
+            continue
         group = _group_of(str(name))
         if group is not None and group.startswith("hydra/") and not isinstance(value, str):
             yield f"{name}: belongs below hydra:, as hydra: {name}: ..."
         elif name == "params":
             yield "params: belongs below hydra:, as hydra: sweeper: params: ..."
-        elif group is not None and not (name == "online" and value is None):
+        elif group is not None and not (value is None and name in nullable):
             yield from _of_node(str(name), group, value)
     hydra = content.get("hydra")
     if isinstance(hydra, dict):

@@ -259,6 +259,8 @@ def _leaves(
                 raise UserError(f"{key}: a key in a file has no dots; nest it, one key per line")
             if ":" in name:
                 raise UserError(f"{key}: needs a space after its colon")
+            if value is None and not prefix:
+                raise UserError(f"{name}: must have keys; give it some, or delete it in its file")
             raise UserError(unknown(key, known) + elsewhere(str(name), node))
         if is_node:
             yield from _leaves(node[name], value, f"{key}.", schema_of(node[name]))

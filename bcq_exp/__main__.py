@@ -9,7 +9,7 @@ import sys
 from contextlib import redirect_stderr, suppress
 from difflib import get_close_matches
 
-from bcq_exp import signals
+from bcq_exp import __version__, signals
 from bcq_exp.cli import completion, output
 from bcq_exp.errors import RunStopped
 
@@ -45,7 +45,10 @@ def _main() -> None:
     if completion.is_query(words):
         _complete()
     name = _named(words)
-    if name is not None:
+    if "--version" in words:
+        with output.may_be_closed():
+            print(f"bcq_exp {__version__}")
+    elif name is not None:
         _run(name, words[len(name.split()) :])
     elif words and words[-1] in ("-h", "--help") and _following(" ".join(words[:-1])):
         with output.may_be_closed():

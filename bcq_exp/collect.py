@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 100_000
 
 
-@entry("collect", as_text=("run",))
+@entry("collect", as_text=("run",), sweeps=False)
 def main(cfg: DictConfig) -> float:
     import numpy as np
 

@@ -21,7 +21,7 @@ class Range:
         try:
             if not isfinite(x):
                 return False
-        except OverflowError:  # an integer beyond every float
+        except (OverflowError, TypeError):  # an integer beyond every float; no number
             return False
         above = x > self.low if self.low_open else x >= self.low
         below = x < self.high if self.high_open else x <= self.high

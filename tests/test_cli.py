@@ -6,6 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import bcq_exp as bcq_exp_package
 from bcq_exp.cli.explain import one_line
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp
@@ -17,7 +18,10 @@ MISTAKES = [
     (["algo.tau=0"], "algo.tau=0.0: must be a number in (0, 1]"),
     (["trainer.batch_size=0"], "trainer.batch_size=0: must be an integer at least 1"),
     (["seed=-1"], "seed=-1: must be an integer in [0, 4294967295]"),
-    (["algo.lambda=0.5"], "algo.lambda: no such key; there are gamma, lmbda, num_sampled_action"),
+    (
+        ["algo.lambda=0.5"],
+        "algo.lambda: no such key of BCQ; there are gamma, lmbda, ",
+    ),
     (["+trainer.capture=auto"], REPLACED),
     (["traner.batch_size=1"], "traner"),
     (["trainer.num_steps=many"], "trainer.num_steps=many: must be an integer at least 1"),
@@ -29,7 +33,53 @@ MISTAKES = [
     (["algo.lmbda=[0.5, 0.9]"], "in [0, 1]; to sweep, write algo.lmbda=0.5,0.9 with -m"),
     (["seed=[0,1]"], "; to sweep, write seed=0,1 with -m"),
     (["trainer.num_steps=1e4"], "must be an integer at least 1; write 10000"),
-    (["algo.lmbda=0.5,1"], "algo.lmbda=0.5,1: several values need a sweep; add -m, or write"),
+    (["algo.lmbda=0.5,1"], "several values need a sweep; add -m, or write one number without a"),
+    (["algo=bcq,bc"], "algo=bcq,bc: several values need a sweep; add -m\n"),
+    (["logger.tags=a,b"], "add -m, or write logger.tags=[a,b] for a list"),
+    (["logger.group=a,b"], """add -m, or write 'logger.group="a,b"' for text with a comma"""),
+    (["collect", "seed=0,1"], "seed=0,1: must be one value, as this command does not sweep"),
+    (["collect", "-m", "seed=0,1"], "-m: leave it out; only bcq_exp train sweeps"),
+    (["actor.hidden_sizes=[[64,64]]"], "each at least 1; write actor.hidden_sizes=[64,64]"),
+    (["actor.hidden_sizes=[[64],[256,9]]"], "write actor.hidden_sizes=[64],[256,9] with -m"),
+    (["actor.hidden_sizes=[{a:1}]"], "must be a list of one or more integers, each at least 1"),
+    (["~actor"], "actor: must not be removed"),
+    (["~optimizer@actor_optim"], "actor_optim: must not be removed"),
+    (
+        ["-m", "seed=0,1", "hydra.sweeper.max_batch_size=0"],
+        "hydra.sweeper.max_batch_size=0: must be an integer at least 1, or null",
+    ),
+    (["+experiment=paper"], "+experiment=paper: leave out the +; write experiment=paper"),
+    (["-m", "++sweep=seeds"], "++sweep=seeds: leave out the +; write sweep=seeds"),
+    (["-m", "seed=0,", "1"], "without spaces and without a comma at the end, as in seed=0"),
+    (["seed=0;1"], "seed=0;1: must be one number; to sweep, write seed=A,B with -m"),
+    (["networks=[9,9]"], "networks=[9,9]: must name one of the group's choices"),
+    (["seed=(0,1,2)"], "seed=(0,1,2): write seed=0,1,2 with -m for these values\n"),
+    (["seed==1"], "seed==1: write seed=1, with one equals sign"),
+    (["algo.lmbda =1"], "algo.lmbda =1: write algo.lmbda=1, without spaces"),
+    (["algo.lmbda={0.5,1}"], "write algo.lmbda=0.5,1 with -m for these values, or "),
+    (["algo.lmbda=linspace(0,1,5)"], "there is no function linspace; list the values, as in "),
+    (["-m", "seed=range(0,3"], "seed=range(0,3: close the bracket: seed=range(0,3)"),
+    (["actor.hidden_sizes=(9,9)"], "actor.hidden_sizes=(9,9): write actor.hidden_sizes=[9,9]"),
+    (["actor.hidden_sizes=[9,", "9]"], "write the list without spaces, as in actor.hidden_sizes=["),
+    (
+        ["-m", "algo.lmbda=interval(0,1)"],
+        "algo.lmbda=interval(0,1): only a search takes an interval; add hydra/sweeper=optuna, or",
+    ),
+    (
+        ["-m", "hydra.sweeper.params={seed:[0,1]}"],
+        "give swept values as KEY=VALUES with -m, such as -m seed=0,1",
+    ),
+    (["algo=bc", "algo.lmbda=1"], "algo.lmbda: no such key of BC; there are none"),
+    (
+        ["dataset.path=x.csv"],
+        "no such key of dataset=pendulum; there are holdout, level, ",
+    ),
+    (["dataset.env=x"], "; to set it, choose dataset=minari|d4rl_hdf5|table"),
+    (["online.env=x"], "; to set it, choose online=explore"),
+    (["dataset=x.csv"], "dataset=x.csv: no such choice; write dataset=table dataset.path=x.csv"),
+    (["dataset=a/b/c-v0"], "no such choice; write dataset=minari dataset.id=a/b/c-v0"),
+    (["--dry-run"], "--dry-run: no such option; did you mean --plan?"),
+    (["--sweep", "seed=0,1"], "--sweep: no such option; did you mean -m?"),
     (["actor.hidden_sizes=[64,a]"], "actor.hidden_sizes[1]: Value 'a' of type 'str' could not be"),
     (["lmbda=0.5"], "did you mean algo.lmbda?"),
     (["algo.lmbda"], "algo.lmbda: must be KEY=VALUE"),
@@ -115,7 +165,7 @@ def test_a_mistake_is_one_line_with_status_2_and_no_folder(args, message, tmp_pa
 
 
 FILES = {
-    "experiment=typo": ("algo: {lmda: 1}", "experiment/typo.yaml: algo.lmda: no such key; there"),
+    "experiment=typo": ("algo: {lmda: 1}", "experiment/typo.yaml: algo.lmda: no such key of BCQ"),
     "experiment=old": ("trainer: {capture: eager}", f"experiment/old.yaml: {REPLACED}"),
     "experiment=kind": ("algo: {lmbda: x}", "experiment/kind.yaml: algo.lmbda=x: must be a number"),
     "experiment=dots": ("algo.lmbda: 1", "algo.lmbda: a key in a file has no dots"),
@@ -123,27 +173,50 @@ FILES = {
         "trainer: {num_steps: 1e4}",
         "must be an integer at least 1; write 10000",
     ),
-    "experiment=choice": ("defaults: [algo: bc]", "write `override /GROUP: CHOICE`"),
+    "experiment=choice": ("defaults: [mine/algo: bc]", "write `override /GROUP: CHOICE`"),
+    "experiment=twice": (
+        "defaults: [/actor: gaussian]",
+        "actor: chosen twice; write `override /actor: gaussian` in the defaults list",
+    ),
+    "experiment=unread": (
+        "wandb: {a: 1}",
+        "; delete it, or choose an algo= that reads",
+    ),
+    "experiment=above": ("lmbda: 1", "; did you mean algo.lmbda?"),
+    "experiment=integer": ("1: 2", "error: 1: no such key; there are algo, dataset"),
+    "experiment=colon": ("algo:lmbda: 1", "algo:lmbda: needs a space after its colon"),
+    "experiment=env": (
+        "online: {env: x}",
+        "online: choose online=explore, in a file with `override /online: explore`",
+    ),
     "experiment=node": (
         "trainr: {num_steps: 5}",
         "trainr: not read by BCQ; did you mean trainer?",
-    ),
-    "experiment=slash": (
-        "defaults: [override networks: paper]",
-        "write `override /GROUP: CHOICE`, with a slash",
     ),
     "sweep=nested": (
         "hydra: {sweeper: {params: {algo: {lmbda: '0.5,1'}}}}",
         "hydra.sweeper.params.algo: must not be nested; write the full key in one line",
     ),
     "sweep=nothing": ("hydra: {mode: MULTIRUN}", "sweep=nothing: its file sweeps no key"),
-    "sweep=list": (
-        "hydra: {sweeper: {params: [seed]}}",
-        "sweep/list.yaml: Cannot merge DictConfig with ListConfig",
-    ),
-    "sweep=empty": ("hydra:", "a node in a file has no keys; give it some"),
     "sweep=novalue": ("hydra: {sweeper: {params: {seed: }}}", "hydra.sweeper.params.seed: needs a"),
 }
+
+
+ELSEWHERE = [  # in a folder that --config-dir does not name
+    ("experiment=mine", "# @package _global_\nalgo:", "algo: must have keys; give it some, or"),
+    ("experiment=mine", "# @package _global_\nnetworks:", "networks: must have keys; give it some"),
+    ("experiment=mine", "# @package _global_\nactor:", "actor: must have keys; give it some, or"),
+    ("algo=mine", "defaults: [mine]", "the defaults list of a file leads back to the file; remove"),
+    ("algo=mine", "defaults: [/algo: mine]", "the defaults list of a file leads back to the file"),
+]
+
+
+@pytest.mark.parametrize(("choice", "content", "message"), ELSEWHERE)
+def test_a_mistake_in_a_file_of_the_search_path_is_one_line_too(choice, content, message, tmp_path):
+    write_choice(tmp_path, choice, content, package="")
+    done = forked("hydra.searchpath=[file://own]", choice, cwd=tmp_path)
+    assert_one_error(done, message)
+    assert not (tmp_path / "multirun").exists()
 
 
 def write_choice(folder, choice, content, package="# @package _global_"):
@@ -161,10 +234,24 @@ def test_a_mistake_in_a_file_is_one_line_that_names_key_and_remedy(choice, tmp_p
     assert not (tmp_path / "multirun").exists()
 
 
-def test_a_file_without_its_package_line_is_told_so(tmp_path):
-    write_choice(tmp_path, "experiment=mine", "algo: {lmbda: 1}", package="")
-    done = forked("--config-dir=own", "experiment=mine", cwd=tmp_path)
+def test_a_file_of_another_group_without_its_package_line_is_told_so(tmp_path):
+    write_choice(tmp_path, "mine=a", "algo: {lmbda: 1}", package="")
+    done = forked("--config-dir=own", "+mine=a", cwd=tmp_path)
     assert_one_error(done, "outside its own group with '# @package _global_'")
+
+
+def test_the_version_is_that_of_bcq_exp(tmp_path):
+    for words in (["--version"], ["evaluate", "--version"]):
+        assert forked(*words, cwd=tmp_path).stdout == f"bcq_exp {bcq_exp_package.__version__}\n"
+
+
+def test_a_sweep_or_a_file_is_no_run(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "multirun.yaml").touch()
+    done = forked("evaluate", "s", cwd=tmp_path)
+    assert_one_error(done, "run=s: is a sweep; give the folder of one of its runs")
+    done = forked("export", "s/multirun.yaml", cwd=tmp_path)
+    assert_one_error(done, "run=s/multirun.yaml: is a file; give the folder of a run, s")
 
 
 def test_what_a_message_says_to_write_is_what_was_meant(tmp_path):
@@ -212,6 +299,10 @@ LATE = [
         "no/such-v0",
     ),
     pytest.param(["dataset=d4rl_hdf5", "dataset.path=none.hdf5"], "none.hdf5"),
+    pytest.param(
+        ["dataset=d4rl_hdf5", "dataset.path=."], "is a folder; give one of its HDF5 files"
+    ),
+    pytest.param(["online=explore", "online.env=Nope-v5"], "; set online.env to an id it knows,"),
     pytest.param(
         ["trainer.batch_size=99999999999", "dataset.num_steps=2000", "logger=none"],
         "not enough memory (",

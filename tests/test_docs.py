@@ -99,10 +99,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     for folder in ("tests", "examples"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     for text in blocks(request.param.page, "yaml", "python"):
-        if named := re.match(r"# ([\w/]+\.(yaml|py))\n", text):
+        if named := re.match(r"(?:# @.*\n)?# ([\w/]+\.(yaml|py))\n", text):
             path = tmp_path / named[1]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text[named.end() :])
+            path.write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path

@@ -73,7 +73,8 @@ def test_a_run_whose_environment_was_registered_with_a_class(trained, tmp_path):
     refused = evaluate("run=multirun/own", "num_episodes=2", cwd=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert "'own/Pendulum-v0' is not registered with Gymnasium" in refused.stderr
-    assert "trust=true" in refused.stderr
+    remedy = "; set env to 'module:id', or trust=true if you trust the run's folder\n"
+    assert refused.stderr.endswith(remedy)
 
 
 def test_another_environment_is_evaluated_in_by_its_id(trained, tmp_path):

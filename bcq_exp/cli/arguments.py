@@ -6,7 +6,7 @@ import argparse
 import glob
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
@@ -160,17 +160,22 @@ def _is_path(word: str) -> bool:
     return glob.has_magic(word) or Path(word).exists()
 
 
-def refuse(message: str) -> NoReturn:
+def refuse(message: str, meant: Mapping[str, str] | None = None) -> NoReturn:
     """Refuse arguments for a parser's reason, without its usage.
+
+    Args:
+        meant: options of other programs, and those of the command that do the same.
 
     Raises:
         UserError: with the reason.
     """
     unknown = message.partition("unrecognized arguments: ")[2].split()
+    if unknown and (ours := (meant or {}).get(unknown[0].replace("_", "-"))):
+        raise UserError(f"{unknown[0]}: no such option; did you mean {ours}?")
     if unknown and (option := re.fullmatch(r"--(\w[\w.-]*)(=.*)?", unknown[0])):
-        meant = f"{option[1].replace('-', '_')}{option[2] or '=...'}"
+        key = f"{option[1].replace('-', '_')}{option[2] or '=...'}"
         raise UserError(
-            f"{unknown[0]}: no such option (see --help); keys are given as KEY=VALUE, {meant}"
+            f"{unknown[0]}: no such option (see --help); keys are given as KEY=VALUE, {key}"
         )
     raise UserError(f"{message}; see --help")
 

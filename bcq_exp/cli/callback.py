@@ -11,9 +11,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcq_exp import internals
 from bcq_exp.cli.explain import errors_pass, explained
+from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.config.checking import check, check_folders
 from bcq_exp.config.containers import unresolved
 from bcq_exp.errors import UserError
+
+OPTIONAL = ("online", "experiment", "sweep")  # groups without a choice by default
 
 
 class CheckCallback(Callback):
@@ -34,7 +37,8 @@ class CheckCallback(Callback):
             if config.hydra.launcher.get("plan_only"):
                 raise UserError("--plan: describes a sweep, and this is a single run; add -m")
             folder = check_folders(config, is_sweep=False)
-            own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            names: Any = [key for key in config if key != "hydra"]  # a mistaken one may be a number
+            own = OmegaConf.masked_copy(config, names)
             check(own)
             start.make_room(start.plan_run(own, folder))
 
@@ -69,7 +73,7 @@ class CheckCallback(Callback):
 
 
 def _check_groups(config: DictConfig) -> None:
-    """Refuse values for nodes that are chosen with GROUP@NODE, and choices that exclude others.
+    """Refuse nodes that are chosen or removed in a wrong way, and choices that exclude others.
 
     Raises:
         UserError: with the right override.
@@ -77,6 +81,13 @@ def _check_groups(config: DictConfig) -> None:
     choices = config.hydra.runtime.choices
     if (online := choices.get("online")) and (dataset := choices.get("dataset")):
         raise UserError(f"dataset={dataset}: leave it out; online={online} collects its own data")
+    if OmegaConf.is_dict(config.get("online")) and not choices.get("online"):
+        raise UserError("online: choose online=explore, in a file with `override /online: explore`")
+    for override in config.hydra.overrides.task:
+        node = override.lstrip("~").partition("=")[0]
+        group, _, name = node.partition("@")
+        if override.startswith("~") and group not in OPTIONAL and (conf_folder() / group).is_dir():
+            raise UserError(f"{name or node}: must not be removed")
     for group in choices:
         node = group.rpartition("@")[2]
         if "@" in group and not OmegaConf.is_dict(value := config.get(node)):

@@ -25,7 +25,8 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
 
     @wraps(function)
     def run(*arguments: Any) -> None:
-        if root := os.environ.get("MINARI_DATASETS_PATH"):  # Hydra may change the folder (chdir)
+        if root := os.environ.pop("MINARI_DATASETS_PATH", ""):
+            # Hydra may change the folder (chdir); an empty variable is none
             os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(root)
         logging.raiseExceptions = False  # ignore a log that cannot be written
         try:

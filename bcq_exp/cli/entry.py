@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hydra import version
@@ -15,7 +17,9 @@ from bcq_exp.cli import schemas
 from bcq_exp.cli.arguments import refuse
 from bcq_exp.cli.choices import choices
 from bcq_exp.cli.command import command
-from bcq_exp.cli.explain import PastHydra, errors_pass, explained, in_quotes, reads_as_text
+from bcq_exp.cli.explain import PastHydra, errors_pass, explained
+from bcq_exp.cli.grammar import in_quotes, reads_as_text
+from bcq_exp.cli.own_files import check_own_files
 from bcq_exp.config.checking import check, documentation
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import plugins
@@ -48,7 +52,9 @@ def entry(
             version.setbase("1.3")
             _register()
             parser = internals.hydra_parser()
-            parser.error = refuse  # type: ignore[method-assign]
+            meant = {"--dry-run": "--plan"} if plan is not None else {}
+            meant |= dict.fromkeys(("--sweep", "--multi-run"), "-m") if sweeps else {}
+            parser.error = partial(refuse, meant=meant)  # type: ignore[method-assign]
             if plan is not None:
                 parser.add_argument("--plan", action="store_true")
             args = parser.parse_intermixed_args()
@@ -57,15 +63,17 @@ def entry(
             args.overrides = [_read(word, as_text, args.multirun) for word in args.overrides]
             if args.config_dir is not None and not os.path.isdir(args.config_dir):
                 raise UserError(f"--config-dir {args.config_dir}: there is no such folder")
+            if args.config_dir is not None:
+                check_own_files(Path(args.config_dir), args.overrides)
             if plan is not None and args.plan:
                 args.overrides.append(plan)
             if not (args.cfg or args.info or args.shell_completion):
                 args.multirun |= any(word.startswith("sweep=") for word in args.overrides)
             if args.multirun and not sweeps:
-                raise UserError("-m: leave it out; this command launches the sweeps itself")
+                raise UserError("-m: leave it out; only bcq_exp train sweeps")
             conf = str(schemas.conf_folder())
             try:
-                with explained(args.overrides, args.multirun):
+                with explained(args.overrides, args.multirun, command_sweeps=sweeps):
                     internals.run_hydra(args, parser, checked, conf, config_name)
                 return
             except PastHydra as passed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -29,16 +27,20 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from bcq_exp.cli.grammar import of_override, several_values
 from bcq_exp.cli.schemas import conf_folder
-from bcq_exp.config.checking import replaced, unknown, wrong
-from bcq_exp.config.identity import flattened
+from bcq_exp.config.checking import elsewhere, replaced, unknown, wrong
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.overrides import key_and_value
-from bcq_exp.config.schema import is_list
+from bcq_exp.config.schema import SCHEMAS
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.files import refusal, unusable_path
 
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
+DATASETS = ("pendulum", "minari", "d4rl_hdf5", "table")  # choices that are also schemas
+DATA_FILES = {
+    "csv": "table", "parquet": "table", "hdf5": "d4rl_hdf5", "h5": "d4rl_hdf5",
+}  # fmt: skip
 
 
 class PastHydra(BaseException):
@@ -67,8 +69,14 @@ def errors_pass() -> Iterator[None]:
 
 
 @contextmanager
-def explained(overrides: Sequence[str], is_sweep: bool) -> Iterator[None]:
+def explained(
+    overrides: Sequence[str], is_sweep: bool, *, command_sweeps: bool = True
+) -> Iterator[None]:
     """Explain errors of Hydra by the overrides that it was given.
+
+    Args:
+        is_sweep: whether ``-m`` was given.
+        command_sweeps: whether the command has ``-m``.
 
     Raises:
         UserError: in place of an error that is the user's mistake.
@@ -78,7 +86,8 @@ def explained(overrides: Sequence[str], is_sweep: bool) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UserError) or not is_mistake(error):
             raise
-        raise UserError(_of_overrides(error, overrides, is_sweep) or one_line(error)) from error
+        line = _of_overrides(error, overrides, is_sweep, command_sweeps=command_sweeps)
+        raise UserError(line or one_line(error)) from error
 
 
 def is_mistake(error: Exception) -> bool:
@@ -91,17 +100,17 @@ def is_mistake(error: Exception) -> bool:
         return True
     if refusal(error) is not None:
         return False
+    if isinstance(error, RecursionError):  # raised wherever the stack ends
+        return not set(READERS).isdisjoint(_packages(error))
     ours = isinstance(error, HydraException | OmegaConfBaseException)
-    return ours or unusable_path(error) is not None or _raised_in(error) in READERS
+    return ours or unusable_path(error) is not None or next(_packages(error), "") in READERS
 
 
-def _raised_in(error: BaseException) -> str:
-    """The package that raised an error, ignoring frames of the standard library."""
+def _packages(error: BaseException) -> Iterator[str]:
+    """The packages that an error passed, from where it was raised, without the standard library."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    packages = (
-        str(frame.f_globals.get("__name__")).partition(".")[0] for frame in reversed(frames)
-    )
-    return next((name for name in packages if name not in sys.stdlib_module_names), "")
+    names = (str(frame.f_globals.get("__name__")).partition(".")[0] for frame in reversed(frames))
+    return (name for name in names if name not in sys.stdlib_module_names)
 
 
 def one_line(error: BaseException) -> str:
@@ -112,8 +121,10 @@ def one_line(error: BaseException) -> str:
     if line := unusable_path(error):
         return line
     for link in chain:
-        if line := _of_override(link) or _of_choice(link) or _of_group(link) or _of_key(link):
+        if line := of_override(link) or _of_choice(link) or _of_group(link) or _of_key(link):
             return _file(str(error)) + line
+    if isinstance(error, RecursionError):
+        return "the defaults list of a file leads back to the file; remove that entry"
     if isinstance(error, AttributeError):  # of None
         return "a node in a file has no keys; give it some or delete it"
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
@@ -139,7 +150,9 @@ def _file(message: str) -> str:
     return f"{name}: " if before == "In " and not is_ours else ""
 
 
-def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) -> str | None:
+def _of_overrides(
+    error: Exception, overrides: Sequence[str], is_sweep: bool, *, command_sweeps: bool
+) -> str | None:
     """Explain an error of Hydra that does not name the override, or not clearly."""
     for override in overrides:
         key, _ = key_and_value(override)
@@ -152,73 +165,32 @@ def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) ->
         isinstance(link, OmegaConfBaseException) for link in _chain(error)
     ):
         return None
+    if line := _of_addition(error, overrides):
+        return line
     for given in OverridesParser.create().parse_overrides(list(overrides)):
         if given.is_sweep_override() and not is_sweep:
-            return several_values(given.input_line or "")
+            return several_values(given.input_line or "", command_sweeps=command_sweeps)
         if not given.key_or_group:
             return f"{given.input_line}: must be KEY=VALUE"
-        is_no_choice = isinstance(given.value(), bool | int | float | None)
+        is_no_choice = isinstance(given.value(), bool | int | float | list | None)
         if is_no_choice and (conf_folder() / given.key_or_group).is_dir():
             return f"{given.input_line}: must name one of the group's choices, or be left out"
     return None
 
 
-def several_values(override: str) -> str:
-    """The message for an override that sweeps, of a single run."""
-    key, _, values = override.partition("=")
-    words = f"{override}: several values need a sweep; add -m"
-    if "(" in values:
-        return words
-    quoted = shlex.quote(f'{key}="{values}"')
-    return f"{words}, or write {key}=[{values}] for a list, {quoted} for text with a comma"
-
-
-def _of_override(error: BaseException) -> str | None:
-    """Explain an override that Hydra cannot parse, and suggest how to write it."""
-    if not isinstance(error, OverrideParseException):
-        return None
-    key, equals, value = error.override.partition("=")
-    if not (key and equals):
-        return f"{error.override}: must be KEY=VALUE; put it in quotes if it has spaces"
-    if is_list(key) and not value.startswith("["):
-        value = f"[{value}]"
-    for quoted in (_with_quoted_elements(value), in_quotes(value)):
-        if quoted is not None and "${" not in value and _is_readable(f"{key}={quoted}"):
-            return f"{error.override}: needs quotes; write {shlex.quote(f'{key}={quoted}')}"
-        if value.startswith(("[", "{")):  # in quotes as a whole it would be text
-            break
-    return f"{error.override}: cannot be parsed; check that every bracket and quote is closed"
-
-
-def _with_quoted_elements(value: str) -> str | None:
-    """Quote the elements of a list that need it; ``None`` for a value that is no list."""
-    if not (value.startswith("[") and value.endswith("]")):
-        return None
-    elements = [element.strip() for element in value[1:-1].split(",")]
-    return f"[{','.join(e if _is_readable(f'_={e}') else in_quotes(e) for e in elements)}]"
-
-
-def in_quotes(text: str) -> str:
-    """A text as Hydra's grammar reads it, whatever is in it."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _is_readable(override: str) -> bool:
-    try:
-        _parsed(override)
-    except HydraException:
-        return False
-    return True
-
-
-def _parsed(override: str) -> Override:
-    return OverridesParser.create().parse_override(override)
-
-
-def reads_as_text(override: str) -> bool:
-    """Whether Hydra's grammar reads the value of an override as unchanged text."""
-    return _is_readable(override) and _parsed(override).value() == override.partition("=")[2]
+def _of_addition(error: Exception, overrides: Sequence[str]) -> str | None:
+    """Explain a group that is chosen twice, and keys that Hydra does not add."""
+    found = re.search(r"'override (\S+): (\S+)'|config groups is not supported", str(error))
+    for override in overrides:
+        group, _ = key_and_value(override)
+        if found and override.startswith("+") and found[1] in (None, group):
+            return f"{override}: leave out the +; write {override.lstrip('+')}"
+        if group.startswith("hydra.sweeper.params"):
+            return f"{override}: give swept values as KEY=VALUES with -m, such as -m seed=0,1"
+    if found and found[1]:
+        line = f"`override /{found[1].strip('/')}: {found[2]}`"
+        return f"{_file(str(error))}{found[1]}: chosen twice; write {line} in the defaults list"
+    return None
 
 
 def _of_choice(error: BaseException) -> str | None:
@@ -230,12 +202,29 @@ def _of_choice(error: BaseException) -> str | None:
         return f"{choice}.yaml: no such file; check --config-name, --config-dir and --config-path"
     if line := replaced(f"{group}={choice}"):
         return line
+    if line := _of_data(error.missing_cfg_file):
+        return line
     if options := [option for option in error.options or () if not option.startswith("_")]:
         return f"{group}={choice}: no such choice; there are {', '.join(options)}"
     return (
         f"{error.missing_cfg_file}: no such file; to choose from another group, write "
         "`override /GROUP: CHOICE` in the defaults list"
     )
+
+
+def _of_data(missing: str) -> str | None:
+    """Explain a file, or a Minari id, that was given as a choice of ``dataset``."""
+    group, _, given = missing.partition("/")
+    if group != "dataset":
+        return None
+    suffix = given.rpartition(".")[2].lower() if "." in given else ""
+    if suffix in DATA_FILES:
+        remedy = f"dataset={DATA_FILES[suffix]} dataset.path={given}"
+    elif re.fullmatch(r".*-v\d+", given):
+        remedy = f"dataset=minari dataset.id={given}"
+    else:
+        return None
+    return f"dataset={given}: no such choice; write {remedy}"
 
 
 def _is_given(error: MissingConfigException, overrides: Sequence[str]) -> bool:
@@ -279,7 +268,8 @@ def _of_key(error: BaseException) -> str | None:
         known = schema_of(node)
         if isinstance(error, ConfigKeyError | ConfigAttributeError) and name not in node:
             names = {*map(str, node), *known}
-            return unknown(key, names, _of_algorithm(node)) + _elsewhere(name, node)
+            line = unknown(key, names, _owner(key, node)) + elsewhere(name, node)
+            return line + _choices_with(key)
         if isinstance(error, ConfigTypeError):
             return f"{key}: must not be removed"
         if isinstance(error, ValidationError) and name in known:
@@ -289,14 +279,22 @@ def _of_key(error: BaseException) -> str | None:
     return f"{key}: {first_line(error)}"
 
 
-def _elsewhere(name: str, node: DictConfig) -> str:
-    """Suggest the key of that name below a node."""
-    keys = (key for key, _ in flattened(OmegaConf.to_container(node)))  # type: ignore[arg-type]
-    found = (key for key in keys if key.endswith(f".{name}") and not key.startswith("hydra."))
-    return next((f"; did you mean {key}?" for key in found), "")
+def _owner(key: str, node: DictConfig) -> str:
+    """Name the choice that decides which keys a node has."""
+    is_algorithm = key.startswith("algo.")
+    target = (node if is_algorithm else node.get("algo") or {}).get("_target_")
+    if isinstance(target, str):
+        return f" of {target.rpartition('.')[2]}"
+    names = (name for name in DATASETS if SCHEMAS[name] is OmegaConf.get_type(node))
+    return next((f" of dataset={name}" for name in names), "")
 
 
-def _of_algorithm(node: DictConfig) -> str:
-    """Name the algorithm, if it decides which nodes exist."""
-    target = (node.get("algo") or {}).get("_target_")
-    return f" of {target.rpartition('.')[2]}" if isinstance(target, str) else ""
+def _choices_with(key: str) -> str:
+    """Suggest the choices of ``dataset`` or ``online`` that have a key."""
+    group, _, name = key.partition(".")
+    known = {"dataset": DATASETS, "online": ("online",)}.get(group, ())
+    found = [choice for choice in known if name in schema_of(SCHEMAS[choice])]
+    if not found:
+        return ""
+    choices = "online=explore" if group == "online" else f"dataset={'|'.join(found)}"
+    return f"; to set it, choose {choices}"

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.containers import plain
 from bcq_exp.config.identity import flattened
 from bcq_exp.config.keys import schema_of
-from bcq_exp.config.schema import RunConfig
+from bcq_exp.config.schema import RunConfig, source
 from bcq_exp.errors import UserError
 from bcq_exp.internals import content
-from bcq_exp.ranges import PATH, Range
+from bcq_exp.ranges import COUNT, PATH, Range
 
 _NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
 _REPLACED = {  # keys and choices of earlier versions, as patterns, and what replaced them
@@ -56,13 +56,27 @@ def check(config: DictConfig) -> dict[str, Any]:
     root = schema_of(config) or schema_of(RunConfig)
     for name in root.keys() - config.keys():
         raise UserError(f"{name}: must not be removed")
-    values = {str(name): _value(config, str(name)) for name in config if name != "hydra"}
+    _check_nodes(config, root)
+    values = {str(name): _value(config, name) for name in config if name != "hydra"}
     for key, value, schema_field in _leaves(config, values, "", root):
         if value == "???":
             raise UserError(f"{key}: has no value; give {key}=...")
         if schema_field is not None and not _is_allowed(value, schema_field):
             raise UserError(wrong(key, value, schema_field))
     return values
+
+
+def _check_nodes(config: DictConfig, root: Mapping[str, Field]) -> None:
+    """Check that no file empties a node.
+
+    Raises:
+        UserError: naming the node.
+    """
+    for name, schema_field in root.items():
+        is_node = bool(schema_field.metadata.get("schema")) or name == "algo"
+        is_data = name in ("dataset", "online")  # one of which is null
+        if is_node and not OmegaConf.is_dict(source(config) if is_data else config[name]):
+            raise UserError(f"{name}: must have keys; give it some, or delete it in its file")
 
 
 def check_folders(config: DictConfig, *, is_sweep: bool) -> Path:
@@ -101,6 +115,11 @@ def check_plugins(hydra: DictConfig) -> None:
         for key, value in flattened(values, f"hydra.{name}."):
             if line := replaced(key) or replaced(f"{key}={value}"):
                 raise UserError(line)
+        size = node.get("max_batch_size")
+        if not (size is None or (isinstance(size, int) and size in COUNT)):
+            raise UserError(
+                f"hydra.{name}.max_batch_size={size}: must be an integer {COUNT}, or null"
+            )
         for field_name, schema_field in schema_of(node).items():
             value = values[field_name]
             is_said = value == "???" or OmegaConf.is_interpolation(node, field_name)
@@ -124,6 +143,13 @@ def unknown(key: str, names: Iterable[str], owner: str = "") -> str:
     return f"{key}: no such key{owner}; there are {', '.join(shown) or 'none'}"
 
 
+def elsewhere(name: str, node: DictConfig) -> str:
+    """Suggest the key of that name below a node."""
+    keys = (key for key, _ in flattened(OmegaConf.to_container(node)))  # type: ignore[arg-type]
+    found = (key for key in keys if key.endswith(f".{name}") and not key.startswith("hydra."))
+    return next((f"; did you mean {key}?" for key in found), "")
+
+
 def wrong(key: str, value: Any, schema_field: Field) -> str:
     """The message for a value that a key may not have: what is allowed, and a suggestion."""
     shown = json.dumps(value) if isinstance(value, list | bool | None) else str(value)
@@ -132,8 +158,10 @@ def wrong(key: str, value: Any, schema_field: Field) -> str:
 
 def _meant(key: str, value: str, schema_field: Field) -> str:
     kind = str(schema_field.type)
-    if value.startswith("[") and not kind.startswith("list"):
-        return f"; to sweep, write {key}={value.strip('[]').replace(' ', '')} with -m"
+    if re.fullmatch(r"\[\[[^\]]*\]\]", value):
+        return f"; write {key}={value[1:-1].replace(' ', '')}"
+    if value.startswith("[") and (not kind.startswith("list") or value.startswith("[[")):
+        return f"; to sweep, write {key}={value[1:-1].replace(' ', '')} with -m"
     if kind.startswith("list[str]") and not value.startswith("[") and value.strip("'\""):
         text = re.sub(r"""^(['"])(.*)\1$""", r"\2", value)
         element = text if re.fullmatch(r"[\w.+-]+", text) else json.dumps(text)
@@ -206,7 +234,7 @@ def _is_allowed(value: Any, schema_field: Field) -> bool:
     return value in values
 
 
-def _value(config: DictConfig, name: str) -> Any:
+def _value(config: DictConfig, name: Any) -> Any:
     """Resolve a key's value; a node becomes Python's containers, which are faster to walk."""
     if OmegaConf.is_missing(config, name):
         return "???"
@@ -229,7 +257,11 @@ def _leaves(
         ):  # hyperparameters belong to the algorithm's schema
             if "." in name:
                 raise UserError(f"{key}: a key in a file has no dots; nest it, one key per line")
-            raise UserError(unknown(key, known))
+            if ":" in name:
+                raise UserError(f"{key}: needs a space after its colon")
+            if value is None and not prefix:
+                raise UserError(f"{name}: must have keys; give it some, or delete it in its file")
+            raise UserError(unknown(key, known) + elsewhere(str(name), node))
         if is_node:
             yield from _leaves(node[name], value, f"{key}.", schema_of(node[name]))
         else:

@@ -381,13 +381,6 @@ SCHEMAS = {  # as choice files name them: /schema/NAME@_here_
 }
 
 
-def is_list(key: str) -> bool:
-    """Whether a dotted key, by its last part, is a list in the schemas that have it."""
-    name = key.rpartition(".")[2]
-    kinds = [str(known[name].type) for known in map(schema_of, SCHEMAS.values()) if name in known]
-    return any(kind.startswith("list") for kind in kinds)
-
-
 def source(config: Mapping[str, Any]) -> Any:
     """Return the node of a run's transitions: ``online``, or ``dataset``."""
     return config.get("online") or config["dataset"]

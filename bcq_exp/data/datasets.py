@@ -209,6 +209,8 @@ def load_d4rl_hdf5(
     """
     file = Path(path).expanduser()
     name = file.stem
+    if file.is_dir():
+        raise DataError(f"dataset.path={path}: is a folder; give one of its HDF5 files")
     if not file.is_file():
         raise DataError(f"data set {name!r}: there is no file {path!r}")
     env = env or environments.guess_env(file.name)

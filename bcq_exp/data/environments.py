@@ -46,6 +46,10 @@ _SPACES = ("obs_dim", "act_low", "act_high", "act_n", "act_start")
 _DECISIVE = ("id", "entry_point", "kwargs", "max_episode_steps", "additional_wrappers")
 _GONE_FIELDS = ("autoreset", "apply_api_compatibility")  # in specs written before Gymnasium 1.0
 
+# for messages: how to have another environment than the one that a file names
+_OF_DATA = "set dataset.env to 'module:id', or trainer.eval_episodes=0 to train without it"
+_OF_RUN = "set env to 'module:id', or trust=true if you trust the run's folder"
+
 # Gymnasium's wrappers that only map observations, actions and rewards or count steps; the others
 # write files, open windows, or take functions.
 _HARMLESS_WRAPPERS = {
@@ -111,12 +115,15 @@ def find_spec(source: str, env: str) -> EnvSpec:
         ) from error
 
 
-def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
+def parse_spec(source: str, text: str, *, trusted: bool = False, remedy: str = _OF_DATA) -> EnvSpec:
     """An EnvSpec from the JSON in a data set's metadata or a checkpoint.
 
     Unless it is ``trusted``, the text's entry points are ignored: the environment registered under
     its id is made, and only harmless wrappers of Gymnasium are applied. The same holds if the text
     has no entry point.
+
+    Args:
+        remedy: for messages, how to have another environment.
 
     Raises:
         DataError: the text is no environment specification, or its id is not registered.
@@ -129,7 +136,7 @@ def parse_spec(source: str, text: str, *, trusted: bool = False) -> EnvSpec:
             f"data set {source!r}: environment {spec.id!r} is not registered with Gymnasium, and "
             "its entry point was not stored; set env to 'module:id' to import the module first"
         )
-    return _registered(source, spec)
+    return _registered(source, spec, remedy)
 
 
 def _read_spec(source: str, text: str) -> EnvSpec:
@@ -154,7 +161,7 @@ def _read_spec(source: str, text: str) -> EnvSpec:
         ) from error
 
 
-def _registered(source: str, spec: EnvSpec) -> EnvSpec:
+def _registered(source: str, spec: EnvSpec, remedy: str) -> EnvSpec:
     """Replace the code of an untrusted specification by registered code, without rendering.
 
     Raises:
@@ -162,20 +169,20 @@ def _registered(source: str, spec: EnvSpec) -> EnvSpec:
     """
     known = gym.registry.get(spec.id)
     if known is None:
-        raise _refused(source, f"environment {spec.id!r} is not registered with Gymnasium")
+        raise _refused(source, f"environment {spec.id!r} is not registered with Gymnasium", remedy)
     return replace(
         spec,
         entry_point=known.entry_point,
         vector_entry_point=known.vector_entry_point,
         kwargs={key: value for key, value in spec.kwargs.items() if key != "render_mode"},
         additional_wrappers=tuple(
-            wrapper if wrapper in known.additional_wrappers else _harmless(source, wrapper)
+            wrapper if wrapper in known.additional_wrappers else _harmless(source, wrapper, remedy)
             for wrapper in spec.additional_wrappers
         ),
     )
 
 
-def _harmless(source: str, wrapper: WrapperSpec) -> WrapperSpec:
+def _harmless(source: str, wrapper: WrapperSpec, remedy: str = _OF_DATA) -> WrapperSpec:
     """Replace an untrusted wrapper by the present Gymnasium's.
 
     Raises:
@@ -185,14 +192,13 @@ def _harmless(source: str, wrapper: WrapperSpec) -> WrapperSpec:
     if f"{module}.".startswith("gymnasium.wrappers.") and name in _HARMLESS_WRAPPERS:
         return replace(wrapper, entry_point=f"gymnasium.wrappers:{name}")
     allowed = ", ".join(sorted(_HARMLESS_WRAPPERS))
-    raise _refused(source, f"wrapper {wrapper.entry_point!r} is not one of Gymnasium's {allowed}")
+    reason = f"wrapper {wrapper.entry_point!r} is not one of Gymnasium's {allowed}"
+    raise _refused(source, reason, remedy)
 
 
-def _refused(source: str, reason: str) -> DataError:
+def _refused(source: str, reason: str, remedy: str) -> DataError:
     return DataError(
-        f"data set {source!r}: {reason}, and code named in a file is not run; set dataset.env to "
-        "'module:id' or trainer.eval_episodes=0 to train without it (for a trained run, set env "
-        "to 'module:id', or trust=true if you trust its folder)"
+        f"data set {source!r}: {reason}, and code named in a file is not run; {remedy}"
     )
 
 
@@ -220,6 +226,8 @@ def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
 
 def _named_by(source: str, env: str) -> tuple[str, str]:
     """For messages: the data set that names the environment, and the key that would."""
+    if source == f"online/{env}":
+        return "", "online.env"
     return ("", "env") if source == env else (f"data set {source!r}: ", "dataset.env")
 
 
@@ -316,7 +324,7 @@ def from_state(
             f"data set {source!r}: no environment is stored with the run; give env=ID or "
             "env=module:ID"
         )
-    spec = parse_spec(source, state["spec"], trusted=trusted)
+    spec = parse_spec(source, state["spec"], trusted=trusted, remedy=_OF_RUN)
     made = flatten_env(make_raw(source, spec, **kwargs))
     check_acts_in(made, *spaces_of_state(state))
     return made

@@ -29,7 +29,7 @@ PROVENANCE = "bcq_exp"  # its key in a data set's metadata
 def minari_root() -> Path:
     """``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``, as Minari itself has it."""
     root = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(root).absolute() if root is not None else Path.home() / ".minari" / "datasets"
+    return Path(root).absolute() if root else Path.home() / ".minari" / "datasets"
 
 
 def data_folder(dataset_id: str) -> Path:

@@ -22,8 +22,10 @@ from yaml import YAMLError
 from bcq_exp.config.checking import check, check_folders, check_plugins
 from bcq_exp.config.containers import unresolved
 from bcq_exp.config.identity import flattened, report_keys, training_text
+from bcq_exp.config.keys import schema_of
 from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import key_and_value
+from bcq_exp.config.schema import RunConfig
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import listed
 from bcq_exp.sweep import state
@@ -44,7 +46,8 @@ Compose = Callable[[list[str]], DictConfig]
 class Axis:
     """One swept key, with an override for each value, or for both ends of an interval.
 
-    ``given`` is the override as the user typed it.
+    ``given`` is the override as the user typed it. Of an interval, ``is_integer`` is whether it has
+    integers only, as Optuna draws them.
     """
 
     given: str
@@ -52,6 +55,7 @@ class Axis:
     overrides: tuple[str, ...]
     is_continuous: bool
     is_group: bool
+    is_integer: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     fixed, axes = fixed + of_file[0], axes + of_file[1]
     if params:
         cfg = compose([*fixed, *(axis.overrides[0] for axis in axes)])
+    _check_intervals(cfg, axes)
     _check_values(cfg, fixed, axes, compose)
     of_sweeper = cfg if of_file[0] else None
 
@@ -172,8 +177,8 @@ def _params(cfg: DictConfig) -> dict[str, Any]:
     sweep = cfg.hydra.runtime.choices.get("sweep")
     if sweep and not params:
         raise UserError(
-            f"sweep={sweep}: its file sweeps no key; begin it with '# @package _global_' and list "
-            "the keys below hydra: sweeper: params:, one line KEY: VALUES each"
+            f"sweep={sweep}: its file sweeps no key; list the keys below hydra: sweeper: "
+            "params:, one line KEY: VALUES each"
         )
     return params
 
@@ -254,7 +259,8 @@ def _axis(override: Override) -> Axis:
     key = override.get_key_element()
     value = override.value()
     if isinstance(value, IntervalSweep):
-        values = [str(value.start), str(value.end)]
+        ends = (value.start, value.end)
+        values = [str(end).removesuffix(".0") for end in ends]  # may be a key of integers
     else:
         values = list(override.sweep_string_iterator())
     if not values:
@@ -266,7 +272,13 @@ def _axis(override: Override) -> Axis:
         overrides=tuple(f"{key}={v}" for v in values),
         is_continuous=isinstance(value, IntervalSweep),
         is_group=bool(loader.get_group_options(override.key_or_group)),
+        is_integer=isinstance(value, IntervalSweep) and _has_integers(value),
     )
+
+
+def _has_integers(interval: IntervalSweep) -> bool:
+    ends = (interval.start, interval.end)
+    return "int" in interval.tags or all(isinstance(end, int) for end in ends)
 
 
 def _check_values(base: DictConfig, fixed: list[str], axes: list[Axis], compose: Compose) -> None:
@@ -301,6 +313,27 @@ def _check_values(base: DictConfig, fixed: list[str], axes: list[Axis], compose:
                     "%s: train the same policy, as nothing that affects training differs",
                     listed([*alike]),
                 )
+
+
+def _check_intervals(cfg: DictConfig, axes: Sequence[Axis]) -> None:
+    """Check that only a search has intervals, and those of integers are integers.
+
+    Raises:
+        UserError: naming the interval and what to write.
+    """
+    for axis in axes:
+        if not axis.is_continuous:
+            continue
+        if cfg.hydra.sweeper._target_.endswith(("BasicSweeper", "GridSweeper", "HalvingSweeper")):
+            raise UserError(
+                f"{axis.given}: only a search takes an interval; add hydra/sweeper=optuna, or list "
+                f"the values, {axis.key}=A,B"
+            )
+        above, _, name = axis.key.rpartition(".")
+        known = schema_of(OmegaConf.select(cfg, above) if above else RunConfig).get(name)
+        if known is not None and str(known.type).startswith("int") and not axis.is_integer:
+            words = axis.given.partition("=")[2]
+            raise UserError(f"{axis.given}: must be integers; write '{axis.key}=int({words})'")
 
 
 def _result(values: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pkgutil import resolve_name
@@ -62,17 +62,28 @@ def algorithm_class(spec: AlgorithmSpec) -> type[OfflineAlgorithm]:
     if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
         raise UserError(f"algo._target_={spec.target}: must be a subclass of OfflineAlgorithm")
     if unread := spec.groups.keys() - set(found.reads):
-        for name in sorted(unread):
-            if near := get_close_matches(name, [*found.reads, *schema_of(RunConfig)], 1):
-                raise UserError(f"{name}: not read by {found.__name__}; did you mean {near[0]}?")
-        raise UserError(
-            f"{', '.join(sorted(unread))}: not read by {found.__name__}, which reads "
-            f"{', '.join(sorted(found.reads))}; begin a file that sets keys outside its own group "
-            "with '# @package _global_'"
-        )
+        raise UserError(_unread_message(found, spec, sorted(unread)))
     for name, kind in found.network_kinds.items():
         _check_kind(found, name, kind, spec.groups.get(name, {}).get("_target_"))
     return found
+
+
+def _unread_message(
+    algorithm: type[OfflineAlgorithm], spec: AlgorithmSpec, unread: Sequence[str]
+) -> str:
+    """Explain groups that an algorithm does not read."""
+    line = f"{', '.join(unread)}: not read by {algorithm.__name__}"
+    below = [value for name in unread for value in spec.groups[name].values()]
+    if any(isinstance(value, Mapping) for value in below):  # groups, below that of their file
+        return (
+            f"{line}; begin a file that sets keys outside its own group with '# @package _global_'"
+        )
+    known = [*algorithm.reads, *schema_of(RunConfig)]
+    for name in unread:
+        if near := get_close_matches(name, known, 1):
+            return f"{name}: not read by {algorithm.__name__}; did you mean {near[0]}?"
+    reads = ", ".join(sorted(algorithm.reads))
+    return f"{line}, which reads {reads}; delete it, or choose an algo= that reads it"
 
 
 def _check_kind(

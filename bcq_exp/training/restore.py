@@ -28,7 +28,7 @@ from bcq_exp.files import write_atomically
 from bcq_exp.training import checkpoint
 from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
-from bcq_exp.training.record import RunRecord, report_damage
+from bcq_exp.training.record import RunRecord, is_sweep, report_damage
 from bcq_exp.training.spec import RunSpec
 
 OURS = "bcq_exp.algorithm."
@@ -245,6 +245,10 @@ def save_evaluation(
 
 def _checkpoint(folder: str | Path) -> checkpoint.Checkpoint:
     found = checkpoint.newest(RunRecord(Path(folder)))
+    if found is None and Path(folder).is_file():
+        raise UserError(f"run={folder}: is a file; give the folder of a run, {Path(folder).parent}")
+    if found is None and is_sweep(Path(folder)):
+        raise UserError(f"run={folder}: is a sweep; give the folder of one of its runs")
     if found is None:
         raise UserError(
             f"run={folder}: contains no checkpoint.pt; give the folder of a trained run"

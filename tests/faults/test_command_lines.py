@@ -75,7 +75,7 @@ FOUND = [
     ("bcq_exp.export", [], "the following arguments are required: run"),
     ("bcq_exp.export", [""], "run=: must be a path that is not empty"),
     ("bcq_exp.export", ["absent"], "run=absent: contains no checkpoint.pt"),
-    ("bcq_exp.export", ["sweep"], "run=sweep: contains no checkpoint.pt"),
+    ("bcq_exp.export", ["sweep"], "run=sweep: is a sweep; give the folder of one of its runs"),
     ("bcq_exp.export", ["done", "format=onxx"], "format=onxx: must be one of onnx, torch"),
     ("bcq_exp.export", ["done", "output="], "output=: must be a path that is not empty"),
     ("bcq_exp.export", ["done", "format=torch", "output=file"], "output=file: not a folder"),

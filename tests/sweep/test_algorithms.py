@@ -68,7 +68,7 @@ def test_the_same_command_again_is_done_at_once(swept):
 
 REFUSED = {
     ("algo=bc", "vae.latent_dim=3"): "vae: no such key of BC; there are actor, ",
-    ("algo=bc", "algo.lmbda=0.5"): "algo.lmbda: no such key; there are none",
+    ("algo=bc", "algo.lmbda=0.5"): "algo.lmbda: no such key of BC; there are none",
     ("algo=bc", "vae=mlp"): "vae: no such group in this configuration; leave it out, or choose",
     ("algo=bc", "+vae=mlp"): "vae: not read by BC, which reads actor, actor_optim, policy",
     ("-m", "algo=bcq,bc", "vae.latent_dim=3"): "vae: no such key of BC; there are ",

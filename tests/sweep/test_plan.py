@@ -10,7 +10,7 @@ from tests.forked import forked
 
 MISTAKES = {
     "seed=range(0,0)": "seed=range(0,0): an empty grid",
-    "algo.nope=1,2": "algo.nope: no such key; there are gamma, lmbda",
+    "algo.nope=1,2": "algo.nope: no such key of BCQ; there are gamma, lmbda",
     "algo.lmbda=0.5,2": "algo.lmbda=2.0: must be a number in [0, 1]",
     "algo.lmbda=0.5,x": "algo.lmbda=x: must be a number in [0, 1]",
     "critic=state_action,huge": "critic=huge: no such choice; there are state, state_action",

@@ -122,6 +122,18 @@ def test_a_search_that_another_process_has_in_hand_is_left_alone(tmp_path):
     assert [trial.state.name for trial in study(tmp_path).trials] == ["RUNNING"]
 
 
+def test_an_interval_of_a_key_of_integers_must_be_of_integers(tmp_path):
+    given = ("-m", "hydra/sweeper=optuna", "name=o", "--plan")
+    interval = "algo.num_sampled_action=interval(1,10)"
+    refused = forked(*given, interval, cwd=tmp_path)
+    assert refused.stderr == (
+        f"error: {interval}: must be integers; "
+        "write 'algo.num_sampled_action=int(interval(1,10))'\n"
+    )
+    done = forked(*given, "algo.num_sampled_action=int(interval(1,10))", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 class Launched:
     """A launcher whose jobs return what ``outcome`` makes of their overrides, or fail."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     from bcq_exp.data.behaviour import Behaviour
+
+log = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 100_000
 
@@ -46,6 +49,8 @@ def _record(cfg: DictConfig) -> list[float]:
     agent = _trained(cfg) if cfg.behaviour == "ddpg" else cfg.run
     origin = _origin(agent)
     env, episodes = (_collected_by_run if cfg.record == "buffer" else _collected)(cfg, agent)
+    for note in behaviour.notes(episodes):
+        log.warning("data set %r: %s", cfg.id, note)
     num_steps = sum(len(episode) for episode in episodes)
     how = _how(cfg, origin, num_steps)
     behaviour.check_room(env, num_steps, len(episodes))

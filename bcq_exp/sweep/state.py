@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from bcq_exp import files
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import write_atomically
 from bcq_exp.training import start
+from bcq_exp.training.checkpoint_marks import read_marks
 from bcq_exp.training.record import (
     SWEEP_FILE,
     Marks,
@@ -123,17 +125,31 @@ def _timing(record: RunRecord, marks: Marks, status: str) -> Mapping[str, float 
     Raises:
         Damaged: if a launch would refuse the run.
     """
+    if status not in ("completed", "running"):
+        _check_resumable(record)
     try:
-        if status not in ("completed", "running"):
-            record.check_marks(marks)
         return record.last_row("timing", marks)
     except Damaged:
         if status == "completed":
             raise
+        if status == "running":
+            _check_resumable(record)
+    return {}
+
+
+def _check_resumable(record: RunRecord) -> None:
+    """Check the files from which a launch resumes a run.
+
+    Raises:
+        Damaged: if a launch would refuse the run.
+    """
+    with suppress(Damaged):
+        for path in record.checkpoints[:1]:
+            record.check(read_marks(path))
+        return
     from bcq_exp.training import checkpoint  # brings torch
 
     checkpoint.find_resumable(record, lazily=True)
-    return {}
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ from torch import Tensor
 
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, clear_halves, written
-from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord, report_damage
+from bcq_exp.training.checkpoint_marks import check_archive, check_format
+from bcq_exp.training.record import NOTHING, Marks, RunRecord, previous, report_damage
 from bcq_exp.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)
-
-FORMAT = 2
 
 
 class Checkpoint(TypedDict):
@@ -57,7 +55,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     with written(path), atomic_path(path) as temporary:
         save_tensors(dict(checkpoint), temporary)
         if path.exists():
-            os.replace(path, _previous(path))
+            os.replace(path, previous(path))
 
 
 def load(path: Path, *, lazily: bool = False) -> Checkpoint:
@@ -69,14 +67,10 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
     """
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
+    check_archive(path)
     with report_damage(path):
-        with zipfile.ZipFile(path) as archive:
-            if (part := archive.testzip()) is not None:
-                raise Damaged(f"{path} is damaged (checksum mismatch of {part})")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-    found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if found != FORMAT:
-        raise Damaged(f"{path}: not a checkpoint of format {FORMAT}", SET_ASIDE)
+    check_format(path, checkpoint)
     with report_damage(path):
         if lacking := Checkpoint.__required_keys__ - checkpoint.keys():
             raise ValueError(f"without {', '.join(sorted(lacking))}")
@@ -132,9 +126,7 @@ def prepare_to_resume(record: RunRecord, found: StoredCheckpoint | None) -> None
 
 def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> StoredCheckpoint | None:
     damage: Damaged | None = None
-    for path in (record.checkpoint, _previous(record.checkpoint)):
-        if not path.exists():
-            continue
+    for path in record.checkpoints:
         try:
             content = read(path)
         except Damaged as error:
@@ -159,7 +151,3 @@ def _with_rows(record: RunRecord, path: Path, *, lazily: bool) -> Checkpoint:
             return {**content, "record": summary["record"]}
     record.check(content["record"])
     return content
-
-
-def _previous(path: Path) -> Path:
-    return path.with_stem(f"{path.stem}.previous")

@@ -72,6 +72,11 @@ class RunRecord:
         """The path of the checkpoint."""
         return self.folder / "checkpoint.pt"
 
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that exist, the newest first."""
+        return [path for path in (self.checkpoint, previous(self.checkpoint)) if path.exists()]
+
     def append(self, table: Table, row: Row) -> None:
         """Add a row to a CSV file; its first row names the columns. ``None`` is an empty cell.
 
@@ -354,6 +359,11 @@ def report_damage(path: Path, advice: str = SET_ASIDE) -> Iterator[None]:
     except _UNREADABLE as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise Damaged(f"{path} is damaged ({reason})", advice) from error
+
+
+def previous(path: Path) -> Path:
+    """The path of the checkpoint before the newest."""
+    return path.with_stem(f"{path.stem}.previous")
 
 
 def _check_kinds(summary: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.files import shortest
 from bcq_exp.formatting import counted
-from bcq_exp.training import checkpoint
+from bcq_exp.training import checkpoint, checkpoint_marks
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
 from bcq_exp.training.record import RunRecord, sweep_name, this_process
 from bcq_exp.training.tracking import Tracker
@@ -168,7 +168,7 @@ class Run:
         checkpoint.save(
             self.record.checkpoint,
             {
-                "format": checkpoint.FORMAT,
+                "format": checkpoint_marks.FORMAT,
                 "step": step,
                 "config": self.facts["config"],
                 "engine": engine_state,

@@ -9,7 +9,7 @@ import pytest
 
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically
-from bcq_exp.training import checkpoint
+from bcq_exp.training import checkpoint, checkpoint_marks
 from bcq_exp.training.record import SUMMARY, TABLES, RunRecord
 
 
@@ -254,7 +254,7 @@ def test_a_checkpoint_comes_back(tmp_path):
     import torch
 
     content = dict.fromkeys(checkpoint.Checkpoint.__required_keys__)
-    content |= {"format": checkpoint.FORMAT, "step": 3, "window": torch.ones(2, 3)}
+    content |= {"format": checkpoint_marks.FORMAT, "step": 3, "window": torch.ones(2, 3)}
     content["config"] = {"trainer": {"engine": "auto"}}
     checkpoint.save(tmp_path / "c.pt", content)
     loaded = checkpoint.load(tmp_path / "c.pt")

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 DEFAULT_STEPS = 100_000
 
 
-@entry("collect", as_text=("run",))
+@entry("collect", as_text=("run",), sweeps=False)
 def main(cfg: DictConfig) -> float:
     import numpy as np
 

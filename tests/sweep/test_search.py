@@ -330,6 +330,7 @@ def test_a_failed_trial_is_asked_for_once_more_at_each_launch():
         ((LMBDA, "hydra.sweeper.num_trials=3"), "was replaced by hydra.sweeper.n_trials"),
         ((LMBDA, "hydra.sweeper.batch_size=3"), "was replaced by hydra.sweeper.n_jobs"),
         ((LMBDA, "hydra.sweeper.sampler=cmaes"), "was replaced by hydra/sweeper/sampler=cmaes"),
+        (("algo.lmbda=range(0,1)",), "algo.lmbda=range(0,1): a search over one setting, as no key"),
         (("algo.lmbda=interval(0,3)",), "algo.lmbda=3.0: must be a number in [0, 1]"),
     ],
 )

@@ -51,7 +51,7 @@ def entry(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra does not reformat errors
             warnings.filterwarnings("ignore", module="hydra")  # its errors are reported in one line
             version.setbase("1.3")
-            _register()
+            register()
             parser = internals.hydra_parser()
             parser.error = refuse  # type: ignore[method-assign]
             if plan is not None:
@@ -69,7 +69,7 @@ def entry(
             if args.multirun and not sweeps:
                 raise UserError("-m: only used by bcq_exp train; leave it out")
             if not sweeps:
-                _check_single(args.overrides)
+                check_single(args.overrides, "only bcq_exp train sweeps")
             conf = str(schemas.conf_folder())
             try:
                 with explained(args.overrides, args.multirun), _checked_search_path():
@@ -106,8 +106,11 @@ def _read(word: str, as_text: Sequence[str], sweeps: bool, is_sweep: bool) -> st
     return quoted
 
 
-def _check_single(words: Sequence[str]) -> None:
+def check_single(words: Sequence[str], reason: str) -> None:
     """Refuse what makes a sweep of a command that has none.
+
+    Args:
+        reason: why it has none, for messages.
 
     Raises:
         UserError: with the first such override.
@@ -116,9 +119,9 @@ def _check_single(words: Sequence[str]) -> None:
         with suppress(HydraException):  # reported when Hydra parses it
             given = OverridesParser.create().parse_override(word)
             if given.key_or_group == "hydra.mode" and given.value() == RunMode.MULTIRUN.name:
-                raise UserError(f"{word}: only used by bcq_exp train; leave it out")
+                raise UserError(f"{word}: leave it out; {reason}")
             if given.is_sweep_override():
-                raise UserError(f"{word}: must be one value, as only bcq_exp train sweeps")
+                raise UserError(f"{word}: must be one value; {reason}")
 
 
 @contextmanager
@@ -137,7 +140,7 @@ def _checked_search_path() -> Iterator[None]:
             raise UserError(f"hydra.searchpath: there is no folder or package {path}") from None
 
 
-def _register() -> None:
+def register() -> None:
     """Register schemas and resolvers with Hydra."""
     schemas.register()
     plugins.remove_namesakes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     from bcq_exp.data.behaviour import Behaviour
+    from bcq_exp.data.datasets import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ def _converted(cfg: DictConfig) -> float:
         steps["act"] = steps["act"][:, 0].astype(np.int64) + space.start
     for line in dataset.summary:
         print(line)
+    if lost := [*_lost(dataset)]:
+        log.warning("%s: a Minari data set does not hold %s", cfg.id, "; nor ".join(lost))
     with minari_store.reserve(cfg.id):
         minari_store.check_room(sum(array.nbytes for array in steps.values()))
         behaviour.save(
@@ -104,6 +108,21 @@ def _converted(cfg: DictConfig) -> float:
     print(f"steps     {len(dataset.transitions)}")
     print(f"episodes  {np.count_nonzero(dataset.episode_rows)}")
     return dataset.behaviour_return
+
+
+def _lost(dataset: Dataset) -> Iterator[str]:
+    """Yield what a Minari data set cannot hold of this one, and what follows from it."""
+    if dataset.behaviour_prob is not None:
+        yield (
+            "the probabilities of dataset.behaviour_prob, so bcq_exp select will estimate the "
+            "behaviour policy"
+        )
+    columns = (dataset.columns or {}).get("observations", ())
+    if names := [column["name"] for column in columns if column["kind"] != "number"]:
+        yield (
+            f"which columns are categories or booleans ({', '.join(names)}), so "
+            "trainer.normalize_obs=true will scale their numbers"
+        )
 
 
 def _check(cfg: DictConfig) -> None:

@@ -37,7 +37,7 @@ def test_the_specification_has_every_panel_and_the_swept_keys(tmp_path):
     ("arguments", "said"),
     [
         (["entity=e"], "project=...: give the W&B project"),
-        (["project=a/b"], r"project=a/b: must be 1 to 128 characters, none of / \\ # ? %"),
+        (["project=a/b"], r"project=a/b: must be 1 to 128 characters, none of / \ # ? %"),
         (["project=p", "x"], "x: no runs found"),
     ],
 )

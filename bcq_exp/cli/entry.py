@@ -37,7 +37,8 @@ def entry(
         plan: the override that ``--plan`` stands for.
         as_text: keys whose values are taken as text, not parsed by Hydra's grammar: a run's folder
             contains commas and equals signs, a name may look like a number.
-        sweeps: whether the command has ``-m``. Without it, a comma in such text needs quotes.
+        sweeps: whether the command has ``-m``; then a comma in such text of a single run needs
+            quotes.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -60,7 +61,8 @@ def entry(
             if args.experimental_rerun:
                 raise UserError("--experimental-rerun: not supported; name=NAME continues a run")
             words = args.overrides
-            args.multirun |= sweeps and any(word.startswith("sweep=") for word in words)
+            if sweeps and not (args.cfg or args.info or args.shell_completion):
+                args.multirun |= any(word.startswith("sweep=") for word in words)
             args.overrides = [_read(word, as_text, sweeps, args.multirun) for word in words]
             if args.config_dir is not None and not os.path.isdir(args.config_dir):
                 raise UserError(f"--config-dir {args.config_dir}: there is no such folder")

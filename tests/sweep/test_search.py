@@ -86,7 +86,7 @@ def test_equal_trials_are_one_run_and_a_study_is_of_one_configuration(tmp_path):
     assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE"] * 6
     assert len(run_states(folder)) == 2
     other = (*search, "algo.gamma=0.5", "hydra.sweeper.n_trials=2")
-    fewer = (*other, "algo.num_sampled_action=choice(1)", "resume=restart", "--plan")
+    fewer = (*other, "algo.num_sampled_action=choice(1,3)", "resume=restart", "--plan")
     assert forked(*fewer, cwd=tmp_path).returncode == 0  # all runs are set aside
     done = forked(*other, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -180,7 +180,7 @@ def test_every_launch_proposes_other_trials_and_numbers_its_jobs(tmp_path):
 
 
 def test_equal_trials_are_one_job_whose_value_is_both_trials(tmp_path):
-    launched = search(tmp_path, of_lmbda, 2, space=("algo.lmbda=choice(0.5)",))
+    launched = search(tmp_path, of_lmbda, 2, space=("algo.lmbda=choice(0.5,0.5)",))
     assert launched.batches == [(0, [["algo.lmbda=0.5"]])]
     assert [trial.value for trial in study(tmp_path).trials] == [-0.5, -0.5]
 
@@ -213,7 +213,7 @@ def test_a_study_is_of_the_configuration_of_its_complete_trials(tmp_path):
 
 
 def test_arguments_replace_what_a_file_searches(tmp_path):
-    params = {"algo.lmbda": "choice(0.5)", "algo.tau": "choice(0.1)"}
+    params = {"algo.lmbda": "choice(0.5)", "algo.tau": "choice(0.1,0.1)"}
     launched = search(tmp_path, of_lmbda, 1, space=("algo.lmbda=0.75",), params=params)
     assert launched.batches == [(0, [["algo.lmbda=0.75", "algo.tau=0.1"]])]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     from bcq_exp.data.behaviour import Behaviour
+    from bcq_exp.data.datasets import Dataset
+
+log = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 100_000
 
@@ -46,6 +51,8 @@ def _record(cfg: DictConfig) -> list[float]:
     agent = _trained(cfg) if cfg.behaviour == "ddpg" else cfg.run
     origin = _origin(agent)
     env, episodes = (_collected_by_run if cfg.record == "buffer" else _collected)(cfg, agent)
+    for note in behaviour.notes(episodes):
+        log.warning("data set %r: %s", cfg.id, note)
     num_steps = sum(len(episode) for episode in episodes)
     how = _how(cfg, origin, num_steps)
     behaviour.check_room(env, num_steps, len(episodes))
@@ -84,6 +91,8 @@ def _converted(cfg: DictConfig) -> float:
         steps["act"] = steps["act"][:, 0].astype(np.int64) + space.start
     for line in dataset.summary:
         print(line)
+    if lost := [*_lost(dataset)]:
+        log.warning("%s: a Minari data set does not hold %s", cfg.id, "; nor ".join(lost))
     with minari_store.reserve(cfg.id):
         minari_store.check_room(sum(array.nbytes for array in steps.values()))
         behaviour.save(
@@ -99,6 +108,21 @@ def _converted(cfg: DictConfig) -> float:
     print(f"steps     {len(dataset.transitions)}")
     print(f"episodes  {np.count_nonzero(dataset.episode_rows)}")
     return dataset.behaviour_return
+
+
+def _lost(dataset: Dataset) -> Iterator[str]:
+    """Yield what a Minari data set cannot hold of this one, and what follows from it."""
+    if dataset.behaviour_prob is not None:
+        yield (
+            "the probabilities of dataset.behaviour_prob, so bcq_exp select will estimate the "
+            "behaviour policy"
+        )
+    columns = (dataset.columns or {}).get("observations", ())
+    if names := [column["name"] for column in columns if column["kind"] != "number"]:
+        yield (
+            f"which columns are categories or booleans ({', '.join(names)}), so "
+            "trainer.normalize_obs=true will scale their numbers"
+        )
 
 
 def _check(cfg: DictConfig) -> None:

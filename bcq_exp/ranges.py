@@ -77,6 +77,10 @@ WANDB_PROJECT = Matching(
     rf"[^/\\#?%:]{{1,{LONGEST_WANDB_NAME}}}",
     r"1 to 128 characters, none of / \ # ? % : (W&B's limit)",
 )
+WANDB_ENTITY = Matching(
+    rf"[^\s/]{{1,{LONGEST_WANDB_NAME}}}",
+    "the name of a W&B user or team, without spaces or slashes",
+)
 
 Allowed = Range | OneOf | Matching
 COUNT = Range(low=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bcq_exp.cli.arguments import Parser, path
 from bcq_exp.cli.command import command
 from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.errors import UserError, first_line
-from bcq_exp.ranges import WANDB_NAME, WANDB_PROJECT
+from bcq_exp.ranges import WANDB_ENTITY, WANDB_PROJECT
 
 
 @command
@@ -30,12 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--create", action="store_true", help="create it and print the command of an agent"
     )
     options = parser.parse_args(arguments)
-    for name, value, allowed in (
-        ("project", options.project, WANDB_PROJECT),
-        ("entity", options.entity, WANDB_NAME),
-    ):
-        if value is not None and value not in allowed:
-            raise UserError(f"{name}={value}: must be {allowed}")
+    check_owner(options.project, options.entity)
     file = options.file or conf_folder() / "wandb_sweep.yaml"
     spec = sweep_spec(file, [f"logger.project={options.project}", *options.overrides])
     if options.create:
@@ -44,11 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(yaml.safe_dump(spec, sort_keys=False), end="")
 
 
+def check_owner(project: str, entity: str | None) -> None:
+    """Check the names of a W&B project and its user or team.
+
+    Raises:
+        UserError: if W&B would refuse one.
+    """
+    for name, value, allowed in (
+        ("project", project, WANDB_PROJECT),
+        ("entity", entity, WANDB_ENTITY),
+    ):
+        if value and value not in allowed:
+            raise UserError(f"{name}={value}: must be {allowed}")
+
+
 def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Return a sweep in W&B's form: the file's, run by ``bcq_exp train`` with these overrides.
 
     Raises:
-        UserError: if the file is missing or has no sweep.
+        UserError: if the file is missing or has no sweep, or for a key or value that ``bcq_exp
+            train`` refuses.
     """
     try:
         spec = yaml.safe_load(path.read_text())
@@ -56,8 +67,39 @@ def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"file={path}: {first_line(error)}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
         raise UserError(f"file={path}: not a W&B sweep; it needs a method, a metric and parameters")
-    words = ["${env}", "python", "-m", "${program}", "logger.mode=online", *overrides]
+    own = ["logger.mode=online", *overrides]
+    _check_overrides([*_first_trial(spec["parameters"]), *own])
+    words = ["${env}", "python", "-m", "${program}", *own]
     return {"program": "bcq_exp", **spec, "command": [*words, "${args_no_hyphens}"]}
+
+
+def _first_trial(parameters: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an override for each parameter: its only, first or least value."""
+    for key, node in parameters.items():
+        found = node if isinstance(node, dict) else {}
+        values = [found["value"]] if "value" in found else found.get("values", [])
+        for value in [*values, *([found["min"]] if "min" in found else [])][:1]:
+            yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Compose and check a run, as ``bcq_exp train`` does.
+
+    Raises:
+        UserError: as that does; for a key of several values as well.
+    """
+    from hydra import compose, initialize_config_dir
+
+    from bcq_exp.cli import entry
+    from bcq_exp.cli.explain import explained
+    from bcq_exp.config.checking import check
+
+    entry.register()
+    entry.check_single(overrides, "the sweep's file lists the values of swept keys")
+    composing = initialize_config_dir(str(conf_folder()), version_base="1.3")
+    with explained(overrides, is_sweep=False), composing:
+        cfg = compose("config", list(overrides))
+    check(cfg)
 
 
 def _create(spec: dict[str, Any], project: str, entity: str | None) -> str:

@@ -12,6 +12,7 @@ from bcq_exp.errors import UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.internals import workspace_values
 from bcq_exp.training.record import COMPARED
+from bcq_exp.wandb_sweep import check_owner
 
 DEFAULT_KEYS = ("algo.lmbda", "algo.tau", "algo.num_sampled_action", "actor.phi")
 SCORE = "eval/return_mean"
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.project:
         raise UserError("project=...: give the W&B project")
+    check_owner(options.project, options.entity)
     keys, losses, diagnostics = _of_runs(options.runs) if options.runs else _of_bcq()
     space = workspace(
         project=options.project,

@@ -37,8 +37,6 @@ MISTAKES = [
     (["algo=bcq,bc"], "algo=bcq,bc: several values need a sweep; add -m\n"),
     (["logger.tags=a,b"], "add -m, or write logger.tags=[a,b] for a list"),
     (["logger.group=a,b"], """add -m, or write 'logger.group="a,b"' for text with a comma"""),
-    (["collect", "seed=0,1"], "seed=0,1: must be one value, as this command does not sweep"),
-    (["collect", "-m", "seed=0,1"], "-m: leave it out; only bcq_exp train sweeps"),
     (["actor.hidden_sizes=[[64,64]]"], "each at least 1; write actor.hidden_sizes=[64,64]"),
     (["actor.hidden_sizes=[[64],[256,9]]"], "write actor.hidden_sizes=[64],[256,9] with -m"),
     (["actor.hidden_sizes=[{a:1}]"], "must be a list of one or more integers, each at least 1"),
@@ -141,6 +139,33 @@ MISTAKES = [
         "Perturbation: BC needs a network of kind Actor; use actor=deterministic",
     ),
     (["algo=iql", "critic@value=state_action"], "kind StateCritic; use critic@value=state"),
+    (
+        ["name=n1,n2"],
+        """name=n1,n2: several values need a sweep; add -m, or write 'name="n1,n2"'""",
+    ),
+    (["hydra/sweeper=optuna"], "error: hydra/sweeper=optuna: only used by a sweep; add -m"),
+    (["hydra.sweeper.max_batch_size=3"], "max_batch_size=3: only used by a sweep; add -m"),
+    (["hydra/launcher=joblib"], "error: hydra/launcher=joblib: only used by a sweep; add -m"),
+    (
+        ["hydra.sweep.dir=x"],
+        "hydra.sweep.dir=x: only used by a sweep; add -m, or set hydra.run.dir",
+    ),
+    (
+        ["-m", "hydra.run.dir=x", "seed=0,1"],
+        "error: hydra.run.dir=x: only used by a single run; set hydra.sweep.dir",
+    ),
+    (
+        ["sweep=[seeds,phi_gamma]"],
+        "sweep=[seeds,phi_gamma]: give one sweep=, and launch the other under another name",
+    ),
+    (["hydra.searchpath=[nope]"], "error: hydra.searchpath: there is no folder or package nope"),
+    (
+        ["-m", "seed=0,1", "hydra.searchpath=[file:///nope]"],
+        "error: hydra.searchpath: there is no folder or package /nope",
+    ),
+    (["collect", "-m", "seed=0,1"], "error: -m: only used by bcq_exp train; leave it out"),
+    (["collect", "hydra.mode=MULTIRUN"], "hydra.mode=MULTIRUN: leave it out; only bcq_exp train"),
+    (["collect", "seed=0,1"], "seed=0,1: must be one value; only bcq_exp train sweeps"),
     (["resume=true"], "resume=true: multirun/ holds no run"),
     (["-m", "resume=true", "seed=0,1"], "resume=true: give the name= of the sweep"),
     (["resume=true", "name=absent"], "resume=true: multirun/absent holds no run"),
@@ -192,6 +217,18 @@ FILES = {
     "experiment=node": (
         "trainr: {num_steps: 5}",
         "trainr: not read by BCQ; did you mean trainer?",
+    ),
+    "experiment=slash": (
+        "defaults: [override networks: paper]",
+        "write `override /GROUP: CHOICE`, with a slash",
+    ),
+    "experiment=swept": (
+        "hydra: {sweeper: {params: {seed: '0,1'}}}",
+        "hydra.sweeper.params: sweeps seed, and this is a single run; add -m",
+    ),
+    "experiment=searches": (
+        "defaults: [override /hydra/sweeper: optuna]",
+        "hydra/sweeper=optuna: only used by a sweep; add -m",
     ),
     "sweep=nested": (
         "hydra: {sweeper: {params: {algo: {lmbda: '0.5,1'}}}}",
@@ -383,7 +420,7 @@ BRIEF = (*TINY, "trainer.num_steps=4", "trainer.eval_every=4")
 
 @pytest.mark.parametrize(
     ("name", "recorded"),
-    [("plain", "name=plain"), ("2024_01_05", 'name="2024_01_05"'), ("a,b=1", 'name="a,b=1"')],
+    [("plain", "name=plain"), ("2024_01_05", 'name="2024_01_05"'), ("a=b=1", 'name="a=b=1"')],
 )
 def test_a_name_is_text_and_recorded_in_quotes_only_where_hydra_would_misread_it(
     name, recorded, tmp_path

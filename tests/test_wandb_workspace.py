@@ -35,7 +35,11 @@ def test_the_specification_has_every_panel_and_the_swept_keys(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["entity=e"], "project=...: give the W&B project"), (["project=p", "x"], "x: no runs found")],
+    [
+        (["entity=e"], "project=...: give the W&B project"),
+        (["project=a/b"], r"project=a/b: must be 1 to 128 characters, none of / \ # ? %"),
+        (["project=p", "x"], "x: no runs found"),
+    ],
 )
 def test_mistakes_are_one_line(arguments, said, tmp_path):
     done = forked(*arguments, "--dry-run", module="bcq_exp.wandb_workspace", cwd=tmp_path)

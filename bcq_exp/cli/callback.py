@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hydra import compose
@@ -14,6 +15,7 @@ from bcq_exp.cli.explain import errors_pass, explained
 from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.config.checking import check, check_folders
 from bcq_exp.config.containers import unresolved
+from bcq_exp.config.overrides import key_and_value
 from bcq_exp.errors import UserError
 
 OPTIONAL = ("online", "experiment", "sweep")  # groups without a choice by default
@@ -36,6 +38,8 @@ class CheckCallback(Callback):
                 raise UserError(f"sweep={sweep}: needs -m")
             if config.hydra.launcher.get("plan_only"):
                 raise UserError("--plan: describes a sweep, and this is a single run; add -m")
+            _check_is_read(config, is_sweep=False)
+            _check_sweeper(config)
             folder = check_folders(config, is_sweep=False)
             names: Any = [key for key in config if key != "hydra"]  # a mistaken one may be a number
             own = OmegaConf.masked_copy(config, names)
@@ -60,6 +64,7 @@ class CheckCallback(Callback):
 
             plugins.register()
             given = config.hydra.overrides
+            _check_is_read(config, is_sweep=True)
             words = [*unresolved(given.hydra), *unresolved(given.task)]
             asked = [o for o in words if not o.startswith("hydra.mode=")]
             planned = plan.plan_sweep(asked, composed)
@@ -72,6 +77,37 @@ class CheckCallback(Callback):
                     config.update({key: fixed[key] for key in fixed if key != "hydra"})
 
 
+def _check_is_read(config: DictConfig, *, is_sweep: bool) -> None:
+    """Refuse overrides of Hydra's keys that a sweep, or a single run, does not read.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    for override in unresolved(config.hydra.overrides.hydra):
+        key, _ = key_and_value(override)
+        if is_sweep and key == "hydra.run.dir":
+            raise UserError(f"{override}: only used by a single run; set hydra.sweep.dir")
+        if not is_sweep and re.match(r"hydra[./](launcher|sweep|sweeper)\b", key):
+            remedy = ", or set hydra.run.dir" if key == "hydra.sweep.dir" else ""
+            raise UserError(f"{override}: only used by a sweep; add -m{remedy}")
+
+
+def _check_sweeper(config: DictConfig) -> None:
+    """Refuse a single run if a file chooses a sweeper or lists swept keys.
+
+    Raises:
+        UserError: if one does.
+    """
+    sweeper = config.hydra.runtime.choices.get("hydra/sweeper")
+    if sweeper not in (None, "basic", "grid"):
+        raise UserError(f"hydra/sweeper={sweeper}: only used by a sweep; add -m")
+    if params := config.hydra.sweeper.get("params"):
+        raise UserError(
+            f"hydra.sweeper.params: sweeps {', '.join(map(str, params))}, and this is a single "
+            "run; add -m"
+        )
+
+
 def _check_groups(config: DictConfig) -> None:
     """Refuse nodes that are chosen or removed in a wrong way, and choices that exclude others.
 
@@ -79,6 +115,9 @@ def _check_groups(config: DictConfig) -> None:
         UserError: with the right override.
     """
     choices = config.hydra.runtime.choices
+    for override in unresolved(config.hydra.overrides.task):
+        if override.startswith("sweep=["):  # of keys in several files, only the last would count
+            raise UserError(f"{override}: give one sweep=, and launch the other under another name")
     if (online := choices.get("online")) and (dataset := choices.get("dataset")):
         raise UserError(f"dataset={dataset}: leave it out; online={online} collects its own data")
     if OmegaConf.is_dict(config.get("online")) and not choices.get("online"):

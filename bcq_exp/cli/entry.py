@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra import version
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bcq_exp import internals
@@ -36,7 +41,8 @@ def entry(
         plan: the override that ``--plan`` stands for.
         as_text: keys whose values are taken as text, not parsed by Hydra's grammar: a run's folder
             contains commas and equals signs, a name may look like a number.
-        sweeps: whether the command has ``-m``.
+        sweeps: whether the command has ``-m``; then a comma in such text of a single run needs
+            quotes.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -50,7 +56,7 @@ def entry(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra does not reformat errors
             warnings.filterwarnings("ignore", module="hydra")  # its errors are reported in one line
             version.setbase("1.3")
-            _register()
+            register()
             parser = internals.hydra_parser()
             meant = {"--dry-run": "--plan"} if plan is not None else {}
             meant |= dict.fromkeys(("--sweep", "--multi-run"), "-m") if sweeps else {}
@@ -60,20 +66,23 @@ def entry(
             args = parser.parse_intermixed_args()
             if args.experimental_rerun:
                 raise UserError("--experimental-rerun: not supported; name=NAME continues a run")
-            args.overrides = [_read(word, as_text, args.multirun) for word in args.overrides]
+            words = args.overrides
+            if sweeps and not (args.cfg or args.info or args.shell_completion):
+                args.multirun |= any(word.startswith("sweep=") for word in words)
+            args.overrides = [_read(word, as_text, sweeps, args.multirun) for word in words]
             if args.config_dir is not None and not os.path.isdir(args.config_dir):
                 raise UserError(f"--config-dir {args.config_dir}: there is no such folder")
             if args.config_dir is not None:
                 check_own_files(Path(args.config_dir), args.overrides)
             if plan is not None and args.plan:
                 args.overrides.append(plan)
-            if not (args.cfg or args.info or args.shell_completion):
-                args.multirun |= any(word.startswith("sweep=") for word in args.overrides)
             if args.multirun and not sweeps:
-                raise UserError("-m: leave it out; only bcq_exp train sweeps")
+                raise UserError("-m: only used by bcq_exp train; leave it out")
+            if not sweeps:
+                check_single(args.overrides, "only bcq_exp train sweeps")
             conf = str(schemas.conf_folder())
             try:
-                with explained(args.overrides, args.multirun, command_sweeps=sweeps):
+                with explained(args.overrides, args.multirun), _checked_search_path():
                     internals.run_hydra(args, parser, checked, conf, config_name)
                 return
             except PastHydra as passed:
@@ -85,8 +94,12 @@ def entry(
     return decorate
 
 
-def _read(word: str, as_text: Sequence[str], is_sweep: bool) -> str:
-    """Convert a word to an override in Hydra's grammar, where commas separate swept values."""
+def _read(word: str, as_text: Sequence[str], sweeps: bool, is_sweep: bool) -> str:
+    """Convert a word to an override in Hydra's grammar, where commas separate swept values.
+
+    Raises:
+        UserError: for several values in a single run of a command that sweeps.
+    """
     key, _, value = word.partition("=")
     if value == "None":  # so W&B's agents write it
         return f"{key}=null"
@@ -94,10 +107,50 @@ def _read(word: str, as_text: Sequence[str], is_sweep: bool) -> str:
         return word
     if (is_sweep and ("," in value or "(" in value)) or reads_as_text(word):
         return word
-    return f"{key}={in_quotes(value)}"
+    quoted = f"{key}={in_quotes(value)}"
+    if sweeps and "," in value:
+        raise UserError(
+            f"{word}: several values need a sweep; add -m, or write {shlex.quote(quoted)} for text "
+            "with a comma"
+        )
+    return quoted
 
 
-def _register() -> None:
+def check_single(words: Sequence[str], reason: str) -> None:
+    """Refuse what makes a sweep of a command that has none.
+
+    Args:
+        reason: why it has none, for messages.
+
+    Raises:
+        UserError: with the first such override.
+    """
+    for word in words:
+        with suppress(HydraException):  # reported when Hydra parses it
+            given = OverridesParser.create().parse_override(word)
+            if given.key_or_group == "hydra.mode" and given.value() == RunMode.MULTIRUN.name:
+                raise UserError(f"{word}: leave it out; {reason}")
+            if given.is_sweep_override():
+                raise UserError(f"{word}: must be one value; {reason}")
+
+
+@contextmanager
+def _checked_search_path() -> Iterator[None]:
+    """Refuse folders of ``hydra.searchpath`` that do not exist, of which Hydra only warns.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="provider=hydra.searchpath")
+        try:
+            yield
+        except UserWarning as warning:
+            path = str(warning).partition("path=")[2].removesuffix(" is not available.")
+            raise UserError(f"hydra.searchpath: there is no folder or package {path}") from None
+
+
+def register() -> None:
     """Register schemas and resolvers with Hydra."""
     schemas.register()
     plugins.remove_namesakes()

@@ -69,14 +69,11 @@ def errors_pass() -> Iterator[None]:
 
 
 @contextmanager
-def explained(
-    overrides: Sequence[str], is_sweep: bool, *, command_sweeps: bool = True
-) -> Iterator[None]:
+def explained(overrides: Sequence[str], is_sweep: bool) -> Iterator[None]:
     """Explain errors of Hydra by the overrides that it was given.
 
     Args:
         is_sweep: whether ``-m`` was given.
-        command_sweeps: whether the command has ``-m``.
 
     Raises:
         UserError: in place of an error that is the user's mistake.
@@ -86,7 +83,7 @@ def explained(
     except Exception as error:
         if isinstance(error, UserError) or not is_mistake(error):
             raise
-        line = _of_overrides(error, overrides, is_sweep, command_sweeps=command_sweeps)
+        line = _of_overrides(error, overrides, is_sweep)
         raise UserError(line or one_line(error)) from error
 
 
@@ -150,9 +147,7 @@ def _file(message: str) -> str:
     return f"{name}: " if before == "In " and not is_ours else ""
 
 
-def _of_overrides(
-    error: Exception, overrides: Sequence[str], is_sweep: bool, *, command_sweeps: bool
-) -> str | None:
+def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) -> str | None:
     """Explain an error of Hydra that does not name the override, or not clearly."""
     for override in overrides:
         key, _ = key_and_value(override)
@@ -169,7 +164,7 @@ def _of_overrides(
         return line
     for given in OverridesParser.create().parse_overrides(list(overrides)):
         if given.is_sweep_override() and not is_sweep:
-            return several_values(given.input_line or "", command_sweeps=command_sweeps)
+            return several_values(given.input_line or "")
         if not given.key_or_group:
             return f"{given.input_line}: must be KEY=VALUE"
         is_no_choice = isinstance(given.value(), bool | int | float | list | None)

@@ -16,20 +16,17 @@ FUNCTIONS = (
 )  # fmt: skip
 
 
-def several_values(override: str, *, command_sweeps: bool) -> str:
+def several_values(override: str) -> str:
     """The message for an override that sweeps, of a single run."""
     key, _, values = override.partition("=")
     words = f"{override}: several values need a sweep; add -m"
-    if not command_sweeps:
-        words = f"{override}: must be one value, as this command does not sweep"
     if "(" in values or (conf_folder() / key.partition("@")[0]).is_dir():
         return words
-    instead = f"{words}, or write" if command_sweeps else f"{words}; write"
     if kind_of(key) == LIST:
-        return f"{instead} {key}=[{values}] for a list"
+        return f"{words}, or write {key}=[{values}] for a list"
     if kind_of(key) == NUMBER:
-        return f"{instead} one number without a comma"
-    return f"{instead} {shlex.quote(f'{key}={in_quotes(values)}')} for text with a comma"
+        return f"{words}, or write one number without a comma"
+    return f"{words}, or write {shlex.quote(f'{key}={in_quotes(values)}')} for text with a comma"
 
 
 def of_override(error: BaseException) -> str | None:

@@ -46,6 +46,7 @@ from bcq_exp.ranges import (
     SEED,
     SHARE,
     THREADS,
+    WANDB_ENTITY,
     WANDB_NAME,
     WANDB_PROJECT,
     WANDB_TAG,
@@ -252,7 +253,7 @@ class LoggerConfig:
 
     mode: str = key(OneOf(("offline", "online", "disabled")))
     project: str = key(WANDB_PROJECT)
-    entity: str | None = key(WANDB_NAME, None)
+    entity: str | None = key(WANDB_ENTITY, None)
     group: str | None = key(WANDB_NAME, None)
     job_type: str = key(WANDB_NAME)
     tags: list[str] = key(WANDB_TAG)

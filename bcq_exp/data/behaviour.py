@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data import minari_store
 from bcq_exp.data.environments import env_name, importable
+from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import ActionSpace, act_size, check_action_space
 from bcq_exp.data.transitions import DataError
 
@@ -226,6 +227,15 @@ def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
             terminations=part["terminated"].tolist(),
             truncations=truncated.tolist(),
         )
+
+
+def notes(episodes: "Iterable[EpisodeBuffer]") -> tuple[str, ...]:
+    """Return notes on what float32, in which training computes, loses of recorded numbers."""
+    resolution = Resolution()
+    for episode in episodes:
+        recorded = {"obs": episode.observations, "act": episode.actions, "rew": episode.rewards}
+        resolution.see({name: np.asarray(values) for name, values in recorded.items()})
+    return resolution.notes()
 
 
 def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:

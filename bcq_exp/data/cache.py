@@ -34,7 +34,7 @@ from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.files import cache_folder
 
-FORMAT_VERSION = 4  # increment it when loading makes other arrays of the same file
+FORMAT_VERSION = 5  # increment it when loading makes other arrays or notes of the same file
 
 _log = logging.getLogger(__name__)
 _ROWS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")

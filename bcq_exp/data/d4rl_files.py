@@ -30,7 +30,7 @@ _FLAGS = ("terminals", "timeouts")
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
 
-_SAMPLED = 100_000  # approximate number of rows whose resolution is checked
+_SAMPLED = 100_000  # rows whose resolution is checked
 
 
 def read_d4rl(
@@ -89,7 +89,7 @@ def read_d4rl(
         episode_rows=kept,
         episode_returns=episode_sums(table["rewards"], lengths),
         content_hash=content_hash(transitions),
-        notes=resolution.notes(transitions.arrays()),
+        notes=resolution.notes(),
     )
 
 
@@ -116,8 +116,8 @@ def bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
     except (TypeError, ValueError):
         pass
     raise DataError(
-        f"dataset.action_bounds={bounds}: must be [low, high] or one such pair for each of the "
-        f"{size} action dimensions of {name}"
+        f"dataset.action_bounds={bounds}: must be [low, high], different in float32, or one "
+        f"such pair for each of the {size} action dimensions of {name}"
     )
 
 
@@ -153,9 +153,8 @@ def _read_table(name: str, path: Path, resolution: Resolution) -> dict[str, np.n
         check_width(name, "next_observations", *widths)
     table = {key: _convert(name, key, array) for key, array in stored.items()}
     follows = np.flatnonzero(~(table["terminals"] | table.get("timeouts", False))[:-1])
-    follows = follows[:: 1 + len(follows) // _SAMPLED]
-    for key, short in (("observations", "obs"), ("actions", "act"), ("rewards", "rew")):
-        resolution.compare(short, stored[key][follows], stored[key][follows + 1])
+    names = {"obs": "observations", "act": "actions", "rew": "rewards"}
+    resolution.see({short: stored[key] for short, key in names.items()}, follows, _SAMPLED)
     return table
 
 

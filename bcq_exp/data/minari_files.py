@@ -116,7 +116,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         env_spec=spec_text(metadata),
         reference_scores=scores,
         content_hash=content_hash(transitions),
-        notes=(*source.resolution.notes(transitions.arrays()), *notes),
+        notes=(*source.resolution.notes(), *notes),
     )
 
 

@@ -1,13 +1,22 @@
 """Data that is collected during training (``online=explore``)."""
 
+import logging
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 from gymnasium.spaces import Box
 
 from bcq_exp.data import environments
+from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import check_continuous, flat_box, observation_leaves
 from bcq_exp.data.task import Task
+
+_log = logging.getLogger(__name__)
+_TRIED = 32  # steps of an environment that are checked
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,10 +52,13 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
     made = environments.make_raw(f"online/{env}", spec)
     try:
         leaves = observation_leaves(env, made.observation_space)
+        action_space = check_continuous(env, made.action_space)
+        for note in _first_notes(made):
+            _warn(spec.id, note)
         return Exploration(
             id=f"online/{spec.id}",
             observation_space=flat_box(made.observation_space),
-            action_space=check_continuous(env, made.action_space),
+            action_space=action_space,
             env_spec=spec,
             reference_scores=environments.reference_scores(spec),
             leaves=leaves,
@@ -55,3 +67,29 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
         )
     finally:
         made.close()
+
+
+def _first_notes(env: gym.Env) -> tuple[str, ...]:
+    """Try the first steps; return notes on what float32 loses of them."""
+    flat, observations = environments.flatten_env(env), []
+    rewards: list[float] = []
+    with suppress(Exception):  # which training meets too, and reports
+        flat.action_space.seed(0)
+        obs, _ = flat.reset(seed=0)
+        observations.append(obs)
+        ended = obs.dtype == np.float32  # nothing to lose
+        while not ended and len(rewards) < _TRIED:
+            obs, reward, *ends, _ = flat.step(flat.action_space.sample())
+            observations.append(obs)
+            rewards.append(float(reward))
+            ended = any(ends)
+    resolution = Resolution()
+    if rewards:
+        resolution.see({"obs": np.stack(observations), "rew": np.array(rewards)})
+    return resolution.notes()
+
+
+@cache
+def _warn(env: str, note: str) -> None:
+    """Log a note on an environment, once for all runs of this process."""
+    _log.warning("environment %r: %s", env, note)

@@ -4,47 +4,105 @@ from collections.abc import Mapping
 
 import numpy as np
 
-_SAMPLED = 256  # approximate number of steps of an episode that are checked
+_SAMPLED = 256  # steps of an episode that are checked
+_MOST_LOST = 0.5  # of a column's changes, which float32 may lose without a note
+# A column is noted only if the lost changes add up to this share of all its movement: fainter ones,
+# such as the noise of a quantity that is switched, are too small for a network to use anyway.
+_LEAST_MOVEMENT = 1e-3
+_ROUNDING = 64  # units in the last place of float64: smaller changes are errors of rounding
 
 
 class Resolution:
-    """The largest change from one step to the next in each column of recorded arrays."""
+    """Counts the changes of recorded columns, and those that float32 cannot represent."""
 
     def __init__(self) -> None:
-        self._changes: dict[str, np.ndarray] = {}
+        self._columns: dict[str, _Changes] = {}
+        self._rng = np.random.default_rng(0)
 
-    def see(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Update with steps of an episode: recorded numbers ``(T,)`` or ``(T, D)`` by name."""
-        for name, values in arrays.items():
-            if len(values) > 1 and values.dtype.kind in "iuf" and values.dtype.itemsize >= 4:
-                rows = np.arange(0, len(values) - 1, max(1, len(values) // _SAMPLED))
-                self.compare(name, values[rows], values[rows + 1])
-
-    def compare(self, name: str, before: np.ndarray, after: np.ndarray) -> None:
-        """Update with steps ``(N,)`` or ``(N, D)`` and their successors."""
-        if not len(before):
-            return
-        with np.errstate(invalid="ignore", over="ignore"):  # infinite numbers are refused later
-            change = np.abs(after.astype(np.float64) - before).reshape(len(before), -1).max(0)
-        self._changes[name] = np.fmax(self._changes.get(name, change), change)
-
-    def notes(self, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-        """A sentence for each column whose every change float32 loses.
+    def see(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        before: np.ndarray | None = None,
+        most: int = _SAMPLED,
+    ) -> None:
+        """Update with recorded numbers ``(T,)`` or ``(T, D)`` by name.
 
         Args:
-            arrays: the same numbers, as float32 ``(N,)`` or ``(N, D)``.
+            before: the rows whose next row is their successor; ``None`` for one episode, where all
+                but the last are.
+            most: the number of them to check, drawn at random: every n-th could miss a period.
         """
-        found = []
-        for name, change in self._changes.items():
-            columns = arrays[name].reshape(len(arrays[name]), -1)
-            size = np.maximum(np.abs(columns.min(0)), np.abs(columns.max(0))).astype(np.float64)
-            lost = (change > 0) & (change < np.finfo(np.float32).eps * size)
-            is_wide = arrays[name].ndim > 1
-            found += [
-                f"{name}{f'[{column}]' * is_wide} changes by at most {change[column]:.3g} per "
-                f"step, which float32 cannot represent at {size[column]:.6g}, so most of them are "
-                "lost; record it relative to an origin, such as seconds since the start of the "
-                "episode, and do so in the environment too"
-                for column in np.flatnonzero(lost)
-            ]
-        return tuple(found)
+        rows = np.arange(max(len(v) for v in arrays.values()) - 1) if before is None else before
+        if len(rows) > most:
+            rows = np.sort(self._rng.choice(rows, most))
+        for name, values in arrays.items():
+            if values.dtype.kind in "iuf" and not np.can_cast(values.dtype, np.float32):
+                own = rows[rows < len(values) - 1]
+                if len(own):
+                    self._update(name, values[own], values[own + 1])
+
+    def _update(self, name: str, before: np.ndarray, after: np.ndarray) -> None:
+        found = _Changes.of(before.astype(np.float64), after.astype(np.float64))
+        earlier = self._columns.get(name)
+        self._columns[name] = found if earlier is None else earlier + found
+
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each column most of whose changes float32 loses."""
+        return tuple(
+            f"{name}{place}: float32 cannot represent {share:.0%} of its changes from one step to "
+            f"the next: near {size:.6g} its numbers are {gap:.3g} apart; record it relative to an "
+            "origin, such as seconds since the start of the episode, and do so in the environment "
+            "too"
+            for name, changes in self._columns.items()
+            for place, share, size, gap in changes.lost_columns()
+        )
+
+
+class _Changes:
+    """The changes of the columns of one array, and those that float32 loses.
+
+    Args:
+        sums: for each column, the number of changes and of lost ones, and the sums of their sizes
+            ``(4, D)``.
+        largest: the largest magnitude ``(D,)`` at which a change was lost.
+        is_wide: whether the array has several columns.
+    """
+
+    def __init__(self, sums: np.ndarray, largest: np.ndarray, is_wide: bool) -> None:
+        self._sums, self._largest, self._is_wide = sums, largest, is_wide
+
+    @classmethod
+    def of(cls, before: np.ndarray, after: np.ndarray) -> "_Changes":
+        """Compare steps ``(N,)`` or ``(N, D)`` with their successors."""
+        is_wide = before.ndim > 1
+        before, after = (values.reshape(len(before), -1) for values in (before, after))
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite numbers are refused later
+            change, sizes = np.abs(after - before), (np.abs(before), np.abs(after))
+            largest = np.maximum(*sizes)
+            apart = np.spacing(np.minimum(*sizes).astype(np.float32))  # numbers of float32 there
+            is_change = change > _ROUNDING * np.spacing(largest)
+            is_lost = is_change & (change < apart)
+            sums = [m.sum(0) for m in (is_change, is_lost, change * is_change, change * is_lost)]
+            return cls(np.array(sums), (largest * is_lost).max(0), is_wide)
+
+    def __add__(self, other: "_Changes") -> "_Changes":
+        largest = np.maximum(self._largest, other._largest)
+        return _Changes(self._sums + other._sums, largest, self._is_wide)
+
+    def lost_columns(self) -> list[tuple[str, float, float, float]]:
+        """Return the columns whose changes are mostly lost.
+
+        For each: ``[D]`` if there are several, the share of lost changes, the magnitude, and the
+        distance of float32's numbers there.
+        """
+        count, num_lost, total, lost = self._sums
+        is_lost = (num_lost > _MOST_LOST * count) & (lost >= _LEAST_MOVEMENT * total)
+        return [
+            (
+                f"[{column}]" if self._is_wide else "",
+                num_lost[column] / count[column],
+                self._largest[column],
+                float(np.spacing(np.float32(self._largest[column]))),
+            )
+            for column in np.flatnonzero(is_lost)
+        ]

@@ -192,6 +192,12 @@ class OptunaSweeper(Sweeper):
                 "hydra/sweeper=optuna: nothing to search; give keys a range, such as "
                 "'algo.lmbda=interval(0,1)'"
             )
+        if self._extend is None and all(found.single() for found in space.values()):
+            given = ", ".join(o.input_line or "" for o in parsed if o.is_sweep_override())
+            raise UserError(
+                f"{given}: a search over one setting, as no key has several values; give keys a "
+                "range, such as 'algo.lmbda=interval(0,1)'"
+            )
         return fixed, space
 
     def _check_sampler(self, space: Mapping[str, Any]) -> None:

@@ -123,17 +123,27 @@ def _timing(record: RunRecord, marks: Marks, status: str) -> Mapping[str, float 
     Raises:
         Damaged: if a launch would refuse the run.
     """
+    if status not in ("completed", "running"):
+        _check_resumable(record)
     try:
-        if status not in ("completed", "running"):
-            record.check_marks(marks)
         return record.last_row("timing", marks)
     except Damaged:
         if status == "completed":
             raise
+        if status == "running":
+            _check_resumable(record)
+    return {}
+
+
+def _check_resumable(record: RunRecord) -> None:
+    """Check the files from which a launch resumes a run.
+
+    Raises:
+        Damaged: if a launch would refuse the run.
+    """
     from bcq_exp.training import checkpoint  # brings torch
 
     checkpoint.find_resumable(record, lazily=True)
-    return {}
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -79,7 +79,8 @@ class Run:
         if sweep_name(folder) is not None:
             folder, key, option = folder.parent, "hydra.sweep.dir", " -m"
         is_named = folder.parent.name == "multirun"
-        where = f"name={folder.name}" if is_named else f"{key}={folder}"
+        name = f'"{folder.name}"' if "," in folder.name else folder.name  # as Hydra reads text
+        where = shlex.quote(f"name={name}") if is_named else f"{key}={folder}"
         return f"bcq_exp train ... {where}{option}"
 
     def log_training(

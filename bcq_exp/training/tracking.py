@@ -278,11 +278,13 @@ def new_id() -> str:
     return secrets.token_hex(4)
 
 
-def wait_for(trackers: Sequence[Tracker]) -> None:
-    """Wait for a bounded time until all rows are logged."""
+def wait_for(trackers: Sequence[Tracker]) -> bool:
+    """Wait for a bounded time until all rows are logged; return whether they are."""
     deadline = time.monotonic() + service.patience()
-    if not all([tracker.wait(deadline) for tracker in trackers]):
+    are_logged = all([tracker.wait(deadline) for tracker in trackers])
+    if not are_logged:
         service.end()
+    return are_logged
 
 
 def _size(values: Mapping[str, Any]) -> int:

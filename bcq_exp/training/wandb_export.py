@@ -77,8 +77,10 @@ def mirror(folder: Path) -> Path:
         for prefix, row in sorted(rows, key=lambda each: each[1]["step"] or 0):
             tracker.log(prefix, row)
         tracker.finish(summary)
-        wait_for([tracker])
-    if said:
-        raise UserError(f"{folder}: {said[0]}")
+        is_written = wait_for([tracker])
+    if not is_written:
+        raise UserError(f"{folder}: {said[-1]}")
+    for warning in said:
+        log.warning("%s", warning)
     (written,) = wandb.glob("offline-run-*")
     return written

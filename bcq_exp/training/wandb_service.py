@@ -56,6 +56,7 @@ def find_cache() -> tuple[Path, Path] | None:
     with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
         if os.access(cache, os.W_OK):
+            os.environ[CACHE_DIR] = str(cache)  # W&B's process cannot find it without HOME
             return None
     instead = Path(tempfile.gettempdir(), f"wandb-cache-{os.getuid()}")
     os.environ[CACHE_DIR] = str(instead)

@@ -332,7 +332,8 @@ def test_a_column_that_float32_makes_stand_still_is_noted_at_each_load(minari_fi
         dataset = load_minari(id)
         (record,) = caplog.records
         assert (
-            "obs[0] changes by at most 1 per step, which float32 cannot represent at 1.7e+09"
+            "obs[0]: float32 cannot represent 100% of its changes from one step to the next: near "
+            "1.7e+09 its numbers are 128 apart; record it relative to an origin"
             in (record.getMessage())
         )
         assert dataset.facts()["notes"] == list(dataset.notes)

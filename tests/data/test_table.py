@@ -194,7 +194,23 @@ def test_changes_within_episodes_that_float32_loses_are_noted_by_column(write):
     for row in (1, 2, 4, 5, 7):
         table["obs_clock"][row] = table["obs_clock"][row - 1] + 1
     (note,) = load_table(write(table)).notes
-    assert note.startswith("obs_clock changes by at most 1 per step, which float32 cannot")
+    assert note.startswith("obs_clock: float32 cannot represent 100% of its changes from one step")
+
+
+def test_rewards_and_actions_that_float32_makes_equal_are_noted(write):
+    noise = np.random.default_rng(0).normal(size=8)
+    table = patients() | {"reward": 2e8 + noise, "action_dose": 1.7e9 + 100 * noise}
+    notes = load_table(write(table)).notes
+    assert [note.partition(":")[0] for note in notes] == ["reward", "action_dose"]
+    table["action_dose"] = [1.7e9 + each for each in range(-4, 4)]
+    whole = load_table(write(table))  # discrete actions are not noted
+    assert isinstance(whole.action_space, Discrete) and len(whole.notes) == 1
+    with pytest.raises(
+        DataError,
+        match=r"'action_dose' is between 1699999996 and 1700000003 in .*, which are one number in "
+        "float32; record it relative to an origin",
+    ):
+        load_table(write(table), action_type="continuous")
 
 
 def test_the_last_row_may_be_the_observation_after_the_last_step(write):

@@ -51,7 +51,7 @@ MISTAKES = [
         "envs=['Hopper-v5', 'Hopper-v5']: must name at least one, and none twice",
     ),
     (["budget=small", "envs=[]"], "envs=[]: must name at least one"),
-    (["budget=small", "-m"], "-m: leave it out"),
+    (["budget=small", "-m"], "-m: only used by bcq_exp train; leave it out"),
     (["budget=small", "learner.eval_every=10000"], "give at most 7500"),
     (["budget=small", "agent.eval_every=30000"], "in the last 25% of transitions.concurrent=40000"),
     (["budget=small", "transitions.final_buffer=100001"], "must be at most the agent's"),

@@ -86,7 +86,7 @@ def test_equal_trials_are_one_run_and_a_study_is_of_one_configuration(tmp_path):
     assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE"] * 6
     assert len(run_states(folder)) == 2
     other = (*search, "algo.gamma=0.5", "hydra.sweeper.n_trials=2")
-    fewer = (*other, "algo.num_sampled_action=choice(1)", "resume=restart", "--plan")
+    fewer = (*other, "algo.num_sampled_action=choice(1,3)", "resume=restart", "--plan")
     assert forked(*fewer, cwd=tmp_path).returncode == 0  # all runs are set aside
     done = forked(*other, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -192,7 +192,7 @@ def test_every_launch_proposes_other_trials_and_numbers_its_jobs(tmp_path):
 
 
 def test_equal_trials_are_one_job_whose_value_is_both_trials(tmp_path):
-    launched = search(tmp_path, of_lmbda, 2, space=("algo.lmbda=choice(0.5)",))
+    launched = search(tmp_path, of_lmbda, 2, space=("algo.lmbda=choice(0.5,0.5)",))
     assert launched.batches == [(0, [["algo.lmbda=0.5"]])]
     assert [trial.value for trial in study(tmp_path).trials] == [-0.5, -0.5]
 
@@ -225,7 +225,7 @@ def test_a_study_is_of_the_configuration_of_its_complete_trials(tmp_path):
 
 
 def test_arguments_replace_what_a_file_searches(tmp_path):
-    params = {"algo.lmbda": "choice(0.5)", "algo.tau": "choice(0.1)"}
+    params = {"algo.lmbda": "choice(0.5)", "algo.tau": "choice(0.1,0.1)"}
     launched = search(tmp_path, of_lmbda, 1, space=("algo.lmbda=0.75",), params=params)
     assert launched.batches == [(0, [["algo.lmbda=0.75", "algo.tau=0.1"]])]
 
@@ -342,6 +342,7 @@ def test_a_failed_trial_is_asked_for_once_more_at_each_launch():
         ((LMBDA, "hydra.sweeper.num_trials=3"), "was replaced by hydra.sweeper.n_trials"),
         ((LMBDA, "hydra.sweeper.batch_size=3"), "was replaced by hydra.sweeper.n_jobs"),
         ((LMBDA, "hydra.sweeper.sampler=cmaes"), "was replaced by hydra/sweeper/sampler=cmaes"),
+        (("algo.lmbda=range(0,1)",), "algo.lmbda=range(0,1): a search over one setting, as no key"),
         (("algo.lmbda=interval(0,3)",), "algo.lmbda=3.0: must be a number in [0, 1]"),
     ],
 )

@@ -66,6 +66,22 @@ def test_the_ready_file_has_only_keys_that_exist(tmp_path):
     assert forked(*overrides, "--cfg", "job", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("algo.lmda=1", "algo.lmda: no such key; there are "),
+        ("algo.tau=2", "algo.tau=2.0: must be a number in"),
+        ("seed", "seed: must be KEY=VALUE"),
+        ("seed=0,1", "seed=0,1: must be one value; the sweep's file lists the values of swept"),
+        ("entity=a b", "entity=a b: must be the name of a W&B user or team, without spaces"),
+    ],
+)
+def test_a_mistake_in_an_override_of_the_agents_is_one_line(word, message, tmp_path):
+    done = forked(word, module="bcq_exp.wandb_sweep", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(f"error: {message}")
+
+
 def test_a_file_that_is_no_sweep_is_refused(tmp_path):
     (tmp_path / "x.yaml").write_text("a: 1")
     with pytest.raises(UserError, match=r"x\.yaml: not a W&B sweep"):

@@ -4,6 +4,8 @@ import logging
 import random
 import resource
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ import torch
 
 from bcq_exp.analysis import load_runs
 from bcq_exp.errors import Damaged, UserError
+from bcq_exp.sweep.jobs import _planned
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training import checkpoint
 from bcq_exp.training.record import TABLES, RunRecord
-from tests.commands import TINY, fit
+from tests.commands import TINY, compose, fit, spec_of
 from tests.forked import forked
 from tests.same import assert_same_rows, assert_same_run, assert_same_state
 
@@ -234,6 +237,59 @@ def test_status_and_launch_agree_on_rows_lost_since_the_checkpoint(table, run, s
     (run / f"{table}.csv").write_bytes(content[:-3] + b"x\r\n")
     fit(run, *LONGER)
     assert_same_run(run, straight)
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
+@pytest.mark.parametrize(
+    ("cut", "damaged"),
+    [
+        (["eval_returns.npz"], "eval_returns.npz"),
+        (["checkpoint.pt", "checkpoint.previous.pt"], "checkpoint.pt"),
+        (["checkpoint.pt"], None),
+        (["eval_returns.npz", "checkpoint.pt", "checkpoint.previous.pt"], "checkpoint.pt"),
+    ],
+)
+def test_status_and_launch_agree_on_files_that_are_cut(status, cut, damaged, run):
+    record = RunRecord(run)
+    record.write_summary(record.summary() | {"status": status})
+    (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
+    for name in cut:
+        (run / name).write_bytes((run / name).read_bytes()[:-100])
+    (state,) = run_states(run.parent)
+    planned = _planned(0, spec_of(compose(*LONGER), run), [])
+    assert state.reason == planned.damage
+    if damaged is None:
+        assert state.status == {"running": "interrupted"}.get(status, status)
+    else:
+        assert state.status == "damaged" and f"{damaged} is damaged" in state.reason
+
+
+def test_rows_that_only_the_checkpoint_marks_are_missed_by_both(run):
+    """A killed run's summary is older than its checkpoint."""
+    record = RunRecord(run)
+    (run / "checkpoint.previous.pt").unlink()
+    content = (run / "train.csv").read_bytes()
+    old = b"".join(content.splitlines(keepends=True)[:4])
+    (run / "train.csv").write_bytes(old)
+    record.write_summary(record.summary() | {"status": "running", "step": 30})
+    (run / "train.csv").write_bytes(content[:-4] + b"9\r\n")
+    (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
+    (state,) = run_states(run.parent)
+    assert (state.status, "train.csv is damaged" in state.reason) == ("damaged", True)
+    assert state.reason == _planned(0, spec_of(compose(*LONGER), run), []).damage
+
+
+def test_the_status_of_undamaged_runs_needs_no_torch(run):
+    record = RunRecord(run)
+    record.write_summary(record.summary() | {"status": "interrupted"})
+    (run.parent / "sweep.json").write_text('{"commands": [], "runs": ["trained"]}')
+    code = (
+        "import sys; from pathlib import Path; from bcq_exp.sweep.state import run_states; "
+        "print(*[s.status for s in run_states(Path(sys.argv[1]))], 'torch' in sys.modules)"
+    )
+    words = [sys.executable, "-c", code, str(run.parent)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "interrupted False\n"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -111,6 +112,19 @@ def test_without_a_writable_home_wandbs_own_log_goes_elsewhere(tmp_path, monkeyp
     unwritable, instead = wandb_service.find_cache()
     assert str(unwritable).startswith("/proc/none") and instead.parent == tmp_path
     assert wandb_service.find_cache() is None  # it is said once
+
+
+@pytest.mark.parametrize(("home", "num_lines"), [(None, 0), ("/proc", 1)])
+def test_a_mirror_is_written_without_a_writable_home_too(home, num_lines, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "r")
+    others = ("HOME", "XDG_CACHE_HOME", "WANDB_CACHE_DIR", "WANDB_SERVICE")
+    env = {name: value for name, value in os.environ.items() if name not in others}
+    env |= {} if home is None else {"HOME": home}
+    done = forked("r", module="bcq_exp.wandb_mirror", cwd=tmp_path, env=env)
+    assert done.returncode == 0 and done.stderr.count("\n") == num_lines, done.stderr
+    assert all("W&B cannot write its cache" in line for line in done.stderr.splitlines())
+    (written,) = run.glob("wandb/offline-run-*")
+    assert done.stdout == f"wandb sync {written.relative_to(tmp_path)}\n"
 
 
 @SHORT_EPISODES

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.d4rl_files import bounded
+from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import ActionSpace
 from bcq_exp.data.table.column_statistics import ColumnStatistics
 from bcq_exp.data.table.column_types import ColumnType
@@ -50,6 +51,7 @@ class Actions:
         space: the action space.
         values: each discrete action as in the columns, in the order of the indices.
         is_asked_for: whether the user gave the values or the bounds.
+        notes: sentences on columns whose changes float32 loses.
     """
 
     names: tuple[str, ...]
@@ -57,6 +59,7 @@ class Actions:
     values: tuple[tuple[Value, ...], ...] = ()
     is_asked_for: bool = False
     clips: bool = False
+    notes: tuple[str, ...] = ()
 
     def vectors(self, rows: Rows, steps: np.ndarray) -> np.ndarray:
         """Return the actions of rows as ``(N, A)`` float32; ``steps`` (N,) are rows with one.
@@ -126,6 +129,7 @@ class TakenActions:
         self._is_text = [is_text[name] for name in kinds]
         self._is_category = any(kind == ColumnType.CATEGORY for kind in kinds.values())
         self.statistics = ColumnStatistics([name for name in kinds if not is_text[name]])
+        self._resolution = Resolution()
         self.counts: dict[tuple[Value, ...], int] = {}
         self._are_counted = self._are_whole = True
 
@@ -136,6 +140,7 @@ class TakenActions:
         if names := self.statistics.names:
             values = rows.finite(names, has_action)[has_action]
             self.statistics.see(values)
+            self._resolution.see(dict(zip(names, values.T, strict=True)))
             self._are_whole = self._are_whole and bool(np.all(values == np.floor(values)))
         self._are_counted = self._are_counted and (self._are_whole or self._is_category)
         if not self._are_counted:
@@ -166,7 +171,7 @@ class TakenActions:
                     f"{self._start}actions {self._listed} are numbers and categories; all must be "
                     "one or the other (dataset.action_type, dataset.categorical)"
                 )
-            return self._continuous(asked)
+            return replace(self._continuous(asked), notes=self._resolution.notes())
         if not self._are_counted:
             raise DataError(
                 f"{self._start}actions {self._listed} are to be discrete and have more than "
@@ -230,8 +235,15 @@ class TakenActions:
         )
         if (low >= high).any():
             column = int(np.argmax(low >= high))
+            least, most = self.statistics.low[column], self.statistics.high[column]
+            if least < most:
+                raise DataError(
+                    f"{self._start}column {names[column]!r} is between {least:.12g} and "
+                    f"{most:.12g} in {self._path}, which are one number in float32; record it "
+                    "relative to an origin, and do so in the environment too"
+                )
             raise DataError(
-                f"{self._start}column {names[column]!r} is {low[column]:g} in every row of "
+                f"{self._start}column {names[column]!r} is {least:g} in every row of "
                 f"{self._path}; leave it out of dataset.actions, or give dataset.action_bounds"
             )
         return Actions(names, Box(low, high), clips=clips)

@@ -15,6 +15,7 @@ from bcq_exp.data.table.rows import Rows, Value
 from bcq_exp.data.transitions import DataError
 
 MOST_CATEGORIES = 1000  # categories of a column
+_SAMPLED = 1000  # rows of a batch whose resolution is checked
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,8 @@ class Observations:
         if names := self.statistics.names:
             values = rows.finite(names)
             self.statistics.see(values)
-            after = np.flatnonzero(follows[1:]) + 1
-            after = after[:: 1 + len(after) // 1000]
-            for name, own in zip(names, values.T, strict=True):
-                self._resolution.compare(name, own[after - 1], own[after])
+            before = np.flatnonzero(follows[1:])
+            self._resolution.see(dict(zip(names, values.T, strict=True)), before, _SAMPLED)
         for name, found in self._categories.items():
             rows.check_present(name)
             found |= rows.distinct(name)
@@ -89,5 +88,4 @@ class Observations:
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on columns whose changes float32 loses."""
-        ends = np.stack([self.statistics.low, self.statistics.high], 1)
-        return self._resolution.notes(dict(zip(self.statistics.names, ends, strict=True)))
+        return self._resolution.notes()

@@ -76,7 +76,7 @@ def read_table(
         episode_rows=steps.rows,
         episode_returns=returns,
         content_hash=content_hash(transitions, _meaning(features, actions)),
-        notes=(*steps.notes, *scan.observations.notes()),
+        notes=(*steps.notes, *scan.notes(), *actions.notes),
         behaviour_prob=behaviour_prob,
         columns=_facts(columns, features, actions),
         summary=summarize(files, scan, steps, returns, actions),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.table.action_columns import TakenActions
 from bcq_exp.data.table.column_choice import Columns
 from bcq_exp.data.table.column_types import ColumnType
@@ -47,6 +48,7 @@ class Scan:
             {name: kinds[name] for name in columns.actions},
             {name: files.columns[name].kind == ColumnType.CATEGORY for name in columns.actions},
         )
+        self._rewards = Resolution()
         self._states: list[np.ndarray] = []
         self._ids: list[Any] = []  # of episodes, where they begin
         self._first_rows: dict[Path, int] = {}
@@ -72,6 +74,10 @@ class Scan:
         )
         return place(path, int(row) - first)
 
+    def notes(self) -> tuple[str, ...]:
+        """Return notes on observations and rewards whose changes float32 loses."""
+        return (*self.observations.notes(), *self._rewards.notes())
+
     def error(self, words: str) -> DataError:
         return DataError(f"data set {self._data!r}: {words}")
 
@@ -80,6 +86,7 @@ class Scan:
         has_action = self._has_action(rows)
         is_rewarded = ~rows.is_empty(columns.reward)
         (reward,) = rows.finite([columns.reward], is_rewarded).T
+        self._rewards.see({columns.reward: reward[is_rewarded]})
         states = has_action * STEP | is_rewarded * REWARDED
         states |= (is_rewarded & (reward != 0)) * NONZERO
         for key, bit in (("terminated", TERMINATED), ("truncated", TRUNCATED)):

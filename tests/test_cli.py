@@ -220,7 +220,7 @@ FILES = {
     ),
     "experiment=slash": (
         "defaults: [override networks: paper]",
-        "write `override /GROUP: CHOICE`, with a slash",
+        "`override networks: paper`: write `override /networks: paper`",
     ),
     "experiment=swept": (
         "hydra: {sweeper: {params: {seed: '0,1'}}}",

@@ -69,7 +69,7 @@ def test_the_ready_file_has_only_keys_that_exist(tmp_path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("algo.lmda=1", "algo.lmda: no such key; there are "),
+        ("algo.lmda=1", "algo.lmda: no such key of BCQ; there are "),
         ("algo.tau=2", "algo.tau=2.0: must be a number in"),
         ("seed", "seed: must be KEY=VALUE"),
         ("seed=0,1", "seed=0,1: must be one value; the sweep's file lists the values of swept"),

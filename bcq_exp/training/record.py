@@ -231,11 +231,13 @@ class RunRecord:
         """``summary.json``, or ``None`` where no run has begun.
 
         Raises:
-            Damaged: if it is invalid.
+            Damaged: if it is invalid, or missing though there is a checkpoint.
         """
         path = self.folder / "summary.json"
         if not self.has_begun:
             return None
+        if not path.exists():
+            raise Damaged(f"{path} is missing beside its checkpoint", SET_ASIDE)
         with report_damage(path):
             found = json.loads(path.read_bytes())
             if not isinstance(found, dict) or not found.keys() >= SUMMARY:

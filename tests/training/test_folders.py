@@ -119,7 +119,8 @@ def test_a_run_without_its_summary_or_checkpoint_is_not_continued(lost, trained,
     for more in ((), ("resume=true",), ("algo.gamma=0.5",) if lost == "summary.json" else ()):
         done = forked(*longer, *more, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert lost.replace("*", "") in done.stderr and "resume=restart sets" in done.stderr
+        assert f"multirun/r/{lost.replace('*', '')} is missing" in done.stderr
+        assert "resume=restart sets the run aside" in done.stderr
     assert tree(run) == before
     done = forked(*longer, "resume=restart", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

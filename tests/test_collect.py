@@ -68,15 +68,15 @@ def test_observations_that_float32_makes_stand_still_are_warned_of_once(tmp_path
     root = str(Path(__file__).parents[1])
     run = partial(forked, cwd=tmp_path, env={**own_data, "PYTHONPATH": root})
     clock = "tests.own.envs:own/Clock-v0"
-    told = "'{}': obs[0]: float32 cannot represent 100% of its changes from one step to the next"
+    note = "'{}': obs[0]: float32 cannot represent 100% of its changes from one step to the next"
     words = ("id=my/clock-v0", f"env={clock}", "behaviour=random", "num_steps=60")
     done = run(*words, module="bcq_exp.collect")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count(told.format("my/clock-v0")) == 1
+    assert done.stdout.count(note.format("my/clock-v0")) == 1
     brief = ("trainer.num_steps=2", "trainer.eval_episodes=0", "networks=small", "logger=none")
     done = run("algo=ddpg", "online=explore", f"online.env={clock}", *brief)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count(told.format("own/Clock-v0")) == 1
+    assert done.stdout.count(note.format("own/Clock-v0")) == 1
 
 
 def test_a_trained_runs_policy_with_and_without_noise(collect, load, trained):

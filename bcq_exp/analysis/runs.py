@@ -255,8 +255,10 @@ def _environments(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     for summary in summaries:
         env = source(summary["config"]).get("env")
         where = summary["dataset"]["id"] + (f" in {env}" if env else "")
-        scores = {name: summary[name] for name in ("reference_scores",) if name in summary}
-        for name, value in {**summary.get("environment", {}), **scores}.items():
+        if "environment" not in summary:  # of an earlier version
+            continue
+        compared = {**summary["environment"], "reference_scores": summary["reference_scores"]}
+        for name, value in compared.items():
             values.setdefault((where, name), {})[json.dumps(value)] = value
     differing: dict[str, list[str]] = {}
     for (where, name), each in values.items():

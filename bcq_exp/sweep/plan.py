@@ -31,7 +31,7 @@ from bcq_exp.formatting import listed
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.plugins import HOME
-from bcq_exp.sweep.search import STUDY_FILE
+from bcq_exp.sweep.search import STUDY_FILE, has_integers
 from bcq_exp.training import start
 from bcq_exp.training.provenance import command, own_configs
 from bcq_exp.training.record import RunRecord, is_sweep
@@ -139,10 +139,12 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     alone = "0" if (folder / "0").exists() else f"seed={cfg.seed}"
     placed.append(f"hydra.sweep.subdir='{naming.subdir if axes else alone}'")
     is_search = not (is_grid or halves)
-    if is_search or any(axis.is_continuous for axis in axes):
+    if is_search:
         names = []  # chosen as results come in
+    elif axes:
+        names = _folder_names(folder, naming, axes)
     else:
-        names = _folder_names(folder, naming, axes) if axes else [alone]
+        names = [alone]
     # a search checks the runs of its own study, and sets all of them aside to restart
     checks_itself = is_search and (cfg.resume == "restart" or (folder / STUDY_FILE).exists())
     if not checks_itself and not any(axis.is_group for axis in axes):  # a group adds its own keys
@@ -272,13 +274,8 @@ def _axis(override: Override) -> Axis:
         overrides=tuple(f"{key}={v}" for v in values),
         is_continuous=isinstance(value, IntervalSweep),
         is_group=bool(loader.get_group_options(override.key_or_group)),
-        is_integer=isinstance(value, IntervalSweep) and _has_integers(value),
+        is_integer=isinstance(value, IntervalSweep) and has_integers(value),
     )
-
-
-def _has_integers(interval: IntervalSweep) -> bool:
-    ends = (interval.start, interval.end)
-    return "int" in interval.tags or all(isinstance(end, int) for end in ends)
 
 
 def _check_values(base: DictConfig, fixed: list[str], axes: list[Axis], compose: Compose) -> None:

@@ -402,7 +402,7 @@ def _as_distribution(override: Override) -> Any:
     value = override.value()
     if isinstance(value, IntervalSweep):
         low, high, is_log = value.start, value.end, "log" in value.tags
-        if "int" in value.tags or (isinstance(low, int) and isinstance(high, int)):
+        if has_integers(value):
             return distributions.IntDistribution(int(low), int(high), log=is_log)  # type: ignore[arg-type]
         return distributions.FloatDistribution(low, high, log=is_log)
     values: list[Any] = list(override.sweep_iterator())
@@ -411,6 +411,12 @@ def _as_distribution(override: Override) -> Any:
         high = round(values[-1], 12)  # 0.005 + 2 * 0.005 is a bit more than 0.015
         return getattr(distributions, kind)(values[0], high, step=value.step)
     return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
+
+
+def has_integers(interval: IntervalSweep) -> bool:
+    """Whether a search draws only integers of an interval."""
+    ends = (interval.start, interval.end)
+    return "int" in interval.tags or all(isinstance(end, int) for end in ends)
 
 
 def _ends(distribution: Any) -> tuple[Any, Any]:

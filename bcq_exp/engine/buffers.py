@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,14 @@ class StepBuffers:
     def outputs(self) -> list[Tensor]:
         """The tensors that a step writes."""
         return [self.metrics, self.row]
+
+    def double(self) -> StepBuffers:
+        """Return a copy in float64, with the present inputs."""
+        other = copy(self)
+        other.rows, other.metrics = self.rows.double(), self.metrics.double()
+        other.noise = type(self.noise)._make(noise.double() for noise in self.noise)
+        other.row = self.row.clone()
+        return other
 
     def fill(self, step: int, count: int) -> None:
         """Fill in the inputs of ``count`` steps from ``step`` on, and start at row 0.

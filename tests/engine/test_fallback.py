@@ -18,6 +18,7 @@ from tests.commands import TINY, bcq_exp, compose, engine_of
 from tests.same import assert_same_state
 
 WARNING = "steps run eagerly, which is slower"
+SCALE = 1e7  # of float32 sums whose true value is 0, so that they are rounding of about 1
 
 
 class CountingSGD(torch.optim.SGD):
@@ -36,6 +37,23 @@ class BranchingSGD(torch.optim.SGD):
     def step(self, closure=None):
         if self.param_groups[0]["params"][0].sum().item() > -1e9:
             super().step(closure)
+
+
+class CancellingSGD(torch.optim.SGD):
+    """Scales the gradients of a matrix's rows by 1 and sums that are all rounding."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in filter(lambda p: p.ndim == 2, group["params"]):
+                deviations = weight.detach() - weight.detach().mean(1, keepdim=True)
+                weight.grad.mul_(1 + (SCALE * deviations).sum(1, keepdim=True))
+        super().step(closure)
+
+
+@dataclass(frozen=True)
+class CancellingFactory(SGDOptimizerFactory):
+    def torch_optimizer(self, params):
+        return CancellingSGD(params, lr=self.lr)
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,20 @@ def test_an_optimizer_that_cannot_be_compiled_steps_eagerly_and_right(name, reas
     if name == "BranchingFactory":
         assert torch.equal(metrics, eager.advance(EAGER_STEPS + 20))
         assert_same_state(falling_back.state_dict(0), eager.state_dict(0))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_that_amplify_rounding_are_compiled(precision, caplog):
+    target = "actor_optim._target_=tests.engine.test_fallback.CancellingFactory"
+    precise = f"trainer.precision={precision}"
+    engine, eager = engines("optimizer@actor_optim=sgd", target, precise)
+    with caplog.at_level(logging.WARNING):
+        found = torch.cat([engine.advance(n) for n in (EAGER_STEPS, 20)], 1)
+    assert not [r.message for r in caplog.records if WARNING in r.message]
+    expected = eager.advance(EAGER_STEPS + 20)
+    assert torch.equal(found[:, :EAGER_STEPS], expected[:, :EAGER_STEPS])
+    assert not torch.equal(found, expected)  # the last steps were compiled
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.01)
 
 
 def test_a_program_that_xla_cannot_run_is_replaced_by_eager_steps(monkeypatch, caplog):

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,9 +66,10 @@ def progress(start: int, num_steps: int, title: str, part: Part | None = None) -
 
 
 class _Pace:
-    """Steps per second and the time left.
+    """Steps per second over the later half of the steps so far, and the time left.
 
-    The first step is not counted, because it includes compilation.
+    The earlier half may be slower (compilation) or faster (an online agent's first actions, which
+    are random).
 
     Args:
         num_steps: the last step.
@@ -77,15 +79,17 @@ class _Pace:
 
     def __init__(self, num_steps: int, num_own: int, later: float) -> None:
         self.num_steps = num_steps
+        self._start = num_steps - num_own
         self._num_later = later * num_own
-        self._first: tuple[int, float] | None = None
+        self._times = deque[tuple[int, float]]()
         self._step, self.rate = 0, 0.0
 
     def update(self, step: int) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first = step, now
-        first, began = self._first
+        self._times.append((step, now))
+        while len(self._times) > 2 and 2 * self._times[1][0] <= self._start + step:
+            self._times.popleft()
+        first, began = self._times[0]
         self._step, self.rate = step, (step - first) / max(now - began, 1e-9)
 
     @property

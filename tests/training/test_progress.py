@@ -46,6 +46,21 @@ def test_lines_keep_their_distance(monkeypatch, caplog):
     ]
 
 
+def test_the_time_left_follows_the_later_half_of_the_steps(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    losses = {f"{name}_loss": 0.5 for name in ("actor", "critic1", "critic2", "vae")}
+    with progress.progress(500, 4500, "x") as shown:
+        for step in range(500, 3001, 50):  # 100 steps a second, from step 1000 on 10
+            shown.update(step, losses)
+            clock[0] += 0.5 if step < 1000 else 5
+    found = {int(m[1]): (int(m[3]), int(m[4])) for m in lines(caplog)}
+    assert found[1150] == (21, 163)  # 200 steps in 2 s, 150 in 15 s: 20.6 a second
+    assert found[1550] == (10, 295)
+    assert found[2950] == (10, 155)
+
+
 def test_a_group_tells_its_number_and_the_time_left_for_the_whole_sweep(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     clock = [0.0]

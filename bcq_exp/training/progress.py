@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bcq_exp.formatting import clock, duration
@@ -123,14 +124,14 @@ class _Lines:
         self._said = time.monotonic()
         of_sweep = f", sweep {duration(left[1])}" if self._part and self._part.later else ""
         log.info(
-            "%sstep %d/%d  %.0f steps/s  %.0f s left%s  %s",
+            "%sstep %d/%d  %.0f steps/s  %.0f s left%s%s",
             self._lead,
             step,
             self._pace.num_steps,
             self._pace.rate,
             left[0],
             of_sweep,
-            _losses_text(losses),
+            f"  {reported}" if (reported := _losses_text(losses)) else "",
         )
 
 
@@ -187,4 +188,6 @@ def _columns() -> list[ProgressColumn]:
 
 
 def _losses_text(losses: Mapping[str, float]) -> str:
-    return "  ".join(f"{name.removesuffix('_loss')} {value:.3g}" for name, value in losses.items())
+    """Return the losses that steps reported; the others are NaN, as during random actions."""
+    reported = {name.removesuffix("_loss"): x for name, x in losses.items() if not isnan(x)}
+    return "  ".join(f"{name} {value:.3g}" for name, value in reported.items())

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from math import inf, nan
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +44,20 @@ def test_lines_keep_their_distance(monkeypatch, caplog):
     assert [tuple(map(int, m.groups())) for m in lines(caplog)] == [
         (1105, 2000, 10, 90),
         (1210, 2000, 10, 79),
+    ]
+
+
+def test_losses_that_no_step_reported_are_left_out(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with progress.progress(0, 1000, "x") as shown:
+        for losses in ({}, {"actor_loss": nan, "critic_loss": nan}, {"critic_loss": inf}):
+            shown.update(round(10 * clock[0]), losses)
+            clock[0] += 20
+    assert [r.getMessage() for r in caplog.records] == [
+        "step 200/1000  10 steps/s  80 s left",
+        "step 400/1000  10 steps/s  60 s left  critic inf",
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,164 +33,152 @@ def notes_of(
     evidence: Evidence,
     settings: FQESettings,
     others: OffPolicy,
-) -> list[str]:
-    """Return notes on policies, which are sorted as in a ``Selection``."""
-    return [
-        *_of_evidence(evidence),
-        *of_settings(settings),
-        *_of_range(evidence, settings),
-        *_of_runs(ranked),
-        *_of_first(policies),
-        *_of_fqe(policies),
-        *_of_values(policies, evidence, settings),
-        *_of_support(policies),
-        *(_of_weights(policies, evidence, settings) if others.calibration else [NO_WEIGHTS]),
-        *(_of_behaviour(others.calibration, others) if others.calibration else []),
-        *_of_gammas([each.agent.gamma for each in ranked], settings.gamma),
-        *_of_horizon(evidence, settings),
-        *_of_known(sum(each.returns is not None for each in ranked), len(ranked)),
-    ]
+) -> Iterator[str]:
+    """Yield notes on policies, which are sorted as in a ``Selection``."""
+    yield from _of_evidence(evidence)
+    yield from of_settings(settings)
+    yield from _of_range(evidence, settings)
+    yield from _of_runs(ranked)
+    yield from _of_first(policies)
+    yield from _of_fqe(policies)
+    yield from _of_values(policies, evidence, settings)
+    yield from _of_support(policies)
+    if others.calibration:
+        yield from _of_weights(policies, evidence, settings)
+        yield from _of_behaviour(others.calibration, others)
+    else:
+        yield NO_WEIGHTS
+    yield from _of_gammas([each.agent.gamma for each in ranked], settings.gamma)
+    yield from _of_horizon(evidence, settings)
+    yield from _of_known(sum(each.returns is not None for each in ranked), len(ranked))
 
 
-def _of_evidence(evidence: Evidence) -> list[str]:
+def _of_evidence(evidence: Evidence) -> Iterator[str]:
     count = len(evidence.dataset.episode_lengths)
     if evidence.is_held_out:
-        episodes = counted(count, "held-out episode")
-        return [f"estimated from {episodes} of {evidence.dataset.id}"]
-    return [
-        f"estimated from all {count} episodes of {evidence.dataset.id}, on which the policies were "
-        "trained; dataset.holdout=0.2 in training holds out some of them for selection"
-    ]
+        yield f"estimated from {counted(count, 'held-out episode')} of {evidence.dataset.id}"
+    else:
+        yield (
+            f"estimated from all {count} episodes of {evidence.dataset.id}, on which the policies "
+            "were trained; dataset.holdout=0.2 in training holds out some of them for selection"
+        )
 
 
-def of_settings(settings: FQESettings) -> list[str]:
+def of_settings(settings: FQESettings) -> Iterator[str]:
     """Note whether critics have converged."""
-    if settings.share_reached >= CONVERGED:
-        return []
-    steps = counted(settings.num_steps, "step")
-    return [
-        f"{steps} with tau {settings.target_tau:g} take fitted Q evaluation "
-        f"{settings.share_reached:.0%} of the way from 0 to the final values; raise num_steps"
-    ]
+    if settings.share_reached < CONVERGED:
+        steps = counted(settings.num_steps, "step")
+        yield (
+            f"{steps} with tau {settings.target_tau:g} take fitted Q evaluation "
+            f"{settings.share_reached:.0%} of the way from 0 to the final values; raise num_steps"
+        )
 
 
-def _of_range(evidence: Evidence, settings: FQESettings) -> list[str]:
+def _of_range(evidence: Evidence, settings: FQESettings) -> Iterator[str]:
     """Note whether the given range of values is narrower than the recorded returns."""
     if settings.return_range is None:
-        return []
+        return
     low, high = settings.return_range
     returns = evidence.returns(settings.gamma, settings.horizon)
     beyond = int(((returns < low) | (returns > high)).sum())
-    if not beyond:
-        return []
-    return [
-        f"{beyond} of {counted(len(returns), 'recorded episode')} "
-        f"{'has a discounted return' if beyond == 1 else 'have discounted returns'} outside "
-        f"return_range, [{low:g}, {high:g}]; values are means, but check the range"
-    ]
+    if beyond:
+        yield (
+            f"{beyond} of {counted(len(returns), 'recorded episode')} "
+            f"{'has a discounted return' if beyond == 1 else 'have discounted returns'} outside "
+            f"return_range, [{low:g}, {high:g}]; values are means, but check the range"
+        )
 
 
-def _of_runs(ranked: Sequence[Candidate]) -> list[str]:
+def _of_runs(ranked: Sequence[Candidate]) -> Iterator[str]:
     """Note keys in which runs differ besides the swept ones."""
-    notes = []
     steps = [each.step for each in ranked]
     if min(steps) < max(steps):
-        notes.append(f"the policies were trained for {min(steps)} to {max(steps)} steps")
+        yield f"the policies were trained for {min(steps)} to {max(steps)} steps"
     if unfinished := Counter(each.status for each in ranked if each.status != "completed"):
         named = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
-        notes.append(f"runs that have not completed ({named}) enter with their newest checkpoint")
+        yield f"runs that have not completed ({named}) enter with their newest checkpoint"
     episodes = [len(each.returns) for each in ranked if each.returns is not None]
     if episodes and min(episodes) < max(episodes):
-        notes.append(f"returns are means of {min(episodes)} to {max(episodes)} episodes")
-    return notes
+        yield f"returns are means of {min(episodes)} to {max(episodes)} episodes"
 
 
-def _of_horizon(evidence: Evidence, settings: FQESettings) -> list[str]:
+def _of_horizon(evidence: Evidence, settings: FQESettings) -> Iterator[str]:
     """Note whether values and discounted returns have different horizons."""
     spec, gamma, horizon = evidence.dataset.env_spec, settings.gamma, settings.horizon
     limit = None if spec is None else spec.max_episode_steps
     if horizon is not None and (limit is None or horizon < limit):
-        return [
+        yield (
             f"values cover the first {counted(horizon, 'step')}, but evaluations' discounted "
             "returns whole episodes, so the latter are left out"
-        ]
-    if limit is None or limit == horizon or gamma**limit < CUT:
-        return []
-    ends = "values do not" if horizon is None else f"values after {horizon} steps"
-    return [
-        f"episodes end after {limit} steps, where a reward still has weight {gamma**limit:.0%}; "
-        f"discounted returns end there and {ends}, so they differ; horizon={limit} makes values "
-        "end there too"
-    ]
+        )
+    elif limit not in (None, horizon) and gamma**limit >= CUT:
+        ends = "values do not" if horizon is None else f"values after {horizon} steps"
+        yield (
+            f"episodes end after {limit} steps, where a reward still has weight {gamma**limit:.0%};"
+            f" discounted returns end there and {ends}, so they differ; horizon={limit} makes "
+            "values end there too"
+        )
 
 
-def _of_known(num_known: int, num_policies: int) -> list[str]:
+def _of_known(num_known: int, num_policies: int) -> Iterator[str]:
     """Note how many policies have known returns, and the consequences."""
     if not num_known:
-        return ["no returns are known, so the rankings cannot be checked"]
-    notes = []
+        yield "no returns are known, so the rankings cannot be checked"
+        return
     if num_known < num_policies:
-        notes.append(
+        yield (
             f"returns at the checkpoint's step are known for {num_known} of {num_policies} "
             "policies, by which rankings are checked"
         )
     if num_known < FEWEST:
         policies = counted(num_known, "policy", "policies")
-        notes.append(f"{policies} with known returns: too few to check a ranking")
+        yield f"{policies} with known returns: too few to check a ranking"
     elif num_known < FEW:
-        notes.append(
-            f"with only {num_known} policies, intervals are wide and a good ranking may be chance"
-        )
-    return notes
+        yield f"with only {num_known} policies, intervals are wide and a good ranking may be chance"
 
 
-def _of_first(policies: pd.DataFrame) -> list[str]:
+def _of_first(policies: pd.DataFrame) -> Iterator[str]:
     """Note whether the first policy is better than the others beyond chance."""
     reaching = int((policies["fqe_high"][1:] >= policies["fqe"].iloc[0]).sum())
-    if not reaching:
-        return []
-    others = counted(
-        reaching, "interval of another policy includes", "intervals of other policies include"
-    )
-    return [f"{others} the value of the first policy, so the order may be chance"]
+    if reaching:
+        others = counted(
+            reaching, "interval of another policy includes", "intervals of other policies include"
+        )
+        yield f"{others} the value of the first policy, so the order may be chance"
 
 
-def _of_fqe(policies: pd.DataFrame) -> list[str]:
+def _of_fqe(policies: pd.DataFrame) -> Iterator[str]:
     diverged = policies[policies["fqe"].isna()]
-    if diverged.empty:
-        return []
-    return [f"fitted Q evaluation diverged for {listed([*diverged['run']], 3)}: ranked last"]
+    if len(diverged):
+        yield f"fitted Q evaluation diverged for {listed([*diverged['run']], 3)}: ranked last"
 
 
-def _of_values(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings) -> list[str]:
+def _of_values(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings) -> Iterator[str]:
     """Note policies whose value exceeds every recorded return."""
     best = float(evidence.returns(settings.gamma, settings.horizon).max())
     count = int((policies["fqe"] > best).sum())
     # with negative returns, a cut episode has a larger return than one that continues
-    if not count or (best < 0 and settings.horizon is None):
-        return []
-    those = counted(count, "policy is", "policies are")
-    return [
-        f"{those} valued above the best recorded episode's discounted return "
-        f"({best:.1f}); critics may overestimate actions outside the data"
-    ]
+    if count and (best >= 0 or settings.horizon is not None):
+        those = counted(count, "policy is", "policies are")
+        yield (
+            f"{those} valued above the best recorded episode's discounted return "
+            f"({best:.1f}); critics may overestimate actions outside the data"
+        )
 
 
-def _of_support(policies: pd.DataFrame) -> list[str]:
+def _of_support(policies: pd.DataFrame) -> Iterator[str]:
     count = int((policies["support"] < STRAYING).sum())
-    if not count:
-        return []
-    those = counted(count, "policy takes", "policies take")
-    return [
-        f"{those} actions that the data do not support in more than {1 - STRAYING:.0%} of states: "
-        "no estimate can be trusted there"
-    ]
+    if count:
+        those = counted(count, "policy takes", "policies take")
+        yield (
+            f"{those} actions that the data do not support in more than {1 - STRAYING:.0%} of "
+            "states: no estimate can be trusted there"
+        )
 
 
-def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings) -> list[str]:
-    notes = []
+def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESettings) -> Iterator[str]:
     if settings.epsilon:
-        notes.append(
+        yield (
             "importance sampling and doubly robust estimates are of the policies with "
             f"{settings.epsilon:.3g} of actions at random (epsilon)"
         )
@@ -198,7 +186,7 @@ def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESetting
     if len(few):
         worst = few.sort_values("ess").iloc[0]
         those = counted(len(few), "policy has", "policies have")
-        notes.append(
+        yield (
             f"{those} an effective sample size below {FEWEST_EFFECTIVE} ({worst['ess']:.1f} of "
             f"{len(evidence.episode_rows)} episodes for {worst['run']}): no estimates by weights; "
             "a shorter horizon or a larger epsilon leaves more episodes"
@@ -206,14 +194,13 @@ def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESetting
     cut = ~evidence.dataset.transitions.terminated[np.cumsum(evidence.episode_rows) - 1]
     weight = settings.gamma ** float(np.mean(evidence.episode_rows[cut])) if cut.any() else 0.0
     if settings.horizon is None and weight >= CUT:
-        notes.append(
+        yield (
             f"{cut.mean():.0%} of the episodes are cut where a reward still weighs {weight:.0%}: "
             "PDWIS and WIS count nothing after it, fitted Q and doubly robust the critic's value"
         )
-    return notes
 
 
-def _of_behaviour(found: Calibration, others: OffPolicy) -> list[str]:
+def _of_behaviour(found: Calibration, others: OffPolicy) -> Iterator[str]:
     """Note the quality of the probabilities in importance weights."""
     measured = (
         f"on {counted(found.num_episodes, 'episode')} that it was not fitted to, the most "
@@ -221,26 +208,24 @@ def _of_behaviour(found: Calibration, others: OffPolicy) -> list[str]:
         f"error is {found.error:.2f}"
     )
     if others.recorded_log_loss is not None:
-        notes = ["behaviour probabilities are those that the data state"]
+        yield "behaviour probabilities are those that the data state"
         if others.recorded_log_loss > found.log_loss + WORSE:
-            notes.append(
+            yield (
                 "the stated probabilities explain the actions worse (log loss "
                 f"{others.recorded_log_loss:.2f}) than a fitted model ({found.log_loss:.2f}): "
                 "check that column"
             )
-        return notes
-    notes = [f"behaviour probabilities are estimated; {measured}"]
-    if found.error > UNCALIBRATED:
-        notes.append("the behaviour model is poorly calibrated: so are all weights")
-    return notes
+    else:
+        yield f"behaviour probabilities are estimated; {measured}"
+        if found.error > UNCALIBRATED:
+            yield "the behaviour model is poorly calibrated: so are all weights"
 
 
-def _of_gammas(gammas: Sequence[float | None], gamma: float) -> list[str]:
+def _of_gammas(gammas: Sequence[float | None], gamma: float) -> Iterator[str]:
     others = sorted({found for found in gammas if found is not None and found != gamma})
-    if not others:
-        return []
-    named = ", ".join(f"{found:g}" for found in others)
-    return [
-        f"policies with gamma {named}: their discounted returns are left out, and the values of "
-        f"their own critics are not comparable with gamma {gamma:g}"
-    ]
+    if others:
+        named = ", ".join(f"{found:g}" for found in others)
+        yield (
+            f"policies with gamma {named}: their discounted returns are left out, and the values "
+            f"of their own critics are not comparable with gamma {gamma:g}"
+        )

@@ -37,6 +37,7 @@ from bcq_exp.algorithm.networks import (
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.twin_critics import fit_critics
 from bcq_exp.ranges import COUNT, require
 
 STUCK_SHARE = 0.95  # share of the largest possible mean |perturbation|
@@ -89,10 +90,7 @@ def train_step(
             noise.target, batch.obs_next, batch.rew, batch.terminated,
             gamma=hyper.gamma, lmbda=hyper.lmbda,
         )  # fmt: skip
-    critic1_loss, q1_mean = losses.critic_loss(nets.critic, obs, act, target)
-    critic2_loss, q2_mean = losses.critic_loss(nets.critic2, obs, act, target)
-    optimizers["critic"].apply(critic1_loss)
-    optimizers["critic2"].apply(critic2_loss)
+    metrics = fit_critics(nets, optimizers, batch, target)
 
     # the perturbation: equation 12
     with torch.no_grad():
@@ -108,16 +106,11 @@ def train_step(
         (nets.actor_perturbation, nets.critic, nets.critic2),
         hyper.tau,
     )
-    return {
+    return metrics | {
         "actor_loss": actor_loss,
-        "critic1_loss": critic1_loss,
-        "critic2_loss": critic2_loss,
         "vae_loss": vae.loss,
         "recon_loss": vae.recon,
         "kl_loss": vae.kl,
-        "q1_mean": q1_mean,
-        "q2_mean": q2_mean,
-        "target_q_mean": target.mean((-2, -1)),
         "perturbation_abs_mean": (perturbed.detach() - sampled).abs().mean((-2, -1)),
         "latent_clip_fraction": losses.clipped_fraction(nets.vae, noise.target),
     }

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -63,18 +63,6 @@ class EntropyCoefficient(nn.Module):
         return self.log_alpha.squeeze(-1)
 
 
-class LogAlpha(Protocol):
-    """:class:`EntropyCoefficient` as the losses call it, for a run or K stacked runs."""
-
-    def __call__(self) -> Tensor: ...
-
-
-class Unit(Protocol):
-    """:class:`~bcq_exp.algorithm.networks.UnitActions` as it is called."""
-
-    def decode(self, unit: Tensor, /) -> Tensor: ...
-
-
 class Networks(NamedTuple):
     """The networks of a run, or of K stacked ones; ``actor`` returns means and log std (B, 2 A)."""
 
@@ -83,8 +71,8 @@ class Networks(NamedTuple):
     critic2: StateAction
     critic_target: StateAction
     critic2_target: StateAction
-    alpha: LogAlpha
-    unit: Unit
+    alpha: EntropyCoefficient
+    unit: UnitActions
 
 
 class Noise(NamedTuple):
@@ -117,7 +105,7 @@ class CriticLoss(NamedTuple):
 
 
 @per_run
-def policy_sample(actor: StateToAction, unit: Unit, obs: Tensor, eps: Tensor) -> Sample:
+def policy_sample(actor: StateToAction, unit: UnitActions, obs: Tensor, eps: Tensor) -> Sample:
     """a = tanh(m + s eps) for eps (B, A), or n actions a state for eps (B, n, A).
 
     log pi(a | s) = log N(m + s eps; m, s) - log(1 - a^2), summed over dimensions.
@@ -134,7 +122,7 @@ def policy_sample(actor: StateToAction, unit: Unit, obs: Tensor, eps: Tensor) ->
 
 
 @per_run
-def uniform_sample(unit: Unit, normal: Tensor) -> Sample:
+def uniform_sample(unit: UnitActions, normal: Tensor) -> Sample:
     """Actions uniform in their range: 2 Phi(z) - 1 = erf(z / sqrt 2) of standard normals z."""
     act = unit.decode((normal / math.sqrt(2)).erf())
     log_prob = torch.full_like(normal[..., 0], -normal.shape[-1] * math.log(2))
@@ -144,7 +132,7 @@ def uniform_sample(unit: Unit, normal: Tensor) -> Sample:
 @per_run
 def sampled_actions(
     actor: StateToAction,
-    unit: Unit,
+    unit: UnitActions,
     obs: Tensor,
     obs_next: Tensor,
     uniform: Tensor,
@@ -167,8 +155,8 @@ def target_value(
     actor: StateToAction,
     critic_target: StateAction,
     critic2_target: StateAction,
-    alpha: LogAlpha,
-    unit: Unit,
+    alpha: EntropyCoefficient,
+    unit: UnitActions,
     eps: Tensor,
     obs_next: Tensor,
     rew: Tensor,
@@ -202,13 +190,13 @@ def critic_loss(
 
 
 @per_run
-def alpha_loss(alpha: LogAlpha, entropy: Tensor, target_entropy: float) -> Tensor:
+def alpha_loss(alpha: EntropyCoefficient, entropy: Tensor, target_entropy: float) -> Tensor:
     """log alpha (-log pi - target entropy), averaged; ``entropy`` is -log pi (B,)."""
     return (alpha() * (entropy - target_entropy)).mean()
 
 
 @per_run
-def alpha_value(alpha: LogAlpha) -> Tensor:
+def alpha_value(alpha: EntropyCoefficient) -> Tensor:
     """alpha, ()."""
     return alpha().exp()
 
@@ -217,7 +205,7 @@ def alpha_value(alpha: LogAlpha) -> Tensor:
 def actor_loss(
     critic: StateAction,
     critic2: StateAction,
-    alpha: LogAlpha,
+    alpha: EntropyCoefficient,
     obs: Tensor,
     act: Tensor,
     log_prob: Tensor,

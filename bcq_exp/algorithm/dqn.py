@@ -9,7 +9,7 @@ one dimension, whose bins they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -69,12 +69,6 @@ class Bins(ActionRange):
         return self.low + (self.high - self.low) * (index / (self.num_bins - 1))
 
 
-class NearestBin(Protocol):
-    """:class:`Bins` as the losses call it, for a run or K stacked runs."""
-
-    def __call__(self, act: Tensor, /) -> Tensor: ...
-
-
 class GreedyPolicy(Policy):
     """Takes in each dimension the bin of largest value.
 
@@ -117,7 +111,7 @@ class Networks(NamedTuple):
 
     critic: StateToAction
     critic_target: StateToAction
-    bins: NearestBin
+    bins: Bins
 
 
 @per_run
@@ -136,7 +130,7 @@ def target_value(
 
 @per_run
 def bellman_error(
-    critic: StateToAction, bins: NearestBin, obs: Tensor, act: Tensor, target: Tensor
+    critic: StateToAction, bins: Bins, obs: Tensor, act: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error of the recorded bins' values to the targets (B, A); also their mean."""
     index = bins(act)  # (B, A)

@@ -60,20 +60,16 @@ class Optimizer:
 
     Args:
         factory: the factory that made it and holds its settings.
-        params: the parameters of one network, or of ``num_runs`` stacked networks (K, ...).
+        params: the parameters of one network, or of K stacked networks (K, ...).
     """
 
-    def __init__(
-        self,
-        factory: OptimizerFactory,
-        params: Sequence[nn.Parameter],
-        num_runs: int | None = None,
-    ) -> None:
+    _leading_dims = 0  # of parameters; 1 if they are stacked
+
+    def __init__(self, factory: OptimizerFactory, params: Sequence[nn.Parameter]) -> None:
         self.factory = factory
         self.params = list(params)
         self.num_steps = 0
         self._optimizer = factory.torch_optimizer(self.params)
-        self._leading_dims = 0 if num_runs is None else 1
 
     @classmethod
     def stacked(cls, optimizers: Sequence[Optimizer], params: Sequence[nn.Parameter]) -> Optimizer:
@@ -82,8 +78,8 @@ class Optimizer:
         The moments of each become views of the stacked ones.
         """
         first = optimizers[0]
-        stack = cls(first.factory, params, num_runs=len(optimizers))
-        stack.num_steps = first.num_steps
+        stack = cls(first.factory, params)
+        stack._leading_dims, stack.num_steps = 1, first.num_steps
         stack._follow_schedule()
         for i, param in enumerate(stack.params):
             each = [optimizer.moments(optimizer.params[i]) for optimizer in optimizers]

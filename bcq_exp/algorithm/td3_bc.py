@@ -7,7 +7,7 @@ actor and targets that move every second step. ``trainer.normalize_obs`` normali
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +52,6 @@ class Smoothing(ActionRange):
         return (act + self.scale * epsilon).clamp(self.low, self.high)
 
 
-class SmoothedAction(Protocol):
-    """:class:`Smoothing` as the losses call it, for a run or K stacked runs."""
-
-    def __call__(
-        self, act: Tensor, normal: Tensor, noise: float | Tensor, clip: float | Tensor, /
-    ) -> Tensor: ...
-
-
 class Networks(NamedTuple):
     """The networks of a run, as the equations call them, or of K runs, stacked."""
 
@@ -69,7 +61,7 @@ class Networks(NamedTuple):
     actor_target: StateToAction
     critic_target: StateAction
     critic2_target: StateAction
-    smoothing: SmoothedAction
+    smoothing: Smoothing
 
 
 class Noise(NamedTuple):
@@ -83,7 +75,7 @@ def target_value(
     actor_target: StateToAction,
     critic_target: StateAction,
     critic2_target: StateAction,
-    smoothing: SmoothedAction,
+    smoothing: Smoothing,
     normal: Tensor,
     obs_next: Tensor,
     rew: Tensor,

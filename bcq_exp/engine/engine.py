@@ -34,6 +34,10 @@ class Engine(Protocol):
     losses: tuple[str, ...]
 
     @property
+    def num_runs(self) -> int:
+        """K."""
+
+    @property
     def step(self) -> int:
         """Gradient steps taken by every run of the cohort."""
 
@@ -51,14 +55,6 @@ class Engine(Protocol):
 
     def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
         """Restore one run from :meth:`state_dict`; a cohort's runs must be at the same step."""
-
-
-class PartialEngine(Engine, Protocol):
-    """An engine that can advance alongside others."""
-
-    @property
-    def num_runs(self) -> int:
-        """The number of runs that it advances."""
 
 
 class CohortEngine:
@@ -173,7 +169,7 @@ class ParallelEngine:
         num_threads: at most so many advance at a time.
     """
 
-    def __init__(self, engines: Sequence[PartialEngine], num_threads: int) -> None:
+    def __init__(self, engines: Sequence[Engine], num_threads: int) -> None:
         self._engines = engines
         self._owner = [(e, k) for e in engines for k in range(e.num_runs)]
         self._threads = ThreadPoolExecutor(

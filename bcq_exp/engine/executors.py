@@ -80,22 +80,20 @@ class EagerExecutor:
         """Do nothing: steps write to the tensors themselves."""
 
 
-class CUDAGraphExecutor:
+class CUDAGraphExecutor(EagerExecutor):
     """Launches steps as CUDA graphs, several per launch without the host.
 
     A learner that CUDA graphs cannot capture runs eagerly.
     """
 
     def __init__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> None:
-        self._learner, self._buffers = learner, buffers
-        self._eager = EagerExecutor(learner, table, buffers)
-        self._table = table
+        super().__init__(learner, table, buffers)
         self._cycle = len(learner.steps)
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     def advance(self, count: int) -> None:
         if not self._learner.can_be_compiled:
-            self._eager.advance(count)
+            super().advance(count)
             return
         while count:
             size = 1 if self._learner.has_schedule or count < AT_ONCE else AT_ONCE
@@ -103,9 +101,6 @@ class CUDAGraphExecutor:
             self._graph(turn, size).replay()
             self._learner.after_steps(size)
             count -= size
-
-    def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
-        """Do nothing: steps write to the tensors themselves."""
 
     def _graph(self, turn: int, size: int) -> torch.cuda.CUDAGraph:
         if (turn, size) not in self._graphs:

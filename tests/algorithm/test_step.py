@@ -247,7 +247,7 @@ def test_statistics_are_what_they_say():
     bcq = make_bcq(lr=0.0)
     batch, noise = make_batch(), make_noise(bcq)
     statistics, _, _ = step(bcq, batch, noise)
-    assert tuple(statistics) == BCQ.statistics()
+    assert set(statistics) == set(BCQ.statistics())
     with torch.no_grad():
         recon, mean, std = bcq.policy.vae(batch.obs, batch.act, noise.vae_eps)
         act = bcq.policy.vae.decode(batch.obs, noise.actor.clamp(-0.5, 0.5))

@@ -10,7 +10,8 @@ from contextlib import redirect_stderr, suppress
 from difflib import get_close_matches
 
 from bcq_exp import __version__, signals
-from bcq_exp.cli import completion, output
+from bcq_exp.cli import completion
+from bcq_exp.cli.command import may_be_closed
 from bcq_exp.errors import RunStopped
 
 DEFAULT = "train"
@@ -32,7 +33,7 @@ COMMANDS = {  # name -> module with its main(), and its description
 def main() -> None:
     """Run the command that the first word, or the first two, name."""
     try:
-        with signals.interruptible():  # also during imports
+        with signals.interruptible(), may_be_closed():  # also during imports
             _main()
     except RunStopped as stopped:
         print(stopped, file=sys.stderr)
@@ -46,13 +47,11 @@ def _main() -> None:
         _complete()
     name = _named(words)
     if "--version" in words:
-        with output.may_be_closed():
-            print(f"bcq_exp {__version__}")
+        print(f"bcq_exp {__version__}")
     elif name is not None:
         _run(name, words[len(name.split()) :])
     elif words and words[-1] in ("-h", "--help") and _following(" ".join(words[:-1])):
-        with output.may_be_closed():
-            print(_overview(" ".join(words[:-1])))
+        print(_overview(" ".join(words[:-1])))
     elif words and re.fullmatch(r"[A-Za-z][\w-]*", words[0]):
         print(f"error: {_unknown(words)}", file=sys.stderr)
         sys.exit(2)

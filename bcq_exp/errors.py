@@ -1,9 +1,23 @@
 """Errors that the command line reports in one line."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 
 def first_line(error: BaseException) -> str:
     """Return an exception's message in one line; its type if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that caused it, the nearest first."""
+    seen = set[int]()  # an error may be raised again while its own consequence is handled
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 class UserError(Exception):

@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from bcq_exp.errors import CannotWrite, Damaged
+from bcq_exp.errors import CannotWrite, Damaged, causes
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 NO_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES}
@@ -79,34 +79,21 @@ def unusable_path(error: BaseException) -> str | None:
 
 def _of_system(error: BaseException, errnos: Collection[int]) -> OSError | None:
     """Return the system's error that caused an error, if its number is among these."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        if isinstance(link, OSError) and link.errno in errnos:
-            return link
-        link = link.__cause__ or link.__context__
-    return None
+    own = (link for link in causes(error) if isinstance(link, OSError) and link.errno in errnos)
+    return next(own, None)
 
 
-class atomic_path:  # noqa: N801 - reads as a function: with atomic_path(p) as temporary
-    """A temporary path that replaces ``path`` when the block ends without an error."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        try:
-            if kind is None:
-                with self._temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(self._temporary, self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces ``path`` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def clear_halves(folder: Path) -> None:

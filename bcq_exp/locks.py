@@ -8,6 +8,7 @@ knows none, there is one warning and no protection.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,10 +52,6 @@ def is_held(path: Path) -> bool:
     """Whether some process holds the lock of a file."""
     if not path.exists():
         return False
-    try:
-        import fcntl
-    except ImportError:  # cannot test without acquiring
-        return _is_held_by_trying(path)
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared by all status checks
@@ -63,14 +60,6 @@ def is_held(path: Path) -> bool:
         except OSError:  # a file system without locks
             return False
     return False
-
-
-def _is_held_by_trying(path: Path) -> bool:
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 @cache  # one warning per folder

@@ -13,14 +13,13 @@ import sys
 import threading
 import time
 from _thread import start_new_thread
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from bcq_exp.errors import RunStopped
 
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR2")  # schedulers warn with the last, which Windows lacks
-SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # schedulers warn with the last
 SAME_WITHIN = 1.0  # seconds
 LOOK_EVERY = 0.1  # seconds
 
@@ -40,7 +39,7 @@ def interruptible() -> Iterator[None]:
     Raises:
         RunStopped: with the signal's name and status.
     """
-    with _handled(_end, keep_ignored=True) as before:  # in a shell's background job
+    with handled(_end, keep_ignored=True) as before:  # in a shell's background job
         try:
             with _mask(blocks=False):
                 yield
@@ -83,16 +82,18 @@ def requests(request: Callable[[int], None]) -> Iterator[None]:
             asked.add(signum)
             request(signum)
 
-    with _handled(handle) as before, _mask(blocks=False):
+    with handled(handle) as before, _mask(blocks=False):
         yield
 
 
 @contextmanager
-def _handled(handler: Any, *, keep_ignored: bool = False) -> Iterator[dict[int, Any]]:
+def handled(
+    handler: Any, signums: Iterable[int] = SIGNALS, *, keep_ignored: bool = False
+) -> Iterator[dict[int, Any]]:
     """Handle signals in a block; yield the handlers that are restored after it."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for signum in SIGNALS:
+        for signum in signums:
             if keep_ignored and signal.getsignal(signum) == signal.SIG_IGN:
                 continue
             before[signum] = signal.signal(signum, handler)
@@ -105,9 +106,6 @@ def _handled(handler: Any, *, keep_ignored: bool = False) -> Iterator[dict[int, 
 
 @contextmanager
 def _mask(*, blocks: bool) -> Iterator[None]:
-    if not hasattr(signal, "pthread_sigmask"):  # on Windows
-        yield
-        return
     how = signal.SIG_BLOCK if blocks else signal.SIG_UNBLOCK
     before = signal.pthread_sigmask(how, SIGNALS)
     try:

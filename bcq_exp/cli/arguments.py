@@ -7,13 +7,12 @@ import glob
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bcq_exp.cli import completion
 from bcq_exp.errors import UserError
-from bcq_exp.ranges import PATH, Matching, Range
+from bcq_exp.ranges import PATH, POSITIVE, Matching, Range
 
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
 
@@ -207,20 +206,10 @@ def number(kind: type, allowed: Range) -> Callable[[str], Any]:
     return parse
 
 
+seconds = number(float, POSITIVE)
 place = text(PATH)  # a folder, a file or a glob: an empty one is not the current folder
 
 
 def path(given: str) -> Path:
     """Parse a path."""
     return Path(place(given))
-
-
-def seconds(text: str) -> float:
-    """Parse a time to wait."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not (isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"{text}: must be a number above 0")
-    return number

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import IO
+
+from bcq_exp.signals import handled
 
 POLL_EVERY = 0.05  # seconds
 RELAYED_WITHIN = (
@@ -55,7 +57,7 @@ def run_all(commands: Sequence[Command], at_once: int = 1, *, silent: bool = Fal
     """
     waiting, children, statuses = list(commands), _Children(), []
     out = subprocess.DEVNULL if silent else subprocess.PIPE if at_once > 1 else None
-    with children.get_our_signals():
+    with handled(children.hand_on, HANDED_ON):
         while (waiting and children.signalled is None) or children.running:
             while waiting and len(children.running) < at_once and children.signalled is None:
                 children.start(waiting.pop(0), out)
@@ -108,16 +110,7 @@ class _Children:
             status = process.returncode
             yield 128 - status if status < 0 else status
 
-    @contextmanager
-    def get_our_signals(self) -> Iterator[None]:
-        before = {signum: signal.signal(signum, self._hand_on) for signum in HANDED_ON}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-    def _hand_on(self, signum: int, _: object) -> None:
+    def hand_on(self, signum: int, _: object) -> None:
         self.signalled = signum
         for process in list(self.running):
             self._signal(process, signum)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 from bcq_exp import signals
-from bcq_exp.cli import output
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import refusal
+
+CLOSED = 1  # status where the reader of the output has ended, as rich, which prints the tables, has
 
 
 def command(function: Callable[..., Any]) -> Callable[..., None]:
@@ -30,7 +32,7 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(root)
         logging.raiseExceptions = False  # ignore a log that cannot be written
         try:
-            with signals.interruptible(), output.may_be_closed():
+            with signals.interruptible(), may_be_closed():
                 function(*arguments)
         except RunStopped as stopped:
             _exit(str(stopped), stopped.status)
@@ -44,6 +46,17 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             _exit(f"error: {one_line(error)}", 2)
 
     return run
+
+
+@contextmanager
+def may_be_closed() -> Iterator[None]:
+    """Exit quietly if the reader of the output has ended, as ``head`` does after its lines."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(CLOSED)
 
 
 def _exit(message: str, status: int) -> None:

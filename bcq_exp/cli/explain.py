@@ -33,7 +33,7 @@ from bcq_exp.config.checking import elsewhere, replaced, unknown, wrong
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.overrides import key_and_value
 from bcq_exp.config.schema import SCHEMAS
-from bcq_exp.errors import RunStopped, UserError, first_line
+from bcq_exp.errors import RunStopped, UserError, causes, first_line
 from bcq_exp.files import refusal, unusable_path
 
 READERS = ("hydra", "omegaconf", "antlr4", "yaml")
@@ -112,12 +112,12 @@ def _packages(error: BaseException) -> Iterator[str]:
 
 def one_line(error: BaseException) -> str:
     """A mistake in one line."""
-    for link in (chain := _chain(error)):
+    for link in causes(error):
         if isinstance(link, UserError):
             return "; ".join(str(link).splitlines())
     if line := unusable_path(error):
         return line
-    for link in chain:
+    for link in causes(error):
         if line := of_override(link) or _of_choice(link) or _of_group(link) or _of_key(link):
             return _file(str(error)) + line
     if isinstance(error, RecursionError):
@@ -127,16 +127,6 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
     hints = ("See http", "Set the env", "To append to your")
     return "; ".join(line for line in lines if not line.startswith(hints)) or type(error).__name__
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and its causes."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        if cause in chain:  # raised again while its own consequence was handled
-            break
-        chain.append(cause)
-    return chain
 
 
 def _file(message: str) -> str:
@@ -153,11 +143,11 @@ def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) ->
         key, _ = key_and_value(override)
         if line := replaced(key) or replaced(override.lstrip("+")):
             return line
-    for link in _chain(error):
+    for link in causes(error):
         if isinstance(link, MissingConfigException) and _is_given(link, overrides):
             return _of_choice(link)
     if isinstance(error, OverrideParseException) or any(
-        isinstance(link, OmegaConfBaseException) for link in _chain(error)
+        isinstance(link, OmegaConfBaseException) for link in causes(error)
     ):
         return None
     if line := _of_addition(error, overrides):

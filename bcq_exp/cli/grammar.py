@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import shlex
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 
 from bcq_exp.cli.schemas import LIST, NUMBER, conf_folder, kind_of
-
-FUNCTIONS = (
-    "bool", "choice", "extend_list", "float", "glob", "int", "interval", "json_str", "range",
-    "shuffle", "sort", "str", "tag",
-)  # fmt: skip
 
 
 def several_values(override: str) -> str:
@@ -70,7 +65,7 @@ def _remedy(key: str, value: str) -> str | None:
         search = f", or {key}=interval({bare}) with hydra/sweeper=optuna for a search between them"
         return line + search * (bare.count(",") == 1)
     function, bracket, _ = value.partition("(")
-    if bracket and function not in FUNCTIONS:
+    if bracket and function not in create_functions().functions:
         return (
             f"there is no function {function}; list the values, as in {key}=A,B,C, or use "
             "range(START,STOP,STEP), choice(...) or, with hydra/sweeper=optuna, interval(LOW,HIGH)"

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from bcq_exp.cli.arguments import Parser, path, place, seconds
+from bcq_exp.cli import tables
+from bcq_exp.cli.arguments import Parser, home, path, place, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 from bcq_exp.extras import require
@@ -70,7 +71,7 @@ def _compare(options: argparse.Namespace) -> None:
     from bcq_exp.analysis.runs import load_runs
     from bcq_exp.analysis.tables import paper_table
 
-    page = (options.output or _home(options.runs)) / "index.html"
+    page = (options.output or home(options.runs) / "report") / "index.html"
     while True:
         runs = load_runs(*options.runs)
         selection = _selection(options.runs, runs)
@@ -130,20 +131,12 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     return {**found, "notes": [*found["notes"], old]}
 
 
-def _home(places: Sequence[str]) -> Path:
-    """The default folder of the report; different comparisons have different ones."""
-    alone = len(places) == 1 and Path(places[0]).is_dir()
-    return Path(places[0] if alone else ".", "report")
-
-
 def _print(
     runs: RunTables, which: str, selection: Mapping[str, Any] | None, places: Sequence[str]
 ) -> None:
-    from rich.console import Console
-
     from bcq_exp.analysis import statistics, summary
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = tables.console()
     found = summary.aggregates(runs, runs.groups(), which)
     if found:
         _print_returns(console, runs, which, found)
@@ -156,45 +149,37 @@ def _print(
 
 def _print_notes(runs: RunTables, found: Sequence[Aggregate], file: TextIO) -> None:
     """Print notes on the runs, then warnings about single ones."""
-    from rich.console import Console
-
     from bcq_exp.analysis import summary
     from bcq_exp.analysis.findings import findings
 
-    console = Console(width=None if file.isatty() else 160, file=file)
+    console = tables.console(file)
     for note in [*runs.notes, *summary.few_runs(found)]:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        console.print(f"note: {note}")
     kinds: dict[tuple[str, str], list[str]] = {}
     for f in findings(runs):
         kinds.setdefault((f.severity, f.kind), []).append(f"{runs.runs['name'][f.run]}: {f.detail}")
     for (severity, kind), details in kinds.items():
         more = f" (and {counted(len(details) - 1, 'more run')})" if len(details) > 1 else ""
-        console.print(f"{severity}: {kind}: {details[0]}{more}", markup=False, highlight=False)
+        console.print(f"{severity}: {kind}: {details[0]}{more}")
 
 
 def _print_returns(
     console: Console, runs: RunTables, which: str, found: Sequence[Aggregate]
 ) -> None:
     """Print the returns of evaluations by group."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from bcq_exp.analysis import summary
     from bcq_exp.analysis.tables import digits
 
     measure, _ = summary.measure_of(runs, which)
     title = f"{counted(len(runs.runs), 'run')}: {which} {measure}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("group", overflow="fold")
-    for name in ("runs", "IQM [95% CI]", "mean ± std", "median"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = tables.table(title, "group", ("runs", "IQM [95% CI]", "mean ± std", "median"))
     for a in found:
         iqm = a.estimates["iqm"]
         interval = "" if iqm.low != iqm.low else f" [{digits(iqm.low)}, {digits(iqm.high)}]"
         table.add_row(
-            escape(a.group),
+            a.group,
             str(a.num_runs),
-            digits(iqm.value) + escape(interval),
+            digits(iqm.value) + interval,
             f"{digits(a.estimates['mean'].value)} ± {digits(a.std)}",
             digits(a.estimates["median"].value),
         )
@@ -205,7 +190,7 @@ def _print_returns(
             # groups may have other episodes of one data set, whose behaviour differs
             of = f" ({listed(list(own))})" if len(own) < len(of_task) else ""
             line = f"behaviour's return on {task}{of}: {value:.1f}"
-            console.print(line, markup=False, highlight=False)
+            console.print(line)
 
 
 def _print_estimates(
@@ -216,8 +201,6 @@ def _print_estimates(
 ) -> None:
     """Print values by fitted Q evaluation, if no run has an evaluation."""
     import pandas as pd
-    from rich.markup import escape
-    from rich.table import Table
 
     from bcq_exp.analysis.tables import digits
 
@@ -225,24 +208,17 @@ def _print_estimates(
     count = counted(len(runs.runs), "run")
     if values.empty:
         select = f"bcq_exp select {shlex.join(places)}"
-        console.print(
-            f"{count}, none evaluated; `{select}` estimates values from data",
-            markup=False,
-            highlight=False,
-        )
+        console.print(f"{count}, none evaluated; `{select}` estimates values from data")
         return
-    console.print(f"{count}, none evaluated: value by fitted Q evaluation", highlight=False)
-    table = Table()
-    table.add_column("group", overflow="fold")
-    for name in ("runs", "mean ± std", "best"):
-        table.add_column(name, justify="right", no_wrap=True)
+    console.print(f"{count}, none evaluated: value by fitted Q evaluation")
+    table = tables.table(None, "group", ("runs", "mean ± std", "best"))
     of_groups = values.groupby(runs.groups().loc[values.index])
     for group, of_group in sorted(of_groups, key=lambda each: -each[1].mean()):
         spread = f"{digits(of_group.mean())} ± {digits(of_group.std())}"
-        table.add_row(escape(str(group)), str(len(of_group)), spread, digits(of_group.max()))
+        table.add_row(str(group), str(len(of_group)), spread, digits(of_group.max()))
     console.print(table)
     if selection is not None and (value := selection["behaviour"].get("fqe")) is not None:
-        console.print(f"behaviour policy, estimated in the same way: {value:.1f}", highlight=False)
+        console.print(f"behaviour policy, estimated in the same way: {value:.1f}")
 
 
 def _estimated(runs: RunTables, selection: Mapping[str, Any] | None) -> dict[Any, float | None]:

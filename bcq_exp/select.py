@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bcq_exp.cli.arguments import Parser, number, path, place
+from bcq_exp.cli import tables
+from bcq_exp.cli.arguments import Parser, home, number, path, place
 from bcq_exp.cli.command import command
 from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError
@@ -120,8 +119,7 @@ def _select(options: argparse.Namespace) -> None:
     given["return_range"] = options.return_range and tuple(options.return_range)
     given["hidden_sizes"] = options.hidden_sizes and tuple(options.hidden_sizes)
     settings = FQESettings(**{name: value for name, value in given.items() if value is not None})
-    alone = len(options.runs) == 1 and Path(options.runs[0]).is_dir()
-    folder = options.output or Path(options.runs[0] if alone else ".", FOLDER)
+    folder = options.output or home(options.runs) / FOLDER
     folders = run_folders(*options.runs)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder}: must be a folder, not a file")
@@ -144,8 +142,6 @@ def _select(options: argparse.Namespace) -> None:
 
 
 def _print(selection: Selection, settings: FQESettings) -> None:
-    from rich.console import Console
-
     behaviour: dict[Any, Any] = {
         "run": "behaviour policy, as recorded",
         "step": "",
@@ -155,8 +151,7 @@ def _print(selection: Selection, settings: FQESettings) -> None:
     rows: list[dict[Any, Any]] = selection.policies.head(MOST_ROWS).to_dict("records")
     steps = "" if settings.horizon is None else f", {counted(settings.horizon, 'step')}"
     title = f"{_policies(num_policies)} by fitted Q evaluation, gamma {settings.gamma:g}{steps}"
-    width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, markup=False, highlight=False)
+    console = tables.console()
     console.print(_policy_table(title, [behaviour, *rows]))
     if num_policies > MOST_ROWS:
         print(and_more(num_policies - MOST_ROWS))
@@ -170,19 +165,8 @@ def _print(selection: Selection, settings: FQESettings) -> None:
         console.print(f"note: {note}")
 
 
-def _table(title: str, first: str, others: Iterable[str]) -> Table:
-    """Make a table of one column of text and others of numbers."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _policy_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(title, "run", POLICY_COLUMNS)
+    table = tables.table(title, "run", POLICY_COLUMNS)
     for row in rows:
         table.add_row(
             row["run"],
@@ -198,7 +182,7 @@ def _policy_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _estimator_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     others = (*ESTIMATORS.values(), "effective episodes")
-    table = _table("by several estimators ± interval", "run", others)
+    table = tables.table("by several estimators ± interval", "run", others)
     for row in rows:
         found = (_estimate(row, name) for name in ESTIMATORS)
         table.add_row(row["run"], *found, _number(row["ess"]))
@@ -207,7 +191,7 @@ def _estimator_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _quality_table(quality: Mapping[str, Mapping[str, Measured]], num_policies: int) -> Table:
     title = "rankings compared with returns [95% interval]"
-    table = _table(title, "ranked by", next(iter(quality.values())))
+    table = tables.table(title, "ranked by", next(iter(quality.values())))
     for estimator, measures in quality.items():
         count = measures["spearman"].num_policies
         of = f", of {count}" if count < num_policies else ""
@@ -218,7 +202,7 @@ def _quality_table(quality: Mapping[str, Mapping[str, Measured]], num_policies: 
 def _budget_table(budget: Mapping[str, BudgetCurve]) -> Table:
     episodes = [n for n in EPISODES_SHOWN if n <= len(budget["uniform"].episodes)]
     title = "return of the policy chosen after N evaluation episodes"
-    table = _table(title, "started", map(str, episodes))
+    table = tables.table(title, "started", map(str, episodes))
     for start, curve in budget.items():
         at = dict(zip(curve.episodes.tolist(), curve.returns.tolist(), strict=True))
         table.add_row(start, *(_number(at.get(n)) for n in episodes))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bcq_exp.cli import tables
 from bcq_exp.cli.arguments import Parser, path, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.config.naming import short_names, swept_values
@@ -49,11 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _show(folder: Path, every: float, *, live: bool) -> None:
-    from rich.console import Console
     from rich.live import Live
 
     states = run_states(folder)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = tables.console()
     try:
         if live and _is_running(states):
             with Live(console=console, auto_refresh=False, transient=True) as shown:

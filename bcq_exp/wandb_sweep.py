@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from bcq_exp.cli.arguments import Parser, path
+from bcq_exp.cli.arguments import Parser, path, text
 from bcq_exp.cli.command import command
 from bcq_exp.cli.schemas import conf_folder
 from bcq_exp.errors import UserError, first_line
@@ -25,33 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("overrides", nargs="*", help="overrides of every run, such as dataset=...")
     parser.add_argument("--file", type=path, help="the sweep's file (conf/wandb_sweep.yaml)")
-    parser.add_argument("--project", default="bcq_exp", help="the W&B project (bcq_exp)")
-    parser.add_argument("--entity", help="the W&B user or team")
+    parser.add_argument(
+        "--project", type=text(WANDB_PROJECT), default="bcq_exp", help="the W&B project (bcq_exp)"
+    )
+    parser.add_argument("--entity", type=text(WANDB_ENTITY), help="the W&B user or team")
     parser.add_argument(
         "--create", action="store_true", help="create it and print the command of an agent"
     )
     options = parser.parse_args(arguments)
-    check_owner(options.project, options.entity)
     file = options.file or conf_folder() / "wandb_sweep.yaml"
     spec = sweep_spec(file, [f"logger.project={options.project}", *options.overrides])
     if options.create:
         print(_create(spec, options.project, options.entity))
     else:
         print(yaml.safe_dump(spec, sort_keys=False), end="")
-
-
-def check_owner(project: str, entity: str | None) -> None:
-    """Check the names of a W&B project and its user or team.
-
-    Raises:
-        UserError: if W&B would refuse one.
-    """
-    for name, value, allowed in (
-        ("project", project, WANDB_PROJECT),
-        ("entity", entity, WANDB_ENTITY),
-    ):
-        if value and value not in allowed:
-            raise UserError(f"{name}={value}: must be {allowed}")
 
 
 def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bcq_exp.cli.arguments import Parser, place
+from bcq_exp.cli.arguments import Parser, place, text
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.internals import workspace_values
+from bcq_exp.ranges import WANDB_ENTITY, WANDB_PROJECT
 from bcq_exp.training.record import COMPARED
-from bcq_exp.wandb_sweep import check_owner
 
 DEFAULT_KEYS = ("algo.lmbda", "algo.tau", "algo.num_sampled_action", "actor.phi")
 SCORE = "eval/return_mean"
@@ -27,19 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "runs", nargs="*", type=place, help="folders of runs or sweeps, whose swept keys are used"
     )
-    parser.add_argument("--project", help="the W&B project (required)")
-    parser.add_argument("--entity", default="", help="the W&B user or team")
+    parser.add_argument("--project", type=text(WANDB_PROJECT), help="the W&B project (required)")
+    parser.add_argument("--entity", type=text(WANDB_ENTITY), help="the W&B user or team")
     parser.add_argument("--name", default="bcq_exp", help="name of the workspace (bcq_exp)")
     parser.add_argument("--keys", metavar="KEY,...", help="group by these keys instead")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace, save nothing")
     options = parser.parse_args(arguments)
     if not options.project:
         raise UserError("project=...: give the W&B project")
-    check_owner(options.project, options.entity)
     keys, losses, diagnostics = _of_runs(options.runs) if options.runs else _of_bcq()
     space = workspace(
         project=options.project,
-        entity=options.entity,
+        entity=options.entity or "",
         name=options.name,
         keys=options.keys.split(",") if options.keys else keys,
         losses=losses,

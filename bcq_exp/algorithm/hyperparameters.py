@@ -69,17 +69,27 @@ class Hyperparameters:
         return changed
 
 
+def _update_rate() -> Any:
+    return number(0.005, TAU, "update rate of target networks")
+
+
+def _discount() -> Any:
+    return number(0.99, GAMMA, "discount factor")
+
+
 @dataclass(frozen=True)
 class TargetHyperparameters(Hyperparameters):
     """The hyperparameters of an algorithm that learns values with target networks."""
 
-    tau: float = number(0.005, TAU, "update rate of target networks")
-    gamma: float = number(0.99, GAMMA, "discount factor")
+    tau: float = _update_rate()
+    gamma: float = _discount()
 
 
 @dataclass(frozen=True)
-class BCQHyperparameters(TargetHyperparameters):
+class BCQHyperparameters(Hyperparameters):
     lmbda: float = number(0.75, LMBDA, "weight of the minimum of the two critics in the target")
+    tau: float = _update_rate()
+    gamma: float = _discount()
     num_sampled_action: int = number(
         10,
         COUNT,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from bcq_exp.analysis import colours, statistics, summary, tables
 from bcq_exp.analysis.runs import ALGORITHM, RunTables, short_names
 from bcq_exp.files import write_atomically
 
-FORMATS = ("svg", "pdf")
+FORMATS = {"svg": "Date", "pdf": "CreationDate"}  # and their metadata that would differ
+STYLE: dict[Any, Any] = {
+    "font.size": 9, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "bcq_exp",
+}  # fmt: skip
 WORDS = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
 DASHES: dict[str, Any] = {  # of colours.DASHES, as matplotlib has them
     "solid": "-", "dash": (0, (5, 2)), "dot": (0, (1, 1.5)), "dashdot": "-.",
@@ -50,18 +53,14 @@ def write_figures(
     """
     groups = Groups(runs, which)
     drawn: dict[str, Figure] = {}
-    with style(), rc_context({"text.parse_math": False}):  # a dollar in a name is not TeX
+    with rc_context({**STYLE, "text.parse_math": False}):  # a dollar in a name is not TeX
         for draw in (
             learning_curves, aggregates, profiles, improvement, hyperparameters, diagnostics,
         ):  # fmt: skip
             figure = draw(groups)
             if figure is not None:
                 drawn[draw.__name__] = figure
-        files = {
-            f"{name}.{form}": saved(figure, form)
-            for name, figure in drawn.items()
-            for form in FORMATS
-        }
+        files = rendered(drawn)
     files["table.tex"] = tables.paper_table(runs, "tex", show, which).encode()
     files["aggregates.csv"] = tables.aggregate_csv(runs, which).encode()
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,20 +69,14 @@ def write_figures(
     return list(files)
 
 
-def style() -> AbstractContextManager[None]:
-    """Apply the style of figures inside the block, which draws and saves them."""
-    settings: dict[Any, Any] = {
-        "font.size": 9, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "bcq_exp",
-    }  # fmt: skip
-    return rc_context(settings)
-
-
-def saved(figure: Figure, form: str) -> bytes:
-    """Render a figure as a file of one of FORMATS, reproducibly."""
-    file = io.BytesIO()
-    date = "Date" if form == "svg" else "CreationDate"
-    figure.savefig(file, format=form, metadata={date: None})
-    return file.getvalue()
+def rendered(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Render figures by name as files of every format, reproducibly; in the style of the block."""
+    files: dict[str, bytes] = {}
+    for (name, figure), (form, date) in product(figures.items(), FORMATS.items()):
+        file = io.BytesIO()
+        figure.savefig(file, format=form, metadata={date: None})
+        files[f"{name}.{form}"] = file.getvalue()
+    return files
 
 
 class Groups:

@@ -173,7 +173,7 @@ def _curves(
     table: pd.DataFrame, runs: RunTables, columns: tuple[str, ...], points: int | None
 ) -> list[dict[str, str]]:
     """Each run's curves: step, wall_time and the columns, at most ``points`` long, packed."""
-    by_run = dict(list(table.groupby("run"))) if len(table) else {}
+    by_run = dict(list(table.groupby("run")))
     curves: list[dict[str, str]] = []
     for index in runs.runs.index:
         part = by_run.get(index)
@@ -184,17 +184,10 @@ def _curves(
         names = ["step", "wall_time", *own]
         values = part[names].to_numpy(np.float64)
         if points is not None and len(values) > points:
-            values = _means_of_parts(values, points)
+            parts = np.arange(len(values)) * points // len(values)
+            values = pd.DataFrame(values).groupby(parts).mean().to_numpy()  # NaN is ignored
         curves.append({name: _packed(column) for name, column in zip(names, values.T, strict=True)})
     return curves
-
-
-def _means_of_parts(values: np.ndarray, parts: int) -> np.ndarray:
-    """Average rows (N, C) in equal parts (parts, C); NaN is ignored."""
-    starts = -(-np.arange(parts) * len(values) // parts)
-    known = np.add.reduceat((~np.isnan(values)).astype(float), starts)
-    with np.errstate(invalid="ignore"):
-        return np.add.reduceat(np.nan_to_num(values, posinf=np.inf, neginf=-np.inf), starts) / known
 
 
 def _packed(values: np.ndarray) -> str:

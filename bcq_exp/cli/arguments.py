@@ -210,6 +210,12 @@ seconds = number(float, POSITIVE)
 place = text(PATH)  # a folder, a file or a glob: an empty one is not the current folder
 
 
+def home(places: Sequence[str]) -> Path:
+    """The default folder of results: that of a run or sweep, the current one for several."""
+    alone = len(places) == 1 and Path(places[0]).is_dir()
+    return Path(places[0] if alone else ".")
+
+
 def path(given: str) -> Path:
     """Parse a path."""
     return Path(place(given))

@@ -99,7 +99,7 @@ def _check_sweeper(config: DictConfig) -> None:
         UserError: if one does.
     """
     sweeper = config.hydra.runtime.choices.get("hydra/sweeper")
-    if sweeper not in (None, "basic", "grid"):
+    if sweeper not in (None, "basic"):
         raise UserError(f"hydra/sweeper={sweeper}: only used by a sweep; add -m")
     if params := config.hydra.sweeper.get("params"):
         raise UserError(

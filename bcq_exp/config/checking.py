@@ -216,9 +216,7 @@ def _of_hydra(kind: Any) -> str:
         return "a list"
     if is_dataclass(kind) or get_origin(kind) is dict:
         return "a node of keys, not a value"
-    return _NOUNS.get(
-        getattr(kind, "__name__", ""), "a list" if get_origin(kind) is list else "set"
-    )
+    return _NOUNS.get(getattr(kind, "__name__", ""), "set")
 
 
 def _is_allowed(value: Any, schema_field: Field) -> bool:
@@ -236,10 +234,7 @@ def _is_allowed(value: Any, schema_field: Field) -> bool:
 
 def _value(config: DictConfig, name: Any) -> Any:
     """Resolve a key's value; a node becomes Python's containers, which are faster to walk."""
-    if OmegaConf.is_missing(config, name):
-        return "???"
-    value = config[name]
-    return plain(value) if OmegaConf.is_config(value) else value
+    return "???" if OmegaConf.is_missing(config, name) else plain(config[name])
 
 
 def _leaves(

@@ -9,16 +9,20 @@ from omegaconf import DictConfig, Node, OmegaConf
 from bcq_exp.internals import content
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """``OmegaConf.to_container(cfg, resolve=True)``, several times faster without interpolations.
+def plain(value: Any) -> Any:
+    """``OmegaConf.to_container(value, resolve=True)``, several times faster if nothing to resolve.
+
+    Values that are no configuration are returned as they are.
 
     Raises:
         OmegaConfBaseException: if an interpolation has no target.
     """
+    if not OmegaConf.is_config(value):
+        return value
     try:
-        return _content(cfg)
+        return _content(value)
     except _HasInterpolation:
-        return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(value, resolve=True)
 
 
 def unresolved(node: Any) -> Any:

@@ -1,6 +1,6 @@
 """Check that float32, in which training computes, still distinguishes recorded numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -16,7 +16,10 @@ class Resolution:
     """Counts the changes of recorded columns, and those that float32 cannot represent."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, _Changes] = {}
+        # of each array: for each column, the number of changes and of lost ones, and the sums of
+        # their sizes (4, D); and the largest magnitude (D,) at which a change was lost
+        self._sums: dict[str, np.ndarray] = {}
+        self._largest: dict[str, np.ndarray] = {}
         self._rng = np.random.default_rng(0)
 
     def see(
@@ -42,40 +45,8 @@ class Resolution:
                     self._update(name, values[own], values[own + 1])
 
     def _update(self, name: str, before: np.ndarray, after: np.ndarray) -> None:
-        found = _Changes.of(before.astype(np.float64), after.astype(np.float64))
-        earlier = self._columns.get(name)
-        self._columns[name] = found if earlier is None else earlier + found
-
-    def notes(self) -> tuple[str, ...]:
-        """A sentence for each column most of whose changes float32 loses."""
-        return tuple(
-            f"{name}{place}: float32 cannot represent {share:.0%} of its changes from one step to "
-            f"the next: near {size:.6g} its numbers are {gap:.3g} apart; record it relative to an "
-            "origin, such as seconds since the start of the episode, and do so in the environment "
-            "too"
-            for name, changes in self._columns.items()
-            for place, share, size, gap in changes.lost_columns()
-        )
-
-
-class _Changes:
-    """The changes of the columns of one array, and those that float32 loses.
-
-    Args:
-        sums: for each column, the number of changes and of lost ones, and the sums of their sizes
-            ``(4, D)``.
-        largest: the largest magnitude ``(D,)`` at which a change was lost.
-        is_wide: whether the array has several columns.
-    """
-
-    def __init__(self, sums: np.ndarray, largest: np.ndarray, is_wide: bool) -> None:
-        self._sums, self._largest, self._is_wide = sums, largest, is_wide
-
-    @classmethod
-    def of(cls, before: np.ndarray, after: np.ndarray) -> "_Changes":
-        """Compare steps ``(N,)`` or ``(N, D)`` with their successors."""
-        is_wide = before.ndim > 1
-        before, after = (values.reshape(len(before), -1) for values in (before, after))
+        """Count the changes of numbers ``(N,)`` or ``(N, D)`` between steps and the next ones."""
+        before, after = before.astype(np.float64), after.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):  # infinite numbers are refused later
             change, sizes = np.abs(after - before), (np.abs(before), np.abs(after))
             largest = np.maximum(*sizes)
@@ -83,26 +54,29 @@ class _Changes:
             is_change = change > _ROUNDING * np.spacing(largest)
             is_lost = is_change & (change < apart)
             sums = [m.sum(0) for m in (is_change, is_lost, change * is_change, change * is_lost)]
-            return cls(np.array(sums), (largest * is_lost).max(0), is_wide)
+            self._sums[name] = self._sums.get(name, 0) + np.array(sums)
+            at = (largest * is_lost).max(0)
+        self._largest[name] = np.maximum(self._largest.get(name, at), at)
 
-    def __add__(self, other: "_Changes") -> "_Changes":
-        largest = np.maximum(self._largest, other._largest)
-        return _Changes(self._sums + other._sums, largest, self._is_wide)
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each column most of whose changes float32 loses."""
+        return tuple(
+            f"{name}{place}: float32 cannot represent {share:.0%} of its changes from one step to "
+            f"the next: near {size:.6g} its numbers are {np.spacing(np.float32(size)):.3g} apart; "
+            "record it relative to an origin, such as seconds since the start of the episode, and "
+            "do so in the environment too"
+            for name in self._sums
+            for place, share, size in self._lost(name)
+        )
 
-    def lost_columns(self) -> list[tuple[str, float, float, float]]:
-        """Return the columns whose changes are mostly lost.
+    def _lost(self, name: str) -> Iterator[tuple[str, float, float]]:
+        """Yield an array's columns whose changes are mostly lost.
 
-        For each: ``[D]`` if there are several, the share of lost changes, the magnitude, and the
-        distance of float32's numbers there.
+        For each: ``[D]`` if there are several, the share of lost changes, and the largest magnitude
+        at which one was lost.
         """
-        count, num_lost, total, lost = self._sums
+        count, num_lost, total, lost = self._sums[name].reshape(4, -1)
         is_lost = (num_lost > _MOST_LOST * count) & (lost >= _LEAST_MOVEMENT * total)
-        return [
-            (
-                f"[{column}]" if self._is_wide else "",
-                num_lost[column] / count[column],
-                self._largest[column],
-                float(np.spacing(np.float32(self._largest[column]))),
-            )
-            for column in np.flatnonzero(is_lost)
-        ]
+        for i in np.flatnonzero(is_lost):
+            place = f"[{i}]" if self._sums[name].ndim > 1 else ""
+            yield place, num_lost[i] / count[i], np.ravel(self._largest[name])[i]

@@ -7,10 +7,11 @@ from itertools import product
 from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from bcq_exp.analysis.colours import of_algorithms
-from bcq_exp.analysis.figures import FORMATS, labels_of, saved, style
+from bcq_exp.analysis.figures import STYLE, labels_of, rendered
 from bcq_exp.paper.run_tables import Results, shown, task_name
 
 BEHAVIOUR_COLOUR = "#444444"
@@ -19,13 +20,8 @@ Panel = Callable[[Any, pd.DataFrame, pd.DataFrame], None]
 
 def drawn(results: Results) -> dict[str, bytes]:
     """Draw every figure in every format, by file name."""
-    with style():
-        figures = {"curves": curves(results), "values": values(results)}
-        return {
-            f"{name}.{form}": saved(figure, form)
-            for name, figure in figures.items()
-            for form in FORMATS
-        }
+    with rc_context(STYLE):
+        return rendered({"curves": curves(results), "values": values(results)})
 
 
 def curves(results: Results) -> Figure:

@@ -27,7 +27,6 @@ from bcq_exp.sweep.composing import SweepComposer, parted
 from bcq_exp.training import start
 from bcq_exp.training.cohort import CohortKey, cohort_key
 from bcq_exp.training.provenance import command, own_configs
-from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
 
 GRIDS = ("BasicSweeper", "GridSweeper")  # sweepers that train every run, whatever others return
@@ -42,7 +41,6 @@ class Planned:
         overrides: the job's overrides.
         spec: the run.
         key: the key of its cohort; ``None`` if it needs no training.
-        sets_aside: whether the run in its folder is to be set aside.
         value: the objective, if the run is trained.
         damage: the reason that it cannot resume.
     """
@@ -51,7 +49,6 @@ class Planned:
     overrides: list[str]
     spec: RunSpec
     key: CohortKey | None = None
-    sets_aside: bool = False
     value: float | None = None
     damage: str | None = None
 
@@ -187,7 +184,6 @@ def _planned(number: int, spec: RunSpec, overrides: list[str]) -> Planned:
         UserError: if the run there must not be continued.
     """
     found = Planned(number, overrides, spec)
-    restarts = spec.resume == "restart"
     try:
         summary = start.check_folder(spec)
         if start.is_trained(spec, summary):
@@ -195,7 +191,6 @@ def _planned(number: int, spec: RunSpec, overrides: list[str]) -> Planned:
                 return found
             return replace(found, value=spec.objective.value(spec.folder, spec.until, summary))
         start.check_has_checkpoint(spec.folder, summary)
-        sets_aside = restarts and RunRecord(spec.folder).has_begun
-        return replace(found, key=cohort_key(spec, restarts=restarts), sets_aside=sets_aside)
+        return replace(found, key=cohort_key(spec, restarts=spec.resume == "restart"))
     except Damaged as error:
         return replace(found, damage=str(error))

@@ -219,8 +219,7 @@ class CohortLauncher(Launcher):
         asked = command(_asked(self._config.hydra))
         state.expect(sweep, [each.spec.folder.name for each in planned], asked)
         for each in missing:
-            if each.sets_aside:
-                start.set_aside(each.spec.folder)
+            start.make_room(each.spec)
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         sizes = [len(runs) for runs, _ in groups]
         log.info(_summary(planned, missing, sizes, until))

@@ -321,7 +321,7 @@ def _check_intervals(cfg: DictConfig, axes: Sequence[Axis]) -> None:
     for axis in axes:
         if not axis.is_continuous:
             continue
-        if cfg.hydra.sweeper._target_.endswith(("BasicSweeper", "GridSweeper", "HalvingSweeper")):
+        if cfg.hydra.sweeper._target_.endswith(("BasicSweeper", "HalvingSweeper")):
             raise UserError(
                 f"{axis.given}: only a search takes an interval; add hydra/sweeper=optuna, or list "
                 f"the values, {axis.key}=A,B"

@@ -10,16 +10,16 @@ import getpass
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bcq_exp.errors import UserError
 from bcq_exp.formatting import counted
 
-_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"}
-_ENDED |= {"OUT_OF_MEMORY", "DEADLINE", "LAUNCH_FAILED", "REVOKED"}
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"}
+ENDED |= {"OUT_OF_MEMORY", "DEADLINE", "LAUNCH_FAILED", "REVOKED", "UNKNOWN"}
 _KEYS = "hydra.launcher"
 _FLAGS = {"timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per_node"}
 _NOT_FLAGS = {"array_parallelism", "setup", "teardown", "signal_delay_s", "srun_args", "use_srun"}
@@ -31,30 +31,19 @@ _UP = {"idle", "allocated", "mixed", "completing", "reserved", "planned"}
 _PATIENCE = 20  # seconds in which a free worker can check the folder
 
 
-@dataclass(frozen=True)
-class Queue:
-    """This user's jobs known to Slurm, with their states; those of arrays by task, 12_0."""
+def states() -> defaultdict[str, str] | None:
+    """Query the states of this user's jobs, those of arrays by task, as ``12_0``.
 
-    states: Mapping[str, str]
-
-    def has(self, job: str) -> bool:
-        """Whether a job waits, starts or runs."""
-        return job in self.states and self.states[job] not in _ENDED
-
-    def end_of(self, job: str) -> str:
-        """Return the final state of a job."""
-        return self.states.get(job, "UNKNOWN")
-
-
-def look() -> Queue | None:
-    """Query the present queue; ``None`` if the cluster does not answer."""
+    A job that Slurm does not know is ``UNKNOWN``. ``None`` if the cluster does not answer.
+    """
     words = ["squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}"]
     try:
         said = _ask(*words, "--format=%i %T")
     except (OSError, subprocess.SubprocessError):
         return None
     lines = (line.split() for line in said.splitlines())
-    return Queue({line[0]: line[1] for line in lines if len(line) == 2})
+    known = {line[0]: line[1] for line in lines if len(line) == 2}
+    return defaultdict(lambda: "UNKNOWN", known)
 
 
 def check_jobs(parameters: Mapping[str, Any], count: int) -> None:

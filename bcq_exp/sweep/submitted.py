@@ -123,7 +123,8 @@ class Submitit(Workers):
             job = waiting[index]
             if state is None:
                 deaths = 0
-                yield index, _outcome(waiting.pop(index))
+                job = waiting.pop(index)
+                yield index, job.exception() or job.result()
                 continue
             said = f"job {job.job_id} ended without a result ({state}); see {job.paths.stderr}"
             deaths += state != "PREEMPTED"
@@ -185,11 +186,10 @@ class Submitit(Workers):
         """Return the states of jobs that have ended for good."""
         if not self._is_slurm:
             return {index: job.state for index, job in waiting.items() if job.done()}
-        queue = slurm.look()
-        if queue is None:
+        if (states := slurm.states()) is None:
             return {}
-        ids = {index: job.job_id for index, job in waiting.items()}
-        return {index: queue.end_of(job) for index, job in ids.items() if not queue.has(job)}
+        found = {index: states[job.job_id] for index, job in waiting.items()}
+        return {index: state for index, state in found.items() if state in slurm.ENDED}
 
 
 class GoesOn(Generic[T, R]):
@@ -236,10 +236,6 @@ def _end_processes() -> None:
             job.kill()
 
 
-def _outcome(job: Any) -> Any:
-    return job.exception() or job.result()
-
-
 def _in_queue(jobs: Sequence[str]) -> list[str]:
-    queue = slurm.look() if jobs else None
-    return [] if queue is None else [job for job in jobs if queue.has(job)]
+    states = slurm.states() if jobs else None
+    return [] if states is None else [job for job in jobs if states[job] not in slurm.ENDED]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bcq_exp.config.checking import unknown
+from bcq_exp.config.containers import plain
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.plugin_schema import JoblibConfig
 from bcq_exp.errors import UserError
@@ -36,7 +37,7 @@ class RayLauncher(CohortLauncher):
     def __init__(
         self, *, group_size: int | str, num_workers: int, ray: DictConfig, plan_only: bool = False
     ) -> None:
-        workers = Ray(num_workers, init=_plain(ray.init), remote=_plain(ray.remote))
+        workers = Ray(num_workers, init=plain(ray.init), remote=plain(ray.remote))
         super().__init__(group_size, workers, plan_only)
 
 
@@ -54,7 +55,7 @@ class SlurmLauncher(CohortLauncher):
         plan_only: bool = False,
         **parameters: Any,
     ) -> None:
-        given = {name: _plain(value) for name, value in parameters.items()}
+        given = {name: plain(value) for name, value in parameters.items()}
         workers = Submitit(self.cluster, num_workers, submitit_folder, given)
         super().__init__(group_size, workers, plan_only)
 
@@ -63,7 +64,3 @@ class LocalLauncher(SlurmLauncher):
     """``hydra/launcher=submitit_local``."""
 
     cluster = "local"
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

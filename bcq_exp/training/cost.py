@@ -147,7 +147,7 @@ def cost_of(spec: RunSpec) -> RunCost:
     trainer = spec.trainer
     # two runs, because one alone does not show stacking
     placement = place(trainer, spec.algorithm.hidden_sizes, 2)
-    online = _exploration(spec)
+    online: Exploration | None = load_task(spec.dataset) if spec.is_online else None
     spaces = (
         unknown_spaces(spec.algorithm)
         if online is None
@@ -188,11 +188,6 @@ def unknown_spaces(spec: AlgorithmSpec) -> tuple[Box, ActionSpace]:
     learns_continuous = Box in algorithm_class(spec).action_spaces
     actions = Box(-1.0, 1.0, (ACT_DIM,)) if learns_continuous else Discrete(ACT_DIM)
     return Box(-np.inf, np.inf, (OBS_DIM,)), actions
-
-
-def _exploration(spec: RunSpec) -> Exploration | None:
-    """Return the environment of a run that collects its own data."""
-    return load_task(spec.dataset) if spec.is_online else None
 
 
 def _counted_step(

@@ -265,7 +265,7 @@ def write_policy(
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
-    write_atomically(page, _page(network, format, facts).encode())
+    write_atomically(page, "\n".join([*_lines(network, format, facts), ""]).encode())
     return path, page
 
 
@@ -321,11 +321,6 @@ def _named(network: nn.Module, module: nn.Module) -> str:
     path = next(name for name, found in network.named_modules() if found is module)
     key = path.removeprefix("policy").removeprefix(".")
     return f"{key} ({type(module).__name__})" if key else "policy"
-
-
-def _page(network: ActingNetwork, format: str, facts: Mapping[str, Any]) -> str:
-    """The page that goes with the file."""
-    return "\n".join(_lines(network, format, facts)) + "\n"
 
 
 def _lines(network: ActingNetwork, format: str, facts: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from bcq_exp.formatting import clock, duration
 
@@ -41,9 +41,11 @@ class Part:
 class Progress(Protocol):
     """Shows steps as they are taken; a context manager."""
 
-    def __enter__(self) -> Progress: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *_: Any) -> None: ...
+    def __exit__(self, *_: Any) -> None:
+        return None
 
     def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
         """Show that ``step`` gradient steps are done, with ``losses`` if there are new ones."""
@@ -102,19 +104,13 @@ class _Pace:
         return steps / self.rate, (steps + self._num_later) / self.rate
 
 
-class _Lines:
+class _Lines(Progress):
     """A line at most every LINE_EVERY_S seconds: step, rate, time left, losses."""
 
     def __init__(self, title: str, pace: _Pace, part: Part | None) -> None:
         self._pace, self._part = pace, part
         self._lead = f"{title}: " if part is not None and part.num_groups > 1 else ""
         self._said = time.monotonic()
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        pass
 
     def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
         self._pace.update(step)
@@ -135,7 +131,7 @@ class _Lines:
         )
 
 
-class _Bar:
+class _Bar(Progress):
     """A rich progress bar with rate, time left and, if there is room, the losses.
 
     In a sweep the bar disappears when its group ends.
@@ -150,7 +146,7 @@ class _Bar:
             title, total=pace.num_steps, completed=start, rate=0.0, left="", losses=""
         )
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 

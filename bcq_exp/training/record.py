@@ -126,11 +126,6 @@ class RunRecord:
             values = np.array([[float(cell or "nan") for cell in row] for row in rows])
             return dict(zip(names, values.reshape(len(rows), len(names)).T, strict=True))
 
-    @property
-    def num_logged(self) -> int:
-        """Rows of training and evaluation so far, each of which is one row of W&B's."""
-        return len(self.rows("train")) + len(self.rows("eval"))
-
     def is_half_written(self, table: Table) -> bool:
         """Whether a kill left a piece of a row at a table's end."""
         content = self._content(table)

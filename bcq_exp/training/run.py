@@ -34,7 +34,6 @@ class Run:
         evaluator: ``None`` where there is no environment to evaluate in.
         facts: the constant fields of ``summary.json``: configuration, data, versions.
         environment: the environment's state in checkpoints.
-        seconds: time trained before, of a run that resumes.
     """
 
     record: RunRecord
@@ -45,14 +44,12 @@ class Run:
     normalized_score: NormalizedScore
     facts: Mapping[str, Any]
     environment: Mapping[str, Any]
-    seconds: float = 0.0
-    failure: str | None = None
-    _evaluations: list[dict[str, Any]] = field(default_factory=list)
-    _last_logged: int = 0
-    _sound_at: dict[str, int] = field(
-        default_factory=dict
-    )  # last step within bounds, by Watch.kind
-    _trouble: list[str] = field(default_factory=list)
+    failure: str | None = field(default=None, init=False)
+    seconds: float = field(init=False)  # trained so far
+    _evaluations: list[dict[str, Any]] = field(init=False)
+    _last_logged: int = field(init=False)
+    _sound_at: dict[str, int] = field(init=False)  # last step within bounds, by Watch.kind
+    _trouble: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._evaluations = list(self.record.rows("eval"))
@@ -61,11 +58,6 @@ class Run:
         self._trouble = list((self.record.summary() or {}).get("trouble", ()))
         self._sound_at = {entry["kind"]: self._last_logged for entry in self.facts["watches"]}
         self.seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
-
-    @property
-    def title(self) -> str:
-        """The run's name on a terminal."""
-        return self.record.folder.name
 
     @property
     def last_return(self) -> float | None:

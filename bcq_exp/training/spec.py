@@ -128,9 +128,8 @@ class RunSpec:
     @property
     def algorithm(self) -> AlgorithmSpec:
         """The groups that ``algo`` composes, and its numbers."""
-        others = self.config.keys() - schema_of(RunConfig).keys()
-        groups = {name: node for name, node in self.config.items() if name in others}
-        numbers = dict(self.config["algo"])
+        own, numbers = schema_of(RunConfig), dict(self.config["algo"])
+        groups = {name: node for name, node in self.config.items() if name not in own}
         return AlgorithmSpec(
             target=numbers.pop("_target_"),
             hyperparameters=numbers,

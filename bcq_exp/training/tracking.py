@@ -268,7 +268,7 @@ def build_tracker(
             "tags": [shortened(tag, LONGEST_WANDB_TAG) for tag in tags],
             "name": shortened(record.folder.name, LONGEST_WANDB_NAME),
         },
-        num_rows=0 if again else record.num_logged,
+        num_rows=0 if again else len(record.rows("train")) + len(record.rows("eval")),
         warnings=warnings,
     )
 

@@ -93,7 +93,8 @@ class Trainer:
             RunStopped: after a signal, with its status.
             CannotWrite: if a run's files cannot be written.
         """
-        title = counted(len(self.runs), "run") if len(self.runs) > 1 else self.runs[0].title
+        names = [run.record.folder.name for run in self.runs]
+        title = names[0] if len(names) == 1 else counted(len(names), "run")
         with (
             signals.requests(self._request_stop),
             progress(self._engine.step, self._cadence.until, title, self._part) as shown,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from bcq_exp.data.datasets import (
 from bcq_exp.data.online import explore
 from bcq_exp.data.task import load_task
 from bcq_exp.errors import UserError, first_line
+from bcq_exp.selection.importance import LEAST_KNOWN, shares_uncut
 from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.restore import load_run
@@ -122,6 +124,14 @@ class Evidence:
         is_last = np.append(starts[1:], True)
         after = np.where(is_last[:, None], act, np.roll(act, -1, axis=0))
         return after, act[starts]
+
+    @cached_property
+    def num_known(self) -> int:
+        """The number of steps that enough episodes reach without being cut."""
+        is_cut = ~self.dataset.transitions.terminated[np.cumsum(self.episode_rows) - 1]
+        if not is_cut.any():
+            return sys.maxsize  # rewards after termination are 0
+        return int((shares_uncut(self.episode_rows, is_cut) >= LEAST_KNOWN).sum())
 
     def returns(self, gamma: float, horizon: int | None) -> np.ndarray:
         """Return the recorded episodes' discounted returns (E,), of at most ``horizon`` steps."""

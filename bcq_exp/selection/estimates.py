@@ -75,8 +75,10 @@ def select(
         callback: as :meth:`bcq_exp.selection.fitted_q.FittedQ.fit` has it.
 
     Raises:
-        UserError: if the value of the behaviour policy, as recorded, is out of the known range.
+        UserError: if the value of the behaviour policy, as recorded, is out of the known range, or
+            recorded episodes are cut before the horizon.
     """
+    _check_horizon(evidence, settings)
     _check_range(evidence, settings)
     act_next, first_act = policies_actions(candidates, evidence, settings.seed)
     recorded_next, recorded_first = evidence.behaviours_actions
@@ -139,6 +141,14 @@ def _agreement(
         order = np.arange(len(known))  # as they stand
         budget[MAIN] = budget_curve(episodes, NUM_PULLS, order, seed)
     return quality, budget
+
+
+def _check_horizon(evidence: Evidence, settings: FQESettings) -> None:
+    if settings.horizon is not None and settings.horizon > evidence.num_known:
+        raise UserError(
+            f"horizon={settings.horizon}: must be at most {evidence.num_known}, the transitions "
+            "after which recorded episodes are cut, because later rewards are unknown"
+        )
 
 
 def _check_range(evidence: Evidence, settings: FQESettings) -> None:

@@ -54,8 +54,8 @@ def estimate_objectives(specs: Sequence[RunSpec], place: Path) -> dict[Path, str
                 data = RunRecord(spec.folder).required_summary()["config"]["dataset"]
                 kinds.setdefault((json.dumps(data, sort_keys=True), fqe), []).append(spec.folder)
     if kinds:
-        for note in {note for _, settings in kinds for note in of_settings(settings)}:
-            log.warning("trainer.fqe_steps: %s", note)
+        for note in {note for _, each in kinds for note in of_settings(each, "trainer.fqe_steps")}:
+            log.warning("%s", note)
         refusal = f"{place}: another process is estimating its runs; wait for it"
         with locks.hold(place / LOCK, refusal):
             for (_, settings), same in kinds.items():

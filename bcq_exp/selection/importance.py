@@ -8,6 +8,9 @@ and w_{-1} = 1:
     WDR    sum_t gamma^t [sum_i w_it (r_it - Q_it) / sum_i w_it    Thomas & Brunskill 2016,
                           + sum_i w_i,t-1 V_it / sum_i w_i,t-1]    arXiv:1604.00923
 
+In PDWIS, episodes that are not cut by step t also stand for those that are: their weights are
+divided by the share of episodes not cut, estimated as by Kaplan & Meier 1958.
+
 All are sums of ratios of sums over episodes, a form that suits a bootstrap over episodes: a draw
 only changes how often each episode counts (:class:`Ratios`).
 """
@@ -25,6 +28,7 @@ from bcq_exp.analysis import statistics
 
 NUM_DRAWS = 1000
 DRAWS_AT_ONCE = 50
+LEAST_KNOWN = 0.1  # share of episodes not cut that a step needs: with fewer, only ends may be known
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,36 @@ class Episodes:
         return (steps < self.lengths[:, None]) | ~self.is_cut[:, None]
 
     @cached_property
+    def is_estimated(self) -> np.ndarray:
+        """Whether enough episodes are not cut by a step (T,)."""
+        return self._shares_uncut >= LEAST_KNOWN
+
+    @cached_property
+    def log_weights_of_known(self) -> np.ndarray:
+        """log w_t of known steps for t = 0, ..., T - 1, which stand for the others too: (E, T)."""
+        last = np.minimum(np.arange(self.rew.shape[1]), self.lengths[:, None] - 1)
+        up = np.log(self._shares_uncut)[last]
+        return np.where(self.is_known, self.log_weights[:, 1:] - up, -np.inf)
+
+    @cached_property
+    def _shares_uncut(self) -> np.ndarray:
+        return shares_uncut(self.lengths, self.is_cut)
+
+    @cached_property
     def log_weights(self) -> np.ndarray:
         """log w_t for t = -1, ..., T - 1: (E, T + 1); constant after the end."""
         return np.pad(np.cumsum(self.log_ratios, 1, dtype=np.float64), ((0, 0), (1, 0)))
+
+
+def shares_uncut(lengths: np.ndarray, is_cut: np.ndarray) -> np.ndarray:
+    """Estimate the share of episodes that are not cut before each step, if none terminates (T,).
+
+    Kaplan & Meier 1958, of the time of the cut. Arguments as of :class:`Episodes`.
+    """
+    num_steps = int(lengths.max())
+    num_cut = np.bincount(lengths[is_cut], minlength=num_steps + 1)[:num_steps]
+    num_taken = len(lengths) - np.cumsum(np.bincount(lengths))[:num_steps]
+    return np.cumprod(num_taken / (num_taken + num_cut))
 
 
 def padded(values: np.ndarray, episode_rows: np.ndarray, num_steps: int = 0) -> np.ndarray:
@@ -98,8 +129,7 @@ class EffectiveSizes(NamedTuple):
 
 def effective_sizes(episodes: Episodes) -> EffectiveSizes:
     """Return the effective sample sizes of the weights of WIS and of PDWIS."""
-    known = np.where(episodes.is_known, episodes.log_weights[:, 1:], -np.inf)
-    of_steps = effective_sample_size(known)[episodes.is_known.any(0)]
+    of_steps = effective_sample_size(episodes.log_weights_of_known[:, episodes.is_estimated])
     whole = effective_sample_size(episodes.log_weights[:, -1])
     return EffectiveSizes(float(whole), float(of_steps.min()))
 
@@ -161,14 +191,11 @@ def trajectory_importance(episodes: Episodes, gamma: float) -> Ratios:
 def per_decision_importance(episodes: Episodes, gamma: float) -> Ratios:
     """PDWIS: each step's rewards weighted up to that step.
 
-    Only episodes that are known at a step count there.
+    Only episodes that are known at a step count there, and only steps that enough episodes reach.
     """
-    known = episodes.is_known
-    recorded = known.any(0)  # no step is known after the longest cut episode
-    log_weights = np.where(known, episodes.log_weights[:, 1:], -np.inf)
-    x, w = _sums(episodes.rew, log_weights)
-    scale = gamma ** np.arange(known.shape[1])
-    return Ratios(x[:, recorded], w[:, recorded], scale[recorded])
+    steps = np.flatnonzero(episodes.is_estimated)
+    x, w = _sums(episodes.rew[:, steps], episodes.log_weights_of_known[:, steps])
+    return Ratios(x, w, gamma**steps)
 
 
 def doubly_robust(episodes: Episodes, gamma: float, q: np.ndarray, v: np.ndarray) -> Ratios:

@@ -64,13 +64,13 @@ def _of_evidence(evidence: Evidence) -> Iterator[str]:
         )
 
 
-def of_settings(settings: FQESettings) -> Iterator[str]:
-    """Note whether critics have converged."""
+def of_settings(settings: FQESettings, key: str = "num_steps") -> Iterator[str]:
+    """Note whether critics have converged; ``key`` has the number of steps."""
     if settings.share_reached < CONVERGED:
         steps = counted(settings.num_steps, "step")
         yield (
             f"{steps} with tau {settings.target_tau:g} take fitted Q evaluation "
-            f"{settings.share_reached:.0%} of the way from 0 to the final values; raise num_steps"
+            f"{settings.share_reached:.0%} of the way from 0 to the final values; raise {key}"
         )
 
 
@@ -113,10 +113,10 @@ def _of_horizon(evidence: Evidence, settings: FQESettings) -> Iterator[str]:
         )
     elif limit not in (None, horizon) and gamma**limit >= CUT:
         ends = "values do not" if horizon is None else f"values after {horizon} steps"
+        remedy = f"; horizon={limit} makes values end there too" * (limit <= evidence.num_known)
         yield (
             f"episodes end after {limit} steps, where a reward still has weight {gamma**limit:.0%};"
-            f" discounted returns end there and {ends}, so they differ; horizon={limit} makes "
-            "values end there too"
+            f" discounted returns end there and {ends}, so they differ{remedy}"
         )
 
 
@@ -196,7 +196,8 @@ def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESetting
     if settings.horizon is None and weight >= CUT:
         yield (
             f"{cut.mean():.0%} of the episodes are cut where a reward still weighs {weight:.0%}: "
-            "PDWIS and WIS count nothing after it, fitted Q and doubly robust the critic's value"
+            "WIS counts nothing after a cut, PDWIS only the episodes that go on, fitted Q and "
+            "doubly robust the critic's value"
         )
 
 
@@ -225,7 +226,8 @@ def _of_gammas(gammas: Sequence[float | None], gamma: float) -> Iterator[str]:
     others = sorted({found for found in gammas if found is not None and found != gamma})
     if others:
         named = ", ".join(f"{found:g}" for found in others)
+        left_out = "" if gamma == 1 else "their discounted returns are left out, and "
         yield (
-            f"policies with gamma {named}: their discounted returns are left out, and the values "
-            f"of their own critics are not comparable with gamma {gamma:g}"
+            f"policies with gamma {named}: {left_out}the values of their own critics are not "
+            f"comparable with gamma {gamma:g}"
         )

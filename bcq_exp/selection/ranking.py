@@ -81,7 +81,7 @@ def measured(
     found = np.array([measure(scores[rows], returns[rows]) for rows in drawn])
     found = found[np.isfinite(found)]
     value = measure(scores, returns)
-    if not len(found):
+    if not len(found) or np.ptp(found) < 1e-9:  # the same in all: that is no certainty
         return Measured(value, nan, nan, len(scores))
     num_free = len(scores) - 1
     error = float(found.std() * np.sqrt(len(scores) / num_free))

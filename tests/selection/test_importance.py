@@ -67,14 +67,18 @@ def test_every_estimate_is_that_of_loops(seed):
     final = [own[-1] for own in w]
     products = [a * b for a, b in zip(final, returns, strict=True)]
     expected = {"wis": sum(products) / sum(final), "pdwis": 0.0, "wdr": 0.0}
-    least = np.inf
+    least, uncut = np.inf, []  # the share of episodes that are not cut before each step
     for t in range(num_steps):
+        cut = sum(episodes.lengths[i] == t and episodes.is_cut[i] for i in range(count))
+        taken = sum(episodes.lengths[i] > t for i in range(count))
+        uncut.append((uncut[-1] if uncut else 1.0) * taken / (taken + cut))
         known = [i for i in range(count) if t < episodes.lengths[i] or not episodes.is_cut[i]]
-        if known:
-            step = sum(w[i][t + 1] * episodes.rew[i, t] for i in known)
-            total = sum(w[i][t + 1] for i in known)
+        if uncut[t] >= 0.1:
+            u = {i: w[i][t + 1] / uncut[min(t, episodes.lengths[i] - 1)] for i in known}
+            step = sum(u[i] * episodes.rew[i, t] for i in known)
+            total = sum(u.values())
             expected["pdwis"] += GAMMA**t * step / total
-            least = min(least, total**2 / sum(w[i][t + 1] ** 2 for i in known))
+            least = min(least, total**2 / sum(x**2 for x in u.values()))
     for t in range(num_steps + 1):
         before = sum(w[i][t] for i in range(count))
         after = sum(w[i][t + 1] for i in range(count)) if t < num_steps else None
@@ -97,6 +101,7 @@ def test_every_estimate_is_that_of_loops(seed):
     again = Episodes(
         *(getattr(episodes, name)[chosen] for name in ("rew", "log_ratios", "lengths", "is_cut"))
     )
+    vars(again)["_shares_uncut"] = episodes._shares_uncut  # which a draw does not change
     for name, estimator in {
         "wis": lambda: trajectory_importance(again, GAMMA),
         "pdwis": lambda: per_decision_importance(again, GAMMA),
@@ -166,6 +171,31 @@ def test_a_cut_episode_counts_as_long_as_it_is_known():
     v = np.array([[3.0, 2, 1, 0], [3, 2, 0, 0]])  # of what follows the cut, the model's 2
     q = np.array([[3.0, 2, 1], [3, 0, 0]])
     assert doubly_robust(episodes, 1.0, q, v).value == pytest.approx(3)
+
+
+def test_steps_that_only_terminated_episodes_reach_are_left_out():
+    """Rows of a time limit of 3: a cut episode's last has no next observation."""
+    rows, is_cut = np.array([2] * 20 + [3, 1]), np.array([True] * 20 + [False] * 2)
+    rew = np.ones(rows.sum())
+    rew[-2] = -5.0  # the third reward, of the episode that ended there
+    episodes = Episodes.of(rew, np.zeros(len(rew)), rows, is_cut)
+    assert per_decision_importance(episodes, 1.0).value == pytest.approx(1 + 21 / 22)
+    assert effective_sizes(episodes).least == pytest.approx(22)
+
+
+def test_episodes_cut_at_any_time_bias_nothing():
+    """Those that go on stand for those that were cut, too; ends count as often as they happen."""
+    problem = Tabular(horizon=8, ends=0.25)
+    truth = problem.value(problem.target, GAMMA)
+    recorded = drawn(problem, 60_000)
+    whole = weighted(recorded, problem.target, problem.behaviour)
+    at = np.random.default_rng(1).integers(1, 12, len(whole.lengths))
+    is_cut = at < whole.lengths
+    lengths = np.minimum(at, whole.lengths)
+    seen = np.arange(whole.rew.shape[1]) < lengths[:, None]
+    rew, log_ratios = np.where(seen, whole.rew, 0), np.where(seen, whole.log_ratios, 0)
+    episodes = Episodes(rew, log_ratios, lengths, is_cut)
+    assert per_decision_importance(episodes, GAMMA).value == pytest.approx(truth, abs=0.03)
 
 
 def test_long_products_of_weights_neither_overflow_nor_vanish():

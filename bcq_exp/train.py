@@ -41,7 +41,7 @@ def train(spec: RunSpec) -> float:
     from bcq_exp.training.cohort import train_cohort
 
     if start.is_complete(spec):
-        log.info("%s is complete; a larger trainer.num_steps continues it", spec.folder)
+        log.info("%s is complete; a larger number of steps continues it", spec.folder)
     else:
         (failure,) = train_cohort([spec])
         if failure is not None:

@@ -112,7 +112,8 @@ def load_runs(*places: str | Path) -> RunTables:
     marks = [summary["record"] for summary in found]
     evaluations, training = _tables(read, marks, ("eval", "train"), notes)
     keys = tuple(key for key in _differing(configs, list(runs["dataset"])) if key != "seed")
-    notes += [*_oddities(runs, evaluations), *_ungrouped([s["config"] for s in found], keys)]
+    notes += _oddities(runs, evaluations)
+    notes += _ungrouped([summary["config"] for summary in found], configs, keys)
     notes += _environments(found)
     return RunTables(runs, evaluations, training, keys, tuple(notes + _provenance(found)))
 
@@ -218,19 +219,33 @@ def _differing(configs: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> li
     return list(dict.fromkeys(found))
 
 
-def _ungrouped(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Describe the keys that differ but do not group runs."""
-    values: dict[str, dict[str, Any]] = {}
-    for config in configs:
+def _ungrouped(
+    configs: Sequence[Mapping[str, Any]],
+    compared: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+) -> list[str]:
+    """Describe the keys that differ but do not group runs; ``keys`` of ``compared`` do.
+
+    Between groups, which may be of different algorithms, these are the keys of the trainer only.
+    """
+    within: dict[str, dict[str, dict[str, Any]]] = {}  # by key, group and text
+    for config, of_run in zip(configs, compared, strict=True):
+        group = json.dumps([of_run.get(key) for key in keys])
         for key, value in {**report_keys(config), **annotation_keys(config)}.items():
-            if key not in ORIGIN and not key.endswith("_target_"):
-                values.setdefault(key, {})[json.dumps(value)] = value
-    found = [
-        f"{key} ({listed(told_apart(list(each.values())))})"
-        for key, each in values.items()
-        if len(each) > 1 and key not in ("seed", *keys)
+            if key not in (*ORIGIN, "seed", *keys) and not key.endswith("_target_"):
+                within.setdefault(key, {}).setdefault(group, {})[json.dumps(value)] = value
+    inside, between = [], []
+    for key, groups in within.items():
+        values = {text: value for group in groups.values() for text, value in group.items()}
+        said = f"{key} ({listed(told_apart(list(values.values())))})"
+        if any(len(group) > 1 for group in groups.values()):
+            inside.append(said)
+        elif len(values) > 1 and key.startswith("trainer."):
+            between.append(said)
+    return [
+        *[f"groups contain runs that differ in {listed(inside)}"] * bool(inside),
+        *[f"groups differ in {listed(between)}, too"] * bool(between),
     ]
-    return [f"groups contain runs that differ in {listed(found)}"] * bool(found)
 
 
 def _tell_contents_apart(runs: pd.DataFrame, paths: Sequence[str | None]) -> list[str]:

@@ -69,9 +69,9 @@ def progress(start: int, num_steps: int, title: str, part: Part | None = None) -
 
 
 class _Pace:
-    """Steps per second over the later half of the steps so far, and the time left.
+    """Steps per second over the last third of the steps so far, and the time left.
 
-    The earlier half may be slower (compilation) or faster (an online agent's first actions, which
+    The earlier ones may be slower (compilation) or faster (an online agent's first actions, which
     are random).
 
     Args:
@@ -90,7 +90,7 @@ class _Pace:
     def update(self, step: int) -> None:
         now = time.monotonic()
         self._times.append((step, now))
-        while len(self._times) > 2 and 2 * self._times[1][0] <= self._start + step:
+        while len(self._times) > 2 and 3 * self._times[1][0] <= self._start + 2 * step:
             self._times.popleft()
         first, began = self._times[0]
         self._step, self.rate = step, (step - first) / max(now - began, 1e-9)

@@ -138,6 +138,9 @@ class WandbTracker(Tracker):
             for which in ("best", "last"):
                 row = summary[which]
                 last[f"{which}_return_mean"] = None if row is None else row["return_mean"]
+            if summary["best"] is not None:  # W&B's own maximum is of the rows since the last start
+                found = {"max": last["best_return_mean"], "last": last["last_return_mean"]}
+                last["eval/return_mean"] = found
         succeeded = last.get("status") in ("completed", "stopped")
 
         def end(run: Any) -> None:

@@ -153,10 +153,10 @@ class Trainer:
         alive = self._alive()
         if len(alive) == 1:
             self._evaluate_run(step, alive[0])
-            return
-        list(self._threads.map(partial(self._evaluate_run, step), alive))
+        else:
+            list(self._threads.map(partial(self._evaluate_run, step), alive))
         returns = [run.last_return for _, run in self._alive() if run.last_return is not None]
-        if returns:
+        if returns and len(self.runs) > 1:
             log.info(
                 "step %d: returns %.1f to %.1f, mean %.1f, of %s",
                 step,
@@ -164,6 +164,10 @@ class Trainer:
                 max(returns),
                 sum(returns) / len(returns),
                 counted(len(returns), "run"),
+            )
+        elif returns and self._part is not None:  # of a sweep: the run's own line is in its log
+            log.info(
+                "step %d: return %.1f of %s", step, returns[0], self.runs[0].record.folder.name
             )
 
     def _evaluate_run(self, step: int, numbered: tuple[int, Run]) -> None:

@@ -286,6 +286,21 @@ def test_what_else_differs_is_said(key, values, tmp_path):
     assert f"groups contain runs that differ in {key} ({values[0]}, {values[1]})" in said
 
 
+def test_of_what_differs_between_groups_only_the_trainers_keys_are_said(tmp_path):
+    runs = [
+        {
+            "changes": {"algo._target_": algo, "actor_optim.lr": lr, "trainer.eval_seed": lr},
+            "seed": k,
+        }
+        for algo, lr in (("my.A", 1), ("my.B", 2))
+        for k in range(2)
+    ]
+    _, found, said = groups_of(tmp_path, *runs)
+    assert len(set(found)) == 2
+    assert "groups differ in trainer.eval_seed (1, 2), too" in said
+    assert "contain" not in said and "lr" not in said
+
+
 def test_runs_that_repeat_others_are_named(tmp_path):
     alike = {"changes": {"algo.tau": 0.1, "trainer.device": "cuda"}, "seed": 1}
     other_data = {**alike, "dataset_facts": {"content_hash": "4" * 64}}

@@ -89,9 +89,9 @@ def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
     recorded = RunRecord(folder / "x").summary()["command"]
     alone = RunRecord(folder / "s" / "seed=3").summary()["command"]
     for line, said in (
-        (recorded, "x is complete; a larger trainer.num_steps continues it"),
+        (recorded, "x is complete; a larger number of steps continues it"),
         (commands[0], "2 runs, 2 complete, 0 to train"),
-        (commands[1], "s/seed=4 is complete; a larger trainer.num_steps continues it"),
+        (commands[1], "s/seed=4 is complete; a larger number of steps continues it"),
         (f"{alone} name=alone", "step 10: return"),
     ):
         assert f"--config-dir={HERE / 'conf'}" in line

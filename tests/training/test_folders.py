@@ -97,7 +97,7 @@ def test_a_folder_that_is_given_is_resumed_there(trained, tmp_path):
     same = (*TINY, "logger=wandb", "resume=true")
     done = forked(*same, "hydra.run.dir='given/seed=0'", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "is complete; a larger trainer.num_steps continues it" in done.stdout
+    assert "is complete; a larger number of steps continues it" in done.stdout
     state.expect(tmp_path / "given", ["seed=0"], "")
     done = forked("-m", *same, "hydra.sweep.dir=given", "seed=0,1", "--plan", cwd=tmp_path)
     assert "2 runs, 1 complete, 1 to train" in done.stdout, done.stderr

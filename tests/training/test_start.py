@@ -29,7 +29,7 @@ def test_a_completed_run_is_done_at_once(run, tmp_path):
     before = tree(run)
     done = forked(*SAME, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "is complete; a larger trainer.num_steps continues it" in done.stdout
+    assert "is complete; a larger number of steps continues it" in done.stdout
     after = tree(run)
     for name in ("train.csv", "eval.csv", "eval_returns.npz", "summary.json", "checkpoint.pt"):
         assert after[name] == before[name]

@@ -271,6 +271,8 @@ def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path, monkeypatch):
     steps = [[row["step"] for row in run.rows] for run in runs]
     assert steps == [[10, 20, 30, 30], [40, 50, 60, 60]]
     assert [run.numbers for run in runs] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    returns = [row["return_mean"] for row in RunRecord(tmp_path / "r").rows("eval")]
+    assert runs[-1].summary["eval/return_mean"] == {"max": max(returns), "last": returns[-1]}
 
 
 @SHORT_EPISODES

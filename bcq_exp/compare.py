@@ -185,12 +185,14 @@ def _print_returns(
         )
     console.print(table)
     known = runs.runs[["dataset", "behaviour_return"]].assign(group=runs.groups()).dropna()
+    scores = summary.behaviour_scores(runs)
     for task, of_task in known.drop_duplicates().groupby("dataset", sort=False):
         for value, own in of_task.groupby("behaviour_return", sort=False)["group"]:
             # groups may have other episodes of one data set, whose behaviour differs
             of = f" ({listed(list(own))})" if len(own) < len(of_task) else ""
-            line = f"behaviour's return on {task}{of}: {value:.1f}"
-            console.print(line)
+            score = scores[own.index[0]]
+            scaled = f" (normalized {score:.1f})" if score == score else ""
+            console.print(f"behaviour's return on {task}{of}: {value:.1f}{scaled}")
 
 
 def _print_estimates(

@@ -70,7 +70,7 @@ class Placement:
         return min(self.num_threads, num_runs) if self.device.type == "cpu" else 1
 
     def __str__(self) -> str:
-        """Describe the executor and the reason for it, for the log."""
+        """Describe the executor, the precision and the reason, for the log and the summary."""
         why = {
             "xla": f", compiled by JAX after {EAGER_STEPS} eager steps",
             "eager": "; with JAX installed, steps are compiled",
@@ -80,7 +80,7 @@ class Placement:
             why = ", by trainer.engine"
         if self.precision.compute_dtype == torch.bfloat16 and not has_fast_bf16(self.device):
             why += "; bfloat16 is emulated here and slow: trainer.precision=auto takes fp32"
-        return f"{self.engine} on {self.device}{why}"
+        return f"{self.engine} on {self.device} in {self.precision}{why}"
 
     def executor(self) -> ExecutorFactory:
         """Return the factory of one cohort's executors."""

@@ -27,6 +27,14 @@ class Precision:
     compute_dtype: torch.dtype | None = None
     float32_products: Literal["highest", "high", "medium"] = "highest"
 
+    def __str__(self) -> str:
+        """The value of ``trainer.precision`` that it is."""
+        if self.compute_dtype is not None:
+            return "bf16"
+        if self.dtype == torch.float64:
+            return "fp64"
+        return "tf32" if self.float32_products == "high" else "fp32"
+
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Apply torch's process-wide setting of float32 products inside the block."""

@@ -33,6 +33,13 @@ def test_the_log_says_that_bf16_is_slow_where_it_is_emulated(monkeypatch, is_fas
     assert "bfloat16" not in fp32
 
 
+def test_the_log_names_the_precision_that_auto_comes_to(monkeypatch):
+    monkeypatch.setattr("bcq_exp.engine.placement.has_fast_bf16", lambda device: True)
+    names = ("fp32", "bf16", "fp64", "auto")
+    found = [str(placement_of(compose(f"trainer.precision={name}"))) for name in names]
+    assert [line.split(" in ")[1][:4] for line in found] == ["fp32", "bf16", "fp64", "fp32"]
+
+
 def test_auto_takes_bf16_only_where_it_pays(monkeypatch):
     monkeypatch.setattr("bcq_exp.engine.precision.has_fast_bf16", lambda device: True)
     assert resolve_precision("auto", CPU, are_wide=True).compute_dtype == torch.bfloat16

@@ -93,6 +93,14 @@ def test_a_sweep_ends_by_naming_its_report(sweep):
     assert (cwd / page).exists()
 
 
+def test_evaluations_of_groups_of_one_run_are_shown_too(tmp_path):
+    done = forked("-m", "name=two", *TINY, "algo=bc,vae_bc", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("algo=bc", "algo=vae_bc"):
+        (row, *_) = RunRecord(tmp_path / "multirun" / "two" / name).rows("eval")
+        assert f"step 30: return {row['return_mean']:.1f} of {name}\n" in done.stdout
+
+
 def test_a_complete_sweep_is_recognised(sweep):
     folder, _ = sweep
     before = {name: s["updated"] for name, s in summaries(folder).items()}

@@ -94,9 +94,9 @@ def test_a_sweep_ends_by_naming_its_report(sweep):
 
 
 def test_evaluations_of_groups_of_one_run_are_shown_too(tmp_path):
-    done = forked("-m", "name=two", *TINY, "algo=bc,vae_bc", cwd=tmp_path)
+    done = forked("-m", "name=two", *TINY, "algo.num_sampled_action=3,6", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for name in ("algo=bc", "algo=vae_bc"):
+    for name in ("num_sampled_action=3", "num_sampled_action=6"):
         (row, *_) = RunRecord(tmp_path / "multirun" / "two" / name).rows("eval")
         assert f"step 30: return {row['return_mean']:.1f} of {name}\n" in done.stdout
 

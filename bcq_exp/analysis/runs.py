@@ -112,8 +112,8 @@ def load_runs(*places: str | Path) -> RunTables:
     marks = [summary["record"] for summary in found]
     evaluations, training = _tables(read, marks, ("eval", "train"), notes)
     keys = tuple(key for key in _differing(configs, list(runs["dataset"])) if key != "seed")
-    notes += _oddities(runs, evaluations)
-    notes += _ungrouped([summary["config"] for summary in found], configs, keys)
+    full = [summary["config"] for summary in found]
+    notes += [*_oddities(runs, evaluations, full), *_ungrouped(full, configs, keys)]
     notes += _environments(found)
     return RunTables(runs, evaluations, training, keys, tuple(notes + _provenance(found)))
 
@@ -364,9 +364,13 @@ def _tables(
     return [pd.concat(parts[t], ignore_index=True) if parts[t] else nothing for t in tables]
 
 
-def _oddities(runs: pd.DataFrame, evaluations: pd.DataFrame) -> list[str]:
+def _oddities(
+    runs: pd.DataFrame, evaluations: pd.DataFrame, configs: Sequence[Mapping[str, Any]]
+) -> list[str]:
     notes = []
-    unevaluated = runs.index.difference(pd.Index(evaluations["run"].unique()))
+    are_evaluated = [config["trainer"].get("eval_episodes") != 0 for config in configs]
+    wanted = runs.index[are_evaluated]
+    unevaluated = wanted.difference(pd.Index(evaluations["run"].unique()))
     if len(unevaluated):
         more = f" (and {counted(len(unevaluated) - 1, 'more run')})" * (len(unevaluated) > 1)
         notes.append(f"{runs['name'][unevaluated[0]]}: no evaluation yet{more}")

@@ -18,6 +18,7 @@ from tests.commands import TINY, bcq_exp, compose, engine_of
 from tests.same import assert_same_state
 
 WARNING = "steps run eagerly, which is slower"
+ONE = torch.ones(1, 1)
 SCALE = 1e7  # of float32 sums whose true value is 0, so that they are rounding of about 1
 
 
@@ -62,6 +63,22 @@ class CountingFactory(SGDOptimizerFactory):
         return CountingSGD(params, lr=self.lr)
 
 
+class Float32SGD(CountingSGD):
+    """The same, for parameters in float32 only."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.detach().reshape(-1, 1) @ ONE
+        super().step(closure)
+
+
+@dataclass(frozen=True)
+class Float32Factory(SGDOptimizerFactory):
+    def torch_optimizer(self, params):
+        return Float32SGD(params, lr=self.lr)
+
+
 @dataclass(frozen=True)
 class BranchingFactory(SGDOptimizerFactory):
     def torch_optimizer(self, params):
@@ -83,6 +100,7 @@ def engines(*overrides):
     ("name", "reason"),
     [
         ("CountingFactory", "tensors differ between the compiled and the eager step"),
+        ("Float32Factory", "tensors differ between the compiled and the eager step"),
         ("BranchingFactory", "aten._local_scalar_dense.default"),
     ],
 )

@@ -27,7 +27,7 @@ from bcq_exp.data.datasets import (
 from bcq_exp.data.online import explore
 from bcq_exp.data.task import load_task
 from bcq_exp.errors import UserError, first_line
-from bcq_exp.selection.importance import LEAST_KNOWN, shares_uncut
+from bcq_exp.selection.importance import are_known, shares_uncut
 from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.restore import load_run
@@ -125,13 +125,17 @@ class Evidence:
         after = np.where(is_last[:, None], act, np.roll(act, -1, axis=0))
         return after, act[starts]
 
+    @property
+    def is_cut(self) -> np.ndarray:
+        """Whether each episode was truncated rather than terminated (E,)."""
+        return ~self.dataset.transitions.terminated[np.cumsum(self.episode_rows) - 1]
+
     @cached_property
     def num_known(self) -> int:
         """The number of steps that enough episodes reach without being cut."""
-        is_cut = ~self.dataset.transitions.terminated[np.cumsum(self.episode_rows) - 1]
-        if not is_cut.any():
+        if not self.is_cut.any():
             return sys.maxsize  # rewards after termination are 0
-        return int((shares_uncut(self.episode_rows, is_cut) >= LEAST_KNOWN).sum())
+        return int(are_known(shares_uncut(self.episode_rows, self.is_cut)).sum())
 
     def returns(self, gamma: float, horizon: int | None) -> np.ndarray:
         """Return the recorded episodes' discounted returns (E,), of at most ``horizon`` steps."""

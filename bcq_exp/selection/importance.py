@@ -69,7 +69,7 @@ class Episodes:
     @cached_property
     def is_estimated(self) -> np.ndarray:
         """Whether enough episodes are not cut by a step (T,)."""
-        return self._shares_uncut >= LEAST_KNOWN
+        return are_known(self._shares_uncut)
 
     @cached_property
     def log_weights_of_known(self) -> np.ndarray:
@@ -97,6 +97,11 @@ def shares_uncut(lengths: np.ndarray, is_cut: np.ndarray) -> np.ndarray:
     num_cut = np.bincount(lengths[is_cut], minlength=num_steps + 1)[:num_steps]
     num_taken = len(lengths) - np.cumsum(np.bincount(lengths))[:num_steps]
     return np.cumprod(num_taken / (num_taken + num_cut))
+
+
+def are_known(shares: np.ndarray) -> np.ndarray:
+    """Whether enough of the episodes are not cut by each step (T,), by :func:`shares_uncut`."""
+    return shares >= LEAST_KNOWN
 
 
 def padded(values: np.ndarray, episode_rows: np.ndarray, num_steps: int = 0) -> np.ndarray:

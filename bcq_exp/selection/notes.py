@@ -191,7 +191,7 @@ def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESetting
             f"{len(evidence.episode_rows)} episodes for {worst['run']}): no estimates by weights; "
             "a shorter horizon or a larger epsilon leaves more episodes"
         )
-    cut = ~evidence.dataset.transitions.terminated[np.cumsum(evidence.episode_rows) - 1]
+    cut = evidence.is_cut
     weight = settings.gamma ** float(np.mean(evidence.episode_rows[cut])) if cut.any() else 0.0
     if settings.horizon is None and weight >= CUT:
         yield (

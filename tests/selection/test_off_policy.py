@@ -357,7 +357,7 @@ def test_a_reward_after_the_cut_of_episodes_is_weighed_by_their_length():
     ends = np.zeros(60, dtype=bool)
     ends[-1] = True
     dataset = SimpleNamespace(transitions=SimpleNamespace(terminated=ends))
-    judged = SimpleNamespace(dataset=dataset, episode_rows=np.array([10, 10, 40]))
+    judged = Evidence(dataset, dataset, np.array([10, 10, 40]), np.zeros((3, 1)))
     table = pd.DataFrame({"run": ["a"], "ess": [9.0]})
     (note,) = notes._of_weights(table, judged, FQESettings(gamma=GAMMA, epsilon=0.0))
     assert note.startswith("67% of the episodes are cut where a reward still weighs 35%")

@@ -16,6 +16,17 @@ LINE = re.compile(
 )
 
 
+LOSSES = {f"{name}_loss": 0.5 for name in ("actor", "critic1", "critic2", "vae")}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that it is, which a test may set."""
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
 def lines(caplog):
     return [m for r in caplog.records if (m := LINE.fullmatch(r.getMessage()))]
 
@@ -30,16 +41,13 @@ def test_a_line_tells_step_rate_time_left_and_losses(tmp_path, monkeypatch, capl
     assert lines(caplog)[-1][4] == "0"
 
 
-def test_lines_keep_their_distance(monkeypatch, caplog):
+def test_lines_keep_their_distance(clock, caplog):
     caplog.set_level(logging.INFO)
-    clock = [100.0]
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    losses = {f"{name}_loss": 0.5 for name in ("actor", "critic1", "critic2", "vae")}
     with progress.progress(1000, 2000, "x") as shown:
         for seconds, step in ((4, 1040), (10.5, 1105), (13, 1130), (21, 1210)):
-            clock[0] = 100.0 + seconds
+            clock[0] = seconds
             shown.update(step)  # without new losses there is nothing to tell
-            shown.update(step, losses)
+            shown.update(step, LOSSES)
     # the steps before this launch took no time of this launch
     assert [tuple(map(int, m.groups())) for m in lines(caplog)] == [
         (1105, 2000, 10, 90),
@@ -47,10 +55,8 @@ def test_lines_keep_their_distance(monkeypatch, caplog):
     ]
 
 
-def test_losses_that_no_step_reported_are_left_out(monkeypatch, caplog):
+def test_losses_that_no_step_reported_are_left_out(clock, caplog):
     caplog.set_level(logging.INFO)
-    clock = [0.0]
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with progress.progress(0, 1000, "x") as shown:
         for losses in ({}, {"actor_loss": nan, "critic_loss": nan}, {"critic_loss": inf}):
             shown.update(round(10 * clock[0]), losses)
@@ -61,14 +67,11 @@ def test_losses_that_no_step_reported_are_left_out(monkeypatch, caplog):
     ]
 
 
-def test_the_time_left_follows_the_last_third_of_the_steps(monkeypatch, caplog):
+def test_the_time_left_follows_the_last_third_of_the_steps(clock, caplog):
     caplog.set_level(logging.INFO)
-    clock = [0.0]
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    losses = {f"{name}_loss": 0.5 for name in ("actor", "critic1", "critic2", "vae")}
     with progress.progress(500, 4500, "x") as shown:
         for step in range(500, 3001, 50):  # 100 steps a second, from step 1000 on 10
-            shown.update(step, losses)
+            shown.update(step, LOSSES)
             clock[0] += 0.5 if step < 1000 else 5
     found = {int(m[1]): (int(m[3]), int(m[4])) for m in lines(caplog)}
     assert found[1150] == (16, 214)  # 100 steps in 1 s, 150 in 15 s
@@ -76,10 +79,8 @@ def test_the_time_left_follows_the_last_third_of_the_steps(monkeypatch, caplog):
     assert found[2950] == (10, 155)
 
 
-def test_a_group_tells_its_number_and_the_time_left_for_the_whole_sweep(monkeypatch, caplog):
+def test_a_group_tells_its_number_and_the_time_left_for_the_whole_sweep(clock, caplog):
     caplog.set_level(logging.INFO)
-    clock = [0.0]
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     for part in (progress.Part(1, 3, later=4.0), progress.Part(3, 3, later=0.0)):
         with progress.progress(0, 1000, "x", part) as shown:
             for seconds, step in ((0, 0), (20, 100)):

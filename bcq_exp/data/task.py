@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -69,10 +70,22 @@ class Task(ABC):
             raise
         return environments.flatten_env(env)
 
+    @cached_property
     def environment_state(self) -> dict[str, Any]:
-        """Return the state from which ``environments.from_state`` makes the environment."""
+        """The state from which ``environments.from_state`` makes the environment."""
         spec = self.foreign_env or self.env_spec
         return environments.to_state(self.id, spec, self.observation_space, self.action_space)
+
+    def lasting_facts(self) -> dict[str, Any]:
+        """What must not change below a run, or between runs of a sweep, under the same keys.
+
+        The data's hash is among :meth:`facts`.
+        """
+        scores = self.reference_scores
+        return {
+            "environment": environments.decisive(self.environment_state),
+            "reference_scores": None if scores is None else [*scores],
+        }
 
 
 def load_task(group: Any) -> Any:

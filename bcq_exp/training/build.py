@@ -21,7 +21,7 @@ from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.assembly import build_engine
 from bcq_exp.engine.placement import Placement
 from bcq_exp.errors import UserError
-from bcq_exp.training import provenance, start
+from bcq_exp.training import provenance
 from bcq_exp.training.algorithms import build_algorithm, with_scaling_decided
 from bcq_exp.training.checkpoint import (
     Checkpoint,
@@ -156,7 +156,7 @@ def build_run(
         "losses": list(algorithm.losses()),
         "watches": [asdict(watch) for watch in algorithm.watches],
         "dataset": data,
-        **start.lasting(task),
+        **task.lasting_facts(),
         "command": spec.command,
         **made_by,
         "earlier": [] if saved is None else _earlier(record, saved.content["step"], made_by),
@@ -173,7 +173,7 @@ def build_run(
         normalizer=normalizer,
         normalized_score=task.normalized_score,
         facts=facts,
-        environment=task.environment_state(),
+        environment=task.environment_state,
     )
     if data["num_transitions"]:
         words = "%s: %d transitions, behaviour's return %.1f"

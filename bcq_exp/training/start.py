@@ -113,20 +113,6 @@ def changes(spec: RunSpec, summary: Mapping[str, Any]) -> dict[str, str]:
     return differences(identity(summary["config"]), spec.identity)
 
 
-def lasting(task: Task) -> dict[str, Any]:
-    """What must not change below a run, or between runs of a sweep, under the same keys.
-
-    The hash of the data is among the data's own facts in a summary.
-    """
-    from bcq_exp.data.environments import decisive  # brings Gymnasium
-
-    scores = task.reference_scores
-    return {
-        "environment": decisive(task.environment_state()),
-        "reference_scores": None if scores is None else [*scores],
-    }
-
-
 def check_task(spec: RunSpec, task: Task) -> None:
     """Check that the run in the folder, and others of its sweep, had the same data and environment.
 
@@ -137,7 +123,7 @@ def check_task(spec: RunSpec, task: Task) -> None:
     folder, mine = spec.folder, spec.identity
     whole = folder.parent if is_sweep(folder.parent) else folder
     others = whole.glob("*/summary.json") if whole != folder else ()
-    data, now = task.facts()["content_hash"], lasting(task)
+    data, now = task.facts()["content_hash"], task.lasting_facts()
     unseen = [_names_data, _names_environment]
     for place in (folder, *(path.parent for path in others)):
         with suppress(Damaged):

@@ -115,7 +115,7 @@ def test_an_environment_of_other_actions_is_refused(write):
         with pytest.raises(DataError, match=r"actions are Discrete\(3, start=-1\), but"):
             environments.check_fit("toy", Env(space), data.leaves, data.action_space)
     environments.check_fit("toy", Env(SPACE), data.leaves, data.action_space)
-    state = data.environment_state()
+    state = data.environment_state
     assert environments.spaces_of_state(state)[1] == SPACE
     mine = environments.decisive(state)
     assert (mine["act_n"], mine["act_start"], mine["act_low"]) == (3, -1, None)

@@ -313,7 +313,7 @@ def test_a_set_of_an_environment_that_is_not_here_is_loaded(minari_files):
         assert (dataset.env_spec, len(dataset.transitions)) == (None, 5)
         with pytest.raises(DataError, match=f"{said}.* or trainer.eval_episodes=0"):
             dataset.make_env()
-        state = dataset.environment_state()
+        state = dataset.environment_state
         assert "their_robots" not in json.dumps(state)  # trusting our own run would run it
         minari_files.delete(id)
 

@@ -40,9 +40,8 @@ def train(spec: RunSpec) -> float:
     from bcq_exp.training import start
     from bcq_exp.training.cohort import train_cohort
 
-    if start.is_complete(spec):
-        log.info("%s is complete; a larger number of steps continues it", spec.folder)
-    else:
+    was_complete = start.is_complete(spec)
+    if not was_complete:
         (failure,) = train_cohort([spec])
         if failure is not None:
             raise RunStopped(f"run failed: {failure}; its files are in {spec.folder}", status=1)
@@ -51,7 +50,10 @@ def train(spec: RunSpec) -> float:
 
         for reason in estimate_objectives([spec], spec.folder).values():
             raise UserError(reason)
-    return spec.objective.value(spec.folder)
+    value = spec.objective.value(spec.folder)
+    if was_complete:
+        log.info("%s is complete; a larger number of steps continues it", spec.folder)
+    return value
 
 
 if __name__ == "__main__":

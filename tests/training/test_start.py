@@ -99,6 +99,13 @@ def test_more_steps_are_another_configuration_where_a_schedule_follows_from_them
     assert tree(tmp_path / "r") == before
 
 
+def test_a_run_that_is_longer_than_asked_for_is_not_called_complete(run, tmp_path):
+    done = forked(*SAME, "trainer.num_steps=20", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "has taken more steps, and has no evaluation after these" in done.stderr
+    assert "is complete" not in done.stdout
+
+
 def test_a_run_that_crashed_before_its_first_step_leaves_its_name_free(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoil_engine(patch, lambda engine: setattr(engine, "advance", lambda num_steps: 1 / 0))

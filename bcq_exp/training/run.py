@@ -66,14 +66,15 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """The command that resumes this run, or its sweep."""
-        folder, key, option = self.record.folder, "hydra.run.dir", ""
+        """The command that resumes this run; of a run in a sweep, the sweep's without its keys."""
+        folder, key = self.record.folder, "hydra.run.dir"
+        words = [w for w in shlex.split(self.facts["command"]) if not w.startswith("resume=")]
         if sweep_name(folder) is not None:
-            folder, key, option = folder.parent, "hydra.sweep.dir", " -m"
+            folder, key, words = folder.parent, "hydra.sweep.dir", ["bcq_exp", "train", "-m", "..."]
         is_named = folder.parent.name == "multirun"
         name = f'"{folder.name}"' if "," in folder.name else folder.name  # as Hydra reads text
-        where = shlex.quote(f"name={name}") if is_named else f"{key}={folder}"
-        return f"bcq_exp train ... {where}{option}"
+        where = f"name={name}" if is_named else f"{key}={folder}"
+        return shlex.join(words if where in words else [*words, where])
 
     def log_training(
         self, step: int, statistics: Mapping[str, float | None], taken: int, seconds: float

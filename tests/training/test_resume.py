@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import shlex
 import signal
 
 import pytest
@@ -49,16 +50,17 @@ def test_after_a_kill(tmp_path):
 @pytest.mark.slow
 def test_after_ctrl_c(tmp_path):
     folder = tmp_path / "multirun" / "r"
-    stopped = run_until(190, signal.SIGINT, *OFF, "name=r", cwd=tmp_path)
+    stopped = run_until(190, signal.SIGINT, *OFF, "name=r", "resume=restart", cwd=tmp_path)
     assert stopped.returncode == 130
     assert stopped.stderr.count("\n") == 1
-    assert "stopped by SIGINT at step 190, checkpoint saved; to continue: " in stopped.stderr
-    assert "name=r" in stopped.stderr
+    said, _, resume = stopped.stderr.partition("; to continue: bcq_exp ")
+    assert said.endswith("stopped by SIGINT at step 190, checkpoint saved")
+    assert "resume=" not in resume  # "restart" would set the run aside
     assert checkpoint(folder)["step"] == 190
     summary = RunRecord(folder).summary()
     assert (summary["status"], summary["step"]) == ("interrupted", 190)
-    for name in ("r", "straight"):
-        assert forked(*OFF, f"name={name}", cwd=tmp_path).returncode == 0
+    for command in (shlex.split(resume), [*OFF, "name=straight"]):
+        assert forked(*command, cwd=tmp_path).returncode == 0
     assert_same_run(folder, tmp_path / "multirun" / "straight")
 
 

@@ -110,17 +110,21 @@ class Run:
                 self.log.warning("%s: %s, since step %d%s", watch.kind, excess, sound_at, advice)
         self._trouble = trouble
 
+    def is_due(self, step: int) -> bool:
+        """Whether it is to be evaluated after ``step``: it can be, and this step has no row."""
+        done = self._evaluations[-1]["step"] if self._evaluations else None
+        return self.evaluator is not None and done != step
+
     def evaluate(
         self, step: int, algorithm: OfflineAlgorithm, is_stopped: Callable[[], bool]
     ) -> None:
-        """Evaluate and record a row, unless this step has one; an error fails this run alone.
+        """Evaluate and record a row; an error fails this run alone.
 
         Args:
             is_stopped: called at every step of the environments; once it is true, the evaluation
                 ends and no row is written.
         """
-        if self.evaluator is None or (self._evaluations and self._evaluations[-1]["step"] == step):
-            return
+        assert self.evaluator is not None
         try:
             results = self.evaluator.evaluate(Agent.of(algorithm, self.normalizer), is_stopped)
         except Stopped:

@@ -150,11 +150,13 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         """Evaluate every run, several at a time: acting releases Python's lock."""
-        alive = self._alive()
-        if len(alive) == 1:
-            self._evaluate_run(step, alive[0])
+        due = [(k, run) for k, run in self._alive() if run.is_due(step)]
+        if not due:
+            return
+        if len(due) == 1:
+            self._evaluate_run(step, due[0])
         else:
-            list(self._threads.map(partial(self._evaluate_run, step), alive))
+            list(self._threads.map(partial(self._evaluate_run, step), due))
         returns = [run.last_return for _, run in self._alive() if run.last_return is not None]
         if returns and len(self.runs) > 1:
             log.info(

@@ -99,6 +99,11 @@ def test_evaluations_of_groups_of_one_run_are_shown_too(tmp_path):
     for name in ("num_sampled_action=3", "num_sampled_action=6"):
         (row, *_) = RunRecord(tmp_path / "multirun" / "two" / name).rows("eval")
         assert f"step 30: return {row['return_mean']:.1f} of {name}\n" in done.stdout
+    last = RunRecord(tmp_path / "multirun" / "two" / name).rows("eval")[-1]["step"]
+    longer = ("algo.num_sampled_action=3,6", f"trainer.num_steps={last + 30}")
+    done = forked("-m", "name=two", *TINY, *longer, cwd=tmp_path)
+    assert f"step {last + 30}: return" in done.stdout
+    assert f"step {last}: return" not in done.stdout  # shown by the first command
 
 
 def test_a_complete_sweep_is_recognised(sweep):

@@ -1,8 +1,8 @@
 """A run that was stopped and goes on is, to the bit, the run that never stopped."""
 
 import os
-import shutil
 import shlex
+import shutil
 import signal
 
 import pytest

@@ -56,7 +56,7 @@ def test_the_ready_file_has_only_keys_that_exist(tmp_path):
     done = forked("seed=5", module="bcq_exp.wandb_sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     spec = yaml.safe_load(done.stdout)
-    assert spec["metric"] == {"name": "eval/return_mean", "goal": "maximize"}
+    assert spec["metric"] == {"name": "last_return_mean", "goal": "maximize"}
     assert "seed=5" in spec["command"]
     first = {
         key: (p["values"][0] if "values" in p else p["min"])

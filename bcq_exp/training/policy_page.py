@@ -135,17 +135,18 @@ def _example(network: ActingNetwork, format: str) -> str:
 
 
 def _limits(network: ActingNetwork, format: str) -> Iterator[str]:
-    yield "Numbers are float32. Actions agree with those of bcq_exp to 1e-6 of their range."
+    line = "Numbers are float32. Actions agree with those of bcq_exp to 1e-6 of their range"
+    if network.policy.normal_shape is not None and len(network.policy.normal_shape) > 1:
+        line += (
+            ", unless two sampled actions of a state have values that differ by less than float32 "
+            "resolves: then the other one may be taken"
+        )
+    yield f"{line}."
     yield "Observations are not validated. Outside of the range of the data, actions mean little."
     if network.policy.normal_shape is not None:
         yield (
             "Actions are sampled: the same `latent` gives the same action. Draw it from a seeded "
             "generator, for each observation its own."
-        )
-    if network.policy.normal_shape is not None and len(network.policy.normal_shape) > 1:
-        yield (
-            "The sampled action of the largest value is taken. Where two values differ by less "
-            "than float32 resolves, another runtime may take the other."
         )
     if format == "torch":
         yield (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from bcq_exp.cli.arguments import Parser, place, text
 from bcq_exp.cli.command import command
@@ -12,7 +13,7 @@ from bcq_exp.errors import UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.internals import workspace_values
 from bcq_exp.ranges import WANDB_ENTITY, WANDB_PROJECT
-from bcq_exp.training.record import COMPARED
+from bcq_exp.training.record import COMPARED, RunRecord
 
 DEFAULT_KEYS = ("algo.lmbda", "algo.tau", "algo.num_sampled_action", "actor.phi")
 SCORE = "eval/return_mean"
@@ -35,32 +36,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.project:
         raise UserError("project=...: give the W&B project")
-    keys, losses, diagnostics = _of_runs(options.runs) if options.runs else _of_bcq()
-    space = workspace(
-        project=options.project,
-        entity=options.entity or "",
-        name=options.name,
-        keys=options.keys.split(",") if options.keys else keys,
-        losses=losses,
-        diagnostics=diagnostics,
-    )
+    content = _of_runs(options.runs) if options.runs else _of_bcq()
+    if options.keys:
+        content = content._replace(keys=options.keys.split(","))
+    space = workspace(options.project, options.entity or "", options.name, content)
     print(json.dumps(workspace_values(space), indent=2) if options.dry_run else _save(space))
 
 
-def workspace(
-    *,
-    project: str,
-    entity: str,
-    name: str,
-    keys: Sequence[str],
-    losses: Sequence[str],
-    diagnostics: Sequence[str],
-) -> Any:
-    """Make the workspace: curves, hyperparameters, runs, losses, diagnostics.
+class Content(NamedTuple):
+    """What a workspace shows.
 
     Args:
         keys: configuration keys to group and compare by.
         losses, diagnostics: columns of ``train.csv``.
+        groups: W&B's groups of the runs; empty shows all runs of the project.
+    """
+
+    keys: Sequence[str]
+    losses: Sequence[str]
+    diagnostics: Sequence[str]
+    groups: Sequence[str] = ()
+
+
+def workspace(project: str, entity: str, name: str, content: Content) -> Any:
+    """Make the workspace: curves, hyperparameters, runs, losses, diagnostics.
 
     Raises:
         UserError: if wandb-workspaces is not installed.
@@ -77,7 +76,7 @@ def workspace(
 
     columns = [
         panels.ParallelCoordinatesPlotColumn(metric=panels.Config(key), display_name=key)
-        for key in keys
+        for key in content.keys
     ]
     score = panels.ParallelCoordinatesPlotColumn(metric=panels.SummaryMetric(f"{SCORE}.last"))
     hyperparameters: list[Any] = [
@@ -87,7 +86,7 @@ def workspace(
             panels.ScatterPlot(
                 title=key, x=panels.Config(key), y=panels.SummaryMetric(f"{SCORE}.last")
             )
-            for key in keys
+            for key in content.keys
         ),
     ]
     evaluation = [curve(f"eval/{name}") for name in COMPARED]
@@ -95,8 +94,8 @@ def workspace(
         spaces.Section("Evaluation", panels=evaluation, is_open=True),
         spaces.Section("Hyperparameters", panels=hyperparameters, is_open=True),
         spaces.Section("Runs compared", panels=[panels.RunComparer(diff_only=True)], is_open=True),
-        spaces.Section("Losses", panels=[curve(f"train/{n}") for n in losses]),
-        spaces.Section("Diagnostics", panels=[curve(f"train/{n}") for n in diagnostics]),
+        spaces.Section("Losses", panels=[curve(f"train/{n}") for n in content.losses]),
+        spaces.Section("Diagnostics", panels=[curve(f"train/{n}") for n in content.diagnostics]),
     ]
     return spaces.Workspace(
         entity=entity,
@@ -104,25 +103,34 @@ def workspace(
         name=name,
         sections=sections,
         settings=spaces.WorkspaceSettings(x_axis="step"),
-        runset_settings=spaces.RunsetSettings(groupby=[spaces.Config(key) for key in keys]),
+        runset_settings=spaces.RunsetSettings(
+            groupby=[spaces.Config(key) for key in content.keys],
+            filters=[spaces.Metric("Group").isin([*content.groups])] if content.groups else [],
+        ),
     )
 
 
-Names = tuple[Sequence[str], Sequence[str], Sequence[str]]  # keys, losses, diagnostics
-
-
-def _of_runs(places: Sequence[str]) -> Names:
+def _of_runs(places: Sequence[str]) -> Content:
     from bcq_exp.analysis import load_runs
+    from bcq_exp.analysis.runs import ALGORITHM
+    from bcq_exp.training.tracking import group_of
 
     runs = load_runs(*places)
     losses = list(dict.fromkeys(name for names in runs.runs["losses"] for name in names))
-    return runs.keys, losses, [name for name in runs.metrics if name not in losses]
+    folders = map(Path, runs.runs["folder"])
+    groups = [group_of(folder, RunRecord(folder).required_summary()) for folder in folders]
+    return Content(
+        keys=[f"{key}._target_" if key == ALGORITHM else key for key in runs.keys],
+        losses=losses,
+        diagnostics=[name for name in runs.metrics if name not in losses],
+        groups=list(dict.fromkeys(groups)),
+    )
 
 
-def _of_bcq() -> Names:
+def _of_bcq() -> Content:
     from bcq_exp.algorithm.bcq import BCQ
 
-    return DEFAULT_KEYS, BCQ.losses(), BCQ.diagnostics
+    return Content(DEFAULT_KEYS, BCQ.losses(), BCQ.diagnostics)
 
 
 def _save(space: Any) -> str:

@@ -75,14 +75,13 @@ def test_a_module_that_is_here_is_imported_and_another_named(monkeypatch):
         extras.require("no_such_module", "ray", "hydra/launcher=ray")
 
 
-WORKSPACE = dict(project="p", entity="e", name="n", keys=[], losses=[], diagnostics=[])
 NEEDED = [
     ("onnxscript", "export", lambda: policy_files.write_policy(None, "onnx", Path(), {})),
     ("joblib", "joblib", lambda: Joblib(2)),
     ("ray", "ray", lambda: Ray(2, {}, {})),
     ("submitit", "slurm", lambda: Submitit("local", 2, "%j", {})),
     ("optuna", "optuna", search._optuna),
-    ("wandb_workspaces", "workspace", lambda: workspace(**WORKSPACE)),
+    ("wandb_workspaces", "workspace", lambda: workspace("p", "e", "n", None)),
 ]
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from bcq_exp.internals import workspace_values
+from bcq_exp.wandb_workspace import Content, workspace
 from tests.analysis.made_up import make_grid
 from tests.forked import forked
 
@@ -12,6 +14,7 @@ pytest.importorskip("wandb_workspaces")
 
 def test_the_specification_has_every_panel_and_the_swept_keys(tmp_path):
     make_grid(tmp_path / "s")
+    (tmp_path / "s" / "multirun.yaml").touch()
     done = forked(
         "project=p",
         "entity=e",
@@ -28,9 +31,18 @@ def test_the_specification_has_every_panel_and_the_swept_keys(tmp_path):
     assert "Run Comparer" in text
     for metric in ("eval/return_mean", "train/kl_loss", "train/latent_clip_fraction"):
         assert metric in text
-    for key in ("lmbda", "tau"):
-        assert key in json.dumps(spec["spec"]["section"]["runSets"])
+    (runs,) = spec["spec"]["section"]["runSets"]
+    assert {each["name"] for each in runs["grouping"]} == {"algo.value.lmbda", "algo.value.tau"}
+    (only,) = runs["filters"]["filters"]  # other sweeps of the project would be averaged in
+    assert (only["key"]["name"], only["op"], only["value"]) == ("group", "IN", ["s"])
     assert "num_sampled_action" not in text
+
+
+def test_algorithms_are_grouped_by_their_class():
+    content = Content(["algo._target_"], ["vae_loss"], [])
+    (runs,) = workspace_values(workspace("p", "e", "w", content))["spec"]["section"]["runSets"]
+    assert [each["name"] for each in runs["grouping"]] == ["algo.value._target_"]
+    assert runs["filters"]["filters"] == []  # without runs, all of the project
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,6 @@ def build_tracker(
     if logger["mode"] == "disabled" and not again:
         return Tracker()
     sweep, before = sweep_name(record.folder), record.summary()
-    group = logger["group"] or sweep or facts["dataset"]["id"]
     tags = [*logger["tags"], facts["dataset"]["id"]]
     logged = ("dataset", "versions", "git_commit", "config_hash", "command")
     return WandbTracker(
@@ -266,7 +265,7 @@ def build_tracker(
         identity={
             "project": logger["project"],
             "entity": logger["entity"],
-            "group": shortened(group, LONGEST_WANDB_NAME),
+            "group": group_of(record.folder, facts),
             "job_type": logger["job_type"],
             "tags": [shortened(tag, LONGEST_WANDB_TAG) for tag in tags],
             "name": shortened(record.folder.name, LONGEST_WANDB_NAME),
@@ -274,6 +273,16 @@ def build_tracker(
         num_rows=0 if again else len(record.rows("train")) + len(record.rows("eval")),
         warnings=warnings,
     )
+
+
+def group_of(folder: Path, facts: Mapping[str, Any]) -> str:
+    """Return a run's group in W&B: ``logger.group``, or its sweep, or its data set.
+
+    Args:
+        facts: the fields of ``summary.json``.
+    """
+    group = facts["config"]["logger"]["group"] or sweep_name(folder) or facts["dataset"]["id"]
+    return shortened(group, LONGEST_WANDB_NAME)
 
 
 def new_id() -> str:

@@ -9,7 +9,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
 from bcq_exp.data.contents import Contents, episode_sums
-from bcq_exp.data.environments import make_raw
+from bcq_exp.data.environments import spaces_of
 from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import Leaf, check_continuous, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
@@ -63,7 +63,10 @@ def read_d4rl(
     table = _read_table(name, path, resolution)
     width = table["observations"].shape[1]
     if action_bounds is None:
-        leaves, observation_space, action_space = _spaces(name, spec)
+        observations, actions = spaces_of(name, spec)
+        leaves = observation_leaves(name, observations)
+        observation_space = flat_box(observations)
+        action_space = check_continuous(name, actions)
     else:
         leaves = (Leaf((), width),)
         observation_space = Box(-np.inf, np.inf, (width,), np.float32)
@@ -91,16 +94,6 @@ def read_d4rl(
         content_hash=content_hash(transitions),
         notes=resolution.notes(),
     )
-
-
-def _spaces(name: str, spec: EnvSpec | None) -> tuple[tuple[Leaf, ...], Box, Box]:
-    """(leaves, flat observations, actions) of an environment."""
-    env = make_raw(name, spec)
-    try:
-        leaves = observation_leaves(name, env.observation_space)
-        return leaves, flat_box(env.observation_space), check_continuous(name, env.action_space)
-    finally:
-        env.close()
 
 
 def bounded(name: str, bounds: Sequence[Any], size: int) -> Box:

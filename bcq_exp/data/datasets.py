@@ -21,7 +21,7 @@ from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
 from bcq_exp.data.holdout import FEWEST, held_out_episodes
 from bcq_exp.data.minari_files import read_minari, spec_text
-from bcq_exp.data.spaces import ActionSpace, check_action_space
+from bcq_exp.data.spaces import check_action_space
 from bcq_exp.data.table.action_columns import ActionOptions
 from bcq_exp.data.table.column_choice import choose
 from bcq_exp.data.table.reader import read_table
@@ -281,7 +281,10 @@ def load_table(
     """
     files = find(path)
     name = files[0].stem if len(files) == 1 else files[0].absolute().parent.name
-    spec = None if env is None else environments.find_spec(name, env)
+    spec = of_env = None
+    if env is not None:
+        spec = environments.find_spec(name, env)
+        of_env = check_action_space(name, environments.spaces_of(name, spec)[1])
     wanted = {
         "episode": episode,
         "time": time,
@@ -297,7 +300,7 @@ def load_table(
         allowed=None if allowed_actions is None else tuple(allowed_actions),
         bounds=None if action_bounds is None else tuple(action_bounds),
         clips=bool(clip_actions),
-        of_env=_actions_of(name, spec),
+        of_env=of_env,
     )
 
     def read() -> Contents:
@@ -309,17 +312,6 @@ def load_table(
         words = f"{path} {wanted} {categorical} {asked} {empty_reward}"
         contents = cached(files, read, words, use=use_cache)
     return _dataset(name, contents, spec).without(holdout)
-
-
-def _actions_of(name: str, spec: EnvSpec | None) -> ActionSpace | None:
-    """Return an environment's action space."""
-    if spec is None:
-        return None
-    made = environments.make_raw(name, spec)
-    try:
-        return check_action_space(name, made.action_space)
-    finally:
-        made.close()
 
 
 def step_limit(node: Mapping[str, Any]) -> int | None:

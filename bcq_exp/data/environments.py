@@ -224,6 +224,18 @@ def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
         ) from error
 
 
+def spaces_of(source: str, spec: EnvSpec | None) -> tuple[gym.Space, gym.Space]:
+    """The observation and action spaces of an environment, which is made for that and closed.
+
+    Raises:
+        DataError: as :func:`make_raw`.
+    """
+    env = make_raw(source, spec)
+    spaces = env.observation_space, env.action_space
+    env.close()
+    return spaces
+
+
 def _named_by(source: str, env: str) -> tuple[str, str]:
     """For messages: the data set that names the environment, and the key that would."""
     if source == f"online/{env}":

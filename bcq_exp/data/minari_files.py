@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.contents import Contents, Episode, assemble, episode_sums
-from bcq_exp.data.environments import make_raw, parse_spec
+from bcq_exp.data.environments import parse_spec, spaces_of
 from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import (
     ActionSpace,
@@ -145,10 +145,7 @@ def _spaces(name: str, metadata: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
     if None not in stored:
         return deserialize_space(stored[0]), deserialize_space(stored[1])
     text = spec_text(metadata)
-    env = make_raw(name, parse_spec(name, text) if text is not None else None)
-    spaces = env.observation_space, env.action_space
-    env.close()
-    return spaces
+    return spaces_of(name, None if text is None else parse_spec(name, text))
 
 
 def spec_text(metadata: dict[str, Any]) -> str | None:

@@ -15,19 +15,21 @@ class Contents:
     """Validated transitions with the facts in their file.
 
     Args:
-        transitions: all episodes, one after the other; actions in environment units, or (N, 1) the
-            index of a discrete one, from 0.
+        transitions: all episodes, one after the other, float32; actions in environment units, or
+            (N, 1) the index of a discrete one, from 0.
         observation_space: flat ``(O,)``.
         action_space: ``(A,)``, finite bounds; or Discrete.
-        leaves: the parts of a flat observation.
+        leaves: the parts of a flat observation, in order; empty if it has no parts.
         episode_lengths: recorded steps ``(E,)`` int64.
-        episode_rows: transitions ``(E,)`` int64; fewer where a step's successor is unknown.
+        episode_rows: transitions ``(E,)`` int64; fewer than steps, none even, where successors are
+            unknown.
         episode_returns: sums of recorded rewards ``(E,)`` float64.
-        content_hash: sha256 (hex) over the transitions.
-        env_spec: the environment as :meth:`EnvSpec.to_json` text, where the file names one.
+        content_hash: sha256 (hex) over the transitions of the whole set.
+        env_text: the environment as :meth:`EnvSpec.to_json` text, where the file names one.
         reference_scores: (random, expert) returns, where the file names them.
         notes: sentences on irregularities of the data.
-        behaviour_prob: of each transition's action under the policy that took it ``(N,)``.
+        behaviour_prob: of each transition's action under the policy that took it ``(N,)``, where a
+            table has them; densities of continuous actions.
         columns: the roles of a table's columns, in plain values.
         summary: lines that summarize a table.
     """
@@ -35,12 +37,12 @@ class Contents:
     transitions: Transitions
     observation_space: Box
     action_space: ActionSpace
-    leaves: tuple[Leaf, ...]
     episode_lengths: np.ndarray
     episode_rows: np.ndarray
     episode_returns: np.ndarray
     content_hash: str
-    env_spec: str | None = None
+    leaves: tuple[Leaf, ...] = ()
+    env_text: str | None = None
     reference_scores: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     behaviour_prob: np.ndarray | None = None

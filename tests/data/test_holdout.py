@@ -6,8 +6,12 @@ import h5py
 import numpy as np
 import pytest
 
-from bcq_exp.data.datasets import load_d4rl_hdf5, load_minari, load_pendulum
-from bcq_exp.data.holdout import held_out_episodes
+from bcq_exp.data.datasets import (
+    held_out_episodes,
+    load_d4rl_hdf5,
+    load_minari,
+    load_pendulum,
+)
 from bcq_exp.data.transitions import DataError
 from bcq_exp.selection.candidates import Evidence
 

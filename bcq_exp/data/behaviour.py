@@ -67,51 +67,31 @@ class Noisy:
         return np.clip(self.behaviour(obs, rng) + noise, space.low, space.high).astype(space.dtype)
 
 
-@dataclass(frozen=True)
-class ScriptedPendulum:
-    """A controller of Pendulum-v1: pump energy until the top is in reach, then balance there.
+def swing_up(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Control Pendulum-v1: pump energy until the top is in reach, then balance there.
 
-    With the angle ``th`` from upright, Gymnasium's pendulum obeys
-    ``th'' = gravity * sin(th) + gain * torque`` for the two constants below; its energy
-    ``th'^2 / 2 + gravity * cos(th)`` equals ``gravity`` when it rests upright.
+    With the angle ``th`` from upright (rad), Gymnasium's pendulum obeys
+    ``th'' = 15 sin(th) + 3 torque``; its energy ``th'^2 / 2 + 15 cos(th)`` equals 15 when it rests
+    upright.
     """
-
-    gravity: float = 15.0  # 3 g / 2 l, in 1/s^2
-    gain: float = 3.0  # 3 / m l^2, in 1/(kg m^2)
-    max_torque: float = 2.0
-    pump: float = 3.0
-    reach: float = 0.4  # rad from upright within which feedback takes over
-    stiffness: float = 10.0
-    damping: float = 2.0
-
-    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        cos, sin, speed = (float(value) for value in obs)
-        angle = np.arctan2(sin, cos)
-        if abs(angle) < self.reach:
-            torque = -self.stiffness * angle - self.damping * speed
-        else:
-            missing = self.gravity - (speed**2 / 2 + self.gravity * cos)
-            torque = self.pump * missing * (1.0 if speed >= 0 else -1.0)
-        return np.clip([torque], -self.max_torque, self.max_torque).astype(np.float32)
+    cos, sin, speed = (float(value) for value in obs)
+    angle = np.arctan2(sin, cos)
+    if abs(angle) < 0.4:
+        torque = -10 * angle - 2 * speed
+    else:
+        missing = 15 - (speed**2 / 2 + 15 * cos)
+        torque = 3 * missing * (1 if speed >= 0 else -1)
+    return np.clip([torque], -2, 2).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class ScriptedCartPole:
-    """A controller of CartPole-v1: push to the side to which the pole falls and the cart drifts.
-
-    The weights are of position (m), speed (m/s), angle (rad) and angular speed (rad/s).
-    """
-
-    weights: tuple[float, float, float, float] = (0.05, 0.1, 1.0, 0.5)
-
-    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return np.asarray(int(np.dot(self.weights, obs) > 0))
+def follow_pole(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Control CartPole-v1: push to the side to which the pole falls and the cart drifts."""
+    # of position (m), speed (m/s), angle (rad) and angular speed (rad/s)
+    weights = (0.05, 0.1, 1.0, 0.5)
+    return np.asarray(int(np.dot(weights, obs) > 0))
 
 
-_SCRIPTED: dict[str, Callable[[], Behaviour]] = {
-    "Pendulum-v1": ScriptedPendulum,
-    "CartPole-v1": ScriptedCartPole,
-}
+_SCRIPTED: dict[str, Behaviour] = {"Pendulum-v1": swing_up, "CartPole-v1": follow_pole}
 
 
 def scripted(env_id: str) -> Behaviour:
@@ -125,7 +105,7 @@ def scripted(env_id: str) -> Behaviour:
             f"environment {env_id!r} has no scripted behaviour; there is one for "
             f"{', '.join(_SCRIPTED)}"
         )
-    return _SCRIPTED[env_id]()
+    return _SCRIPTED[env_id]
 
 
 def collect(

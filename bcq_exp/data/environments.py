@@ -23,7 +23,7 @@ EnvMaker = Callable[..., gym.Env]
 # MuJoCo: D4RL's published d4rl/infos.py. Pendulum: 100 episodes of each scripted behaviour,
 # python -c "from bcq_exp.data.behaviour import *; import gymnasium as gym, numpy as np
 # env = gym.make('Pendulum-v1')
-# for b in (UniformRandom(env.action_space), ScriptedPendulum()):
+# for b in (UniformRandom(env.action_space), swing_up):
 #     print(np.mean([sum(e.rewards) for e in collect(env, b, num_steps=20_000, seed=0)]))"
 REFERENCE_SCORES: dict[str, tuple[float, float]] = {
     "Hopper": (-20.272305, 3234.3),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ from gymnasium.spaces import Box, Discrete
 from bcq_exp.data import minari_store
 from bcq_exp.data.environments import env_name, importable
 from bcq_exp.data.resolution import Resolution
-from bcq_exp.data.spaces import ActionSpace, act_size, check_action_space
+from bcq_exp.data.spaces import ActionSpace, check_action_space
 from bcq_exp.data.transitions import DataError
 
 if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-_EPISODE_BYTES = 2**15  # bytes that HDF5 needs for an episode's groups and headers
+_STEP_BYTES = 10  # of a step's reward and flags
+_EPISODE_BYTES = 2**15  # that HDF5 needs for an episode's groups and headers
 
 Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Maps an observation ``(O,)`` to what the environment takes: ``(A,)``, or a discrete action."""
@@ -132,6 +134,8 @@ def collect(
     Raises:
         DataError: an environment of another kind, or fewer than one step.
     """
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
     source = f"collected in {env_name(env)}"
     check_action_space(source, env.action_space)
     if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
@@ -143,46 +147,28 @@ def collect(
     done = 0
     while done < num_steps:
         start = int(starts.integers(2**31))
-        episodes.append(_run_episode(env, behaviour, start, choices, done, num_steps, on_step))
-        done += len(episodes[-1])
+        obs, _ = env.reset(seed=start)
+        observations, actions, rewards = [obs], [], []
+        terminated = truncated = False
+        while not (terminated or truncated):
+            actions.append(behaviour(obs, choices))
+            obs, reward, terminated, truncated, _ = env.step(actions[-1])
+            done += 1
+            truncated = truncated or (done == num_steps and not terminated)
+            observations.append(obs)
+            rewards.append(float(reward))
+            on_step(done)
+        going_on = [False] * (len(rewards) - 1)
+        buffer = EpisodeBuffer(
+            seed=start,
+            observations=np.stack(observations),
+            actions=np.stack(actions),
+            rewards=rewards,
+            terminations=[*going_on, bool(terminated)],
+            truncations=[*going_on, bool(truncated)],
+        )
+        episodes.append(buffer)
     return episodes
-
-
-def _run_episode(
-    env: gym.Env,
-    behaviour: Behaviour,
-    seed: int,
-    rng: np.random.Generator,
-    done: int,
-    num_steps: int,
-    on_step: Callable[[int], None],
-) -> "EpisodeBuffer":
-    """Run one episode, up to ``num_steps`` in total with the ``done`` steps before it."""
-    from minari.data_collector.episode_buffer import EpisodeBuffer
-
-    obs, _ = env.reset(seed=seed)
-    observations: list[np.ndarray] = [obs]
-    actions: list[np.ndarray] = []
-    rewards: list[float] = []
-    terminated = truncated = False
-    while not (terminated or truncated):
-        action = behaviour(obs, rng)
-        obs, reward, terminated, truncated, _ = env.step(action)
-        done += 1
-        truncated = truncated or (done == num_steps and not terminated)
-        observations.append(obs)
-        actions.append(action)
-        rewards.append(float(reward))
-        on_step(done)
-    going_on = [False] * (len(rewards) - 1)
-    return EpisodeBuffer(
-        seed=seed,
-        observations=np.stack(observations),
-        actions=np.stack(actions),
-        rewards=rewards,
-        terminations=[*going_on, bool(terminated)],
-        truncations=[*going_on, bool(truncated)],
-    )
 
 
 def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
@@ -225,13 +211,10 @@ def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:
         CannotWrite: if it has not.
         DataError: the folder of data sets cannot be written.
     """
-    act_space = check_action_space(env_name(env), env.action_space)
-    step = 10  # reward and flags
-    for size, space in (
-        (gym.spaces.flatdim(env.observation_space), env.observation_space),
-        (act_size(act_space), act_space),
-    ):
-        step += size * np.dtype(space.dtype or np.float64).itemsize
+    spaces = env.observation_space, check_action_space(env_name(env), env.action_space)
+    step = _STEP_BYTES + sum(
+        prod(space.shape or ()) * np.dtype(space.dtype).itemsize for space in spaces
+    )
     minari_store.check_room(num_steps * step + num_episodes * _EPISODE_BYTES)
 
 

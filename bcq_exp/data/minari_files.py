@@ -1,8 +1,7 @@
 """Reading a Minari data set's folder into a :class:`Contents`."""
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -33,8 +32,8 @@ from bcq_exp.data.validation import (
     check_width,
     clip_actions,
     place,
+    readable,
 )
-from bcq_exp.errors import first_line
 
 _ARRAYS = {  # besides observations
     "act": "actions",
@@ -42,16 +41,7 @@ _ARRAYS = {  # besides observations
     "terminated": "terminations",
     "truncated": "truncations",
 }
-# Errors of h5py, json, Minari and NumPy on corrupt files.
-_DAMAGE = (
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    AssertionError,
-)
+_AGAIN = "; delete the data set, then download or record it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +72,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         DataError: metadata or storage that cannot be read or contradict each other, spaces BCQ
             cannot use, or data that :func:`_assemble` or :func:`check_transitions` refuses.
     """
-    with _readable(name, folder / "metadata.json"):
+    with readable(name, folder / "metadata.json", "is missing or damaged", _AGAIN):
         metadata = json.loads((folder / "metadata.json").read_text())
         if not isinstance(metadata, dict):
             raise ValueError("not a JSON object")
@@ -99,7 +89,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         )
         scores, notes = _reference_scores(name, metadata)
     read = _read_hdf5 if metadata.get("data_format", "hdf5") == "hdf5" else _read_any
-    with _readable(name, folder):
+    with readable(name, folder, "is missing or damaged", _AGAIN):
         transitions, lengths = read(source)
     if "total_steps" in metadata:
         _check_total(name, "steps", _count(name, metadata, "total_steps"), int(lengths.sum()))
@@ -132,23 +122,6 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         content_hash=content_hash(transitions),
         notes=(*source.resolution.notes(), *notes),
     )
-
-
-@contextmanager
-def _readable(name: str, path: Path) -> Iterator[None]:
-    """Report errors of a reader on a damaged file in one line."""
-    try:
-        yield
-    except MemoryError as error:
-        raise DataError(
-            f"data set {name!r}: {path} does not fit into memory ({first_line(error)})"
-        ) from error
-    except _DAMAGE as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(
-            f"data set {name!r}: {path} is missing or damaged ({what[:200]}); "
-            "delete the data set, then download or record it again"
-        ) from error
 
 
 def _spaces(name: str, metadata: dict[str, Any]) -> tuple[gym.Space, gym.Space]:

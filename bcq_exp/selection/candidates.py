@@ -37,7 +37,7 @@ LOADERS = {
     for load in (load_minari, load_pendulum, load_d4rl_hdf5, load_table)
 }
 ONLINE = f"{explore.__module__}.{explore.__name__}"
-ROWS_AT_ONCE = 16384  # observations per call of a policy
+ROWS_AT_ONCE = 16384  # of an array, in a call of a network
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -255,44 +255,19 @@ def policy_actions(agent: Agent, obs: np.ndarray, evidence: Evidence, seed: int)
     A policy that samples continuous actions is sampled once for each.
     """
     generator = torch.Generator().manual_seed(seed)
-    parts = [
-        agent.act(rows, generator)
-        if evidence.num_actions is None
-        else agent.action_probabilities(rows)
-        for rows in (obs[i : i + ROWS_AT_ONCE] for i in range(0, len(obs), ROWS_AT_ONCE))
-    ]
-    return np.concatenate(parts).astype(np.float32)
+
+    def act(rows: np.ndarray) -> np.ndarray:
+        is_discrete = evidence.num_actions is not None
+        return agent.action_probabilities(rows) if is_discrete else agent.act(rows, generator)
+
+    return in_parts(act, obs).astype(np.float32)
 
 
-def values(agent: Agent, obs: np.ndarray, act: np.ndarray, evidence: Evidence) -> np.ndarray | None:
-    """Estimate Q(s, a) by a run's own critic, (N,); ``None`` if it has none.
-
-    Args:
-        act: actions in the form of the evidence (N, A); for discrete ones, the result is the mean
-            by their probabilities.
-    """
-    space = evidence.dataset.action_space
-    if not isinstance(space, Discrete):
-        return _values(agent, obs, act)
-    found = np.zeros(len(obs))
-    for index in range(int(space.n)):
-        rows = np.flatnonzero(act[:, index])
-        own = _values(agent, obs[rows], np.full(len(rows), index + space.start))
-        if own is None:
-            return None
-        found[rows] += act[rows, index] * own
-    return found
-
-
-def _values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
-    parts = []
-    for first in range(0, len(obs), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
-        found = agent.value(obs[rows], act[rows])
-        if found is None:
-            return None
-        parts.append(found)
-    return np.concatenate([*parts, np.empty(0)])
+def in_parts(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+    """Apply a function of rows to arrays (N, ...), ROWS_AT_ONCE at a time; (N, ...)."""
+    firsts = range(0, len(arrays[0]), ROWS_AT_ONCE)
+    parts = (tuple(array[i : i + ROWS_AT_ONCE] for array in arrays) for i in firsts)
+    return np.concatenate([function(*part) for part in parts])
 
 
 def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:

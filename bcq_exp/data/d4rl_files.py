@@ -62,13 +62,13 @@ def read_d4rl(
     resolution = Resolution()
     table = _read_table(name, path, resolution)
     width = table["observations"].shape[1]
+    leaves: tuple[Leaf, ...] = ()
     if action_bounds is None:
         observations, actions = spaces_of(name, spec)
         leaves = observation_leaves(name, observations)
         observation_space = flat_box(observations)
         action_space = check_continuous(name, actions)
     else:
-        leaves = (Leaf((), width),)
         observation_space = Box(-np.inf, np.inf, (width,), np.float32)
         action_space = bounded(name, action_bounds, table["actions"].shape[1])
     check_width(name, "observations", width, observation_space.shape[0])

@@ -268,18 +268,10 @@ def to_state(
         text = None if spec is None else importable(spec).to_json()
     except (TypeError, ValueError):  # a function among its keyword arguments
         text = None
-    return {
-        "source": source,
-        "spec": text,
-        "obs_dim": int(observation_space.shape[0]),
-        **_actions_to_state(action_space),
-    }
-
-
-def _actions_to_state(space: ActionSpace) -> dict[str, Any]:
-    if isinstance(space, Discrete):
-        return {"act_n": int(space.n), "act_start": int(space.start)}
-    return {"act_low": space.low.tolist(), "act_high": space.high.tolist()}
+    state = {"source": source, "spec": text, "obs_dim": int(observation_space.shape[0])}
+    if isinstance(action_space, Discrete):
+        return state | {"act_n": int(action_space.n), "act_start": int(action_space.start)}
+    return state | {"act_low": action_space.low.tolist(), "act_high": action_space.high.tolist()}
 
 
 def decisive(state: dict[str, Any]) -> dict[str, Any]:

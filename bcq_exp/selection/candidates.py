@@ -17,6 +17,7 @@ from gymnasium.spaces import Discrete
 from bcq_exp.analysis.runs import run_names
 from bcq_exp.config.identity import differences, identity
 from bcq_exp.config.schema import source
+from bcq_exp.data.contents import episode_sums
 from bcq_exp.data.datasets import (
     Dataset,
     load_d4rl_hdf5,
@@ -139,9 +140,8 @@ class Evidence:
 
     def returns(self, gamma: float, horizon: int | None) -> np.ndarray:
         """Return the recorded episodes' discounted returns (E,), of at most ``horizon`` steps."""
-        rewards = np.split(self.dataset.transitions.rew, np.cumsum(self.episode_rows)[:-1])
-        cut = [own[:horizon] for own in rewards]
-        return np.array([float(own @ gamma ** np.arange(len(own))) for own in cut])
+        weights = self.kept(horizon) * gamma**self.step_numbers
+        return episode_sums(self.dataset.transitions.rew * weights, self.episode_rows)
 
     @classmethod
     def of(cls, dataset: Dataset) -> Evidence:

@@ -84,7 +84,8 @@ def fit_behaviour(
         episode_rows: steps of each of at least two episodes (E,).
     """
     rng = np.random.default_rng(seed)
-    validation = np.sort(rng.permutation(len(episode_rows))[: _num_kept(len(episode_rows))])
+    num_kept = max(1, round(VALIDATION * len(episode_rows)))
+    validation = np.sort(rng.permutation(len(episode_rows))[:num_kept])
     is_kept = np.repeat(np.isin(np.arange(len(episode_rows)), validation), episode_rows)
     normalizer = ObsNormalizer.of(obs)
     with torch.random.fork_rng(devices=[]):
@@ -99,10 +100,6 @@ def fit_behaviour(
     held = rng.choice(held, min(len(held), MOST_VALIDATED), replace=False)
     _train(network, loss, training, held, rng)
     return BehaviourModel(normalizer, network, validation)
-
-
-def _num_kept(num_episodes: int) -> int:
-    return max(1, round(VALIDATION * num_episodes))
 
 
 def calibration(probabilities: np.ndarray, act: np.ndarray, num_episodes: int) -> Calibration:

@@ -1,7 +1,7 @@
 """Data that is collected during training (``online=explore``)."""
 
 import logging
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -49,8 +49,7 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
         DataError: Gymnasium does not know the id, cannot make it, or its spaces are unusable.
     """
     spec = environments.find_spec(f"online/{env}", env)
-    made = environments.make_raw(f"online/{env}", spec)
-    try:
+    with closing(environments.make_raw(f"online/{env}", spec)) as made:
         leaves = observation_leaves(env, made.observation_space)
         action_space = check_continuous(env, made.action_space)
         for note in _first_notes(made):
@@ -65,8 +64,6 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
             start_steps=start_steps,
             noise_std=noise_std,
         )
-    finally:
-        made.close()
 
 
 def _first_notes(env: gym.Env) -> tuple[str, ...]:

@@ -75,21 +75,32 @@ class Evidence:
     ones, probabilities (A = n).
 
     Args:
-        dataset: the held-out episodes, or all if none were held out.
-        training: the data that the policies learned from: the other episodes, or the same.
-        episode_rows: transitions of each of the E episodes that have any.
-        first_obs: the first observations of these episodes (E, O).
+        training: the data that the policies learned from.
     """
 
-    dataset: Dataset
     training: Dataset
-    episode_rows: np.ndarray
-    first_obs: np.ndarray
 
     @property
     def is_held_out(self) -> bool:
         """Whether the episodes were held out from training."""
-        return self.training is not self.dataset
+        return self.training.held_out is not None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The held-out episodes, or all if none were held out."""
+        return self.training.held_out or self.training
+
+    @cached_property
+    def episode_rows(self) -> np.ndarray:
+        """The transitions of each of the E episodes that have any."""
+        rows = self.dataset.episode_rows
+        return rows[rows > 0]
+
+    @cached_property
+    def first_obs(self) -> np.ndarray:
+        """The first observations of these episodes (E, O)."""
+        starts = np.cumsum(self.episode_rows) - self.episode_rows
+        return self.dataset.transitions.obs[starts]
 
     @property
     def num_actions(self) -> int | None:
@@ -143,14 +154,6 @@ class Evidence:
         weights = self.kept(horizon) * gamma**self.step_numbers
         return episode_sums(self.dataset.transitions.rew * weights, self.episode_rows)
 
-    @classmethod
-    def of(cls, dataset: Dataset) -> Evidence:
-        """Make evidence of the held-out episodes of a data set, or else of all."""
-        judged = dataset.held_out or dataset
-        rows = judged.episode_rows[judged.episode_rows > 0]
-        starts = np.cumsum(rows) - rows
-        return cls(judged, dataset, rows, judged.transitions.obs[starts])
-
 
 def load_candidates(
     folders: Sequence[Path], *, trusted: bool = False
@@ -193,7 +196,7 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
             raise UserError(
                 f"{folder}: the content of {dataset.id} has changed since this run was trained"
             )
-    return Evidence.of(dataset)
+    return Evidence(dataset)
 
 
 def load_candidate(

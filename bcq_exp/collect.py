@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from bcq_exp.data.behaviour import Behaviour
     from bcq_exp.data.datasets import Dataset
 
+    Origin = dict[str, Any] | None  # an agent's provenance, with the step of its checkpoint
+    Collected = tuple[Env, list[EpisodeBuffer], Origin]
+
 log = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 100_000
@@ -49,8 +52,8 @@ def _record(cfg: DictConfig) -> list[float]:
     from bcq_exp.data import behaviour
 
     agent = _trained(cfg) if cfg.behaviour == "ddpg" else cfg.run
-    origin = _origin(agent)
-    env, episodes = (_collected_by_run if cfg.record == "buffer" else _collected)(cfg, agent)
+    collected = _collected_by_run if cfg.record == "buffer" else _collected
+    env, episodes, origin = collected(cfg, agent)
     for note in behaviour.notes(episodes):
         log.warning("data set %r: %s", cfg.id, note)
     num_steps = sum(len(episode) for episode in episodes)
@@ -160,15 +163,15 @@ def _trained(cfg: DictConfig) -> str:
     return str(Path("multirun", name))
 
 
-def _collected(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuffer]]:
-    """Return the environment and a behaviour's episodes in it."""
+def _collected(cfg: DictConfig, agent: str | None) -> Collected:
+    """Collect a behaviour's episodes."""
     from gymnasium.spaces import Discrete
     from rich.progress import Progress
 
     from bcq_exp.data import behaviour
     from bcq_exp.data.spaces import check_action_space
 
-    env, policy = _who_and_where(cfg, agent)
+    env, policy, origin = _who_and_where(cfg, agent)
     if cfg.noise_std or cfg.random_action_prob:
         space = check_action_space(cfg.id, env.action_space)
         if cfg.noise_std and isinstance(space, Discrete):
@@ -189,21 +192,22 @@ def _collected(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuf
             seed=cfg.seed,
             on_step=lambda done: progress.update(task, completed=done),
         )
-    return env, episodes
+    return env, episodes, origin
 
 
-def _collected_by_run(cfg: DictConfig, agent: str | None) -> tuple[Env, list[EpisodeBuffer]]:
-    """Return the environment and episodes of a run that explored, from its first step."""
+def _collected_by_run(cfg: DictConfig, agent: str | None) -> Collected:
+    """Return the episodes of a run that explored, from its first step."""
     from bcq_exp.data import behaviour
     from bcq_exp.training import restore
 
     assert agent is not None
-    steps, make_env = restore.load_collected(agent, cfg.num_steps, trusted=_trusts(cfg))
-    return make_env(), [*behaviour.as_episodes(steps)]
+    origin = restore.origin(agent)
+    steps, make_env, step = restore.load_collected(agent, cfg.num_steps, trusted=_trusts(cfg))
+    return make_env(), [*behaviour.as_episodes(steps)], {**origin, "step": step}
 
 
-def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
-    """Return the environment and the behaviour policy, before noise."""
+def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour, Origin]:
+    """Return the environment, the behaviour policy before noise, and an agent's provenance."""
     from bcq_exp.data import behaviour, environments
     from bcq_exp.data.spaces import check_action_space
 
@@ -213,12 +217,15 @@ def _who_and_where(cfg: DictConfig, agent: str | None) -> tuple[Env, Behaviour]:
         from bcq_exp.training import restore
 
         torch.set_num_threads(1)  # one observation is too little work for several threads
+        origin = restore.origin(agent)
         run = restore.load_run(agent, trusted=_trusts(cfg))
-        return run.env_maker(cfg.env)(), restore.as_behaviour(run.agent, cfg.seed)
+        policy = restore.as_behaviour(run.agent, cfg.seed)
+        return run.env_maker(cfg.env)(), policy, {**origin, "step": run.step}
     env = environments.make(cfg.env)
     if cfg.behaviour == "random":
-        return env, behaviour.UniformRandom(check_action_space(cfg.id, env.action_space))
-    return env, behaviour.scripted(cfg.env)
+        space = check_action_space(cfg.id, env.action_space)
+        return env, behaviour.UniformRandom(space), None
+    return env, behaviour.scripted(cfg.env), None
 
 
 def _trusts(cfg: DictConfig) -> bool:
@@ -226,14 +233,7 @@ def _trusts(cfg: DictConfig) -> bool:
     return cfg.trust or cfg.behaviour == "ddpg"
 
 
-def _origin(agent: str | None) -> dict[str, Any] | None:
-    """Return the provenance of the agent, before anything is recorded."""
-    from bcq_exp.training import restore
-
-    return None if agent is None else restore.origin(agent)
-
-
-def _how(cfg: DictConfig, origin: dict[str, Any] | None, num_steps: int) -> dict[str, Any]:
+def _how(cfg: DictConfig, origin: Origin, num_steps: int) -> dict[str, Any]:
     """Return the data's provenance for their metadata: policy, noise, seeds, versions, commit."""
     from bcq_exp.training import provenance
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from bcq_exp.data import minari_store
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.training import restore
+from bcq_exp.training.record import RunRecord
 from tests.forked import forked
 
 
@@ -92,6 +94,16 @@ def test_a_trained_runs_policy_with_and_without_noise(collect, load, trained):
     assert load("my/plain-v0").env_spec.id == "Pendulum-v1"
 
 
+def test_the_step_of_a_failed_runs_agent_is_its_checkpoints(collect, load, trained, tmp_path):
+    record = RunRecord(shutil.copytree(trained, tmp_path / "r"))
+    saved = record.summary()["step"]
+    record.write_summary({**record.summary(), "status": "failed", "step": saved + 15})
+    printed(collect("id=my/set-v0", "behaviour=run", f"run={record.folder}", "num_steps=20"))
+    load("my/set-v0")
+    agent = minari_store.provenance("my/set-v0")["agent"]
+    assert agent == {**restore.origin(trained), "step": saved}
+
+
 ONLINE = (
     *("algo=ddpg", "online=explore", "online.env=Pendulum-v1", "online.start_steps=100"),
     *("trainer.num_steps=450", "trainer.batch_size=8", "trainer.eval_every=450"),
@@ -109,7 +121,7 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     buffer = ("behaviour=run", "record=buffer", "run=multirun/agent")
     shown = printed(collect("id=my/buffer-v0", *buffer, "num_steps=450"))
     assert (shown["steps"], shown["episodes"]) == ("450", "3")
-    steps, _ = restore.load_collected(tmp_path / "multirun" / "agent")
+    steps, *_ = restore.load_collected(tmp_path / "multirun" / "agent")
     metadata = json.loads(next(tmp_path.glob("minari/my/buffer-v0/data/metadata.json")).read_text())
     assert "100 random steps, then noise_std 0.1, seed 0" in metadata["description"]
     data = load("my/buffer-v0")
@@ -171,7 +183,7 @@ def test_the_papers_settings_each_in_one_command_over_one_agent(collect, load, t
         run.name,
         "ddpg_Pendulum-v1_noise0.5_seed3",
     }
-    steps, _ = restore.load_collected(run)
+    steps, *_ = restore.load_collected(run)
     np.testing.assert_array_equal(load("my/concurrent-v0").transitions.obs, steps["obs"])
     how = {
         name: minari_store.provenance(f"my/{name}-v0")

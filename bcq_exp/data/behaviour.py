@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ from gymnasium.spaces import Box, Discrete
 from bcq_exp.data import minari_store
 from bcq_exp.data.environments import env_name, importable
 from bcq_exp.data.resolution import Resolution
-from bcq_exp.data.spaces import ActionSpace, act_size, check_action_space
+from bcq_exp.data.spaces import ActionSpace, check_action_space
 from bcq_exp.data.transitions import DataError
 
 if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-_EPISODE_BYTES = 2**15  # bytes that HDF5 needs for an episode's groups and headers
+_STEP_BYTES = 10  # of a step's reward and flags
+_EPISODE_BYTES = 2**15  # that HDF5 needs for an episode's groups and headers
 
 Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Maps an observation ``(O,)`` to what the environment takes: ``(A,)``, or a discrete action."""
@@ -67,51 +69,31 @@ class Noisy:
         return np.clip(self.behaviour(obs, rng) + noise, space.low, space.high).astype(space.dtype)
 
 
-@dataclass(frozen=True)
-class ScriptedPendulum:
-    """A controller of Pendulum-v1: pump energy until the top is in reach, then balance there.
+def swing_up(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Control Pendulum-v1: pump energy until the top is in reach, then balance there.
 
-    With the angle ``th`` from upright, Gymnasium's pendulum obeys
-    ``th'' = gravity * sin(th) + gain * torque`` for the two constants below; its energy
-    ``th'^2 / 2 + gravity * cos(th)`` equals ``gravity`` when it rests upright.
+    With the angle ``th`` from upright (rad), Gymnasium's pendulum obeys
+    ``th'' = 15 sin(th) + 3 torque``; its energy ``th'^2 / 2 + 15 cos(th)`` equals 15 when it rests
+    upright.
     """
-
-    gravity: float = 15.0  # 3 g / 2 l, in 1/s^2
-    gain: float = 3.0  # 3 / m l^2, in 1/(kg m^2)
-    max_torque: float = 2.0
-    pump: float = 3.0
-    reach: float = 0.4  # rad from upright within which feedback takes over
-    stiffness: float = 10.0
-    damping: float = 2.0
-
-    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        cos, sin, speed = (float(value) for value in obs)
-        angle = np.arctan2(sin, cos)
-        if abs(angle) < self.reach:
-            torque = -self.stiffness * angle - self.damping * speed
-        else:
-            missing = self.gravity - (speed**2 / 2 + self.gravity * cos)
-            torque = self.pump * missing * (1.0 if speed >= 0 else -1.0)
-        return np.clip([torque], -self.max_torque, self.max_torque).astype(np.float32)
+    cos, sin, speed = (float(value) for value in obs)
+    angle = np.arctan2(sin, cos)
+    if abs(angle) < 0.4:
+        torque = -10 * angle - 2 * speed
+    else:
+        missing = 15 - (speed**2 / 2 + 15 * cos)
+        torque = 3 * missing * (1 if speed >= 0 else -1)
+    return np.clip([torque], -2, 2).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class ScriptedCartPole:
-    """A controller of CartPole-v1: push to the side to which the pole falls and the cart drifts.
-
-    The weights are of position (m), speed (m/s), angle (rad) and angular speed (rad/s).
-    """
-
-    weights: tuple[float, float, float, float] = (0.05, 0.1, 1.0, 0.5)
-
-    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return np.asarray(int(np.dot(self.weights, obs) > 0))
+def follow_pole(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Control CartPole-v1: push to the side to which the pole falls and the cart drifts."""
+    # of position (m), speed (m/s), angle (rad) and angular speed (rad/s)
+    weights = (0.05, 0.1, 1.0, 0.5)
+    return np.asarray(int(np.dot(weights, obs) > 0))
 
 
-_SCRIPTED: dict[str, Callable[[], Behaviour]] = {
-    "Pendulum-v1": ScriptedPendulum,
-    "CartPole-v1": ScriptedCartPole,
-}
+_SCRIPTED: dict[str, Behaviour] = {"Pendulum-v1": swing_up, "CartPole-v1": follow_pole}
 
 
 def scripted(env_id: str) -> Behaviour:
@@ -125,7 +107,7 @@ def scripted(env_id: str) -> Behaviour:
             f"environment {env_id!r} has no scripted behaviour; there is one for "
             f"{', '.join(_SCRIPTED)}"
         )
-    return _SCRIPTED[env_id]()
+    return _SCRIPTED[env_id]
 
 
 def collect(
@@ -152,6 +134,8 @@ def collect(
     Raises:
         DataError: an environment of another kind, or fewer than one step.
     """
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
     source = f"collected in {env_name(env)}"
     check_action_space(source, env.action_space)
     if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
@@ -163,46 +147,28 @@ def collect(
     done = 0
     while done < num_steps:
         start = int(starts.integers(2**31))
-        episodes.append(_run_episode(env, behaviour, start, choices, done, num_steps, on_step))
-        done += len(episodes[-1])
+        obs, _ = env.reset(seed=start)
+        observations, actions, rewards = [obs], [], []
+        terminated = truncated = False
+        while not (terminated or truncated):
+            actions.append(behaviour(obs, choices))
+            obs, reward, terminated, truncated, _ = env.step(actions[-1])
+            done += 1
+            truncated = truncated or (done == num_steps and not terminated)
+            observations.append(obs)
+            rewards.append(float(reward))
+            on_step(done)
+        going_on = [False] * (len(rewards) - 1)
+        buffer = EpisodeBuffer(
+            seed=start,
+            observations=np.stack(observations),
+            actions=np.stack(actions),
+            rewards=rewards,
+            terminations=[*going_on, bool(terminated)],
+            truncations=[*going_on, bool(truncated)],
+        )
+        episodes.append(buffer)
     return episodes
-
-
-def _run_episode(
-    env: gym.Env,
-    behaviour: Behaviour,
-    seed: int,
-    rng: np.random.Generator,
-    done: int,
-    num_steps: int,
-    on_step: Callable[[int], None],
-) -> "EpisodeBuffer":
-    """Run one episode, up to ``num_steps`` in total with the ``done`` steps before it."""
-    from minari.data_collector.episode_buffer import EpisodeBuffer
-
-    obs, _ = env.reset(seed=seed)
-    observations: list[np.ndarray] = [obs]
-    actions: list[np.ndarray] = []
-    rewards: list[float] = []
-    terminated = truncated = False
-    while not (terminated or truncated):
-        action = behaviour(obs, rng)
-        obs, reward, terminated, truncated, _ = env.step(action)
-        done += 1
-        truncated = truncated or (done == num_steps and not terminated)
-        observations.append(obs)
-        actions.append(action)
-        rewards.append(float(reward))
-        on_step(done)
-    going_on = [False] * (len(rewards) - 1)
-    return EpisodeBuffer(
-        seed=seed,
-        observations=np.stack(observations),
-        actions=np.stack(actions),
-        rewards=rewards,
-        terminations=[*going_on, bool(terminated)],
-        truncations=[*going_on, bool(truncated)],
-    )
 
 
 def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
@@ -245,13 +211,10 @@ def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:
         CannotWrite: if it has not.
         DataError: the folder of data sets cannot be written.
     """
-    act_space = check_action_space(env_name(env), env.action_space)
-    step = 10  # reward and flags
-    for size, space in (
-        (gym.spaces.flatdim(env.observation_space), env.observation_space),
-        (act_size(act_space), act_space),
-    ):
-        step += size * np.dtype(space.dtype or np.float64).itemsize
+    spaces = env.observation_space, check_action_space(env_name(env), env.action_space)
+    step = _STEP_BYTES + sum(
+        prod(space.shape or ()) * np.dtype(space.dtype).itemsize for space in spaces
+    )
     minari_store.check_room(num_steps * step + num_episodes * _EPISODE_BYTES)
 
 

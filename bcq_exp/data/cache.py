@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,10 @@ from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.files import cache_folder
 
-FORMAT_VERSION = 5  # increment it when loading makes other arrays or notes of the same file
+FORMAT_VERSION = 6  # increment it when loading makes other arrays or notes of the same file
 
 _log = logging.getLogger(__name__)
-_ROWS = ("obs", "act", "rew", "terminated", "truncated", "obs_next")
-_EPISODES = ("episode_lengths", "episode_rows", "episode_returns")
 _META, _DIGESTS = "meta.json", "sha256.json"
-_FILES = (*(f"{name}.npy" for name in (*_ROWS, *_EPISODES)), _META)
-_OPTIONAL = "behaviour_prob"  # of tables, where they have it
 
 
 def cached(
@@ -98,13 +95,13 @@ def load(key: str) -> Contents | None:
     folder = cache_root() / key
     try:
         digests = json.loads((folder / _DIGESTS).read_text())
-        if digests != _digests(folder):
+        if digests != _digests(folder, digests):
             raise ValueError("checksum mismatch")
         return _open(folder)
     except FileNotFoundError:
         if folder.exists():
             _log.warning("cached arrays in %s are incomplete; reading the source again", folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         _log.warning(
             "cached arrays in %s are damaged (%s); reading the source again", folder, error
         )
@@ -129,75 +126,59 @@ def store(key: str, contents: Contents) -> bool:
     return True
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 (hex) of each of an entry's files, by name."""
 
     def digest(name: str) -> str:
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    files = [*_FILES, *(path.name for path in folder.glob(f"{_OPTIONAL}.npy"))]
+    names = list(names)
     with ThreadPoolExecutor() as threads:  # hashing releases Python's lock
-        return dict(zip(files, threads.map(digest, files), strict=True))
+        return dict(zip(names, threads.map(digest, names), strict=True))
+
+
+def _write(folder: Path, contents: Contents) -> None:
+    values = {**vars(contents), **contents.transitions.arrays()}
+    del values["transitions"]
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            np.save(folder / f"{name}.npy", value)
+    meta = {name: value for name, value in values.items() if not isinstance(value, np.ndarray)}
+    (folder / _META).write_text(json.dumps(meta, default=_plain))
+    digests = _digests(folder, [path.name for path in folder.iterdir()])
+    (folder / _DIGESTS).write_text(json.dumps(digests))
 
 
 def _open(folder: Path) -> Contents:
     """Open an intact entry."""
     meta = json.loads((folder / _META).read_text())
-    paths = {path.stem: path for path in folder.glob("*.npy")}
-    contents = _from_parts(meta, {name: np.load(path, "r") for name, path in paths.items()})
-    if contents.transitions.is_large:
-        return contents
-    return _from_parts(meta, {name: np.load(path) for name, path in paths.items()})
-
-
-def _write(folder: Path, contents: Contents) -> None:
-    arrays = contents.transitions.arrays() | {name: getattr(contents, name) for name in _EPISODES}
-    if contents.behaviour_prob is not None:
-        arrays[_OPTIONAL] = contents.behaviour_prob
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    meta = {
-        "observation_space": _space_to_json(contents.observation_space),
-        "action_space": _space_to_json(contents.action_space),
-        "leaves": [[leaf.path, leaf.size] for leaf in contents.leaves],
-        "env_spec": contents.env_spec,
-        "reference_scores": contents.reference_scores,
-        "content_hash": contents.content_hash,
-        "notes": contents.notes,
-        "columns": contents.columns,
-        "summary": contents.summary,
+    for name in ("observation_space", "action_space"):
+        meta[name] = _space(meta[name])
+    meta["leaves"] = [Leaf(tuple(leaf["path"]), leaf["size"]) for leaf in meta["leaves"]]
+    facts: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in meta.items()
     }
-    (folder / _META).write_text(json.dumps(meta))
-    (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
+    arrays = {path.stem: np.load(path, "r") for path in folder.glob("*.npy")}
+    if not _pop_rows(dict(arrays)).is_large:
+        arrays = {name: np.array(array) for name, array in arrays.items()}
+    return Contents(transitions=_pop_rows(arrays), **arrays, **facts)
 
 
-def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Contents:
-    scores = meta["reference_scores"]
-    return Contents(
-        transitions=Transitions(**{name: arrays[name] for name in _ROWS}),
-        observation_space=_space_from_json(meta["observation_space"]),
-        action_space=_space_from_json(meta["action_space"]),
-        leaves=tuple(Leaf(tuple(path), size) for path, size in meta["leaves"]),
-        **{name: arrays[name] for name in _EPISODES},
-        env_spec=meta["env_spec"],
-        reference_scores=(scores[0], scores[1]) if scores is not None else None,
-        content_hash=meta["content_hash"],
-        notes=tuple(meta["notes"]),
-        behaviour_prob=arrays.get(_OPTIONAL),
-        columns=meta.get("columns"),
-        summary=tuple(meta.get("summary", ())),
-    )
+def _pop_rows(arrays: dict[str, np.ndarray]) -> Transitions:
+    return Transitions(**{field.name: arrays.pop(field.name) for field in fields(Transitions)})
 
 
-def _space_to_json(space: ActionSpace) -> dict[str, Any]:
-    if isinstance(space, Discrete):
-        return {"n": int(space.n), "start": int(space.start)}
-    # Python's JSON writes and reads the infinities of unbounded observations.
-    return {"low": space.low.tolist(), "high": space.high.tolist(), "dtype": str(space.dtype)}
+def _plain(value: Leaf | ActionSpace) -> dict[str, Any]:
+    """Convert what JSON does not know; it reads and writes the infinities of open bounds."""
+    if isinstance(value, Leaf):
+        return vars(value)
+    if isinstance(value, Discrete):
+        return {"n": int(value.n), "start": int(value.start)}
+    return {"low": value.low.tolist(), "high": value.high.tolist(), "dtype": str(value.dtype)}
 
 
-def _space_from_json(stored: dict[str, Any]) -> Any:
+def _space(stored: dict[str, Any]) -> ActionSpace:
     if "n" in stored:
         return Discrete(**stored)
     dtype = np.dtype(stored["dtype"])

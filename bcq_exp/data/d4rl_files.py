@@ -9,7 +9,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
 from bcq_exp.data.contents import Contents, episode_sums
-from bcq_exp.data.environments import make_raw
+from bcq_exp.data.environments import spaces_of
 from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import Leaf, check_continuous, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
@@ -22,8 +22,8 @@ from bcq_exp.data.validation import (
     check_transitions,
     check_width,
     clip_actions,
+    readable,
 )
-from bcq_exp.errors import first_line
 
 _VECTORS = ("observations", "actions", "next_observations")
 _FLAGS = ("terminals", "timeouts")
@@ -62,20 +62,22 @@ def read_d4rl(
     resolution = Resolution()
     table = _read_table(name, path, resolution)
     width = table["observations"].shape[1]
+    leaves: tuple[Leaf, ...] = ()
     if action_bounds is None:
-        leaves, observation_space, action_space = _spaces(name, spec)
+        observations, actions = spaces_of(name, spec)
+        leaves = observation_leaves(name, observations)
+        observation_space = flat_box(observations)
+        action_space = check_continuous(name, actions)
     else:
-        leaves = (Leaf((), width),)
         observation_space = Box(-np.inf, np.inf, (width,), np.float32)
         action_space = bounded(name, action_bounds, table["actions"].shape[1])
     check_width(name, "observations", width, observation_space.shape[0])
     cuts = _cuts(name, table, None if spec is None else spec.max_episode_steps)
-    lengths = _episode_lengths(table["terminals"] | cuts)
+    lengths = np.diff(np.flatnonzero(table["terminals"] | cuts), prepend=-1)
     check_finite(name, "rew", table["rewards"], lengths)  # those of dropped rows are summed, too
-    if "next_observations" in table:
-        transitions, kept = _all_rows(table, cuts), lengths
-    else:
-        transitions, kept = _linked_rows(table, cuts), lengths - cuts[np.cumsum(lengths) - 1]
+    transitions, kept = _transitions(table, cuts), lengths
+    if len(transitions) < len(cuts):
+        kept = lengths - cuts[np.cumsum(lengths) - 1]
     if clips_actions:
         transitions = clip_actions(name, transitions, action_space, kept)
     remedy = "correct the values, or set dataset.env to the environment they were recorded in"
@@ -91,16 +93,6 @@ def read_d4rl(
         content_hash=content_hash(transitions),
         notes=resolution.notes(),
     )
-
-
-def _spaces(name: str, spec: EnvSpec | None) -> tuple[tuple[Leaf, ...], Box, Box]:
-    """(leaves, flat observations, actions) of an environment."""
-    env = make_raw(name, spec)
-    try:
-        leaves = observation_leaves(name, env.observation_space)
-        return leaves, flat_box(env.observation_space), check_continuous(name, env.action_space)
-    finally:
-        env.close()
 
 
 def bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
@@ -128,24 +120,15 @@ def _read_table(name: str, path: Path, resolution: Resolution) -> dict[str, np.n
     """
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [key for key in _NEEDED if key not in file]
-            if missing:
-                raise DataError(
-                    f"data set {name!r}: {path} has no {', '.join(missing)}; a D4RL file has "
-                    f"{', '.join(_NEEDED)} and optionally {', '.join(_OPTIONAL)}"
-                )
-            keys = [key for key in (*_NEEDED, *_OPTIONAL) if key in file]
-            stored = {key: _whole(name, key, file[key]) for key in keys}
-    except MemoryError as error:
-        raise DataError(
-            f"data set {name!r}: {path} does not fit into memory ({first_line(error)})"
-        ) from error
-    except (OSError, TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
-        raise DataError(
-            f"data set {name!r}: {path} cannot be read ({first_line(error)})"
-        ) from error
+    with readable(name, path), h5py.File(path, "r") as file:
+        missing = [key for key in _NEEDED if key not in file]
+        if missing:
+            raise DataError(
+                f"data set {name!r}: {path} has no {', '.join(missing)}; a D4RL file has "
+                f"{', '.join(_NEEDED)} and optionally {', '.join(_OPTIONAL)}"
+            )
+        keys = [key for key in (*_NEEDED, *_OPTIONAL) if key in file]
+        stored = {key: _whole(name, key, file[key]) for key in keys}
     check_same_length(name, {key: len(array) for key, array in stored.items()})
     check_not_empty(name, len(stored["rewards"]))
     if "next_observations" in stored:
@@ -216,36 +199,24 @@ def _steps_since_end(ends: np.ndarray) -> np.ndarray:
     return rows - np.maximum.accumulate(np.where(starts, rows, 0))
 
 
-def _episode_lengths(ends: np.ndarray) -> np.ndarray:
-    """Lengths ``(E,)`` of the runs that the marked rows end; the last row is marked."""
-    return np.diff(np.flatnonzero(ends), prepend=-1)
+def _transitions(table: dict[str, np.ndarray], cuts: np.ndarray) -> Transitions:
+    """Return every row with its recorded successor; else rows that a next row follows.
 
-
-def _all_rows(table: dict[str, np.ndarray], cuts: np.ndarray) -> Transitions:
-    """Return every row with its recorded successor."""
-    return Transitions(
-        obs=table["observations"],
-        act=table["actions"],
-        rew=table["rewards"],
-        terminated=table["terminals"],
-        truncated=cuts,
-        obs_next=table["next_observations"],
-    )
-
-
-def _linked_rows(table: dict[str, np.ndarray], cuts: np.ndarray) -> Transitions:
-    """Return rows with the next row's observation as successor; cut rows are dropped.
-
-    A terminal's successor is never used, so it gets its own observation. The row before a dropped
-    one becomes its episode's last and is truncated.
+    Without recorded successors cut rows are dropped. A terminal's successor is never used, so it
+    gets its own observation. The row before a dropped one becomes its episode's last and is
+    truncated.
     """
-    terminals, rows = table["terminals"], np.flatnonzero(~cuts)
-    successors = np.where(terminals[rows], rows, rows + 1)
+    terminals, truncated, obs_next = table["terminals"], cuts, table.get("next_observations")
+    rows: slice | np.ndarray = slice(None)
+    if obs_next is None:
+        rows = np.flatnonzero(~cuts)
+        truncated = np.roll(cuts, -1)[rows] & ~terminals[rows]
+        obs_next = table["observations"][np.where(terminals[rows], rows, rows + 1)]
     return Transitions(
         obs=table["observations"][rows],
         act=table["actions"][rows],
         rew=table["rewards"][rows],
         terminated=terminals[rows],
-        truncated=np.roll(cuts, -1)[rows] & ~terminals[rows],
-        obs_next=table["observations"][successors],
+        truncated=truncated,
+        obs_next=obs_next,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,47 +20,30 @@ from bcq_exp.data import environments, minari_store, pendulum
 from bcq_exp.data.cache import cached, scratch
 from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
-from bcq_exp.data.holdout import FEWEST, held_out_episodes
 from bcq_exp.data.minari_files import read_minari, spec_text
-from bcq_exp.data.spaces import ActionSpace, check_action_space
+from bcq_exp.data.spaces import check_action_space
 from bcq_exp.data.table.action_columns import ActionOptions
 from bcq_exp.data.table.column_choice import choose
 from bcq_exp.data.table.reader import read_table
 from bcq_exp.data.table.sources import TableFiles, find
 from bcq_exp.data.task import Task
-from bcq_exp.data.transitions import DataError, Transitions
+from bcq_exp.data.transitions import DataError
+
+FEWEST = 2  # episodes on either side of a holdout
+HOLDOUT_SEED = 0  # runs with equal data and share hold out the same episodes
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset(Task):
+class Dataset(Contents, Task):
     """Validated offline data and the environment a policy learned from it is evaluated in.
 
     Args:
-        transitions: all episodes, one after the other, float32; actions in environment units, or
-            (N, 1) the index of a discrete one, from 0.
-        content_hash: sha256 (hex) over the transitions of the whole set.
-        episode_returns: sums of recorded rewards ``(E,)`` float64.
-        episode_lengths: recorded steps ``(E,)`` int64.
-        episode_rows: transitions ``(E,)`` int64; fewer than steps, none even, where successors are
-            unknown.
         held_out: the episodes that are kept from training, if any; this set has the others.
-        notes: sentences on irregularities of the data.
-        behaviour_prob: of each transition's action under the policy that took it ``(N,)``, where a
-            table has them; densities of continuous actions.
-        columns: the roles of a table's columns, in plain values.
     """
 
-    transitions: Transitions
-    content_hash: str
-    episode_returns: np.ndarray
-    episode_lengths: np.ndarray
-    episode_rows: np.ndarray
     held_out: Dataset | None = None
-    notes: tuple[str, ...] = ()
-    behaviour_prob: np.ndarray | None = None
-    columns: Mapping[str, Any] | None = None
 
     @property
     def is_one_hot(self) -> np.ndarray:
@@ -115,6 +99,30 @@ class Dataset(Task):
             episode_lengths=self.episode_lengths[chosen],
             episode_rows=self.episode_rows[chosen],
         )
+
+
+def held_out_episodes(id: str, num_episodes: int, share: float) -> np.ndarray:
+    """Which of a data set's episodes are held out, (E,) bool.
+
+    Args:
+        id: the data set's id, for messages.
+        share: the share of the episodes, rounded.
+
+    Raises:
+        DataError: if that leaves fewer than FEWEST of them on a side.
+    """
+    count = round(share * num_episodes)
+    if not FEWEST <= count <= num_episodes - FEWEST:
+        least = -(-100 * FEWEST // num_episodes) / 100
+        fix = f"{least} to {1 - least:.2f}, or null" if num_episodes >= 2 * FEWEST else "null"
+        raise DataError(
+            f"dataset.holdout={share}: holds out {count} of the {num_episodes} episodes of {id}; "
+            f"at least {FEWEST} must be held out and {FEWEST} left for training; give {fix}"
+        )
+    chosen = np.random.default_rng(HOLDOUT_SEED).permutation(num_episodes)[:count]
+    is_held_out = np.zeros(num_episodes, dtype=bool)
+    is_held_out[chosen] = True
+    return is_held_out
 
 
 def load_minari(
@@ -281,7 +289,10 @@ def load_table(
     """
     files = find(path)
     name = files[0].stem if len(files) == 1 else files[0].absolute().parent.name
-    spec = None if env is None else environments.find_spec(name, env)
+    spec = of_env = None
+    if env is not None:
+        spec = environments.find_spec(name, env)
+        of_env = check_action_space(name, environments.spaces_of(name, spec)[1])
     wanted = {
         "episode": episode,
         "time": time,
@@ -297,7 +308,7 @@ def load_table(
         allowed=None if allowed_actions is None else tuple(allowed_actions),
         bounds=None if action_bounds is None else tuple(action_bounds),
         clips=bool(clip_actions),
-        of_env=_actions_of(name, spec),
+        of_env=of_env,
     )
 
     def read() -> Contents:
@@ -309,17 +320,6 @@ def load_table(
         words = f"{path} {wanted} {categorical} {asked} {empty_reward}"
         contents = cached(files, read, words, use=use_cache)
     return _dataset(name, contents, spec).without(holdout)
-
-
-def _actions_of(name: str, spec: EnvSpec | None) -> ActionSpace | None:
-    """Return an environment's action space."""
-    if spec is None:
-        return None
-    made = environments.make_raw(name, spec)
-    try:
-        return check_action_space(name, made.action_space)
-    finally:
-        made.close()
 
 
 def step_limit(node: Mapping[str, Any]) -> int | None:
@@ -345,19 +345,11 @@ def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
     """Make a data set of contents, with the user's choice of evaluation environment."""
     for note in contents.notes:
         _log.warning("data set %r: %s", id, note)
-    spec, own, foreign = chosen, contents.env_spec, None
-    if chosen is None and own is not None:
-        try:
+    spec, own, scores = chosen, contents.env_text, contents.reference_scores
+    if own is not None and chosen is not None:
+        scores = scores if environments.same_environment(chosen, own) else None
+    elif own is not None:
+        with suppress(DataError):  # raised where the environment is needed
             spec = environments.parse_spec(id, own)
-        except DataError:  # computed only if needed
-            foreign = own
-    scores = contents.reference_scores
-    if chosen is not None and own is not None and not environments.same_environment(chosen, own):
-        scores = None
-    of_task = {
-        "id": id,
-        "env_spec": spec,
-        "foreign_env": foreign,
-        "reference_scores": scores or environments.reference_scores(spec),
-    }
-    return Dataset(**vars(contents) | of_task)  # the other fields have the same names
+    scores = scores or environments.reference_scores(spec)
+    return Dataset(id=id, env_spec=spec, **vars(contents) | {"reference_scores": scores})

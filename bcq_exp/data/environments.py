@@ -23,7 +23,7 @@ EnvMaker = Callable[..., gym.Env]
 # MuJoCo: D4RL's published d4rl/infos.py. Pendulum: 100 episodes of each scripted behaviour,
 # python -c "from bcq_exp.data.behaviour import *; import gymnasium as gym, numpy as np
 # env = gym.make('Pendulum-v1')
-# for b in (UniformRandom(env.action_space), ScriptedPendulum()):
+# for b in (UniformRandom(env.action_space), swing_up):
 #     print(np.mean([sum(e.rewards) for e in collect(env, b, num_steps=20_000, seed=0)]))"
 REFERENCE_SCORES: dict[str, tuple[float, float]] = {
     "Hopper": (-20.272305, 3234.3),
@@ -224,6 +224,18 @@ def make_raw(source: str, spec: EnvSpec | None, **kwargs: Any) -> gym.Env:
         ) from error
 
 
+def spaces_of(source: str, spec: EnvSpec | None) -> tuple[gym.Space, gym.Space]:
+    """The observation and action spaces of an environment, which is made for that and closed.
+
+    Raises:
+        DataError: as :func:`make_raw`.
+    """
+    env = make_raw(source, spec)
+    spaces = env.observation_space, env.action_space
+    env.close()
+    return spaces
+
+
 def _named_by(source: str, env: str) -> tuple[str, str]:
     """For messages: the data set that names the environment, and the key that would."""
     if source == f"online/{env}":
@@ -256,18 +268,10 @@ def to_state(
         text = None if spec is None else importable(spec).to_json()
     except (TypeError, ValueError):  # a function among its keyword arguments
         text = None
-    return {
-        "source": source,
-        "spec": text,
-        "obs_dim": int(observation_space.shape[0]),
-        **_actions_to_state(action_space),
-    }
-
-
-def _actions_to_state(space: ActionSpace) -> dict[str, Any]:
-    if isinstance(space, Discrete):
-        return {"act_n": int(space.n), "act_start": int(space.start)}
-    return {"act_low": space.low.tolist(), "act_high": space.high.tolist()}
+    state = {"source": source, "spec": text, "obs_dim": int(observation_space.shape[0])}
+    if isinstance(action_space, Discrete):
+        return state | {"act_n": int(action_space.n), "act_start": int(action_space.start)}
+    return state | {"act_low": action_space.low.tolist(), "act_high": action_space.high.tolist()}
 
 
 def decisive(state: dict[str, Any]) -> dict[str, Any]:

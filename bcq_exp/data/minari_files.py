@@ -1,8 +1,7 @@
 """Reading a Minari data set's folder into a :class:`Contents`."""
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -12,8 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.data.contents import Contents, Episode, assemble, episode_sums
-from bcq_exp.data.environments import make_raw, parse_spec
+from bcq_exp.data.contents import Contents, episode_sums
+from bcq_exp.data.environments import parse_spec, spaces_of
 from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import (
     ActionSpace,
@@ -24,20 +23,25 @@ from bcq_exp.data.spaces import (
     observation_leaves,
 )
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
-from bcq_exp.data.validation import check_numbers, check_transitions, check_width, clip_actions
-from bcq_exp.errors import first_line
-
-_ARRAYS = ("actions", "rewards", "terminations", "truncations")  # besides observations
-# Errors of h5py, json, Minari and NumPy on corrupt files.
-_DAMAGE = (
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    AssertionError,
+from bcq_exp.data.validation import (
+    as_flags,
+    check_ends,
+    check_numbers,
+    check_same_length,
+    check_transitions,
+    check_width,
+    clip_actions,
+    place,
+    readable,
 )
+
+_ARRAYS = {  # besides observations
+    "act": "actions",
+    "rew": "rewards",
+    "terminated": "terminations",
+    "truncated": "truncations",
+}
+_AGAIN = "; delete the data set, then download or record it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +70,9 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
 
     Raises:
         DataError: metadata or storage that cannot be read or contradict each other, spaces BCQ
-            cannot use, or data that :func:`assemble` or :func:`check_transitions` refuses.
+            cannot use, or data that :func:`_assemble` or :func:`check_transitions` refuses.
     """
-    with _readable(name, folder / "metadata.json"):
+    with readable(name, folder / "metadata.json", "is missing or damaged", _AGAIN):
         metadata = json.loads((folder / "metadata.json").read_text())
         if not isinstance(metadata, dict):
             raise ValueError("not a JSON object")
@@ -85,7 +89,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         )
         scores, notes = _reference_scores(name, metadata)
     read = _read_hdf5 if metadata.get("data_format", "hdf5") == "hdf5" else _read_any
-    with _readable(name, folder):
+    with readable(name, folder, "is missing or damaged", _AGAIN):
         transitions, lengths = read(source)
     if "total_steps" in metadata:
         _check_total(name, "steps", _count(name, metadata, "total_steps"), int(lengths.sum()))
@@ -113,28 +117,11 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         episode_lengths=lengths,
         episode_rows=lengths,
         episode_returns=episode_sums(transitions.rew, lengths),
-        env_spec=spec_text(metadata),
+        env_text=spec_text(metadata),
         reference_scores=scores,
         content_hash=content_hash(transitions),
         notes=(*source.resolution.notes(), *notes),
     )
-
-
-@contextmanager
-def _readable(name: str, path: Path) -> Iterator[None]:
-    """Report errors of a reader on a damaged file in one line."""
-    try:
-        yield
-    except MemoryError as error:
-        raise DataError(
-            f"data set {name!r}: {path} does not fit into memory ({first_line(error)})"
-        ) from error
-    except _DAMAGE as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(
-            f"data set {name!r}: {path} is missing or damaged ({what[:200]}); "
-            "delete the data set, then download or record it again"
-        ) from error
 
 
 def _spaces(name: str, metadata: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
@@ -145,10 +132,7 @@ def _spaces(name: str, metadata: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
     if None not in stored:
         return deserialize_space(stored[0]), deserialize_space(stored[1])
     text = spec_text(metadata)
-    env = make_raw(name, parse_spec(name, text) if text is not None else None)
-    spaces = env.observation_space, env.action_space
-    env.close()
-    return spaces
+    return spaces_of(name, None if text is None else parse_spec(name, text))
 
 
 def spec_text(metadata: dict[str, Any]) -> str | None:
@@ -206,8 +190,13 @@ def _read_hdf5(source: _Source) -> tuple[Transitions, np.ndarray]:
             "/".join(f"_index_{key}" if isinstance(key, int) else key for key in leaf.path)
             for leaf in source.leaves
         ]
-        arrays = [*(f"observations/{leaf}".rstrip("/") for leaf in leaves), *_ARRAYS]
-        recorded = ([_read(file, f"{key}/{array}") for array in arrays] for key in keys)
+        recorded = (
+            (
+                [_read(file, f"{key}/observations/{leaf}".rstrip("/")) for leaf in leaves],
+                {name: _read(file, f"{key}/{array}") for name, array in _ARRAYS.items()},
+            )
+            for key in keys
+        )
         return _assemble(source, lengths, recorded), lengths
 
 
@@ -251,38 +240,94 @@ def _read_any(source: _Source) -> tuple[Transitions, np.ndarray]:
             f"({error})"
         ) from error
     recorded = (
-        [
-            *(np.asarray(leaf.pick(episode.observations)) for leaf in source.leaves),
-            *(np.asarray(getattr(episode, name)) for name in _ARRAYS),
-        ]
+        (
+            [np.asarray(leaf.pick(episode.observations)) for leaf in source.leaves],
+            {name: np.asarray(getattr(episode, array)) for name, array in _ARRAYS.items()},
+        )
         for episode in dataset.iterate_episodes()
     )
     return _assemble(source, lengths, recorded), lengths
 
 
 def _assemble(
-    source: _Source, lengths: np.ndarray, recorded: Iterable[list[np.ndarray]]
+    source: _Source,
+    lengths: np.ndarray,
+    recorded: Iterable[tuple[list[np.ndarray], dict[str, np.ndarray]]],
 ) -> Transitions:
-    """Assemble episodes from the arrays of the leaves, followed by those of _ARRAYS."""
+    """Write episodes one by one into float32 arrays of the final size.
 
-    def episodes() -> Iterator[Episode]:
-        for index, arrays in enumerate(recorded):
-            parts, (act, *others) = arrays[: -len(_ARRAYS)], arrays[-len(_ARRAYS) :]
-            obs = _observations(source, index, parts)
-            episode = Episode(obs, _actions(source, act), *others)
-            source.resolution.see({"obs": episode.obs, "act": episode.act, "rew": episode.rew})
-            yield episode
+    Only one episode of the source (often float64) is in memory at a time, so that memory stays near
+    the size of the result.
 
-    sizes = source.observation_space.shape[0], act_size(source.action_space)
-    return assemble(source.name, lengths, episodes(), *sizes)
+    Args:
+        lengths: steps of each episode ``(E,)``.
+        recorded: of each, the arrays of the leaves, and those of _ARRAYS by name.
+
+    Raises:
+        DataError: an episode whose arrays do not fit each other, its length or the spaces, hold no
+            numbers, or that continues after its end.
+    """
+    name, rows = source.name, int(lengths.sum())
+    obs_shape = rows, source.observation_space.shape[0]
+    obs, obs_next = (np.empty(obs_shape, np.float32) for _ in range(2))
+    act = np.empty((rows, act_size(source.action_space)), np.float32)
+    rew = np.empty(rows, np.float32)
+    flags = {flag: np.empty(rows, bool) for flag in ("terminated", "truncated")}
+    start = 0
+    # A float64 too large for float32 becomes infinity here and is reported by the finite check.
+    with np.errstate(over="ignore"):
+        for index, (length, (parts, others)) in enumerate(zip(lengths, recorded, strict=True)):
+            where = f", episode {index}"
+            episode = {"obs": _observations(source, parts, where), **others}
+            episode["act"] = _actions(source, episode["act"])
+            source.resolution.see({key: episode[key] for key in ("obs", "act", "rew")})
+            _check_episode(name, where, int(length), episode, (obs.shape[1], act.shape[1]))
+            part = slice(start, start + int(length))
+            obs[part], obs_next[part] = episode["obs"][:-1], episode["obs"][1:]
+            act[part], rew[part] = episode["act"], episode["rew"]
+            for flag, array in flags.items():
+                values = episode[flag]
+                if values.dtype != bool:  # booleans are checked below, all at once
+                    values = as_flags(name, flag, values, f"episode {index}, step {{}}".format)
+                array[part] = values
+            start = part.stop
+    for flag, array in flags.items():
+        as_flags(name, flag, array, lambda row: place(row, lengths))
+    check_ends(name, flags, lengths)
+    last = np.cumsum(lengths[lengths > 0]) - 1
+    flags["truncated"][last] |= ~flags["terminated"][last]  # also if only the recording stopped
+    return Transitions(obs=obs, act=act, rew=rew, obs_next=obs_next, **flags)
 
 
-def _observations(source: _Source, index: int, parts: list[np.ndarray]) -> np.ndarray:
+def _check_episode(
+    name: str, where: str, length: int, episode: dict[str, np.ndarray], sizes: tuple[int, int]
+) -> None:
+    """Refuse arrays that do not fit each other; ``sizes`` are those of obs and act."""
+    for key, values in episode.items():
+        check_numbers(name, key, values, where)
+        rank = 2 if key in ("obs", "act") else 1
+        if values.ndim != rank:
+            raise DataError(
+                f"data set {name!r}{where}: {key} has shape {values.shape}; it must be (steps,)"
+            )
+    found = {
+        "recorded steps": length,
+        "rewards": len(episode["rew"]),
+        "observations - 1": len(episode["obs"]) - 1,
+        "actions": len(episode["act"]),
+        "terminations": len(episode["terminated"]),
+        "truncations": len(episode["truncated"]),
+    }
+    check_same_length(name, found, where)
+    for key, size in zip(("obs", "act"), sizes, strict=True):
+        check_width(name, key, episode[key].shape[1], size, where)
+
+
+def _observations(source: _Source, parts: list[np.ndarray], where: str) -> np.ndarray:
     """The leaves' arrays ``(T + 1, ...)`` side by side: ``(T + 1, O)``."""
     flat = [_flat(part) for part in parts]
     if len(flat) == 1:
         return flat[0]
-    where = f", episode {index}"
     # One by one, because errors of two parts could cancel in the total size.
     for leaf, part in zip(source.leaves, flat, strict=True):
         check_numbers(source.name, leaf.name, part, where)

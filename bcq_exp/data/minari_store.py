@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,10 @@ def data_folder(dataset_id: str) -> Path:
 
 def local_ids() -> list[str]:
     """Ids of the data sets in the folder, sorted."""
-    return sorted(_find_ids(minari_root(), ""))
-
-
-def _find_ids(folder: Path, prefix: str) -> Iterator[str]:
-    if not folder.is_dir():
-        return
-    for child in folder.iterdir():
-        if child.name.startswith(".") or not child.is_dir():
-            continue
-        if (child / "data").is_dir():
-            yield prefix + child.name
-        else:
-            yield from _find_ids(child, f"{prefix}{child.name}/")
+    ids = (
+        os.path.dirname(path) for path in glob("**/data", root_dir=minari_root(), recursive=True)
+    )
+    return sorted(filter(_ID.fullmatch, ids))
 
 
 def fetch(dataset_id: str, *, download: bool) -> Path:
@@ -196,8 +188,7 @@ def check_room(num_bytes: int) -> None:
         CannotWrite: if there is less room.
         DataError: the folder cannot be written.
     """
-    folder = work_folder()
-    if (free := shutil.disk_usage(folder).free) < num_bytes:
+    if (free := shutil.disk_usage(work_folder()).free) < num_bytes:
         raise CannotWrite(
             f"cannot write {minari_root()}: No space left on device: about {num_bytes / 2**20:.1f} "
             f"MiB are needed, {free / 2**20:.1f} are free"
@@ -215,6 +206,8 @@ def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool =
     Raises:
         DataError: the id is malformed or taken, or the folder cannot be written.
     """
+    from minari.namespace import create_namespace
+
     check_new(dataset_id, overwrite=overwrite)
     target = data_folder(dataset_id).parent
     folder = work_folder()
@@ -223,7 +216,9 @@ def publish(dataset_id: str, write: Callable[[Path], None], *, overwrite: bool =
             new = Path(temporary) / "new"
             (new / "data").mkdir(parents=True)
             write(new / "data")
-            _name_space(dataset_id)
+            if namespace := dataset_id.rpartition("/")[0]:
+                with suppress(ValueError):  # it exists
+                    create_namespace(namespace)
             if overwrite and target.exists():
                 _replace(target, new, Path(temporary) / "old")
             else:
@@ -243,18 +238,6 @@ def _replace(target: Path, new: Path, aside: Path) -> None:
     except BaseException:  # including signals
         os.rename(aside, target)
         raise
-
-
-def _name_space(dataset_id: str) -> None:
-    """Register the folders above the data set as Minari namespaces."""
-    from minari.namespace import create_namespace, list_local_namespaces
-
-    namespace = dataset_id.rpartition("/")[0]
-    if namespace and namespace not in list_local_namespaces():
-        try:
-            create_namespace(namespace)
-        except ValueError:  # another process was first
-            _log.debug("namespace %s exists", namespace)
 
 
 def _unwritable(error: OSError) -> DataError:

@@ -1,7 +1,7 @@
 """Data that is collected during training (``online=explore``)."""
 
 import logging
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,8 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from bcq_exp.data import environments
-from bcq_exp.data.resolution import Resolution
+from bcq_exp.data import behaviour, environments
 from bcq_exp.data.spaces import check_continuous, flat_box, observation_leaves
 from bcq_exp.data.task import Task
 
@@ -49,11 +48,10 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
         DataError: Gymnasium does not know the id, cannot make it, or its spaces are unusable.
     """
     spec = environments.find_spec(f"online/{env}", env)
-    made = environments.make_raw(f"online/{env}", spec)
-    try:
+    with closing(environments.make_raw(f"online/{env}", spec)) as made:
         leaves = observation_leaves(env, made.observation_space)
         action_space = check_continuous(env, made.action_space)
-        for note in _first_notes(made):
+        for note in _first_notes(made, action_space):
             _warn(spec.id, note)
         return Exploration(
             id=f"online/{spec.id}",
@@ -65,28 +63,17 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
             start_steps=start_steps,
             noise_std=noise_std,
         )
-    finally:
-        made.close()
 
 
-def _first_notes(env: gym.Env) -> tuple[str, ...]:
+def _first_notes(env: gym.Env, action_space: Box) -> tuple[str, ...]:
     """Try the first steps; return notes on what float32 loses of them."""
-    flat, observations = environments.flatten_env(env), []
-    rewards: list[float] = []
+    flat = environments.flatten_env(env)
+    if flat.observation_space.dtype == np.float32:  # nothing to lose
+        return ()
     with suppress(Exception):  # which training meets too, and reports
-        flat.action_space.seed(0)
-        obs, _ = flat.reset(seed=0)
-        observations.append(obs)
-        ended = obs.dtype == np.float32  # nothing to lose
-        while not ended and len(rewards) < _TRIED:
-            obs, reward, *ends, _ = flat.step(flat.action_space.sample())
-            observations.append(obs)
-            rewards.append(float(reward))
-            ended = any(ends)
-    resolution = Resolution()
-    if rewards:
-        resolution.see({"obs": np.stack(observations), "rew": np.array(rewards)})
-    return resolution.notes()
+        random = behaviour.UniformRandom(action_space)
+        return behaviour.notes(behaviour.collect(flat, random, num_steps=_TRIED, seed=0))
+    return ()
 
 
 @cache

@@ -85,16 +85,6 @@ def _episodes(env: gym.Env, level: str, num_steps: int, seed: int) -> "list[Epis
 
     Each part has a seed of its own; that of the first is ``seed`` itself.
     """
-    parts = LEVELS[:3] if level == "mixture" else (level,)
-    episodes: list[EpisodeBuffer] = []
-    for index, part in enumerate(parts):
-        # The shares add up to num_steps, whatever the division leaves over.
-        share = num_steps * (index + 1) // len(parts) - num_steps * index // len(parts)
-        episodes += collect(env, _behaviour(env, part), num_steps=share, seed=(seed, index))
-    return episodes
-
-
-def _behaviour(env: gym.Env, level: str) -> Behaviour:
     assert isinstance(env.action_space, Box)
     expert = scripted(ENV_ID)
     behaviours: dict[str, Behaviour] = {
@@ -102,4 +92,10 @@ def _behaviour(env: gym.Env, level: str) -> Behaviour:
         "medium": Noisy(expert, env.action_space, noise_std=0.5, random_action_prob=0.5),
         "random": UniformRandom(env.action_space),
     }
-    return behaviours[level]
+    parts = [*behaviours] if level == "mixture" else [level]
+    episodes: list[EpisodeBuffer] = []
+    for index, part in enumerate(parts):
+        # The shares add up to num_steps, whatever the division leaves over.
+        share = num_steps * (index + 1) // len(parts) - num_steps * index // len(parts)
+        episodes += collect(env, behaviours[part], num_steps=share, seed=(seed, index))
+    return episodes

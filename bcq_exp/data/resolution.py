@@ -1,6 +1,6 @@
 """Check that float32, in which training computes, still distinguishes recorded numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -60,23 +60,18 @@ class Resolution:
 
     def notes(self) -> tuple[str, ...]:
         """A sentence for each column most of whose changes float32 loses."""
-        return tuple(
-            f"{name}{place}: float32 cannot represent {share:.0%} of its changes from one step to "
-            f"the next: near {size:.6g} its numbers are {np.spacing(np.float32(size)):.3g} apart; "
-            "record it relative to an origin, such as seconds since the start of the episode, and "
-            "do so in the environment too"
-            for name in self._sums
-            for place, share, size in self._lost(name)
-        )
-
-    def _lost(self, name: str) -> Iterator[tuple[str, float, float]]:
-        """Yield an array's columns whose changes are mostly lost.
-
-        For each: ``[D]`` if there are several, the share of lost changes, and the largest magnitude
-        at which one was lost.
-        """
-        count, num_lost, total, lost = self._sums[name].reshape(4, -1)
-        is_lost = (num_lost > _MOST_LOST * count) & (lost >= _LEAST_MOVEMENT * total)
-        for i in np.flatnonzero(is_lost):
-            place = f"[{i}]" if self._sums[name].ndim > 1 else ""
-            yield place, num_lost[i] / count[i], np.ravel(self._largest[name])[i]
+        notes = []
+        for name, sums in self._sums.items():
+            count, num_lost, total, lost = sums.reshape(4, -1)
+            largest = np.ravel(self._largest[name])
+            is_lost = (num_lost > _MOST_LOST * count) & (lost >= _LEAST_MOVEMENT * total)
+            for i in np.flatnonzero(is_lost):
+                column = f"{name}[{i}]" if sums.ndim > 1 else name
+                notes.append(
+                    f"{column}: float32 cannot represent {num_lost[i] / count[i]:.0%} of its "
+                    f"changes from one step to the next: near {largest[i]:.6g} its numbers are "
+                    f"{np.spacing(np.float32(largest[i])):.3g} apart; record it relative to an "
+                    "origin, such as seconds since the start of the episode, and do so in the "
+                    "environment too"
+                )
+        return tuple(notes)

@@ -57,7 +57,7 @@ def observation_leaves(source: str, space: gym.Space) -> tuple[Leaf, ...]:
                 f"data set {source!r}: the observation space {_short(leaf)} has bounds that are "
                 "NaN; a bound must be a number or infinite"
             )
-        leaves.append(Leaf(path, int(np.prod(leaf.shape or (), dtype=int))))
+        leaves.append(Leaf(path, gym.spaces.flatdim(leaf)))
     if not leaves:
         raise DataError(
             f"data set {source!r}: the observation space {_short(space)} is empty; "
@@ -113,11 +113,6 @@ def check_continuous(
 def act_size(space: ActionSpace) -> int:
     """The size of a recorded action: the vector's, or 1 for the index of a discrete action."""
     return 1 if isinstance(space, Discrete) else int(space.shape[0])
-
-
-def act_dim(space: ActionSpace) -> int:
-    """The outputs of an actor: the vector's size, or one for each discrete action."""
-    return int(space.n) if isinstance(space, Discrete) else int(space.shape[0])
 
 
 def _walk(

@@ -25,9 +25,9 @@ class Task(ABC):
         action_space: ``(A,)``, finite bounds; or Discrete.
         env_spec: the evaluation environment, None where neither data nor user names one that can be
             made here.
+        env_text: the environment as the data name it, as :meth:`EnvSpec.to_json` text.
         reference_scores: mean returns of a (random, expert) policy, where known.
         leaves: the parts of a flat observation, in order; empty if it has no parts.
-        foreign_env: the data's specification as text, if its code is not registered here.
         summary: lines about the data to print before training.
     """
 
@@ -36,8 +36,8 @@ class Task(ABC):
     action_space: ActionSpace
     env_spec: EnvSpec | None
     reference_scores: tuple[float, float] | None
+    env_text: str | None = None
     leaves: tuple[Leaf, ...] = ()
-    foreign_env: str | None = None
     summary: tuple[str, ...] = ()
 
     @abstractmethod
@@ -59,8 +59,8 @@ class Task(ABC):
             DataError: no environment is named, it cannot be made, or does not fit the data.
         """
         spec = self.env_spec
-        if self.foreign_env is not None:
-            spec = environments.parse_spec(self.id, self.foreign_env)  # raises the reason
+        if spec is None and self.env_text is not None:
+            spec = environments.parse_spec(self.id, self.env_text)  # raises the reason
         env = environments.make_raw(self.id, spec, **kwargs)
         leaves = self.leaves or (Leaf((), self.observation_space.shape[0]),)
         try:
@@ -73,7 +73,7 @@ class Task(ABC):
     @cached_property
     def environment_state(self) -> dict[str, Any]:
         """The state from which ``environments.from_state`` makes the environment."""
-        spec = self.foreign_env or self.env_spec
+        spec = self.env_spec or self.env_text
         return environments.to_state(self.id, spec, self.observation_space, self.action_space)
 
     def lasting_facts(self) -> dict[str, Any]:

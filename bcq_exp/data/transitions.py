@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -87,11 +88,7 @@ class Transitions:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Use the constructor, because a pickled array is no longer read-only.
-        return _rebuild, (type(self), self.arrays())
-
-
-def _rebuild(cls: type[Transitions], arrays: dict[str, np.ndarray]) -> Transitions:
-    return cls(**arrays)
+        return partial(type(self), **self.arrays()), ()
 
 
 def _as_float(values: Any) -> np.ndarray:

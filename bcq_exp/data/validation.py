@@ -1,6 +1,8 @@
 """Validation of data; errors name in one line what is wrong, where, and what is allowed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,46 @@ from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.data.transitions import DataError, Transitions
+from bcq_exp.errors import first_line
 
 TOLERANCE = 1e-5  # of a bound's range (or size): tolerance for float32 storage
 _FOLD = 64  # rows reduced together, so that a reduction runs at the speed of memory
+
+
+# Errors of h5py, json, Minari and NumPy on corrupt files.
+_DAMAGE = (
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+)
+
+
+@contextmanager
+def readable(
+    source: str, path: Path, what: str = "cannot be read", remedy: str = ""
+) -> Iterator[None]:
+    """Report errors of a reader on a damaged file in one line.
+
+    Args:
+        what: what is said of the file.
+        remedy: advice, which begins with its punctuation.
+
+    Raises:
+        DataError: for an error of the block that a damaged file causes, or for want of memory.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(
+            f"data set {source!r}: {path} does not fit into memory ({first_line(error)})"
+        ) from error
+    except _DAMAGE as error:
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"data set {source!r}: {path} {what} ({found[:200]}){remedy}") from error
 
 
 def check_transitions(

@@ -17,6 +17,7 @@ from gymnasium.spaces import Discrete
 from bcq_exp.analysis.runs import run_names
 from bcq_exp.config.identity import differences, identity
 from bcq_exp.config.schema import source
+from bcq_exp.data.contents import episode_sums
 from bcq_exp.data.datasets import (
     Dataset,
     load_d4rl_hdf5,
@@ -37,7 +38,7 @@ LOADERS = {
     for load in (load_minari, load_pendulum, load_d4rl_hdf5, load_table)
 }
 ONLINE = f"{explore.__module__}.{explore.__name__}"
-ROWS_AT_ONCE = 16384  # observations per call of a policy
+ROWS_AT_ONCE = 16384  # of an array, in a call of a network
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -74,21 +75,32 @@ class Evidence:
     ones, probabilities (A = n).
 
     Args:
-        dataset: the held-out episodes, or all if none were held out.
-        training: the data that the policies learned from: the other episodes, or the same.
-        episode_rows: transitions of each of the E episodes that have any.
-        first_obs: the first observations of these episodes (E, O).
+        training: the data that the policies learned from.
     """
 
-    dataset: Dataset
     training: Dataset
-    episode_rows: np.ndarray
-    first_obs: np.ndarray
 
     @property
     def is_held_out(self) -> bool:
         """Whether the episodes were held out from training."""
-        return self.training is not self.dataset
+        return self.training.held_out is not None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The held-out episodes, or all if none were held out."""
+        return self.training.held_out or self.training
+
+    @cached_property
+    def episode_rows(self) -> np.ndarray:
+        """The transitions of each of the E episodes that have any."""
+        rows = self.dataset.episode_rows
+        return rows[rows > 0]
+
+    @cached_property
+    def first_obs(self) -> np.ndarray:
+        """The first observations of these episodes (E, O)."""
+        starts = np.cumsum(self.episode_rows) - self.episode_rows
+        return self.dataset.transitions.obs[starts]
 
     @property
     def num_actions(self) -> int | None:
@@ -139,17 +151,8 @@ class Evidence:
 
     def returns(self, gamma: float, horizon: int | None) -> np.ndarray:
         """Return the recorded episodes' discounted returns (E,), of at most ``horizon`` steps."""
-        rewards = np.split(self.dataset.transitions.rew, np.cumsum(self.episode_rows)[:-1])
-        cut = [own[:horizon] for own in rewards]
-        return np.array([float(own @ gamma ** np.arange(len(own))) for own in cut])
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> Evidence:
-        """Make evidence of the held-out episodes of a data set, or else of all."""
-        judged = dataset.held_out or dataset
-        rows = judged.episode_rows[judged.episode_rows > 0]
-        starts = np.cumsum(rows) - rows
-        return cls(judged, dataset, rows, judged.transitions.obs[starts])
+        weights = self.kept(horizon) * gamma**self.step_numbers
+        return episode_sums(self.dataset.transitions.rew * weights, self.episode_rows)
 
 
 def load_candidates(
@@ -193,7 +196,7 @@ def load_evidence(folders: Sequence[Path], *, trusted: bool) -> Evidence:
             raise UserError(
                 f"{folder}: the content of {dataset.id} has changed since this run was trained"
             )
-    return Evidence.of(dataset)
+    return Evidence(dataset)
 
 
 def load_candidate(
@@ -255,44 +258,19 @@ def policy_actions(agent: Agent, obs: np.ndarray, evidence: Evidence, seed: int)
     A policy that samples continuous actions is sampled once for each.
     """
     generator = torch.Generator().manual_seed(seed)
-    parts = [
-        agent.act(rows, generator)
-        if evidence.num_actions is None
-        else agent.action_probabilities(rows)
-        for rows in (obs[i : i + ROWS_AT_ONCE] for i in range(0, len(obs), ROWS_AT_ONCE))
-    ]
-    return np.concatenate(parts).astype(np.float32)
+
+    def act(rows: np.ndarray) -> np.ndarray:
+        is_discrete = evidence.num_actions is not None
+        return agent.action_probabilities(rows) if is_discrete else agent.act(rows, generator)
+
+    return in_parts(act, obs).astype(np.float32)
 
 
-def values(agent: Agent, obs: np.ndarray, act: np.ndarray, evidence: Evidence) -> np.ndarray | None:
-    """Estimate Q(s, a) by a run's own critic, (N,); ``None`` if it has none.
-
-    Args:
-        act: actions in the form of the evidence (N, A); for discrete ones, the result is the mean
-            by their probabilities.
-    """
-    space = evidence.dataset.action_space
-    if not isinstance(space, Discrete):
-        return _values(agent, obs, act)
-    found = np.zeros(len(obs))
-    for index in range(int(space.n)):
-        rows = np.flatnonzero(act[:, index])
-        own = _values(agent, obs[rows], np.full(len(rows), index + space.start))
-        if own is None:
-            return None
-        found[rows] += act[rows, index] * own
-    return found
-
-
-def _values(agent: Agent, obs: np.ndarray, act: np.ndarray) -> np.ndarray | None:
-    parts = []
-    for first in range(0, len(obs), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
-        found = agent.value(obs[rows], act[rows])
-        if found is None:
-            return None
-        parts.append(found)
-    return np.concatenate([*parts, np.empty(0)])
+def in_parts(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+    """Apply a function of rows to arrays (N, ...), ROWS_AT_ONCE at a time; (N, ...)."""
+    firsts = range(0, len(arrays[0]), ROWS_AT_ONCE)
+    parts = (tuple(array[i : i + ROWS_AT_ONCE] for array in arrays) for i in firsts)
+    return np.concatenate([function(*part) for part in parts])
 
 
 def _load(node: Mapping[str, Any], folder: Path, trusted: bool) -> Dataset:

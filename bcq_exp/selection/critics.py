@@ -169,6 +169,22 @@ def stacked_critics(
         for m, own in enumerate(seen)
     ]
     count = len(act_next) * settings.num_members
+
+    def critic(member: int) -> FQE:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(init_seed(_member_seed(settings, member)))
+            made = network(obs_dim=sizes[0], act_dim=sizes[1], hidden_sizes=settings.hidden_sizes)
+        made.to(dtype=dtype, device=device)
+        choose_compute_dtype(made, placement.precision.compute_dtype)
+        return FQE(
+            critic=made,
+            critic_optim=AdamOptimizerFactory(lr=settings.lr),
+            gamma=settings.gamma,
+            tau=settings.target_tau,
+            v_min=units.value_range[0],
+            v_max=units.value_range[1],
+        )
+
     rounds = math.ceil(count / placement.group_size)
     num_stacks = min(count, rounds * placement.num_stacks(count))
     executor, engines = placement.executor(), []
@@ -176,7 +192,7 @@ def stacked_critics(
         policy, member = numbers // settings.num_members, numbers % settings.num_members
         engines.append(
             CohortEngine(
-                [_critic(network, settings, m, sizes, units, placement) for m in member.tolist()],
+                [critic(m) for m in member.tolist()],
                 PolicyTable(table.rows, sizes, acts, rows, policy, member),
                 [streams[m] for m in member.tolist()],
                 executor,
@@ -189,32 +205,6 @@ def drawn_episodes(settings: FQESettings, num_episodes: int) -> list[np.ndarray]
     """Draw each member's bootstrap sample: E episodes with replacement (E,)."""
     seeds = [_member_seed(settings, m) for m in range(settings.num_members)]
     return [generator(s, EPISODES).integers(num_episodes, size=num_episodes) for s in seeds]
-
-
-def _critic(
-    network: type[Critic] | type[ExpectedCritic],
-    settings: FQESettings,
-    member: int,
-    sizes: tuple[int, int],
-    units: Units,
-    placement: Placement,
-) -> FQE:
-    obs_dim, act_dim = sizes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(init_seed(_member_seed(settings, member)))
-        critic = network(obs_dim=obs_dim, act_dim=act_dim, hidden_sizes=settings.hidden_sizes)
-    critic.to(dtype=placement.precision.dtype, device=placement.device)
-    choose_compute_dtype(critic, placement.precision.compute_dtype)
-    optim = AdamOptimizerFactory(lr=settings.lr)
-    v_min, v_max = units.value_range
-    return FQE(
-        critic=critic,
-        critic_optim=optim,
-        gamma=settings.gamma,
-        tau=settings.target_tau,
-        v_min=v_min,
-        v_max=v_max,
-    )
 
 
 def _member_seed(settings: FQESettings, member: int) -> int:

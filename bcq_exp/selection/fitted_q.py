@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.json_values import json_values
 from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
 from bcq_exp.files import atomic_path, clear_halves, written
-from bcq_exp.selection.candidates import Evidence
+from bcq_exp.selection.candidates import Evidence, in_parts
 from bcq_exp.selection.critics import Units, drawn_episodes, stacked_critics
 from bcq_exp.selection.importance import padded
 from bcq_exp.training.tensor_files import save_tensors
@@ -34,7 +36,6 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[[int, Mapping[str, float]], None]
 LOSS = 0  # of an evaluation's statistics
-ROWS_AT_ONCE = 65536  # that a critic values
 VERSION = 2  # increment it when saved critics change
 
 
@@ -131,10 +132,7 @@ class FittedQ:
         low, high = units.value(np.array(units.value_range))
         beyond = high - low or np.inf  # constant rewards of 0 have no range
         self._limits = low - beyond, high + beyond
-        self._first = (
-            self._as_tensor(units.obs(first_obs)),
-            self._as_tensor(units.act(first_act)),
-        )
+        self._first = first_obs, first_act
         self._drawn = drawn_episodes(settings, len(rows))
         self._engine = stacked_critics(
             transitions,
@@ -174,9 +172,9 @@ class FittedQ:
         with self._placement.in_force(), torch.no_grad():
             for k in range(self._engine.num_runs):
                 policy, member = divmod(k, self._settings.num_members)
-                value = self._engine.algorithm(k).value(obs, acts[policy])
-                assert value is not None
-                found[policy, member] = self._units.value(value.double().cpu().numpy())
+                found[policy, member] = self._values_of(
+                    self._engine.algorithm(k), obs, acts[policy]
+                )
         low, high = self._limits
         means = found.mean(-1)
         found[~((low <= means) & (means <= high))] = np.nan
@@ -200,12 +198,9 @@ class FittedQ:
             out[drawn] = False
         is_out[:, ~is_out.any(0)] = True
         shares = is_out / is_out.sum(0)
-        q = self._mean_value(k, t.obs, t.act, np.repeat(shares, rows, axis=1))
-        v = padded(
-            self._mean_value(k, t.obs, act, np.repeat(shares, rows, axis=1)),
-            rows,
-            int(rows.max()) + 1,
-        )
+        of_rows = np.repeat(shares, rows, axis=1)
+        q = self._mean_value(k, t.obs, t.act, of_rows)
+        v = padded(self._mean_value(k, t.obs, act, of_rows), rows, int(rows.max()) + 1)
         after = self._mean_value(k, t.obs_next[last], self._act_next[k][last], shares)
         v[np.arange(len(rows)), rows] = np.where(t.terminated[last], 0, after)
         return padded(q, rows), v
@@ -213,23 +208,22 @@ class FittedQ:
     def _mean_value(
         self, k: int, obs: np.ndarray, act: np.ndarray, shares: np.ndarray
     ) -> np.ndarray:
-        """Policy k's values (n,): the mean of members weighted by ``shares`` (M, n), unscaled."""
+        """Policy k's values (n,): the mean of members weighted by ``shares`` (M, n)."""
         found, num_members = np.zeros(len(obs)), self._settings.num_members
         with self._placement.in_force(), torch.no_grad():
             for m in range(num_members):
                 critic = self._engine.algorithm(k * num_members + m)
-                for first in range(0, len(obs), ROWS_AT_ONCE):
-                    part = slice(first, first + ROWS_AT_ONCE)
-                    inputs = (self._units.obs(obs[part]), self._units.act(act[part]))
-                    value = critic.value(*map(self._as_tensor, inputs))
-                    assert value is not None
-                    found[part] += shares[m, part] * value.double().cpu().numpy()
-        return self._units.value(found)
+                found += shares[m] * in_parts(partial(self._values_of, critic), obs, act)
+        return found
 
-    def _as_tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(
-            array, dtype=self._placement.precision.dtype, device=self._placement.device
-        )
+    def _values_of(self, critic: OfflineAlgorithm, obs: np.ndarray, act: np.ndarray) -> np.ndarray:
+        """A critic's values (n,)."""
+        arrays = self._units.obs(obs), self._units.act(act)
+        dtype, device = self._placement.precision.dtype, self._placement.device
+        tensors = (torch.as_tensor(array, dtype=dtype, device=device) for array in arrays)
+        value = critic.value(*tensors)
+        assert value is not None
+        return self._units.value(value.double().cpu().numpy())
 
     def fit(self, path: Path, callback: Callback = lambda step, losses: None) -> None:
         """Train to the last step; resume from ``path`` if it is of the same evaluation.

@@ -46,20 +46,22 @@ def estimate_objectives(specs: Sequence[RunSpec], place: Path) -> dict[Path, str
         CannotWrite: if the system refuses.
     """
     failures: dict[Path, str] = {}
-    kinds: dict[tuple[str, FQESettings], list[Path]] = {}
+    kinds: dict[tuple[str, FQESettings], list[Candidate]] = {}
     valued = [(spec, fqe) for spec in specs if (fqe := spec.objective.fqe) is not None]
     for spec, fqe in valued:
         with _noted(spec.folder, failures):
             if spec.objective.row(spec.folder, spec.until) is None:
-                data = RunRecord(spec.folder).required_summary()["config"]["dataset"]
-                kinds.setdefault((json.dumps(data, sort_keys=True), fqe), []).append(spec.folder)
+                config = RunRecord(spec.folder).required_summary()["config"]
+                candidate = load_candidate(spec.folder, spec.folder.name, config=config)
+                data = json.dumps(config["dataset"], sort_keys=True)
+                kinds.setdefault((data, fqe), []).append(candidate)
     if kinds:
         for note in {note for _, each in kinds for note in of_settings(each, "trainer.fqe_steps")}:
             log.warning("%s", note)
         refusal = f"{place}: another process is estimating its runs; wait for it"
         with locks.hold(place / LOCK, refusal):
-            for (_, settings), same in kinds.items():
-                failures |= _estimate(same, settings, place / CRITICS)
+            for (_, settings), candidates in kinds.items():
+                _estimate(candidates, settings, place / CRITICS)
     num_beyond = 0
     for spec, _ in valued:
         if spec.folder not in failures:
@@ -82,17 +84,7 @@ def _noted(folder: Path, failures: dict[Path, str]) -> Iterator[None]:
         failures[folder] = str(error)
 
 
-def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> dict[Path, str]:
-    candidates: list[Candidate] = []
-    failures: dict[Path, str] = {}
-    for folder in folders:
-        try:
-            config = RunRecord(folder).required_summary()["config"]
-            candidates.append(load_candidate(folder, folder.name, config=config))
-        except UserError as error:
-            failures[folder] = str(error)
-    if not candidates:
-        return failures
+def _estimate(candidates: Sequence[Candidate], settings: FQESettings, keep: Path) -> None:
     policies = counted(len(candidates), "policy", "policies")
     log.info("fitted Q evaluation of %s", policies)
     evidence = load_evidence([each.folder for each in candidates], trusted=True)
@@ -108,4 +100,3 @@ def _estimate(folders: Sequence[Path], settings: FQESettings, keep: Path) -> dic
     )
     with written(keep):
         keep.unlink()
-    return failures

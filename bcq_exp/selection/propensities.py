@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bcq_exp.algorithm.mlp import MLP
+from bcq_exp.selection.candidates import in_parts
 from bcq_exp.training.evaluation import ObsNormalizer
 
-ROWS_AT_ONCE = 16384
 BATCH_SIZE, LR = 256, 3e-3
 MOST_STEPS = 10_000
 CHECK_EVERY, PATIENCE = 50, 8  # steps, and checks without progress after which training ends
@@ -38,11 +38,12 @@ class BehaviourModel:
     @torch.no_grad()
     def probabilities(self, obs: np.ndarray) -> np.ndarray:
         """Return the probability of each action, (N, O) -> (N, n), float64."""
-        parts = [
-            self.network(torch.as_tensor(self.normalizer(obs[i : i + ROWS_AT_ONCE])))
-            for i in range(0, len(obs), ROWS_AT_ONCE)
-        ]
-        return torch.cat(parts).double().softmax(-1).numpy()
+
+        def probabilities(rows: np.ndarray) -> np.ndarray:
+            logits = self.network(torch.as_tensor(self.normalizer(rows)))
+            return logits.double().softmax(-1).numpy()
+
+        return in_parts(probabilities, obs)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def fit_behaviour(
         episode_rows: steps of each of at least two episodes (E,).
     """
     rng = np.random.default_rng(seed)
-    validation = np.sort(rng.permutation(len(episode_rows))[: _num_kept(len(episode_rows))])
+    num_kept = max(1, round(VALIDATION * len(episode_rows)))
+    validation = np.sort(rng.permutation(len(episode_rows))[:num_kept])
     is_kept = np.repeat(np.isin(np.arange(len(episode_rows)), validation), episode_rows)
     normalizer = ObsNormalizer.of(obs)
     with torch.random.fork_rng(devices=[]):
@@ -98,10 +100,6 @@ def fit_behaviour(
     held = rng.choice(held, min(len(held), MOST_VALIDATED), replace=False)
     _train(network, loss, training, held, rng)
     return BehaviourModel(normalizer, network, validation)
-
-
-def _num_kept(num_episodes: int) -> int:
-    return max(1, round(VALIDATION * num_episodes))
 
 
 def calibration(probabilities: np.ndarray, act: np.ndarray, num_episodes: int) -> Calibration:

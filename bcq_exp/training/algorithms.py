@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, flatdim
 from hydra.utils import instantiate
 from torch import nn
 
@@ -30,7 +30,7 @@ from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.schema import RunConfig
-from bcq_exp.data.spaces import ActionSpace, act_dim
+from bcq_exp.data.spaces import ActionSpace
 from bcq_exp.engine.placement import Placement
 from bcq_exp.engine.stream import init_seed
 from bcq_exp.errors import UserError, first_line
@@ -134,7 +134,7 @@ def build_algorithm(
         placement,
         policy={**policy, "action_space": action_space, "observation_space": observation_space},
         hyperparameters=spec.hyperparameters,
-        sizes={"obs_dim": observation_space.shape[0], "act_dim": act_dim(action_space)},
+        sizes={"obs_dim": observation_space.shape[0], "act_dim": flatdim(action_space)},
         bounds={"low": low, "high": high},
     )
     with torch.random.fork_rng(devices=[]):

@@ -82,7 +82,19 @@ def load_run(
     saved = _checkpoint(folder)
     # raised too where tensors do not fit the checkpoint's own configuration
     with report_damage(RunRecord(Path(folder)).checkpoint):
-        return _load(saved, folder, device, trusted, config)
+        if config is not None and identity(saved["config"]) != identity(config):
+            raise UserError(f"{folder}: its checkpoint.pt belongs to another configuration")
+        if not trusted and config is None:
+            _check_names_only_ours(saved["config"], f"run={folder}")
+        spec = RunSpec(saved["config"], Path(folder))
+        placement = place(replace(spec.trainer, device=device), spec.algorithm.hidden_sizes)
+        spaces = environments.spaces_of_state(saved["environment"])
+        algorithm = build_algorithm(spec.algorithm, *spaces, placement)
+        algorithm.load_state_dict(saved["engine"]["algorithm"])
+        scaling = saved["normalization"]
+        normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
+        agent = Agent.of(algorithm, normalizer)
+        return TrainedRun(agent, saved["step"], _env_maker(saved, trusted), spaces)
 
 
 def load_policy(folder: str | Path, device: str = "auto", *, trusted: bool = False) -> Agent:
@@ -96,28 +108,6 @@ def load_policy(folder: str | Path, device: str = "auto", *, trusted: bool = Fal
         UserError: as :func:`load_run` does.
     """
     return load_run(folder, device, trusted=trusted).agent
-
-
-def _load(
-    saved: checkpoint.Checkpoint,
-    folder: str | Path,
-    device: str,
-    trusted: bool,
-    config: Mapping[str, Any] | None,
-) -> TrainedRun:
-    if config is not None and identity(saved["config"]) != identity(config):
-        raise UserError(f"{folder}: its checkpoint.pt belongs to another configuration")
-    if not trusted and config is None:
-        _check_names_only_ours(saved["config"], f"run={folder}")
-    spec = RunSpec(saved["config"], Path(folder))
-    placement = place(replace(spec.trainer, device=device), spec.algorithm.hidden_sizes)
-    spaces = environments.spaces_of_state(saved["environment"])
-    algorithm = build_algorithm(spec.algorithm, *spaces, placement)
-    algorithm.load_state_dict(saved["engine"]["algorithm"])
-    scaling = saved["normalization"]
-    normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
-    agent = Agent.of(algorithm, normalizer)
-    return TrainedRun(agent, saved["step"], _env_maker(saved, trusted), spaces)
 
 
 def _check_names_only_ours(config: Mapping[str, Any], where: str) -> None:
@@ -177,8 +167,8 @@ def _env_maker(saved: checkpoint.Checkpoint, trusted: bool) -> EnvMaker:
 
 def load_collected(
     folder: str | Path, num_steps: int | None = None, *, trusted: bool = False
-) -> tuple[dict[str, np.ndarray], EnvMaker]:
-    """Load the steps that a run with ``online=explore`` took and the maker of its environment.
+) -> tuple[dict[str, np.ndarray], EnvMaker, int]:
+    """Load the steps that a run with ``online=explore`` took, its environment's maker and its step.
 
     Raises:
         UserError: if there is no readable checkpoint, or its run did not collect as many.
@@ -193,21 +183,20 @@ def load_collected(
         )
     collected = saved["engine"]["collected"].items()
     steps = {name: values[:num_steps].numpy() for name, values in collected}
-    return steps, _env_maker(saved, trusted)
+    return steps, _env_maker(saved, trusted), saved["step"]
 
 
 def origin(folder: str | Path) -> dict[str, Any]:
-    """Return the provenance of a run's agent: command, configuration, seed, step, versions, commit.
+    """Return the provenance of a run's agent: command, configuration, seed, versions, commit.
 
     Raises:
-        UserError: if the folder holds no run, or no readable checkpoint.
+        UserError: if the folder holds no run.
     """
     summary = RunRecord(Path(folder)).summary()
     if summary is None:
         raise UserError(f"run={folder}: contains no summary.json; give the folder of a trained run")
     names = ("algorithm", "command", "seed", "config_hash", "versions", "git_commit", "config")
-    facts = {name: summary[name] for name in names}
-    return facts | {"step": _checkpoint(folder)["step"]}  # a failed run has taken more
+    return {name: summary[name] for name in names}
 
 
 def as_behaviour(agent: Agent, seed: int) -> Behaviour:

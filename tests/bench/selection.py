@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
-    evidence = Evidence.of(load_pendulum(holdout=0.2))
+    evidence = Evidence(load_pendulum(holdout=0.2))
     for members in (1, FQESettings().num_members):
         ways = {
             "all at once": Way(options.policies, members),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, MultiDiscrete
 
-from bcq_exp.data.behaviour import Noisy, ScriptedPendulum, UniformRandom, collect, save, scripted
+from bcq_exp.data.behaviour import Noisy, UniformRandom, collect, save, scripted, swing_up
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.data.minari_store import check_new, local_ids
 from bcq_exp.data.transitions import DataError
@@ -60,14 +60,14 @@ def test_the_share_of_random_actions():
 
 
 def test_the_scripted_pendulum_swings_up_and_stays(env):
-    episodes = collect(env, ScriptedPendulum(), num_steps=4000, seed=1)
+    episodes = collect(env, swing_up, num_steps=4000, seed=1)
     assert -220 < np.mean([sum(episode.rewards) for episode in episodes]) < -110
     for episode in episodes:
         assert episode.observations[-20:, 0].min() > 0.99  # cos: upright
 
 
 def test_scripted_knows_its_environments():
-    assert scripted("Pendulum-v1") == ScriptedPendulum()
+    assert scripted("Pendulum-v1") is swing_up
     with pytest.raises(
         DataError, match="'Hopper-v5' has no scripted behaviour; there is one for Pendulum-v1"
     ):
@@ -110,11 +110,11 @@ def test_a_terminal_on_the_last_step_is_not_truncated():
 
 def test_collect_refuses_what_it_cannot_run(env):
     with pytest.raises(DataError, match="num_steps is 0"):
-        collect(env, ScriptedPendulum(), num_steps=0, seed=0)
+        collect(env, swing_up, num_steps=0, seed=0)
     two = gym.make("CartPole-v1")
     two.action_space = MultiDiscrete([2, 2])
     with pytest.raises(DataError, match=r"MultiDiscrete\(\[2 2\]\); it must be a 1-D Box"):
-        collect(two, ScriptedPendulum(), num_steps=1, seed=0)
+        collect(two, swing_up, num_steps=1, seed=0)
 
 
 def store(env, behaviour, id="test/pendulum-v0", num_steps=250, **options):
@@ -125,7 +125,7 @@ def store(env, behaviour, id="test/pendulum-v0", num_steps=250, **options):
 
 
 def test_what_is_saved_is_loaded(env):
-    episodes = store(env, ScriptedPendulum())
+    episodes = store(env, swing_up)
     dataset = load_minari("test/pendulum-v0", download=False)
     steps = dataset.transitions
     assert np.array_equal(steps.obs[:200], episodes[0].observations[:-1])
@@ -138,7 +138,7 @@ def test_what_is_saved_is_loaded(env):
 def test_data_of_an_environment_registered_with_a_class_are_saved():
     gym.register("Classy-v0", entry_point=gym.envs.classic_control.PendulumEnv)
     try:
-        store(gym.make("Classy-v0"), ScriptedPendulum(), num_steps=20)
+        store(gym.make("Classy-v0"), swing_up, num_steps=20)
         assert load_minari("test/pendulum-v0").env_spec == gym.spec("Classy-v0")
     finally:
         del gym.registry["Classy-v0"]
@@ -148,7 +148,7 @@ def test_data_of_an_environment_registered_with_a_class_are_saved():
 def test_minari_itself_knows_what_is_saved(env):
     import minari
 
-    store(env, ScriptedPendulum())
+    store(env, swing_up)
     dataset = minari.load_dataset("test/pendulum-v0")
     assert dataset.total_steps == 250
     assert dataset.storage.metadata["algorithm_name"] == "test"
@@ -157,22 +157,22 @@ def test_minari_itself_knows_what_is_saved(env):
 
 
 def test_an_existing_id_is_replaced_only_when_asked(env):
-    store(env, ScriptedPendulum())
+    store(env, swing_up)
     with pytest.raises(DataError, match="'test/pendulum-v0' already exists"):
-        store(env, ScriptedPendulum(), num_steps=20)
+        store(env, swing_up, num_steps=20)
     assert len(load_minari("test/pendulum-v0").transitions) == 250
-    store(env, ScriptedPendulum(), num_steps=20, overwrite=True)
+    store(env, swing_up, num_steps=20, overwrite=True)
     assert len(load_minari("test/pendulum-v0").transitions) == 20
     assert local_ids() == ["test/pendulum-v0"]
 
 
 def test_a_malformed_id_is_refused(env):
     with pytest.raises(DataError, match="not a Minari id"):
-        store(env, ScriptedPendulum(), id="no version", num_steps=1)
+        store(env, swing_up, id="no version", num_steps=1)
 
 
 def test_no_data_set_lies_in_another_or_around_others(env):
-    store(env, ScriptedPendulum(), id="test-v0/pendulum-v0")
+    store(env, swing_up, id="test-v0/pendulum-v0")
     for id, said in (
         ("test-v0", "is not a data set"),
         ("test-v0/pendulum-v0/x-v0", "is a data set"),
@@ -184,7 +184,7 @@ def test_no_data_set_lies_in_another_or_around_others(env):
 
 
 def test_what_is_replaced_comes_back_if_a_signal_comes_between(env, monkeypatch):
-    store(env, ScriptedPendulum())
+    store(env, swing_up)
     rename = os.rename
 
     def stopped(source, target):
@@ -194,5 +194,5 @@ def test_what_is_replaced_comes_back_if_a_signal_comes_between(env, monkeypatch)
 
     monkeypatch.setattr(os, "rename", stopped)
     with pytest.raises(SystemExit):
-        store(env, ScriptedPendulum(), num_steps=20, overwrite=True)
+        store(env, swing_up, num_steps=20, overwrite=True)
     assert len(load_minari("test/pendulum-v0").transitions) == 250

@@ -94,7 +94,15 @@ def test_without_the_cache_nothing_is_looked_up_or_written(minari_files, home, r
     assert len(reads) == 3
 
 
-FILES = [*sorted(cache._FILES), cache._DIGESTS]
+ARRAYS = (
+    *("act", "obs", "obs_next", "rew", "terminated", "truncated"),
+    *("episode_lengths", "episode_returns", "episode_rows"),
+)
+FILES = [*(f"{name}.npy" for name in ARRAYS), "meta.json", "sha256.json"]
+
+
+def test_an_entry_has_these_files(stored):
+    assert sorted(path.name for path in stored[1].iterdir()) == sorted(FILES)
 
 
 def cut(path: Path, rng: np.random.Generator) -> None:

@@ -6,8 +6,12 @@ import h5py
 import numpy as np
 import pytest
 
-from bcq_exp.data.datasets import load_d4rl_hdf5, load_minari, load_pendulum
-from bcq_exp.data.holdout import held_out_episodes
+from bcq_exp.data.datasets import (
+    held_out_episodes,
+    load_d4rl_hdf5,
+    load_minari,
+    load_pendulum,
+)
 from bcq_exp.data.transitions import DataError
 from bcq_exp.selection.candidates import Evidence
 
@@ -89,7 +93,7 @@ def test_steps_without_a_successor_are_of_no_part(tmp_path):
     found = [part.transitions.obs[:, 0] for part in (split, split.held_out)]
     assert sorted(np.concatenate(found)) == whole.transitions.obs[:, 0].tolist()
     for part in (whole, split.held_out):
-        evidence = Evidence.of(part)
+        evidence = Evidence(part)
         firsts = ends - lengths + 1
         assert set(evidence.first_obs[:, 0]) <= set(firsts)
         assert len(evidence.first_obs) == (part.episode_rows > 0).sum()

@@ -402,7 +402,7 @@ def test_a_set_larger_than_memory_is_one_line(minari_files, monkeypatch):
         raise MemoryError("Unable to allocate 8 PiB")
 
     id = minari_files.write()
-    monkeypatch.setattr(reader, "assemble", empty)
+    monkeypatch.setattr(reader, "_assemble", empty)
     with pytest.raises(DataError, match="does not fit into memory .Unable to allocate 8 PiB"):
         load_minari(id)
 

@@ -67,7 +67,7 @@ def chain(num_episodes=200, horizon=10, seed=0):
         truncated=truncated & ~terminated,
         obs_next=one_hot[obs_next],
     )
-    return Evidence.of(dataset(transitions, lengths, -1, 1))
+    return Evidence(dataset(transitions, lengths, -1, 1))
 
 
 def chain_values(policy, gamma=GAMMA):
@@ -221,7 +221,7 @@ def test_without_a_reward_values_are_0_not_diverged(tmp_path):
     evidence = chain(40)
     t = evidence.dataset.transitions
     without = replace(evidence.dataset, transitions=t.replace(rew=np.zeros_like(t.rew)))
-    found = of_all(fit(replace(evidence, dataset=without), POLICIES, tmp_path / "a.pt", **QUICK))
+    found = of_all(fit(Evidence(without), POLICIES, tmp_path / "a.pt", **QUICK))
     np.testing.assert_allclose(found, 0, atol=0.05)
 
 
@@ -268,7 +268,7 @@ def test_pendulums_stochastic_behaviour_by_importance_sampling(tmp_path):
     }
     ends = np.tile(np.arange(horizon) == horizon - 1, 300)
     transitions = Transitions(**flat, terminated=np.zeros_like(ends), truncated=ends)
-    evidence = Evidence.of(dataset(transitions, [horizon] * 300, -4, 4))
+    evidence = Evidence(dataset(transitions, [horizon] * 300, -4, 4))
 
     def acts(obs):
         return torque(obs, 0.3) + std * rng.standard_normal((len(obs), 1))
@@ -311,7 +311,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_stop_changes_none(tmp_path):
     for others in (
         (evidence, parts[0] + 0.01, parts[1]),
         (evidence, parts[0], parts[1] + 0.01),
-        (replace(evidence, dataset=replace(evidence.dataset, content_hash="x")), *parts),
+        (Evidence(replace(evidence.dataset, content_hash="x")), *parts),
     ):
         stranger = FittedQ(*others, settings)
         stranger._take_up(tmp_path / "c.pt")

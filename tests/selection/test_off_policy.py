@@ -88,7 +88,7 @@ def evidence(problem):
     rng = np.random.default_rng(0)
     training = as_dataset(problem, problem.episodes(problem.behaviour, 600, rng))
     judged = as_dataset(problem, problem.episodes(problem.behaviour, 400, rng))
-    return Evidence.of(replace(training, held_out=judged))
+    return Evidence(replace(training, held_out=judged))
 
 
 def fit(evidence, tables, tmp_path, **settings):
@@ -200,7 +200,7 @@ def test_stated_probabilities_are_used_and_held_against_the_model(problem, evide
     judged = evidence.dataset
     index = judged.transitions.act[:, 0].astype(int)
     prob = problem.behaviour[judged.transitions.obs.argmax(1), index]
-    stated = replace(evidence, dataset=replace(judged, behaviour_prob=prob))
+    stated = Evidence(replace(evidence.training, held_out=replace(judged, behaviour_prob=prob)))
     args = fit(stated, [problem.behaviour], tmp_path, num_steps=30, epsilon=0.0)
     candidates, fitted, settings = args
     found = off_policy(candidates, stated, fitted, settings)
@@ -295,7 +295,7 @@ def test_without_held_out_episodes_a_behaviour_model_is_measured_on_those_it_did
     evidence, monkeypatch
 ):
     monkeypatch.setattr(propensities, "MOST_STEPS", 50)
-    half = Evidence.of(evidence.dataset)
+    half = Evidence(evidence.dataset)
     probabilities, found = _behaviour(half, 3, FQESettings(**QUICK, num_steps=30))
     t, rows = half.dataset.transitions, half.episode_rows
     index = t.act[:, 0].astype(int)
@@ -320,7 +320,7 @@ def test_without_held_out_episodes_actions_are_compared_with_those_of_other_epis
         env_spec=None, reference_scores=None, transitions=t, content_hash="",
         episode_returns=np.zeros(200), episode_lengths=rows, episode_rows=rows,
     )  # fmt: skip
-    found = off_policy([], Evidence.of(dataset), None, FQESettings())
+    found = off_policy([], Evidence(dataset), None, FQESettings())
     assert found.behaviour["support"] == pytest.approx(0.95, abs=0.005)  # its own would be 1
 
 
@@ -356,8 +356,8 @@ def test_a_reward_after_the_cut_of_episodes_is_weighed_by_their_length():
     """Two episodes of 10 steps are cut, one of 40 terminates."""
     ends = np.zeros(60, dtype=bool)
     ends[-1] = True
-    dataset = SimpleNamespace(transitions=SimpleNamespace(terminated=ends))
-    judged = Evidence(dataset, dataset, np.array([10, 10, 40]), np.zeros((3, 1)))
+    steps, rows = SimpleNamespace(terminated=ends), np.array([10, 10, 40])
+    judged = Evidence(SimpleNamespace(transitions=steps, episode_rows=rows, held_out=None))
     table = pd.DataFrame({"run": ["a"], "ess": [9.0]})
     (note,) = notes._of_weights(table, judged, FQESettings(gamma=GAMMA, epsilon=0.0))
     assert note.startswith("67% of the episodes are cut where a reward still weighs 35%")

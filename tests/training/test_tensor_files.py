@@ -69,7 +69,7 @@ def test_a_checkpoint_of_a_stacked_run_holds_that_run_alone(name, stack):
 
 def test_kept_critics_of_policies_are_as_large_as_their_numbers(tmp_path):
     data = load_pendulum(num_steps=2000)
-    evidence = Evidence.of(data)
+    evidence = Evidence(data)
     fitted = FittedQ(
         evidence,
         np.zeros((6, 2000, 1), np.float32),

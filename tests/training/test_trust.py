@@ -129,7 +129,7 @@ def test_who_is_trusted_may_name_anything(folder):
     run = restore.load_run(folder, "cpu", trusted=True)
     assert Evaluator(run.make_env, 1, seed=0).evaluate(run.agent).lengths.tolist() == [7]
     spoiled(folder, lambda saved: saved["engine"].update(collected={"rew": torch.zeros(60)}))
-    _, make_env = restore.load_collected(folder, trusted=True)
+    _, make_env, _ = restore.load_collected(folder, trusted=True)
     assert make_env().spec.id == "Mine-v0"
     with pytest.raises(DataError, match="trust=true"):
         restore.load_collected(folder)[1]()

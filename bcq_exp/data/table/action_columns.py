@@ -197,9 +197,7 @@ class TakenActions:
             return True
         if asked.bounds is not None or isinstance(asked.of_env, Box):
             return False
-        if self._is_category or not self._are_counted:
-            return self._are_whole and self._is_category
-        return self._are_whole and len(self.counts) <= MOST_DISCRETE
+        return self._are_whole and (self._is_category or len(self.counts) <= MOST_DISCRETE)
 
     def _allowed(self, given: Sequence[Any] | None) -> tuple[tuple[Value, ...], ...]:
         """Return the allowed actions as the columns have them; empty if none are given."""

@@ -17,12 +17,11 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.contents import Contents, episode_sums
-from bcq_exp.data.spaces import Leaf, act_size
+from bcq_exp.data.spaces import act_size
 from bcq_exp.data.table.action_columns import ActionOptions, Actions
 from bcq_exp.data.table.column_choice import SINGLE, Columns
 from bcq_exp.data.table.observation_columns import Feature
 from bcq_exp.data.table.overview import summarize
-from bcq_exp.data.table.rows import Rows
 from bcq_exp.data.table.scan import REWARDED, Scan
 from bcq_exp.data.table.sources import TableFiles
 from bcq_exp.data.table.steps import Steps
@@ -71,7 +70,6 @@ def read_table(
         transitions=transitions,
         observation_space=Box(-np.inf, np.inf, (size,), np.float32),
         action_space=actions.space,
-        leaves=(Leaf((), size),),
         episode_lengths=steps.lengths,
         episode_rows=steps.rows,
         episode_returns=returns,
@@ -119,7 +117,13 @@ def _fill(
         arrays["rew"][new] = rew[kept]
         dropped.append(rew[has_action & ~kept])
         if steps.only_last:
-            _check_dropped(rows, columns.reward, has_action & ~kept & (rew != 0))
+            rows.refuse(
+                has_action & ~kept & (rew != 0),
+                columns.reward,
+                "has a value only in the last row of each episode, and the episode is cut",
+                ": that row has no next observation and is dropped, its reward too; give "
+                "dataset.terminated, a column or true",
+            )
             later = ~has_action & (scan.states[part] & REWARDED > 0)  # of the step before it
             arrays["rew"][done + np.cumsum(kept)[later] - 1] = rew[later]
         if (column := columns.behaviour_prob) is not None:
@@ -139,17 +143,6 @@ def _times_next(steps: Steps, part: slice) -> np.ndarray:
     is_next = np.zeros(part.stop - part.start, np.int64)
     is_next[int(part.start == 0) :] = steps.kept[before] & steps.has_next[before]
     return is_next + (steps.kept[part] & ~steps.has_next[part])
-
-
-def _check_dropped(rows: Rows, reward: str, is_lost: np.ndarray) -> None:
-    """Refuse to drop a row that has the reward of its whole episode."""
-    rows.refuse(
-        is_lost,
-        reward,
-        "has a value only in the last row of each episode, and the episode is cut",
-        ": that row has no next observation and is dropped, its reward too; give "
-        "dataset.terminated, a column or true",
-    )
 
 
 def _allocate(

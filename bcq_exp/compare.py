@@ -168,7 +168,7 @@ def _print_returns(
 ) -> None:
     """Print the returns of evaluations by group."""
     from bcq_exp.analysis import summary
-    from bcq_exp.analysis.tables import digits
+    from bcq_exp.analysis.tables import digits, mean_and_std
 
     measure, _ = summary.measure_of(runs, which)
     title = f"{counted(len(runs.runs), 'run')}: {which} {measure}"
@@ -180,7 +180,7 @@ def _print_returns(
             a.group,
             str(a.num_runs),
             digits(iqm.value) + interval,
-            f"{digits(a.estimates['mean'].value)} ± {digits(a.std)}",
+            mean_and_std(a.estimates["mean"].value, a.std),
             digits(a.estimates["median"].value),
         )
     console.print(table)
@@ -204,7 +204,7 @@ def _print_estimates(
     """Print values by fitted Q evaluation, if no run has an evaluation."""
     import pandas as pd
 
-    from bcq_exp.analysis.tables import digits
+    from bcq_exp.analysis.tables import digits, mean_and_std
 
     values = pd.Series(_estimated(runs, selection), dtype=float).dropna()
     count = counted(len(runs.runs), "run")
@@ -216,7 +216,7 @@ def _print_estimates(
     table = tables.table(None, "group", ("runs", "mean ± std", "best"))
     of_groups = values.groupby(runs.groups().loc[values.index])
     for group, of_group in sorted(of_groups, key=lambda each: -each[1].mean()):
-        spread = f"{digits(of_group.mean())} ± {digits(of_group.std())}"
+        spread = mean_and_std(of_group.mean(), of_group.std())
         table.add_row(str(group), str(len(of_group)), spread, digits(of_group.max()))
     console.print(table)
     if selection is not None and (value := selection["behaviour"].get("fqe")) is not None:

@@ -30,6 +30,11 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
+def mean_and_std(mean: float, std: float, plus: str = " ± ") -> str:
+    """Format a mean with the standard deviation, which is NaN for one run: then the mean alone."""
+    return digits(mean) if math.isnan(std) else f"{digits(mean)}{plus}{digits(std)}"
+
+
 def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "last") -> str:
     """One row per group: a column per key, the number of evaluated runs, a column per data set.
 
@@ -131,9 +136,8 @@ def standing_apart(found: Mapping[str, Estimate], num_runs: Mapping[str, int]) -
 def cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:
     """Format the result of a group's runs (N,)."""
     if show == "mean":
-        spread = digits(float(x.std(ddof=1))) if len(x) > 1 else "–"
-        plus = " ± " if form == "md" else r" \pm "
-        text = f"{digits(found.value)}{plus}{spread}"
+        std = float(x.std(ddof=1)) if len(x) > 1 else math.nan
+        text = mean_and_std(found.value, std, " ± " if form == "md" else r" \pm ")
     else:
         text = f"{digits(found.value)} [{digits(found.low)}, {digits(found.high)}]"
     if form == "md":

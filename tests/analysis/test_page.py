@@ -461,6 +461,22 @@ def test_the_commands_behaviours_are_those_of_their_groups(tmp_path):
     assert "behaviour's return on made/up-v0 (holdout=0.5): 6.0\n" in done.stdout
 
 
+def test_the_mean_of_one_run_has_no_deviation(tmp_path):
+    for k in range(2):
+        make_run(tmp_path / "s" / str(k), [4.0 + k], changes={"algo.lmbda": k})
+    done = forked("s", module="bcq_exp.compare", cwd=tmp_path)
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith("│ lmbda=1"))
+    assert [cell.strip() for cell in row.split("│")] == [
+        "",
+        "lmbda=1",
+        "1",
+        "5.0",
+        "5.0",
+        "5.0",
+        "",
+    ]
+
+
 EVIL = (
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(2)</script>",

@@ -262,7 +262,9 @@ class CohortLauncher(Launcher):
             work_left = sum(work) * (1 + later) - work_done
             seconds = (time.monotonic() - began) * work_left / work_done
             left = f", about {duration(seconds)} left" if num_ended < len(missing) or later else ""
-            log.info("%d of %s ended%s%s", num_ended, counted(len(missing), "run"), failed, left)
+            until = missing[0].spec.until  # not their end: they continue, or are stopped there
+            what = "ended" if until is None else f"trained to step {until}"
+            log.info("%d of %s %s%s%s", num_ended, counted(len(missing), "run"), what, failed, left)
         return failures
 
     def _results(
@@ -425,7 +427,8 @@ def _summary(
 ) -> str:
     sweep, num_damaged = planned[0].spec.folder.parent, sum(bool(each.damage) for each in planned)
     num_complete = len(planned) - len(missing) - num_damaged
-    complete = f", {num_complete} complete" if num_complete else ""
+    state = "complete" if planned[0].spec.until is None else "trained so far"
+    complete = f", {num_complete} {state}" if num_complete else ""
     damaged = f", {num_damaged} damaged" if num_damaged else ""
     words = "/".join(map(str, sorted(set(sizes), reverse=True)))
     groups = f" in {counted(len(sizes), 'group')} of {words}" if sizes else ""

@@ -134,14 +134,18 @@ def _most_relevant(states: Sequence[RunState], most: int | None) -> Sequence[Run
 
 
 def _progress(states: Sequence[RunState]) -> Iterator[_Column]:
-    """Columns of steps, the time left of running runs, and the last return."""
+    """Columns of steps, the time left of running runs, the last return and estimate."""
     steps = [f"{s.step}/{s.num_steps}" if s.num_steps else "" for s in states]
     yield _Column("step", steps)
     left = ["" if s.seconds_left is None else clock(s.seconds_left) for s in states]
     if any(left):
         yield _Column("left", left)
     returns = ["" if s.last_return is None else f"{s.last_return:.1f}" for s in states]
-    yield _Column("return", returns)
+    estimates = ["" if s.estimate is None else f"{s.estimate:.1f}" for s in states]
+    if any(returns) or not any(estimates):
+        yield _Column("return", returns)
+    if any(estimates):
+        yield _Column("estimate", estimates)
 
 
 def _keys(states: Sequence[RunState], room: int) -> list[_Column]:

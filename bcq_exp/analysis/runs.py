@@ -158,13 +158,18 @@ def _run_folders(place: str) -> Iterator[Path]:
         if (path / "summary.json").exists():
             yield path
         else:
-            found = sorted(path.glob("*/summary.json"), key=_as_people_sort)
-            yield from (summary.parent for summary in found)
+            found = [*path.glob("*/summary.json")] or _nested_summaries(path)
+            yield from (summary.parent for summary in sorted(found, key=_as_people_sort))
+
+
+def _nested_summaries(path: Path) -> list[Path]:
+    """Summaries of runs that ``hydra.sweep.subdir`` placed deeper; none in hidden folders."""
+    return [path / found for found in glob.glob("**/summary.json", root_dir=path, recursive=True)]
 
 
 def _as_people_sort(path: Path) -> tuple[Any, ...]:
-    name = path.parent.name
-    return (0, int(name), "") if name.isdigit() else (1, 0, name)
+    name, above = path.parent.name, str(path.parent.parent)
+    return (above, 0, int(name), "") if name.isdigit() else (above, 1, 0, name)
 
 
 def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], list[str]]:

@@ -12,6 +12,7 @@ import pytest
 from bcq_exp.analysis import load_runs, summary
 from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.report import page_data
+from bcq_exp.analysis.runs import run_folders
 from bcq_exp.analysis.tables import aggregate_csv, digits, paper_table, standing_apart
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import hold
@@ -57,6 +58,14 @@ def test_runs_are_named_by_their_folders_and_by_their_sweeps_where_those_are_ali
     assert list(load_runs(tmp_path / "a").runs["name"]) == ["9", "10", "x"]
     both = load_runs(tmp_path / "b", tmp_path / "a").runs["name"]
     assert list(both) == ["b/9", "a/9", "a/10", "a/x"]
+
+
+def test_runs_in_nested_folders_of_a_sweep_are_found(tmp_path):
+    for name in ("a/0", "a/10", "b/2", ".set_aside/c.1"):
+        make_run(tmp_path / "s" / name, [1.0])
+    assert [str(folder.relative_to(tmp_path)) for folder in run_folders(tmp_path / "s")] == [
+        "s/a/0", "s/a/10", "s/b/2",
+    ]  # fmt: skip
 
 
 def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.analysis import colours, statistics, summary
-from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.json_values import json_values
 from bcq_exp.analysis.runs import ALGORITHM, RunTables
+from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.config.naming import short_names
 from bcq_exp.files import write_atomically
 from bcq_exp.formatting import shown
@@ -30,9 +30,8 @@ _SCRIPTS = ("groups.js", "statistics.js", "page.js")
 
 
 def write_report(
-    runs: RunTables,
+    found: ComparedRuns,
     path: Path,
-    which: str = "last",
     refresh: float | None = None,
     lead: str = "",
     selection: Mapping[str, Any] | None = None,
@@ -40,12 +39,11 @@ def write_report(
     """Write the page to ``path``.
 
     Args:
-        which: the evaluation that counts, last or best.
         refresh: seconds after which the page reloads itself; 0 for never.
         lead: HTML at the beginning of the page.
         selection: the content of the file of ``bcq_exp select``.
     """
-    content = {**page_data(runs, path.parent, which), "selection": json_values(selection, digits=6)}
+    content = {**page_data(found, path.parent), "selection": json_values(selection, digits=6)}
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", *_SCRIPTS)}
@@ -64,32 +62,31 @@ def write_report(
     write_atomically(path, page.encode())
 
 
-def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, Any]:
+def page_data(found: ComparedRuns, folder: Path) -> dict[str, Any]:
     """Return the data of the page as JSON values; links are relative to ``folder``."""
-    behaviours = summary.behaviour_scores(runs)
-    labels = runs.groups()
-    measure, _ = summary.measure_of(runs, which)
-    aggregates = {name: summary.aggregates(runs, labels, name) for name in ("last", "best")}
-    found = aggregates[which]
+    runs = found.runs
+    aggregates = {
+        which: (found if which == found.which else ComparedRuns(runs, which)).aggregates
+        for which in ("last", "best")
+    }
     columns = {key: summary.key_column(runs, key) for key in runs.keys}
-    order = [aggregate.group for aggregate in found]
-    order += [str(label) for label in labels.unique() if str(label) not in order]
+    order = list(dict.fromkeys([*(a.group for a in found.aggregates), *found.scores]))
     counts = {aggregate.num_runs for each in aggregates.values() for aggregate in each}
     return json_values(
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "measure": measure,
+            "measure": found.measure,
             "intervals": statistics.INTERVALS,
             "margins": [_margin(count) for count in range(len(runs.runs) + 1)],
-            "which": which,
+            "which": found.which,
             "keys": list(runs.keys),
             "short": short_names([*runs.keys, "seed", "dataset"]),
-            "notes": [*runs.notes, *summary.few_runs(found)],
+            "notes": found.notes,
             "groups": order,
             "runs": [
                 {
-                    **_run(runs, int(index), folder, str(labels[index]), columns),
-                    "behaviour_score": behaviours[index],
+                    **_run(runs, int(index), folder, str(found.labels[index]), columns),
+                    "behaviour_score": found.behaviour_scores[index],
                 }
                 for index in runs.runs.index
             ],
@@ -103,11 +100,9 @@ def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, A
                 count: [ends.tolist() for ends in _share_intervals(count)] for count in counts
             },
             **_colours(columns),
-            "marginals": {
-                key: summary.marginal(runs, key, which).to_dict("list") for key in runs.keys
-            },
-            "importance": summary.importances(runs, which),
-            "findings": [vars(finding) for finding in findings(runs)],
+            "marginals": {key: found.marginal(key).to_dict("list") for key in runs.keys},
+            "importance": found.importances,
+            "findings": [vars(finding) for finding in found.findings],
             "evaluation": _curves(runs.evaluations, runs, COMPARED, None),
             "training": _curves(runs.training, runs, runs.metrics, POINTS_AT_MOST),
             "reproduction": _reproduction(runs),

@@ -77,7 +77,10 @@ def page_data(found: ComparedRuns, folder: Path) -> dict[str, Any]:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "measure": found.measure,
             "intervals": statistics.INTERVALS,
-            "margins": [_margin(count) for count in range(len(runs.runs) + 1)],
+            "margins": [  # standard errors to either side of the mean, by the number of curves
+                statistics.margin(count - 1) if count >= statistics.FEWEST else None
+                for count in range(len(runs.runs) + 1)
+            ],
             "which": found.which,
             "keys": list(runs.keys),
             "short": short_names([*runs.keys, "seed", "dataset"]),
@@ -91,13 +94,17 @@ def page_data(found: ComparedRuns, folder: Path) -> dict[str, Any]:
                 for index in runs.runs.index
             ],
             "aggregates": {
-                name: [_aggregate(a) for a in of_name] for name, of_name in aggregates.items()
+                which: [
+                    {"group": a.group, "num_runs": a.num_runs, "std": a.std, **a.estimates}
+                    for a in of_which
+                ]
+                for which, of_which in aggregates.items()
             },
             "best_few": summary.best_few(order),
             "few": statistics.FEWEST_TO_WIN,
             "normal_margin": statistics.NORMAL_MARGIN,
             "share_intervals": {
-                count: [ends.tolist() for ends in _share_intervals(count)] for count in counts
+                count: statistics.share_interval(np.arange(count + 1), count) for count in counts
             },
             **_colours(columns),
             "marginals": {key: found.marginal(key).to_dict("list") for key in runs.keys},
@@ -130,21 +137,6 @@ def _run(
     }
 
 
-def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
-    estimates = {name: list(estimate) for name, estimate in found.estimates.items()}
-    return {"group": found.group, "num_runs": found.num_runs, "std": found.std, **estimates}
-
-
-def _margin(num_runs: int) -> float | None:
-    """Standard errors to either side of the mean in a band of so many curves."""
-    return statistics.margin(num_runs - 1) if num_runs >= statistics.FEWEST else None
-
-
-def _share_intervals(num_runs: int) -> tuple[np.ndarray, np.ndarray]:
-    """The interval's ends (num_runs + 1,) of shares of 0 to all runs."""
-    return statistics.share_interval(np.arange(num_runs + 1), num_runs)
-
-
 def _colours(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
     """Colours, and the quarters of numeric keys that have more values than there are colours."""
     names = [str(name) for name in columns[ALGORITHM].unique()] if ALGORITHM in columns else []
@@ -157,7 +149,7 @@ def _colours(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
         "neutral_colour": colours.NEUTRAL,
         "diverging": colours.DIVERGING,
         "quarters": {
-            key: summary.quarters(column).tolist()
+            key: summary.quarters(column)
             for key, column in columns.items()
             if pd.api.types.is_numeric_dtype(column) and column.nunique() > len(colours.PALETTE)
         },

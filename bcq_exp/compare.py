@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -118,16 +118,23 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     found = read(Path(places[0])) if len(places) == 1 else None
     if found is None:
         return None
-    judged = {Path(each["folder"]).name: each["step"] for each in found["policies"]}
+    name = _naming(runs, places[0])
+    judged = {name(each["folder"]): each["step"] for each in found["policies"]}
     there = runs.runs[runs.runs["step"] > 0].set_index("folder")
-    now = {Path(str(folder)).name: step for folder, step in there["step"].items()}
+    now = {name(str(folder)): step for folder, step in there["step"].items()}
     for folder in there.index[there["status"] == "failed"]:  # after its checkpoint, which is judged
-        now.pop(Path(folder).name)
-        judged.pop(Path(folder).name, None)
+        now.pop(name(folder))
+        judged.pop(name(folder), None)
     if judged == now:
         return found
     old = f"estimates are older than the runs; `bcq_exp select {places[0]}` updates them"
     return {**found, "notes": [*found["notes"], old]}
+
+
+def _naming(runs: RunTables, sweep: str) -> Callable[[str], str]:
+    """Return what names a run by its path in the sweep, which may have been moved."""
+    depth = max(len(Path(folder).relative_to(sweep).parts) for folder in runs.runs["folder"])
+    return lambda folder: "/".join(Path(folder).parts[-max(1, depth) :])
 
 
 def _print_notes(found: ComparedRuns, file: TextIO) -> None:
@@ -182,7 +189,7 @@ def _print_estimates(
     from bcq_exp.analysis.tables import digits, mean_and_std
 
     console = tables.console()
-    values = pd.Series(_estimated(runs, selection), dtype=float).dropna()
+    values = pd.Series(_estimated(runs, selection, places), dtype=float).dropna()
     count = counted(len(runs.runs), "run")
     if values.empty:
         select = f"bcq_exp select {shlex.join(places)}"
@@ -199,14 +206,16 @@ def _print_estimates(
         console.print(f"behaviour policy, estimated in the same way: {value:.1f}")
 
 
-def _estimated(runs: RunTables, selection: Mapping[str, Any] | None) -> dict[Any, float | None]:
+def _estimated(
+    runs: RunTables, selection: Mapping[str, Any] | None, places: Sequence[str]
+) -> dict[Any, float | None]:
     """Return the last estimate of each run that has one, by index."""
     from bcq_exp.training.record import RunRecord
 
     if selection is not None:
-        of_name = {Path(each["folder"]).name: each["fqe"] for each in selection["policies"]}
-        names = (Path(folder).name for folder in runs.runs["folder"])
-        return {i: of_name.get(name) for i, name in zip(runs.runs.index, names, strict=True)}
+        name = _naming(runs, places[0])
+        of_name = {name(each["folder"]): each["fqe"] for each in selection["policies"]}
+        return {i: of_name.get(name(folder)) for i, folder in runs.runs["folder"].items()}
     rows = {i: RunRecord(Path(f)).estimates() for i, f in runs.runs["folder"].items()}
     return {i: of_run[-1]["fqe"] for i, of_run in rows.items() if of_run}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bcq_exp import compare
 from bcq_exp.analysis import load_runs, summary
 from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.report import page_data
@@ -67,6 +68,15 @@ def test_runs_in_nested_folders_of_a_sweep_are_found(tmp_path):
     assert [str(folder.relative_to(tmp_path)) for folder in run_folders(tmp_path / "s")] == [
         "s/a/0", "s/a/10", "s/b/2",
     ]  # fmt: skip
+
+
+def test_runs_of_one_name_in_nested_folders_have_their_own_estimates(tmp_path):
+    for name in ("a/seed=0", "b/seed=0"):
+        make_run(tmp_path / "s" / name, [1.0])
+    judged = [{"folder": f"moved/{name}/seed=0", "fqe": fqe} for name, fqe in (("a", 1), ("b", 2))]
+    place = str(tmp_path / "s")
+    found = compare._estimated(load_runs(place), {"policies": judged}, [place])
+    assert found == {0: 1, 1: 2}
 
 
 def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):

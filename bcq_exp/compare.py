@@ -153,18 +153,16 @@ def _print_notes(found: ComparedRuns, file: TextIO) -> None:
 def _print_returns(found: ComparedRuns) -> None:
     """Print the returns of evaluations by group."""
     from bcq_exp.analysis.statistics import INTERVALS
-    from bcq_exp.analysis.tables import digits, mean_and_std
+    from bcq_exp.analysis.tables import digits, mean_and_std, with_interval
 
     console, runs = tables.console(), found.runs
     title = f"{counted(len(runs.runs), 'run')}: {found.which} {found.measure}"
     table = tables.table(title, "group", ("runs", "IQM [95% CI]", "mean ± std", "median"))
     for a in found.aggregates:
-        iqm = a.estimates["iqm"]
-        interval = "" if iqm.low != iqm.low else f" [{digits(iqm.low)}, {digits(iqm.high)}]"
         table.add_row(
             a.group,
             str(a.num_runs),
-            digits(iqm.value) + interval,
+            with_interval(a.estimates["iqm"]),
             mean_and_std(a.estimates["mean"].value, a.std),
             digits(a.estimates["median"].value),
         )

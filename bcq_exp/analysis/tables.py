@@ -34,6 +34,12 @@ def mean_and_std(mean: float, std: float, plus: str = " ± ") -> str:
     return digits(mean) if math.isnan(std) else f"{digits(mean)}{plus}{digits(std)}"
 
 
+def with_interval(found: Estimate) -> str:
+    """Format ``value [low, high]``; the value alone where there is no interval."""
+    ends = "" if math.isnan(found.low) else f" [{digits(found.low)}, {digits(found.high)}]"
+    return f"{digits(found.value)}{ends}"
+
+
 def paper_table(found: ComparedRuns, form: Form, show: Show = "mean") -> str:
     """One row per group: a column per key, the number of evaluated runs, a column per data set.
 
@@ -135,10 +141,9 @@ def _cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool)
         std = float(x.std(ddof=1)) if len(x) > 1 else math.nan
         text = mean_and_std(found.value, std, " ± " if form == "md" else r" \pm ")
     else:
-        text = f"{digits(found.value)} [{digits(found.low)}, {digits(found.high)}]"
+        text = with_interval(found)
     if form == "md":
         return f"**{text}**" if bold else text
-    text = text.replace("–", r"\text{--}")
     return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"
 
 

@@ -246,6 +246,8 @@ def test_aggregates_as_csv_are_numbers(tmp_path):
     rows = paper_table(ComparedRuns(runs), "tex").splitlines()
     assert rows[0] == r"\begin{tabular}{lrlrc}"
     assert any(r"x\_y & 1 & $3.0$ \\" in row for row in rows)  # without the deviation of one run
+    iqm = paper_table(ComparedRuns(runs), "tex", show="iqm").splitlines()
+    assert any(r"x\_y & 1 & $3.0$ \\" in row for row in iqm)  # nor an interval
 
 
 def test_bold_wants_an_interval_that_lies_apart():

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,11 +187,10 @@ def _packed(values: np.ndarray) -> str:
 def _reproduction(runs: RunTables) -> dict[str, Any]:
     """Versions, commits, data: each with its values and how many runs had them."""
     table = runs.runs
-    versions: dict[str, dict[str, int]] = {}
+    versions: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for of_run in table["versions"]:
         for name, version in of_run.items():
-            counts = versions.setdefault(name, {})
-            counts[shown(version)] = counts.get(shown(version), 0) + 1
+            versions[name][shown(version)] += 1
     data = table.groupby(["dataset", "dataset_hash"]).size()
     return {
         "versions": versions,

@@ -100,7 +100,7 @@ def progress_table(
 
     num_of: Counter[str] = Counter(state.status for state in states)
     words = ", ".join(f"{num_of[status]} {status}" for status in COLOURS if num_of[status])
-    parts = [Text(f"{folder}: {counted(len(states), 'run')}: {words}")]
+    title = Text(f"{folder}: {counted(len(states), 'run')}: {words}")
     rows = _most_relevant(states, most)
     own = [_Column("status", [state.status for state in rows], "left"), *_progress(rows)]
     room = width - sum(column.width + 2 for column in own)
@@ -117,12 +117,12 @@ def progress_table(
         cells = [Text(column.cells[i]) for column in [*shown, *own]]
         cells[len(shown)].stylize(COLOURS[state.status])
         table.add_row(*cells, *[Text(state.reason or "")] * beside)
-    parts_below = [] if beside else list(_reasons(rows))
+    below = [] if beside else list(_reasons(rows))
     if len(rows) < len(states):
-        parts_below.append(and_more(len(states) - len(rows)))
+        below.append(and_more(len(states) - len(rows)))
     if hidden := [column.header.replace("\n", "") for column in keys[len(shown) :]]:
-        parts_below.append(f"hidden in this narrow terminal: {', '.join(hidden)}")
-    return Group(*parts, table, *map(Text, parts_below))
+        below.append(f"hidden in this narrow terminal: {', '.join(hidden)}")
+    return Group(title, table, *map(Text, below))
 
 
 def _most_relevant(states: Sequence[RunState], most: int | None) -> Sequence[RunState]:

@@ -6,7 +6,8 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,11 +19,8 @@ from bcq_exp.extras import require
 from bcq_exp.formatting import counted, listed
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bcq_exp.analysis.runs import RunTables
-    from bcq_exp.analysis.summary import Aggregate
-    from bcq_exp.analysis.tables import Show
+    from bcq_exp.analysis.summary import ComparedRuns
 
 
 @command
@@ -66,35 +64,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from bcq_exp.analysis import summary
     from bcq_exp.analysis.report import write_report
     from bcq_exp.analysis.runs import load_runs
+    from bcq_exp.analysis.summary import ComparedRuns
     from bcq_exp.analysis.tables import paper_table
 
     page = (options.output or home(options.runs) / "report") / "index.html"
     while True:
-        runs = load_runs(*options.runs)
-        selection = _selection(options.runs, runs)
-        underway = options.watch is not None and (runs.runs["status"] == "running").any()
-        try:
-            write_report(
-                runs,
-                page,
-                options.which,
-                options.watch if underway else None,
-                selection=selection,
-            )
-        except OSError as error:
-            raise UserError(f"output={page.parent}: {error.strerror or error}") from error
+        found = ComparedRuns(load_runs(*options.runs), options.which)
+        selection = _selection(options.runs, found.runs)
+        underway = options.watch is not None and (found.runs.runs["status"] == "running").any()
+        refresh = options.watch if underway else None
+        with _refused(f"output={page.parent}"):
+            write_report(found, page, refresh, selection=selection)
         if options.figures is not None:
-            _draw(runs, options.figures, options.show or "mean", options.which)
-        if options.format is None:
-            _print(runs, options.which, selection, options.runs)
-        else:
-            found = summary.aggregates(runs, runs.groups(), options.which)
-            _print_notes(runs, found, sys.stderr)
-            print(paper_table(runs, options.format, options.show or "mean", options.which), end="")
+            from bcq_exp.analysis.figures import write_figures
+
+            with _refused(f"figures={options.figures}"):
+                write_figures(found, options.figures, options.show or "mean")
         to = sys.stderr if options.format else sys.stdout
+        if options.format is None and found.aggregates:
+            _print_returns(found)
+        elif options.format is None:
+            _print_estimates(found.runs, selection, options.runs)
+        _print_notes(found, to)
+        if options.format is not None:
+            print(paper_table(found, options.format, options.show or "mean"), end="")
         if options.figures is not None:
             print(f"figures: {options.figures.resolve()}", file=to)
         print(f"report: {page.resolve()}", file=to, flush=True)
@@ -103,13 +98,17 @@ def _compare(options: argparse.Namespace) -> None:
         time.sleep(options.watch)
 
 
-def _draw(runs: RunTables, folder: Path, show: Show, which: str) -> None:
-    from bcq_exp.analysis.figures import write_figures
+@contextmanager
+def _refused(key: str) -> Iterator[None]:
+    """Name the key whose folder cannot be written.
 
+    Raises:
+        UserError: if the system refuses a write inside the block.
+    """
     try:
-        write_figures(runs, folder, show, which)
+        yield
     except OSError as error:
-        raise UserError(f"figures={folder}: {error.strerror or error}") from error
+        raise UserError(f"{key}: {error.strerror or error}") from error
 
 
 def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
@@ -119,94 +118,76 @@ def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
     found = read(Path(places[0])) if len(places) == 1 else None
     if found is None:
         return None
-    judged = {Path(each["folder"]).name: each["step"] for each in found["policies"]}
+    name = _naming(runs, places[0])
+    judged = {name(each["folder"]): each["step"] for each in found["policies"]}
     there = runs.runs[runs.runs["step"] > 0].set_index("folder")
-    now = {Path(str(folder)).name: step for folder, step in there["step"].items()}
+    now = {name(str(folder)): step for folder, step in there["step"].items()}
     for folder in there.index[there["status"] == "failed"]:  # after its checkpoint, which is judged
-        now.pop(Path(folder).name)
-        judged.pop(Path(folder).name, None)
+        now.pop(name(folder))
+        judged.pop(name(folder), None)
     if judged == now:
         return found
     old = f"estimates are older than the runs; `bcq_exp select {places[0]}` updates them"
     return {**found, "notes": [*found["notes"], old]}
 
 
-def _print(
-    runs: RunTables, which: str, selection: Mapping[str, Any] | None, places: Sequence[str]
-) -> None:
-    from bcq_exp.analysis import statistics, summary
-
-    console = tables.console()
-    found = summary.aggregates(runs, runs.groups(), which)
-    if found:
-        _print_returns(console, runs, which, found)
-    else:
-        _print_estimates(console, runs, selection, places)
-    if found:
-        print(statistics.INTERVALS)
-    _print_notes(runs, found, sys.stdout)
+def _naming(runs: RunTables, sweep: str) -> Callable[[str], str]:
+    """Return what names a run by its path in the sweep, which may have been moved."""
+    depth = max(len(Path(folder).relative_to(sweep).parts) for folder in runs.runs["folder"])
+    return lambda folder: "/".join(Path(folder).parts[-max(1, depth) :])
 
 
-def _print_notes(runs: RunTables, found: Sequence[Aggregate], file: TextIO) -> None:
+def _print_notes(found: ComparedRuns, file: TextIO) -> None:
     """Print notes on the runs, then warnings about single ones."""
-    from bcq_exp.analysis import summary
-    from bcq_exp.analysis.findings import findings
-
-    console = tables.console(file)
-    for note in [*runs.notes, *summary.few_runs(found)]:
+    console, names = tables.console(file), found.runs.runs["name"]
+    for note in found.notes:
         console.print(f"note: {note}")
     kinds: dict[tuple[str, str], list[str]] = {}
-    for f in findings(runs):
-        kinds.setdefault((f.severity, f.kind), []).append(f"{runs.runs['name'][f.run]}: {f.detail}")
+    for f in found.findings:
+        kinds.setdefault((f.severity, f.kind), []).append(f"{names[f.run]}: {f.detail}")
     for (severity, kind), details in kinds.items():
         more = f" (and {counted(len(details) - 1, 'more run')})" if len(details) > 1 else ""
         console.print(f"{severity}: {kind}: {details[0]}{more}")
 
 
-def _print_returns(
-    console: Console, runs: RunTables, which: str, found: Sequence[Aggregate]
-) -> None:
+def _print_returns(found: ComparedRuns) -> None:
     """Print the returns of evaluations by group."""
-    from bcq_exp.analysis import summary
-    from bcq_exp.analysis.tables import digits
+    from bcq_exp.analysis.statistics import INTERVALS
+    from bcq_exp.analysis.tables import digits, mean_and_std, with_interval
 
-    measure, _ = summary.measure_of(runs, which)
-    title = f"{counted(len(runs.runs), 'run')}: {which} {measure}"
+    console, runs = tables.console(), found.runs
+    title = f"{counted(len(runs.runs), 'run')}: {found.which} {found.measure}"
     table = tables.table(title, "group", ("runs", "IQM [95% CI]", "mean ± std", "median"))
-    for a in found:
-        iqm = a.estimates["iqm"]
-        interval = "" if iqm.low != iqm.low else f" [{digits(iqm.low)}, {digits(iqm.high)}]"
+    for a in found.aggregates:
         table.add_row(
             a.group,
             str(a.num_runs),
-            digits(iqm.value) + interval,
-            f"{digits(a.estimates['mean'].value)} ± {digits(a.std)}",
+            with_interval(a.estimates["iqm"]),
+            mean_and_std(a.estimates["mean"].value, a.std),
             digits(a.estimates["median"].value),
         )
     console.print(table)
-    known = runs.runs[["dataset", "behaviour_return"]].assign(group=runs.groups()).dropna()
-    scores = summary.behaviour_scores(runs)
+    known = runs.runs[["dataset", "behaviour_return"]].assign(group=found.labels).dropna()
     for task, of_task in known.drop_duplicates().groupby("dataset", sort=False):
         for value, own in of_task.groupby("behaviour_return", sort=False)["group"]:
             # groups may have other episodes of one data set, whose behaviour differs
             of = f" ({listed(list(own))})" if len(own) < len(of_task) else ""
-            score = scores[own.index[0]]
+            score = found.behaviour_scores[own.index[0]]
             scaled = f" (normalized {score:.1f})" if score == score else ""
             console.print(f"behaviour's return on {task}{of}: {value:.1f}{scaled}")
+    print(INTERVALS)
 
 
 def _print_estimates(
-    console: Console,
-    runs: RunTables,
-    selection: Mapping[str, Any] | None,
-    places: Sequence[str],
+    runs: RunTables, selection: Mapping[str, Any] | None, places: Sequence[str]
 ) -> None:
     """Print values by fitted Q evaluation, if no run has an evaluation."""
     import pandas as pd
 
-    from bcq_exp.analysis.tables import digits
+    from bcq_exp.analysis.tables import digits, mean_and_std
 
-    values = pd.Series(_estimated(runs, selection), dtype=float).dropna()
+    console = tables.console()
+    values = pd.Series(_estimated(runs, selection, places), dtype=float).dropna()
     count = counted(len(runs.runs), "run")
     if values.empty:
         select = f"bcq_exp select {shlex.join(places)}"
@@ -216,21 +197,23 @@ def _print_estimates(
     table = tables.table(None, "group", ("runs", "mean ± std", "best"))
     of_groups = values.groupby(runs.groups().loc[values.index])
     for group, of_group in sorted(of_groups, key=lambda each: -each[1].mean()):
-        spread = f"{digits(of_group.mean())} ± {digits(of_group.std())}"
+        spread = mean_and_std(of_group.mean(), of_group.std())
         table.add_row(str(group), str(len(of_group)), spread, digits(of_group.max()))
     console.print(table)
     if selection is not None and (value := selection["behaviour"].get("fqe")) is not None:
         console.print(f"behaviour policy, estimated in the same way: {value:.1f}")
 
 
-def _estimated(runs: RunTables, selection: Mapping[str, Any] | None) -> dict[Any, float | None]:
+def _estimated(
+    runs: RunTables, selection: Mapping[str, Any] | None, places: Sequence[str]
+) -> dict[Any, float | None]:
     """Return the last estimate of each run that has one, by index."""
     from bcq_exp.training.record import RunRecord
 
     if selection is not None:
-        of_name = {Path(each["folder"]).name: each["fqe"] for each in selection["policies"]}
-        names = (Path(folder).name for folder in runs.runs["folder"])
-        return {i: of_name.get(name) for i, name in zip(runs.runs.index, names, strict=True)}
+        name = _naming(runs, places[0])
+        of_name = {name(each["folder"]): each["fqe"] for each in selection["policies"]}
+        return {i: of_name.get(name(folder)) for i, folder in runs.runs["folder"].items()}
     rows = {i: RunRecord(Path(f)).estimates() for i, f in runs.runs["folder"].items()}
     return {i: of_run[-1]["fqe"] for i, of_run in rows.items() if of_run}
 

@@ -100,7 +100,7 @@ def progress_table(
 
     num_of: Counter[str] = Counter(state.status for state in states)
     words = ", ".join(f"{num_of[status]} {status}" for status in COLOURS if num_of[status])
-    parts = [Text(f"{folder}: {counted(len(states), 'run')}: {words}")]
+    title = Text(f"{folder}: {counted(len(states), 'run')}: {words}")
     rows = _most_relevant(states, most)
     own = [_Column("status", [state.status for state in rows], "left"), *_progress(rows)]
     room = width - sum(column.width + 2 for column in own)
@@ -117,12 +117,12 @@ def progress_table(
         cells = [Text(column.cells[i]) for column in [*shown, *own]]
         cells[len(shown)].stylize(COLOURS[state.status])
         table.add_row(*cells, *[Text(state.reason or "")] * beside)
-    parts_below = [] if beside else list(_reasons(rows))
+    below = [] if beside else list(_reasons(rows))
     if len(rows) < len(states):
-        parts_below.append(and_more(len(states) - len(rows)))
+        below.append(and_more(len(states) - len(rows)))
     if hidden := [column.header.replace("\n", "") for column in keys[len(shown) :]]:
-        parts_below.append(f"hidden in this narrow terminal: {', '.join(hidden)}")
-    return Group(*parts, table, *map(Text, parts_below))
+        below.append(f"hidden in this narrow terminal: {', '.join(hidden)}")
+    return Group(title, table, *map(Text, below))
 
 
 def _most_relevant(states: Sequence[RunState], most: int | None) -> Sequence[RunState]:
@@ -134,14 +134,18 @@ def _most_relevant(states: Sequence[RunState], most: int | None) -> Sequence[Run
 
 
 def _progress(states: Sequence[RunState]) -> Iterator[_Column]:
-    """Columns of steps, the time left of running runs, and the last return."""
+    """Columns of steps, the time left of running runs, the last return and estimate."""
     steps = [f"{s.step}/{s.num_steps}" if s.num_steps else "" for s in states]
     yield _Column("step", steps)
     left = ["" if s.seconds_left is None else clock(s.seconds_left) for s in states]
     if any(left):
         yield _Column("left", left)
     returns = ["" if s.last_return is None else f"{s.last_return:.1f}" for s in states]
-    yield _Column("return", returns)
+    estimates = ["" if s.estimate is None else f"{s.estimate:.1f}" for s in states]
+    if any(returns) or not any(estimates):
+        yield _Column("return", returns)
+    if any(estimates):
+        yield _Column("estimate", estimates)
 
 
 def _keys(states: Sequence[RunState], room: int) -> list[_Column]:

@@ -239,7 +239,7 @@ FILES = {
 }
 
 
-ELSEWHERE = [  # in a folder that --config-dir does not name
+ELSEWHERE = [  # in a package, whose files are not checked before Hydra reads them
     ("experiment=mine", "# @package _global_\nalgo:", "algo: must have keys; give it some, or"),
     ("experiment=mine", "# @package _global_\nnetworks:", "networks: must have keys; give it some"),
     ("experiment=mine", "# @package _global_\nactor:", "actor: must have keys; give it some, or"),
@@ -249,9 +249,10 @@ ELSEWHERE = [  # in a folder that --config-dir does not name
 
 
 @pytest.mark.parametrize(("choice", "content", "message"), ELSEWHERE)
-def test_a_mistake_in_a_file_of_the_search_path_is_one_line_too(choice, content, message, tmp_path):
+def test_a_mistake_in_a_file_of_a_package_is_one_line_too(choice, content, message, tmp_path):
     write_choice(tmp_path, choice, content, package="")
-    done = forked("hydra.searchpath=[file://own]", choice, cwd=tmp_path)
+    (tmp_path / "own" / "__init__.py").touch()
+    done = forked("hydra.searchpath=[pkg://own]", choice, cwd=tmp_path)
     assert_one_error(done, message)
     assert not (tmp_path / "multirun").exists()
 
@@ -269,6 +270,14 @@ def test_a_mistake_in_a_file_is_one_line_that_names_key_and_remedy(choice, tmp_p
     write_choice(tmp_path, choice, content)
     assert_one_error(forked("--config-dir=own", choice, cwd=tmp_path), message)
     assert not (tmp_path / "multirun").exists()
+
+
+@pytest.mark.parametrize("place", ["file://own", "own", "file://{}/own"])
+def test_a_mistake_in_a_file_of_the_search_path_names_the_file(place, tmp_path):
+    write_choice(tmp_path, "experiment=mine", "algo:")
+    place = place.format(tmp_path)
+    done = forked(f"hydra.searchpath=[pkg://none,{place}]", "experiment=mine", cwd=tmp_path)
+    assert_one_error(done, "error: experiment/mine.yaml: algo: has no keys; give it some or delete")
 
 
 def test_a_file_of_another_group_without_its_package_line_is_told_so(tmp_path):

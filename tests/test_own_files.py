@@ -71,7 +71,7 @@ def write(folder, text, name="experiment/mine.yaml"):
 
 def refused(folder, override="experiment=mine"):
     with pytest.raises(UserError) as caught:
-        check_own_files(folder, [override])
+        check_own_files([folder], [override])
     return str(caught.value)
 
 
@@ -99,6 +99,14 @@ def test_a_file_of_another_ending_or_that_leads_back_is_named(tmp_path):
     assert refused(tmp_path).startswith("experiment/other.yaml: its defaults list leads back to ")
 
 
+def test_a_file_of_the_first_folder_that_has_it_is_checked(tmp_path):
+    write(tmp_path / "first", f"{PACKAGE}defaults: [other]")
+    write(tmp_path / "second", f"{PACKAGE}algo:")
+    write(tmp_path / "second", f"{PACKAGE}vae:", "experiment/other.yaml")
+    with pytest.raises(UserError, match=r"^experiment/other.yaml: vae: has no keys"):
+        check_own_files([tmp_path / "first", tmp_path / "second"], ["experiment=mine"])
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -117,14 +125,14 @@ def test_a_file_of_another_ending_or_that_leads_back_is_named(tmp_path):
 )
 def test_what_may_be_right_is_left_to_hydra(text, tmp_path):
     write(tmp_path, text or PACKAGE)
-    check_own_files(tmp_path, ["experiment=mine,paper", "seed=0", "experiment=absent"])
+    check_own_files([tmp_path], ["experiment=mine,paper", "seed=0", "experiment=absent"])
 
 
 def test_our_own_files_have_no_mistake(tmp_path):
     for path in CONF.glob("*/**/*.yaml"):  # under other names
         group = path.parent.relative_to(CONF)
         write(tmp_path, path.read_text(), f"{group}/my_{path.name}")
-        check_own_files(tmp_path, [f"{group}=my_{path.stem}"])
+        check_own_files([tmp_path], [f"{group}=my_{path.stem}"])
 
 
 @pytest.mark.parametrize(

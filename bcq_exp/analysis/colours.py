@@ -51,7 +51,8 @@ def styles(groups: Sequence[str], algorithms: Mapping[str, str]) -> dict[str, St
         algorithms: each group's algorithm where groups differ in it, else empty.
     """
     if not algorithms:
-        return {group: Style(*_numbered(i)) for i, group in enumerate(groups)}
+        every = [Style(colour, dash) for dash in DASHES for colour in PALETTE]
+        return dict(zip(groups, cycle(every), strict=False))
     own = of_algorithms(sorted({*algorithms.values()}))
     counts: Counter[str] = Counter()
     found = {}
@@ -68,10 +69,6 @@ def mixed(colour: str, share: float) -> str:
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     mix = [part + share * (255 - part) if share > 0 else part * (1 + share) for part in parts]
     return "#" + "".join(f"{round(part):02x}" for part in mix)
-
-
-def _numbered(i: int) -> tuple[str, str]:
-    return PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]
 
 
 def _class_name(name: str) -> str:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from bcq_exp.analysis import colours, statistics, summary, tables
 from bcq_exp.analysis.runs import ALGORITHM, RunTables, short_names
+from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.files import write_atomically
 
 FORMATS = {"svg": "Date", "pdf": "CreationDate"}  # and their metadata that would differ
@@ -33,9 +34,7 @@ FEW = "†"
 FEW_MEANS = f"{FEW} fewer than {statistics.FEWEST_TO_WIN} runs: the interval is wide or missing"
 
 
-def write_figures(
-    runs: RunTables, folder: Path, show: tables.Show = "mean", which: str = "last"
-) -> list[str]:
+def write_figures(found: ComparedRuns, folder: Path, show: tables.Show = "mean") -> list[str]:
     """Write every figure that the runs allow, ``table.tex`` and ``aggregates.csv``.
 
     Of more than ``summary.DRAWN_AT_MOST`` groups, learning curves, profiles and pairs show the
@@ -43,7 +42,6 @@ def write_figures(
 
     Args:
         show: what the table shows, mean ± std or IQM with its interval.
-        which: the evaluation that counts, last or best.
 
     Returns:
         The names of the files.
@@ -51,7 +49,7 @@ def write_figures(
     Raises:
         OSError: if the folder cannot be written.
     """
-    groups = Groups(runs, which)
+    groups = Groups(found)
     drawn: dict[str, Figure] = {}
     with rc_context({**STYLE, "text.parse_math": False}):  # a dollar in a name is not TeX
         for draw in (
@@ -61,8 +59,8 @@ def write_figures(
             if figure is not None:
                 drawn[draw.__name__] = figure
         files = rendered(drawn)
-    files["table.tex"] = tables.paper_table(runs, "tex", show, which).encode()
-    files["aggregates.csv"] = tables.aggregate_csv(runs, which).encode()
+    files["table.tex"] = tables.paper_table(found, "tex", show).encode()
+    files["aggregates.csv"] = tables.aggregate_csv(found).encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -80,25 +78,19 @@ def rendered(figures: Mapping[str, Figure]) -> dict[str, bytes]:
 
 
 class Groups:
-    """The groups of a comparison: their runs, aggregates and styles."""
+    """The groups of a comparison as figures draw them: the best few, and their styles."""
 
-    def __init__(self, runs: RunTables, which: str) -> None:
-        self.runs, self.which = runs, which
-        self.labels = runs.groups()
-        self.measure, self.values = summary.measure_of(runs, which)
-        self.aggregates = summary.aggregates(runs, self.labels, which)
-        self.all = [aggregate.group for aggregate in self.aggregates]
+    def __init__(self, found: ComparedRuns) -> None:
+        self.found, self.runs = found, found.runs
+        self.all = [aggregate.group for aggregate in found.aggregates]
         self.few = summary.best_few(self.all)
-        algorithms = runs.values(ALGORITHM) if ALGORITHM in runs.keys else []
-        by_group = {str(g): str(name) for g, name in zip(self.labels, algorithms, strict=False)}
+        self.unit = f"{found.which} {found.measure}"
+        algorithms = self.runs.values(ALGORITHM) if ALGORITHM in self.runs.keys else []
+        by_group = {str(g): str(name) for g, name in zip(found.labels, algorithms, strict=False)}
         self.styles = colours.styles(self.few, by_group)
-        self.scores = {
-            group: summary.scores_by_task(runs, self.values, self.members(group))
-            for group in self.all
-        }
 
     def members(self, group: str) -> pd.Index:
-        return self.labels.index[self.labels == group]
+        return self.found.labels.index[self.found.labels == group]
 
     def line(self, group: str) -> dict[str, Any]:
         """Return the style of the group's line."""
@@ -107,7 +99,7 @@ class Groups:
         return {"color": drawn.colour, "ls": DASHES[drawn.dash], "label": label}
 
     def num_runs(self, group: str) -> int:
-        return sum(map(len, self.scores[group].values()))
+        return sum(map(len, self.found.scores[group].values()))
 
     def notes(self, shown: Sequence[str]) -> str:
         """Notes for readers of a figure of some groups."""
@@ -128,11 +120,11 @@ def learning_curves(groups: Groups) -> Figure | None:
     """Mean over each group's runs with a 95% t interval, a panel a data set."""
     runs = groups.runs
     tasks = sorted(runs.runs["dataset"].unique())
-    scored = groups.measure == "normalized score"
+    scored = groups.found.measure == "normalized score"
     column = "normalized_score" if scored else "return_mean"
     if not groups.few:
         return None
-    behaviours = summary.behaviour_scores(runs) if scored else runs.runs["behaviour_return"]
+    behaviours = groups.found.behaviour_scores if scored else runs.runs["behaviour_return"]
     figure, panels = _panels(len(tasks), sharey=scored)
     for axes, task in zip(panels, tasks, strict=True):
         of_task = runs.runs[runs.runs["dataset"] == task]
@@ -192,7 +184,7 @@ def _band(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def aggregates(groups: Groups) -> Figure | None:
     """IQM, mean, median and optimality gap with 95% intervals, a row a group."""
-    shown = groups.aggregates[:ROWS_AT_MOST]
+    shown = groups.found.aggregates[:ROWS_AT_MOST]
     if not shown:
         return None
     names = list(shown[0].estimates)
@@ -214,7 +206,7 @@ def aggregates(groups: Groups) -> Figure | None:
     panels[0].set_yticklabels([marked(a.group, a.num_runs) for a in shown])
     panels[0].set_ylim(len(shown) - 0.5, -0.5)
     notes = groups.notes([a.group for a in shown])
-    figure.supxlabel(f"{groups.which} {groups.measure}" + (f"; {notes}" if notes else ""), size=8)
+    figure.supxlabel(groups.unit + (f"; {notes}" if notes else ""), size=8)
     return figure
 
 
@@ -222,18 +214,18 @@ def profiles(groups: Groups) -> Figure | None:
     """Performance profiles: the share of runs above each score."""
     if not groups.few:
         return None
-    joined = {g: np.concatenate(list(groups.scores[g].values())) for g in groups.few}
-    every = np.sort(np.concatenate(list(joined.values())))
+    scores = {group: groups.found.scores[group] for group in groups.few}
+    every = np.sort(np.concatenate([own for each in scores.values() for own in each.values()]))
     every = np.concatenate([[every[0] - 0.03 * np.ptp(every)], every])  # all are above it
     figure, (axes,) = _panels(1)
     for group in groups.few:
-        share, low, high = statistics.performance_profile(groups.scores[group], every)
+        share, low, high = statistics.performance_profile(scores[group], every)
         axes.step(every, share, where="post", lw=1.4, **groups.line(group))
         firm = groups.num_runs(group) >= statistics.FEWEST_TO_WIN
         if firm and len(groups.few) <= BANDS_AT_MOST:
             colour = groups.styles[group].colour
             axes.fill_between(every, low, high, step="post", color=colour, alpha=0.12, lw=0)
-    axes.set(xlabel=f"{groups.which} {groups.measure}", ylabel="share of runs above")
+    axes.set(xlabel=groups.unit, ylabel="share of runs above")
     axes.set_ylim(-0.02, 1.02)
     _legend(figure, [axes], groups.notes(groups.few))
     return figure
@@ -244,7 +236,7 @@ def improvement(groups: Groups) -> Figure | None:
     few = groups.few
     if len(few) < 2:
         return None
-    pairs = summary.improvements(groups.runs, groups.labels, few, groups.which)
+    pairs = groups.found.improvements(few)
     values = np.array([[np.nan if e is None else e.value for e in row] for row in pairs])
     size = 0.42 * len(few)
     wide = 0.08 * max(map(len, few))
@@ -275,10 +267,10 @@ def improvement(groups: Groups) -> Figure | None:
 
 def hyperparameters(groups: Groups) -> Figure | None:
     """How much of the variance each key explains, and the mean at each value of each key."""
-    runs, which = groups.runs, groups.which
+    runs = groups.runs
     if not runs.keys or not groups.all:
         return None
-    shares = summary.importances(runs, which)
+    shares = groups.found.importances
     names = short_names([*runs.keys, "seed"])
     figure, panels = _panels(1 + len(runs.keys))
     panels[0].barh([names[key] for key in shares], list(shares.values()), color=colours.NEUTRAL)
@@ -288,8 +280,8 @@ def hyperparameters(groups: Groups) -> Figure | None:
     ordered = [key for key in shares if key in runs.keys]
     for axes, key in zip(panels[1:], ordered, strict=True):
         axes.sharey(panels[1])
-        _marginal(axes, key, summary.marginal(runs, key, which), runs)
-        axes.set(xlabel=names[key], ylabel=f"{which} {groups.measure}")
+        _marginal(axes, key, groups.found.marginal(key), runs)
+        axes.set(xlabel=names[key], ylabel=groups.unit)
     if any(FEW in text.get_text() for axes in panels for text in axes.get_xticklabels()):
         figure.supxlabel(FEW_MEANS, size=8)
     return figure

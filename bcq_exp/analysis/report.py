@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.analysis import colours, statistics, summary
-from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.json_values import json_values
 from bcq_exp.analysis.runs import ALGORITHM, RunTables
+from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.config.naming import short_names
 from bcq_exp.files import write_atomically
 from bcq_exp.formatting import shown
@@ -30,9 +31,8 @@ _SCRIPTS = ("groups.js", "statistics.js", "page.js")
 
 
 def write_report(
-    runs: RunTables,
+    found: ComparedRuns,
     path: Path,
-    which: str = "last",
     refresh: float | None = None,
     lead: str = "",
     selection: Mapping[str, Any] | None = None,
@@ -40,12 +40,11 @@ def write_report(
     """Write the page to ``path``.
 
     Args:
-        which: the evaluation that counts, last or best.
         refresh: seconds after which the page reloads itself; 0 for never.
         lead: HTML at the beginning of the page.
         selection: the content of the file of ``bcq_exp select``.
     """
-    content = {**page_data(runs, path.parent, which), "selection": json_values(selection, digits=6)}
+    content = {**page_data(found, path.parent), "selection": json_values(selection, digits=6)}
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
     parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", *_SCRIPTS)}
@@ -64,50 +63,54 @@ def write_report(
     write_atomically(path, page.encode())
 
 
-def page_data(runs: RunTables, folder: Path, which: str = "last") -> dict[str, Any]:
+def page_data(found: ComparedRuns, folder: Path) -> dict[str, Any]:
     """Return the data of the page as JSON values; links are relative to ``folder``."""
-    behaviours = summary.behaviour_scores(runs)
-    labels = runs.groups()
-    measure, _ = summary.measure_of(runs, which)
-    aggregates = {name: summary.aggregates(runs, labels, name) for name in ("last", "best")}
-    found = aggregates[which]
+    runs = found.runs
+    aggregates = {
+        which: (found if which == found.which else ComparedRuns(runs, which)).aggregates
+        for which in ("last", "best")
+    }
     columns = {key: summary.key_column(runs, key) for key in runs.keys}
-    order = [aggregate.group for aggregate in found]
-    order += [str(label) for label in labels.unique() if str(label) not in order]
+    order = list(dict.fromkeys([*(a.group for a in found.aggregates), *found.scores]))
     counts = {aggregate.num_runs for each in aggregates.values() for aggregate in each}
     return json_values(
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "measure": measure,
+            "measure": found.measure,
             "intervals": statistics.INTERVALS,
-            "margins": [_margin(count) for count in range(len(runs.runs) + 1)],
-            "which": which,
+            "margins": [  # standard errors to either side of the mean, by the number of curves
+                statistics.margin(count - 1) if count >= statistics.FEWEST else None
+                for count in range(len(runs.runs) + 1)
+            ],
+            "which": found.which,
             "keys": list(runs.keys),
             "short": short_names([*runs.keys, "seed", "dataset"]),
-            "notes": [*runs.notes, *summary.few_runs(found)],
+            "notes": found.notes,
             "groups": order,
             "runs": [
                 {
-                    **_run(runs, int(index), folder, str(labels[index]), columns),
-                    "behaviour_score": behaviours[index],
+                    **_run(runs, int(index), folder, str(found.labels[index]), columns),
+                    "behaviour_score": found.behaviour_scores[index],
                 }
                 for index in runs.runs.index
             ],
             "aggregates": {
-                name: [_aggregate(a) for a in of_name] for name, of_name in aggregates.items()
+                which: [
+                    {"group": a.group, "num_runs": a.num_runs, "std": a.std, **a.estimates}
+                    for a in of_which
+                ]
+                for which, of_which in aggregates.items()
             },
             "best_few": summary.best_few(order),
             "few": statistics.FEWEST_TO_WIN,
             "normal_margin": statistics.NORMAL_MARGIN,
             "share_intervals": {
-                count: [ends.tolist() for ends in _share_intervals(count)] for count in counts
+                count: statistics.share_interval(np.arange(count + 1), count) for count in counts
             },
             **_colours(columns),
-            "marginals": {
-                key: summary.marginal(runs, key, which).to_dict("list") for key in runs.keys
-            },
-            "importance": summary.importances(runs, which),
-            "findings": [vars(finding) for finding in findings(runs)],
+            "marginals": {key: found.marginal(key).to_dict("list") for key in runs.keys},
+            "importance": found.importances,
+            "findings": [vars(finding) for finding in found.findings],
             "evaluation": _curves(runs.evaluations, runs, COMPARED, None),
             "training": _curves(runs.training, runs, runs.metrics, POINTS_AT_MOST),
             "reproduction": _reproduction(runs),
@@ -135,21 +138,6 @@ def _run(
     }
 
 
-def _aggregate(found: summary.Aggregate) -> dict[str, Any]:
-    estimates = {name: list(estimate) for name, estimate in found.estimates.items()}
-    return {"group": found.group, "num_runs": found.num_runs, "std": found.std, **estimates}
-
-
-def _margin(num_runs: int) -> float | None:
-    """Standard errors to either side of the mean in a band of so many curves."""
-    return statistics.margin(num_runs - 1) if num_runs >= statistics.FEWEST else None
-
-
-def _share_intervals(num_runs: int) -> tuple[np.ndarray, np.ndarray]:
-    """The interval's ends (num_runs + 1,) of shares of 0 to all runs."""
-    return statistics.share_interval(np.arange(num_runs + 1), num_runs)
-
-
 def _colours(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
     """Colours, and the quarters of numeric keys that have more values than there are colours."""
     names = [str(name) for name in columns[ALGORITHM].unique()] if ALGORITHM in columns else []
@@ -162,7 +150,7 @@ def _colours(columns: Mapping[str, pd.Series]) -> dict[str, Any]:
         "neutral_colour": colours.NEUTRAL,
         "diverging": colours.DIVERGING,
         "quarters": {
-            key: summary.quarters(column).tolist()
+            key: summary.quarters(column)
             for key, column in columns.items()
             if pd.api.types.is_numeric_dtype(column) and column.nunique() > len(colours.PALETTE)
         },
@@ -199,11 +187,10 @@ def _packed(values: np.ndarray) -> str:
 def _reproduction(runs: RunTables) -> dict[str, Any]:
     """Versions, commits, data: each with its values and how many runs had them."""
     table = runs.runs
-    versions: dict[str, dict[str, int]] = {}
+    versions: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for of_run in table["versions"]:
         for name, version in of_run.items():
-            counts = versions.setdefault(name, {})
-            counts[shown(version)] = counts.get(shown(version), 0) + 1
+            versions[name][shown(version)] += 1
     data = table.groupby(["dataset", "dataset_hash"]).size()
     return {
         "versions": versions,

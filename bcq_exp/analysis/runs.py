@@ -17,7 +17,7 @@ from bcq_exp.config.naming import short_names
 from bcq_exp.config.schema import source
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import counted, listed, shown
-from bcq_exp.training.record import Marks, RunRecord, Table, present_status
+from bcq_exp.training.record import RunRecord, Table, present_status
 
 ALGORITHM = "algo"
 OF_DATA = "dataset."
@@ -96,26 +96,22 @@ def load_runs(*places: str | Path) -> RunTables:
     Raises:
         UserError: if one of them holds no run.
     """
-    records = [RunRecord(folder) for folder in run_folders(*places)]
-    summaries, notes = _summaries(records)
-    read = [record for record in records if record.folder in summaries]
-    if not read:
+    found, notes = _summaries(run_folders(*places))
+    if not found:
         more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
         raise UserError(f"no run can be read: {notes[0]}{more}")
-    found = [summaries[record.folder] for record in read]
-    configs = _compared([summary["config"] for summary in found])
-    names = run_names([record.folder for record in read])
+    summaries = list(found.values())
+    full = [summary["config"] for summary in summaries]
+    configs, names = _compared(full), run_names(list(found))
     runs = pd.DataFrame(
-        [_row(r, s, n, c) for r, s, n, c in zip(read, found, names, configs, strict=True)]
+        [_row(*each, n, c) for each, n, c in zip(found.items(), names, configs, strict=True)]
     )
-    notes += _tell_contents_apart(runs, [source(s["config"]).get("path") for s in found])
-    marks = [summary["record"] for summary in found]
-    evaluations, training = _tables(read, marks, ("eval", "train"), notes)
+    notes += _tell_contents_apart(runs, [source(config).get("path") for config in full])
+    evaluations, training = _tables(found, ("eval", "train"), notes)
     keys = tuple(key for key in _differing(configs, list(runs["dataset"])) if key != "seed")
-    full = [summary["config"] for summary in found]
     notes += [*_oddities(runs, evaluations, full), *_ungrouped(full, configs, keys)]
-    notes += _environments(found)
-    return RunTables(runs, evaluations, training, keys, tuple(notes + _provenance(found)))
+    notes += [*_environments(summaries), *_provenance(summaries)]
+    return RunTables(runs, evaluations, training, keys, tuple(notes))
 
 
 def run_folders(*places: str | Path) -> list[Path]:
@@ -158,20 +154,26 @@ def _run_folders(place: str) -> Iterator[Path]:
         if (path / "summary.json").exists():
             yield path
         else:
-            found = sorted(path.glob("*/summary.json"), key=_as_people_sort)
-            yield from (summary.parent for summary in found)
+            found = [*path.glob("*/summary.json")] or _nested_summaries(path)
+            yield from (summary.parent for summary in sorted(found, key=_as_people_sort))
+
+
+def _nested_summaries(path: Path) -> list[Path]:
+    """Summaries of runs that ``hydra.sweep.subdir`` placed deeper; none in hidden folders."""
+    return [path / found for found in glob.glob("**/summary.json", root_dir=path, recursive=True)]
 
 
 def _as_people_sort(path: Path) -> tuple[Any, ...]:
-    name = path.parent.name
-    return (0, int(name), "") if name.isdigit() else (1, 0, name)
+    name, above = path.parent.name, str(path.parent.parent)
+    return (above, 0, int(name), "") if name.isdigit() else (above, 1, 0, name)
 
 
-def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+def _summaries(folders: Iterable[Path]) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+    """Read the summary of each run by its folder; return notes on those that are left out."""
     summaries, notes = {}, []
-    for record in records:
+    for folder in folders:
         try:
-            summary = record.summary()
+            summary = RunRecord(folder).summary()
         except Damaged as error:
             notes.append(f"{error.what}; left out")
             continue
@@ -179,9 +181,9 @@ def _summaries(records: list[RunRecord]) -> tuple[dict[Path, dict[str, Any]], li
             continue
         if missing := {*SHOWN} - summary.keys():
             named = ", ".join(sorted(missing))
-            notes.append(f"{record.folder}: its summary lacks {named}; left out")
+            notes.append(f"{folder}: its summary lacks {named}; left out")
         else:
-            summaries[record.folder] = summary
+            summaries[folder] = summary
     return summaries, notes
 
 
@@ -306,13 +308,13 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _row(
-    record: RunRecord, summary: Mapping[str, Any], name: str, config: Mapping[str, Any]
+    folder: Path, summary: Mapping[str, Any], name: str, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     data, last, best = summary["dataset"], summary["last"] or {}, summary["best"] or {}
     return {
         "name": name,
-        "folder": str(record.folder),
-        "status": present_status(summary, record.folder),
+        "folder": str(folder),
+        "status": present_status(summary, folder),
         "reason": summary["failure"],
         "step": summary["step"],
         "num_steps": summary["config"]["trainer"]["num_steps"],
@@ -331,11 +333,12 @@ def _row(
 
 
 def _tables(
-    records: list[RunRecord], marks: list[Marks], tables: Sequence[Table], notes: list[str]
+    summaries: Mapping[Path, Mapping[str, Any]], tables: Sequence[Table], notes: list[str]
 ) -> list[pd.DataFrame]:
     """The tables, each of all runs, with the wall time of each step."""
     parts: dict[str, list[pd.DataFrame]] = {table: [] for table in tables}
-    for index, (record, mark) in enumerate(zip(records, marks, strict=True)):
+    for index, (folder, summary) in enumerate(summaries.items()):
+        record, mark = RunRecord(folder), summary["record"]
         timing: dict[str, np.ndarray] | None = None
         for table in tables:
             try:

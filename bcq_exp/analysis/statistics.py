@@ -115,7 +115,7 @@ def probability_of_improvement(x: Scores, y: Scores) -> Estimate:
     tasks = [task for task in x if task in y]
     if not tasks:
         raise ValueError("no task in common")
-    wins = np.array([_wins(x[t], y[t]) for t in tasks])
+    wins = np.array([0.5 + np.sign(np.subtract.outer(x[t], y[t])).mean() / 2 for t in tasks])
     value = float(wins.mean())
     if min(min(len(x[t]), len(y[t])) for t in tasks) < 2:
         return Estimate(value, np.nan, np.nan)
@@ -179,10 +179,3 @@ def _score_interval(wins: float, num_x: int, num_y: int) -> tuple[float, float]:
     low = optimize.brentq(excess, 0, inside) if wins > 0 else 0.0
     high = optimize.brentq(excess, inside, 1) if wins < 1 else 1.0
     return low, high
-
-
-def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(..., N), (..., M) -> (...)."""
-    above = x[..., :, None] > y[..., None, :]
-    ties = x[..., :, None] == y[..., None, :]
-    return (above + ties / 2).mean((-2, -1))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from bcq_exp.analysis import statistics
+from bcq_exp.analysis.findings import Finding, findings
 from bcq_exp.analysis.runs import RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
 from bcq_exp.formatting import counted
@@ -35,67 +37,144 @@ class Aggregate:
     estimates: dict[str, Estimate]
 
 
-def measure_of(runs: RunTables, which: str = "last") -> tuple[str, pd.Series]:
-    """Return the compared measure: normalized score where all have one, else mean return (N,).
+class ComparedRuns:
+    """Runs compared by one of their evaluations; each number is computed once.
 
-    With several data sets, those without a score are left out (NaN) if others have one.
+    Args:
+        runs: the N runs.
+        which: the evaluation that counts, last or best.
+
+    Attributes:
+        labels: the group of each run (N,).
+        measure: normalized score where all runs have one, else return.
+        values: the measure of each run (N,). With several data sets, those without a score are left
+            out (NaN) if others have one.
+        scores: by group, the values of its runs by data set; runs without one are left out.
     """
-    scores = pd.to_numeric(runs.runs[f"{which}_score"])
-    returns = pd.to_numeric(runs.runs[f"{which}_return"])
-    all_have = (scores.notna() | returns.isna()).all()
-    if scores.notna().any() and (all_have or runs.runs["dataset"].nunique() > 1):
-        return "normalized score", scores
-    return "return", returns
 
-
-def behaviour_scores(runs: RunTables) -> pd.Series:
-    """The behaviour's normalized score in each run (N,); NaN where it is unknown.
-
-    A score is linear in the return, so two evaluations on a data set determine it.
-    """
-    task = runs.runs["dataset"]
-    found = pd.Series(np.nan, index=runs.runs.index)
-    if "normalized_score" not in runs.evaluations:
-        return found
-    known = runs.evaluations[["run", "return_mean", "normalized_score"]].astype(float).dropna()
-    for name, rows in known.groupby(known["run"].map(task)):
-        returns, scores = rows["return_mean"].to_numpy(), rows["normalized_score"].to_numpy()
-        low, high = returns.argmin(), returns.argmax()
-        if returns[low] < returns[high]:
-            slope = (scores[high] - scores[low]) / (returns[high] - returns[low])
-            mine = task == name
-            behaviour = pd.to_numeric(runs.runs.loc[mine, "behaviour_return"])
-            found[mine] = scores[low] + slope * (behaviour - returns[low])
-    return found
-
-
-def scores_by_task(runs: RunTables, values: pd.Series, members: pd.Index) -> Scores:
-    """The members' values by data set; those without an evaluation are left out."""
-    known = values.loc[members].dropna()
-    tasks = runs.runs.loc[known.index, "dataset"]
-    return {str(task): known[tasks == task].to_numpy(float) for task in sorted(tasks.unique())}
-
-
-def aggregates(runs: RunTables, labels: pd.Series, which: str = "last") -> list[Aggregate]:
-    """Return the statistics of every group, the best interquartile mean first.
-
-    The optimality gap is defined for normalized scores only.
-    """
-    name, values = measure_of(runs, which)
-    found = []
-    for label in labels.unique():
-        scores = scores_by_task(runs, values, labels.index[labels == label])
-        if not scores:
-            continue
-        joined = np.concatenate(list(scores.values()))
-        estimates = {
-            key: statistics.estimate(scores, statistic)
-            for key, statistic in ESTIMATED.items()
-            if key != "optimality_gap" or name == "normalized score"
+    def __init__(self, runs: RunTables, which: str = "last") -> None:
+        self.runs, self.which, self.labels = runs, which, runs.groups()
+        scores = pd.to_numeric(runs.runs[f"{which}_score"])
+        returns = pd.to_numeric(runs.runs[f"{which}_return"])
+        all_have = (scores.notna() | returns.isna()).all()
+        is_scored = scores.notna().any() and (all_have or runs.runs["dataset"].nunique() > 1)
+        self.measure = "normalized score" if is_scored else "return"
+        self.values: pd.Series = scores if is_scored else returns
+        self.scores = {
+            str(label): self._by_task(self.labels == label) for label in self.labels.unique()
         }
-        std = float(joined.std(ddof=1)) if len(joined) > 1 else float("nan")
-        found.append(Aggregate(str(label), len(joined), std, estimates))
-    return sorted(found, key=lambda aggregate: -aggregate.estimates["iqm"].value)
+
+    @cached_property
+    def aggregates(self) -> list[Aggregate]:
+        """The statistics of every evaluated group, the best interquartile mean first.
+
+        The optimality gap is defined for normalized scores only.
+        """
+        found = []
+        for group, scores in self.scores.items():
+            if not scores:
+                continue
+            joined = np.concatenate(list(scores.values()))
+            estimates = {
+                key: statistics.estimate(scores, statistic)
+                for key, statistic in ESTIMATED.items()
+                if key != "optimality_gap" or self.measure == "normalized score"
+            }
+            std = float(joined.std(ddof=1)) if len(joined) > 1 else float("nan")
+            found.append(Aggregate(group, len(joined), std, estimates))
+        return sorted(found, key=lambda aggregate: -aggregate.estimates["iqm"].value)
+
+    @cached_property
+    def behaviour_scores(self) -> pd.Series:
+        """The behaviour's normalized score in each run (N,); NaN where it is unknown.
+
+        A score is linear in the return, so two evaluations on a data set determine it.
+        """
+        runs, evaluations = self.runs.runs, self.runs.evaluations
+        found = pd.Series(np.nan, index=runs.index)
+        if "normalized_score" not in evaluations:
+            return found
+        known = evaluations[["run", "return_mean", "normalized_score"]].astype(float).dropna()
+        for task, rows in known.groupby(known["run"].map(runs["dataset"])):
+            returns, scores = rows["return_mean"].to_numpy(), rows["normalized_score"].to_numpy()
+            low, high = returns.argmin(), returns.argmax()
+            if returns[low] < returns[high]:
+                slope = (scores[high] - scores[low]) / (returns[high] - returns[low])
+                mine = runs["dataset"] == task
+                behaviour = pd.to_numeric(runs.loc[mine, "behaviour_return"])
+                found[mine] = scores[low] + slope * (behaviour - returns[low])
+        return found
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Warnings about single runs."""
+        return findings(self.runs)
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on the runs, and on the limits of groups of few runs."""
+        notes, found = list(self.runs.notes), self.aggregates
+        without = [a for a in found if np.isnan(a.estimates["mean"].low)]
+        small = [a for a in found if a not in without and a.num_runs < statistics.FEWEST_TO_WIN]
+        for few, what in (
+            (
+                without,
+                f"too few runs for an interval: {statistics.FEWEST} are needed, and 2 on each data "
+                "set",
+            ),
+            (small, "3 runs: intervals are wide, and no group of 3 is marked as the best"),
+        ):
+            if few:
+                several = f"{counted(len(few), 'group')} {'has' if len(few) == 1 else 'have'}"
+                which = "every group has" if len(few) == len(found) else several
+                notes.append(f"{which} {what}")
+        return notes
+
+    def improvements(self, groups: Sequence[str]) -> list[list[Estimate | None]]:
+        """P(row beats column) for pairs of ``groups``; None where they share no task."""
+
+        def pair(x: str, y: str) -> Estimate | None:
+            if x == y or not self.scores[x].keys() & self.scores[y].keys():
+                return None
+            return statistics.probability_of_improvement(self.scores[x], self.scores[y])
+
+        return [[pair(x, y) for y in groups] for x in groups]
+
+    def marginal(self, key: str) -> pd.DataFrame:
+        """Mean and interval of the runs at each value of one key, averaged over the other keys.
+
+        Columns are value (a string), num_runs, mean, low, high. Numeric values are sorted; more
+        than ``statistics.LEVELS_AT_MOST`` are grouped by quarters.
+        """
+        column = key_column(self.runs, key)
+        levels = pd.Series(told_apart(list(column)), index=column.index)
+        is_numeric = pd.api.types.is_numeric_dtype(column)
+        if is_numeric and column.nunique() > statistics.LEVELS_AT_MOST:
+            edges = quarters(column)
+            cut = np.searchsorted(edges[1:-1], column)
+            names = [f"{low:.3g} – {high:.3g}" for low, high in pairwise(edges)]
+            levels = pd.Series([names[part] for part in cut], index=column.index)
+        order = column.groupby(levels).min() if is_numeric else None
+        rows = []
+        for level in sorted(levels.unique(), key=lambda x: x if order is None else order[x]):
+            if scores := self._by_task(levels == level):
+                found = statistics.estimate(scores, statistics.mean)
+                rows.append((level, sum(map(len, scores.values())), *found))
+        return pd.DataFrame(rows, columns=["value", "num_runs", "mean", "low", "high"])
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """Each key's share of the scores' variance, and the seed's, the largest first
+        (:func:`statistics.importance`)."""
+        keys = [*self.runs.keys, *(["seed"] if self.runs.runs["seed"].nunique() > 1 else [])]
+        columns = {key: key_column(self.runs, key) for key in keys}
+        found = {key: statistics.importance(each, self.values) for key, each in columns.items()}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def _by_task(self, members: pd.Series) -> Scores:
+        known = self.values[members].dropna()
+        tasks = self.runs.runs["dataset"]
+        return {str(task): own.to_numpy(float) for task, own in known.groupby(tasks)}
 
 
 def best_few(groups: Sequence[str]) -> list[str]:
@@ -103,75 +182,9 @@ def best_few(groups: Sequence[str]) -> list[str]:
     return list(groups if len(groups) <= DRAWN_AT_MOST else groups[:BEST_FEW])
 
 
-def few_runs(found: Sequence[Aggregate]) -> list[str]:
-    """Notes on the limits of groups of few runs."""
-    notes = []
-    without = [a for a in found if np.isnan(a.estimates["mean"].low)]
-    small = [a for a in found if a not in without and a.num_runs < statistics.FEWEST_TO_WIN]
-    for few, what in (
-        (
-            without,
-            f"too few runs for an interval: {statistics.FEWEST} are needed, and 2 on each data set",
-        ),
-        (small, "3 runs: intervals are wide, and no group of 3 is marked as the best"),
-    ):
-        if few:
-            several = f"{counted(len(few), 'group')} {'has' if len(few) == 1 else 'have'}"
-            which = "every group has" if len(few) == len(found) else several
-            notes.append(f"{which} {what}")
-    return notes
-
-
-def improvements(
-    runs: RunTables, labels: pd.Series, groups: Sequence[str], which: str = "last"
-) -> list[list[Estimate | None]]:
-    """P(row beats column) for pairs of ``groups``; None where they share no task."""
-    _, values = measure_of(runs, which)
-    scores = {g: scores_by_task(runs, values, labels.index[labels == g]) for g in groups}
-
-    def pair(x: str, y: str) -> Estimate | None:
-        if x == y or not scores[x].keys() & scores[y].keys():
-            return None
-        return statistics.probability_of_improvement(scores[x], scores[y])
-
-    return [[pair(x, y) for y in groups] for x in groups]
-
-
-def marginal(runs: RunTables, key: str, which: str = "last") -> pd.DataFrame:
-    """Mean and interval of the runs at each value of one key, averaged over the other keys.
-
-    Columns are value (a string), num_runs, mean, low, high. Numeric values are sorted; more than
-    ``statistics.LEVELS_AT_MOST`` are grouped by quarters.
-    """
-    _, values = measure_of(runs, which)
-    column = key_column(runs, key)
-    levels = pd.Series(told_apart(list(column)), index=column.index)
-    if pd.api.types.is_numeric_dtype(column) and column.nunique() > statistics.LEVELS_AT_MOST:
-        edges = quarters(column)
-        cut = np.searchsorted(edges[1:-1], column)
-        names = [f"{low:.3g} – {high:.3g}" for low, high in pairwise(edges)]
-        levels = pd.Series([names[part] for part in cut], index=column.index)
-    order = column.groupby(levels).min() if pd.api.types.is_numeric_dtype(column) else None
-    rows = []
-    for level in sorted(levels.unique(), key=lambda x: x if order is None else order[x]):
-        scores = scores_by_task(runs, values, levels.index[levels == level])
-        if scores:
-            found = statistics.estimate(scores, statistics.mean)
-            rows.append((level, sum(map(len, scores.values())), *found))
-    return pd.DataFrame(rows, columns=["value", "num_runs", "mean", "low", "high"])
-
-
 def quarters(column: pd.Series) -> np.ndarray:
     """The edges of a numeric key's quarters, as :func:`statistics.importance` cuts it."""
     return pd.qcut(column, 4, duplicates="drop", retbins=True)[1]
-
-
-def importances(runs: RunTables, which: str = "last") -> dict[str, float]:
-    """Each key's share of the scores' variance, and the seed's (:func:`statistics.importance`)."""
-    _, values = measure_of(runs, which)
-    keys = [*runs.keys, *(["seed"] if runs.runs["seed"].nunique() > 1 else [])]
-    found = {key: statistics.importance(key_column(runs, key), values) for key in keys}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def key_column(runs: RunTables, key: str) -> pd.Series:

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
-from bcq_exp.analysis import statistics, summary
-from bcq_exp.analysis.runs import RunTables
+from bcq_exp.analysis import statistics
 from bcq_exp.analysis.statistics import Estimate
+from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.config.naming import short_names
 
 Form = Literal["md", "tex"]
@@ -30,61 +29,60 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
-def paper_table(runs: RunTables, form: Form, show: Show = "mean", which: str = "last") -> str:
+def mean_and_std(mean: float, std: float, plus: str = " ± ") -> str:
+    """Format a mean with the standard deviation, which is NaN for one run: then the mean alone."""
+    return digits(mean) if math.isnan(std) else f"{digits(mean)}{plus}{digits(std)}"
+
+
+def with_interval(found: Estimate) -> str:
+    """Format ``value [low, high]``; the value alone where there is no interval."""
+    ends = "" if math.isnan(found.low) else f" [{digits(found.low)}, {digits(found.high)}]"
+    return f"{digits(found.value)}{ends}"
+
+
+def paper_table(found: ComparedRuns, form: Form, show: Show = "mean") -> str:
     """One row per group: a column per key, the number of evaluated runs, a column per data set.
 
     Results are mean ± std, or IQM [interval]. The best of a column is bold where its interval lies
     apart from every other's (:func:`standing_apart`).
     """
-    labels = runs.groups()
-    name, values = summary.measure_of(runs, which)
-    tasks = sorted(runs.runs["dataset"].unique())
-    cells: dict[str, dict[str, str]] = {str(label): {} for label in labels.unique()}
-    for task in tasks:
-        scores = {
-            str(label): values[(labels == label) & (runs.runs["dataset"] == task)].dropna()
-            for label in labels.unique()
-        }
-        known = {g: x.to_numpy(float) for g, x in scores.items() if len(x)}
-        statistic = statistics.mean if show == "mean" else statistics.iqm
-        found = {g: statistics.estimate({task: x}, statistic) for g, x in known.items()}
-        best = standing_apart(found, {group: len(x) for group, x in known.items()})
-        for group, x in known.items():
-            cells[group][task] = cell(x, found[group], form, show, bold=group == best)
-    count = labels[values.notna()].value_counts()
-    keys = _values_of_groups(runs, labels)
+    tasks = sorted(found.runs.runs["dataset"].unique())
+    columns = [
+        compared_cells({g: of[task] for g, of in found.scores.items() if task in of}, form, show)
+        for task in tasks
+    ]
+    keys = _values_of_groups(found)
     names = short_names(keys)
-    header = [*(names[key] for key in keys), "runs", *(f"{task} ({name})" for task in tasks)]
+    titles = [f"{task} ({found.measure})" for task in tasks]
+    header = [*(names[key] for key in keys), "runs", *titles]
     rows = [
         [
             *(column[group] for column in keys.values()),
-            str(count.get(group, 0)),
-            *(of_group.get(task, "") for task in tasks),
+            str(sum(map(len, scores.values()))),
+            *(cells.get(group, "") for cells in columns),
         ]
-        for group, of_group in cells.items()
+        for group, scores in found.scores.items()
     ]
     what = "Mean ± standard deviation over runs" if show == "mean" else "IQM [interval]"
     aligns = "".join("r" if _are_numbers(column.values()) else "l" for column in keys.values())
     return captioned(header, rows, form, what, f"{aligns}r")
 
 
-def aggregate_csv(runs: RunTables, which: str = "last") -> str:
+def aggregate_csv(found: ComparedRuns) -> str:
     """One row of numbers per group, the best IQM first.
 
     The columns are the keys that differ, ``measure``, ``runs``, each estimate of
     :data:`bcq_exp.analysis.summary.ESTIMATED` with ``_low`` and ``_high``, the ends of its
     interval (empty where there is none), and ``std``.
     """
-    labels = runs.groups()
-    found = summary.aggregates(runs, labels, which)
-    measure = f"{which} {summary.measure_of(runs, which)[0]}"
-    keys = _values_of_groups(runs, labels, exactly=True)
-    estimates = list(found[0].estimates) if found else []
+    measure = f"{found.which} {found.measure}"
+    keys = _values_of_groups(found, exactly=True)
+    estimates = list(found.aggregates[0].estimates) if found.aggregates else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
     writer.writerow([*keys, "measure", "runs", *ends, "std"])
-    for a in found:
+    for a in found.aggregates:
         numbers = [*(x for name in estimates for x in a.estimates[name]), a.std]
         known = ["" if math.isnan(x) else x for x in map(float, numbers)]
         values = (column[a.group] for column in keys.values())
@@ -92,21 +90,17 @@ def aggregate_csv(runs: RunTables, which: str = "last") -> str:
     return text.getvalue()
 
 
-def _values_of_groups(
-    runs: RunTables, labels: pd.Series, *, exactly: bool = False
-) -> dict[str, dict[str, str]]:
+def _values_of_groups(found: ComparedRuns, *, exactly: bool = False) -> dict[str, dict[str, str]]:
     """Return each group's value by key; empty where the group lacks the key.
 
     If no key differs, there is one column with the groups' labels.
     """
-    first = {str(label): i for i, label in reversed(list(enumerate(labels)))}
+    runs, labels = found.runs, list(found.labels)
     if not runs.keys:
-        return {"group": {group: group for group in first}}
+        return {"group": {group: group for group in found.scores}}
+    first = {group: labels.index(group) for group in found.scores}
     columns = {key: runs.values(key, exactly=exactly) for key in runs.keys}
-    return {
-        key: {group: column[i] or "" for group, i in first.items()}
-        for key, column in columns.items()
-    }
+    return {key: {g: column[i] or "" for g, i in first.items()} for key, column in columns.items()}
 
 
 def _are_numbers(texts: Iterable[str]) -> bool:
@@ -128,17 +122,28 @@ def standing_apart(found: Mapping[str, Estimate], num_runs: Mapping[str, int]) -
     return best if apart else None
 
 
-def cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:
+def compared_cells(
+    results: Mapping[str, np.ndarray], form: Form, show: Show = "mean"
+) -> dict[str, str]:
+    """Format the results of groups (N,) on one task; the one that stands apart is bold."""
+    statistic = statistics.mean if show == "mean" else statistics.iqm
+    found = {group: statistics.estimate({"": x}, statistic) for group, x in results.items()}
+    best = standing_apart(found, {group: len(x) for group, x in results.items()})
+    return {
+        group: _cell(x, found[group], form, show, bold=group == best)
+        for group, x in results.items()
+    }
+
+
+def _cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:
     """Format the result of a group's runs (N,)."""
     if show == "mean":
-        spread = digits(float(x.std(ddof=1))) if len(x) > 1 else "–"
-        plus = " ± " if form == "md" else r" \pm "
-        text = f"{digits(found.value)}{plus}{spread}"
+        std = float(x.std(ddof=1)) if len(x) > 1 else math.nan
+        text = mean_and_std(found.value, std, " ± " if form == "md" else r" \pm ")
     else:
-        text = f"{digits(found.value)} [{digits(found.low)}, {digits(found.high)}]"
+        text = with_interval(found)
     if form == "md":
         return f"**{text}**" if bold else text
-    text = text.replace("–", r"\text{--}")
     return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"
 
 

@@ -67,12 +67,10 @@ class CheckCallback(Callback):
             _check_is_read(config, is_sweep=True)
             words = [*unresolved(given.hydra), *unresolved(given.task)]
             asked = [o for o in words if not o.startswith("hydra.mode=")]
-            planned = plan.plan_sweep(asked, composed)
-            planned.commit()
-            given.hydra.extend(planned.overrides)
-            parser = OverridesParser.create()
-            internals.set_values(parser.parse_overrides(list(planned.overrides)), config)
-            if (fixed := planned.config) is not None:  # which the sweeper reads
+            placed, fixed = plan.plan_sweep(asked, composed)
+            given.hydra.extend(placed)
+            internals.set_values(OverridesParser.create().parse_overrides(placed), config)
+            if fixed is not None:  # which the sweeper reads
                 with open_dict(config):
                     config.update({key: fixed[key] for key in fixed if key != "hydra"})
 

@@ -72,8 +72,7 @@ def entry(
             args.overrides = [_read(word, as_text, sweeps, args.multirun) for word in words]
             if args.config_dir is not None and not os.path.isdir(args.config_dir):
                 raise UserError(f"--config-dir {args.config_dir}: there is no such folder")
-            if args.config_dir is not None:
-                check_own_files(Path(args.config_dir), args.overrides)
+            check_own_files(_own_folders(args.config_dir, args.overrides), args.overrides)
             if plan is not None and args.plan:
                 args.overrides.append(plan)
             if args.multirun and not sweeps:
@@ -132,6 +131,19 @@ def check_single(words: Sequence[str], reason: str) -> None:
                 raise UserError(f"{word}: leave it out; {reason}")
             if given.is_sweep_override():
                 raise UserError(f"{word}: must be one value; {reason}")
+
+
+def _own_folders(config_dir: str | None, overrides: Sequence[str]) -> list[Path]:
+    """The folders of the user's files, in Hydra's order: the search path, then --config-dir."""
+    places: list[str] = []
+    for word in overrides:
+        if word.startswith("hydra.searchpath="):
+            with suppress(HydraException):  # reported when Hydra parses it
+                value = OverridesParser.create().parse_override(word).value()
+                places = value if isinstance(value, list) else []
+    folders = [str(place).removeprefix("file://") for place in places]
+    given = [] if config_dir is None else [config_dir]
+    return [Path(folder) for folder in (*folders, *given) if "://" not in folder]
 
 
 @contextmanager

@@ -25,8 +25,8 @@ GROUPS = ("experiment", "sweep")  # which have no node: their choices set keys o
 PACKAGE = "# @package _global_"
 
 
-def check_own_files(folder: Path, overrides: Sequence[str]) -> None:
-    """Check the files in ``folder`` that overrides choose.
+def check_own_files(folders: Sequence[Path], overrides: Sequence[str]) -> None:
+    """Check the files in the first of ``folders`` that has them, which overrides choose.
 
     Raises:
         UserError: one line naming the file, the key and the remedy.
@@ -35,16 +35,16 @@ def check_own_files(folder: Path, overrides: Sequence[str]) -> None:
         key, values = key_and_value(override)
         group = key.partition("@")[0]
         for choice in re.findall(r"[\w./-]+", values if re.fullmatch(r"[\w/]+", group) else ""):
-            _check(folder, f"{group}/{choice}")
+            _check(folders, f"{group}/{choice}")
 
 
-def _check(folder: Path, name: str, within: Sequence[str] = ()) -> None:
+def _check(folders: Sequence[Path], name: str, within: Sequence[str] = ()) -> None:
     """Check a file, ``GROUP/CHOICE``, and the files that its defaults list names."""
-    path = folder / f"{name}.yaml"
     if (conf_folder() / f"{name}.yaml").exists():  # which Hydra prefers
         return
-    if not path.is_file():
-        if (folder / f"{name}.yml").is_file():
+    path = next((p for folder in folders if (p := folder / f"{name}.yaml").is_file()), None)
+    if path is None:
+        if any((folder / f"{name}.yml").is_file() for folder in folders):
             raise UserError(f"{name}.yml: rename it to {name}.yaml, as Hydra reads no other ending")
         return
     try:
@@ -59,7 +59,7 @@ def _check(folder: Path, name: str, within: Sequence[str] = ()) -> None:
             raise UserError(
                 f"{name}.yaml: its defaults list leads back to {other}; remove it there"
             )
-        _check(folder, other, (*within, name))
+        _check(folders, other, (*within, name))
 
 
 def _named(name: str, content: Mapping[Any, Any]) -> Iterator[str]:

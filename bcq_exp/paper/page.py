@@ -9,6 +9,7 @@ from pathlib import Path
 from bcq_exp.analysis.figures import FORMATS
 from bcq_exp.analysis.report import write_report
 from bcq_exp.analysis.statistics import INTERVALS
+from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.files import write_atomically
 from bcq_exp.paper import curves
 from bcq_exp.paper.claims import DATASETS_TO_DECIDE, ERROR, MATCHES, Decided
@@ -51,7 +52,8 @@ def write(results: Results, decided: Sequence[Decided], folder: Path) -> None:
     }
     for name, content in (drawn | {name: text.encode() for name, text in texts.items()}).items():
         write_atomically(folder / name, content)
-    write_report(results.tables, folder / "index.html", lead=_lead(results, decided, drawn))
+    lead = _lead(results, decided, drawn)
+    write_report(ComparedRuns(results.tables), folder / "index.html", lead=lead)
 
 
 def claims_markdown(decided: Sequence[Decided]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bcq_exp.analysis import statistics, tables
+from bcq_exp.analysis import tables
 from bcq_exp.analysis.tables import Form
 from bcq_exp.formatting import counted
 from bcq_exp.paper.run_tables import Results, shown, task_name
@@ -25,12 +25,11 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
                 for algo in results.algorithms
             }
             known = {algo: x for algo, x in returns.items() if len(x)}
-            found = {a: statistics.estimate({env: x}, statistics.mean) for a, x in known.items()}
-            best = tables.standing_apart(found, {a: len(x) for a, x in known.items()})
+            shown_cells = tables.compared_cells(known, form)
             behaviour = of_task["behaviour_return"].dropna().mean()
             planned = results.num_pairs // len(results.envs)
             cells = [
-                tables.cell(known[algo], found[algo], form, "mean", bold=algo == best)
+                shown_cells[algo]
                 + f" ({len(known[algo])} of {planned})" * (len(known[algo]) < planned)
                 + _dead(int(of_task.loc[of_task["algo"] == algo, "has_dead_vae"].sum()))
                 if algo in known

@@ -3,40 +3,65 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # it brings torch
+    from bcq_exp.training.cost import RunCost
 
 FINER = (1, 2, 4, 8)  # numbers of groups per worker to try
 WORTHWHILE = 0.97  # split further only if it saves at least 3%
 
 
 @dataclass(frozen=True)
-class Divisible:
+class CohortCost:
+    """The cost of the runs of a cohort.
+
+    Args:
+        run: the cost of one run.
+        num_steps: the steps left of each run.
+        num_threads: the threads that train a group.
+    """
+
+    run: RunCost
+    num_steps: int
+    num_threads: int
+
+    def seconds(self, num_runs: int) -> float:
+        """Seconds of a group of so many runs."""
+        return self.run.seconds(self.num_steps, num_runs, self.num_threads)
+
+
+@dataclass(frozen=True)
+class Kind:
     """Runs that can be trained together.
 
     Args:
-        num_runs: the number of runs.
+        runs: the runs.
         most: the most runs in one group.
-        seconds: the time that a group of so many runs takes.
+        cost: the cost of each; ``None`` if unknown.
     """
 
-    num_runs: int
+    runs: Sequence[Any]
     most: int
-    seconds: Callable[[int], float]
+    cost: CohortCost | None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs ``first`` to ``last`` (excluded) of a kind, and the seconds that they take together."""
+    """Runs of a kind that are trained together, and the seconds that they take.
 
-    kind: int
-    first: int
-    last: int
+    Where the cost of a kind is unknown, the seconds of all groups are their numbers of runs.
+    """
+
+    kind: Kind
+    runs: Sequence[Any]
     seconds: float
 
 
-def divided(kinds: Sequence[Divisible], num_workers: int) -> list[Group]:
+def divided(kinds: Sequence[Kind], num_workers: int) -> list[Group]:
     """Divide runs into groups, longest first: each free worker takes the next one.
 
     No group is more than an even share of the work; groups are smaller where that ends the sweep
@@ -58,16 +83,20 @@ def ends(groups: Sequence[Group], num_workers: int) -> list[float]:
     return sorted(busy)
 
 
-def _groups(kinds: Sequence[Divisible], num_workers: int, finer: int) -> list[Group]:
-    wholes = [kind.seconds(kind.num_runs) for kind in kinds]
-    share = sum(wholes) / (num_workers * finer)
+def _groups(kinds: Sequence[Kind], num_workers: int, finer: int) -> list[Group]:
+    known = all(kind.cost is not None for kind in kinds)
+
+    def group(kind: Kind, runs: Sequence[Any]) -> Group:
+        seconds = kind.cost.seconds(len(runs)) if known and kind.cost else float(len(runs))
+        return Group(kind, runs, seconds)
+
+    wholes = [group(kind, kind.runs) for kind in kinds]
+    share = sum(whole.seconds for whole in wholes) / (num_workers * finer)
     groups = []
-    for number, (kind, whole) in enumerate(zip(kinds, wholes, strict=True)):
-        parts = max(-(-kind.num_runs // kind.most), round(whole / share))
-        parts = min(kind.num_runs, parts)
-        bounds = [kind.num_runs * i // parts for i in range(parts + 1)]
-        groups += [
-            Group(number, first, last, kind.seconds(last - first))
-            for first, last in pairwise(bounds)
-        ]
+    for whole in wholes:
+        num_runs = len(whole.runs)
+        parts = max(-(-num_runs // whole.kind.most), round(whole.seconds / share))
+        parts = min(num_runs, parts)
+        bounds = [num_runs * i // parts for i in range(parts + 1)]
+        groups += [group(whole.kind, whole.runs[a:b]) for a, b in pairwise(bounds)]
     return sorted(groups, key=lambda group: -group.seconds)

@@ -102,7 +102,9 @@ class HalvingSweeper(GridSweeper):
             if not settings:
                 break
         if settings:
-            _say_winner(rungs)
+            best, num_settings = rungs[-1].settings[0], len(rungs[0].settings)
+            words = "best of %d settings at step %d: %.1f with %s"
+            log.info(words, num_settings, steps[-1], best.value, best.name)
         ranked = sorted(found.values(), key=lambda result: (-result.step, -result.mean))
         result_table.log_results(ranked, folder, trainer.objective)
         if failures:
@@ -183,17 +185,6 @@ def _write(folder: Path, rungs: Sequence[Rung], stopped: Mapping[str, str]) -> N
     content = json.dumps({"rungs": [asdict(rung) for rung in rungs]}, indent=2) + "\n"
     write_atomically(folder / HALVING_FILE, content.encode())
     state.note_stopped(folder, stopped)
-
-
-def _say_winner(rungs: Sequence[Rung]) -> None:
-    best, last = rungs[-1].settings[0], rungs[-1]
-    log.info(
-        "best of %d settings at step %d: %.1f with %s",
-        len(rungs[0].settings),
-        last.step,
-        best.value,
-        best.name,
-    )
 
 
 def _plan_lines(steps: Sequence[int], sizes: Sequence[int], settings: Settings) -> Iterator[str]:

@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from bcq_exp.config.checking import check
 from bcq_exp.config.containers import unresolved
 from bcq_exp.config.naming import RunNaming
-from bcq_exp.config.overrides import key_and_value
 from bcq_exp.config.schema import TrainerConfig
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.internals import save_config
@@ -63,7 +62,8 @@ class SweepJobs:
 
     def __init__(self, loader: ConfigLoader, sweep: DictConfig) -> None:
         self._composer = SweepComposer(loader, sweep)
-        self._place, self._own_configs = _place(sweep), own_configs(sweep.hydra)
+        self._dir, self._own_configs = str(sweep.hydra.sweep.dir), own_configs(sweep.hydra)
+        self._naming = RunNaming.of(str(unresolved(sweep.hydra.sweep)["subdir"]))  # of sweep.plan
         self._chooses = not sweep.hydra.sweeper._target_.endswith(GRIDS)
         self._cwd, self._chdir = str(sweep.hydra.runtime.cwd), bool(sweep.hydra.job.chdir)
 
@@ -119,12 +119,11 @@ class SweepJobs:
 
     def _own(self, number: int, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
         """Compose a job's own configuration and its folder, faster than :meth:`compose`."""
-        own = None if self._place is None else self._composer.own(overrides)
-        if self._place is None or own is None:
+        own = None if self._naming is None else self._composer.own(overrides)
+        if self._naming is None or own is None:
             full, folder = self.compose(number, overrides)
             return parted(full)[0], folder
-        sweep, naming = self._place
-        return own, Path(sweep, naming.folder(overrides)).absolute()
+        return own, Path(self._dir, self._naming.folder(overrides)).absolute()
 
     def _spec(
         self, cfg: DictConfig, folder: Path, overrides: Sequence[str], until: int | None
@@ -137,15 +136,6 @@ class SweepJobs:
         return RunSpec.of(
             cfg, folder, asked, self._cwd, is_alone=False, until=until, chdir=self._chdir
         )
-
-
-def _place(config: DictConfig) -> tuple[str, RunNaming] | None:
-    """Return a sweep's folder and naming, if overrides define them (sweep.plan)."""
-    node = unresolved(config.hydra.sweep)
-    given = {key_and_value(str(each))[0] for each in unresolved(config.hydra.overrides.hydra)}
-    naming = RunNaming.of(str(node["subdir"]))
-    is_placed = {"hydra.sweep.dir", "hydra.sweep.subdir"} <= given and "${" not in node["dir"]
-    return (node["dir"], naming) if is_placed and naming is not None else None
 
 
 @contextmanager

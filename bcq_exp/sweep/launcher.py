@@ -11,7 +11,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +34,8 @@ from bcq_exp.files import shortest
 from bcq_exp.formatting import counted, duration
 from bcq_exp.sweep import state
 from bcq_exp.sweep.composing import parted
-from bcq_exp.sweep.division import Divisible, divided
-from bcq_exp.sweep.forecast import CohortCost, PlannedGroup, plan_lines
+from bcq_exp.sweep.division import CohortCost, Group, Kind, divided
+from bcq_exp.sweep.forecast import plan_lines
 from bcq_exp.sweep.jobs import Planned, SweepJobs
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
@@ -47,7 +47,6 @@ from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
-Group = tuple[list[Planned], PlannedGroup]
 Reason = str | UserError  # why a run failed: an error of the run, or the user's mistake
 MOST_NAMED = 10  # runs listed per reason of failure
 MOST_WEIGHED = 8  # kinds of runs whose costs are computed for the time left, up to a second each
@@ -149,10 +148,8 @@ class CohortLauncher(Launcher):
             missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing, with_costs=True)
         damaged = {each.spec.folder.name: each.damage for each in planned if each.damage}
-        planned_groups = [group for _, group in groups]
-        sizes = [len(runs) for runs, _ in groups]
-        print(_summary(planned, missing, sizes, until))
-        for line in plan_lines(planned_groups, self._workers.count, damaged):
+        print(_summary(planned, groups, until))
+        for line in plan_lines(groups, self._workers.count, damaged):
             print(line)
         if num_valued := sum(each.spec.objective.fqe is not None for each in planned):
             policies = counted(num_valued, "policy", "policies")
@@ -173,36 +170,20 @@ class CohortLauncher(Launcher):
         from bcq_exp.engine.placement import place  # brings torch
         from bcq_exp.training.algorithms import algorithm_class
 
-        members: list[list[Planned]] = []
-        most: list[int] = []
-        costs: list[CohortCost | None] = []
-        kinds_of_runs = cohorts([each.key for each in missing if each.key is not None])
-        several = 1 < len(kinds_of_runs) <= MOST_WEIGHED
+        kinds = []
+        cohorts_of_runs = cohorts([each.key for each in missing if each.key is not None])
+        several = 1 < len(cohorts_of_runs) <= MOST_WEIGHED
         with_costs = with_costs or self._workers.count > 1 or several
-        for numbers in kinds_of_runs:
-            cohort = [missing[i] for i in numbers]
-            first = cohort[0].spec
-            algorithm_class(first.algorithm)
-            sizes = first.algorithm.hidden_sizes
-            placement = place(first.trainer, sizes, len(cohort), self._group_size)
-            members.append(cohort)
-            most.append(placement.group_size)
-            if with_costs:
-                alone = self._workers.count == 1
-                costs.append(_cost(cohort[0], placement.num_threads if alone else 1))
-        known: list[Callable[[int], float]] = [cost.seconds for cost in costs if cost is not None]
-        if len(known) < len(members):
-            known = [float] * len(members)  # weighted by their number
-        kinds = [
-            Divisible(len(cohort), size, seconds)
-            for cohort, size, seconds in zip(members, most, known, strict=True)
-        ]
-        groups = []
-        for group in divided(kinds, self._workers.count):
-            runs = members[group.kind][group.first : group.last]
-            cost = costs[group.kind] if costs else None
-            groups.append((runs, PlannedGroup(group, [each.overrides for each in runs], cost)))
-        return groups
+        for numbers in cohorts_of_runs:
+            runs = [missing[i] for i in numbers]
+            spec = runs[0].spec
+            algorithm_class(spec.algorithm)
+            sizes = spec.algorithm.hidden_sizes
+            placement = place(spec.trainer, sizes, len(runs), self._group_size)
+            num_threads = placement.num_threads if self._workers.count == 1 else 1
+            cost = _cost(runs[0], num_threads) if with_costs else None
+            kinds.append(Kind(runs, placement.group_size, cost))
+        return divided(kinds, self._workers.count)
 
     def _begin(
         self,
@@ -221,8 +202,7 @@ class CohortLauncher(Launcher):
         for each in missing:
             start.make_room(each.spec)
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-        sizes = [len(runs) for runs, _ in groups]
-        log.info(_summary(planned, missing, sizes, until))
+        log.info(_summary(planned, groups, until))
         if groups and self._workers.count > 1:
             log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(sweep))))
 
@@ -241,18 +221,18 @@ class CohortLauncher(Launcher):
                 cfg, _ = self._jobs.compose(each.number, each.overrides)
                 self._context.callbacks.on_job_start(config=cfg, task_function=self._task)
         failures: dict[Path, Reason] = {}
-        work = [group.group.seconds for _, group in groups]
+        work = [group.seconds for group in groups]
         parts = sweep_parts(work, later) if self._workers.count == 1 else [None] * len(groups)
 
         def ready() -> Iterator[list[RunSpec]]:  # made when a worker takes the group
-            for (runs, _), part in zip(groups, parts, strict=True):
-                for each in runs:
+            for group, part in zip(groups, parts, strict=True):
+                for each in group.runs:
                     self._jobs.write_hydra_files(each)
-                yield [replace(each.spec, part=part) for each in runs]
+                yield [replace(each.spec, part=part) for each in group.runs]
 
         num_ended, work_done, began = 0, 0.0, time.monotonic()
         for index, result in self._workers.run(_train_group, ready(), sweep):
-            runs, _ = groups[index]
+            runs = groups[index].runs
             for k, each in enumerate(runs):
                 reason = _reason(result) if isinstance(result, BaseException) else result[k]
                 if reason is not None:
@@ -262,7 +242,9 @@ class CohortLauncher(Launcher):
             work_left = sum(work) * (1 + later) - work_done
             seconds = (time.monotonic() - began) * work_left / work_done
             left = f", about {duration(seconds)} left" if num_ended < len(missing) or later else ""
-            log.info("%d of %s ended%s%s", num_ended, counted(len(missing), "run"), failed, left)
+            until = missing[0].spec.until  # not their end: they continue, or are stopped there
+            what = "ended" if until is None else f"trained to step {until}"
+            log.info("%d of %s %s%s%s", num_ended, counted(len(missing), "run"), what, failed, left)
         return failures
 
     def _results(
@@ -420,15 +402,15 @@ def _cost(one: Planned, num_threads: int) -> CohortCost | None:
     return CohortCost(run, left, num_threads)
 
 
-def _summary(
-    planned: Sequence[Planned], missing: Sequence[Planned], sizes: Sequence[int], until: int | None
-) -> str:
+def _summary(planned: Sequence[Planned], groups: Sequence[Group], until: int | None) -> str:
     sweep, num_damaged = planned[0].spec.folder.parent, sum(bool(each.damage) for each in planned)
-    num_complete = len(planned) - len(missing) - num_damaged
-    complete = f", {num_complete} complete" if num_complete else ""
+    sizes = [len(group.runs) for group in groups]
+    num_complete = len(planned) - sum(sizes) - num_damaged
+    state = "complete" if planned[0].spec.until is None else "trained so far"
+    complete = f", {num_complete} {state}" if num_complete else ""
     damaged = f", {num_damaged} damaged" if num_damaged else ""
     words = "/".join(map(str, sorted(set(sizes), reverse=True)))
-    groups = f" in {counted(len(sizes), 'group')} of {words}" if sizes else ""
+    divided_as = f" in {counted(len(sizes), 'group')} of {words}" if sizes else ""
     end = f" to step {until}" if until is not None else ""
     runs = f"{shortest(sweep)}: {counted(len(planned), 'run')}{complete}{damaged}"
-    return f"{runs}, {len(missing)} to train{end}{groups}"
+    return f"{runs}, {sum(sizes)} to train{end}{divided_as}"

@@ -58,40 +58,15 @@ class Axis:
     is_integer: bool = False
 
 
-@dataclass(frozen=True)
-class SweepPlan:
-    """A sweep before it starts; nothing is written yet.
-
-    Args:
-        folder: the sweep's.
-        overrides: added to the user's, to place the runs in the folder.
-        config: with the values that a sweep's file fixes, and the first of the swept ones; ``None``
-            if the file fixes none.
-        expected: the names of the runs, unless the launcher records them itself.
-        set_aside: folders of earlier runs to set aside.
-        command: the command line as the user typed it.
-    """
-
-    folder: Path
-    overrides: tuple[str, ...]
-    config: DictConfig | None
-    expected: tuple[str, ...] = ()
-    set_aside: tuple[Path, ...] = ()
-    command: str = ""
-
-    def commit(self) -> None:
-        """Set earlier runs aside and record the expected ones."""
-        for folder in self.set_aside:
-            start.set_aside(folder)
-        if self.expected:
-            state.expect(self.folder, self.expected, self.command)
-
-
-def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
+def plan_sweep(overrides: Sequence[str], compose: Compose) -> tuple[list[str], DictConfig | None]:
     """Check a sweep and place its runs.
 
     A run's folder is named by the swept values, so that a sweep launched again, or with more
     values, finds its runs. ``compose`` composes a configuration with its ``hydra`` node.
+
+    Returns the overrides that place the runs, and the configuration with the values that a sweep's
+    file fixes and the first of the swept ones; ``None`` if the file fixes none. Our launchers write
+    the sweep's files; for others, earlier runs are set aside and the expected ones recorded here.
 
     Raises:
         UserError: for an unknown key, a value out of range, an empty grid, two runs of one folder,
@@ -133,7 +108,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
                 "resume=restart: cannot set aside runs in folders of hydra.sweep.subdir with "
                 "hydra/launcher=basic; choose another name or launcher"
             )
-        return SweepPlan(folder, tuple(placed), of_sweeper)
+        return placed, of_sweeper
     naming = RunNaming(tuple(axis.key for axis in axes)).continuing(folder)
     # of one run: a later sweep over seeds finds it by this name; 0 is that of earlier versions
     alone = "0" if (folder / "0").exists() else f"seed={cfg.seed}"
@@ -149,17 +124,12 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> SweepPlan:
     checks_itself = is_search and (cfg.resume == "restart" or (folder / STUDY_FILE).exists())
     if not checks_itself and not any(axis.is_group for axis in axes):  # a group adds its own keys
         _check_others(cfg, folder, names, naming.keys or ("seed",))
-    if ours or not names:  # the launcher does the rest
-        return SweepPlan(folder, tuple(placed), of_sweeper)
-    there = tuple(folder / name for name in names if (folder / name).exists())
-    return SweepPlan(
-        folder,
-        tuple(placed),
-        of_sweeper,
-        expected=tuple(names),
-        set_aside=there if cfg.resume == "restart" else (),
-        command=command([*own_configs(cfg.hydra), "-m", *overrides]),
-    )
+    if names and not ours:
+        for name in names:
+            if cfg.resume == "restart" and (folder / name).exists():
+                start.set_aside(folder / name)
+        state.expect(folder, names, command([*own_configs(cfg.hydra), "-m", *overrides]))
+    return placed, of_sweeper
 
 
 def _params(cfg: DictConfig) -> dict[str, Any]:

@@ -73,20 +73,10 @@ def compare(step: int, values: Mapping[str, float | None], num_kept: int) -> Run
 
     Settings that failed or whose value is NaN stop.
     """
-    known = {
-        name: None if value is None or not math.isfinite(value) else value
-        for name, value in values.items()
-    }
-
-    def badness(name: str) -> float:
-        value = known[name]
-        return math.inf if value is None else -value
-
-    ranked = sorted(known, key=badness)
-    return Rung(
-        step,
-        tuple(
-            Setting(name, known[name], rank, rank <= num_kept and known[name] is not None)
-            for rank, name in enumerate(ranked, 1)
-        ),
+    known = {n: value for n, value in values.items() if value is not None and math.isfinite(value)}
+    best = sorted(known, key=lambda name: -known[name])
+    ranked = enumerate([*best, *(name for name in values if name not in known)], 1)
+    settings = (
+        Setting(n, known.get(n), rank, rank <= num_kept and n in known) for rank, n in ranked
     )
+    return Rung(step, tuple(settings))

@@ -262,7 +262,8 @@ class OptunaSweeper(Sweeper):
             ) from error
         study.sampler = self._sampler(num_before=len(study.trials))
         if study.trials:
-            log.info("study %s: %s so far", storage, counted(len(study.trials), "trial"))
+            so_far, first = counted(len(study.trials), "trial"), _num_complete(study) + 1
+            log.info("study %s: %s so far; %s", storage, so_far, _coming(first, self._num_trials))
         return study
 
     def _set_aside(self, folder: Path) -> None:
@@ -379,6 +380,13 @@ def _report(study: Any, folder: Path) -> None:
     setting = " ".join(f"{key}={value}" for key, value in best.params.items())
     trials = counted(_num_complete(study), "trial")
     log.info("best of %s: %.1f with %s", trials, best.value, setting)
+
+
+def _coming(first: int, last: int) -> str:
+    """Name the trials that a launch trains."""
+    if first > last:
+        return "none is left to train"
+    return f"trials {first} to {last} of {last}" if first < last else f"trial {last} of {last}"
 
 
 def _num_complete(study: Any) -> int:

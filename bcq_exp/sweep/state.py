@@ -15,6 +15,7 @@ from typing import Any, Literal
 from bcq_exp import files
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import write_atomically
+from bcq_exp.ranges import FQE
 from bcq_exp.training import start
 from bcq_exp.training.record import (
     SWEEP_FILE,
@@ -39,6 +40,7 @@ class RunState:
         seconds_left: the time left at its last rate, while it runs.
         last_return: mean return of its last evaluation.
         reason: why it failed or was stopped, or which file is damaged.
+        estimate: its last value by fitted Q evaluation, where that is the objective.
     """
 
     name: str
@@ -48,6 +50,7 @@ class RunState:
     seconds_left: float | None = None
     last_return: float | None = None
     reason: str | None = None
+    estimate: float | None = None
 
 
 def expect(folder: Path, names: Sequence[str], command: str) -> None:
@@ -100,6 +103,8 @@ def _run_state(folder: Path, why_stopped: str | None) -> RunState:
             return RunState(folder.name, "missing")
         found = present_status(summary, folder)
         timing = _timing(record, summary["record"], found)
+        of_objective = summary["config"]["trainer"].get("objective") == FQE
+        estimates = record.estimates() if of_objective else []
     except Damaged as error:
         return RunState(folder.name, "damaged", reason=str(error))
     step = max(int(timing.get("step") or 0), summary["step"])
@@ -114,6 +119,7 @@ def _run_state(folder: Path, why_stopped: str | None) -> RunState:
         seconds_left=(num_steps - step) / rate if status == "running" and rate else None,
         last_return=None if summary["last"] is None else summary["last"]["return_mean"],
         reason=why_stopped if status == "stopped" else summary["failure"],
+        estimate=estimates[-1]["fqe"] if estimates else None,
     )
 
 

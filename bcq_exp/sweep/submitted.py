@@ -65,7 +65,7 @@ class Submitit(Workers):
     def wait_for_earlier_jobs(self, folder: Path) -> None:
         """Wait for jobs of an earlier, ended launch that are still in Slurm's queue."""
         said = False
-        while self._is_slurm and (left := _in_queue(self._submitted())):
+        while self._is_slurm and (left := self._in_queue()):
             if not said:
                 log.info(
                     "%s: waiting for %s of an earlier launch; to cancel them: %s",
@@ -156,10 +156,12 @@ class Submitit(Workers):
             raise UserError(f"hydra.launcher: {first_line(error)}") from None
         return executor
 
-    def _submitted(self) -> list[str]:
-        """Return all jobs that were submitted for a sweep."""
-        jobs = self._jobs_folder.parent
-        return sorted(path.name for path in jobs.iterdir()) if jobs.exists() else []
+    def _in_queue(self) -> list[str]:
+        """Return the jobs that were submitted for the sweep and have not ended."""
+        folder = self._jobs_folder.parent
+        jobs = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        states = slurm.states() if jobs else None
+        return [] if states is None else [job for job in jobs if states[job] not in slurm.ENDED]
 
     def _ended(self, waiting: Mapping[int, Any]) -> Iterator[tuple[int, str | None]]:
         """Yield jobs as they end, until none is ``waiting``: with ``None``, or with the final state
@@ -234,8 +236,3 @@ def _end_processes() -> None:
     for job in left:
         with suppress(psutil.Error):
             job.kill()
-
-
-def _in_queue(jobs: Sequence[str]) -> list[str]:
-    states = slurm.states() if jobs else None
-    return [] if states is None else [job for job in jobs if states[job] not in slurm.ENDED]

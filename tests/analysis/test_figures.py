@@ -7,6 +7,7 @@ import pytest
 
 from bcq_exp.analysis import figures, load_runs, statistics, summary
 from bcq_exp.analysis.colours import PALETTE, SHADES, mixed, of_algorithms, styles
+from bcq_exp.analysis.summary import ComparedRuns
 from tests.analysis.made_up import make_grid, make_run
 from tests.forked import forked
 
@@ -39,7 +40,7 @@ def test_dollars_in_a_name_are_no_formula(tmp_path):
     for number, value in enumerate((r"$\frac$", "$x$")):
         made = {"dataset": f"data{value}", "changes": {"algo.lmbda": value}}
         make_run(tmp_path / "s" / str(number), [1.0, 2.0], **made)
-    figures.write_figures(load_runs(tmp_path / "s"), tmp_path)
+    figures.write_figures(ComparedRuns(load_runs(tmp_path / "s")), tmp_path)
     drawn = (tmp_path / "learning_curves.svg").read_text()
     assert all(text in drawn for text in (r"lmbda=$\frac$", "lmbda=$x$", r"data$\frac$", "data$x$"))
 
@@ -47,7 +48,7 @@ def test_dollars_in_a_name_are_no_formula(tmp_path):
 def test_curves_are_means_with_t_intervals_and_few_runs_are_marked(tmp_path):
     make_grid(tmp_path / "s", num_seeds=4)
     make_run(tmp_path / "s" / "few", [1.0, 2.0], changes={"algo.tau": 0.5})
-    groups = figures.Groups(load_runs(tmp_path / "s"), "last")
+    groups = figures.Groups(ComparedRuns(load_runs(tmp_path / "s")))
     (axes,) = figures.learning_curves(groups).axes
     lines = {line.get_label(): line for line in axes.lines}
     assert {"lmbda=1, tau=0.01", "lmbda=0.75, tau=0.5 †", "behaviour"} < lines.keys()
@@ -65,7 +66,7 @@ def test_diagnostics_are_means_of_each_logged_statistic(tmp_path):
         make_run(tmp_path / "s" / str(seed), [1.0], seed=seed, training=training,
                  statistics=statistics_)  # fmt: skip
     runs = load_runs(tmp_path / "s")
-    panels = figures.diagnostics(figures.Groups(runs, "last")).axes
+    panels = figures.diagnostics(figures.Groups(ComparedRuns(runs))).axes
     by_name = {axes.get_ylabel(): axes for axes in panels}
     assert list(by_name) == ["vae loss", "kl loss", "q1 mean"]  # losses first
     line = by_name["kl loss"].lines[0]
@@ -78,7 +79,7 @@ def test_of_many_groups_figures_show_the_best_few_in_their_algorithms_colours(tm
         for lr in range(1, 7):
             changes = {"algo._target_": f"bcq_exp.algorithm.{module}.{name}", "critic_optim.lr": lr}
             make_run(tmp_path / f"{name}-{lr}", [lr + 2.5 * (name == "BCQ")], changes=changes)
-    groups = figures.Groups(load_runs(tmp_path), "last")
+    groups = figures.Groups(ComparedRuns(load_runs(tmp_path)))
     best = groups.all[: summary.BEST_FEW]
     (axes,) = figures.profiles(groups).axes
     assert [line.get_label().removesuffix(" †") for line in axes.lines] == best

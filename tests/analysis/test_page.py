@@ -12,6 +12,7 @@ import pytest
 from bcq_exp.analysis import load_runs, statistics, summary
 from bcq_exp.analysis.colours import of_algorithms
 from bcq_exp.analysis.report import page_data, write_report
+from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.analysis.tables import aggregate_csv, digits
 from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_grid, make_run
@@ -55,7 +56,7 @@ def twelve(tmp_path_factory):
                     changes={"algo._target_": target, "critic_optim.lr": lr},
                     statistics=FEW,
                 )
-    write_report(load_runs(folder / "s"), folder / "index.html")
+    write_report(ComparedRuns(load_runs(folder / "s")), folder / "index.html")
     return folder
 
 
@@ -115,7 +116,7 @@ def test_two_keys_are_shown_where_two_differ(opened, report, tmp_path):
     assert opened(report).is_visible("#two-keys")
     for lmbda in (0.5, 1.0):
         make_run(tmp_path / "s" / f"lmbda={lmbda}", [1.0], changes={"algo.lmbda": lmbda})
-    write_report(load_runs(tmp_path / "s"), tmp_path / "index.html")
+    write_report(ComparedRuns(load_runs(tmp_path / "s")), tmp_path / "index.html")
     page = opened(tmp_path / "index.html")
     assert page.is_hidden("#two-keys") and page.is_visible("#importance")
 
@@ -156,7 +157,7 @@ def test_values_that_are_close_are_told_exactly(opened, tmp_path):
             changes = {"critic_optim.lr": lr, "algo.tau": tau}
             place = tmp_path / "s" / f"{lr}-{tau}"
             make_run(place, [10.0, 20.0], changes=changes, statistics=FEW)
-    write_report(load_runs(tmp_path / "s"), tmp_path / "report" / "index.html")
+    write_report(ComparedRuns(load_runs(tmp_path / "s")), tmp_path / "report" / "index.html")
     page = opened(tmp_path / "report" / "index.html")
     page.select_option("#colour", "critic_optim.lr")
     assert legends(page, "learning")[:2] == ["lr=0.0010001 †", "lr=0.0010002 †"]
@@ -181,12 +182,13 @@ def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp
                 statistics=FEW,
             )
     for which, expected in (("last", [11.0, 31.0]), ("best", [91.0, 31.0])):
-        table = page_data(load_runs(tmp_path / "s"), tmp_path, which)["marginals"]["algo.lmbda"]
+        found = ComparedRuns(load_runs(tmp_path / "s"), which)
+        table = page_data(found, tmp_path)["marginals"]["algo.lmbda"]
         assert dict(zip(table["value"], table["mean"], strict=True)) == {
             "0": expected[0],
             "1": expected[1],
         }
-    write_report(load_runs(tmp_path / "s"), tmp_path / "index.html", "best")
+    write_report(found, tmp_path / "index.html")
     page = opened(tmp_path / "index.html")
     assert "By each run's best evaluation." in page.inner_text("#hyperparameters")
     assert "The best evaluation's return" in page.inner_text("#aggregates-how")
@@ -204,7 +206,7 @@ def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp
 def test_curves_of_many_rows_are_the_means_of_equal_parts(tmp_path):
     column = np.where(np.arange(250) % 50 < 10, np.nan, np.arange(250.0))
     make_run(tmp_path / "s" / "a", [1.0], num_rows=250, training={"q1_mean": column})
-    curve = page_data(load_runs(tmp_path / "s"), tmp_path)["training"][0]["q1_mean"]
+    curve = page_data(ComparedRuns(load_runs(tmp_path / "s")), tmp_path)["training"][0]["q1_mean"]
     shown = np.frombuffer(base64.b64decode(curve), "<f4")
     expected = pd.Series(column).groupby(np.arange(250) * 100 // 250).mean()
     np.testing.assert_allclose(shown, expected, rtol=1e-6)
@@ -248,7 +250,7 @@ def test_figures_and_tables_are_saved(shown, report):
     with page.expect_download() as table:
         page.click("[data-csv=aggregate-table]")
     saved = pd.read_csv(table.value.path())
-    expected = pd.read_csv(StringIO(aggregate_csv(load_runs(report.parents[1]))))
+    expected = pd.read_csv(StringIO(aggregate_csv(ComparedRuns(load_runs(report.parents[1])))))
     pd.testing.assert_frame_equal(saved, expected, rtol=1e-5, check_dtype=False)
     with page.expect_download() as table:
         page.click("[data-csv=run-table]")
@@ -277,10 +279,10 @@ def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(shown_twelve, twelv
     ranks = [name.split()[0] for name in legends(page, "profiles")]
     assert ranks == ["1", "6", "12"]  # also where long names are cut
     runs = load_runs(twelve / "s")
-    order = [a.group for a in summary.aggregates(runs, runs.groups())]
+    order = [a.group for a in ComparedRuns(runs).aggregates]
     chosen = [order[place] for place in (0, 5, 11)]
     assert [name.removesuffix(" †") for name, _ in drawn(page, "profiles")] == chosen
-    expected = summary.improvements(runs, runs.groups(), chosen)
+    expected = ComparedRuns(runs).improvements(chosen)
     texts = [
         [p and f"<br>{p.value:.2f} [{p.low:.2f}, {p.high:.2f}]" for p in row] for row in expected
     ]
@@ -289,7 +291,7 @@ def test_of_many_groups_the_best_few_or_the_chosen_are_drawn(shown_twelve, twelv
         assert all(
             text is None or cell.endswith(text) for text, cell in zip(cells, row, strict=True)
         )
-    _, values = summary.measure_of(runs)
+    values = ComparedRuns(runs).values
     traces = page.evaluate("$('profiles').data.filter(t => t.name)")
     for group, trace in zip(chosen, traces, strict=True):
         scores = {"": values[runs.groups() == group].to_numpy()}
@@ -363,12 +365,12 @@ def test_it_follows_the_scheme_and_nothing_sticks_out(opened, report, shown):
 
 def test_single_runs_one_seed_and_no_evaluation_are_drawn(opened, tmp_path):
     make_run(tmp_path / "a", [1.0, 2.0], statistics=FEW)
-    write_report(load_runs(tmp_path / "a"), tmp_path / "one" / "index.html")
+    write_report(ComparedRuns(load_runs(tmp_path / "a")), tmp_path / "one" / "index.html")
     page = opened(tmp_path / "one" / "index.html")
     assert page.locator("#learning-0 .scatterlayer path").count() > 0
     assert "too few runs for an interval" in page.inner_text("#notes")
     make_run(tmp_path / "b", [], num_rows=1, statistics=FEW)
-    write_report(load_runs(tmp_path / "b"), tmp_path / "none" / "index.html")
+    write_report(ComparedRuns(load_runs(tmp_path / "b")), tmp_path / "none" / "index.html")
     page = opened(tmp_path / "none" / "index.html")
     assert "No run has an evaluation yet" in page.inner_text("#aggregates")
 
@@ -396,7 +398,7 @@ def test_many_runs_of_a_thousand_rows_stay_usable(opened, tmp_path):
     start = time.perf_counter()
     runs = load_runs(tmp_path / "s")
     path = tmp_path / "report" / "index.html"
-    write_report(runs, path)
+    write_report(ComparedRuns(runs), path)
     assert time.perf_counter() - start < 20
     assert len(runs.training) == 205_000
     assert path.stat().st_size < 15 * 2**20
@@ -461,6 +463,22 @@ def test_the_commands_behaviours_are_those_of_their_groups(tmp_path):
     assert "behaviour's return on made/up-v0 (holdout=0.5): 6.0\n" in done.stdout
 
 
+def test_the_mean_of_one_run_has_no_deviation(tmp_path):
+    for k in range(2):
+        make_run(tmp_path / "s" / str(k), [4.0 + k], changes={"algo.lmbda": k})
+    done = forked("s", module="bcq_exp.compare", cwd=tmp_path)
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith("│ lmbda=1"))
+    assert [cell.strip() for cell in row.split("│")] == [
+        "",
+        "lmbda=1",
+        "1",
+        "5.0",
+        "5.0",
+        "5.0",
+        "",
+    ]
+
+
 EVIL = (
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(2)</script>",
@@ -499,7 +517,8 @@ def test_every_text_is_data(opened, tmp_path, monkeypatch):
         "policies": [{"run": evil, "folder": evil, **policy, **known} for evil in EVIL],
     }  # fmt: skip
     runs = load_runs(tmp_path / "s")
-    write_report(runs, tmp_path / "s" / "index.html", selection=selection)  # links start with names
+    page = tmp_path / "s" / "index.html"  # links start with names
+    write_report(ComparedRuns(runs), page, selection=selection)
     page = opened(tmp_path / "s" / "index.html")
     page.on("dialog", lambda dialog: pytest.fail(f"ran {dialog.message}"))
     assert page.evaluate("DATA.runs.length") == 7

@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bcq_exp import compare
 from bcq_exp.analysis import load_runs, summary
 from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.report import page_data
+from bcq_exp.analysis.runs import run_folders
+from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.analysis.tables import aggregate_csv, digits, paper_table, standing_apart
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import hold
@@ -59,6 +62,23 @@ def test_runs_are_named_by_their_folders_and_by_their_sweeps_where_those_are_ali
     assert list(both) == ["b/9", "a/9", "a/10", "a/x"]
 
 
+def test_runs_in_nested_folders_of_a_sweep_are_found(tmp_path):
+    for name in ("a/0", "a/10", "b/2", ".set_aside/c.1"):
+        make_run(tmp_path / "s" / name, [1.0])
+    assert [str(folder.relative_to(tmp_path)) for folder in run_folders(tmp_path / "s")] == [
+        "s/a/0", "s/a/10", "s/b/2",
+    ]  # fmt: skip
+
+
+def test_runs_of_one_name_in_nested_folders_have_their_own_estimates(tmp_path):
+    for name in ("a/seed=0", "b/seed=0"):
+        make_run(tmp_path / "s" / name, [1.0])
+    judged = [{"folder": f"moved/{name}/seed=0", "fqe": fqe} for name, fqe in (("a", 1), ("b", 2))]
+    place = str(tmp_path / "s")
+    found = compare._estimated(load_runs(place), {"policies": judged}, [place])
+    assert found == {0: 1, 1: 2}
+
+
 def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):
     make_run(tmp_path / "s" / "a", [1.0, 2.0])
     half = make_run(tmp_path / "s" / "b", [1.0, 2.0, 3.0], seed=1, dataset="other/set-v0")
@@ -80,34 +100,33 @@ def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):
 
 def test_aggregates_are_those_of_the_last_or_best_evaluations(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s"))
-    found = {a.group: a for a in summary.aggregates(runs, runs.groups())}
+    found = {a.group: a for a in ComparedRuns(runs).aggregates}
     best = found["lmbda=1, tau=0.01"]
     assert best.estimates["mean"].value == pytest.approx(12.0)  # 11, 12, 13
     assert best.num_runs == 3
     assert best.std == pytest.approx(1.0)
     assert best.estimates["mean"].high - 12 == pytest.approx(6.965 / 3**0.5, rel=0.1)  # t, 2 free
     assert "optimality_gap" not in best.estimates  # of returns there is none
-    order = [a.group for a in summary.aggregates(runs, runs.groups())]
+    order = [a.group for a in ComparedRuns(runs).aggregates]
     assert order[0] == "lmbda=1, tau=0.01"
     assert order[-1] == "lmbda=0.5, tau=0.001"
 
 
 def test_scores_are_compared_where_every_run_has_one(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s", scored=True))
-    (name, values) = summary.measure_of(runs)
-    assert name == "normalized score"
-    assert len(values) == 12
-    found = summary.aggregates(runs, runs.groups())
-    assert found[0].estimates["optimality_gap"].value == pytest.approx(88.0)
+    found = ComparedRuns(runs)
+    assert found.measure == "normalized score"
+    assert len(found.values) == 12
+    assert found.aggregates[0].estimates["optimality_gap"].value == pytest.approx(88.0)
 
 
 def test_marginals_and_importances(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s"))
-    table = summary.marginal(runs, "algo.lmbda")
+    table = ComparedRuns(runs).marginal("algo.lmbda")
     assert list(table["value"]) == ["0.5", "1"]
     assert list(table["num_runs"]) == [6, 6]
     np.testing.assert_allclose(table["mean"], [6.55, 11.55])
-    shares = summary.importances(runs)
+    shares = ComparedRuns(runs).importances
     assert next(iter(shares)) == "algo.lmbda"
     assert shares["algo.lmbda"] > 0.8
     assert shares.keys() == {"algo.lmbda", "algo.tau", "seed"}
@@ -116,10 +135,13 @@ def test_marginals_and_importances(tmp_path):
 def test_the_values_of_a_marginal_are_in_their_order_and_many_are_quarters(tmp_path):
     for k, value in enumerate((2, 10)):
         make_run(tmp_path / "few" / str(k), [1.0], changes={"algo.x": value})
-    assert list(summary.marginal(load_runs(tmp_path / "few"), "algo.x")["value"]) == ["2", "10"]
+    assert list(ComparedRuns(load_runs(tmp_path / "few")).marginal("algo.x")["value"]) == [
+        "2",
+        "10",
+    ]
     for k in range(1, 10):
         make_run(tmp_path / "many" / str(k), [float(k)], changes={"algo.x": k})
-    table = summary.marginal(load_runs(tmp_path / "many"), "algo.x")
+    table = ComparedRuns(load_runs(tmp_path / "many")).marginal("algo.x")
     assert list(table["value"]) == ["1 – 3", "3 – 5", "5 – 7", "7 – 9"]
     assert list(table["num_runs"]) == [3, 2, 2, 2]  # an edge belongs to the quarter below it
     assert list(table["mean"]) == [2.0, 4.5, 6.5, 8.5]
@@ -130,7 +152,7 @@ def test_the_behaviours_score_is_on_the_line_through_evaluations(tmp_path):
         scored = {"evaluated": {"normalized_score": score}, "behaviour_return": 15.0}
         make_run(tmp_path / f"a{k}", [value], **scored)
     make_run(tmp_path / "b", [7.0], dataset="other/set-v0", evaluated={"normalized_score": 3.0})
-    found = summary.behaviour_scores(load_runs(tmp_path))
+    found = ComparedRuns(load_runs(tmp_path)).behaviour_scores
     np.testing.assert_allclose(found, [25.0, 25.0, 25.0, np.nan])  # one evaluation is no line
 
 
@@ -138,8 +160,8 @@ def test_the_best_evaluation_is_compared_where_it_is_asked_for(tmp_path):
     make_run(tmp_path / "a", [5.0, 3.0])
     make_run(tmp_path / "b", [1.0, 4.0])
     runs = load_runs(tmp_path)
-    assert list(summary.measure_of(runs)[1]) == [3.0, 4.0]
-    assert list(summary.measure_of(runs, "best")[1]) == [5.0, 4.0]
+    assert list(ComparedRuns(runs).values) == [3.0, 4.0]
+    assert list(ComparedRuns(runs, "best").values) == [5.0, 4.0]
 
 
 def test_a_seed_is_a_name_not_a_quantity(tmp_path):
@@ -148,7 +170,7 @@ def test_a_seed_is_a_name_not_a_quantity(tmp_path):
         for seed, value in enumerate(values):
             folder = tmp_path / f"{lmbda}-{seed}"
             make_run(folder, [float(value)], seed=seed, changes={"algo.lmbda": lmbda})
-    assert summary.importances(load_runs(tmp_path)) == {"seed": 1.0, "algo.lmbda": 0.0}
+    assert ComparedRuns(load_runs(tmp_path)).importances == {"seed": 1.0, "algo.lmbda": 0.0}
 
 
 def test_what_is_worth_an_eye_is_found(tmp_path):
@@ -179,7 +201,7 @@ def test_what_is_worth_an_eye_is_found(tmp_path):
 
 def test_the_papers_table_in_markdown_and_latex(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s"))
-    table = paper_table(runs, "md")
+    table = paper_table(ComparedRuns(runs), "md")
     lines = table.splitlines()
     assert lines[:2] == [
         "| lmbda | tau | runs | made/up-v0 (return) |",
@@ -187,7 +209,7 @@ def test_the_papers_table_in_markdown_and_latex(tmp_path):
     ]
     assert "| 1 | 0.001 | 3 | 11.1 ± 1.0 |" in lines
     assert "**" not in table  # no interval lies apart
-    tex = paper_table(runs, "tex", show="iqm")
+    tex = paper_table(ComparedRuns(runs), "tex", show="iqm")
     assert tex.splitlines()[0] == r"\begin{tabular}{rrrc}"
     assert tex.splitlines()[2] == r"lmbda & tau & runs & made/up-v0 (return) \\"
     (row,) = [line for line in tex.splitlines() if line.startswith("1 & 0.01 & ")]
@@ -198,11 +220,13 @@ def test_the_papers_table_in_markdown_and_latex(tmp_path):
     make_grid(tmp_path / "s", num_seeds=5)
     for k in range(3):
         make_run(tmp_path / "s" / f"far{k}", [90.0 + k], seed=k, changes={"algo.tau": 0.5})
-    assert "**" not in paper_table(load_runs(tmp_path / "s"), "md")  # three are too few
+    assert "**" not in paper_table(
+        ComparedRuns(load_runs(tmp_path / "s")), "md"
+    )  # three are too few
     for k in range(3, 5):
         make_run(tmp_path / "s" / f"far{k}", [90.0 + k], seed=k, changes={"algo.tau": 0.5})
-    assert "| **92.0 ± 1.6** |" in paper_table(load_runs(tmp_path / "s"), "md")
-    assert r"$\mathbf{92.0 \pm 1.6}$" in paper_table(load_runs(tmp_path / "s"), "tex")
+    assert "| **92.0 ± 1.6** |" in paper_table(ComparedRuns(load_runs(tmp_path / "s")), "md")
+    assert r"$\mathbf{92.0 \pm 1.6}$" in paper_table(ComparedRuns(load_runs(tmp_path / "s")), "tex")
 
 
 def test_aggregates_as_csv_are_numbers(tmp_path):
@@ -210,18 +234,20 @@ def test_aggregates_as_csv_are_numbers(tmp_path):
     own = {"algo._target_": "mine.Own", "algo.tau": "x_y", "critic.hidden": [64, 32]}
     make_run(tmp_path / "s" / "own", [3.0], changes=own)
     runs = load_runs(tmp_path / "s")
-    table = pd.read_csv(StringIO(aggregate_csv(runs)))
+    table = pd.read_csv(StringIO(aggregate_csv(ComparedRuns(runs))))
     assert list(table.columns[:4]) == ["algo", "algo.lmbda", "algo.tau", "measure"]
     assert list(table["mean"]) == sorted(table["mean"], reverse=True)
-    (best,) = summary.aggregates(runs, runs.groups())[:1]
+    (best,) = ComparedRuns(runs).aggregates[:1]
     assert tuple(table.loc[0, ["iqm", "iqm_low", "iqm_high"]]) == tuple(best.estimates["iqm"])
     assert (table["runs"][0], table["std"][0]) == (3, pytest.approx(1.0))
     (alone,) = table[table["algo"] == "Own"].to_dict("records")
     assert (alone["mean"], alone["measure"]) == (3.0, "last return")
     assert np.isnan(alone["mean_low"])  # one run has no interval
-    rows = paper_table(runs, "tex").splitlines()
+    rows = paper_table(ComparedRuns(runs), "tex").splitlines()
     assert rows[0] == r"\begin{tabular}{lrlrc}"
-    assert any(r"x\_y & 1 & $3.0" in row for row in rows)
+    assert any(r"x\_y & 1 & $3.0$ \\" in row for row in rows)  # without the deviation of one run
+    iqm = paper_table(ComparedRuns(runs), "tex", show="iqm").splitlines()
+    assert any(r"x\_y & 1 & $3.0$ \\" in row for row in iqm)  # nor an interval
 
 
 def test_bold_wants_an_interval_that_lies_apart():
@@ -236,14 +262,14 @@ def test_bold_wants_an_interval_that_lies_apart():
 
 def test_few_seeds_are_said_and_one_has_no_interval(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s", num_seeds=1))
-    data = page_data(runs, tmp_path)
+    data = page_data(ComparedRuns(runs), tmp_path)
     assert "every group has too few runs for an interval" in data["notes"][-1]
     assert all(a["iqm"][1:] == [None, None] for a in data["aggregates"]["last"])
     json.dumps(data, allow_nan=False)
     make_grid(tmp_path / "t", num_seeds=3)
     assert (
         "every group has 3 runs: intervals are wide"
-        in page_data(load_runs(tmp_path / "t"), tmp_path)["notes"][-1]
+        in page_data(ComparedRuns(load_runs(tmp_path / "t")), tmp_path)["notes"][-1]
     )
 
 
@@ -335,9 +361,9 @@ def test_other_contents_of_one_id_are_another_data_set_with_its_own_behaviour(tm
     assert list(runs.runs["dataset"]) == ["a/b-v0@33333333", "a/b-v0@44444444"]
     files = "a/b-v0@33333333 of a/buffer.hdf5, a/b-v0@44444444 of b/buffer.hdf5"
     assert f"2 different contents: each is shown as a separate data set ({files})" in said
-    header = paper_table(runs, "md").splitlines()[0]
+    header = paper_table(ComparedRuns(runs), "md").splitlines()[0]
     assert "a/b-v0@33333333 (return) | a/b-v0@44444444 (return)" in header
-    data = page_data(runs, tmp_path)
+    data = page_data(ComparedRuns(runs), tmp_path)
     assert [run["behaviour_return"] for run in data["runs"]] == [5.0, 7.0]
 
 
@@ -354,7 +380,7 @@ def test_a_key_of_the_data_groups_among_runs_on_the_same_data(tmp_path):
 def test_a_key_that_an_algorithm_lacks_is_a_dash_and_null_is_null(tmp_path):
     runs, _, _ = groups_of(tmp_path, {"changes": {"algo.x": None}}, {"changes": {"algo.x": 1}}, {})
     assert list(summary.key_column(runs, "algo.x")) == ["null", "1", "–"]
-    levels = summary.marginal(runs, "algo.x")["value"]
+    levels = ComparedRuns(runs).marginal("algo.x")["value"]
     assert sorted(levels) == ["1", "null", "–"]
 
 
@@ -381,7 +407,7 @@ def test_values_that_are_close_are_other_groups(tmp_path):
         make_run(tmp_path / "s" / str(number), [1.0], changes={"algo.gamma": gamma})
     runs = load_runs(tmp_path / "s")
     assert list(runs.groups()) == ["gamma=0.99991", "gamma=0.99994"]
-    assert list(summary.marginal(runs, "algo.gamma")["value"]) == ["0.99991", "0.99994"]
+    assert list(ComparedRuns(runs).marginal("algo.gamma")["value"]) == ["0.99991", "0.99994"]
 
 
 def test_a_run_counts_once_however_it_is_spelt_and_a_place_without_runs_is_refused(tmp_path):
@@ -395,6 +421,6 @@ def test_of_several_data_sets_those_without_a_score_are_left_out_and_named(tmp_p
     make_run(tmp_path / "s" / "a", [30.0], scored=True)
     make_run(tmp_path / "s" / "b", [-500.0], dataset="other/set-v0")
     runs = load_runs(tmp_path / "s")
-    name, values = summary.measure_of(runs)
-    assert name == "normalized score" and list(values.dropna()) == [30.0]
+    found = ComparedRuns(runs)
+    assert found.measure == "normalized score" and list(found.values.dropna()) == [30.0]
     assert any("left out, as without reference scores: other/set-v0" in note for note in runs.notes)

@@ -149,6 +149,11 @@ def test_a_grid_is_valued_at_once_and_only_once(folder):
     best, other = sorted((fmean(values) for values in of_lmbda.values()), reverse=True)
     shown = [line.split()[-3] for line in said.splitlines()[-3:-1]]
     assert [float(mean) for mean in shown] == pytest.approx([best, other], abs=0.06)
+    shown_status = forked("status", "multirun/g", cwd=folder).stdout
+    assert "estimate" in shown_status and "return" not in shown_status
+    for state in states:
+        assert state.estimate == RunRecord(sweep / state.name).estimates()[-1]["fqe"]
+        assert f" {state.estimate:.1f}" in shown_status
     compared = forked("compare", "multirun/g", cwd=folder).stdout.splitlines()
     assert compared[0].strip() == "4 runs, none evaluated: value by fitted Q evaluation"
     rows = [line.split("│") for line in compared if line.startswith("│")]

@@ -4,6 +4,7 @@ import pytest
 
 from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.report import page_data
+from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY
 from tests.forked import forked
@@ -52,7 +53,7 @@ def test_one_report_compares_them(swept):
     runs = load_runs(swept)
     assert runs.keys == ("algo",)
     assert set(runs.groups()) == {f"algo={name}" for name in NAMES.values()}
-    data = page_data(runs, swept)
+    data = page_data(ComparedRuns(runs), swept)
     of = {run["name"]: curves for run, curves in zip(data["runs"], data["training"], strict=True)}
     assert set(of["algo=bc,seed=0"]) == {"step", "wall_time", "actor_loss"}
     assert {"critic1_loss", "kl_loss"} <= set(of["algo=bcq,seed=0"])

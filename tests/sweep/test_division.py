@@ -1,18 +1,20 @@
 """Runs are divided so that workers end together."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
-from bcq_exp.sweep.division import Divisible, divided, ends
+from bcq_exp.sweep.division import Kind, divided, ends
 
 
 def kind(num_runs, each, most=1000, overhead=0.0):
-    return Divisible(num_runs, most, lambda count: overhead + each * count)
+    cost = SimpleNamespace(seconds=lambda count: overhead + each * count)
+    return Kind(range(num_runs), most, cost)
 
 
 def sizes(groups):
-    return [group.last - group.first for group in groups]
+    return [len(group.runs) for group in groups]
 
 
 def test_equal_runs_are_shared_evenly():
@@ -28,10 +30,16 @@ def test_as_many_kinds_as_workers_stay_whole():
 
 
 def test_costly_runs_are_spread_and_cheap_ones_kept_together():
-    groups = divided([kind(8, 1.0), kind(8, 10.0)], 4)
-    assert groups[0].kind == 1
+    cheap, costly = kind(8, 1.0), kind(8, 10.0)
+    groups = divided([cheap, costly], 4)
+    assert groups[0].kind is costly
     assert max(ends(groups, 4)) < 1.25 * 88 / 4
-    assert sum(group.kind == 0 for group in groups) <= 3
+    assert sum(group.kind is cheap for group in groups) <= 3
+
+
+def test_where_a_cost_is_unknown_groups_are_weighted_by_their_runs():
+    groups = divided([kind(6, 100.0), Kind(range(2), 1000, None)], 2)
+    assert [(len(group.runs), group.seconds) for group in groups] == [(2, 2.0)] * 4
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -43,14 +51,14 @@ def test_every_run_is_trained_once_and_no_worker_is_waited_for_long(seed):
         for _ in range(rng.randint(1, 6))
     ]
     groups = divided(kinds, workers)
-    trained = sorted((g.kind, run) for g in groups for run in range(g.first, g.last))
-    assert trained == [(k, run) for k, each in enumerate(kinds) for run in range(each.num_runs)]
-    assert all(g.last - g.first <= kinds[g.kind].most for g in groups)
+    trained = sorted((kinds.index(g.kind), run) for g in groups for run in g.runs)
+    assert trained == [(k, run) for k, each in enumerate(kinds) for run in each.runs]
+    assert all(len(g.runs) <= g.kind.most for g in groups)
     taken = [group.seconds for group in groups]
     assert taken == sorted(taken, reverse=True)
     busy = ends(groups, workers)
     assert sum(busy) == pytest.approx(sum(taken))
     # Graham's bound of longest processing time first, of what no division could be better than
-    least = max(sum(taken) / workers, max(each.seconds(1) for each in kinds))
+    least = max(sum(taken) / workers, max(each.cost.seconds(1) for each in kinds))
     assert busy[-1] <= 4 / 3 * least + max(taken) / 3
     assert busy[-1] - busy[0] <= max(taken)  # and no worker idles while a group waits

@@ -60,7 +60,7 @@ def run_of(folder, setting, seed):
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("halved")
-    launch(*HALVING, cwd=folder)
+    (folder / "said").write_text(launch(*HALVING, cwd=folder).stdout)
     return folder
 
 
@@ -200,9 +200,17 @@ def test_status_and_report_say_what_was_stopped(halved):
     )
 
 
+def test_runs_that_are_stopped_early_do_not_count_as_ended(halved):
+    said = (halved / "said").read_text()
+    words = re.findall(r"^\d+ of \d+ runs (ended|trained to step \d+)", said, re.M)
+    assert list(dict.fromkeys(words)) == ["trained to step 10", "trained to step 20", "ended"]
+
+
 def test_the_same_command_again_trains_nothing(halved, tmp_path):
     shutil.copytree(halved / "multirun", tmp_path / "multirun")
     said = launch(*HALVING, cwd=tmp_path).stdout
+    assert "18 runs, 18 trained so far, 0 to train to step 10" in said
+    assert "2 runs, 2 complete, 0 to train to step 40" in said
     assert said.count(" 0 to train") == 3 and "best of 9 settings at step 40" in said
     assert said.splitlines()[-1].startswith("report: bcq_exp compare multirun/s writes")
     assert rungs(tmp_path) == rungs(halved)
@@ -213,7 +221,7 @@ def test_more_values_are_compared_with_all(halved, tmp_path):
     shutil.copytree(halved / "multirun", tmp_path / "multirun")
     more = ["algo.tau=0.001,0.01,0.1,0.5,0.6,0.7" if "tau" in o else o for o in HALVING]
     said = launch(*more, cwd=tmp_path).stdout
-    assert "36 runs, 18 complete, 18 to train to step 10" in said
+    assert "36 runs, 18 trained so far, 18 to train to step 10" in said
     assert [len(rung["settings"]) for rung in rungs(tmp_path)] == [18, 6, 2]
 
 
@@ -225,7 +233,7 @@ def test_a_killed_launch_goes_on_to_the_same_decisions(halved, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     said = launch(*HALVING, cwd=tmp_path).stdout
-    assert "18 runs, 18 complete, 0 to train to step 10" in said
+    assert "18 runs, 18 trained so far, 0 to train to step 10" in said
     decided = [
         [[(s["name"], s["goes_on"]) for s in rung["settings"]] for rung in rungs(place)]
         for place in (tmp_path, halved)

@@ -106,6 +106,18 @@ def test_evaluations_of_groups_of_one_run_are_shown_too(tmp_path):
     assert f"step {last}: return" not in done.stdout  # shown by the first command
 
 
+def test_a_sweep_of_nested_folders_ends_by_a_command_that_finds_its_runs(tmp_path):
+    nested = "hydra.sweep.subdir='${algo.num_sampled_action}/seed=${seed}'"
+    short = (*TINY, "trainer.num_steps=10", "trainer.eval_every=10")
+    done = forked(*short, "-m", "name=n", "algo.num_sampled_action=3,6", nested, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report, *command, _, page = done.stdout.splitlines()[-1].split()
+    assert (report, command[:2]) == ("report:", ["bcq_exp", "compare"])
+    compared = forked(*command[1:], cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    assert "2 runs: last " in compared.stdout and (tmp_path / page).exists()
+
+
 def test_a_complete_sweep_is_recognised(sweep):
     folder, _ = sweep
     before = {name: s["updated"] for name, s in summaries(folder).items()}

@@ -181,14 +181,19 @@ def refuse(job):
     raise UserError("no such data set")
 
 
-def test_every_launch_proposes_other_trials_and_numbers_its_jobs(tmp_path):
+def test_every_launch_proposes_other_trials_and_numbers_its_jobs(tmp_path, caplog):
     launched = search(tmp_path, of_lmbda, 3)
     assert [(first, len(jobs)) for first, jobs in launched.batches] == [(0, 2), (2, 1)]
-    search(tmp_path, of_lmbda, 6)
+    with caplog.at_level("INFO", "bcq_exp"):
+        search(tmp_path, of_lmbda, 6)
+    assert caplog.messages[0].endswith("optuna.db: 3 trials so far; trials 4 to 6 of 6")
     trials = study(tmp_path).trials
     assert len({trial.params["algo.lmbda"] for trial in trials}) == 6
     assert [trial.value for trial in trials] == [-trial.params["algo.lmbda"] for trial in trials]
-    assert search(tmp_path, of_lmbda, 6).batches == []
+    caplog.clear()
+    with caplog.at_level("INFO", "bcq_exp"):
+        assert search(tmp_path, of_lmbda, 6).batches == []
+    assert caplog.messages[0].endswith(": 6 trials so far; none is left to train")
 
 
 def test_equal_trials_are_one_job_whose_value_is_both_trials(tmp_path):

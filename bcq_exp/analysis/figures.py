@@ -173,13 +173,26 @@ def _curve(axes: Any, groups: Groups, group: str, band: pd.DataFrame) -> None:
 
 
 def _band(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean and interval by step, where at least half of the runs have a value."""
+    """Mean and interval by step, where at least half of the runs have a value.
+
+    A gap follows each step at which a run ended before the others.
+    """
     of_step = rows.dropna(subset=column).groupby("step")[column]
     band = of_step.agg(["mean", "std", "count"])
     band = band[band["count"] >= rows["run"].nunique() / 2]
     margins = {n: statistics.margin(n - 1) for n in band["count"] if n >= statistics.FEWEST}
     reach = band["count"].map(margins) * band["std"] / np.sqrt(band["count"])
-    return band.assign(low=band["mean"] - reach, high=band["mean"] + reach)
+    return with_gaps(band.assign(low=band["mean"] - reach, high=band["mean"] + reach), rows, column)
+
+
+def with_gaps(table: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Add an empty row to a table by step, after each step at which a run of ``rows`` ended.
+
+    From there on a mean is of fewer runs, and may jump.
+    """
+    ends = rows.dropna(subset=column).groupby("run")["step"].max().unique()
+    gaps = [end + 0.5 for end in ends if table.index.min() <= end < table.index.max()]
+    return pd.concat([table, pd.DataFrame(index=gaps)]).sort_index()
 
 
 def aggregates(groups: Groups) -> Figure | None:
@@ -261,7 +274,8 @@ def improvement(groups: Groups) -> Figure | None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title("P(row > column)", size=9)
-    figure.supxlabel(groups.notes(few), size=8)
+    notes = groups.notes(few)
+    figure.supxlabel(groups.unit + (f"; {notes}" if notes else ""), size=8)
     return figure
 
 

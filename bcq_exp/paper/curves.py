@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from bcq_exp.analysis.colours import of_algorithms
-from bcq_exp.analysis.figures import STYLE, labels_of, rendered
+from bcq_exp.analysis.figures import STYLE, labels_of, rendered, with_gaps
 from bcq_exp.paper.run_tables import Results, shown, task_name
 
 BEHAVIOUR_COLOUR = "#444444"
@@ -79,10 +79,11 @@ def _draw(
 ) -> None:
     if evaluations.empty:
         return
-    of_step = evaluations.groupby("step")[column]
-    mean, std = of_step.mean(), of_step.std().fillna(0)
-    axes.plot(mean.index, mean, color=colour, lw=1.4, ls=ls, label=label)
-    axes.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
+    of_step = evaluations.groupby("step")[column].agg(["mean", "std"]).fillna({"std": 0})
+    table = with_gaps(of_step, evaluations, column)
+    axes.plot(table.index, table["mean"], color=colour, lw=1.4, ls=ls, label=label)
+    ends = table["mean"] - table["std"], table["mean"] + table["std"]
+    axes.fill_between(table.index, *ends, color=colour, alpha=0.15, lw=0)
 
 
 def _grid(results: Results, panel: Panel, unit: str) -> Figure:

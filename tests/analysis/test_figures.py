@@ -45,6 +45,18 @@ def test_dollars_in_a_name_are_no_formula(tmp_path):
     assert all(text in drawn for text in (r"lmbda=$\frac$", "lmbda=$x$", r"data$\frac$", "data$x$"))
 
 
+def test_a_curve_has_a_gap_where_a_run_has_ended(tmp_path):
+    """From there on the mean is of the others, and may jump."""
+    for seed, returns in enumerate(([0.0, 0.0], [0.0, 0.0], [9.0] * 4, [9.0] * 4)):
+        changes = {"trainer.num_steps": 4000}
+        make_run(tmp_path / "s" / str(seed), returns, seed=seed, changes=changes)
+    groups = figures.Groups(ComparedRuns(load_runs(tmp_path / "s")))
+    (axes,) = figures.learning_curves(groups).axes
+    (curve,) = (line for line in axes.lines if line.get_label() == "all runs")
+    np.testing.assert_array_equal(curve.get_xdata(), [1000, 2000, 2000.5, 3000, 4000])
+    np.testing.assert_array_equal(curve.get_ydata(), [4.5, 4.5, np.nan, 9.0, 9.0])
+
+
 def test_curves_are_means_with_t_intervals_and_few_runs_are_marked(tmp_path):
     make_grid(tmp_path / "s", num_seeds=4)
     make_run(tmp_path / "s" / "few", [1.0, 2.0], changes={"algo.tau": 0.5})

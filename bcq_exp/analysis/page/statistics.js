@@ -46,7 +46,7 @@ function profile(scores, low, high) {
   return { x, share: above.map((k) => k / sorted.length), low: above.map((k) => bounds[0][k]), high: above.map((k) => bounds[1][k]) };
 }
 
-function band(curves) { // mean and 95% interval over runs on a common x
+function band(curves) { // mean and 95% interval over runs on a common x; a gap where a run has ended
   const alike = curves.every((c) => c.x === curves[0].x);
   let xs = alike ? curves[0].x : [...new Set(curves.flatMap((c) => c.x))].sort((a, b) => a - b);
   if (!alike && xs.length > 200) { // wall times differ by run: an even grid
@@ -54,16 +54,22 @@ function band(curves) { // mean and 95% interval over runs on a common x
     xs = Array.from({ length: 100 }, (_, i) => low + ((high - low) * i) / 99);
   }
   const out = { x: [], mean: [], low: [], high: [] };
+  const ends = curves.map((c) => c.x.findLast((_, i) => c.y[i] !== null));
+  let before = 0;
   for (const [i, x] of xs.entries()) {
     const ys = curves.map((c) => (alike ? c.y[i] : interpolated(c.x, c.y, x))).filter((v) => v !== null);
     if (!ys.length || ys.length < curves.length / 2) continue;
     const mean = meanOf(ys);
     const margin = DATA.margins[ys.length];
     const error = Math.sqrt(total(ys.map((y) => (y - mean) ** 2)) / (ys.length - 1) / ys.length);
-    out.x.push(x);
-    out.mean.push(mean);
-    out.low.push(margin === null ? null : mean - margin * error);
-    out.high.push(margin === null ? null : mean + margin * error);
+    const left = ends.filter((end) => end >= x).length;
+    for (const value of left < before ? [null, mean] : [mean]) {
+      out.x.push(x);
+      out.mean.push(value);
+      out.low.push(margin === null ? null : mean - margin * error);
+      out.high.push(margin === null ? null : mean + margin * error);
+    }
+    before = left;
   }
   return out;
 }

@@ -59,6 +59,20 @@ class Dataset(Contents, Task):
         """Mean return of the recorded episodes, cut ones included."""
         return float(np.mean(self.episode_returns))
 
+    @property
+    def num_cut(self) -> int:
+        """How many episodes the recording cut: neither terminated nor at the environment's limit.
+
+        0 where the environment or its step limit is unknown.
+        """
+        limit = None if self.env_spec is None else self.env_spec.max_episode_steps
+        if limit is None:
+            return 0
+        ends = np.cumsum(self.episode_rows)[self.episode_rows > 0] - 1
+        terminated = np.zeros(len(self.episode_rows), bool)
+        terminated[self.episode_rows > 0] = self.transitions.terminated[ends]
+        return int(np.count_nonzero(~terminated & (self.episode_lengths < limit)))
+
     def facts(self) -> dict[str, Any]:
         return {
             "id": self.id,
@@ -66,6 +80,7 @@ class Dataset(Contents, Task):
             "num_transitions": len(self.transitions),
             "num_episodes": len(self.episode_returns),
             "behaviour_return": self.behaviour_return,
+            **({"cut_episodes": self.num_cut} if self.num_cut else {}),
             **({} if self.held_out is None else {"held_out": len(self.held_out.episode_lengths)}),
             **({"notes": list(self.notes)} if self.notes else {}),
             **({"columns": dict(self.columns)} if self.columns is not None else {}),

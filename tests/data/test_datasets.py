@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.spaces import Box
 
-from bcq_exp.data.datasets import load_minari
+from bcq_exp.data.datasets import load_minari, load_pendulum
 from bcq_exp.data.environments import guess_env
 from bcq_exp.data.transitions import DataError
 
@@ -122,6 +122,14 @@ def test_a_module_is_imported_for_its_environments(minari_files, tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     dataset = load_minari(minari_files.write(**PENDULUM), env="their_envs:Theirs-v0")
     assert dataset.make_env().action_space == dataset.action_space
+
+
+def test_episodes_that_the_recording_cut_are_counted():
+    """An episode of Pendulum has 200 steps."""
+    whole, cut = (load_pendulum("expert", num_steps=n) for n in (400, 250))
+    assert list(cut.episode_lengths) == [200, 50]
+    assert (cut.num_cut, cut.facts()["cut_episodes"]) == (1, 1)
+    assert whole.num_cut == 0 and "cut_episodes" not in whole.facts()
 
 
 def test_a_dataset_can_be_pickled(minari_files):

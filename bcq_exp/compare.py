@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,6 +18,7 @@ from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 from bcq_exp.extras import require
 from bcq_exp.formatting import counted, listed
+from bcq_exp.training.record import is_sweep
 
 if TYPE_CHECKING:
     from bcq_exp.analysis.runs import RunTables
@@ -71,7 +73,9 @@ def _compare(options: argparse.Namespace) -> None:
 
     page = (options.output or home(options.runs) / "report") / "index.html"
     while True:
-        found = ComparedRuns(load_runs(*options.runs), options.which)
+        runs = load_runs(*options.runs)
+        notes = (*_missing(options.runs), *runs.notes)
+        found = ComparedRuns(replace(runs, notes=notes), options.which)
         selection = _selection(options.runs, found.runs)
         underway = options.watch is not None and (found.runs.runs["status"] == "running").any()
         refresh = options.watch if underway else None
@@ -109,6 +113,23 @@ def _refused(key: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{key}: {error.strerror or error}") from error
+
+
+def _missing(places: Sequence[str]) -> Iterator[str]:
+    """Describe the runs of sweeps, given as a whole, that have not begun."""
+    from bcq_exp.analysis.runs import run_folders
+    from bcq_exp.sweep import state
+
+    for sweep in map(Path, places):
+        expected = state.expected(sweep) if is_sweep(sweep) else []
+        there = {folder.name for folder in run_folders(sweep)} if expected else set()
+        if missing := [name for name in expected if name not in there]:
+            have = "has" if len(missing) == 1 else "have"
+            more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+            yield (
+                f"{len(missing)} of {counted(len(expected), 'run')} of {sweep} {have} not begun "
+                f"({missing[0]}{more}): groups may lack runs, or be missing"
+            )
 
 
 def _selection(places: Sequence[str], runs: RunTables) -> dict[str, Any] | None:
@@ -174,7 +195,9 @@ def _print_returns(found: ComparedRuns) -> None:
             of = f" ({listed(list(own))})" if len(own) < len(of_task) else ""
             score = found.behaviour_scores[own.index[0]]
             scaled = f" (normalized {score:.1f})" if score == score else ""
-            console.print(f"behaviour's return on {task}{of}: {value:.1f}{scaled}")
+            num_cut = runs.runs["cut_episodes"][own.index[0]]
+            cut = f"; {counted(num_cut, 'episode')} cut by the recording" if num_cut else ""
+            console.print(f"behaviour's return on {task}{of}: {value:.1f}{scaled}{cut}")
     print(INTERVALS)
 
 

@@ -322,6 +322,8 @@ def _row(
         "dataset": data["id"],
         "dataset_hash": data["content_hash"],
         "behaviour_return": data["behaviour_return"],
+        "reference_scores": summary.get("reference_scores"),
+        "cut_episodes": data.get("cut_episodes", 0),
         "last_return": last.get("return_mean"),
         "best_return": best.get("return_mean"),
         "last_score": last.get("normalized_score"),
@@ -406,6 +408,16 @@ def _oddities(
         notes.append(
             f"{counted(len(failed), 'run')} failed: the last evaluation of {known} of them is "
             "compared, the others have none"
+        )
+    running = runs[runs["status"] == "running"]
+    if len(running):
+        low, high = running["step"].min(), running["step"].max()
+        at = f"step {low}" if low == high else f"steps {low} to {high}"
+        of = " or ".join(map(str, sorted(running["num_steps"].unique())))
+        are = "is" if len(running) == 1 else "are"
+        notes.append(
+            f"{counted(len(running), 'run')} {are} still running, at {at} of {of}: last "
+            "evaluations are at other steps than those of completed runs"
         )
     stopped = runs[runs["status"] == "stopped"]
     if len(stopped):

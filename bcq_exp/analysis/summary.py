@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,15 @@ from bcq_exp.analysis import statistics
 from bcq_exp.analysis.findings import Finding, findings
 from bcq_exp.analysis.runs import RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
-from bcq_exp.formatting import counted
+from bcq_exp.formatting import counted, listed
 
 DRAWN_AT_MOST = 10  # groups in a figure of lines or pairs; of more it shows the BEST_FEW
 BEST_FEW = 8
+NAMED_AT_MOST = 4  # groups in a note
+HINDSIGHT = (
+    "each run's best evaluation is chosen in hindsight: results are higher than a policy that is "
+    "chosen beforehand would reach"
+)
 ABSENT = "–"  # the value of a key that a run's algorithm lacks
 ESTIMATED: dict[str, statistics.Statistic] = {
     "iqm": statistics.iqm,
@@ -86,24 +91,11 @@ class ComparedRuns:
 
     @cached_property
     def behaviour_scores(self) -> pd.Series:
-        """The behaviour's normalized score in each run (N,); NaN where it is unknown.
-
-        A score is linear in the return, so two evaluations on a data set determine it.
-        """
-        runs, evaluations = self.runs.runs, self.runs.evaluations
-        found = pd.Series(np.nan, index=runs.index)
-        if "normalized_score" not in evaluations:
-            return found
-        known = evaluations[["run", "return_mean", "normalized_score"]].astype(float).dropna()
-        for task, rows in known.groupby(known["run"].map(runs["dataset"])):
-            returns, scores = rows["return_mean"].to_numpy(), rows["normalized_score"].to_numpy()
-            low, high = returns.argmin(), returns.argmax()
-            if returns[low] < returns[high]:
-                slope = (scores[high] - scores[low]) / (returns[high] - returns[low])
-                mine = runs["dataset"] == task
-                behaviour = pd.to_numeric(runs.loc[mine, "behaviour_return"])
-                found[mine] = scores[low] + slope * (behaviour - returns[low])
-        return found
+        """The behaviour's normalized score in each run (N,); NaN where it is unknown."""
+        runs = self.runs.runs
+        scales = [scale or (np.nan, np.nan) for scale in runs["reference_scores"]]
+        low, high = np.array(scales, float).T
+        return 100 * (pd.to_numeric(runs["behaviour_return"]) - low) / (high - low)
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -112,8 +104,10 @@ class ComparedRuns:
 
     @property
     def notes(self) -> list[str]:
-        """Notes on the runs, and on the limits of groups of few runs."""
-        notes, found = list(self.runs.notes), self.aggregates
+        """Notes on the runs, on groups that are not comparable, and on groups of few runs."""
+        notes, found = [*self.runs.notes, *self._uneven()], self.aggregates
+        if self.which == "best":
+            notes.append(HINDSIGHT)
         without = [a for a in found if np.isnan(a.estimates["mean"].low)]
         small = [a for a in found if a not in without and a.num_runs < statistics.FEWEST_TO_WIN]
         for few, what in (
@@ -129,6 +123,29 @@ class ComparedRuns:
                 which = "every group has" if len(few) == len(found) else several
                 notes.append(f"{which} {what}")
         return notes
+
+    def _uneven(self) -> Iterator[str]:
+        """Describe groups whose runs are on other data sets, or unevenly divided among them."""
+        counts = {group: {t: len(x) for t, x in of.items()} for group, of in self.scores.items()}
+        evaluated = {group: of for group, of in counts.items() if of}
+
+        def named(groups: Iterable[str]) -> str:
+            return "; ".join(
+                f"{group}: {listed([f'{n} on {task}' for task, n in evaluated[group].items()])}"
+                for group in islice(groups, NAMED_AT_MOST)
+            ) + ("; ..." if len(evaluated) > NAMED_AT_MOST else "")
+
+        if len({frozenset(of) for of in evaluated.values()}) > 1:
+            yield (
+                f"groups have runs on different data sets ({named(evaluated)}): their aggregates "
+                "are not comparable; give runs on the same ones"
+            )
+        uneven = [group for group, of in evaluated.items() if len({*of.values()}) > 1]
+        if uneven:
+            yield (
+                f"{counted(len(uneven), 'group')} with more runs on one data set than on another "
+                f"({named(uneven)}): it weighs more in their aggregates"
+            )
 
     def improvements(self, groups: Sequence[str]) -> list[list[Estimate | None]]:
         """P(row beats column) for pairs of ``groups``; None where they share no task."""

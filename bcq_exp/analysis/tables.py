@@ -12,7 +12,7 @@ import numpy as np
 
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.statistics import Estimate
-from bcq_exp.analysis.summary import ComparedRuns
+from bcq_exp.analysis.summary import HINDSIGHT, ComparedRuns
 from bcq_exp.config.naming import short_names
 
 Form = Literal["md", "tex"]
@@ -53,7 +53,8 @@ def paper_table(found: ComparedRuns, form: Form, show: Show = "mean") -> str:
     ]
     keys = _values_of_groups(found)
     names = short_names(keys)
-    titles = [f"{task} ({found.measure})" for task in tasks]
+    is_best = found.which == "best"
+    titles = [f"{task} ({'best ' * is_best}{found.measure})" for task in tasks]
     header = [*(names[key] for key in keys), "runs", *titles]
     rows = [
         [
@@ -64,6 +65,8 @@ def paper_table(found: ComparedRuns, form: Form, show: Show = "mean") -> str:
         for group, scores in found.scores.items()
     ]
     what = "Mean ± standard deviation over runs" if show == "mean" else "IQM [interval]"
+    if is_best:
+        what = f"{HINDSIGHT[0].upper()}{HINDSIGHT[1:]}. {what}"
     aligns = "".join("r" if _are_numbers(column.values()) else "l" for column in keys.values())
     return captioned(header, rows, form, what, f"{aligns}r")
 

@@ -108,6 +108,7 @@ def make_run(
             "versions": {"torch": "2.13.0", "mujoco": None},
             "git_commit": "abc",
             "config_hash": f"{seed}",
+            "reference_scores": [0.0, 100.0] if scored else None,
             "config": config,
             **summary,
         }

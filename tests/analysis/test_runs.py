@@ -19,6 +19,7 @@ from bcq_exp.analysis.tables import aggregate_csv, digits, paper_table, standing
 from bcq_exp.errors import UserError
 from bcq_exp.training.record import hold
 from tests.analysis.made_up import make_grid, make_run
+from tests.forked import forked
 
 
 def test_a_sweep_is_a_table_and_the_keys_that_vary_are_found(tmp_path):
@@ -147,13 +148,82 @@ def test_the_values_of_a_marginal_are_in_their_order_and_many_are_quarters(tmp_p
     assert list(table["mean"]) == [2.0, 4.5, 6.5, 8.5]
 
 
-def test_the_behaviours_score_is_on_the_line_through_evaluations(tmp_path):
-    for k, (value, score) in enumerate(((10.0, 0.0), (30.0, 100.0), (20.0, 50.0))):
-        scored = {"evaluated": {"normalized_score": score}, "behaviour_return": 15.0}
-        make_run(tmp_path / f"a{k}", [value], **scored)
-    make_run(tmp_path / "b", [7.0], dataset="other/set-v0", evaluated={"normalized_score": 3.0})
+def test_the_behaviours_score_follows_from_the_reference_scores(tmp_path):
+    scale = {"reference_scores": [10.0, 30.0], "behaviour_return": 15.0}
+    for k, value in enumerate((10.0, 30.0)):
+        make_run(tmp_path / f"a{k}", [value], **scale)
+    make_run(tmp_path / "b", [7.0], dataset="other/set-v0")
     found = ComparedRuns(load_runs(tmp_path)).behaviour_scores
-    np.testing.assert_allclose(found, [25.0, 25.0, 25.0, np.nan])  # one evaluation is no line
+    np.testing.assert_allclose(found, [25.0, 25.0, np.nan])
+
+
+def test_groups_on_other_data_sets_or_unevenly_divided_are_noted(tmp_path):
+    """Pooled, the worse algorithm of both data sets may be the better one."""
+    for folder, lmbda, task, count in (("a", 1.0, "easy/v0", 3), ("b", 0.5, "hard/v0", 3)):
+        for seed in range(count):
+            changes = {"algo.lmbda": lmbda}
+            name = f"{folder}{seed}"
+            make_run(tmp_path / name, [1.0], seed=seed, changes=changes, dataset=task, scored=True)
+    notes = ComparedRuns(load_runs(tmp_path)).notes
+    assert (
+        "groups have runs on different data sets (lmbda=1: 3 on easy/v0; lmbda=0.5: 3 on "
+        "hard/v0): their aggregates are not comparable; give runs on the same ones"
+    ) in notes
+    for seed in range(3):
+        for lmbda, task, count in ((1.0, "hard/v0", 3), (0.5, "easy/v0", 2)):
+            changes = {"algo.lmbda": lmbda}
+            if seed < count:
+                folder = tmp_path / f"{task[:4]}{seed}"
+                make_run(folder, [1.0], seed=seed, changes=changes, dataset=task, scored=True)
+    uneven = ComparedRuns(load_runs(tmp_path)).notes
+    assert not any("not comparable" in note for note in uneven)
+    assert (
+        "1 group with more runs on one data set than on another (lmbda=0.5: 2 on easy/v0, 3 on "
+        "hard/v0): it weighs more in their aggregates"
+    ) in uneven
+
+
+def test_running_runs_are_noted_with_their_steps(tmp_path):
+    make_run(tmp_path / "a", [5.0, 3.0])
+    for name, step in (("b", 420), ("c", 760)):
+        folder = make_run(tmp_path / name, [1.0, 4.0], seed=step, status="running", step=step)
+        assert load_runs(folder).notes == ()  # no process has it: it was interrupted
+    with ExitStack() as held:
+        for name in ("b", "c"):
+            held.enter_context(hold(tmp_path / name))
+        notes = load_runs(tmp_path).notes
+    assert (
+        "2 runs are still running, at steps 420 to 760 of 2000: last evaluations are at other "
+        "steps than those of completed runs"
+    ) in notes
+
+
+def test_tables_say_that_the_best_evaluation_was_chosen(tmp_path):
+    found = ComparedRuns(load_runs(make_grid(tmp_path / "s")), "best")
+    for form in ("md", "tex"):
+        table = paper_table(found, form)
+        assert "made/up-v0 (best return)" in table
+        assert "Each run's best evaluation is chosen in hindsight: results are higher" in table
+    assert any("hindsight" in note for note in found.notes)
+
+
+def test_runs_of_a_sweep_that_have_not_begun_are_noted(tmp_path):
+    """The table would otherwise be that of the whole sweep."""
+    sweep = tmp_path / "s"
+    make_grid(sweep)
+    there = [path.name for path in sweep.iterdir()]
+    (sweep / "sweep.json").write_text(json.dumps({"commands": [], "runs": [*there, "x", "y"]}))
+    done = forked("s", module="bcq_exp.compare", cwd=tmp_path)
+    assert (
+        "note: 2 of 14 runs of s have not begun (x, and 1 more): groups may lack runs, or be "
+        "missing\n"
+    ) in done.stdout
+    table = forked("s", "format=md", module="bcq_exp.compare", cwd=tmp_path)
+    assert "2 of 14 runs" in table.stderr and "2 of 14 runs" not in table.stdout
+    page = (sweep / "report" / "index.html").read_text()
+    assert "2 of 14 runs" in page
+    chosen = forked(f"s/{there[0]}", module="bcq_exp.compare", cwd=tmp_path)
+    assert "not begun" not in chosen.stdout  # of runs that are given one by one
 
 
 def test_the_best_evaluation_is_compared_where_it_is_asked_for(tmp_path):

@@ -59,7 +59,7 @@ def test_the_ready_file_has_only_keys_that_exist(tmp_path):
     assert spec["metric"] == {"name": "last_return_mean", "goal": "maximize"}
     assert "seed=5" in spec["command"]
     first = {
-        key: (p["values"][0] if "values" in p else p["min"])
+        key: p["values"][0] if "values" in p else p.get("min", p.get("value"))
         for key, p in spec["parameters"].items()
     }
     overrides = [f"{key}={value}" for key, value in first.items()]

@@ -191,6 +191,7 @@ def test_the_summary_tells_the_whole_story(trained):
         "num_transitions": 2000,
         "num_episodes": len(data.episode_returns),
         "behaviour_return": data.behaviour_return,
+        "cut_episodes": data.num_cut,
     }
     assert summary["versions"].keys() >= {"python", "torch", "numpy", "mujoco", "gymnasium"}
     assert summary["versions"]["torch"] == torch.__version__

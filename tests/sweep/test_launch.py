@@ -246,7 +246,7 @@ def test_ctrl_c_saves_every_run(tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopped by SIGINT at step" in said
-    assert "name=s -m" in said
+    assert "bcq_exp train -m ... name=s" in said
     assert {s["status"] for s in summaries(folder).values()} == {"interrupted"}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -126,21 +126,21 @@ class ComparedRuns:
 
     def _uneven(self) -> Iterator[str]:
         """Describe groups whose runs are on other data sets, or unevenly divided among them."""
-        counts = {group: {t: len(x) for t, x in of.items()} for group, of in self.scores.items()}
-        evaluated = {group: of for group, of in counts.items() if of}
+        evaluated = [group for group, scores in self.scores.items() if scores]
 
-        def named(groups: Iterable[str]) -> str:
-            return "; ".join(
-                f"{group}: {listed([f'{n} on {task}' for task, n in evaluated[group].items()])}"
-                for group in islice(groups, NAMED_AT_MOST)
-            ) + ("; ..." if len(evaluated) > NAMED_AT_MOST else "")
+        def named(groups: Sequence[str]) -> str:
+            parts = [
+                f"{group}: {listed([f'{len(x)} on {t}' for t, x in self.scores[group].items()])}"
+                for group in groups[:NAMED_AT_MOST]
+            ]
+            return "; ".join([*parts, *["..."] * (len(groups) > NAMED_AT_MOST)])
 
-        if len({frozenset(of) for of in evaluated.values()}) > 1:
+        if len({frozenset(self.scores[group]) for group in evaluated}) > 1:
             yield (
                 f"groups have runs on different data sets ({named(evaluated)}): their aggregates "
                 "are not comparable; give runs on the same ones"
             )
-        uneven = [group for group, of in evaluated.items() if len({*of.values()}) > 1]
+        uneven = [g for g in evaluated if len({len(x) for x in self.scores[g].values()}) > 1]
         if uneven:
             yield (
                 f"{counted(len(uneven), 'group')} with more runs on one data set than on another "

@@ -181,6 +181,11 @@ def test_groups_on_other_data_sets_or_unevenly_divided_are_noted(tmp_path):
         "1 group with more runs on one data set than on another (lmbda=0.5: 2 on easy/v0, 3 on "
         "hard/v0): it weighs more in their aggregates"
     ) in uneven
+    for k in range(5):  # which are even, and not named
+        for task in ("easy/v0", "hard/v0"):
+            changes, folder = {"algo.lmbda": k / 100}, tmp_path / f"{k}{task[:4]}"
+            make_run(folder, [1.0], changes=changes, dataset=task, scored=True)
+    assert not any("..." in note for note in ComparedRuns(load_runs(tmp_path)).notes)
 
 
 def test_running_runs_are_noted_with_their_steps(tmp_path):

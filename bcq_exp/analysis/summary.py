@@ -14,6 +14,7 @@ from bcq_exp.analysis import statistics
 from bcq_exp.analysis.findings import Finding, findings
 from bcq_exp.analysis.runs import RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
+from bcq_exp.data import environments
 from bcq_exp.formatting import counted, listed
 
 DRAWN_AT_MOST = 10  # groups in a figure of lines or pairs; of more it shows the BEST_FEW
@@ -93,9 +94,9 @@ class ComparedRuns:
     def behaviour_scores(self) -> pd.Series:
         """The behaviour's normalized score in each run (N,); NaN where it is unknown."""
         runs = self.runs.runs
-        scales = [scale or (np.nan, np.nan) for scale in runs["reference_scores"]]
-        low, high = np.array(scales, float).T
-        return 100 * (pd.to_numeric(runs["behaviour_return"]) - low) / (high - low)
+        pairs = zip(pd.to_numeric(runs["behaviour_return"]), runs["reference_scores"], strict=True)
+        scores = [environments.normalized_score(ret, scale) for ret, scale in pairs]
+        return pd.Series(scores, index=runs.index, dtype=float)
 
     @cached_property
     def findings(self) -> list[Finding]:

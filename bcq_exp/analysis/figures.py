@@ -192,7 +192,7 @@ def with_gaps(table: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.DataFr
     """
     ends = rows.dropna(subset=column).groupby("run")["step"].max().unique()
     gaps = [end + 0.5 for end in ends if table.index.min() <= end < table.index.max()]
-    return pd.concat([table, pd.DataFrame(index=gaps)]).sort_index()
+    return table.reindex(sorted([*table.index, *gaps]))
 
 
 def aggregates(groups: Groups) -> Figure | None:

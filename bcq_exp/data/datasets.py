@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Dataset(Contents, Task):
         """Mean return of the recorded episodes, cut ones included."""
         return float(np.mean(self.episode_returns))
 
-    @property
+    @cached_property
     def num_cut(self) -> int:
         """How many episodes the recording cut: neither terminated nor at the environment's limit.
 

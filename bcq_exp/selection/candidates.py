@@ -137,7 +137,7 @@ class Evidence:
         after = np.where(is_last[:, None], act, np.roll(act, -1, axis=0))
         return after, act[starts]
 
-    @property
+    @cached_property
     def is_cut(self) -> np.ndarray:
         """Whether each episode was truncated rather than terminated (E,)."""
         return ~self.dataset.transitions.terminated[np.cumsum(self.episode_rows) - 1]

@@ -148,15 +148,22 @@ class Policy(nn.Module, Predictor):
         Raises:
             ValueError: if the observations have another shape than those of ``observation_space``.
         """
-        obs, shape = self.as_tensor(batch.obs), self.normal_shape
-        self.check_obs(obs)
-        normal = None
-        if shape is not None:
-            size = (obs.shape[0], *shape)
-            normal = torch.randn(size, generator=kwargs.get("generator"), dtype=obs.dtype)
-            normal = normal.to(obs.device)
+        inputs = self.inputs(batch.obs, kwargs.get("generator"))
         with in_eval_mode(self):
-            return Batch(act=self.action(obs, normal).cpu().numpy(), state=state)
+            return Batch(act=self.action(*inputs).cpu().numpy(), state=state)
+
+    def inputs(self, obs: Any, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Return what :meth:`action` takes for observations ``(B, *obs)``; draws normals, if any.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        obs, shape = self.as_tensor(obs), self.normal_shape
+        self.check_obs(obs)
+        if shape is None:
+            return (obs,)
+        normal = torch.randn((obs.shape[0], *shape), generator=generator, dtype=obs.dtype)
+        return obs, normal.to(obs.device)
 
     def act(self, obs: Any, generator: torch.Generator | None = None) -> np.ndarray:
         return self.map_action(self(Batch(obs=obs), generator=generator).act)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
-from bcq_exp.algorithm.policy import Policy
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.executors import EagerExecutor, Executor, ExecutorFactory, Learner
 from bcq_exp.engine.stacked import StackedRuns
@@ -112,16 +112,15 @@ class CohortEngine:
 
         Metrics are (num_steps, S) of one run and (num_steps, K, S) of several.
         """
-        if self._learner is None:
-            self._learner = self._runs[0] if len(self._runs) == 1 else StackedRuns(self._runs)
         collected, end = [], self._step + num_steps
         while (left := end - self._step) > 0:
+            learner, executor = self._present()
             size = self._buffers.num_steps
             count = min(size - self._step % size, left)
-            if self._learner.num_steps < len(self._learner.steps):
+            if learner.num_steps < len(learner.steps):
                 count = 1  # its optimizers make their state
             self._buffers.fill(self._step, count)
-            self._next_executor(self._learner).advance(count)
+            executor.advance(count)
             collected.append(self._buffers.metrics[:count].clone())
             self._step += count
         return torch.cat(collected)
@@ -130,11 +129,10 @@ class CohortEngine:
         self._sync()
         return self._runs[run]
 
-    def policy(self, run: int) -> Policy:
-        """Return one run's policy, up to date; less work than :meth:`algorithm`."""
-        policy = self._runs[run].policy
-        self._sync(list(policy.parameters()))
-        return policy
+    def act(self, obs: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """Act by the policy of the only run: (B, O) -> (B, A), in the policy's unit."""
+        _, executor = self._present()
+        return executor.act(self._runs[0].policy, obs, generator)
 
     def state_dict(self, run: int) -> dict[str, Any]:
         self._sync()
@@ -146,16 +144,20 @@ class CohortEngine:
         self._step = state["step"]
         self._learner = self._executor = None
 
-    def _next_executor(self, learner: Learner) -> Executor:
+    def _present(self) -> tuple[Learner, Executor]:
+        """The learner, and the executor of its next step."""
+        if self._learner is None:
+            self._learner = self._runs[0] if len(self._runs) == 1 else StackedRuns(self._runs)
         if self._executor is None:
-            if self._step < max(self._eager_steps, len(learner.steps)):
-                return EagerExecutor(learner, self._table, self._buffers)
-            self._executor = self._make_executor(learner, self._table, self._buffers)
-        return self._executor
+            if self._step < max(self._eager_steps, len(self._learner.steps)):
+                return self._learner, EagerExecutor(self._learner, self._table, self._buffers)
+            self._buffers.fill(self._step, 1)  # steps that a compiler tries
+            self._executor = self._make_executor(self._learner, self._table, self._buffers)
+        return self._learner, self._executor
 
-    def _sync(self, tensors: Sequence[Tensor] | None = None) -> None:
+    def _sync(self) -> None:
         if self._executor is not None:
-            self._executor.sync(tensors)
+            self._executor.sync()
 
 
 class ParallelEngine:

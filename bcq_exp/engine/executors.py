@@ -6,16 +6,18 @@ executor when it resumes, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf, nan
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.optim import Optimizer
+from bcq_exp.algorithm.policy import Policy
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.stacked import StackedRuns
 
@@ -30,8 +32,11 @@ class Executor(Protocol):
     def advance(self, count: int) -> None:
         """Take ``count`` steps, from the buffers' row 0 on."""
 
-    def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
-        """Update these tensors of the learner, by default all that steps change."""
+    def act(self, policy: Policy, obs: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """Act by a policy of the learner as it is now: (B, O) -> (B, A), in the policy's unit."""
+
+    def sync(self) -> None:
+        """Update the tensors of the learner that steps change."""
 
 
 ExecutorFactory = Callable[[Learner, TransitionRows, StepBuffers], Executor]
@@ -76,7 +81,10 @@ class EagerExecutor:
             take_step(self._learner, self._table, self._buffers, turn)
             self._learner.after_steps(1)
 
-    def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
+    def act(self, policy: Policy, obs: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        return policy(Batch(obs=obs), generator=generator).act
+
+    def sync(self) -> None:
         """Do nothing: steps write to the tensors themselves."""
 
 

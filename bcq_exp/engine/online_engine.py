@@ -11,7 +11,6 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
-from bcq_exp.algorithm.batch import Batch
 from bcq_exp.engine.buffers import TransitionTable
 from bcq_exp.engine.engine import CohortEngine
 from bcq_exp.engine.executors import ExecutorFactory
@@ -103,9 +102,7 @@ class OnlineEngine:
 
     def _behave(self, obs: np.ndarray, seed: int) -> np.ndarray:
         self._generator.manual_seed(seed)
-        policy = self._learner.policy(0)
-        acting = policy(Batch(obs=obs[None]), generator=self._generator)
-        return policy.map_action(acting.act)[0]
+        return self._run.policy.map_action(self._learner.act(obs[None], self._generator))[0]
 
     def _collect(self, moment: Moment) -> None:
         self._collected.put(self._step, moment)

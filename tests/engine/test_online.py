@@ -11,6 +11,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.algorithm.base import NoNoise
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.policy import DeterministicPolicy
 from bcq_exp.analysis.runs import load_runs
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.data.online import explore
@@ -157,12 +158,62 @@ def test_what_a_policy_draws_follows_from_the_runs_seed_and_the_step():
     assert len({*drawn["a"], *drawn["c"]}) == 80
 
 
+COMPILED = {"engine": "xla", "engine_is_required": True}
+
+
+@pytest.mark.parametrize("algo", [("algo=ddpg",), ("algo=iql",), BCQ], ids=["ddpg", "iql", "bcq"])
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_compiled_actions_are_those_of_the_policy(algo, precision):
+    online = engine(*algo, f"trainer.precision={precision}", **COMPILED)
+    online.advance(65)
+    policy, calls = online.algorithm(0).policy, []
+    hook = policy.register_forward_pre_hook(lambda *_: calls.append(1))
+    online.advance(10)
+    assert not calls  # torch computed none of them
+    hook.remove()
+    for seed in range(5):
+        obs = np.random.default_rng(seed).standard_normal((1, 3)).astype(np.float32)
+        compiled = online._learner.act(obs, torch.Generator().manual_seed(seed))
+        expected = online.algorithm(0).policy(
+            Batch(obs=obs), generator=torch.Generator().manual_seed(seed)
+        )
+        assert compiled.dtype == expected.act.dtype
+        rtol = 1e-4 if precision == "fp32" else 1e-12
+        np.testing.assert_allclose(compiled, expected.act, rtol=rtol)
+
+
+class OwnForward(DeterministicPolicy):
+    """A user's policy that does not act by ``action`` alone."""
+
+    def forward(self, batch, state=None, **kwargs):
+        acting = super().forward(batch, state, **kwargs)
+        return Batch(act=acting.act * 0 + 0.25, state=state)
+
+
+class Branching(DeterministicPolicy):
+    """A user's policy whose kernels depend on the observation."""
+
+    def action(self, obs, normal=None):
+        act = super().action(obs, normal)
+        return act * 0 + (0.25 if obs.sum().item() < 1e6 else 0.5)
+
+
+@pytest.mark.parametrize("own", [OwnForward, Branching])
+def test_a_policy_that_cannot_be_compiled_acts_eagerly(own):
+    online = engine("online.noise_std=0", **COMPILED)
+    online.algorithm(0).policy.__class__ = own
+    told = online.advance(80)
+    assert told[0, 60:].isfinite().all()
+    np.testing.assert_array_equal(collected(online)[0]["act"][60:80], 0.25)
+
+
+@pytest.mark.parametrize("compiled", [{}, COMPILED], ids=["eager", "compiled"])
 @pytest.mark.parametrize("env", ["ShortPendulum-v0", "Chaos-v0"])
-def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(env):
-    straight = engine(f"online.env={env}")
+def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(env, compiled):
+    straight = engine(f"online.env={env}", **compiled)
     expected = straight.advance(110)
     for step in (0, 30, 60, 61, 90):
-        first, second = (engine(f"online.env={env}") for _ in range(2))
+        first, second = (engine(f"online.env={env}", **compiled) for _ in range(2))
         first.advance(step)
         second.load_state_dict(0, first.state_dict(0))
         told = second.advance(110 - step)

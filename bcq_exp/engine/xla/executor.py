@@ -21,10 +21,13 @@ from jax import Array
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
+from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.networks import choose_compute_dtype
+from bcq_exp.algorithm.policy import Policy
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.executors import EagerExecutor, Executor, take_step, unchanged
 from bcq_exp.engine.xla import UntraceableError
+from bcq_exp.engine.xla.acting import Acting
 from bcq_exp.engine.xla.operators import DTYPES
 from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 from bcq_exp.errors import first_line
@@ -40,7 +43,7 @@ ERRORS = 4  # allowed ratio of the errors of compiled and eager steps, where mor
 
 
 class XLAExecutor:
-    """Steps one run; between :meth:`sync` calls only JAX has its state.
+    """Steps one run and acts by its policy; between :meth:`sync` calls only JAX has its state.
 
     Args:
         program: the program of this run, or of another run of its cohort.
@@ -48,13 +51,13 @@ class XLAExecutor:
 
     def __init__(self, learner: OfflineAlgorithm, buffers: StepBuffers, program: Program) -> None:
         self._learner, self._buffers, self._program = learner, buffers, program
-        changing = _changing(learner)
-        self._place = {id(tensor): i for i, tensor in enumerate(changing)}
-        self._tensors = _stored(changing)
+        self._tensors = _stored(_changing(learner))
         with jax.enable_x64(True):
             self._values = [to_jax(tensor) for tensor in self._tensors]
             self._hyperparameters = [to_jax(x) for x in _as_tensors(learner)]
-        self._unsynced = set[int]()
+        self._is_synced = True
+        self._acting: Acting | None = None
+        self._can_compile_acting = True
 
     def advance(self, count: int) -> None:
         rates = [o.next_lrs(self._buffers.num_steps) for o in self._learner.all_optimizers()]
@@ -69,18 +72,26 @@ class XLAExecutor:
             )
         self._buffers.metrics.copy_(to_torch(metrics))
         self._learner.after_steps(count)
-        self._unsynced = set(range(len(self._values)))
+        self._is_synced = False
 
-    def sync(self, tensors: Sequence[Tensor] | None = None) -> None:
-        wanted = (
-            range(len(self._tensors))
-            if tensors is None
-            else (self._place[id(tensor)] for tensor in tensors)
-        )
+    def act(self, policy: Policy, obs: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        if self._can_compile_acting:
+            try:
+                if self._acting is None:
+                    self._acting = Acting(policy, self._tensors, self._values, obs)
+                return self._acting(self._values, obs, generator)
+            except UntraceableError:
+                self._can_compile_acting = False
+        self.sync()
+        return policy(Batch(obs=obs), generator=generator).act
+
+    def sync(self) -> None:
+        if self._is_synced:
+            return
         with torch.no_grad():
-            for i in self._unsynced.intersection(wanted):
-                self._tensors[i].copy_(to_torch(self._values[i]))
-                self._unsynced.discard(i)
+            for tensor, value in zip(self._tensors, self._values, strict=True):
+                tensor.copy_(to_torch(value))
+        self._is_synced = True
 
 
 class Program:

@@ -52,6 +52,7 @@ class Placement:
         group_size: runs trained together.
         num_threads: engines that advance, and runs that are evaluated, at a time.
         torch_threads: torch's threads in each of them.
+        xla_threads: XLA's threads, which all of them share.
     """
 
     device: torch.device
@@ -62,6 +63,7 @@ class Placement:
     group_size: int
     num_threads: int
     torch_threads: int
+    xla_threads: int
 
     def num_stacks(self, num_runs: int) -> int:
         """The number of stacks of ``num_runs`` runs: one per thread; a single one on a GPU."""
@@ -80,12 +82,13 @@ class Placement:
             why = ", by trainer.engine"
         if self.precision.compute_dtype == torch.bfloat16 and not has_fast_bf16(self.device):
             why += "; bfloat16 is emulated here and slow: trainer.precision=auto takes fp32"
-        return f"{self.engine} on {self.device} in {self.precision}{why}"
+        threads = f" ({counted(self.xla_threads, 'thread')})" if self.engine == "xla" else ""
+        return f"{self.engine} on {self.device}{threads} in {self.precision}{why}"
 
     def executor(self) -> ExecutorFactory:
         """Return the factory of one cohort's executors."""
         if self.engine == "xla":
-            return XLACompiler(self.engine_is_required)
+            return XLACompiler(self.engine_is_required, self.xla_threads)
         return CUDAGraphExecutor if self.engine == "cuda_graph" else EagerExecutor
 
     @property
@@ -160,6 +163,7 @@ def place(
         group_size=size,
         num_threads=1 if is_alone else available,
         torch_threads=available if shares else 1,
+        xla_threads=available,
     )
 
 

@@ -1,5 +1,10 @@
 """The engine takes exactly the steps that BCQ takes by itself on the stream's numbers."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -121,3 +126,36 @@ def test_a_large_set_is_read_from_its_memory_map(monkeypatch, options, num_threa
     for run in (0, 1):
         resumed.load_state_dict(run, portions.state_dict(run))
     assert torch.equal(torch.cat([*statistics, resumed.advance(2)], 1), expected)
+
+
+COUNT_XLA_THREADS = """
+from pathlib import Path
+from bcq_exp.data.datasets import load_pendulum
+from tests.commands import compose, engine_of
+
+cfg = compose("algo=bc", "actor.hidden_sizes=[8]", "trainer.engine=xla", {overrides})
+engine_of([cfg], load_pendulum(num_steps=200)).advance(2)
+names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+print(sum(name.startswith("tf_XLA") for name in names))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("overrides", "environment", "count"),
+    [
+        ('"trainer.num_threads=3"', {}, 3),
+        ("", {"OMP_NUM_THREADS": "1"}, 1),  # a worker among several of joblib's
+        ('"trainer.num_threads=3"', {"PJRT_NPROC": "2"}, 2),  # the user's own setting
+    ],
+)
+def test_xla_takes_the_threads_of_its_process(overrides, environment, count):
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_XLA_THREADS.format(overrides=overrides)],
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == str(count)

@@ -29,10 +29,12 @@ class XLACompiler:
     Args:
         is_required: whether a step that cannot be compiled is an error; otherwise it runs eagerly,
             and one log line has the reason.
+        num_threads: XLA's threads, by default one per core. All programs of the process share
+            those of the first one.
     """
 
-    def __init__(self, is_required: bool) -> None:
-        self._is_required = is_required
+    def __init__(self, is_required: bool, num_threads: int | None = None) -> None:
+        self._is_required, self._num_threads = is_required, num_threads
         self._programs: dict[Any, Program] = {}
         self._failure = ""
         self._lock = Lock()
@@ -71,7 +73,7 @@ class XLACompiler:
         with self._lock:  # others of the same kind wait for the program
             program = self._programs.get(key)
             if program is None:
-                program = Program(run, table, buffers)
+                program = Program(run, table, buffers, self._num_threads)
                 verify(run, table, buffers, program)
                 if not program.has_constants:  # perhaps this run's own
                     self._programs[key] = program

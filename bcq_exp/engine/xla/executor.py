@@ -36,6 +36,8 @@ from bcq_exp.files import cache_folder
 # XLA's tiled kernels convert to bfloat16 at half the speed; it reads this when it starts
 SLOW_KERNELS_OFF = "--xla_backend_extra_options=xla_cpu_disable_tiled_emitter"
 
+NUM_THREADS = "PJRT_NPROC"  # the variable that XLA reads when it starts
+
 # allowed difference of a tensor's change, by norm: Adam's first steps follow signs only
 ROUNDING = 0.02
 ROUNDING_BF16 = 0.25
@@ -97,18 +99,18 @@ class XLAExecutor:
 class Program:
     """Steps of a run, compiled for its shapes and optimizers.
 
-    JAX is configured for the CPU and stores compiled programs in the user's cache.
+    Args:
+        num_threads: as of :class:`~bcq_exp.engine.xla.compiler.XLACompiler`.
     """
 
     def __init__(
-        self, learner: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers
+        self,
+        learner: OfflineAlgorithm,
+        table: TransitionRows,
+        buffers: StepBuffers,
+        num_threads: int | None = None,
     ) -> None:
-        flags = os.environ.get("XLA_FLAGS", "")
-        if "xla_backend_extra_options" not in flags:
-            os.environ["XLA_FLAGS"] = f"{flags} {SLOW_KERNELS_OFF}"
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        _start_jax(num_threads)
         self._learner, self._table, self._buffers = learner, table, buffers
         self._tensors = _stored(_changing(learner))
         self._rates = torch.zeros(
@@ -168,6 +170,22 @@ class Program:
             changed = [trace.value(tensor) for tensor in tensors]
         self.has_constants = trace.num_constants > 0
         return changed
+
+
+def _start_jax(num_threads: int | None) -> None:
+    """Let JAX use the CPU, with so many threads, and the user's cache for compiled programs."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_extra_options" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {SLOW_KERNELS_OFF}"
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if num_threads is not None and NUM_THREADS not in os.environ:
+        os.environ[NUM_THREADS] = str(num_threads)
+        try:
+            jax.devices()
+        finally:
+            del os.environ[NUM_THREADS]  # not for other processes
 
 
 def _changing(learner: OfflineAlgorithm) -> list[Tensor]:

@@ -125,7 +125,10 @@ class Policy(nn.Module, Predictor):
         return None
 
     def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
-        """Compute actions by tensor operations alone, for the export.
+        """Compute actions by tensor operations alone, the same at every call.
+
+        It is exported, and compiled where an agent explores. A policy that needs more overrides
+        :meth:`forward`.
 
         Args:
             obs: (B, O), in the dtype and on the device of the networks.

@@ -2,14 +2,16 @@
 
 The work is counted kernel by kernel while one real step runs on this host, so that it includes
 whatever an algorithm declares (sampled actions, networks, turns). Recorded data are not loaded: the
-estimate assumes the sizes of HalfCheetah. Estimates are within a half of the measured time on the
-machine of the rates (tests/bench/RESULTS.md).
+estimate assumes the sizes of HalfCheetah. How fast a CPU multiplies matrices is measured; a GPU is
+taken for an H200. Estimates are within a half of the measured time (tests/bench/RESULTS.md).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.data.task import load_task
 from bcq_exp.engine.online_engine import Collected
 from bcq_exp.engine.placement import place
+from bcq_exp.engine.precision import has_fast_bf16
 from bcq_exp.training.algorithms import algorithm_class, build_algorithm, with_scaling_decided
 from bcq_exp.training.spec import AlgorithmSpec, RunSpec
 
@@ -74,16 +77,17 @@ class Rate:
         )
 
 
-# By device and type of products; fitted to steps of 1 and 27 runs (tests/bench/cost.py), compiled
-# on a CPU, as CUDA graphs on an H200. The GPU's float64 is a guess.
-RATES = {
-    ("cpu", torch.float32): Rate(2.8e-6, 1 / 130e9, 2.7e-10, 10e-6),
-    ("cpu", torch.bfloat16): Rate(2.8e-6, 1 / 185e9, 2.7e-10, 10e-6),
-    ("cpu", torch.float64): Rate(2.8e-6, 1 / 65e9, 5.4e-10, 10e-6),
-    ("cuda", torch.float32): Rate(3.9e-6, 1 / 23e12, 2e-12, 50e-6),
-    ("cuda", torch.bfloat16): Rate(2.7e-6, 1 / 42e12, 1e-13, 50e-6),
-    ("cuda", torch.float64): Rate(3.9e-6, 1 / 10e12, 4e-12, 50e-6),
+# By type of products, fitted to steps of 1 and 27 runs (tests/bench/cost.py) as CUDA graphs on an
+# H200; float64 is a guess.
+CUDA_RATES = {
+    torch.float32: Rate(3.9e-6, 1 / 23e12, 2e-12, 50e-6),
+    torch.bfloat16: Rate(2.7e-6, 1 / 42e12, 1e-13, 50e-6),
+    torch.float64: Rate(3.9e-6, 1 / 10e12, 4e-12, 50e-6),
 }
+# The speed of compiled steps' products on a CPU, over that of torch's in float32.
+SPEEDS = {torch.float32: 0.8, torch.bfloat16: 1.2, torch.float64: 0.4}
+EMULATED_BF16 = 0.55
+PRODUCTS = 21  # timed products
 ENV_STEP = 70e-6  # seconds of a step of an environment
 
 
@@ -172,7 +176,7 @@ def cost_of(spec: RunSpec) -> RunCost:
     return RunCost(
         step=step,
         act=act.work,
-        rate=RATES[placement.device.type, precision.compute_dtype or precision.dtype],
+        rate=_rate(placement.device.type, precision.compute_dtype or precision.dtype),
         is_eager=placement.engine == "eager",
         is_online=online is not None,
         stacks=placement.stacks and algorithm.is_pure,
@@ -181,6 +185,31 @@ def cost_of(spec: RunSpec) -> RunCost:
         episode_steps=step_limit(spec.dataset) or EPISODE_STEPS,
         disk=int(CHECKPOINTS * state + rows * ROW_BYTES + RUN_BYTES),
     )
+
+
+@cache
+def _rate(device: str, dtype: torch.dtype) -> Rate:
+    """The rate of a device; a CPU's core is timed, for a moment."""
+    if device == "cuda":
+        return CUDA_RATES[dtype]
+    speed = SPEEDS[dtype]
+    if dtype == torch.bfloat16 and not has_fast_bf16(torch.device("cpu")):
+        speed = EMULATED_BF16
+    number = 6.4e-10 if dtype == torch.float64 else 3.2e-10
+    return Rate(2.8e-6, _seconds_per_flop() / speed, number, 10e-6)
+
+
+def _seconds_per_flop() -> float:
+    """Time a product of a step's size on one thread, without what other processes take of it."""
+    a, b = torch.ones(100, 400), torch.ones(400, 300)
+    threads, times = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    for _ in range(PRODUCTS):
+        start = time.thread_time()
+        torch.mm(a, b)
+        times.append(time.thread_time() - start)
+    torch.set_num_threads(threads)
+    return min(times) / (2 * a.numel() * b.shape[1])
 
 
 def unknown_spaces(spec: AlgorithmSpec) -> tuple[Box, ActionSpace]:

@@ -1,12 +1,14 @@
 """The work that a run is said to take is the work of its steps."""
 
 import json
+import time
 
 import gymnasium as gym
 import pytest
 
-from bcq_exp.training.cost import ACT_DIM, OBS_DIM, cost_of
-from tests.commands import compose, spec_of
+from bcq_exp.training.cost import ACT_DIM, OBS_DIM, cost_of, unknown_spaces
+from tests.bench.cost import random_data
+from tests.commands import compose, engine_of, placement_of, spec_of
 
 
 def flops(*overrides):
@@ -37,6 +39,20 @@ def test_a_stack_pays_its_kernels_once_and_wide_runs_pay_each():
     assert small.step_seconds(8) < 8 * small.step_seconds()
     assert wide.step_seconds(8) == 8 * wide.step_seconds()
     assert wide.step_seconds() > 5 * small.step_seconds()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_a_step_takes_on_this_machine_about_what_is_predicted(precision):
+    cfg = compose("networks=tianshou", f"trainer.precision={precision}", "trainer.engine=xla")
+    spec = spec_of(cfg)
+    predicted = cost_of(spec).step_seconds()
+    with placement_of(cfg).in_force():
+        engine = engine_of([cfg], random_data(*unknown_spaces(spec.algorithm)))
+        engine.advance(20)  # compiled by now
+        start = time.process_time()  # of all threads, without what other processes take
+        engine.advance(20)
+        measured = (time.process_time() - start) / 20
+    assert measured / 3 < predicted < 3 * measured
 
 
 def test_steps_and_evaluations_add_up():

@@ -146,6 +146,8 @@ class BCQPolicy(Policy):
         ValueError: if ``forward_sampled_times`` is below 1.
     """
 
+    pure = True
+
     def __init__(
         self,
         *,

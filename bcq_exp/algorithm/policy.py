@@ -127,8 +127,8 @@ class Policy(nn.Module, Predictor):
     def action(self, obs: Tensor, normal: Tensor | None = None) -> Tensor:
         """Compute actions by tensor operations alone, the same at every call.
 
-        It is exported, and compiled where an agent explores. A policy that needs more overrides
-        :meth:`forward`.
+        It is exported. Where an agent explores, it is compiled if its class declares
+        ``pure = True``. A policy that needs more overrides :meth:`forward`.
 
         Args:
             obs: (B, O), in the dtype and on the device of the networks.
@@ -138,6 +138,18 @@ class Policy(nn.Module, Predictor):
             Actions (B, A) in the policy's unit.
         """
         raise NotImplementedError(f"{type(self).__name__} has no action(obs, normal)")
+
+    @property
+    def has_own_forward(self) -> bool:
+        """Whether it does not act by :meth:`action` alone."""
+        return type(self).forward is not Policy.forward
+
+    @property
+    def can_be_compiled(self) -> bool:
+        """Whether the class of :meth:`action` declares ``pure = True``, and nothing is added."""
+        owner = next(kind for kind in type(self).__mro__ if "action" in vars(kind))
+        hooks = self._forward_hooks or self._forward_pre_hooks
+        return vars(owner).get("pure") is True and not self.has_own_forward and not hooks
 
     @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
@@ -199,6 +211,8 @@ class DeterministicPolicy(Policy):
         actor: ``(obs,) -> act``, (B, O) -> (B, A).
         options: as of :class:`Policy`.
     """
+
+    pure = True
 
     def __init__(self, *, actor: nn.Module, **options: Any) -> None:
         super().__init__(**options)

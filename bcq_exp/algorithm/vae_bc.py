@@ -36,6 +36,8 @@ class VAEPolicy(Policy):
         options: as of :class:`Policy`.
     """
 
+    pure = True
+
     def __init__(self, *, vae: nn.Module, **options: Any) -> None:
         super().__init__(**options)
         self.vae = vae

@@ -75,7 +75,7 @@ class Explorer:
     def _begin(self, episode: int, step: int) -> None:
         self.episode, self.episode_start = episode, step
         start = int(generator(self._seed, EPISODE, episode).integers(2**31))
-        self._obs, _ = self._env.reset(seed=start)
+        self._obs = np.array(self._env.reset(seed=start)[0])
 
     def _action(self, step: int, behave: Behave) -> np.ndarray:
         block, row = divmod(step, BLOCK_STEPS)
@@ -95,5 +95,6 @@ class Explorer:
 
     def _take(self, action: np.ndarray) -> Moment:
         obs = self._obs
-        self._obs, rew, terminated, truncated, _ = self._env.step(action)
+        obs_next, rew, terminated, truncated, _ = self._env.step(action)
+        self._obs = np.array(obs_next)  # the environment may write to its own
         return Moment(obs, action, float(rew), bool(terminated), bool(truncated), self._obs)

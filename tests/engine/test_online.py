@@ -56,6 +56,23 @@ class Chaos(gym.Env):
         return self.state, float(self.state[0]), False, False, {}
 
 
+class InPlace(gym.Env):
+    """Counts in one array, which it returns at every step."""
+
+    observation_space = Box(0.0, 100.0, (1,))
+    action_space = Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = np.zeros(1, np.float32)
+        return self.state, {}
+
+    def step(self, action):
+        self.state += 1
+        return self.state, 0.0, False, False, {}
+
+
+gym.register("InPlace-v0", InPlace, max_episode_steps=40, disable_env_checker=True)
 gym.register("Chaos-v0", Chaos, max_episode_steps=40)
 gym.register("ShortPendulum-v0", PendulumEnv, max_episode_steps=40)
 gym.register("Endless-v0", Chaos)
@@ -183,28 +200,64 @@ def test_compiled_actions_are_those_of_the_policy(algo, precision):
 
 
 class OwnForward(DeterministicPolicy):
-    """A user's policy that does not act by ``action`` alone."""
+    """Does not act by ``action`` alone, and learns a mean while it acts."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register_buffer("mean", torch.zeros(3))
 
     def forward(self, batch, state=None, **kwargs):
+        self.mean += 0.1 * (torch.as_tensor(batch.obs[0]).float() - self.mean)
         acting = super().forward(batch, state, **kwargs)
-        return Batch(act=acting.act * 0 + 0.25, state=state)
+        return Batch(act=acting.act + self.mean.sum().item() / 10, state=state)
+
+
+class Counting(DeterministicPolicy):
+    """Computes in Python and NumPy what torch does not see."""
+
+    count = 0
+
+    def action(self, obs, normal=None):
+        self.count += 1
+        return torch.from_numpy(np.sin(obs.numpy()[:, :1] + self.count / 50)).float()
 
 
 class Branching(DeterministicPolicy):
-    """A user's policy whose kernels depend on the observation."""
+    """Declares itself pure, but has other kernels for other observations."""
+
+    pure = True
 
     def action(self, obs, normal=None):
         act = super().action(obs, normal)
-        return act * 0 + (0.25 if obs.sum().item() < 1e6 else 0.5)
+        return act * (1.0 if obs.sum().item() < 0 else 0.5)
 
 
-@pytest.mark.parametrize("own", [OwnForward, Branching])
-def test_a_policy_that_cannot_be_compiled_acts_eagerly(own):
-    online = engine("online.noise_std=0", **COMPILED)
-    online.algorithm(0).policy.__class__ = own
-    told = online.advance(80)
-    assert told[0, 60:].isfinite().all()
-    np.testing.assert_array_equal(collected(online)[0]["act"][60:80], 0.25)
+@pytest.mark.parametrize("own", [OwnForward, Counting, Branching])
+def test_a_policy_that_cannot_be_compiled_acts_eagerly(own, monkeypatch):
+    monkeypatch.setattr("bcq_exp.algorithm.ddpg.DeterministicPolicy", own)
+    acts = []
+    for how in (COMPILED, {"engine": "eager"}):
+        online = engine("online.noise_std=0", **how)
+        assert type(online.algorithm(0).policy) is own
+        online.advance(80)
+        acts.append(collected(online)[0]["act"][60:80])
+    np.testing.assert_allclose(*acts, rtol=1e-3)
+    assert np.ptp(acts[0]) > 0.01
+
+
+def test_a_hook_of_a_policy_is_called():
+    online, calls = engine(**COMPILED), []
+    online.algorithm(0).policy.register_forward_hook(lambda *_: calls.append(1))
+    online.advance(70)
+    assert len(calls) == 10
+
+
+def test_an_environment_may_change_its_observation_in_place():
+    online = engine("online.env=InPlace-v0")
+    online.advance(50)
+    rows, _ = collected(online)
+    np.testing.assert_array_equal(rows["obs"][:5, 0], np.arange(5))
+    np.testing.assert_array_equal(rows["obs_next"][:5, 0], np.arange(1, 6))
 
 
 @pytest.mark.parametrize("compiled", [{}, COMPILED], ids=["eager", "compiled"])

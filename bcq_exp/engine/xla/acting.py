@@ -36,8 +36,8 @@ class Acting:
     def __init__(
         self, policy: Policy, tensors: Sequence[Tensor], values: Sequence[Array], obs: np.ndarray
     ) -> None:
-        if type(policy).forward is not Policy.forward:
-            raise UntraceableError("the policy has a forward of its own")
+        if not policy.can_be_compiled:
+            raise UntraceableError("the policy does not declare pure = True")
         own = {tensor.data_ptr() for tensor in (*policy.parameters(), *policy.buffers())}
         self._places = [i for i, tensor in enumerate(tensors) if tensor.data_ptr() in own]
         self._policy, self._tensors = policy, [tensors[i] for i in self._places]

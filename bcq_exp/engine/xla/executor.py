@@ -8,7 +8,7 @@ contains exactly these operators.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from copy import deepcopy
 from functools import partial
@@ -85,7 +85,17 @@ class XLAExecutor:
             except UntraceableError:
                 self._can_compile_acting = False
         self.sync()
-        return policy(Batch(obs=obs), generator=generator).act
+        act = policy(Batch(obs=obs), generator=generator).act
+        self._take_up(policy.buffers())
+        return act
+
+    def _take_up(self, changed: Iterable[Tensor]) -> None:
+        """Read tensors that the policy may have changed while it acted."""
+        places = {tensor.data_ptr() for tensor in changed}
+        with jax.enable_x64(True):
+            for i, tensor in enumerate(self._tensors):
+                if tensor.data_ptr() in places:
+                    self._values[i] = to_jax(tensor)
 
     def sync(self) -> None:
         if self._is_synced:

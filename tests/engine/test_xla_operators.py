@@ -63,6 +63,9 @@ FUNCTIONS = {
         ],
         1,
     ),
+    "gathered from the first row": lambda x, y: x.gather(-1, torch.tensor([[1, 0, 3, 3]])) * y,
+    "copied to columns": lambda x, y: x * y.detach().index_copy(-1, torch.tensor([2, 0]), y[:, :2]),
+    "a column": lambda x, y: x.select(-1, 1)[:, None] * y,
     "numbers": lambda x, y: x * torch.full_like(x, 2) + torch.zeros_like(y).fill_(3),
     "not a number": lambda x, y: (x / torch.zeros_like(x)).nan_to_num(1.0, 2.0, -3.0) * y,
 }

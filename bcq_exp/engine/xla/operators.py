@@ -181,6 +181,16 @@ def _sliced(
     return tuple(where)
 
 
+def _at(shape: Sequence[int], dim: int, index: Any) -> tuple[Any, ...]:
+    return (slice(None),) * (dim % len(shape)) + (index,)
+
+
+def _gather(x: Array, dim: int, index: Array, sparse_grad: bool = False) -> Array:
+    dim %= x.ndim
+    where = (slice(None) if i == dim else slice(size) for i, size in enumerate(index.shape))
+    return jnp.take_along_axis(x[tuple(where)], index, dim)  # torch takes fewer rows than x has
+
+
 def _squeeze(x: Array, dim: int | Sequence[int] | None = None) -> Array:
     dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
     return jnp.squeeze(x, tuple(d % x.ndim for d in dims if x.shape[d] == 1))
@@ -329,14 +339,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "copy": lambda x, source, non_blocking=False: jnp.broadcast_to(source, x.shape),
     "detach": _same,
     "expand": _expand,
-    "gather": lambda x, dim, index, sparse_grad=False: jnp.take_along_axis(x, index, dim),
-    "index_copy": lambda x, dim, index, source: x.at[(slice(None),) * dim + (index,)].set(source),
+    "gather": _gather,
+    "index_copy": lambda x, dim, index, source: x.at[_at(x.shape, dim, index)].set(source),
     "index_select": lambda x, dim, index: jnp.take(x, index, axis=dim, mode="clip"),
     "permute": jnp.transpose,
     "scatter_add": _scatter_add,
     "select": lambda x, dim, index: jax.lax.index_in_dim(x, index, dim, keepdims=False),
     "select_backward": lambda grad, shape, dim, index: (
-        jnp.zeros(shape, grad.dtype).at[(slice(None),) * dim + (index,)].set(grad)
+        jnp.zeros(shape, grad.dtype).at[_at(shape, dim, index)].set(grad)
     ),
     "slice": lambda x, *where: x[_sliced(x.shape, *where)],
     "slice_backward": lambda grad, shape, *where: (

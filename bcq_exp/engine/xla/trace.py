@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcq_exp.engine.xla import UntraceableError
 from bcq_exp.engine.xla.operators import DTYPES, ELEMENTWISE, OPERATORS, PRODUCTS
+from bcq_exp.errors import first_line
 
 Layout = tuple[int, tuple[int, ...], tuple[int, ...]]  # a tensor's place in memory
 
@@ -83,8 +84,8 @@ class Trace(TorchDispatchMode):
         )
         try:
             computed = lowered(*given[0], **given[1])
-        except (TypeError, NotImplementedError) as error:
-            raise UntraceableError(f"{func}: {error}") from error
+        except (TypeError, NotImplementedError, ValueError, IndexError) as error:
+            raise UntraceableError(f"{func}: {first_line(error)}") from error
         result = func(*args, **kwargs)
         if name in ("t", "transpose") and result.ndim == 2:
             self._alive.append(result)  # the value of the other view is kept

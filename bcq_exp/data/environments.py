@@ -271,7 +271,11 @@ def to_state(
     state = {"source": source, "spec": text, "obs_dim": int(observation_space.shape[0])}
     if isinstance(action_space, Discrete):
         return state | {"act_n": int(action_space.n), "act_start": int(action_space.start)}
-    return state | {"act_low": action_space.low.tolist(), "act_high": action_space.high.tolist()}
+    return state | {
+        "act_low": action_space.low.tolist(),
+        "act_high": action_space.high.tolist(),
+        "act_dtype": str(action_space.dtype),
+    }
 
 
 def decisive(state: dict[str, Any]) -> dict[str, Any]:
@@ -348,8 +352,9 @@ def spaces_of_state(state: dict[str, Any]) -> tuple[Box, ActionSpace]:
     observation_space = Box(-np.inf, np.inf, (state["obs_dim"],), np.float32)
     if "act_n" in state:
         return observation_space, Discrete(state["act_n"], start=state["act_start"])
-    low, high = (np.asarray(state[name], dtype=np.float32) for name in ("act_low", "act_high"))
-    return observation_space, Box(low, high)
+    dtype = np.dtype(state.get("act_dtype", "float32"))  # rounded bounds may lie outside
+    low, high = (np.asarray(state[name], dtype) for name in ("act_low", "act_high"))
+    return observation_space, Box(low, high, dtype=dtype.type)
 
 
 def check_acts_in(env: gym.Env, observation_space: Box, action_space: ActionSpace) -> None:

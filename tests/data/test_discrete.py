@@ -124,6 +124,17 @@ def test_an_environment_of_other_actions_is_refused(write):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bounds_of_actions_are_restored_exactly(dtype):
+    space = Box(-2.0, 0.1, (1,), dtype)
+    state = environments.to_state("toy", None, Box(-1, 1, (2,)), space)
+    restored = environments.spaces_of_state(state)[1]
+    assert restored == space and restored.dtype == space.dtype
+    assert restored.high.tolist() == space.high.tolist()
+    del state["act_dtype"]  # as an earlier version stored it
+    assert environments.spaces_of_state(state)[1].dtype == np.float32
+
+
 def test_random_actions_are_uniform_and_the_script_balances_the_pole():
     rng = np.random.default_rng(0)
     drawn = [int(behaviour.UniformRandom(SPACE)(None, rng)) for _ in range(3000)]

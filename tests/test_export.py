@@ -359,6 +359,13 @@ class SilentPolicy(Policy):
         raise NotImplementedError
 
 
+class OwnForward(DeterministicPolicy):
+    def forward(self, batch, state=None, **kwargs):
+        acting = super().forward(batch, state, **kwargs)
+        acting.act *= 0
+        return acting
+
+
 def actor_with(layer):
     actor = nn.Sequential(nn.Linear(4, 2), layer)
     return DeterministicPolicy(actor=actor, action_space=SPACES[1], observation_space=SPACES[0])
@@ -389,6 +396,10 @@ REFUSED = {
     "a policy of its own forward": (
         lambda: SilentPolicy(action_space=SPACES[1]),
         "policy: SilentPolicy has no action(obs, normal)",
+    ),
+    "a policy whose forward is not its action": (
+        lambda: OwnForward(actor=nn.Linear(3, 2), action_space=SPACES[1]),
+        "policy: OwnForward has a forward of its own",
     ),
 }
 

@@ -79,6 +79,11 @@ class ActingNetwork(nn.Module):
             raise UserError(
                 f"policy: {kind.__name__} has no action(obs, normal), which is exported"
             )
+        if policy.has_own_forward:
+            raise UserError(
+                f"policy: {kind.__name__} has a forward of its own, but only action(obs, normal) "
+                "is exported; compute the actions there"
+            )
         if policy.normal_shape is not None and 0 in policy.normal_shape:
             raise UserError(
                 "vae: it draws its own random numbers, which a file cannot; give it a latent_dim "

@@ -147,12 +147,13 @@ def collect(
     done = 0
     while done < num_steps:
         start = int(starts.integers(2**31))
-        obs, _ = env.reset(seed=start)
+        obs = np.array(env.reset(seed=start)[0])
         observations, actions, rewards = [obs], [], []
         terminated = truncated = False
         while not (terminated or truncated):
             actions.append(behaviour(obs, choices))
-            obs, reward, terminated, truncated, _ = env.step(actions[-1])
+            obs_next, reward, terminated, truncated, _ = env.step(actions[-1])
+            obs = np.array(obs_next)  # the environment may write to its own
             done += 1
             truncated = truncated or (done == num_steps and not terminated)
             observations.append(obs)

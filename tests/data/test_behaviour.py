@@ -88,6 +88,23 @@ def test_collect_gives_exactly_the_steps_asked_for(env):
         assert not any(episode.terminations)
 
 
+def test_collect_keeps_observations_that_the_environment_overwrites():
+    class InPlace(gym.Env):
+        observation_space, action_space = Box(0.0, 100.0, (1,)), Box(-1.0, 1.0, (1,))
+        state = np.zeros(1, np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            self.state *= 0
+            return self.state, {}
+
+        def step(self, action):
+            self.state += 1
+            return self.state, 0.0, False, False, {}
+
+    (episode,) = collect(InPlace(), lambda obs, rng: obs[:1] / 100, num_steps=5, seed=0)
+    np.testing.assert_array_equal(episode.observations[:, 0], np.arange(6))
+
+
 def test_collect_is_decided_by_its_seed(env):
     behaviour = UniformRandom(env.action_space)
     one, same, other = (collect(env, behaviour, num_steps=250, seed=s) for s in (3, 3, 4))

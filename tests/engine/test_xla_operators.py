@@ -66,6 +66,10 @@ FUNCTIONS = {
     "gathered from the first row": lambda x, y: x.gather(-1, torch.tensor([[1, 0, 3, 3]])) * y,
     "copied to columns": lambda x, y: x * y.detach().index_copy(-1, torch.tensor([2, 0]), y[:, :2]),
     "a column": lambda x, y: x.select(-1, 1)[:, None] * y,
+    "layer norm": lambda x, y: F.layer_norm(x, (4,), y[0], y[1]) + F.layer_norm(y, (3, 4)),
+    "layer norm without a gradient of its weight": lambda x, y: F.layer_norm(
+        x, (4,), y[0].detach(), y[1]
+    ),
     "numbers": lambda x, y: x * torch.full_like(x, 2) + torch.zeros_like(y).fill_(3),
     "not a number": lambda x, y: (x / torch.zeros_like(x)).nan_to_num(1.0, 2.0, -3.0) * y,
 }

@@ -191,6 +191,36 @@ def _gather(x: Array, dim: int, index: Array, sparse_grad: bool = False) -> Arra
     return jnp.take_along_axis(x[tuple(where)], index, dim)  # torch takes fewer rows than x has
 
 
+def _layer_norm(
+    x: Array, shape: Sequence[int], weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    axes = tuple(range(-len(shape), 0))
+    mean = x.mean(axes, keepdims=True)
+    inverse_std = jax.lax.rsqrt(jnp.square(x - mean).mean(axes, keepdims=True) + eps)
+    y = (x - mean) * inverse_std
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias, mean, inverse_std
+
+
+def _layer_norm_backward(
+    grad: Array,
+    x: Array,
+    shape: Sequence[int],
+    mean: Array,
+    inverse_std: Array,
+    weight: Array | None,
+    bias: Array | None,
+    wanted: Sequence[bool],
+) -> tuple[Array | None, ...]:
+    axes, rows = tuple(range(-len(shape), 0)), tuple(range(x.ndim - len(shape)))
+    unit = (x - mean) * inverse_std
+    inner = grad if weight is None else grad * weight
+    along = (inner * unit).mean(axes, keepdims=True)
+    of_x = inverse_std * (inner - inner.mean(axes, keepdims=True) - unit * along)
+    found = of_x, (grad * unit).sum(rows), grad.sum(rows)
+    return tuple(g if is_wanted else None for g, is_wanted in zip(found, wanted, strict=True))
+
+
 def _squeeze(x: Array, dim: int | Sequence[int] | None = None) -> Array:
     dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
     return jnp.squeeze(x, tuple(d % x.ndim for d in dims if x.shape[d] == 1))
@@ -342,6 +372,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "gather": _gather,
     "index_copy": lambda x, dim, index, source: x.at[_at(x.shape, dim, index)].set(source),
     "index_select": lambda x, dim, index: jnp.take(x, index, axis=dim, mode="clip"),
+    "native_layer_norm": _layer_norm,
+    "native_layer_norm_backward": _layer_norm_backward,
     "permute": jnp.transpose,
     "scatter_add": _scatter_add,
     "select": lambda x, dim, index: jax.lax.index_in_dim(x, index, dim, keepdims=False),

@@ -122,7 +122,8 @@ class Trace(TorchDispatchMode):
         """Keep results, each as its transpose where that of its tensor in ``like`` was used."""
         tensors, like = pytree.tree_leaves(tensors), pytree.tree_leaves(like)
         for i, (tensor, value) in enumerate(zip(tensors, pytree.tree_leaves(values), strict=True)):
-            self._keep(tensor, value, transposed=bool(turned) and id(like[i]) in turned)
+            if tensor is not None:  # a gradient that is not wanted
+                self._keep(tensor, value, transposed=bool(turned) and id(like[i]) in turned)
 
     def _keep(self, tensor: Tensor, value: Array, *, transposed: bool = False) -> None:
         layout = _layout(tensor, transposed)

@@ -73,9 +73,12 @@ class Placement:
 
     def __str__(self) -> str:
         """Describe the executor, the precision and the reason, for the log and the summary."""
+        lacks_jax = self.device.type == "cpu" and find_spec("jax") is None
         why = {
             "xla": f", compiled by JAX after {EAGER_STEPS} eager steps",
-            "eager": "; with JAX installed, steps are compiled",
+            "eager": "; with JAX installed, steps are compiled"
+            if lacks_jax
+            else "; a network or an optimizer cannot be compiled",
             "cuda_graph": "",
         }[self.engine]
         if self.engine_is_required:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -62,10 +62,12 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
             engine.load_state_dict(k, saved.content["engine"])
         prepare_to_resume(record, saved)
     warnings = Warnings()
+    compiles = algorithms[0].can_be_compiled
+    how = str(placement if compiles else replace(placement, engine="eager"))
     return Trainer(
         engine,
         [
-            build_run(spec, task, normalizer, engine.algorithm(k), warnings, str(placement), saved)
+            build_run(spec, task, normalizer, engine.algorithm(k), warnings, how, saved)
             for k, (spec, saved) in enumerate(zip(specs, found, strict=True))
         ],
         Cadence(

@@ -21,6 +21,9 @@ def test_declared_pure_or_not_it_trains_the_same_and_a_sweep_of_it_is_stacked(tm
         done = run(*TINY, "critic=layernorm", *overrides, f"name={name}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert "not recorded" not in done.stdout
+        compiled = ("xla", "cuda_graph") if name == "pure" else ("eager",)
+        summary = RunRecord(tmp_path / "multirun" / name).summary()
+        assert summary["engine"].startswith(compiled)
     folders = [tmp_path / "multirun" / name for name in ("pure", "undeclared", "s/seed=0")]
     one, other, stacked = map(rows, folders)
     for row, values, of_stack in zip(one, other, stacked, strict=True):

@@ -6,7 +6,7 @@ from JAX first, and torch's operators called from Python with cold caches (a fif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -38,8 +38,7 @@ class Acting:
     ) -> None:
         if not policy.can_be_compiled:
             raise UntraceableError("the policy does not declare pure = True")
-        own = {tensor.data_ptr() for tensor in (*policy.parameters(), *policy.buffers())}
-        self._places = [i for i, tensor in enumerate(tensors) if tensor.data_ptr() in own]
+        self._places = places_of((*policy.parameters(), *policy.buffers()), tensors)
         self._policy, self._tensors = policy, [tensors[i] for i in self._places]
         self._like = policy.inputs(obs, torch.Generator())
         self._compiled = jax.jit(self._action)
@@ -58,3 +57,9 @@ class Acting:
         trace = Trace(tensors, [*values, *inputs])
         with torch.no_grad(), in_eval_mode(self._policy), trace:
             return trace.value(self._policy.action(*self._like))
+
+
+def places_of(some: Iterable[Tensor], tensors: Sequence[Tensor]) -> list[int]:
+    """The places, among ``tensors``, of those that share their memory with ``some``."""
+    own = {tensor.data_ptr() for tensor in some}
+    return [i for i, tensor in enumerate(tensors) if tensor.data_ptr() in own]

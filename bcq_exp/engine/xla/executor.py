@@ -27,7 +27,7 @@ from bcq_exp.algorithm.policy import Policy
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.executors import EagerExecutor, Executor, take_step, unchanged
 from bcq_exp.engine.xla import UntraceableError
-from bcq_exp.engine.xla.acting import Acting
+from bcq_exp.engine.xla.acting import Acting, places_of
 from bcq_exp.engine.xla.operators import DTYPES
 from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 from bcq_exp.errors import first_line
@@ -91,11 +91,9 @@ class XLAExecutor:
 
     def _take_up(self, changed: Iterable[Tensor]) -> None:
         """Read tensors that the policy may have changed while it acted."""
-        places = {tensor.data_ptr() for tensor in changed}
         with jax.enable_x64(True):
-            for i, tensor in enumerate(self._tensors):
-                if tensor.data_ptr() in places:
-                    self._values[i] = to_jax(tensor)
+            for i in places_of(changed, self._tensors):
+                self._values[i] = to_jax(self._tensors[i])
 
     def sync(self) -> None:
         if self._is_synced:

@@ -141,12 +141,16 @@ class Policy(nn.Module, Predictor):
 
     @property
     def has_own_forward(self) -> bool:
-        """Whether it does not act by :meth:`action` alone."""
+        """Whether a subclass overrides :meth:`forward`."""
         return type(self).forward is not Policy.forward
 
     @property
     def can_be_compiled(self) -> bool:
-        """Whether the class of :meth:`action` declares ``pure = True``, and nothing is added."""
+        """Whether :meth:`action` can be compiled and stand for :meth:`forward`.
+
+        The class that defines it must declare ``pure = True``; no subclass overrides
+        :meth:`forward`, and there are no hooks.
+        """
         owner = next(kind for kind in type(self).__mro__ if "action" in vars(kind))
         hooks = self._forward_hooks or self._forward_pre_hooks
         return vars(owner).get("pure") is True and not self.has_own_forward and not hooks

@@ -189,7 +189,7 @@ def cost_of(spec: RunSpec) -> RunCost:
 
 @cache
 def _rate(device: str, dtype: torch.dtype) -> Rate:
-    """The rate of a device; a CPU's core is timed, for a moment."""
+    """Return the rate of a device; a CPU multiplies matrices for some milliseconds first."""
     if device == "cuda":
         return CUDA_RATES[dtype]
     speed = SPEEDS[dtype]

@@ -7,21 +7,34 @@ wandb-workspaces 0.4.13.
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from operator import attrgetter, methodcaller
 from typing import Any
+from unittest.mock import patch
 
+from hydra._internal import utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_loader_impl import get_overrides_dirname as override_dirname
 from hydra._internal.utils import _run_hydra as run_hydra  # hydra.main without its parsing
-from hydra._internal.utils import get_args_parser as hydra_parser
+from hydra._internal.utils import get_args_parser
 from hydra.core.utils import _save_config as save_config
 
-__all__ = ["hydra_parser", "override_dirname", "run_hydra", "save_config"]
+__all__ = ["override_dirname", "run_hydra", "save_config"]
 
 set_values = ConfigLoaderImpl._apply_overrides_to_config  # sets values as Hydra does
 repository = attrgetter("repository")  # Hydra's loader: the existing groups
 value_or_error = attrgetter("_return_value")  # a job's result; the public property raises the error
 content = methodcaller("_value")  # the content of a node of OmegaConf, unresolved
+
+
+def hydra_parser() -> ArgumentParser:
+    """Hydra's parser of the command line."""
+    # Python 3.14 refuses a help text that is not a string, such as one of Hydra's
+    with patch.object(ArgumentParser, "_check_help", lambda *_: None, create=True):
+        return get_args_parser()
+
+
+utils.get_args_parser = hydra_parser  # Hydra's completion makes one, too
 
 
 def basic_sweeper() -> type:

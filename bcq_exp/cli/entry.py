@@ -62,7 +62,9 @@ def entry(
             meant |= dict.fromkeys(("--sweep", "--multi-run"), "-m") if sweeps else {}
             parser.error = partial(refuse, meant=meant)  # type: ignore[method-assign]
             if plan is not None:
-                parser.add_argument("--plan", action="store_true")
+                parser.add_argument(
+                    "--plan", action="store_true", help="print what would be done, and how long"
+                )
             args = parser.parse_intermixed_args()
             if args.experimental_rerun:
                 raise UserError("--experimental-rerun: not supported; name=NAME continues a run")

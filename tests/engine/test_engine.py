@@ -136,7 +136,7 @@ from tests.commands import compose, engine_of
 cfg = compose("algo=bc", "actor.hidden_sizes=[8]", "trainer.engine=xla", {overrides})
 engine_of([cfg], load_pendulum(num_steps=200)).advance(2)
 names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
-print(sum(name.startswith("tf_XLA") for name in names))
+print(sum(name.startswith("tf_XLAEigen") for name in names))
 """
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import time
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_the_summary_tells_the_whole_story(trained):
         "cut_episodes": data.num_cut,
     }
     assert summary["versions"].keys() >= {"python", "torch", "numpy", "mujoco", "gymnasium"}
-    assert summary["versions"]["torch"] == torch.__version__
+    assert summary["versions"]["torch"] == version("torch")
     assert summary["command"].startswith("bcq_exp train dataset.num_steps=2000 ")
     assert summary["config"]["trainer"]["batch_size"] == 16
     assert len(summary["config_hash"]) == 16

@@ -113,6 +113,20 @@ MISTAKES = [
         ["online=explore", "dataset=minari"],
         "dataset=minari: leave it out; online=explore collects its own data",
     ),
+    (
+        ["algo=ddpg", "online=explore", "online.env=Pendulum-v1"],
+        "error: trainer.num_steps=10000: must be above online.start_steps=25000, the steps before",
+    ),
+    (
+        [
+            "-m",
+            "algo=ddpg",
+            "online=explore",
+            "online.env=Pendulum-v1",
+            "online.start_steps=0,10000",
+        ],
+        "error: trainer.num_steps=10000: must be above online.start_steps=10000, the steps before",
+    ),
     (["=5"], "=5: must be KEY=VALUE"),
     (["hydra=null"], "hydra=null: must name one of the group's choices"),
     (["trainer=5"], "trainer=5: must name one of the group's choices"),

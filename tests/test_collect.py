@@ -76,7 +76,8 @@ def test_observations_that_float32_makes_stand_still_are_warned_of_once(tmp_path
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count(note.format("my/clock-v0")) == 1
     brief = ("trainer.num_steps=2", "trainer.eval_episodes=0", "networks=small", "logger=none")
-    done = run("algo=ddpg", "online=explore", f"online.env={clock}", *brief)
+    agent = ("algo=ddpg", "online=explore", f"online.env={clock}", "online.start_steps=1")
+    done = run(*agent, *brief)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count(note.format("own/Clock-v0")) == 1
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data import behaviour, environments
 from bcq_exp.data.spaces import check_continuous, flat_box, observation_leaves
 from bcq_exp.data.task import Task
+from bcq_exp.data.transitions import DataError
 
 _log = logging.getLogger(__name__)
 _TRIED = 32  # steps of an environment that are checked
@@ -49,6 +50,11 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
     """
     spec = environments.find_spec(f"online/{env}", env)
     with closing(environments.make_raw(f"online/{env}", spec)) as made:
+        if isinstance(made.action_space, Discrete):
+            raise DataError(
+                f"online.env={env}: online=explore needs continuous actions, and the environment's "
+                f"are {made.action_space}"
+            )
         leaves = observation_leaves(env, made.observation_space)
         action_space = check_continuous(env, made.action_space)
         for note in _first_notes(made, action_space):

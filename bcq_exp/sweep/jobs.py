@@ -86,7 +86,7 @@ class SweepJobs:
                 cfg, folder = self._own(number, overrides)
                 check(cfg)
                 spec = self._spec(cfg, folder, overrides, until)
-                spec.objective.check(spec.dataset, is_wanted=self._chooses)
+                spec.check(is_swept=self._chooses)
                 if until is not None:
                     check_evaluated(spec.trainer, until)
                 if folder in planned:

@@ -16,6 +16,7 @@ from bcq_exp.config.containers import plain
 from bcq_exp.config.identity import cohort_signature, identity
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.schema import RunConfig, TrainerConfig, source
+from bcq_exp.errors import UserError
 from bcq_exp.ranges import PATH
 from bcq_exp.training.objective import Objective
 from bcq_exp.training.progress import Part
@@ -126,6 +127,11 @@ class RunSpec:
         return TrainerConfig(**{k: v for k, v in self.config["trainer"].items() if k in known})
 
     @property
+    def gradient_steps(self) -> int:
+        """The number of gradient steps: each of ``num_steps`` but an agent's first, random ones."""
+        return self.trainer.num_steps - (self.dataset["start_steps"] if self.is_online else 0)
+
+    @property
     def algorithm(self) -> AlgorithmSpec:
         """The groups that ``algo`` composes, and its numbers."""
         own, numbers = schema_of(RunConfig), dict(self.config["algo"])
@@ -135,10 +141,27 @@ class RunSpec:
             hyperparameters=numbers,
             groups={name: node for name, node in groups.items() if isinstance(node, dict)},
             seed=self.seed,
-            num_steps=self.trainer.num_steps,
+            num_steps=self.gradient_steps,
         )
 
     @property
     def objective(self) -> Objective:
         """The number that sweepers maximize."""
         return Objective.of(self.trainer)
+
+    def check(self, *, is_swept: bool = False) -> None:
+        """Check keys against those of other groups.
+
+        Args:
+            is_swept: whether a sweeper needs the objective.
+
+        Raises:
+            UserError: if the objective is not defined for these data, or an agent would never
+                learn.
+        """
+        self.objective.check(self.dataset, is_wanted=is_swept)
+        if self.gradient_steps <= 0:
+            raise UserError(
+                f"trainer.num_steps={self.trainer.num_steps}: must be above online.start_steps="
+                f"{self.dataset['start_steps']}, the steps before learning begins"
+            )

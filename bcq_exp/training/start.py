@@ -29,7 +29,7 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunSpec:
         Damaged: as :func:`check_folder`, or if the checkpoint is missing.
     """
     spec = RunSpec.of(cfg, folder)
-    spec.objective.check(spec.dataset, is_wanted=False)
+    spec.check()
     if not is_trained(spec, summary := check_folder(spec)):
         check_has_checkpoint(spec.folder, summary)
         from bcq_exp.training.algorithms import algorithm_class  # brings torch

@@ -362,6 +362,13 @@ def test_more_than_there_is_is_refused(tmp_path):
         fit(tmp_path / "r", "dataset.num_steps=2000", "trainer.concurrent_from=3000")
 
 
+def test_a_learning_rate_schedule_ends_with_the_last_gradient_step(tmp_path):
+    fit(tmp_path, *ONLINE, "actor_optim.schedule=linear", "actor_optim.final_lr_fraction=0.5")
+    actor = checkpoint(tmp_path)["engine"]["algorithm"]["_extra_state"]["actor"]
+    (group,) = actor["optimizer"]["param_groups"]
+    assert (actor["num_steps"], group["lr"]) == (180, 0.5 * compose(*ONLINE).actor_optim.lr)
+
+
 def test_a_schedule_for_recorded_data_is_refused(tmp_path):
     with pytest.raises(UserError, match="concurrent_from=5: online=explore collects its data"):
         fit(tmp_path / "r", *ONLINE, "trainer.concurrent_from=5")

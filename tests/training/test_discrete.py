@@ -139,7 +139,7 @@ def test_continuous_actions_and_noise_are_refused(home, tmp_path):
     assert "noise_std=0.1: the environment's actions are Discrete(2); use random" in done.stderr
     done = forked(*BRIEF, "online=explore", "online.env=CartPole-v1", "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "the action space is Discrete(2); it must be a 1-D Box of floats" in done.stderr
+    assert "online.env=CartPole-v1: online=explore needs continuous actions" in done.stderr
 
 
 def test_the_choices_that_messages_name_are_those_that_learn_the_actions():

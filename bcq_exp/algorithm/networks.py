@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm.mlp import MLP, HasComputeDtype, Linear
-from bcq_exp.errors import first_line
 from bcq_exp.ranges import COUNT, KL_WEIGHT, LATENT_CLIP, PHI, require
 
 LOG_STD_RANGE = (-4.0, 15.0)  # the authors' clamp: "for numerical stability"
@@ -396,33 +395,6 @@ def choose_compute_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
             part.__class__ = Linear
         if isinstance(part, HasComputeDtype):
             part.compute_dtype = dtype
-
-
-@torch.no_grad()
-def check_broadcasts(network: nn.Module, obs_dim: int, act_dim: int) -> None:
-    """Check the output shapes of a network that declares itself pure.
-
-    Raises:
-        ValueError: if it does not take (B, 1, O) with (B, n, A), or returns another shape.
-    """
-    param = next(network.parameters())
-    obs, act = param.new_zeros(2, 1, obs_dim), param.new_zeros(2, 3, act_dim)
-    try:
-        if hasattr(network, "decode"):
-            found = network.decode(obs, param.new_zeros(2, 3, latent_dim(network)))  # type: ignore[operator]
-        elif _takes_observations_alone(network):
-            found = network(obs.expand(2, 3, obs_dim))
-        else:
-            found = network(obs, act)
-    except RuntimeError as error:  # of shapes
-        raise ValueError(first_line(error)) from error
-    if found.shape[:2] != (2, 3):
-        raise ValueError(f"(2, 1, O) and (2, 3, A) give the shape {tuple(found.shape)}")
-
-
-def _takes_observations_alone(network: nn.Module) -> bool:
-    parameters = inspect.signature(network.forward).parameters.values()
-    return sum(p.default is p.empty and p.kind != p.VAR_KEYWORD for p in parameters) == 1
 
 
 def broadcasting(module: nn.Module) -> Any:

@@ -126,7 +126,8 @@ def one_line(error: BaseException) -> str:
         return "a node in a file has no keys; give it some or delete it"
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
     hints = ("See http", "Set the env", "To append to your")
-    return "; ".join(line for line in lines if not line.startswith(hints)) or type(error).__name__
+    text = "; ".join(line for line in lines if not line.startswith(hints))
+    return text.replace(":; ", ": ") or type(error).__name__
 
 
 def _file(message: str) -> str:

@@ -22,11 +22,11 @@ from bcq_exp.algorithm.networks import (
     GaussianActor,
     Perturbation,
     StateCritic,
-    check_broadcasts,
     choose_compute_dtype,
     is_pure,
 )
 from bcq_exp.algorithm.optim import OptimizerFactory, schedule_named
+from bcq_exp.algorithm.output_shapes import check_outputs
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.schema import RunConfig
@@ -136,13 +136,17 @@ def build_algorithm(
         hyperparameters=spec.hyperparameters,
         sizes={"obs_dim": observation_space.shape[0], "act_dim": flatdim(action_space)},
         bounds={"low": low, "high": high},
+        kinds=kind.network_kinds,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(init_seed(spec.seed))
         try:
-            return kind.build(parts)
-        except (TypeError, ValueError) as error:
+            built = kind.build(parts)
+        except (TypeError, ValueError, NotImplementedError) as error:
             raise UserError(f"algo={kind.__name__}: {error}") from error
+    if not built.optimizers:
+        raise UserError(f"algo={kind.__name__}: its optimizers are empty; build must fill them")
+    return built
 
 
 @dataclass
@@ -155,18 +159,16 @@ class ConfiguredParts(Parts):
     hyperparameters: Mapping[str, Any]
     sizes: Mapping[str, int]
     bounds: Mapping[str, Any]
+    kinds: Mapping[str, type[nn.Module]]
 
     def network(self, name: str, /, **options: Any) -> nn.Module:
         sizes = {**self.sizes, **options}
-        network = self.place(instantiate(self._group(name), **sizes, _recursive_=False))
-        if is_pure(network):
-            try:
-                check_broadcasts(network, sizes["obs_dim"], sizes["act_dim"])
-            except ValueError as error:
-                raise UserError(
-                    f"{name}: {type(network).__name__} declares pure = True, but does not "
-                    f"broadcast inputs (B, 1, O) and (B, n, A): {error}"
-                ) from error
+        network = self.place(instantiate(self._group(name), **sizes))
+        try:
+            check_outputs(network, self.kinds.get(name), sizes["obs_dim"], sizes["act_dim"])
+        except ValueError as error:
+            pure = "; pure = True declares that it broadcasts these" if is_pure(network) else ""
+            raise UserError(f"{name}: {type(network).__name__}: {error}{pure}") from error
         return network
 
     def optimizer(self, name: str, /) -> OptimizerFactory:

@@ -17,6 +17,7 @@ from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.mlp import in_eval_mode
 from bcq_exp.algorithm.policy import Policy, Predictor
 from bcq_exp.data.environments import check_ends
+from bcq_exp.errors import UserError
 
 _ROWS_AT_ONCE = 65536
 
@@ -81,7 +82,13 @@ class Agent(Predictor):
 
         def value(obs: Tensor, act: Tensor) -> Tensor | None:
             with in_eval_mode(algorithm):
-                return algorithm.value(obs, act)
+                found = algorithm.value(obs, act)
+            if found is not None and found.shape != act.shape[:1]:
+                raise UserError(
+                    f"{type(algorithm).__name__}.value: must return the shape ({len(act)},), a "
+                    f"value of each row, not {tuple(found.shape)}"
+                )
+            return found
 
         gamma = getattr(algorithm.hyperparameters, "gamma", None)
         return cls(algorithm.policy, normalizer, value, gamma)

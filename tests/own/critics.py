@@ -28,6 +28,15 @@ class UndeclaredCritic(LayerNormCritic):
     pure = False
 
 
+class FlatCritic(LayerNormCritic):
+    """Returns (B,) in place of (B, 1)."""
+
+    pure = False
+
+    def forward(self, obs, act):
+        return super().forward(obs, act).squeeze(-1)
+
+
 class LyingCritic(LayerNormCritic):
     """Declares what it does not do."""
 

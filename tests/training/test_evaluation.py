@@ -13,6 +13,7 @@ from torch import nn
 from bcq_exp import VAE, BCQPolicy, Critic, Perturbation
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.data.transitions import DataError
+from bcq_exp.errors import UserError
 from bcq_exp.training import video
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
 from tests.commands import algorithm_of, compose
@@ -138,6 +139,15 @@ def test_each_algorithms_value_is_its_critics(name):
         expected = networks.critic(obs).max(-1).values if name == "dqn" else None
         expected = networks.critic(obs, unit)[:, 0] if expected is None else expected
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
+
+
+def test_a_value_of_another_shape_is_refused(monkeypatch):
+    data = load_pendulum("mixture", num_steps=200)
+    algorithm = algorithm_of(compose("algo=iql"), data.observation_space, data.action_space)
+    monkeypatch.setattr(algorithm, "value", lambda obs, act: algorithm.critic(obs, act))
+    t = data.transitions
+    with pytest.raises(UserError, match=r"IQL.value: must return the shape \(5,\), a value of"):
+        Agent.of(algorithm, None).value(t.obs[:5], t.act[:5])
 
 
 def test_values_are_in_evaluation_mode():

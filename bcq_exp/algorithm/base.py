@@ -22,6 +22,7 @@ from bcq_exp.algorithm.networks import broadcasting, is_pure
 from bcq_exp.algorithm.optim import Optimizer
 from bcq_exp.algorithm.parts import Parts
 from bcq_exp.algorithm.policy import Policy, as_tensor
+from bcq_exp.errors import UserError
 
 TRANSITION = ("obs", "act", "rew", "terminated", "obs_next")  # what a step is given of a batch
 
@@ -94,8 +95,15 @@ class Step(Protocol):
 def take(
     step: Step, networks: Any, optimizers: Optimizers, hyper: Any, batch: Batch, noise: Any
 ) -> dict[str, Tensor]:
-    """Take a step; return its metrics without gradients. Arguments as of :class:`Step`."""
+    """Take a step; return its metrics without gradients. Arguments as of :class:`Step`.
+
+    Raises:
+        UserError: if a metric is not a tensor.
+    """
     metrics = step(networks, optimizers, hyper, batch, noise)
+    for name, value in metrics.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"metric {name}: must be a tensor, not a {type(value).__name__}")
     return {name: value.detach() for name, value in metrics.items()}
 
 

@@ -46,6 +46,16 @@ class StackedNetwork:
             networks[0], [_share(same) for same in zip(*map(_tensors, networks), strict=True)]
         )
 
+    def __call__(self, *inputs: Any) -> None:
+        """Refuse to be called by functions that are not :func:`per_run`.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"{type(self._template).__name__}: stacked runs call it in functions that are @per_run"
+        )
+
     def parameters(self) -> Iterator[Tensor]:
         """The stacked parameters, in the order of each network's own."""
         for tensor, own in zip(self.tensors, _tensors(self._template), strict=True):

@@ -6,13 +6,14 @@ executor when it resumes, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf, nan
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
@@ -20,6 +21,7 @@ from bcq_exp.algorithm.optim import Optimizer
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.stacked import StackedRuns
+from bcq_exp.errors import UserError
 
 AT_ONCE = 8  # most steps in one launch of a CUDA graph
 
@@ -61,12 +63,33 @@ def take_step(
     found = learner.tensor_step(
         table.batch(rows), type(buffers.noise)._make(noise), turn, hyperparameters
     )
+    _check_metrics(found, learner)
     finite_values = torch.stack(list(found.values())).nan_to_num(inf, inf, -inf)
     metrics = dict(zip(found, finite_values, strict=True))
     missing = torch.full_like(finite_values[0], nan)
     row = torch.stack([metrics.get(name, missing) for name in learner.statistics()], -1)
     buffers.metrics.index_copy_(0, buffers.row, row[None])
     buffers.row.add_(1)
+
+
+def _check_metrics(found: Mapping[str, Tensor], learner: Learner) -> None:
+    """Check that a step reports the metrics that its algorithm declares, each one number a run.
+
+    Raises:
+        UserError: naming a metric.
+    """
+    declared = learner.statistics()
+    if unknown := found.keys() - set(declared):
+        raise UserError(
+            f"metric {min(unknown)}: must be declared, in training_stats or diagnostics; there are "
+            f"{', '.join(declared)}"
+        )
+    if len(learner.steps) == 1 and (missing := set(declared) - found.keys()):
+        raise UserError(f"metric {min(missing)}: is declared, but the step does not report it")
+    num_dims = 1 if isinstance(learner, StackedRuns) else 0  # (K,) or ()
+    for name, value in found.items():
+        if value.dim() != num_dims:
+            raise UserError(f"metric {name}: must be one number a run, not {tuple(value.shape)}")
 
 
 class EagerExecutor:

@@ -18,6 +18,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.mlp import trainable
 from bcq_exp.algorithm.optim import Optimizer
 from bcq_exp.algorithm.stacking import StackedNetwork
+from bcq_exp.errors import UserError
 
 
 class StackedOptimizer:
@@ -35,7 +36,16 @@ class StackedOptimizer:
             start = runs.stop
 
     def apply(self, loss: Tensor) -> None:
-        """Step every run down its own loss (K,); no loss depends on another run's parameters."""
+        """Step every run down its own loss (K,); no loss depends on another run's parameters.
+
+        Raises:
+            UserError: if the loss is not one number of each run.
+        """
+        if loss.shape != self._params[0].shape[:1]:
+            raise UserError(
+                f"a loss of {len(self._params[0])} stacked runs has the shape {tuple(loss.shape)}; "
+                "compute it in a function that is @per_run, and do not reduce it outside"
+            )
         grads = torch.autograd.grad(loss.sum(), self._params)
         for runs, optimizer in self.parts:
             optimizer.apply_gradients([grad[runs] for grad in grads])

@@ -46,6 +46,21 @@ def make_run(k, **adam):
     )
 
 
+def test_a_loss_that_mixes_runs_is_refused():
+    stack = StackedRuns([make_run(k) for k in range(3)])
+    batch = Batch(**{n: torch.stack([x] * 3) for n, x in vars(make_batch(SIZE, seed=0)).items()})
+    noise = Noise(*(torch.stack([x] * 3) for x in make_noise(make_run(0), SIZE, seed=0)))
+    stack.tensor_step(batch, noise)
+    stack.after_steps(1)
+    name, optimizer = next(iter(stack._optimizers.items()))
+    network = getattr(stack._networks, name)
+    loss = sum(x.square().sum() for x in network.parameters())
+    with pytest.raises(UserError, match=r"a loss of 3 stacked runs has the shape \(\); compute"):
+        optimizer.apply(loss)
+    with pytest.raises(UserError, match="stacked runs call it in functions that are @per_"):
+        network(batch.obs, batch.act)
+
+
 def step_both(stack, runs, step):
     """One step of the stack and of each run by itself; their statistics."""
     batches = [make_batch(SIZE, seed=100 * step + k) for k in range(len(runs))]

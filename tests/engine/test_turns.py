@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from bcq_exp.algorithm.base import OfflineAlgorithm, TrainingStats
+from bcq_exp.algorithm.bc import BC
 from bcq_exp.algorithm.mlp import frozen
 from bcq_exp.algorithm.networks import Actor, Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
@@ -19,6 +20,7 @@ from bcq_exp.engine.engine import CohortEngine, ParallelEngine
 from bcq_exp.engine.executors import EagerExecutor
 from bcq_exp.engine.stream import HostStream
 from bcq_exp.engine.xla.compiler import XLACompiler
+from bcq_exp.errors import UserError
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, compose, fit
 from tests.same import assert_close_state, assert_same_run, assert_same_state
@@ -212,3 +214,29 @@ def fit_until(folder, step, cfg):
     finally:
         run.Run.save = save
     return None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"actor_loss": torch.zeros(()), "gap": torch.zeros(())}, "metric gap: must be declared"),
+        ({}, "metric actor_loss: is declared, but the step does not report it"),
+        ({"actor_loss": 0.5}, "metric actor_loss: must be a tensor, not a float"),
+        (
+            {"actor_loss": torch.zeros(2)},
+            r"metric actor_loss: must be one number a run, not \(2,\)",
+        ),
+    ],
+)
+def test_metrics_are_those_that_are_declared(monkeypatch, metrics, message):
+    data = load_pendulum(num_steps=2000)
+    actor = Actor(obs_dim=3, act_dim=1, hidden_sizes=(8,), low=-2.0, high=2.0).double()
+    run = BC(
+        policy=DeterministicPolicy(actor=actor, action_space=data.action_space),
+        actor_optim=AdamOptimizerFactory(),
+    )
+    monkeypatch.setattr(BC, "steps", (lambda *_: metrics,))
+    table = TransitionTable.of(data.transitions, torch.float64, torch.device("cpu"))
+    streams = [HostStream(0, len(data.transitions), 8, run.noise_shapes(8))]
+    with pytest.raises(UserError, match=message):
+        CohortEngine([run], table, streams, EagerExecutor).advance(1)

@@ -176,6 +176,7 @@ def build_run(
         normalized_score=task.normalized_score,
         facts=facts,
         environment=task.environment_state,
+        seconds=0.0 if saved is None else saved.content.get("seconds", 0.0),
     )
     if data["num_transitions"]:
         words = "%s: %d transitions, behaviour's return %.1f"

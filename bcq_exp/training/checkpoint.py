@@ -29,13 +29,19 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 
 
-class Checkpoint(TypedDict):
+class LaterEntries(TypedDict, total=False):
+    """Entries that checkpoints of earlier versions lack."""
+
+    seconds: float
+
+
+class Checkpoint(LaterEntries):
     """The content of ``checkpoint.pt``, in tensors and plain containers.
 
     ``engine`` has networks, targets, optimizers with their schedules, and the step; random numbers
     follow from the seed in ``config`` and the step (:mod:`bcq_exp.engine.stream`). ``window``
-    holds the metrics (steps, S) since the last row of ``train.csv``; ``record`` holds the marks of
-    the run's tables.
+    holds the metrics (steps, S) since the last row of ``train.csv``; ``seconds`` is the time of
+    training so far; ``record`` holds the marks of the run's tables.
     """
 
     format: int

@@ -34,6 +34,7 @@ class Run:
         evaluator: ``None`` where there is no environment to evaluate in.
         facts: the constant fields of ``summary.json``: configuration, data, versions.
         environment: the environment's state in checkpoints.
+        seconds: trained so far, without evaluations; at least those of the last row.
     """
 
     record: RunRecord
@@ -44,10 +45,11 @@ class Run:
     normalized_score: NormalizedScore
     facts: Mapping[str, Any]
     environment: Mapping[str, Any]
+    seconds: float
     failure: str | None = field(default=None, init=False)
-    seconds: float = field(init=False)  # trained so far
     _evaluations: list[dict[str, Any]] = field(init=False)
     _last_logged: int = field(init=False)
+    _logged_seconds: float = field(init=False)
     _sound_at: dict[str, int] = field(init=False)  # last step within bounds, by Watch.kind
     _trouble: list[str] = field(init=False)
 
@@ -55,9 +57,10 @@ class Run:
         self._evaluations = list(self.record.rows("eval"))
         rows = self.record.rows("timing")
         self._last_logged = int(rows[-1]["step"] or 0) if rows else 0
+        self._logged_seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
+        self.seconds = max(self.seconds, self._logged_seconds)
         self._trouble = list((self.record.summary() or {}).get("trouble", ()))
         self._sound_at = {entry["kind"]: self._last_logged for entry in self.facts["watches"]}
-        self.seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
 
     @property
     def last_return(self) -> float | None:
@@ -76,18 +79,12 @@ class Run:
         where = f"name={name}" if is_named else f"{key}={folder}"
         return shlex.join(words if where in words else [*words, where])
 
-    def log_training(
-        self, step: int, statistics: Mapping[str, float | None], taken: int, seconds: float
-    ) -> None:
-        """Record a row of training metrics, averaged since the last row.
-
-        ``taken`` steps took ``seconds``; a run that resumed took fewer than since the last row.
-        """
-        self.seconds += seconds
-        self._last_logged = step
+    def log_training(self, step: int, statistics: Mapping[str, float | None], taken: int) -> None:
+        """Record a row of training metrics, averaged over the ``taken`` steps since the last."""
+        rate = taken / (self.seconds - self._logged_seconds)
+        self._last_logged, self._logged_seconds = step, self.seconds
         row = {"step": step, **statistics}
         self.record.append("train", row)
-        rate = taken / seconds
         self.record.append(
             "timing", {"step": step, "wall_time": self.seconds, "steps_per_second": rate}
         )
@@ -171,6 +168,7 @@ class Run:
                 "config": self.facts["config"],
                 "engine": engine_state,
                 "window": window,
+                "seconds": self.seconds,
                 "normalization": None if self.normalizer is None else self.normalizer.state_dict(),
                 "environment": dict(self.environment),
                 "record": self.record.marks(lasting=True),
@@ -216,7 +214,7 @@ class Run:
             "last": self._evaluations[-1] if self._evaluations else None,
             "best": max(self._evaluations, key=lambda row: row["return_mean"], default=None),
             "wall_time": round(self.seconds, 3),
-            "steps_per_second": self._steps_per_second(),
+            "steps_per_second": round(step / self.seconds, 2) if self.seconds else None,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "process": this_process(),
             "wandb_id": self.tracker.id,
@@ -242,10 +240,6 @@ class Run:
         ]
         for line in lines:
             self.log.info(line)
-
-    def _steps_per_second(self) -> float | None:
-        """Gradient steps per second of training over the whole run, without evaluations."""
-        return round(self._last_logged / self.seconds, 2) if self.seconds else None
 
 
 def _behaviour(data: Mapping[str, Any]) -> list[str]:

@@ -122,7 +122,7 @@ class Trainer:
             run.finish(status, self._engine.step)
 
     def _loop(self, shown: Progress) -> None:
-        cadence, taken, seconds = self._cadence, 0, 0.0  # of training, since the last row
+        cadence = self._cadence
         at_once = 1  # steps between checks of signals
         if cadence.is_due(cadence.eval_every, self._engine.step) and self._engine.step:
             self._evaluate(self._engine.step)
@@ -131,15 +131,16 @@ class Trainer:
             statistics = self._engine.advance(min(cadence.next_stop(first) - first, at_once))
             step, passed = self._engine.step, time.perf_counter() - since
             at_once = 1 + int((step - first) * LOOK_EVERY / passed)
-            taken, seconds = taken + step - first, seconds + passed
+            for _, run in self._alive():
+                run.seconds += passed
             self._drop_diverged(first, statistics)
             self._window = torch.cat([self._window, statistics], 1)
             means = None
             if cadence.is_due(cadence.log_every, step):
                 means = _means(self._window)
                 for k, run in self._alive():
-                    run.log_training(step, self._named(means[k]), taken, seconds)
-                self._window, taken, seconds = self._window[:, :0], 0, 0.0
+                    run.log_training(step, self._named(means[k]), self._window.shape[1])
+                self._window = self._window[:, :0]
             evaluates = cadence.is_due(cadence.eval_every, step)
             saves = cadence.is_due(cadence.checkpoint_every, step) or step == cadence.until
             if saves or evaluates:

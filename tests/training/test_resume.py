@@ -9,6 +9,7 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 
 from bcq_exp.errors import RunStopped, UserError
+from bcq_exp.training.checkpoint import save
 from bcq_exp.training.cohort import train_cohort
 from bcq_exp.training.record import RunRecord
 from tests.commands import COMPILED, TINY, compose, episodes_cut_short, fit, spoil_engine
@@ -262,6 +263,24 @@ def test_fewer_steps_than_an_interrupted_run_has_are_refused(tmp_path, monkeypat
             fit(tmp_path / "r", *TINY)
     with pytest.raises(UserError, match="must be at least the 15 steps"):
         fit(tmp_path / "r", *TINY, "trainer.num_steps=12")
+
+
+def test_the_time_of_steps_before_an_interruption_counts(tmp_path, monkeypatch):
+    cadence = ("trainer.log_every=60", "trainer.eval_every=60", "trainer.checkpoint_every=60")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 30)
+        with pytest.raises(RunStopped):
+            fit(tmp_path / "r", *TINY, *cadence)
+    saved, summary = checkpoint(tmp_path / "r"), RunRecord(tmp_path / "r").summary()
+    assert summary["wall_time"] == pytest.approx(saved["seconds"], abs=1e-3)
+    assert summary["steps_per_second"] == pytest.approx(30 / saved["seconds"], rel=1e-3)
+    path = tmp_path / "r" / "checkpoint.pt"
+    save(path, {**saved, "seconds": 1000.0})
+    fit(tmp_path / "r", *TINY, *cadence)
+    (row,) = RunRecord(tmp_path / "r").rows("timing")
+    assert 1000 < row["wall_time"] < 1100
+    assert row["steps_per_second"] == pytest.approx(60 / row["wall_time"])
+    assert RunRecord(tmp_path / "r").summary()["steps_per_second"] == 0.06
 
 
 @pytest.mark.slow

@@ -47,6 +47,12 @@ def main(cfg: DictConfig) -> float:
     return float(np.mean(returns))
 
 
+def _is_cut(episode: EpisodeBuffer, env: Env) -> bool:
+    """Whether the recording ended before an episode did."""
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    return limit is not None and len(episode) < limit and not episode.terminations[-1]
+
+
 def _record(cfg: DictConfig) -> list[float]:
     """Record and store the data set; return the returns of its episodes."""
     from bcq_exp.data import behaviour
@@ -70,7 +76,8 @@ def _record(cfg: DictConfig) -> list[float]:
     )
     print(f"id        {cfg.id}")
     print(f"steps     {num_steps}")
-    print(f"episodes  {len(episodes)}")
+    cut = ", the last of them cut" if _is_cut(episodes[-1], env) else ""
+    print(f"episodes  {len(episodes)}{cut}")
     return [float(sum(episode.rewards)) for episode in episodes]
 
 

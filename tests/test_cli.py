@@ -362,7 +362,10 @@ LATE = [
     pytest.param(
         ["dataset=d4rl_hdf5", "dataset.path=."], "is a folder; give one of its HDF5 files"
     ),
-    pytest.param(["online=explore", "online.env=Nope-v5"], "; set online.env to an id it knows,"),
+    pytest.param(
+        ["online=explore", "online.env=Nope-v5", "online.start_steps=0"],
+        "; set online.env to an id it knows,",
+    ),
     pytest.param(
         ["trainer.batch_size=99999999999", "dataset.num_steps=2000", "logger=none"],
         "not enough memory (",

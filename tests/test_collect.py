@@ -41,7 +41,7 @@ def test_the_scripted_behaviour_and_an_id_that_is_taken(collect, load):
     assert shown == {
         "id": "my/set-v0",
         "steps": "450",
-        "episodes": "3",
+        "episodes": "3, the last of them cut",
         "return": f"{mean:.1f} ± {std:.1f}",
     }
     assert data.episode_lengths.tolist() == [200, 200, 50]

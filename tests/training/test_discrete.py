@@ -137,7 +137,8 @@ def test_continuous_actions_and_noise_are_refused(home, tmp_path):
     done = forked(*words, module="bcq_exp.collect", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "noise_std=0.1: the environment's actions are Discrete(2); use random" in done.stderr
-    done = forked(*BRIEF, "online=explore", "online.env=CartPole-v1", "name=x", cwd=tmp_path)
+    agent = ("online=explore", "online.env=CartPole-v1", "online.start_steps=0")
+    done = forked(*BRIEF, *agent, "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "online.env=CartPole-v1: online=explore needs continuous actions" in done.stderr
 

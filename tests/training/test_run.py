@@ -302,6 +302,7 @@ def test_a_run_without_rows_has_no_rate(tmp_path):
         normalized_score=lambda ret: None,
         facts={"seed": 3, "watches": []},
         environment={},
+        seconds=0.0,
     )
     run.write_summary("running", 0)
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())

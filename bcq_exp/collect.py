@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from bcq_exp.cli.child import Command, run
 from bcq_exp.cli.entry import entry
+from bcq_exp.config.checking import check_learns
 from bcq_exp.config.naming import as_name
 from bcq_exp.config.overrides import online_agent
 from bcq_exp.config.schema import source
@@ -151,6 +152,9 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"behaviour={cfg.behaviour}: give the environment, such as env=Pendulum-v1")
     if cfg.env is not None:
         environments.find_spec(cfg.env, cfg.env)
+    if cfg.behaviour == "ddpg":
+        agent = cfg.agent
+        check_learns(("agent.num_steps", agent.num_steps), ("agent.start_steps", agent.start_steps))
     if cfg.record == "policy":
         return
     if cfg.behaviour not in ("run", "ddpg"):

@@ -121,7 +121,7 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     assert "DDPG, last" in done.stdout and "behaviour's return" not in done.stdout
     buffer = ("behaviour=run", "record=buffer", "run=multirun/agent")
     shown = printed(collect("id=my/buffer-v0", *buffer, "num_steps=450"))
-    assert (shown["steps"], shown["episodes"]) == ("450", "3")
+    assert (shown["steps"], shown["episodes"]) == ("450", "3, the last of them cut")
     steps, *_ = restore.load_collected(tmp_path / "multirun" / "agent")
     metadata = json.loads(next(tmp_path.glob("minari/my/buffer-v0/data/metadata.json")).read_text())
     assert "100 random steps, then noise_std 0.1, seed 0" in metadata["description"]
@@ -131,7 +131,7 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     assert np.flatnonzero(data.transitions.truncated).tolist() == [199, 399, 449]
     assert data.env_spec.id == "Pendulum-v1"
     shown = printed(collect("id=my/part-v0", *buffer, "num_steps=250"))
-    assert (shown["steps"], shown["episodes"]) == ("250", "2")
+    assert (shown["steps"], shown["episodes"]) == ("250", "2, the last of them cut")
     np.testing.assert_array_equal(load("my/part-v0").transitions.obs, steps["obs"][:250])
     more = collect("id=my/more-v0", *buffer, "num_steps=451")
     assert (more.returncode, more.stderr.count("\n")) == (2, 1), more.stderr
@@ -149,6 +149,12 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     compared = forked("multirun/agent", cwd=tmp_path, module="bcq_exp.compare")
     assert compared.returncode == 0, compared.stderr
     assert "behaviour's return" not in compared.stdout
+
+
+def test_an_agent_that_would_never_learn_is_refused(collect):
+    done = collect("id=my/x-v0", "env=Pendulum-v1", "setting=imitation", "agent.num_steps=300")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "agent.num_steps=300: must be above agent.start_steps=25000, the steps" in done.stderr
 
 
 def test_a_run_that_collected_nothing_has_no_buffer(collect, trained):

@@ -127,6 +127,19 @@ def check_plugins(hydra: DictConfig) -> None:
                 raise UserError(wrong(f"hydra.{name}.{field_name}", value, schema_field))
 
 
+def check_learns(end: tuple[str, int], start: tuple[str, int]) -> None:
+    """Check that an agent learns before its last step; arguments are keys and their values.
+
+    Raises:
+        UserError: if not.
+    """
+    if end[1] <= start[1]:
+        raise UserError(
+            f"{end[0]}={end[1]}: must be above {start[0]}={start[1]}, the steps before learning "
+            "begins"
+        )
+
+
 def replaced(given: str) -> str | None:
     """The message for a key, or ``GROUP=CHOICE``, of earlier versions; ``None`` for others."""
     for pattern, successor in _REPLACED.items():

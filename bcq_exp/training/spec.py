@@ -12,11 +12,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from bcq_exp.config.checking import check_learns
 from bcq_exp.config.containers import plain
 from bcq_exp.config.identity import cohort_signature, identity
 from bcq_exp.config.keys import schema_of
 from bcq_exp.config.schema import RunConfig, TrainerConfig, source
-from bcq_exp.errors import UserError
 from bcq_exp.ranges import PATH
 from bcq_exp.training.objective import Objective
 from bcq_exp.training.progress import Part
@@ -160,8 +160,7 @@ class RunSpec:
                 learn.
         """
         self.objective.check(self.dataset, is_wanted=is_swept)
-        if self.gradient_steps <= 0:
-            raise UserError(
-                f"trainer.num_steps={self.trainer.num_steps}: must be above online.start_steps="
-                f"{self.dataset['start_steps']}, the steps before learning begins"
-            )
+        if self.is_online:
+            name = "trainer.num_steps" if self.until is None else "the end of the first rung"
+            end = (name, self.until or self.trainer.num_steps)
+            check_learns(end, ("online.start_steps", self.dataset["start_steps"]))

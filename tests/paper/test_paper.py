@@ -55,6 +55,7 @@ MISTAKES = [
     (["budget=small", "learner.eval_every=10000"], "give at most 7500"),
     (["budget=small", "agent.eval_every=30000"], "in the last 25% of transitions.concurrent=40000"),
     (["budget=small", "transitions.final_buffer=100001"], "must be at most the agent's"),
+    (["budget=small", "agent.num_steps=10000"], "must be above agent.start_steps=10000, the steps"),
     (["budget=small", "agent.start_steps=40000"], "must be below transitions.concurrent"),
     (["budget=small", "hydra/launcher=abacus"], "hydra/launcher=abacus: no such choice"),
     (["budget=small", "num_seeds=0"], "num_seeds=0: must be an integer at least 1"),

@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart sweep example paper test fast-test slow-test faults lint browser bench clean
+.PHONY: help setup quickstart sweep example paper test fast-test slow-test faults lowest-test lint browser bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,13 @@ slow-test: $(DEV) ## the other tests: clusters, compilers, kills, whole sweeps (
 faults: $(DEV) ## the long fault campaign (within the hour), with a table of the faults
 	$(PYTEST) -m faults
 
+LOWEST := .venv-lowest/bin
+lowest-test: ## the fast tests with the lowest versions of packages that pyproject.toml allows
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/pip install --quiet uv
+	$(LOWEST)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n 2 -rs -m "not slow and not faults"
+
 lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,7 +79,7 @@ bench: $(DEV) ## time training, acting and start-up against Tianshou and d3rlpy 
 	$(BIN)/python -m tests.bench.run
 
 clean: ## remove .venv and caches; runs in multirun/ stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache docs/_build *.egg-info
+	rm -rf $(VENV) .venv-lowest .mypy_cache .pytest_cache .ruff_cache docs/_build *.egg-info
 
 .PHONY: docs
 docs: setup ## the documentation as a site, docs/_build/index.html; a dead link fails

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from bcq_exp.cli.child import Command, run
 from bcq_exp.cli.entry import entry
-from bcq_exp.config.checking import check_learns
+from bcq_exp.config.checking import check_learning_begins
 from bcq_exp.config.naming import as_name
 from bcq_exp.config.overrides import online_agent
 from bcq_exp.config.schema import source
@@ -77,7 +77,7 @@ def _record(cfg: DictConfig) -> list[float]:
     )
     print(f"id        {cfg.id}")
     print(f"steps     {num_steps}")
-    cut = ", the last of them cut" if _is_cut(episodes[-1], env) else ""
+    cut = ", last one cut" if _is_cut(episodes[-1], env) else ""
     print(f"episodes  {len(episodes)}{cut}")
     return [float(sum(episode.rewards)) for episode in episodes]
 
@@ -154,7 +154,9 @@ def _check(cfg: DictConfig) -> None:
         environments.find_spec(cfg.env, cfg.env)
     if cfg.behaviour == "ddpg":
         agent = cfg.agent
-        check_learns(("agent.num_steps", agent.num_steps), ("agent.start_steps", agent.start_steps))
+        check_learning_begins(
+            "agent.num_steps", agent.num_steps, "agent.start_steps", agent.start_steps
+        )
     if cfg.record == "policy":
         return
     if cfg.behaviour not in ("run", "ddpg"):

@@ -41,7 +41,7 @@ def test_the_scripted_behaviour_and_an_id_that_is_taken(collect, load):
     assert shown == {
         "id": "my/set-v0",
         "steps": "450",
-        "episodes": "3, the last of them cut",
+        "episodes": "3, last one cut",
         "return": f"{mean:.1f} ± {std:.1f}",
     }
     assert data.episode_lengths.tolist() == [200, 200, 50]
@@ -121,7 +121,7 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     assert "DDPG, last" in done.stdout and "behaviour's return" not in done.stdout
     buffer = ("behaviour=run", "record=buffer", "run=multirun/agent")
     shown = printed(collect("id=my/buffer-v0", *buffer, "num_steps=450"))
-    assert (shown["steps"], shown["episodes"]) == ("450", "3, the last of them cut")
+    assert (shown["steps"], shown["episodes"]) == ("450", "3, last one cut")
     steps, *_ = restore.load_collected(tmp_path / "multirun" / "agent")
     metadata = json.loads(next(tmp_path.glob("minari/my/buffer-v0/data/metadata.json")).read_text())
     assert "100 random steps, then noise_std 0.1, seed 0" in metadata["description"]
@@ -131,7 +131,7 @@ def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
     assert np.flatnonzero(data.transitions.truncated).tolist() == [199, 399, 449]
     assert data.env_spec.id == "Pendulum-v1"
     shown = printed(collect("id=my/part-v0", *buffer, "num_steps=250"))
-    assert (shown["steps"], shown["episodes"]) == ("250", "2, the last of them cut")
+    assert (shown["steps"], shown["episodes"]) == ("250", "2, last one cut")
     np.testing.assert_array_equal(load("my/part-v0").transitions.obs, steps["obs"][:250])
     more = collect("id=my/more-v0", *buffer, "num_steps=451")
     assert (more.returncode, more.stderr.count("\n")) == (2, 1), more.stderr

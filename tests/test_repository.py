@@ -52,7 +52,7 @@ def test_workflows_run_targets_that_exist_on_the_versions_that_are_declared():
     runs = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
     asked = {word.removeprefix("make ") for word in runs if "matrix" not in word}
     asked |= set(WORKFLOWS["nightly"]["jobs"]["slow"]["strategy"]["matrix"]["target"])
-    assert asked == {"lint", "fast-test", "slow-test", "faults", "docs"} <= TARGETS
+    assert asked == {"lint", "fast-test", "slow-test", "faults", "lowest-test", "docs"} <= TARGETS
     uses = {step["uses"] for job in jobs for step in job["steps"] if "uses" in step}
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+", each) for each in uses)
     tested = WORKFLOWS["tests"]["jobs"]["fast"]["strategy"]["matrix"]["python-version"]
@@ -69,7 +69,11 @@ def test_files_that_are_named_exist():
         assert missing == [], page
     text = (ROOT / "CONTRIBUTING.md").read_text()
     named = set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE))
-    assert {"setup", "test", "fast-test", "slow-test", "faults", "browser"} <= named <= TARGETS
+    assert (
+        {"setup", "test", "fast-test", "slow-test", "faults", "lowest-test", "browser"}
+        <= named
+        <= TARGETS
+    )
 
 
 def test_the_wheel_has_types_and_configuration(tmp_path):

@@ -53,7 +53,8 @@ class StackedNetwork:
             UserError: always.
         """
         raise UserError(
-            f"{type(self._template).__name__}: stacked runs call it in functions that are @per_run"
+            f"{type(self._template).__name__}: called outside a @per_run function; stacked runs "
+            "call networks only inside one"
         )
 
     def parameters(self) -> Iterator[Tensor]:

@@ -127,15 +127,18 @@ def check_plugins(hydra: DictConfig) -> None:
                 raise UserError(wrong(f"hydra.{name}.{field_name}", value, schema_field))
 
 
-def check_learns(end: tuple[str, int], start: tuple[str, int]) -> None:
-    """Check that an agent learns before its last step; arguments are keys and their values.
+def check_learning_begins(end: str, num_steps: int, start: str, start_steps: int) -> None:
+    """Check that an agent's random steps end before its last step.
+
+    Args:
+        end, start: what the numbers are, for the message.
 
     Raises:
-        UserError: if not.
+        UserError: if they do not.
     """
-    if end[1] <= start[1]:
+    if num_steps <= start_steps:
         raise UserError(
-            f"{end[0]}={end[1]}: must be above {start[0]}={start[1]}, the steps before learning "
+            f"{end}={num_steps}: must be above {start}={start_steps}, the steps before learning "
             "begins"
         )
 

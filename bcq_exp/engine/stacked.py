@@ -24,7 +24,8 @@ from bcq_exp.errors import UserError
 class StackedOptimizer:
     """The optimizers of one network in each run; equal settings step together."""
 
-    def __init__(self, optimizers: Sequence[Optimizer], network: StackedNetwork) -> None:
+    def __init__(self, name: str, optimizers: Sequence[Optimizer], network: StackedNetwork) -> None:
+        self._name = name
         self._params = trainable(network)
         self.parts: list[tuple[slice, Optimizer]] = []
         start = 0
@@ -43,8 +44,9 @@ class StackedOptimizer:
         """
         if loss.shape != self._params[0].shape[:1]:
             raise UserError(
-                f"a loss of {len(self._params[0])} stacked runs has the shape {tuple(loss.shape)}; "
-                "compute it in a function that is @per_run, and do not reduce it outside"
+                f"{self._name}: the loss of {len(self._params[0])} stacked runs must have the "
+                f"shape ({len(self._params[0])},), not {tuple(loss.shape)}; compute it in a "
+                "@per_run function and do not reduce it outside"
             )
         grads = torch.autograd.grad(loss.sum(), self._params)
         for runs, optimizer in self.parts:
@@ -138,7 +140,7 @@ class StackedRuns:
     def _stack_optimizers(self) -> None:
         self._optimizers = {
             name: StackedOptimizer(
-                [run.optimizers[name] for run in self._runs], getattr(self._networks, name)
+                name, [run.optimizers[name] for run in self._runs], getattr(self._networks, name)
             )
             for name in self._runs[0].optimizers
         }

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bcq_exp.config.checking import check_learns
+from bcq_exp.config.checking import check_learning_begins
 from bcq_exp.config.overrides import changed
 from bcq_exp.data import environments, minari_store
 from bcq_exp.data.cache import cache_root
@@ -133,7 +133,9 @@ def missing_data(plan: PaperPlan) -> list[DataSet]:
 
 def _check_numbers(cfg: DictConfig) -> None:
     agent = cfg.agent
-    check_learns(("agent.num_steps", agent.num_steps), ("agent.start_steps", agent.start_steps))
+    check_learning_begins(
+        "agent.num_steps", agent.num_steps, "agent.start_steps", agent.start_steps
+    )
     for name in {"final_buffer", "concurrent"} & set(cfg.settings):
         if cfg.transitions[name] > cfg.agent.num_steps:
             raise UserError(

@@ -116,9 +116,17 @@ def with_scaling_decided(spec: RunSpec, action_space: ActionSpace) -> RunSpec:
 
 
 def build_algorithm(
-    spec: AlgorithmSpec, observation_space: Box, action_space: ActionSpace, placement: Placement
+    spec: AlgorithmSpec,
+    observation_space: Box,
+    action_space: ActionSpace,
+    placement: Placement,
+    *,
+    checks: bool = True,
 ) -> OfflineAlgorithm:
     """Build the algorithm on its device; initial weights depend on its seed only.
+
+    Args:
+        checks: whether to check the outputs of its networks, before training.
 
     Raises:
         UserError: if the algorithm does not know a part, or its constructor refuses it.
@@ -137,6 +145,7 @@ def build_algorithm(
         sizes={"obs_dim": observation_space.shape[0], "act_dim": flatdim(action_space)},
         bounds={"low": low, "high": high},
         kinds=kind.network_kinds,
+        checks=checks,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(init_seed(spec.seed))
@@ -160,15 +169,13 @@ class ConfiguredParts(Parts):
     sizes: Mapping[str, int]
     bounds: Mapping[str, Any]
     kinds: Mapping[str, type[nn.Module]]
+    checks: bool
 
     def network(self, name: str, /, **options: Any) -> nn.Module:
         sizes = {**self.sizes, **options}
         network = self.place(instantiate(self._group(name), **sizes))
-        try:
-            check_outputs(network, self.kinds.get(name), sizes["obs_dim"], sizes["act_dim"])
-        except ValueError as error:
-            pure = "; pure = True declares that it broadcasts these" if is_pure(network) else ""
-            raise UserError(f"{name}: {type(network).__name__}: {error}{pure}") from error
+        if self.checks:
+            self._check(network, name, sizes["obs_dim"], sizes["act_dim"])
         return network
 
     def optimizer(self, name: str, /) -> OptimizerFactory:
@@ -183,6 +190,23 @@ class ConfiguredParts(Parts):
         module.to(dtype=precision.dtype, device=self.placement.device)
         choose_compute_dtype(module, precision.compute_dtype)
         return module
+
+    def _check(self, network: nn.Module, name: str, obs_dim: int, act_dim: int) -> None:
+        """Check the shapes of a network's outputs.
+
+        Raises:
+            UserError: naming what is needed.
+        """
+        kind = self.kinds.get(name)
+        placed = {"dtype": self.placement.precision.dtype, "device": self.placement.device}
+        try:
+            check_outputs(network, kind, obs_dim, act_dim, **placed)
+        except ValueError as error:
+            needs = [] if kind is None else [f"the output of {kind.__name__} is needed"]
+            if is_pure(network):
+                needs.append("pure = True requires that (B, 1, O) broadcasts against (B, n, A)")
+            line = "; ".join([str(error), *needs])
+            raise UserError(f"{name}: {type(network).__name__}: {line}") from error
 
     def _group(self, name: str) -> Mapping[str, Any]:
         """Return the keys of a group.

@@ -30,7 +30,10 @@ FORMAT = 2
 
 
 class LaterEntries(TypedDict, total=False):
-    """Entries that checkpoints of earlier versions lack."""
+    """Entries that checkpoints of earlier versions lack.
+
+    With ``NotRequired``, ``__required_keys__`` would name them too.
+    """
 
     seconds: float
 

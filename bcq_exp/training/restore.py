@@ -89,7 +89,7 @@ def load_run(
         spec = RunSpec(saved["config"], Path(folder))
         placement = place(replace(spec.trainer, device=device), spec.algorithm.hidden_sizes)
         spaces = environments.spaces_of_state(saved["environment"])
-        algorithm = build_algorithm(spec.algorithm, *spaces, placement)
+        algorithm = build_algorithm(spec.algorithm, *spaces, placement, checks=False)
         algorithm.load_state_dict(saved["engine"]["algorithm"])
         scaling = saved["normalization"]
         normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None

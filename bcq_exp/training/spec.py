@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bcq_exp.config.checking import check_learns
+from bcq_exp.config.checking import check_learning_begins
 from bcq_exp.config.containers import plain
 from bcq_exp.config.identity import cohort_signature, identity
 from bcq_exp.config.keys import schema_of
@@ -129,7 +129,8 @@ class RunSpec:
     @property
     def gradient_steps(self) -> int:
         """The number of gradient steps: each of ``num_steps`` but an agent's first, random ones."""
-        return self.trainer.num_steps - (self.dataset["start_steps"] if self.is_online else 0)
+        start_steps = self.dataset["start_steps"] if self.is_online else 0
+        return max(0, self.trainer.num_steps - start_steps)
 
     @property
     def algorithm(self) -> AlgorithmSpec:
@@ -141,7 +142,7 @@ class RunSpec:
             hyperparameters=numbers,
             groups={name: node for name, node in groups.items() if isinstance(node, dict)},
             seed=self.seed,
-            num_steps=self.gradient_steps,
+            num_steps=max(1, self.gradient_steps),
         )
 
     @property
@@ -161,6 +162,7 @@ class RunSpec:
         """
         self.objective.check(self.dataset, is_wanted=is_swept)
         if self.is_online:
-            name = "trainer.num_steps" if self.until is None else "the end of the first rung"
-            end = (name, self.until or self.trainer.num_steps)
-            check_learns(end, ("online.start_steps", self.dataset["start_steps"]))
+            end = "trainer.num_steps" if self.until is None else "hydra.sweeper.rungs: first step"
+            num_steps = self.until or self.trainer.num_steps
+            start_steps = self.dataset["start_steps"]
+            check_learning_begins(end, num_steps, "online.start_steps", start_steps)

@@ -1,5 +1,7 @@
 """Outputs of networks are checked before training, by what they stand in for."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -34,9 +36,12 @@ class Own(nn.Module):
 class OwnVAE(nn.Module):
     """Decodes to any width from a latent of its own."""
 
-    def __init__(self, width):
+    def __init__(self, width, reconstruct=lambda x: x):
         super().__init__()
-        self.decoder = nn.Linear(OBS_DIM, width)
+        self.decoder, self.reconstruct = nn.Linear(OBS_DIM, width), reconstruct
+
+    def forward(self, obs, act):
+        return self.reconstruct(self.decode(obs)), act, act
 
     def decode(self, obs):
         return self.decoder(obs) + torch.rand(())
@@ -58,6 +63,8 @@ def test_our_own_have_the_shapes_of_their_kind(kind):
         (Own(1, takes_act=False), Actor, r"inputs \(2, 3\) give the shape \(2, 1\), not \(2, 2\)"),
         (Own(1), Perturbation, r"give the shape \(2, 1\), not \(2, 2\)"),
         (OwnVAE(1), VAE, r"give the shape \(2, 1\), not \(2, 2\)"),
+        (OwnVAE(2, lambda x: x[:1]), VAE, r"give the shape \(1, 2\), not \(2, 2\)"),
+        (Own(2), VAE, "give AttributeError: 'Own' object has no attribute 'decode'"),
         (Own(1, output=lambda x: x @ x), Critic, "give RuntimeError: "),
         (
             Own(1, takes_act=False, pure=True, output=lambda x: x.sum(0)),
@@ -69,6 +76,20 @@ def test_our_own_have_the_shapes_of_their_kind(kind):
 def test_another_shape_is_an_error(network, kind, message):
     with pytest.raises(ValueError, match=message):
         check_outputs(network, kind, OBS_DIM, ACT_DIM)
+
+
+def test_other_members_and_networks_that_cannot_be_copied_do_no_harm():
+    network = Own(1)
+    network.decode = nn.Linear(7, 7)
+    check_outputs(network, Critic, OBS_DIM, ACT_DIM)
+    network.lock = threading.Lock()
+    check_outputs(network, Critic, OBS_DIM, ACT_DIM)
+    check_outputs(OwnVAE(2), VAE, OBS_DIM, ACT_DIM)
+    lazy = nn.Sequential(nn.LazyLinear(ACT_DIM))
+    check_outputs(lazy, Actor, OBS_DIM, ACT_DIM)
+    assert isinstance(lazy[0], nn.LazyLinear)
+    doubles = Critic(**SIZES).double()
+    check_outputs(doubles, Critic, OBS_DIM, ACT_DIM, dtype=torch.float64)
 
 
 def test_networks_of_unknown_kind_are_not_called_unless_they_are_pure():

@@ -39,15 +39,15 @@ def test_one_that_lies_is_one_line(tmp_path):
         "error: critic: LyingCritic: inputs (2, 1, 3) and (2, 3, 1) give RuntimeError"
         in done.stderr
     )
-    assert "pure = True declares that it broadcasts these" in done.stderr
+    assert "pure = True requires that (B, 1, O) broadcasts against (B, n, A)" in done.stderr
 
 
 def test_an_output_of_another_shape_is_one_line(tmp_path):
     flat = "critic._target_=tests.own.critics.FlatCritic"
     done = run(*TINY, "critic=layernorm", flat, "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    line = "critic: FlatCritic: inputs (2, 3) and (2, 1) give the shape (2,), not (2, 1)"
-    assert done.stderr == f"error: {line}\n"
+    line = "critic: FlatCritic: inputs (2, 3) and (2, 1) give the shape (2,), not (2, 1); "
+    assert done.stderr == f"error: {line}the output of Critic is needed\n"
 
 
 def test_a_size_of_another_kind_is_the_constructors_matter(tmp_path):

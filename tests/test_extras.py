@@ -88,6 +88,6 @@ NEEDED = [
 @pytest.mark.parametrize(("module", "extra", "use"), NEEDED, ids=[needed[0] for needed in NEEDED])
 def test_what_needs_a_package_names_its_extra(module, extra, use, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"install it: .*pip install .*\[{extra}\]"):
+    with pytest.raises(UserError, match=rf"install it: (uv )?pip install .*\[{extra}\]"):
         use()
     assert extra in metadata("bcq_exp").get_all("Provides-Extra")

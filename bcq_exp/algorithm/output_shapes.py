@@ -65,8 +65,7 @@ def check_outputs(
         log.debug("%s is not checked: %s", type(network).__name__, error)
         return
     call: Any = broadcasting(network)
-    rows = (2, 3) if is_pure(network) else (2,)
-    obs_rows = (2, 1) if is_pure(network) else (2,)
+    obs_rows, rows = ((2, 1), (2, 3)) if is_pure(network) else ((2,), (2,))
     width = WIDTHS[kind](act_dim) if kind in WIDTHS else None
 
     def normal(*shape: int) -> Tensor:

@@ -127,22 +127,17 @@ class RunSpec:
         return TrainerConfig(**{k: v for k, v in self.config["trainer"].items() if k in known})
 
     @property
-    def gradient_steps(self) -> int:
-        """The number of gradient steps: each of ``num_steps`` but an agent's first, random ones."""
-        start_steps = self.dataset["start_steps"] if self.is_online else 0
-        return max(0, self.trainer.num_steps - start_steps)
-
-    @property
     def algorithm(self) -> AlgorithmSpec:
         """The groups that ``algo`` composes, and its numbers."""
         own, numbers = schema_of(RunConfig), dict(self.config["algo"])
         groups = {name: node for name, node in self.config.items() if name not in own}
+        start_steps = self.dataset["start_steps"] if self.is_online else 0  # without gradient steps
         return AlgorithmSpec(
             target=numbers.pop("_target_"),
             hyperparameters=numbers,
             groups={name: node for name, node in groups.items() if isinstance(node, dict)},
             seed=self.seed,
-            num_steps=max(1, self.gradient_steps),
+            num_steps=max(1, self.trainer.num_steps - start_steps),
         )
 
     @property

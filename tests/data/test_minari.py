@@ -146,7 +146,7 @@ def test_a_missing_download_package_is_named(monkeypatch):
         raise ImportError('please install "minari[hf]"')
 
     monkeypatch.setattr(minari, "download_dataset", download)
-    with pytest.raises(DataError, match=r"needs more packages \(.*pip install .*\[download\]"):
+    with pytest.raises(DataError, match=r"needs more packages \((uv )?pip install .*\[download\]"):
         load_minari("toy-v0")
 
 

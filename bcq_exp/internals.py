@@ -17,6 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_loader_impl import get_overrides_dirname as override_dirname
 from hydra._internal.utils import _run_hydra as run_hydra  # hydra.main without its parsing
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.utils import _save_config as save_config
 
 __all__ = ["override_dirname", "run_hydra", "save_config"]
@@ -35,6 +36,10 @@ def hydra_parser() -> ArgumentParser:
 
 
 utils.get_args_parser = hydra_parser  # Hydra's completion makes one, too
+
+# Hydra copies the store with all schemas for every list of overrides that it parses: 170 times
+# for --help. What it loads from the store is a copy in any case.
+ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 
 
 def basic_sweeper() -> type:

@@ -9,6 +9,7 @@ Python ends a main module.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import resource
@@ -120,6 +121,7 @@ def main() -> None:
 
     import bcq_exp
     from bcq_exp.sweep import plugins
+    from tests.commands import compose
 
     torch.set_num_threads(1)
     plugins.remove_namesakes()
@@ -128,6 +130,8 @@ def main() -> None:
     for name in (*IMPORTS, *found):
         if name not in MAINS:
             import_module(name)
+    compose("seed=0")  # fills the tables of Hydra's and OmegaConf's parsers
+    gc.freeze()  # collected by no child
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(_answer(**json.loads(line))), flush=True)

@@ -2,10 +2,14 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from bcq_exp.cli.choices import choices as listed_choices
 from bcq_exp.config.checking import check
 from bcq_exp.config.containers import interpolations, plain
 from bcq_exp.config.identity import (
@@ -113,6 +117,16 @@ def test_the_help_lists_custom_choices(option, tmp_path):
     listed = choices_in_help(option.format(own), "algo=bc", cwd=tmp_path)
     assert "denoising" in listed["algo"] and "layernorm" in listed["critic"]
     assert listed["actor"] == ["deterministic", "gaussian", "perturbation"]
+
+
+def test_a_job_that_composes_lists_no_choices_for_help(monkeypatch):
+    cfg = compose(with_hydra=True)
+    cfg.hydra.runtime.output_dir = "multirun/r"
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+    loader = SimpleNamespace(get_group_options=lambda *_: pytest.fail("it would take a second"))
+    hydra = SimpleNamespace(config_loader=lambda: loader)
+    monkeypatch.setattr(GlobalHydra, "instance", lambda: hydra)
+    assert listed_choices("schema") == ""
 
 
 def test_a_debug_run_is_small_and_of_any_algorithm():

@@ -41,6 +41,13 @@ class Command:
         return [sys.executable, "-m", self.module, *self.arguments]
 
 
+def num_cores() -> int:
+    """The cores that this process may use: fewer than the machine's under Slurm or ``taskset``."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def run_all(commands: Sequence[Command], at_once: int = 1, *, silent: bool = False) -> list[int]:
     """Run commands, which report their own errors; return their exit statuses.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
+from omegaconf import OmegaConf
+
 INDENT, WIDTH = 29, 80  # columns
 
 
@@ -21,6 +23,8 @@ def choices(*hidden: str) -> str:
     from hydra.core.object_type import ObjectType
 
     loader, hydra = GlobalHydra.instance().config_loader(), HydraConfig.get()
+    if not OmegaConf.is_missing(hydra.runtime, "output_dir"):
+        return ""  # a job composes other configurations, whose help texts nobody reads
     name, overrides = hydra.job.config_name, list(hydra.overrides.hydra)  # with a search path
 
     def found(group: str, kind: ObjectType) -> list[str]:

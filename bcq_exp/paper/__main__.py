@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli.child import run_all
+from bcq_exp.cli.child import num_cores, run_all
 from bcq_exp.cli.entry import entry
 from bcq_exp.errors import RunStopped
 from bcq_exp.extras import require
@@ -25,12 +25,13 @@ def main(cfg: DictConfig) -> None:
     from bcq_exp.paper.experiments import make_plan
 
     prechecks.check_budget(cfg)
-    plan = make_plan(cfg, _launcher(), _compose)
-    prechecks.check_runs(plan, _compose)
+    compose = cache(_compose)
+    plan = make_plan(cfg, _launcher(), compose)
+    prechecks.check_runs(plan, compose)
     prechecks.check_disk(plan)
     from bcq_exp.paper.duration import log_how_long
 
-    log_how_long(cfg, plan)
+    log_how_long(cfg, plan, compose)
     if not cfg.plan_only:
         _do(plan, cfg.at_once)
         _report(plan)
@@ -48,7 +49,7 @@ def _do(plan: PaperPlan, at_once: int) -> None:
         if (RunRecord(folder).summary() or {}).get("status") == "completed"
     }
     recordings = [dataset.command for dataset in missing_data(plan) if dataset.agent in trained]
-    _stop_at_mistakes(run_all(recordings, os.cpu_count() or 1, silent=True))
+    _stop_at_mistakes(run_all(recordings, num_cores(), silent=True))
     # a failed agent has no data set
     missing = missing_data(plan)
     there = {(d.setting, d.env) for d in plan.datasets_left if d not in missing}
@@ -93,11 +94,11 @@ def _launcher() -> tuple[str, ...]:
     return (f"hydra/launcher={hydra.runtime.choices['hydra/launcher']}", *given)
 
 
-def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+def _compose(name: str, overrides: tuple[str, ...]) -> DictConfig:
     """Compose the configuration of another bcq_exp command."""
     from hydra import compose
 
-    return compose(name, list(overrides))
+    return compose(name, [*overrides])
 
 
 if __name__ == "__main__":

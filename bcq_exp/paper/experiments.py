@@ -21,7 +21,7 @@ from bcq_exp.config.naming import RunNaming, as_name
 from bcq_exp.config.overrides import one_of, online_agent
 from bcq_exp.training.record import RunRecord
 
-Compose = Callable[[str, Sequence[str]], DictConfig]
+Compose = Callable[[str, tuple[str, ...]], DictConfig]
 """A configuration, by the name of its root and overrides."""
 
 LAST = 0.25  # the last share of training, whose mean evaluation is a run's result
@@ -142,7 +142,7 @@ def make_plan(cfg: DictConfig, launcher: Sequence[str], compose: Compose) -> Pap
         launcher: overrides of every sweep's launcher.
         compose: composes ``config`` and ``collect``.
     """
-    settings = {s: compose("collect", [f"setting={s}", "id=x-v0"]) for s in cfg.settings}
+    settings = {s: compose("collect", (f"setting={s}", "id=x-v0")) for s in cfg.settings}
     agents = _agents(cfg, sorted({float(s.agent.noise_std) for s in settings.values()}), launcher)
     datasets: list[DataSet] = []
     sweeps: list[LearnerSweep] = []

@@ -7,7 +7,6 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -58,13 +57,12 @@ def check_runs(plan: PaperPlan, compose: Compose) -> None:
         UserError: for a run of another configuration or that learned from other data, an agent that
             took more steps or was trained with other versions.
     """
-    config = cache(compose)
     agents, hashes = set(plan.agents.folders.values()), dict[str, str]()
     for folder, overrides, seed in chain(plan.agents.runs(), *(s.runs() for s in plan.sweeps)):
         summary = RunRecord(folder).summary()
         if summary is None:
             continue
-        spec = RunSpec.of(changed(config("config", overrides), {"seed": seed}), folder)
+        spec = RunSpec.of(changed(compose("config", overrides), {"seed": seed}), folder)
         with _another_name(plan):
             start.check_continues(spec, summary)
             _check_content(hashes, summary["dataset"], folder)

@@ -144,9 +144,10 @@ print(sum(name.startswith("tf_XLAEigen") for name in names))
 @pytest.mark.parametrize(
     ("overrides", "environment", "count"),
     [
-        ('"trainer.num_threads=3"', {}, 3),
+        pytest.param('"trainer.num_threads=3"', {}, 3, marks=pytest.mark.slow),
         ("", {"OMP_NUM_THREADS": "1"}, 1),  # a worker among several of joblib's
-        ('"trainer.num_threads=3"', {"PJRT_NPROC": "2"}, 2),  # the user's own setting
+        # the user's own setting
+        pytest.param('"trainer.num_threads=3"', {"PJRT_NPROC": "2"}, 2, marks=pytest.mark.slow),
     ],
 )
 def test_xla_takes_the_threads_of_its_process(overrides, environment, count):

@@ -178,8 +178,11 @@ def test_what_a_policy_draws_follows_from_the_runs_seed_and_the_step():
 COMPILED = {"engine": "xla", "engine_is_required": True}
 
 
-@pytest.mark.parametrize("algo", [("algo=ddpg",), ("algo=iql",), BCQ], ids=["ddpg", "iql", "bcq"])
-@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+@pytest.mark.parametrize(
+    ("algo", "precision"),
+    [(("algo=ddpg",), "fp32"), (("algo=iql",), "fp64"), (BCQ, "fp32")],
+    ids=["ddpg", "iql", "bcq"],
+)
 def test_compiled_actions_are_those_of_the_policy(algo, precision):
     online = engine(*algo, f"trainer.precision={precision}", **COMPILED)
     online.advance(65)

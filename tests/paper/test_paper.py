@@ -10,15 +10,17 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from pandas.testing import assert_frame_equal
 
 from bcq_exp.data import minari_store
-from bcq_exp.paper import prechecks
+from bcq_exp.paper import duration, prechecks
 from bcq_exp.training.record import RunRecord
-from tests.commands import bcq_exp, command
+from bcq_exp.training.spec import RunSpec
+from tests.commands import bcq_exp, command, compose
 from tests.forked import forked
 from tests.paper.records import unpack
-from tests.paper.test_experiments import plan
+from tests.paper.test_experiments import of, plan
 
 # two settings that share an agent, learners of four stacks: a minute or two
 BRIEF = (
@@ -182,14 +184,17 @@ def test_what_is_published_is_what_its_records_make(tmp_path, own_data):
     assert_frame_equal(*(pd.read_csv(place / "runs.csv") for place in (made, small)), rtol=1e-12)
 
 
-def test_a_plan_counts_the_workers_of_the_launcher(tmp_path, own_data):
-    def hours(n_jobs):
-        launcher = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}")
-        one = ("budget=tiny", "own_agents=true", "settings=[imperfect]", "algorithms=[bcq]")
-        given = (*one, "learner.num_steps=10000000", *launcher, "plan_only=true")
-        done = forked(*given, cwd=tmp_path, module="bcq_exp.paper", env=own_data)
-        assert done.returncode == 0, done.stderr
-        (line,) = [x for x in done.stdout.splitlines() if x.startswith("bcq ")]
-        return float(line.split()[-2])
+def test_a_plan_counts_the_workers_of_the_launcher(own_data, monkeypatch):
+    given = ("budget=tiny", "own_agents=true", "settings=[imperfect]", "algorithms=[bcq]")
+    measured = duration.cost_of(RunSpec.of(compose(), Path()))
+    monkeypatch.setattr(duration, "cost_of", lambda _: measured)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
 
-    assert hours(1) == pytest.approx(2 * hours(2), rel=0.05)
+    def seconds(n_jobs):
+        launcher = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}")
+        cfg = compose(*given, *launcher, config_name="paper", with_hydra=True)
+        HydraConfig.instance().set_config(cfg)
+        shares = duration.shares_of(cfg, plan(*given, launcher=launcher), of)
+        return {share.name: share.seconds for share in shares}["bcq"]
+
+    assert seconds(1) == pytest.approx(2 * seconds(2))

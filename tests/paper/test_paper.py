@@ -177,6 +177,7 @@ def test_what_is_published_is_what_its_records_make(tmp_path, own_data):
     done = forked("budget=small", cwd=tmp_path, module="bcq_exp.paper", env=own_data)
     assert done.returncode == 0, done.stderr
     assert (small / "claims.md").read_text() in done.stdout
+    assert "subset" not in done.stdout  # which libraries log of fonts
     made = tmp_path / "multirun" / "paper_small"
     for name in ("claims.md", "table.md", "table.tex", "curves.svg", "values.svg"):
         assert (made / name).read_text() == (small / name).read_text(), name

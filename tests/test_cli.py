@@ -86,6 +86,10 @@ MISTAKES = [
     (["~algo.lmbda"], "algo.lmbda: must not be removed"),
     (["sweep=null"], "sweep=null: must name one of the group's choices, or be left out"),
     (["actor_optim=sgd"], "actor_optim=sgd: choose it with optimizer@actor_optim=sgd"),
+    (
+        ["actor_optim=sgd", "actor_optim.lr=0.1"],
+        "actor_optim=sgd: choose it with optimizer@actor_optim=sgd",
+    ),
     (["hydra.mode=multirun"], "hydra.mode=multirun: must be one of RUN, MULTIRUN"),
     (["hydra.run=null"], "hydra.run=null: must be a node of keys, not a value"),
     (

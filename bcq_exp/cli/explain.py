@@ -144,6 +144,10 @@ def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) ->
         key, _ = key_and_value(override)
         if line := replaced(key) or replaced(override.lstrip("+")):
             return line
+        if re.fullmatch(
+            r"\w+_optim", key
+        ):  # whose keys no longer exist, of which OmegaConf complains
+            return f"{override}: choose it with optimizer@{override.lstrip('+')}"
     for link in causes(error):
         if isinstance(link, MissingConfigException) and _is_given(link, overrides):
             return _of_choice(link)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 100_000
+SHOW_EVERY = 100  # steps
 
 
 @entry("collect", as_text=("run",), sweeps=False)
@@ -179,10 +180,10 @@ def _trained(cfg: DictConfig) -> str:
 def _collected(cfg: DictConfig, agent: str | None) -> Collected:
     """Collect a behaviour's episodes."""
     from gymnasium.spaces import Discrete
-    from rich.progress import Progress
 
     from bcq_exp.data import behaviour
     from bcq_exp.data.spaces import check_action_space
+    from bcq_exp.training.progress import progress
 
     env, policy, origin = _who_and_where(cfg, agent)
     if cfg.noise_std or cfg.random_action_prob:
@@ -196,15 +197,14 @@ def _collected(cfg: DictConfig, agent: str | None) -> Collected:
     num_steps = DEFAULT_STEPS if cfg.num_steps is None else cfg.num_steps
     limit = env.spec.max_episode_steps if env.spec is not None else None
     behaviour.check_room(env, num_steps, -(-num_steps // (limit or num_steps)))
-    with Progress() as progress:
-        task = progress.add_task(cfg.id, total=num_steps)
-        episodes = behaviour.collect(
-            env,
-            policy,
-            num_steps=num_steps,
-            seed=cfg.seed,
-            on_step=lambda done: progress.update(task, completed=done),
-        )
+    with progress(0, num_steps, cfg.id) as shown:
+
+        def show(done: int) -> None:
+            if done % SHOW_EVERY == 0 or done == num_steps:
+                shown.update(done, {})
+
+        seed = cfg.seed
+        episodes = behaviour.collect(env, policy, num_steps=num_steps, seed=seed, on_step=show)
     return env, episodes, origin
 
 

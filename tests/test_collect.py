@@ -30,6 +30,7 @@ def load(tmp_path, monkeypatch):
 
 def printed(done):
     assert done.returncode == 0, done.stderr
+    assert "━" not in done.stdout  # a bar is for terminals
     return dict(re.findall(r"^(id|steps|episodes|return) +(.*)$", done.stdout, re.MULTILINE))
 
 

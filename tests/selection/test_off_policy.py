@@ -246,6 +246,9 @@ def test_a_selection_has_them_and_says_what_limits_them(problem, evidence, tmp_p
         assert note in notes
     assert found.behaviour["ess"] == pytest.approx(400)
     assert found.estimates["near"]["support"] == pytest.approx(1)
+    softer = select(candidates, evidence, replace(settings, epsilon=0.5), tmp_path / "softer.pt")
+    for name, row in found.estimates.items():  # of the policy as it is
+        assert softer.estimates[name]["support"] == row["support"]
 
 
 def test_of_an_estimator_where_less_is_better_the_least_is_first():

@@ -48,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_env = run.env_maker(options.env)
     evaluator = evaluation.Evaluator(make_env, options.num_episodes, options.seed)
     results = evaluator.evaluate(run.agent)
-    evaluator.close()
     print(
         f"return  {results.return_mean:.1f} ± {results.return_std:.1f} "
         f"over {counted(options.num_episodes, 'episode')}"

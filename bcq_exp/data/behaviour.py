@@ -151,9 +151,10 @@ def collect(
         observations, actions, rewards = [obs], [], []
         terminated = truncated = False
         while not (terminated or truncated):
-            actions.append(behaviour(obs, choices))
-            obs_next, reward, terminated, truncated, _ = env.step(actions[-1])
-            obs = np.array(obs_next)  # the environment may write to its own
+            action = behaviour(obs, choices)
+            actions.append(np.array(action))  # the environment may write to it, and to its own obs
+            obs_next, reward, terminated, truncated, _ = env.step(action)
+            obs = np.array(obs_next)
             done += 1
             truncated = truncated or (done == num_steps and not terminated)
             observations.append(obs)

@@ -155,7 +155,8 @@ def load_minari(
     Args:
         id: such as ``mujoco/hopper/expert-v0``.
         download: fetch it where it is not in ``$MINARI_DATASETS_PATH`` (``~/.minari/datasets``).
-        env: environment to evaluate in instead of the one the data set names.
+        env: environment to evaluate in instead of the one the data set names; that one keeps its
+            recorded keyword arguments, step limit and wrappers.
         use_cache: see :mod:`bcq_exp.data.cache`.
         clip_actions: clip recorded actions to their space, as the environment or robot did.
         holdout: share of the episodes to hold out (:meth:`Dataset.without`).
@@ -359,13 +360,17 @@ def step_limit(node: Mapping[str, Any]) -> int | None:
 
 def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
     """Make a data set of contents, with the user's choice of evaluation environment."""
-    for note in contents.notes:
-        _log.warning("data set %r: %s", id, note)
     spec, own, scores = chosen, contents.env_text, contents.reference_scores
-    if own is not None and chosen is not None:
-        scores = scores if environments.same_environment(chosen, own) else None
-    elif own is not None:
+    if own is not None:
         with suppress(DataError):  # raised where the environment is needed
-            spec = environments.parse_spec(id, own)
+            recorded = environments.parse_spec(id, own)
+            if chosen is None or chosen.id == recorded.id:  # with its keyword arguments
+                spec = recorded
+        if spec is not None and not environments.same_environment(spec, own):
+            scores = None
     scores = scores or environments.reference_scores(spec)
-    return Dataset(id=id, env_spec=spec, **vars(contents) | {"reference_scores": scores})
+    notes = (*contents.notes, *environments.notes(spec))
+    for note in notes:
+        _log.warning("data set %r: %s", id, note)
+    found = vars(contents) | {"reference_scores": scores, "notes": notes}
+    return Dataset(id=id, env_spec=spec, **found)

@@ -3,7 +3,7 @@
 import importlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -60,21 +60,52 @@ _HARMLESS_WRAPPERS = {
     *("PassiveEnvChecker", "RecordEpisodeStatistics"),
 }
 
+_SAME_RETURNS = (
+    *("ClipAction", "RescaleAction", "NormalizeObservation", "DtypeObservation"),
+    *("FilterObservation", "FlattenObservation", "FrameStackObservation", "RescaleObservation"),
+    *("ReshapeObservation", "TimeAwareObservation", "OrderEnforcing", "PassiveEnvChecker"),
+    "RecordEpisodeStatistics",
+)
+
 
 def same_environment(spec: EnvSpec, text: str) -> bool:
-    """Whether an id and a specification's text are of one environment, in any version."""
+    """Whether a specification and another's text are of one task, in any version."""
     try:
         other = _read_spec(spec.id, text)
     except DataError:
         return False
-    return (spec.namespace, spec.name) == (other.namespace, other.name)
+    return (spec.namespace, spec.name, *_task(spec)) == (other.namespace, other.name, *_task(other))
 
 
 def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
-    """(random, expert) mean returns known for an environment, else None."""
+    """(random, expert) mean returns known for an environment, else None.
+
+    They are of the environment as it is registered: with other keyword arguments, another step
+    limit or a wrapper that changes returns it has none.
+    """
     if spec is None or spec.namespace is not None:  # another package's, of the same name
         return None
+    known = gym.registry.get(spec.id)
+    if known is not None and _task(spec) != _task(known):
+        return None
     return REFERENCE_SCORES.get(spec.name)
+
+
+def notes(spec: EnvSpec | None) -> Iterator[str]:
+    """What limits the returns of an evaluation environment, in a line each."""
+    wrappers = () if spec is None else spec.additional_wrappers
+    if names := [w.name for w in wrappers if w.name in ("NormalizeObservation", "NormalizeReward")]:
+        yield (
+            f"its environment scales by what it has seen ({', '.join(names)}) and begins anew at "
+            "each evaluation, so returns and observations are not on the scale of the data"
+        )
+
+
+def _task(spec: EnvSpec) -> tuple[Any, ...]:
+    """What decides an environment's returns besides its class."""
+    kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+    wrappers = [w for w in spec.additional_wrappers if w.name not in _SAME_RETURNS]
+    return kwargs, spec.max_episode_steps, wrappers
 
 
 def normalized_score(ret: float, scores: tuple[float, float] | None) -> float | None:

@@ -98,11 +98,17 @@ def check_continuous(
     Raises:
         DataError: anything but a 1-D float Box with finite bounds and ``low < high``.
     """
-    if not isinstance(space, Box) or len(space.shape) != 1 or not _is_float(space):
+    if (
+        not isinstance(space, Box)
+        or len(space.shape) != 1
+        or not (_is_float(space) and space.shape[0])
+    ):
         raise DataError(
             f"data set {source!r}: the action space is {_short(space)}; it must be {allowed}"
         )
-    if not (np.all(np.isfinite([space.low, space.high])) and np.all(space.low < space.high)):
+    with np.errstate(over="ignore"):
+        width = np.subtract(space.high, space.low, dtype=np.float32)
+    if not (np.all(np.isfinite(width)) and np.all(space.low < space.high)):
         raise DataError(
             f"data set {source!r}: the action space is {_short(space)}; every action needs "
             "finite bounds with low < high"

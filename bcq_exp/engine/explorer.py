@@ -95,6 +95,7 @@ class Explorer:
 
     def _take(self, action: np.ndarray) -> Moment:
         obs = self._obs
-        obs_next, rew, terminated, truncated, _ = self._env.step(action)
-        self._obs = np.array(obs_next)  # the environment may write to its own
+        # the environment may write to its action and observation
+        obs_next, rew, terminated, truncated, _ = self._env.step(action.copy())
+        self._obs = np.array(obs_next)
         return Moment(obs, action, float(rew), bool(terminated), bool(truncated), self._obs)

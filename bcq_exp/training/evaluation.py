@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Space
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
@@ -171,10 +171,11 @@ class Stopped(Exception):
 
 
 class Evaluator:
-    """Evaluates agents over ``num_episodes`` parallel episodes in a vector environment.
+    """Evaluates agents over ``num_episodes`` episodes side by side.
 
-    Episode i always starts from ``seed + i``, and the policy samples from a separate generator with
-    that seed, so that evaluations are comparable and do not affect training.
+    Episode i always starts from ``seed + i``, in an environment made for it, and the policy samples
+    from a separate generator with that seed, so that evaluations are comparable and do not affect
+    training.
 
     Args:
         make_env: makes one environment with flat observations.
@@ -184,10 +185,9 @@ class Evaluator:
     """
 
     def __init__(self, make_env: Callable[..., gym.Env], num_episodes: int, seed: int) -> None:
-        self._envs = SyncVectorEnv(
-            [make_env] * num_episodes, autoreset_mode=AutoresetMode.NEXT_STEP
-        )
-        check_ends(self._envs.envs[0])
+        with make_env() as env:
+            check_ends(env)
+        self._make_env = make_env
         self._num_episodes = num_episodes
         self._seed = seed
 
@@ -201,32 +201,44 @@ class Evaluator:
 
         Raises:
             Stopped: once it is true.
+            DataError: if an environment cannot be made any more.
         """
+        with ExitStack() as until_ended:
+            made = (self._make_env() for _ in range(self._num_episodes))
+            envs = [until_ended.enter_context(env) for env in made]
+            return self._episodes(envs, agent, is_stopped)
+
+    def _episodes(
+        self, envs: Sequence[gym.Env], agent: Agent, is_stopped: Callable[[], bool]
+    ) -> EpisodeResults:
         generator = torch.Generator().manual_seed(self._seed)
-        obs, _ = self._envs.reset(seed=[self._seed + i for i in range(self._num_episodes)])
-        returns, discounted = np.zeros((2, self._num_episodes))
+        obs = _empty(envs[0].observation_space, len(envs))
+        for k, env in enumerate(envs):
+            obs[k], _ = env.reset(seed=self._seed + k)
+        returns, discounted, rewards = np.zeros((3, len(envs)))
         discount, values = 1.0, None
         first_actions = []
-        lengths = np.zeros(self._num_episodes, dtype=np.int64)
-        running = np.ones(self._num_episodes, dtype=bool)
-        act = np.zeros(self._envs.action_space.shape or (), dtype=self._envs.action_space.dtype)
+        lengths = np.zeros(len(envs), dtype=np.int64)
+        running = np.ones(len(envs), dtype=bool)
         while running.any():
             if is_stopped():
                 raise Stopped
-            # A finished environment resets itself and idles on: it is stepped, but its policy is
-            # not asked and its rewards do not count.
-            act[running] = agent.act(obs[running], generator)
+            alive = [*map(int, np.flatnonzero(running))]
+            # a new array at each step: an environment may keep its action, or write to it
+            act = _empty(envs[0].action_space, len(envs))
+            act[alive] = agent.act(obs[alive], generator)
             if not lengths.any():
                 values = agent.value(obs, act)
             if running[0]:
                 first_actions.append(act[0].copy())
-            obs, rewards, terminated, truncated, _ = self._envs.step(act)
-            returns[running] += rewards[running]
+            for i in alive:
+                obs[i], rewards[i], terminated, truncated, _ = envs[i].step(act[i])
+                running[i] = not (terminated or truncated)
+            returns[alive] += rewards[alive]
             if agent.gamma is not None:
-                discounted[running] += discount * rewards[running]
+                discounted[alive] += discount * rewards[alive]
                 discount *= agent.gamma
-            lengths[running] += 1
-            running &= ~(terminated | truncated)
+            lengths[alive] += 1
         return EpisodeResults(
             returns=returns,
             lengths=lengths,
@@ -235,6 +247,6 @@ class Evaluator:
             first_actions=np.stack(first_actions),
         )
 
-    def close(self) -> None:
-        """Close the environments."""
-        self._envs.close()
+
+def _empty(space: Space, count: int) -> np.ndarray:
+    return np.zeros((count, *(space.shape or ())), space.dtype)

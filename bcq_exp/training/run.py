@@ -185,18 +185,12 @@ class Run:
         """End this run as completed, stopped, interrupted or failed."""
         summary = self.write_summary(status, step)
         self.tracker.finish(summary)
-        self._close()
         if status == "completed":
             self._report(summary)
 
     def abandon(self) -> None:
         """End this run without writing; its files stay as they are."""
         self.tracker.finish(None)
-        self._close()
-
-    def _close(self) -> None:
-        if self.evaluator is not None:
-            self.evaluator.close()
 
     def note_tracker(self) -> None:
         """Record the id of its W&B run, where that became known only after the end."""

@@ -43,12 +43,11 @@ def act_for_one(policy: BCQPolicy, obs: np.ndarray) -> np.ndarray:
 
 
 def episodes(policy: BCQPolicy) -> float:
-    """Seconds an environment step with our evaluator, environments made beforehand."""
+    """Seconds an environment step with our evaluator, which makes its environments."""
     evaluator = Evaluator(make_env, NUM_EPISODES, SEED)
     start = time.perf_counter()
     results = evaluator.evaluate(Agent(policy))
     seconds = time.perf_counter() - start
-    evaluator.close()
     return seconds / float(results.lengths.sum())
 
 

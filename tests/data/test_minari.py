@@ -10,6 +10,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.data import minari_files as reader
 from bcq_exp.data.datasets import load_minari
+from bcq_exp.data.spaces import check_action_space
 from bcq_exp.data.transitions import DataError
 
 NESTED = spaces.Dict(
@@ -100,6 +101,51 @@ def test_reference_scores_of_another_environment_are_not_kept(minari_files):
     assert load_minari(id, env="Hopper-v5").reference_scores == (-20.272305, 3234.3)
     minari_files.edit_metadata(id, env_spec=None)
     assert load_minari(id, env="MountainCarContinuous-v0").reference_scores == (10.0, 30.0)
+
+
+def test_scores_are_of_the_environment_as_it_is_registered(minari_files):
+    id = minari_files.write(env="Pendulum-v1")
+    for made, has_scores in (
+        (gym.make("Pendulum-v1", render_mode="rgb_array"), True),
+        (gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), -1, 1), True),
+        (gym.make("Pendulum-v1", g=5.0), False),
+        (gym.make("Pendulum-v1", max_episode_steps=30), False),
+        (gym.wrappers.RepeatAction(gym.make("Pendulum-v1"), 2), False),
+    ):
+        minari_files.edit_metadata(id, env_spec=made.spec.to_json())
+        assert (load_minari(id).reference_scores is not None) == has_scores, made
+
+
+def test_the_recorded_environment_keeps_its_arguments_where_its_id_is_given(minari_files):
+    spec = gym.make("Pendulum-v1", g=5.0, max_episode_steps=30).spec.to_json()
+    scores = {"ref_min_score": 10.0, "ref_max_score": 30.0}
+    id = minari_files.write(env="Pendulum-v1", **scores)
+    minari_files.edit_metadata(id, env_spec=spec)
+    for env in (None, "Pendulum-v1", "gymnasium:Pendulum-v1"):
+        dataset = load_minari(id, env=env)
+        assert dataset.env_spec.kwargs == {"g": 5.0} and dataset.env_spec.max_episode_steps == 30
+        assert dataset.reference_scores == (10.0, 30.0)
+
+
+def test_an_environment_that_scales_by_what_it_has_seen_is_noted(minari_files, caplog):
+    id = minari_files.write(env="Pendulum-v1")
+    made = gym.wrappers.NormalizeReward(gym.make("Pendulum-v1"))
+    minari_files.edit_metadata(id, env_spec=made.spec.to_json())
+    (note,) = load_minari(id).notes
+    assert "scales by what it has seen (NormalizeReward)" in note and note in caplog.text
+    assert load_minari(id).reference_scores is None
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (Box(-3.4e38, 3.4e38, (2,)), "needs finite bounds"),
+        (Box(-1.0, 1.0, (0,)), "it must be a 1-D Box"),
+    ],
+)
+def test_action_spaces_of_no_size_or_too_wide_are_refused(space, words):
+    with pytest.raises(DataError, match=words):
+        check_action_space("x", space)
 
 
 def test_the_evaluation_environment_comes_first(minari_files):

@@ -57,7 +57,7 @@ class Chaos(gym.Env):
 
 
 class InPlace(gym.Env):
-    """Counts in one array, which it returns at every step."""
+    """Counts in one array, which it returns at every step, and writes to its actions."""
 
     observation_space = Box(0.0, 100.0, (1,))
     action_space = Box(-1.0, 1.0, (1,))
@@ -69,6 +69,7 @@ class InPlace(gym.Env):
 
     def step(self, action):
         self.state += 1
+        action *= 0
         return self.state, 0.0, False, False, {}
 
 
@@ -255,12 +256,13 @@ def test_a_hook_of_a_policy_is_called():
     assert len(calls) == 10
 
 
-def test_an_environment_may_change_its_observation_in_place():
+def test_an_environment_may_change_its_observation_and_action_in_place():
     online = engine("online.env=InPlace-v0")
     online.advance(50)
     rows, _ = collected(online)
     np.testing.assert_array_equal(rows["obs"][:5, 0], np.arange(5))
     np.testing.assert_array_equal(rows["obs_next"][:5, 0], np.arange(1, 6))
+    assert np.abs(rows["act"]).min() > 0
 
 
 @pytest.mark.parametrize("compiled", [{}, COMPILED], ids=["eager", "compiled"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import NormalizeReward, TimeLimit
 from torch import nn
 
 from bcq_exp import VAE, BCQPolicy, Critic, Perturbation
@@ -85,6 +85,41 @@ def test_side_by_side_is_one_by_one(normalizer):
     assert results.return_mean == pytest.approx(np.mean(returns))
     assert results.return_std == pytest.approx(np.std(returns))
     assert results.length_mean == pytest.approx(np.mean(lengths))
+
+
+class Remembering(Countdown):
+    """Penalizes changes of the action, which it keeps and writes to; a busy ``info``."""
+
+    def reset(self, *, seed=None, options=None):
+        self.last = None
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        change = 0.0 if self.last is None else float(action[0] - self.last[0])
+        self.last = action
+        obs, reward, terminated, truncated, _ = super().step(action)
+        action += 1
+        info = {"seen": np.zeros((self.left, 2)), "place": {"x": 1} if self.left % 2 else None}
+        return obs, reward - change, terminated, truncated, info
+
+
+def test_an_environment_may_keep_and_change_its_actions():
+    agent = Agent(Doubles())
+    results = Evaluator(lambda: TimeLimit(Remembering(), 100), 12, seed=40).evaluate(agent)
+    for i in range(12):
+        env, total, ended = Remembering(), 0.0, False
+        obs, _ = env.reset(seed=40 + i)
+        while not ended:
+            act = agent.act(obs[None], None)[0].astype(np.float32)
+            obs, reward, terminated, truncated, _ = env.step(act)
+            total, ended = total + reward, terminated or truncated
+        assert results.returns[i] == pytest.approx(total, rel=1e-9)
+
+
+def test_every_evaluation_begins_with_new_environments():
+    evaluator = Evaluator(lambda: NormalizeReward(countdown()), 5, seed=40)
+    first, second = (evaluator.evaluate(Agent(Doubles())) for _ in range(2))
+    np.testing.assert_array_equal(first.returns, second.returns)
 
 
 class Tensors(Doubles):

@@ -6,11 +6,11 @@ import shutil
 import signal
 
 import pytest
-from gymnasium.vector import SyncVectorEnv
 
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.checkpoint import save
 from bcq_exp.training.cohort import train_cohort
+from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
 from tests.commands import COMPILED, TINY, compose, episodes_cut_short, fit, spoil_engine
 from tests.forked import forked
@@ -124,16 +124,16 @@ def terminate():
 
 
 def at_step_of_an_environment(monkeypatch, number, act):
-    """Act at a step of the vector environments, counted from 1; the list of all steps."""
-    steps, step = [], SyncVectorEnv.step
+    """Act at a step of the environments, counted from 1; the list of all steps."""
+    steps, acts = [], Agent.act
 
-    def counted(envs, actions):
+    def counted(agent, *args):
         steps.append(len(steps))
         if len(steps) == number:
             act()
-        return step(envs, actions)
+        return acts(agent, *args)
 
-    monkeypatch.setattr(SyncVectorEnv, "step", counted)
+    monkeypatch.setattr(Agent, "act", counted)
     return steps
 
 

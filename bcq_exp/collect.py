@@ -114,6 +114,7 @@ def _converted(cfg: DictConfig) -> float:
             algorithm_name="recorded",
             description=f"the episodes of {dataset.id}, stored by bcq_exp.collect",
             provenance={**dataset.facts(), "versions": provenance.versions()},
+            reference_scores=dataset.reference_scores,
             overwrite=cfg.overwrite,
         )
     print(f"id        {cfg.id}")
@@ -129,6 +130,13 @@ def _lost(dataset: Dataset) -> Iterator[str]:
             "the probabilities of dataset.behaviour_prob, so bcq_exp select will estimate the "
             "behaviour policy"
         )
+    if dataset.env_text is not None and dataset.env_spec is None:
+        yield (
+            "an environment that is not registered here, so evaluations will need dataset.env; to "
+            "keep it, give dataset.env=module:id now"
+        )
+    if len(dataset.leaves) > 1:
+        yield "the parts of observations, so only an environment with flat observations will fit"
     columns = (dataset.columns or {}).get("observations", ())
     if names := [column["name"] for column in columns if column["kind"] != "number"]:
         yield (

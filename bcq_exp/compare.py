@@ -196,7 +196,7 @@ def _print_returns(found: ComparedRuns) -> None:
             score = found.behaviour_scores[own.index[0]]
             scaled = f" (normalized {score:.1f})" if score == score else ""
             num_cut = runs.runs["cut_episodes"][own.index[0]]
-            cut = f"; {counted(num_cut, 'episode')} cut by the recording" if num_cut else ""
+            cut = f"; {counted(num_cut, 'episode')} cut short" if num_cut else ""
             console.print(f"behaviour's return on {task}{of}: {value:.1f}{scaled}{cut}")
     print(INTERVALS)
 

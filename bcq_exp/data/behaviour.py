@@ -228,6 +228,7 @@ def save(
     algorithm_name: str,
     description: str,
     provenance: Mapping[str, Any] | None = None,
+    reference_scores: tuple[float, float] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Store episodes, one by one, as a Minari data set, atomically; :func:`check_room` first.
@@ -239,6 +240,7 @@ def save(
         algorithm_name: the behaviour policy's name, for the metadata.
         description: a description, for the metadata.
         provenance: how the data were made, in plain values, for :func:`minari_store.provenance`.
+        reference_scores: mean returns of a (random, expert) policy.
         overwrite: replace a data set of this id.
 
     Raises:
@@ -259,6 +261,8 @@ def save(
             "description": description,
             minari_store.PROVENANCE: provenance,
         }
+        if reference_scores is not None:
+            metadata |= dict(zip(("ref_min_score", "ref_max_score"), reference_scores, strict=True))
         storage.update_metadata(metadata)
         storage.update_episodes(episodes)
 

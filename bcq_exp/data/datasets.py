@@ -62,7 +62,7 @@ class Dataset(Contents, Task):
 
     @cached_property
     def num_cut(self) -> int:
-        """How many episodes the recording cut: neither terminated nor at the environment's limit.
+        """How many episodes were cut short: neither terminated nor at the environment's limit.
 
         0 where the environment or its step limit is unknown.
         """

@@ -240,7 +240,7 @@ def _behaviour(data: Mapping[str, Any]) -> list[str]:
     """The line of the behaviour policy, if its return is recorded."""
     if data["behaviour_return"] is None:
         return []
-    cut = f", {data['cut_episodes']} of them cut" if data.get("cut_episodes") else ""
+    cut = f", {data['cut_episodes']} of them cut short" if data.get("cut_episodes") else ""
     return [
         f"  behaviour's return  {data['behaviour_return']:10.1f}   mean of "
         f"{counted(data['num_episodes'], 'episode')} of {data['id']}{cut}"

@@ -8,6 +8,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.spaces import Box
 
+from bcq_exp import collect
+from bcq_exp.data import behaviour
 from bcq_exp.data import minari_files as reader
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.data.spaces import check_action_space
@@ -503,3 +505,25 @@ def test_nothing_is_printed(minari_files, capfd, caplog):
         load_minari(minari_files.write())
     assert not caplog.records
     assert capfd.readouterr().out == ""
+
+
+def test_a_copy_keeps_the_scores_and_says_what_it_does_not_keep(minari_files):
+    spec = json.loads(gym.spec("Pendulum-v1").to_json()) | {"id": "elsewhere/Arm-v0"}
+    id = minari_files.write(
+        observation_space=NESTED, observations=nested_observations, ref_min_score=1.0,
+        ref_max_score=3.0, env_spec=json.dumps(spec),
+    )  # fmt: skip
+    dataset = load_minari(id)
+    environment, parts = collect._lost(dataset)
+    assert "not registered here" in environment and "dataset.env=module:id" in environment
+    assert parts.startswith("the parts of observations")
+    spaces_and_spec = (dataset.observation_space, dataset.action_space, dataset.env_spec)
+    behaviour.save(
+        "test/copy-v0",
+        behaviour.as_episodes(dataset.transitions.arrays()),
+        spaces_and_spec,
+        algorithm_name="x",
+        description="x",
+        reference_scores=dataset.reference_scores,
+    )
+    assert load_minari("test/copy-v0").reference_scores == (1.0, 3.0)

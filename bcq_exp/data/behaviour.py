@@ -132,7 +132,8 @@ def collect(
         Episodes in Minari's buffers, arrays inside; ``seed`` of each is its environment's seed.
 
     Raises:
-        DataError: an environment of another kind, or fewer than one step.
+        DataError: an environment of another kind, a number that is NaN or infinite, or fewer than
+            one step.
     """
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
@@ -160,6 +161,12 @@ def collect(
             observations.append(obs)
             rewards.append(float(reward))
             on_step(done)
+        for name, values in (("an observation", observations), ("a reward", rewards)):
+            if not np.isfinite(values).all():
+                raise DataError(
+                    f"environment {env_name(env)!r} returned {name} that is NaN or infinite in "
+                    f"episode {len(episodes)}, which began at seed {start}; nothing was stored"
+                )
         going_on = [False] * (len(rewards) - 1)
         buffer = EpisodeBuffer(
             seed=start,

@@ -88,7 +88,7 @@ def test_collect_gives_exactly_the_steps_asked_for(env):
         assert not any(episode.terminations)
 
 
-def test_collect_keeps_observations_that_the_environment_overwrites():
+def test_collect_keeps_observations_and_actions_that_the_environment_overwrites():
     class InPlace(gym.Env):
         observation_space, action_space = Box(0.0, 100.0, (1,)), Box(-1.0, 1.0, (1,))
         state = np.zeros(1, np.float32)
@@ -99,10 +99,20 @@ def test_collect_keeps_observations_that_the_environment_overwrites():
 
         def step(self, action):
             self.state += 1
+            action += 1
             return self.state, 0.0, False, False, {}
 
     (episode,) = collect(InPlace(), lambda obs, rng: obs[:1] / 100, num_steps=5, seed=0)
     np.testing.assert_array_equal(episode.observations[:, 0], np.arange(6))
+    np.testing.assert_allclose(episode.actions[:, 0], np.arange(5) / 100)
+
+
+@pytest.mark.parametrize(("reward", "next_obs"), [(np.nan, 0.0), (np.inf, 0.0), (0.0, np.nan)])
+def test_collect_refuses_numbers_that_are_not_finite(reward, next_obs, env, monkeypatch):
+    obs = np.full(3, next_obs, np.float32)
+    monkeypatch.setattr(env.unwrapped, "step", lambda _: (obs, reward, False, False, {}))
+    with pytest.raises(DataError, match="that is NaN or infinite in episode 0, which began at"):
+        collect(env, swing_up, num_steps=5, seed=0)
 
 
 def test_collect_is_decided_by_its_seed(env):

@@ -103,8 +103,8 @@ def _converted(cfg: DictConfig) -> float:
         steps["act"] = steps["act"][:, 0].astype(np.int64) + space.start
     for line in dataset.summary:
         print(line)
-    if lost := [*_lost(dataset)]:
-        log.warning("%s: a Minari data set does not hold %s", cfg.id, "; nor ".join(lost))
+    for lost in _lost(dataset):
+        log.warning("%s: a Minari data set does not hold %s", cfg.id, lost)
     with minari_store.reserve(cfg.id):
         minari_store.check_room(sum(array.nbytes for array in steps.values()))
         behaviour.save(
@@ -211,8 +211,7 @@ def _collected(cfg: DictConfig, agent: str | None) -> Collected:
             if done % SHOW_EVERY == 0 or done == num_steps:
                 shown.update(done, {})
 
-        seed = cfg.seed
-        episodes = behaviour.collect(env, policy, num_steps=num_steps, seed=seed, on_step=show)
+        episodes = behaviour.collect(env, policy, num_steps=num_steps, seed=cfg.seed, on_step=show)
     return env, episodes, origin
 
 

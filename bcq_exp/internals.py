@@ -37,7 +37,7 @@ def hydra_parser() -> ArgumentParser:
 
 utils.get_args_parser = hydra_parser  # Hydra's completion makes one, too
 
-# Hydra copies the store with all schemas for every list of overrides that it parses: 170 times
+# Hydra copies the store with all schemas for every list of overrides that it parses, and often
 # for --help. What it loads from the store is a copy in any case.
 ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 

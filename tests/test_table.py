@@ -129,19 +129,19 @@ def test_a_mistake_is_one_line_and_status_2(bcq_exp, tmp_path):
         assert done.stderr.count("\n") == 1 and words in done.stderr, done.stderr
 
 
-def test_what_a_minari_data_set_does_not_hold_is_one_line(bcq_exp, tmp_path):
+def test_what_a_minari_data_set_does_not_hold_is_a_line_each(bcq_exp, tmp_path):
     table = ("dataset=table", "dataset.path=log.csv", "dataset.actions=dose")
     header, *rows = doses().splitlines()
     lines = [f"{header},prob", *(f"{row},0.5" for row in rows)]
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     done = bcq_exp("collect", "id=my/log-v0", *table, "dataset.behaviour_prob=prob")
     assert (done.returncode, done.stderr) == (0, "")
-    (line,) = [line for line in done.stdout.splitlines() if "does not hold" in line]
-    assert line == (
+    assert [line for line in done.stdout.splitlines() if "does not hold" in line] == [
         "my/log-v0: a Minari data set does not hold the probabilities of dataset.behaviour_prob, "
-        "so bcq_exp select will estimate the behaviour policy; nor which columns are categories or "
-        "booleans (obs_ward), so trainer.normalize_obs=true will scale their numbers"
-    )
+        "so bcq_exp select will estimate the behaviour policy",
+        "my/log-v0: a Minari data set does not hold which columns are categories or booleans "
+        "(obs_ward), so trainer.normalize_obs=true will scale their numbers",
+    ]
     done = bcq_exp("collect", "id=my/plain-v0", *table, "dataset.observations=[obs_pulse]")
     assert done.returncode == 0 and "does not hold" not in done.stdout
 

@@ -144,10 +144,9 @@ def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) ->
         key, _ = key_and_value(override)
         if line := replaced(key) or replaced(override.lstrip("+")):
             return line
-        if re.fullmatch(
-            r"\w+_optim", key
-        ):  # whose keys no longer exist, of which OmegaConf complains
-            return f"{override}: choose it with optimizer@{override.lstrip('+')}"
+        # a name in place of an optimizer's node, of whose keys others are given
+        if re.fullmatch(r"\w+_optim=\w+", override) and _is_below(key, error):
+            return f"{override}: choose it with optimizer@{override}"
     for link in causes(error):
         if isinstance(link, MissingConfigException) and _is_given(link, overrides):
             return _of_choice(link)
@@ -166,6 +165,12 @@ def _of_overrides(error: Exception, overrides: Sequence[str], is_sweep: bool) ->
         if is_no_choice and (conf_folder() / given.key_or_group).is_dir():
             return f"{given.input_line}: must name one of the group's choices, or be left out"
     return None
+
+
+def _is_below(key: str, error: Exception) -> bool:
+    """Whether an error is of a key below another."""
+    keys = (getattr(link, "full_key", None) for link in causes(error))
+    return any(str(found).startswith(f"{key}.") for found in keys)
 
 
 def _of_addition(error: Exception, overrides: Sequence[str]) -> str | None:

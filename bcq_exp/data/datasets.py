@@ -155,8 +155,8 @@ def load_minari(
     Args:
         id: such as ``mujoco/hopper/expert-v0``.
         download: fetch it where it is not in ``$MINARI_DATASETS_PATH`` (``~/.minari/datasets``).
-        env: environment to evaluate in instead of the one the data set names; that one keeps its
-            recorded keyword arguments, step limit and wrappers.
+        env: environment to evaluate in instead of the one the data set names. Given that one's id,
+            its recorded keyword arguments, step limit and wrappers are kept.
         use_cache: see :mod:`bcq_exp.data.cache`.
         clip_actions: clip recorded actions to their space, as the environment or robot did.
         holdout: share of the episodes to hold out (:meth:`Dataset.without`).
@@ -350,27 +350,41 @@ def step_limit(node: Mapping[str, Any]) -> int | None:
     if env is None and path is not None:
         env = environments.guess_env(Path(str(path)).name)
     try:
-        if env is not None:
-            return environments.find_spec(id, env).max_episode_steps
-        text = spec_text(minari_store.metadata(id) or {})
-        return environments.parse_spec(id, text).max_episode_steps if text else None
+        chosen = None if env is None else environments.find_spec(id, env)
+        own = None if path is not None or not id else spec_text(minari_store.metadata(id) or {})
+        spec = _evaluated(id, own, chosen)
+        return None if spec is None else spec.max_episode_steps
     except DataError:
         return None
 
 
-def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
-    """Make a data set of contents, with the user's choice of evaluation environment."""
-    spec, own, scores = chosen, contents.env_text, contents.reference_scores
+def _evaluated(id: str, own: str | None, chosen: EnvSpec | None) -> EnvSpec | None:
+    """The environment of evaluations: the user's choice, else the data's ``own``.
+
+    The choice of the data's own id means the environment as it was recorded, with its keyword
+    arguments, step limit and wrappers.
+    """
+    recorded = None
     if own is not None:
         with suppress(DataError):  # raised where the environment is needed
             recorded = environments.parse_spec(id, own)
-            if chosen is None or chosen.id == recorded.id:  # with its keyword arguments
-                spec = recorded
-        if spec is not None and not environments.same_environment(spec, own):
-            scores = None
-    scores = scores or environments.reference_scores(spec)
+    if chosen is None or recorded is None:
+        return chosen or recorded
+    is_its_own = chosen.id == recorded.id and not environments.same_task(chosen, recorded)
+    return recorded if is_its_own else chosen
+
+
+def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
+    """Make a data set of contents, with the user's choice of evaluation environment."""
+    spec, scores = _evaluated(id, contents.env_text, chosen), contents.reference_scores
+    if chosen is not None and spec is chosen and contents.env_text is not None:
+        scores = scores if environments.same_environment(chosen, contents.env_text) else None
     notes = (*contents.notes, *environments.notes(spec))
     for note in notes:
         _log.warning("data set %r: %s", id, note)
-    found = vars(contents) | {"reference_scores": scores, "notes": notes}
-    return Dataset(id=id, env_spec=spec, **found)
+    given = {
+        "env_spec": spec,
+        "reference_scores": scores or environments.reference_scores(spec),
+        "notes": notes,
+    }
+    return Dataset(id=id, **vars(contents) | given)

@@ -50,31 +50,41 @@ _GONE_FIELDS = ("autoreset", "apply_api_compatibility")  # in specs written befo
 _OF_DATA = "set dataset.env to 'module:id', or trainer.eval_episodes=0 to train without it"
 _OF_RUN = "set env to 'module:id', or trust=true if you trust the run's folder"
 
-# Gymnasium's wrappers that only map observations, actions and rewards or count steps; the others
-# write files, open windows, or take functions.
-_HARMLESS_WRAPPERS = {
-    *("ClipAction", "RescaleAction", "StickyAction", "RepeatAction", "ClipReward"),
-    *("NormalizeObservation", "NormalizeReward", "DelayObservation", "DtypeObservation"),
-    *("FilterObservation", "FlattenObservation", "FrameStackObservation", "RescaleObservation"),
-    *("ReshapeObservation", "TimeAwareObservation", "TimeLimit", "OrderEnforcing"),
-    *("PassiveEnvChecker", "RecordEpisodeStatistics"),
-}
-
+# Wrappers of Gymnasium that leave returns as they are.
 _SAME_RETURNS = (
     *("ClipAction", "RescaleAction", "NormalizeObservation", "DtypeObservation"),
     *("FilterObservation", "FlattenObservation", "FrameStackObservation", "RescaleObservation"),
     *("ReshapeObservation", "TimeAwareObservation", "OrderEnforcing", "PassiveEnvChecker"),
     "RecordEpisodeStatistics",
 )
+# Those that only map observations, actions and rewards or count steps; the others write files, open
+# windows, or take functions.
+_HARMLESS_WRAPPERS = (
+    *_SAME_RETURNS,
+    *("StickyAction", "RepeatAction", "ClipReward", "NormalizeReward", "DelayObservation"),
+    "TimeLimit",
+)
+# Keyword arguments that leave returns as they are, by their beginnings.
+_SAME_RETURNS_KWARGS = (
+    "render_",
+    "width",
+    "height",
+    "camera_",
+    "default_camera_",
+    "include_",
+    "exclude_",
+)
 
 
 def same_environment(spec: EnvSpec, text: str) -> bool:
-    """Whether a specification and another's text are of one task, in any version."""
+    """Whether a specification and another's text are of one task, in any version and wrappers."""
     try:
         other = _read_spec(spec.id, text)
     except DataError:
         return False
-    return (spec.namespace, spec.name, *_task(spec)) == (other.namespace, other.name, *_task(other))
+    limits = {each.max_episode_steps for each in (spec, other)} - {None}
+    names = {(each.namespace, each.name, _plain_kwargs(each)) for each in (spec, other)}
+    return len(names) == 1 and len(limits) <= 1
 
 
 def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
@@ -86,26 +96,43 @@ def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
     if spec is None or spec.namespace is not None:  # another package's, of the same name
         return None
     known = gym.registry.get(spec.id)
-    if known is not None and _task(spec) != _task(known):
+    if known is not None and not same_task(spec, known):
         return None
     return REFERENCE_SCORES.get(spec.name)
 
 
 def notes(spec: EnvSpec | None) -> Iterator[str]:
     """What limits the returns of an evaluation environment, in a line each."""
-    wrappers = () if spec is None else spec.additional_wrappers
-    if names := [w.name for w in wrappers if w.name in ("NormalizeObservation", "NormalizeReward")]:
-        yield (
-            f"its environment scales by what it has seen ({', '.join(names)}) and begins anew at "
-            "each evaluation, so returns and observations are not on the scale of the data"
-        )
+    adaptive = {"NormalizeReward": "rewards", "NormalizeObservation": "observations"}
+    for wrapper in () if spec is None else spec.additional_wrappers:
+        if what := adaptive.get(wrapper.name):
+            yield (
+                f"{wrapper.name} of the environment begins anew at each evaluation, so {what} are "
+                "not on the scale of the recorded ones"
+            )
 
 
-def _task(spec: EnvSpec) -> tuple[Any, ...]:
-    """What decides an environment's returns besides its class."""
-    kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
-    wrappers = [w for w in spec.additional_wrappers if w.name not in _SAME_RETURNS]
-    return kwargs, spec.max_episode_steps, wrappers
+def same_task(one: EnvSpec, other: EnvSpec) -> bool:
+    """Whether two specifications of one id have the same returns."""
+    limits = {each.max_episode_steps for each in (one, other)} - {None}
+    tasks = {(_plain_kwargs(each), _plain_wrappers(each)) for each in (one, other)}
+    return len(tasks) == 1 and len(limits) <= 1
+
+
+def _plain_kwargs(spec: EnvSpec) -> str:
+    """The keyword arguments that affect returns, as text, in which tuples are lists."""
+    kept = {k: v for k, v in spec.kwargs.items() if not k.startswith(_SAME_RETURNS_KWARGS)}
+    return json.dumps(kept, sort_keys=True, default=_as_plain)
+
+
+def _plain_wrappers(spec: EnvSpec) -> str:
+    """The wrappers that affect returns, as text."""
+    kept = [(w.name, w.kwargs) for w in spec.additional_wrappers if w.name not in _SAME_RETURNS]
+    return json.dumps(kept, sort_keys=True, default=_as_plain)
+
+
+def _as_plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def normalized_score(ret: float, scores: tuple[float, float] | None) -> float | None:

@@ -106,12 +106,12 @@ def check_continuous(
         raise DataError(
             f"data set {source!r}: the action space is {_short(space)}; it must be {allowed}"
         )
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         width = np.subtract(space.high, space.low, dtype=np.float32)
     if not (np.all(np.isfinite(width)) and np.all(space.low < space.high)):
         raise DataError(
             f"data set {source!r}: the action space is {_short(space)}; every action needs "
-            "finite bounds with low < high"
+            "finite bounds with low < high, less than 3.4e38 apart"
         )
     return space
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,8 +185,8 @@ class Evaluator:
     """
 
     def __init__(self, make_env: Callable[..., gym.Env], num_episodes: int, seed: int) -> None:
-        with make_env() as env:
-            check_ends(env)
+        with ExitStack() as until_checked:
+            check_ends(until_checked.enter_context(_closing(make_env())))
         self._make_env = make_env
         self._num_episodes = num_episodes
         self._seed = seed
@@ -204,7 +204,7 @@ class Evaluator:
             DataError: if an environment cannot be made any more.
         """
         with ExitStack() as until_ended:
-            made = (self._make_env() for _ in range(self._num_episodes))
+            made = (_closing(self._make_env()) for _ in range(self._num_episodes))
             envs = [until_ended.enter_context(env) for env in made]
             return self._episodes(envs, agent, is_stopped)
 
@@ -213,8 +213,8 @@ class Evaluator:
     ) -> EpisodeResults:
         generator = torch.Generator().manual_seed(self._seed)
         obs = _empty(envs[0].observation_space, len(envs))
-        for k, env in enumerate(envs):
-            obs[k], _ = env.reset(seed=self._seed + k)
+        for i, env in enumerate(envs):
+            _put(env.reset(seed=self._seed + i)[0], obs[i])
         returns, discounted, rewards = np.zeros((3, len(envs)))
         discount, values = 1.0, None
         first_actions = []
@@ -223,7 +223,7 @@ class Evaluator:
         while running.any():
             if is_stopped():
                 raise Stopped
-            alive = [*map(int, np.flatnonzero(running))]
+            alive = np.flatnonzero(running).tolist()
             # a new array at each step: an environment may keep its action, or write to it
             act = _empty(envs[0].action_space, len(envs))
             act[alive] = agent.act(obs[alive], generator)
@@ -232,7 +232,8 @@ class Evaluator:
             if running[0]:
                 first_actions.append(act[0].copy())
             for i in alive:
-                obs[i], rewards[i], terminated, truncated, _ = envs[i].step(act[i])
+                found, rewards[i], terminated, truncated, _ = envs[i].step(act[i])
+                _put(found, obs[i])
                 running[i] = not (terminated or truncated)
             returns[alive] += rewards[alive]
             if agent.gamma is not None:
@@ -246,6 +247,28 @@ class Evaluator:
             values=values,
             first_actions=np.stack(first_actions),
         )
+
+
+@contextmanager
+def _closing(env: gym.Env) -> Iterator[gym.Env]:
+    """Close an environment after a block; what fails then does not concern its episodes."""
+    try:
+        yield env
+    finally:
+        with suppress(Exception):
+            env.close()
+
+
+def _put(found: Any, into: np.ndarray) -> None:
+    """Copy an observation.
+
+    Raises:
+        ValueError: if its shape is not that of its space.
+        TypeError: if its kind of number does not fit.
+    """
+    if np.shape(found) != into.shape:
+        raise ValueError(f"an observation has the shape {np.shape(found)}, its space {into.shape}")
+    np.copyto(into, found)
 
 
 def _empty(space: Space, count: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 import json
 import logging
 import sys
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Box
 
 from bcq_exp import collect
-from bcq_exp.data import behaviour
+from bcq_exp.data import behaviour, environments
 from bcq_exp.data import minari_files as reader
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.data.spaces import check_action_space
@@ -107,7 +108,10 @@ def test_reference_scores_of_another_environment_are_not_kept(minari_files):
 
 def test_scores_are_of_the_environment_as_it_is_registered(minari_files):
     id = minari_files.write(env="Pendulum-v1")
+    clipped = gym.wrappers.ClipReward(gym.make("Pendulum-v1"), -1, 1)
     for made, has_scores in (
+        (clipped, False),
+        (gym.make("Pendulum-v1", max_episode_steps=200), True),
         (gym.make("Pendulum-v1", render_mode="rgb_array"), True),
         (gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), -1, 1), True),
         (gym.make("Pendulum-v1", g=5.0), False),
@@ -116,6 +120,24 @@ def test_scores_are_of_the_environment_as_it_is_registered(minari_files):
     ):
         minari_files.edit_metadata(id, env_spec=made.spec.to_json())
         assert (load_minari(id).reference_scores is not None) == has_scores, made
+        assert load_minari(id, env="Pendulum-v1").env_spec.kwargs == made.spec.kwargs or has_scores
+    minari_files.edit_metadata(id, env_spec=clipped.spec.to_json(), ref_min_score=1.0)
+    minari_files.edit_metadata(id, ref_max_score=2.0)
+    for env in (None, "Pendulum-v1"):  # they are of the environment as it was recorded
+        assert load_minari(id, env=env).reference_scores == (1.0, 2.0)
+
+
+def test_keyword_arguments_of_any_kind_are_compared(minari_files, monkeypatch):
+    kwargs = {"bounds": (-1.0, 1.0), "weights": np.ones(3)}
+    spec = gym.envs.registration.EnvSpec("Hopper-v77", "x:Y", max_episode_steps=9, kwargs=kwargs)
+    monkeypatch.setitem(gym.registry, "Hopper-v77", spec)
+    assert environments.reference_scores(spec) is not None
+    text = json.dumps(json.loads(replace(spec, kwargs={}).to_json()) | {"kwargs": {
+        "bounds": [-1.0, 1.0], "weights": [1.0, 1.0, 1.0], "width": 100,
+    }})  # fmt: skip
+    assert environments.reference_scores(environments.parse_spec("x", text)) is not None
+    other = environments.parse_spec("x", text.replace("-1.0", "-2.0"))
+    assert environments.reference_scores(other) is None
 
 
 def test_the_recorded_environment_keeps_its_arguments_where_its_id_is_given(minari_files):
@@ -134,14 +156,15 @@ def test_an_environment_that_scales_by_what_it_has_seen_is_noted(minari_files, c
     made = gym.wrappers.NormalizeReward(gym.make("Pendulum-v1"))
     minari_files.edit_metadata(id, env_spec=made.spec.to_json())
     (note,) = load_minari(id).notes
-    assert "scales by what it has seen (NormalizeReward)" in note and note in caplog.text
+    assert note.startswith("NormalizeReward of the environment begins anew")
+    assert note in caplog.text
     assert load_minari(id).reference_scores is None
 
 
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (Box(-3.4e38, 3.4e38, (2,)), "needs finite bounds"),
+        (Box(-3.4e38, 3.4e38, (2,)), "less than 3.4e38 apart"),
         (Box(-1.0, 1.0, (0,)), "it must be a 1-D Box"),
     ],
 )

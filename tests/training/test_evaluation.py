@@ -116,6 +116,25 @@ def test_an_environment_may_keep_and_change_its_actions():
         assert results.returns[i] == pytest.approx(total, rel=1e-9)
 
 
+class Fragile(Countdown):
+    def close(self):
+        raise RuntimeError("the simulator has gone")
+
+
+def test_an_environment_that_fails_to_close_is_evaluated():
+    results = Evaluator(lambda: TimeLimit(Fragile(), 100), 2, seed=40).evaluate(Agent(Doubles()))
+    assert results.lengths.tolist() == one_by_one(Agent(Doubles()), (40, 41))[1]
+
+
+def test_an_observation_of_another_shape_is_an_error():
+    class Short(Countdown):
+        def observe(self):
+            return np.ones(1, np.float32)
+
+    with pytest.raises(ValueError, match=r"has the shape \(1,\), its space \(2,\)"):
+        Evaluator(lambda: TimeLimit(Short(), 100), 2, seed=40).evaluate(Agent(Doubles()))
+
+
 def test_every_evaluation_begins_with_new_environments():
     evaluator = Evaluator(lambda: NormalizeReward(countdown()), 5, seed=40)
     first, second = (evaluator.evaluate(Agent(Doubles())) for _ in range(2))

@@ -179,10 +179,19 @@ def test_what_a_policy_draws_follows_from_the_runs_seed_and_the_step():
 COMPILED = {"engine": "xla", "engine_is_required": True}
 
 
+DDPG, IQL = ("algo=ddpg",), ("algo=iql",)
+
+
 @pytest.mark.parametrize(
     ("algo", "precision"),
-    [(("algo=ddpg",), "fp32"), (("algo=iql",), "fp64"), (BCQ, "fp32")],
-    ids=["ddpg", "iql", "bcq"],
+    [
+        pytest.param(DDPG, "fp32", id="ddpg-fp32"),
+        pytest.param(IQL, "fp64", id="iql-fp64"),
+        pytest.param(BCQ, "fp32", id="bcq-fp32"),
+        pytest.param(DDPG, "fp64", id="ddpg-fp64", marks=pytest.mark.slow),
+        pytest.param(IQL, "fp32", id="iql-fp32", marks=pytest.mark.slow),
+        pytest.param(BCQ, "fp64", id="bcq-fp64", marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_actions_are_those_of_the_policy(algo, precision):
     online = engine(*algo, f"trainer.precision={precision}", **COMPILED)

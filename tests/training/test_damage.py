@@ -195,7 +195,13 @@ def test_what_stands_after_the_last_mark_is_nobodys_loss(garbage, run, straight)
     assert_same_run(run, straight)
 
 
-@pytest.mark.parametrize("garbage", [b"", GARBAGE["zeros and a row"]], ids=["nothing", "zeros"])
+BEFORE_A_CHECKPOINT = [
+    pytest.param(each, id=name, marks=[pytest.mark.slow] * (name != "zeros and a row"))
+    for name, each in GARBAGE.items()
+]
+
+
+@pytest.mark.parametrize("garbage", [pytest.param(b"", id="nothing"), *BEFORE_A_CHECKPOINT])
 def test_nor_is_what_stands_there_before_the_first_checkpoint(garbage, run, straight):
     record, rows = RunRecord(run), {}
     for table in ("train", "timing"):

@@ -9,7 +9,6 @@ Python ends a main module.
 from __future__ import annotations
 
 import atexit
-import gc
 import json
 import os
 import resource
@@ -131,7 +130,6 @@ def main() -> None:
         if name not in MAINS:
             import_module(name)
     compose("seed=0")  # fills the tables of Hydra's and OmegaConf's parsers
-    gc.freeze()  # collected by no child
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(_answer(**json.loads(line))), flush=True)

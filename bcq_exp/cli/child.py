@@ -42,7 +42,7 @@ class Command:
 
 
 def num_cores() -> int:
-    """The cores that this process may use: fewer than the machine's under Slurm or ``taskset``."""
+    """Return the number of cores for this process, which Slurm or ``taskset`` may limit."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

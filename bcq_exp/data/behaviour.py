@@ -161,7 +161,8 @@ def collect(
             observations.append(obs)
             rewards.append(float(reward))
             on_step(done)
-        for name, values in (("an observation", observations), ("a reward", rewards)):
+        stacked = np.stack(observations)
+        for name, values in (("an observation", stacked), ("a reward", np.array(rewards))):
             if not np.isfinite(values).all():
                 raise DataError(
                     f"environment {env_name(env)!r} returned {name} that is NaN or infinite in "
@@ -170,7 +171,7 @@ def collect(
         going_on = [False] * (len(rewards) - 1)
         buffer = EpisodeBuffer(
             seed=start,
-            observations=np.stack(observations),
+            observations=stacked,
             actions=np.stack(actions),
             rewards=rewards,
             terminations=[*going_on, bool(terminated)],

@@ -359,7 +359,7 @@ def step_limit(node: Mapping[str, Any]) -> int | None:
 
 
 def _evaluated(id: str, own: str | None, chosen: EnvSpec | None) -> EnvSpec | None:
-    """The environment of evaluations: the user's choice, else the data's ``own``.
+    """Return the environment of evaluations: the user's choice, else the data's ``own``.
 
     The choice of the data's own id means the environment as it was recorded, with its keyword
     arguments, step limit and wrappers.
@@ -377,8 +377,9 @@ def _evaluated(id: str, own: str | None, chosen: EnvSpec | None) -> EnvSpec | No
 def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
     """Make a data set of contents, with the user's choice of evaluation environment."""
     spec, scores = _evaluated(id, contents.env_text, chosen), contents.reference_scores
-    if chosen is not None and spec is chosen and contents.env_text is not None:
-        scores = scores if environments.same_environment(chosen, contents.env_text) else None
+    own = contents.env_text
+    if spec is not None and own is not None and not environments.same_environment(spec, own):
+        scores = None
     notes = (*contents.notes, *environments.notes(spec))
     for note in notes:
         _log.warning("data set %r: %s", id, note)

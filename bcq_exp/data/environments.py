@@ -82,9 +82,8 @@ def same_environment(spec: EnvSpec, text: str) -> bool:
         other = _read_spec(spec.id, text)
     except DataError:
         return False
-    limits = {each.max_episode_steps for each in (spec, other)} - {None}
-    names = {(each.namespace, each.name, _plain_kwargs(each)) for each in (spec, other)}
-    return len(names) == 1 and len(limits) <= 1
+    names = [(each.namespace, each.name) for each in (spec, other)]
+    return names[0] == names[1] and _same_settings(spec, other)
 
 
 def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
@@ -102,21 +101,24 @@ def reference_scores(spec: EnvSpec | None) -> tuple[float, float] | None:
 
 
 def notes(spec: EnvSpec | None) -> Iterator[str]:
-    """What limits the returns of an evaluation environment, in a line each."""
+    """Report wrappers whose scale depends on what they have seen, in a line each."""
     adaptive = {"NormalizeReward": "rewards", "NormalizeObservation": "observations"}
     for wrapper in () if spec is None else spec.additional_wrappers:
         if what := adaptive.get(wrapper.name):
             yield (
-                f"{wrapper.name} of the environment begins anew at each evaluation, so {what} are "
+                f"{wrapper.name} of the environment starts again at each evaluation, so {what} are "
                 "not on the scale of the recorded ones"
             )
 
 
 def same_task(one: EnvSpec, other: EnvSpec) -> bool:
     """Whether two specifications of one id have the same returns."""
-    limits = {each.max_episode_steps for each in (one, other)} - {None}
-    tasks = {(_plain_kwargs(each), _plain_wrappers(each)) for each in (one, other)}
-    return len(tasks) == 1 and len(limits) <= 1
+    return _same_settings(one, other) and _plain_wrappers(one) == _plain_wrappers(other)
+
+
+def _same_settings(one: EnvSpec, other: EnvSpec) -> bool:
+    limits = {one.max_episode_steps, other.max_episode_steps} - {None}
+    return len(limits) <= 1 and _plain_kwargs(one) == _plain_kwargs(other)
 
 
 def _plain_kwargs(spec: EnvSpec) -> str:

@@ -90,8 +90,12 @@ def _of_discrete(
     given = judged.behaviour_prob
     kept = evidence.kept(settings.horizon)
 
-    def weighted(k: int, policy: np.ndarray, log_ratios: np.ndarray) -> dict[str, float]:
-        return _weighted(fitted, k, policy[kept], log_ratios[kept], settings)
+    def of(
+        k: int, policy: np.ndarray, soft: np.ndarray, log_ratios: np.ndarray
+    ) -> dict[str, float]:
+        support = discrete_support(policy, behaviour)
+        weighted = _weighted(fitted, k, soft[kept], log_ratios[kept], settings)
+        return {**weighted, "support": support}
 
     rows = []
     log_taken = np.log(taken if given is None else given)
@@ -100,12 +104,8 @@ def _of_discrete(
         soft = (1 - settings.epsilon) * policy.astype(np.float64) + settings.epsilon / num_actions
         with np.errstate(divide="ignore"):  # an action never taken has weight 0
             log_ratios = np.log(soft[np.arange(len(index)), index]) - log_taken
-        support = discrete_support(policy, behaviour)
-        rows.append({**weighted(k, soft, log_ratios), "support": support})
-    own = {
-        **weighted(len(candidates), evidence.act, np.zeros(len(index))),
-        "support": discrete_support(evidence.act, behaviour),
-    }
+        rows.append(of(k, policy, soft, log_ratios))
+    own = of(len(candidates), evidence.act, evidence.act, np.zeros(len(index)))
     loss = None if given is None else float(-log_taken.mean())
     return OffPolicy(rows, own, calibrated, loss)
 

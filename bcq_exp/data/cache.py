@@ -56,11 +56,7 @@ def cached(
         return read()
     key = cache_key(files, *options)
     contents = load(key)
-    if contents is None:
-        contents = read()
-        if store(key, contents) and contents.transitions.is_large:
-            contents = _open(cache_root() / key)  # memory-mapped from now on, as in later loads
-    return contents
+    return store(key, read()) if contents is None else contents
 
 
 def cache_key(files: Iterable[Path], *options: str) -> str:
@@ -108,8 +104,12 @@ def load(key: str) -> Contents | None:
     return None
 
 
-def store(key: str, contents: Contents) -> bool:
-    """Write an entry atomically; return False, and log, if that fails."""
+def store(key: str, contents: Contents) -> Contents:
+    """Write an entry atomically, and log if that fails.
+
+    Returns:
+        The contents; those of a large set are memory-mapped, as in later loads.
+    """
     root = cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -117,13 +117,14 @@ def store(key: str, contents: Contents) -> bool:
             folder = Path(new) / key
             folder.mkdir()
             _write(folder, contents)
+            if contents.transitions.is_large:
+                contents = _open(folder)  # before another process can replace the entry
             if (root / key).exists():  # corrupt, else it would have been used
                 shutil.move(root / key, Path(new) / "old")
             os.rename(folder, root / key)
     except OSError as error:
         _log.debug("transitions are not cached in %s: %s", root, error)
-        return False
-    return True
+    return contents
 
 
 def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -191,6 +191,19 @@ def test_a_large_set_is_mapped_in_its_first_load_too(stored, reads, monkeypatch)
     assert_same(pickle.loads(pickle.dumps(mapped)), dataset)
 
 
+def test_a_large_set_is_loaded_though_another_process_replaces_its_entry(minari_files, monkeypatch):
+    rename = os.rename
+
+    def lose(source, target):
+        rename(source, target)
+        shutil.rmtree(target)
+
+    dataset = load_minari(minari_files.write(ID), use_cache=False)
+    monkeypatch.setattr(transitions, "LARGE", 0)
+    monkeypatch.setattr(os, "rename", lose)
+    assert_same(load_minari(ID), dataset)
+
+
 def race(entry, barrier, results, rounds):
     """Load whenever all are ready; the first of a round finds the entry damaged."""
     try:

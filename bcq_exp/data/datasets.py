@@ -7,6 +7,7 @@ raises :class:`DataError` with one line that names the data set, the place and w
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -232,7 +233,7 @@ def load_d4rl_hdf5(
         DataError: a file that is missing, damaged, does not fit the environment or has unusable
             values; an environment that cannot be guessed, found or made; unknowable episode edges.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     name = file.stem
     if file.is_dir():
         raise DataError(f"dataset.path={path}: is a folder; give one of its HDF5 files")

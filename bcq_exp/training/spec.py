@@ -92,7 +92,7 @@ class RunSpec:
         dataset = config["dataset"]
         for name, field in schema_of(cfg.dataset).items():
             if field.metadata.get("allowed") is PATH and dataset[name] is not None:
-                dataset[name] = str(Path(cwd or os.getcwd(), Path(dataset[name]).expanduser()))
+                dataset[name] = str(Path(cwd or os.getcwd(), os.path.expanduser(dataset[name])))
         return cls(config, folder, command, cohort_signature(config, cfg), **others)
 
     @cached_property

@@ -229,6 +229,8 @@ def test_empty_files_are_refused(load):
 def test_unreadable_files(tmp_path):
     with pytest.raises(DataError, match="there is no file"):
         load_d4rl_hdf5(str(tmp_path / "gone.hdf5"), env="BcqLine-v0")
+    with pytest.raises(DataError, match="there is no file '~no.user/gone.hdf5'"):
+        load_d4rl_hdf5("~no.user/gone.hdf5", env="BcqLine-v0")
     path = tmp_path / "hopper.hdf5"
     path.write_bytes(b"no hdf5")
     with pytest.raises(DataError, match="hopper.hdf5 cannot be read"):

@@ -7,6 +7,7 @@ throughout, as everything in a CSV file is, is read as numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -160,7 +161,7 @@ def find(path: str) -> list[Path]:
     Raises:
         DataError: if there is no file.
     """
-    expanded = Path(path).expanduser()
+    expanded = Path(os.path.expanduser(path))  # unlike Path's method, it keeps an unknown ~user
     if expanded.is_dir():
         raise DataError(f"dataset.path={path}: is a folder; write {path.rstrip('/')}/*.parquet")
     if expanded.is_file():

@@ -489,6 +489,13 @@ FAULTS: list[tuple[Any, dict[str, Any], str]] = [
     ),
     (
         lambda t: None,
+        {"allowed_actions": [[1, [2]], [0, 1]], "actions": ["action_dose", "hour"]},
+        r"\[1, \[2\]\] must have a value for each of action_dose, hour",
+    ),
+    (lambda t: None, {"allowed_actions": [{"a": 1}, 2]}, "must have a value for each of action_do"),
+    (lambda t: None, {"terminated": [["done"]]}, "must be the name of one column"),
+    (
+        lambda t: None,
         {"action_bounds": [0, 1.5]},
         "'action_dose' is 2 in row 3 of log.csv; dataset.action_bounds allows",
     ),
@@ -542,6 +549,7 @@ def _cut(folder: Path) -> str:
     ("make", "message"),
     [
         (lambda folder: str(folder / "no.csv"), "there is no such file"),
+        (lambda folder: "~no.user/no.csv", "~no.user/no.csv: there is no such file"),
         (lambda folder: str(folder / "*.parquet"), "no file matches"),
         (str, "is a folder; write .*/[*].parquet"),
         (_write("a.csv", b""), "a.csv: is empty"),

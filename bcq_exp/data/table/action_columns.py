@@ -208,7 +208,8 @@ class TakenActions:
             parts = (
                 tuple(value) if isinstance(value, Sequence) and len(self._names) > 1 else (value,)
             )
-            if len(parts) != len(self._names):
+            is_plain = all(isinstance(part, Value) for part in parts)
+            if not is_plain or len(parts) != len(self._names):
                 raise DataError(f"{start} {value} must have a value for each of {self._listed}")
             pairs = zip(parts, self._is_text, strict=True)
             values.append(tuple(str(part) if text else plain(part) for part, text in pairs))

@@ -155,17 +155,16 @@ def _single(key: str, value: Any, file: str, columns: Mapping[str, Column]) -> A
     """Return the one column that a key names."""
     if key == "terminated" and isinstance(value, bool):
         return value
-    if not isinstance(value, str):
-        if not isinstance(value, Sequence) or len(value) != 1:
-            raise DataError(f"dataset.{key}={value}: must be the name of one column")
-        value = value[0]
-    return _named(key, value, file, columns)
+    names = [value] if isinstance(value, str) else value
+    if not (isinstance(names, Sequence) and len(names) == 1 and isinstance(names[0], str)):
+        raise DataError(f"dataset.{key}={value}: must be the name of one column")
+    return _named(key, names[0], file, columns)
 
 
-def _named(key: str, name: Any, file: str, columns: Mapping[str, Column]) -> str:
+def _named(key: str, name: str, file: str, columns: Mapping[str, Column]) -> str:
     if name in columns:
-        return str(name)
-    near = get_close_matches(str(name), columns, n=1)
+        return name
+    near = get_close_matches(name, columns, n=1)
     meant = f"did you mean {near[0]}?" if near else f"there are {_list([*columns])}"
     raise DataError(f"dataset.{key}={name}: {file} has no such column; {meant}")
 

@@ -26,16 +26,20 @@ PATIENCE = 1.0  # seconds: longest time a status check may hold the lock
 
 
 @contextmanager
-def hold(path: Path, refusal: str) -> Iterator[None]:
+def hold(path: Path, refusal: str | None) -> Iterator[None]:
     """Hold the lock of a file inside the block; the file is created if it is missing.
 
+    Args:
+        refusal: the message where another process (or thread) holds it; None waits for that.
+
     Raises:
-        UserError: ``refusal``, if another process (or thread) holds it.
+        UserError: ``refusal``, if another process holds it.
         CannotWrite: if the file cannot be created.
     """
     with written(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=PATIENCE, thread_local=False)
+    timeout = -1 if refusal is None else PATIENCE
+    lock = FileLock(path, timeout=timeout, thread_local=False)
     try:
         lock.acquire(poll_interval=0.02)
     except Timeout:

@@ -159,26 +159,19 @@ def _holds_a_set(folder: Path) -> bool:
     return (folder / "data" / "metadata.json").exists()
 
 
-def lock_of(dataset_id: str) -> Path:
-    """Return the file whose lock the process that makes the data set holds.
-
-    Raises:
-        DataError: the folder cannot be written.
-    """
-    return work_folder() / f"{dataset_id.replace('/', '.')}.lock"
-
-
-def reserve(dataset_id: str) -> AbstractContextManager[None]:
+def reserve(dataset_id: str, *, waits: bool = False) -> AbstractContextManager[None]:
     """Hold the lock of an id inside the block, while this process makes the data set.
 
+    Args:
+        waits: whether to wait for another process that makes it.
+
     Raises:
-        UserError: if another process makes it.
+        UserError: if another process makes it and this one does not wait.
         DataError: the folder cannot be written.
     """
-    return locks.hold(
-        lock_of(dataset_id),
-        f"data set {dataset_id!r}: another process is recording it; wait for it",
-    )
+    path = work_folder() / f"{dataset_id.replace('/', '.')}.lock"
+    refusal = f"data set {dataset_id!r}: another process is recording it; wait for it"
+    return locks.hold(path, None if waits else refusal)
 
 
 def check_room(num_bytes: int) -> None:

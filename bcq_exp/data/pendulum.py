@@ -4,7 +4,6 @@ import logging
 from typing import TYPE_CHECKING
 
 import gymnasium as gym
-from filelock import FileLock
 from gymnasium.spaces import Box
 
 from bcq_exp.data.behaviour import (
@@ -16,7 +15,7 @@ from bcq_exp.data.behaviour import (
     save,
     scripted,
 )
-from bcq_exp.data.minari_store import data_folder, lock_of
+from bcq_exp.data.minari_store import data_folder, reserve
 from bcq_exp.data.transitions import DataError
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def ensure_pendulum(level: str, num_steps: int, seed: int) -> str:
     dataset_id = pendulum_id(level, num_steps, seed)
     if data_folder(dataset_id).is_dir():
         return dataset_id
-    with FileLock(lock_of(dataset_id)):
+    with reserve(dataset_id, waits=True):
         if not data_folder(dataset_id).is_dir():
             _make(dataset_id, level, num_steps, seed)
     return dataset_id

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.data.minari_store import local_ids, publish
@@ -91,6 +92,15 @@ def test_two_processes_at_once_make_one_data_set(home):
     assert sum(output.count("recording") for output in outputs) == 1
     assert len({output.split("hash ")[1] for output in outputs}) == 1
     assert [p.name for p in (home / "minari" / ".bcq_exp").iterdir() if p.is_dir()] == []
+
+
+def test_a_file_system_without_locks(monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert len(load_pendulum(num_steps=300).transitions) == 300
+    assert "is on a file system without locks" in caplog.text
 
 
 def test_a_killed_process_leaves_nothing_that_looks_complete():

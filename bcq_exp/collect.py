@@ -66,11 +66,12 @@ def _record(cfg: DictConfig) -> list[float]:
         log.warning("data set %r: %s", cfg.id, note)
     num_steps = sum(len(episode) for episode in episodes)
     how = _how(cfg, origin, num_steps)
-    behaviour.check_room(env, num_steps, len(episodes))
+    spaces = env.observation_space, env.action_space
+    behaviour.check_room(*spaces, num_steps, len(episodes))
     behaviour.save(
         cfg.id,
         episodes,
-        (env.observation_space, env.action_space, env.spec),
+        (*spaces, env.spec),
         algorithm_name=f"{cfg.behaviour} {agent or ''}".strip(),
         description=f"{_in_words(how)}, recorded by bcq_exp collect",
         provenance=how,
@@ -101,12 +102,13 @@ def _converted(cfg: DictConfig) -> float:
     steps = dataset.transitions.arrays()
     if isinstance(space := dataset.action_space, Discrete):
         steps["act"] = steps["act"][:, 0].astype(np.int64) + space.start
+    num_episodes = np.count_nonzero(dataset.episode_rows)
     for line in dataset.summary:
         print(line)
     for lost in _lost(dataset):
         log.warning("%s: a Minari data set does not hold %s", cfg.id, lost)
     with minari_store.reserve(cfg.id):
-        minari_store.check_room(sum(array.nbytes for array in steps.values()))
+        behaviour.check_room(dataset.observation_space, space, len(steps["rew"]), num_episodes)
         behaviour.save(
             cfg.id,
             behaviour.as_episodes(steps),
@@ -119,7 +121,7 @@ def _converted(cfg: DictConfig) -> float:
         )
     print(f"id        {cfg.id}")
     print(f"steps     {len(dataset.transitions)}")
-    print(f"episodes  {np.count_nonzero(dataset.episode_rows)}")
+    print(f"episodes  {num_episodes}")
     return dataset.behaviour_return
 
 
@@ -204,7 +206,8 @@ def _collected(cfg: DictConfig, agent: str | None) -> Collected:
         policy = behaviour.Noisy(policy, space, cfg.noise_std, cfg.random_action_prob)
     num_steps = DEFAULT_STEPS if cfg.num_steps is None else cfg.num_steps
     limit = env.spec.max_episode_steps if env.spec is not None else None
-    behaviour.check_room(env, num_steps, -(-num_steps // (limit or num_steps)))
+    least = -(-num_steps // (limit or num_steps))
+    behaviour.check_room(env.observation_space, env.action_space, num_steps, least)
     with progress(0, num_steps, cfg.id) as shown:
 
         def show(done: int) -> None:

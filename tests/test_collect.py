@@ -6,13 +6,17 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from bcq_exp.collect import _converted
 from bcq_exp.data import minari_store
 from bcq_exp.data.datasets import load_minari
+from bcq_exp.errors import CannotWrite
 from bcq_exp.training import restore
 from bcq_exp.training.record import RunRecord
+from tests.commands import compose
 from tests.forked import forked
 
 
@@ -169,6 +173,25 @@ def test_a_run_that_collected_nothing_has_no_buffer(collect, trained):
         done = collect("id=my/x-v0", "behaviour=run", "record=buffer", *args)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert said in done.stderr
+
+
+def write_d4rl(folder: Path, terminals: np.ndarray) -> tuple[str, ...]:
+    """Write a D4RL file of 60 steps with a jump after every second; return words that store it."""
+    obs = np.arange(60, dtype=np.float32)[:, None]
+    with h5py.File(folder / "log.hdf5", "w") as file:
+        file["observations"], file["next_observations"] = obs, obs + 1 + 1000 * (obs % 2)
+        file["actions"], file["rewards"], file["terminals"] = obs / 60, obs[:, 0], terminals
+    path = f"dataset.path={folder / 'log.hdf5'}"
+    return ("id=my/log-v0", "dataset=d4rl_hdf5", path, "dataset.action_bounds=[-1,1]")
+
+
+def test_the_disk_needs_room_for_every_episode(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**19)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    cfg = compose(*write_d4rl(tmp_path, np.arange(60) % 2 == 1), config_name="collect")
+    with pytest.raises(CannotWrite, match="No space left on device: about 0.9 MiB are needed"):
+        _converted(cfg)
 
 
 AGENT = (

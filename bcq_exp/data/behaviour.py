@@ -214,16 +214,18 @@ def notes(episodes: "Iterable[EpisodeBuffer]") -> tuple[str, ...]:
     return resolution.notes()
 
 
-def check_room(env: gym.Env, num_steps: int, num_episodes: int) -> None:
+def check_room(
+    observation_space: gym.Space, action_space: gym.Space, num_steps: int, num_episodes: int
+) -> None:
     """Check that the disk has room for a data set.
 
     Raises:
         CannotWrite: if it has not.
         DataError: the folder of data sets cannot be written.
     """
-    spaces = env.observation_space, check_action_space(env_name(env), env.action_space)
     step = _STEP_BYTES + sum(
-        prod(space.shape or ()) * np.dtype(space.dtype).itemsize for space in spaces
+        prod(space.shape or ()) * np.dtype(space.dtype).itemsize
+        for space in (observation_space, action_space)
     )
     minari_store.check_room(num_steps * step + num_episodes * _EPISODE_BYTES)
 

@@ -68,11 +68,12 @@ def _make(dataset_id: str, level: str, num_steps: int, seed: int) -> None:
     _log.info("recording %s: %d steps of %s", dataset_id, num_steps, ENV_ID)
     env = gym.make(ENV_ID)
     episodes = _episodes(env, level, num_steps, seed)
-    check_room(env, num_steps, len(episodes))
+    spaces = env.observation_space, env.action_space
+    check_room(*spaces, num_steps, len(episodes))
     save(
         dataset_id,
         episodes,
-        (env.observation_space, env.action_space, env.spec),
+        (*spaces, env.spec),
         algorithm_name=f"bcq_exp scripted ({level})",
         description=f"{num_steps} steps of {ENV_ID} by bcq_exp's {level} behaviour, seed {seed}",
     )

@@ -102,10 +102,10 @@ def _converted(cfg: DictConfig) -> float:
     steps = dataset.transitions.arrays()
     if isinstance(space := dataset.action_space, Discrete):
         steps["act"] = steps["act"][:, 0].astype(np.int64) + space.start
-    num_episodes = np.count_nonzero(dataset.episode_rows)
+    num_episodes = len(behaviour.episode_edges(steps)) - 1
     for line in dataset.summary:
         print(line)
-    for lost in _lost(dataset):
+    for lost in _lost(dataset, num_episodes - int(np.count_nonzero(dataset.episode_rows))):
         log.warning("%s: a Minari data set does not hold %s", cfg.id, lost)
     with minari_store.reserve(cfg.id):
         behaviour.check_room(dataset.observation_space, space, len(steps["rew"]), num_episodes)
@@ -125,8 +125,17 @@ def _converted(cfg: DictConfig) -> float:
     return dataset.behaviour_return
 
 
-def _lost(dataset: Dataset) -> Iterator[str]:
-    """Yield what a Minari data set cannot hold of this one, and what follows from it."""
+def _lost(dataset: Dataset, num_jumps: int) -> Iterator[str]:
+    """Yield what a Minari data set cannot hold of this one, and what follows from it.
+
+    Args:
+        num_jumps: steps in an episode whose next observation is not that of the step after it.
+    """
+    if num_jumps:
+        yield (
+            "next observations that differ from the observation of the next step, so episodes end "
+            f"at the {num_jumps} such steps, truncated"
+        )
     if dataset.behaviour_prob is not None:
         yield (
             "the probabilities of dataset.behaviour_prob, so bcq_exp select will estimate the "

@@ -194,6 +194,16 @@ def test_the_disk_needs_room_for_every_episode(tmp_path, monkeypatch):
         _converted(cfg)
 
 
+def test_steps_that_do_not_follow_each_other_are_stored_as_they_are(collect, load, tmp_path):
+    done = collect(*write_d4rl(tmp_path, np.zeros(60, bool)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "so episodes end at the 29 such steps, truncated" in done.stdout
+    assert "episodes  30\n" in done.stdout
+    stored = load("my/log-v0").transitions
+    assert stored.obs_next[:, 0].tolist() == [i + 1 + 1000 * (i % 2) for i in range(60)]
+    assert np.flatnonzero(stored.truncated).tolist() == [*range(1, 60, 2)]
+
+
 AGENT = (
     *("env=Pendulum-v1", "seed=3", "agent.num_steps=300", "agent.start_steps=100"),
     *("agent.networks=small", "agent.eval_every=300", "agent.logger=none"),

@@ -181,18 +181,33 @@ def collect(
     return episodes
 
 
-def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
-    """Divide consecutive steps into episodes in Minari's buffers; the last one may be cut.
+def episode_edges(steps: Mapping[str, np.ndarray]) -> list[int]:
+    """Return the first step of each episode, and the number of steps.
+
+    Minari stores each observation once, so an episode ends also where the next observation of a
+    step is not the observation of the step after it.
 
     Args:
         steps: ``obs``, ``obs_next`` (N, O), ``act`` (N, A), ``rew``, ``terminated``, ``truncated``
             (N,), as a run with ``online=explore`` collects them.
     """
+    obs, obs_next = steps["obs"], steps["obs_next"]
+    ends = np.flatnonzero(steps["terminated"] | steps["truncated"]) + 1
+    edges = [0]
+    for first, last in pairwise(np.unique([0, *ends, len(obs)]).tolist()):
+        is_jump = (obs_next[first : last - 1] != obs[first + 1 : last]).any(1)
+        edges += [*(np.flatnonzero(is_jump) + first + 1).tolist(), last]
+    return edges
+
+
+def as_episodes(steps: Mapping[str, np.ndarray]) -> "Iterator[EpisodeBuffer]":
+    """Divide consecutive steps at their :func:`episode_edges` into Minari's buffers.
+
+    The last episode, and those whose steps have no flag, are marked as truncated.
+    """
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-    ends = np.flatnonzero(steps["terminated"] | steps["truncated"]) + 1
-    edges = np.unique([0, *ends, len(steps["rew"])])
-    for first, last in pairwise(edges):
+    for first, last in pairwise(episode_edges(steps)):
         part = {name: array[first:last] for name, array in steps.items()}
         truncated = part["truncated"].copy()
         truncated[-1] |= not part["terminated"][-1]

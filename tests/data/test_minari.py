@@ -538,7 +538,7 @@ def test_a_copy_keeps_the_scores_and_says_what_it_does_not_keep(minari_files):
         ref_max_score=3.0, env_spec=json.dumps(spec),
     )  # fmt: skip
     dataset = load_minari(id)
-    environment, parts = collect._lost(dataset)
+    environment, parts = collect._lost(dataset, 0)
     assert "not registered here" in environment and "dataset.env=module:id" in environment
     assert parts.startswith("the parts of observations")
     spaces_and_spec = (dataset.observation_space, dataset.action_space, dataset.env_spec)

@@ -19,10 +19,9 @@ from bcq_exp.data.validation import (
     check_not_empty,
     check_numbers,
     check_same_length,
-    check_transitions,
     check_width,
-    clip_actions,
     readable,
+    validated,
 )
 
 _VECTORS = ("observations", "actions", "next_observations")
@@ -57,7 +56,7 @@ def read_d4rl(
 
     Raises:
         DataError: a file that cannot be read or lacks an array, edges that cannot be known, arrays
-            that do not fit the environment, or data that :func:`check_transitions` refuses.
+            that do not fit the environment, or data that :func:`validated` refuses.
     """
     resolution = Resolution()
     table = _read_table(name, path, resolution)
@@ -78,10 +77,15 @@ def read_d4rl(
     transitions, kept = _transitions(table, cuts), lengths
     if len(transitions) < len(cuts):
         kept = lengths - cuts[np.cumsum(lengths) - 1]
-    if clips_actions:
-        transitions = clip_actions(name, transitions, action_space, kept)
-    remedy = "correct the values, or set dataset.env to the environment they were recorded in"
-    check_transitions(name, transitions, observation_space, action_space, kept, remedy)
+    transitions = validated(
+        name,
+        transitions,
+        observation_space,
+        action_space,
+        kept,
+        "correct the values, or set dataset.env to the environment they were recorded in",
+        clips_actions=clips_actions,
+    )
     return Contents(
         transitions=transitions,
         observation_space=observation_space,

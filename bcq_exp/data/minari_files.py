@@ -28,11 +28,10 @@ from bcq_exp.data.validation import (
     check_ends,
     check_numbers,
     check_same_length,
-    check_transitions,
     check_width,
-    clip_actions,
     place,
     readable,
+    validated,
 )
 
 _ARRAYS = {  # besides observations
@@ -70,7 +69,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
 
     Raises:
         DataError: metadata or storage that cannot be read or contradict each other, spaces BCQ
-            cannot use, or data that :func:`_assemble` or :func:`check_transitions` refuses.
+            cannot use, or data that :func:`_assemble` or :func:`validated` refuses.
     """
     with readable(name, folder / "metadata.json", "is missing or damaged", _AGAIN):
         metadata = json.loads((folder / "metadata.json").read_text())
@@ -93,20 +92,14 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
         transitions, lengths = read(source)
     if "total_steps" in metadata:
         _check_total(name, "steps", _count(name, metadata, "total_steps"), int(lengths.sum()))
-    if clips_actions:
-        if isinstance(source.action_space, Discrete):
-            raise DataError(
-                f"data set {name!r}: dataset.clip_actions=true: its action space is "
-                f"{source.action_space}, which has no bounds to clip to; use null"
-            )
-        transitions = clip_actions(name, transitions, source.action_space, lengths)
-    check_transitions(
+    transitions = validated(
         name,
         transitions,
         source.observation_space,
         source.action_space,
         lengths,
         "correct the values, or the space in metadata.json",
+        clips_actions=clips_actions,
     )
     lengths = lengths[lengths > 0]
     return Contents(

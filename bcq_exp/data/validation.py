@@ -52,15 +52,17 @@ def readable(
         raise DataError(f"data set {source!r}: {path} {what} ({found[:200]}){remedy}") from error
 
 
-def check_transitions(
+def validated(
     source: str,
     transitions: Transitions,
     observation_space: Box,
     action_space: ActionSpace,
     lengths: np.ndarray,
     remedy: str,
-) -> None:
-    """Refuse invalid data.
+    *,
+    clips_actions: bool = False,
+) -> Transitions:
+    """Return valid data, with clipped actions if asked for; refuse other data.
 
     Args:
         source: the data set's name, for the message.
@@ -69,11 +71,14 @@ def check_transitions(
         action_space: bounds ``(A,)``, in the units of ``transitions.act``; or Discrete.
         lengths: rows of each episode ``(E,)``, to locate errors in messages.
         remedy: advice if values are outside of a space.
+        clips_actions: clip actions to their space, as an environment or robot does.
 
     Raises:
-        DataError: no rows, a space of another size, NaN or infinity anywhere, or an observation or
-            action outside its bounds by more than rounding.
+        DataError: no rows, a space of another size, NaN or infinity anywhere, an observation or
+            action outside its bounds by more than rounding, or no bounds to clip to.
     """
+    if clips_actions:
+        check_clippable(source, action_space)
     check_not_empty(source, len(transitions))
     bounds = {"obs": observation_space, "obs_next": observation_space}
     check_width(source, "act", transitions.act.shape[1], act_size(action_space))
@@ -84,7 +89,10 @@ def check_transitions(
     for name in ("obs", "act", "rew", "obs_next"):
         values = getattr(transitions, name)
         lowest, highest = check_finite(source, name, values, lengths)
-        if name in bounds:
+        if name == "act" and clips_actions:
+            clipped = np.clip(values, bounds[name].low, bounds[name].high).astype(values.dtype)
+            transitions = transitions.replace(act=clipped)
+        elif name in bounds:
             low, high = widened(bounds[name])
             if not (np.all(lowest >= low) and np.all(highest <= high)):
                 row, column = np.argwhere((values < low) | (values > high))[0]
@@ -96,6 +104,7 @@ def check_transitions(
                 )
     if isinstance(action_space, Discrete):
         _check_indices(source, transitions.act[:, 0], action_space, lengths, remedy)
+    return transitions
 
 
 def _check_indices(
@@ -112,19 +121,13 @@ def _check_indices(
         )
 
 
-def clip_actions(
-    source: str, transitions: Transitions, action_space: Box, lengths: np.ndarray
-) -> Transitions:
-    """Clip actions to their space, as an environment or robot does.
-
-    Raises:
-        DataError: actions of another size than their space, or not finite.
-    """
-    act = transitions.act
-    check_width(source, "act", act.shape[1], action_space.shape[0])
-    check_finite(source, "act", act, lengths)
-    clipped = np.clip(act, action_space.low, action_space.high).astype(act.dtype)
-    return transitions.replace(act=clipped)
+def check_clippable(source: str, space: ActionSpace) -> None:
+    """Raise DataError where actions are to be clipped and have no bounds."""
+    if isinstance(space, Discrete):
+        raise DataError(
+            f"data set {source!r}: dataset.clip_actions=true: its action space is {space}, which "
+            "has no bounds to clip to; use null"
+        )
 
 
 def check_finite(

@@ -5,7 +5,7 @@ import pytest
 from gymnasium.spaces import Box
 
 from bcq_exp.data.transitions import DataError, Transitions
-from bcq_exp.data.validation import as_flags, check_ends, check_transitions
+from bcq_exp.data.validation import as_flags, check_ends, validated
 from bcq_exp.errors import UserError
 from tests.data.test_transitions import make
 
@@ -16,7 +16,7 @@ UNIT = Box(-1.0, 1.0, (1,), np.float32)
 
 def check(data: Transitions, observations: Box = ANY, actions: Box = UNIT) -> None:
     lengths = LENGTHS if len(data) == 5 else np.array([len(data)])
-    check_transitions("toy", data, observations, actions, lengths, "mend it")
+    validated("toy", data, observations, actions, lengths, "mend it")
 
 
 def test_good_data_passes():

@@ -499,6 +499,11 @@ FAULTS: list[tuple[Any, dict[str, Any], str]] = [
         {"action_bounds": [0, 1.5]},
         "'action_dose' is 2 in row 3 of log.csv; dataset.action_bounds allows",
     ),
+    (
+        lambda t: None,
+        {"clip_actions": True},
+        r"'log': dataset.clip_actions=true: its action space is Discrete\(3\), which has no bounds",
+    ),
     (lambda t: t.update(propensity=[0.5, 0.0] * 4), {}, "'propensity' is 0 in row 2 of log.csv"),
     (lambda t: t.update(propensity=[0.5, 1.5] * 4), {}, "'propensity' is 1.5 in row 2 of log.csv"),
     (

@@ -16,7 +16,7 @@ from bcq_exp.data.table.column_statistics import ColumnStatistics
 from bcq_exp.data.table.column_types import ColumnType
 from bcq_exp.data.table.rows import Rows, Value, places, plain, shown
 from bcq_exp.data.transitions import DataError
-from bcq_exp.data.validation import widened
+from bcq_exp.data.validation import check_clippable, widened
 
 MOST_ACTIONS = 1000  # different actions that are counted
 MOST_DISCRETE = 100  # different integers that are taken as discrete actions by default
@@ -157,9 +157,15 @@ class TakenActions:
         """Return the columns of actions.
 
         Raises:
-            DataError: actions of two types, too many categories, only one action, or allowed
-                actions that never occur.
+            DataError: actions of two types, too many categories, only one action, allowed actions
+                that never occur, or discrete ones that are to be clipped.
         """
+        actions = self._decided(asked)
+        if asked.clips:
+            check_clippable(self._data, actions.space)
+        return actions
+
+    def _decided(self, asked: ActionOptions) -> Actions:
         names = self._names
         if isinstance(asked.of_env, Discrete) and len(names) == 1 and self._are_whole:
             first = int(asked.of_env.start)

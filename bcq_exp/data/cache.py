@@ -28,10 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.contents import Contents
-from bcq_exp.data.spaces import ActionSpace, Leaf
+from bcq_exp.data.spaces import ActionSpace, Leaf, space_facts, space_of
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.files import cache_folder
 
@@ -155,7 +154,7 @@ def _open(folder: Path) -> Contents:
     """Open an intact entry."""
     meta = json.loads((folder / _META).read_text())
     for name in ("observation_space", "action_space"):
-        meta[name] = _space(meta[name])
+        meta[name] = space_of(meta[name])
     meta["leaves"] = [Leaf(tuple(leaf["path"]), leaf["size"]) for leaf in meta["leaves"]]
     facts: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in meta.items()
@@ -172,15 +171,4 @@ def _pop_rows(arrays: dict[str, np.ndarray]) -> Transitions:
 
 def _plain(value: Leaf | ActionSpace) -> dict[str, Any]:
     """Convert what JSON does not know; it reads and writes the infinities of open bounds."""
-    if isinstance(value, Leaf):
-        return vars(value)
-    if isinstance(value, Discrete):
-        return {"n": int(value.n), "start": int(value.start)}
-    return {"low": value.low.tolist(), "high": value.high.tolist(), "dtype": str(value.dtype)}
-
-
-def _space(stored: dict[str, Any]) -> ActionSpace:
-    if "n" in stored:
-        return Discrete(**stored)
-    dtype = np.dtype(stored["dtype"])
-    return Box(np.array(stored["low"], dtype), np.array(stored["high"], dtype), dtype=dtype.type)
+    return vars(value) if isinstance(value, Leaf) else space_facts(value)

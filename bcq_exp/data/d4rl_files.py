@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from bcq_exp.data.contents import Contents, episode_sums
 from bcq_exp.data.environments import spaces_of
 from bcq_exp.data.resolution import Resolution
-from bcq_exp.data.spaces import Leaf, check_continuous, flat_box, observation_leaves
+from bcq_exp.data.spaces import Leaf, bounded, check_continuous, flat_box, observation_leaves
 from bcq_exp.data.transitions import DataError, Transitions, content_hash
 from bcq_exp.data.validation import (
     as_flags,
@@ -96,24 +96,6 @@ def read_d4rl(
         episode_returns=episode_sums(table["rewards"], lengths),
         content_hash=content_hash(transitions),
         notes=resolution.notes(),
-    )
-
-
-def bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
-    """Return the space of ``size`` actions with these bounds.
-
-    Raises:
-        DataError: neither a pair of finite numbers, the lower first, nor one pair for each action.
-    """
-    try:
-        low, high = np.broadcast_to(np.array(bounds, np.float32), (size, 2)).T
-        if np.isfinite([low, high]).all() and (low < high).all():
-            return Box(low.copy(), high.copy())
-    except (TypeError, ValueError):
-        pass
-    raise DataError(
-        f"dataset.action_bounds={bounds}: must be [low, high], different in float32, or one "
-        f"such pair for each of the {size} action dimensions of {name}"
     )
 
 

@@ -12,7 +12,14 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.data.spaces import ActionSpace, Leaf, check_action_space, observation_leaves
+from bcq_exp.data.spaces import (
+    ActionSpace,
+    Leaf,
+    check_action_space,
+    observation_leaves,
+    space_facts,
+    space_of,
+)
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import first_line
 
@@ -328,14 +335,8 @@ def to_state(
         text = None if spec is None else importable(spec).to_json()
     except (TypeError, ValueError):  # a function among its keyword arguments
         text = None
-    state = {"source": source, "spec": text, "obs_dim": int(observation_space.shape[0])}
-    if isinstance(action_space, Discrete):
-        return state | {"act_n": int(action_space.n), "act_start": int(action_space.start)}
-    return state | {
-        "act_low": action_space.low.tolist(),
-        "act_high": action_space.high.tolist(),
-        "act_dtype": str(action_space.dtype),
-    }
+    actions = {f"act_{name}": value for name, value in space_facts(action_space).items()}
+    return {"source": source, "spec": text, "obs_dim": int(observation_space.shape[0]), **actions}
 
 
 def decisive(state: dict[str, Any]) -> dict[str, Any]:
@@ -410,11 +411,8 @@ def make(env: str, **kwargs: Any) -> gym.Env:
 def spaces_of_state(state: dict[str, Any]) -> tuple[Box, ActionSpace]:
     """The flat observation and action spaces of :func:`to_state`."""
     observation_space = Box(-np.inf, np.inf, (state["obs_dim"],), np.float32)
-    if "act_n" in state:
-        return observation_space, Discrete(state["act_n"], start=state["act_start"])
-    dtype = np.dtype(state.get("act_dtype", "float32"))  # rounded bounds may lie outside
-    low, high = (np.asarray(state[name], dtype) for name in ("act_low", "act_high"))
-    return observation_space, Box(low, high, dtype=dtype.type)
+    actions = {k.removeprefix("act_"): v for k, v in state.items() if k.startswith("act_")}
+    return observation_space, space_of(actions)
 
 
 def check_acts_in(env: gym.Env, observation_space: Box, action_space: ActionSpace) -> None:

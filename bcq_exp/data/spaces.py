@@ -1,6 +1,6 @@
 """Spaces: flat observation vectors of nested Boxes; continuous and discrete actions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,40 @@ def check_continuous(
 def act_size(space: ActionSpace) -> int:
     """The size of a recorded action: the vector's, or 1 for the index of a discrete action."""
     return 1 if isinstance(space, Discrete) else int(space.shape[0])
+
+
+def space_facts(space: ActionSpace) -> dict[str, Any]:
+    """Describe a space in plain values for :func:`space_of`, exactly."""
+    if isinstance(space, Discrete):
+        return {"n": int(space.n), "start": int(space.start)}
+    return {"low": space.low.tolist(), "high": space.high.tolist(), "dtype": str(space.dtype)}
+
+
+def space_of(facts: Mapping[str, Any]) -> ActionSpace:
+    """Return the space that :func:`space_facts` describes."""
+    if "n" in facts:
+        return Discrete(**facts)
+    dtype = np.dtype(facts.get("dtype", "float32"))  # an earlier version stored none
+    low, high = (np.array(facts[name], dtype) for name in ("low", "high"))
+    return Box(low, high, dtype=dtype.type)
+
+
+def bounded(name: str, bounds: Sequence[Any], size: int) -> Box:
+    """Return the space of ``size`` actions with these bounds; ``name`` is for the message.
+
+    Raises:
+        DataError: neither a pair of finite numbers, the lower first, nor one pair for each action.
+    """
+    try:
+        low, high = np.broadcast_to(np.array(bounds, np.float32), (size, 2)).T
+        if np.isfinite([low, high]).all() and (low < high).all():
+            return Box(low.copy(), high.copy())
+    except (TypeError, ValueError):
+        pass
+    raise DataError(
+        f"dataset.action_bounds={bounds}: must be [low, high], different in float32, or one "
+        f"such pair for each of the {size} action dimensions of {name}"
+    )
 
 
 def _walk(

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.data.d4rl_files import bounded
 from bcq_exp.data.resolution import Resolution
-from bcq_exp.data.spaces import ActionSpace
+from bcq_exp.data.spaces import ActionSpace, bounded
 from bcq_exp.data.table.column_statistics import ColumnStatistics
 from bcq_exp.data.table.column_types import ColumnType
 from bcq_exp.data.table.rows import Rows, Value, places, plain, shown

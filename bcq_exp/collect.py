@@ -49,12 +49,6 @@ def main(cfg: DictConfig) -> float:
     return float(np.mean(returns))
 
 
-def _is_cut(episode: EpisodeBuffer, env: Env) -> bool:
-    """Whether the recording ended before an episode did."""
-    limit = None if env.spec is None else env.spec.max_episode_steps
-    return limit is not None and len(episode) < limit and not episode.terminations[-1]
-
-
 def _record(cfg: DictConfig) -> list[float]:
     """Record and store the data set; return the returns of its episodes."""
     from bcq_exp.data import behaviour
@@ -79,8 +73,9 @@ def _record(cfg: DictConfig) -> list[float]:
     )
     print(f"id        {cfg.id}")
     print(f"steps     {num_steps}")
-    cut = ", last one cut" if _is_cut(episodes[-1], env) else ""
-    print(f"episodes  {len(episodes)}{cut}")
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    is_cut = limit is not None and len(episodes[-1]) < limit and not episodes[-1].terminations[-1]
+    print(f"episodes  {len(episodes)}{', last one cut' if is_cut else ''}")
     return [float(sum(episode.rewards)) for episode in episodes]
 
 

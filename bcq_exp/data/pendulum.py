@@ -29,7 +29,7 @@ VERSIONS = {"mixture": 1}  # increment it when a level's recording changes; it i
 _log = logging.getLogger(__name__)
 
 
-def pendulum_id(level: str, num_steps: int = DEFAULT_STEPS, seed: int = DEFAULT_SEED) -> str:
+def pendulum_id(level: str, num_steps: int, seed: int) -> str:
     """Return the Minari id; it includes the numbers that are not the defaults.
 
     Raises:

@@ -53,8 +53,8 @@ class Dataset(Contents, Task):
         if self.columns is None:
             return np.zeros(self.observation_space.shape, bool)
         features = self.columns["observations"]
-        kinds = [[f["kind"] != "number"] * len(f.get("categories", "1")) for f in features]
-        return np.array([is_one_hot for kind in kinds for is_one_hot in kind])
+        sizes = [len(f.get("categories", "1")) for f in features]
+        return np.repeat([f["kind"] != "number" for f in features], sizes)
 
     @property
     def behaviour_return(self) -> float:
@@ -137,9 +137,7 @@ def held_out_episodes(id: str, num_episodes: int, share: float) -> np.ndarray:
             f"at least {FEWEST} must be held out and {FEWEST} left for training; give {fix}"
         )
     chosen = np.random.default_rng(HOLDOUT_SEED).permutation(num_episodes)[:count]
-    is_held_out = np.zeros(num_episodes, dtype=bool)
-    is_held_out[chosen] = True
-    return is_held_out
+    return np.isin(np.arange(num_episodes), chosen)
 
 
 def load_minari(

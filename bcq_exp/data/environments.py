@@ -154,10 +154,8 @@ def normalized_score(ret: float, scores: tuple[float, float] | None) -> float | 
 
 def guess_env(file_name: str) -> str | None:
     """The environment id an old D4RL file's name points to, else None."""
-    for pattern, env in _FILE_NAMES.items():
-        if re.match(pattern, file_name.lower()):
-            return env
-    return None
+    known = (env for name, env in _FILE_NAMES.items() if re.match(name, file_name.lower()))
+    return next(known, None)
 
 
 def find_spec(source: str, env: str) -> EnvSpec:
@@ -344,9 +342,11 @@ def decisive(state: dict[str, Any]) -> dict[str, Any]:
 
     Those of its specification are left out where none is stored.
     """
-    spec = {} if state["spec"] is None else json.loads(state["spec"])
-    found = {name: spec.get(name) for name in _DECISIVE} if spec else {}
-    return {**{name: state.get(name) for name in _SPACES}, **found}
+    values = {name: state.get(name) for name in _SPACES}
+    if state["spec"] is not None:
+        spec = json.loads(state["spec"])
+        values |= {name: spec.get(name) for name in _DECISIVE}
+    return values
 
 
 def importable(spec: EnvSpec) -> EnvSpec:

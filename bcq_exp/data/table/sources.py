@@ -94,10 +94,9 @@ class TableFiles:
         """Yield the columns of a source: one for each position of lists, else one."""
         import pyarrow.compute as pc
 
-        if column_type(kind) != ColumnType.LIST:
-            yield Column(
-                source, source, column_type(kind), is_text=column_type(kind) == ColumnType.CATEGORY
-            )
+        own = column_type(kind)
+        if own != ColumnType.LIST:
+            yield Column(source, source, own, is_text=own == ColumnType.CATEGORY)
             return
         lengths = (pc.list_value_length(rows.arrays[source]) for rows in self._arrays([source]))
         width = next(filter(None, (pc.max(length).as_py() for length in lengths)), 0)

@@ -58,8 +58,7 @@ def read_d4rl(
         DataError: a file that cannot be read or lacks an array, edges that cannot be known, arrays
             that do not fit the environment, or data that :func:`validated` refuses.
     """
-    resolution = Resolution()
-    table = _read_table(name, path, resolution)
+    table, notes = _read_table(name, path)
     width = table["observations"].shape[1]
     leaves: tuple[Leaf, ...] = ()
     if action_bounds is None:
@@ -95,14 +94,14 @@ def read_d4rl(
         episode_rows=kept,
         episode_returns=episode_sums(table["rewards"], lengths),
         content_hash=content_hash(transitions),
-        notes=resolution.notes(),
+        notes=notes,
     )
 
 
-def _read_table(name: str, path: Path, resolution: Resolution) -> dict[str, np.ndarray]:
-    """The file's arrays: vectors float32 ``(N, ...)``, rewards float32 and flags bool ``(N,)``.
+def _read_table(name: str, path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the file's arrays, and notes on what float32 loses of them.
 
-    ``resolution`` is updated with the recorded numbers.
+    The arrays are vectors float32 ``(N, ...)``, rewards float32 and flags bool ``(N,)``.
     """
     import h5py
 
@@ -123,8 +122,9 @@ def _read_table(name: str, path: Path, resolution: Resolution) -> dict[str, np.n
     table = {key: _convert(name, key, array) for key, array in stored.items()}
     follows = np.flatnonzero(~(table["terminals"] | table.get("timeouts", False))[:-1])
     names = {"obs": "observations", "act": "actions", "rew": "rewards"}
+    resolution = Resolution()
     resolution.see({short: stored[key] for short, key in names.items()}, follows, _SAMPLED)
-    return table
+    return table, resolution.notes()
 
 
 def _whole(name: str, key: str, stored: Any) -> np.ndarray:

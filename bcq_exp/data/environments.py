@@ -169,6 +169,8 @@ def find_spec(source: str, env: str) -> EnvSpec:
     """
     module, _, name = env.rpartition(":")
     try:
+        if module.startswith("."):
+            raise ImportError(f"{module!r} is a relative name")
         if module:
             importlib.import_module(module)
         return gym.spec(name)

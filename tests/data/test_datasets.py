@@ -102,7 +102,9 @@ def test_data_without_an_environment_asks_for_one(minari_files):
         load_minari(minari_files.write()).make_env()
 
 
-@pytest.mark.parametrize("env", ["Nowhere-v0", "Pendulum-v99", "no_module:Env-v0", "bad id!"])
+@pytest.mark.parametrize(
+    "env", ["Nowhere-v0", "Pendulum-v99", "no_module:Env-v0", "bad id!", "./own:Env-v0"]
+)
 def test_an_unknown_environment_is_refused(minari_files, env):
     with pytest.raises(DataError, match=f"{env!r} is not registered with Gymnasium"):
         load_minari(minari_files.write(), env=env)

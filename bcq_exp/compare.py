@@ -122,7 +122,8 @@ def _missing(places: Sequence[str]) -> Iterator[str]:
 
     for sweep in map(Path, places):
         expected = state.expected(sweep) if is_sweep(sweep) else []
-        there = {folder.name for folder in run_folders(sweep)} if expected else set()
+        folders = run_folders(sweep) if expected else ()
+        there = {str(folder.relative_to(sweep)) for folder in folders}
         if missing := [name for name in expected if name not in there]:
             have = "has" if len(missing) == 1 else "have"
             more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""

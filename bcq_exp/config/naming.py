@@ -119,7 +119,7 @@ def swept_values(folder_name: str) -> dict[str, str]:
     values = {}
     for item in re.split(r",(?=[\w.@+-]+=)", re.sub(r"-[0-9a-f]{8}$", "", folder_name)):
         key, separator, value = item.partition("=")
-        if not separator:
+        if not separator or "/" in key:  # of nested folders
             return {}
         values[key] = value
     return values

@@ -67,10 +67,6 @@ class SweepJobs:
         self._chooses = not sweep.hydra.sweeper._target_.endswith(GRIDS)
         self._cwd, self._chdir = str(sweep.hydra.runtime.cwd), bool(sweep.hydra.job.chdir)
 
-    def folder(self, number: int, overrides: Sequence[str]) -> Path:
-        """Return the folder of a job."""
-        return self._own(number, overrides)[1]
-
     def plan(
         self, job_overrides: Sequence[Sequence[str]], first: int, until: int | None
     ) -> list[Planned]:

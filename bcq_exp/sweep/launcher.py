@@ -98,6 +98,7 @@ class CohortLauncher(Launcher):
         self._context, self._task, self._config = hydra_context, task_function, config
         self._calls_back = bool(config.hydra.callbacks.keys() - {"check"})  # of jobs
         self._jobs = SweepJobs(hydra_context.config_loader, config)
+        self._sweep = Path(config.hydra.sweep.dir).absolute()
         if config.hydra.job.chdir:
             if self._group_size not in ("auto", 1):
                 raise UserError(
@@ -122,19 +123,18 @@ class CohortLauncher(Launcher):
             UserError: if the same mistake of the user stopped all runs.
         """
         with _hydra_config_kept():
-            sweep = self._jobs.folder(initial_job_idx, job_overrides[0]).parent
-            check_free(sweep)
-            self._workers.wait_for_earlier_jobs(sweep)
+            check_free(self._sweep)
+            self._workers.wait_for_earlier_jobs(self._sweep)
             planned = self._jobs.plan(job_overrides, initial_job_idx, until)
             missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing)
-            with hold(sweep):
-                self._begin(sweep, planned, missing, groups, until)
+            with hold(self._sweep):
+                self._begin(planned, missing, groups, until)
                 failures: dict[Path, Reason] = {
                     each.spec.folder: each.damage for each in planned if each.damage
                 }
-                failures |= self._train(missing, groups, sweep, later)
-                failures |= _estimate_objectives(planned, failures, sweep)
+                failures |= self._train(missing, groups, later)
+                failures |= _estimate_objectives(planned, failures, self._sweep)
                 return self._results(planned, failures)
 
     def say_plan(self, job_overrides: Sequence[Sequence[str]], until: int | None = None) -> None:
@@ -147,8 +147,8 @@ class CohortLauncher(Launcher):
             planned = self._jobs.plan(job_overrides, 0, until)
             missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing, with_costs=True)
-        damaged = {each.spec.folder.name: each.damage for each in planned if each.damage}
-        print(_summary(planned, groups, until))
+        damaged = {self._name(each.spec): each.damage for each in planned if each.damage}
+        print(self._summary(planned, groups, until))
         for line in plan_lines(groups, self._workers.count, damaged):
             print(line)
         if num_valued := sum(each.spec.objective.fqe is not None for each in planned):
@@ -187,7 +187,6 @@ class CohortLauncher(Launcher):
 
     def _begin(
         self,
-        sweep: Path,
         planned: Sequence[Planned],
         missing: Sequence[Planned],
         groups: Sequence[Group],
@@ -195,23 +194,38 @@ class CohortLauncher(Launcher):
     ) -> None:
         """Write the files of the sweep, set aside what its runs replace, and log what follows."""
         if groups:
-            self._workers.check(sweep, len(groups))
-        OmegaConf.save(self._config, sweep / "multirun.yaml")
+            self._workers.check(self._sweep, len(groups))
+        OmegaConf.save(self._config, self._sweep / "multirun.yaml")
         asked = command(_asked(self._config.hydra))
-        state.expect(sweep, [each.spec.folder.name for each in planned], asked)
+        state.expect(self._sweep, [self._name(each.spec) for each in planned], asked)
         for each in missing:
             start.make_room(each.spec)
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-        log.info(_summary(planned, groups, until))
+        log.info(self._summary(planned, groups, until))
         if groups and self._workers.count > 1:
-            log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(sweep))))
+            log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(self._sweep))))
+
+    def _summary(
+        self, planned: Sequence[Planned], groups: Sequence[Group], until: int | None
+    ) -> str:
+        num_damaged = sum(bool(each.damage) for each in planned)
+        sizes = [len(group.runs) for group in groups]
+        num_complete = len(planned) - sum(sizes) - num_damaged
+        state = "complete" if planned[0].spec.until is None else "trained so far"
+        complete = f", {num_complete} {state}" if num_complete else ""
+        damaged = f", {num_damaged} damaged" if num_damaged else ""
+        words = "/".join(map(str, sorted(set(sizes), reverse=True)))
+        divided_as = f" in {counted(len(sizes), 'group')} of {words}" if sizes else ""
+        end = f" to step {until}" if until is not None else ""
+        runs = f"{shortest(self._sweep)}: {counted(len(planned), 'run')}{complete}{damaged}"
+        return f"{runs}, {sum(sizes)} to train{end}{divided_as}"
+
+    def _name(self, spec: RunSpec) -> str:
+        """The name of a run: its folder's path in the sweep's."""
+        return os.path.relpath(spec.folder, self._sweep)
 
     def _train(
-        self,
-        missing: Sequence[Planned],
-        groups: Sequence[Group],
-        sweep: Path,
-        later: float,
+        self, missing: Sequence[Planned], groups: Sequence[Group], later: float
     ) -> dict[Path, Reason]:
         """Train the groups; return the reasons of failed runs by folder."""
         if not groups:
@@ -231,7 +245,7 @@ class CohortLauncher(Launcher):
                 yield [replace(each.spec, part=part) for each in group.runs]
 
         num_ended, work_done, began = 0, 0.0, time.monotonic()
-        for index, result in self._workers.run(_train_group, ready(), sweep):
+        for index, result in self._workers.run(_train_group, ready(), self._sweep):
             runs = groups[index].runs
             for k, each in enumerate(runs):
                 reason = _reason(result) if isinstance(result, BaseException) else result[k]
@@ -400,17 +414,3 @@ def _cost(one: Planned, num_threads: int) -> CohortCost | None:
     # a run that stopped at its end still writes files
     left = max(1, (one.spec.until or one.spec.trainer.num_steps) - one.key.step)
     return CohortCost(run, left, num_threads)
-
-
-def _summary(planned: Sequence[Planned], groups: Sequence[Group], until: int | None) -> str:
-    sweep, num_damaged = planned[0].spec.folder.parent, sum(bool(each.damage) for each in planned)
-    sizes = [len(group.runs) for group in groups]
-    num_complete = len(planned) - sum(sizes) - num_damaged
-    state = "complete" if planned[0].spec.until is None else "trained so far"
-    complete = f", {num_complete} {state}" if num_complete else ""
-    damaged = f", {num_damaged} damaged" if num_damaged else ""
-    words = "/".join(map(str, sorted(set(sizes), reverse=True)))
-    divided_as = f" in {counted(len(sizes), 'group')} of {words}" if sizes else ""
-    end = f" to step {until}" if until is not None else ""
-    runs = f"{shortest(sweep)}: {counted(len(planned), 'run')}{complete}{damaged}"
-    return f"{runs}, {sum(sizes)} to train{end}{divided_as}"

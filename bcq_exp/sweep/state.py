@@ -35,7 +35,7 @@ class RunState:
     """One run of a sweep.
 
     Args:
-        name: the name of its folder.
+        name: its folder's path in the sweep's.
         step, num_steps: gradient steps taken and in total; 0 before it begins.
         seconds_left: the time left at its last rate, while it runs.
         last_return: mean return of its last evaluation.
@@ -92,27 +92,27 @@ def run_states(folder: Path) -> list[RunState]:
     found = sorted(path.parent.name for path in folder.glob("*/summary.json"))
     read = _read(folder)
     names = list(dict.fromkeys([*read["runs"], *found]))
-    return [_run_state(folder / name, read.get("stopped", {}).get(name)) for name in names]
+    return [_run_state(folder, name, read.get("stopped", {}).get(name)) for name in names]
 
 
-def _run_state(folder: Path, why_stopped: str | None) -> RunState:
-    record = RunRecord(folder)
+def _run_state(sweep: Path, name: str, why_stopped: str | None) -> RunState:
+    record = RunRecord(sweep / name)
     try:
         summary = record.summary()
         if summary is None:
-            return RunState(folder.name, "missing")
-        found = present_status(summary, folder)
+            return RunState(name, "missing")
+        found = present_status(summary, record.folder)
         timing = _timing(record, summary["record"], found)
         of_objective = summary["config"]["trainer"].get("objective") == FQE
         estimates = record.estimates() if of_objective else []
     except Damaged as error:
-        return RunState(folder.name, "damaged", reason=str(error))
+        return RunState(name, "damaged", reason=str(error))
     step = max(int(timing.get("step") or 0), summary["step"])
     num_steps = summary["config"]["trainer"]["num_steps"]
     status: Status = {"completed": "done"}.get(found, found)  # type: ignore[assignment]
     rate = timing.get("steps_per_second")
     return RunState(
-        name=folder.name,
+        name=name,
         status=status,
         step=step,
         num_steps=num_steps,

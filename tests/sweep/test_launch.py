@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -106,7 +107,7 @@ def test_evaluations_of_groups_of_one_run_are_shown_too(tmp_path):
     assert f"step {last}: return" not in done.stdout  # shown by the first command
 
 
-def test_a_sweep_of_nested_folders_ends_by_a_command_that_finds_its_runs(tmp_path):
+def test_a_sweep_of_nested_folders_has_one_state_and_a_command_that_finds_its_runs(tmp_path):
     nested = "hydra.sweep.subdir='${algo.num_sampled_action}/seed=${seed}'"
     short = (*TINY, "trainer.num_steps=10", "trainer.eval_every=10")
     done = forked(*short, "-m", "name=n", "algo.num_sampled_action=3,6", nested, cwd=tmp_path)
@@ -116,6 +117,14 @@ def test_a_sweep_of_nested_folders_ends_by_a_command_that_finds_its_runs(tmp_pat
     compared = forked(*command[1:], cwd=tmp_path)
     assert compared.returncode == 0, compared.stderr
     assert "2 runs: last " in compared.stdout and (tmp_path / page).exists()
+    status = forked("status", "multirun/n", cwd=tmp_path)
+    assert [line.split()[:3] for line in status.stdout.splitlines()[2:]] == [
+        ["3/seed=0", "done", "10/10"],
+        ["6/seed=0", "done", "10/10"],
+    ]
+    shutil.rmtree(tmp_path / "multirun" / "n" / "6")
+    compared = forked(*command[1:], cwd=tmp_path)
+    assert "1 of 2 runs of multirun/n has not begun (6/seed=0)" in compared.stdout
 
 
 def test_a_complete_sweep_is_recognised(sweep):

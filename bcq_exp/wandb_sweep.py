@@ -50,23 +50,26 @@ def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """
     try:
         spec = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"file={path}: {first_line(error)}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
         raise UserError(f"file={path}: not a W&B sweep; it needs a method, a metric and parameters")
     own = ["logger.mode=online", *overrides]
-    _check_overrides([*_first_trial(spec["parameters"]), *own])
+    _check_overrides([*_first_trial(path, spec["parameters"]), *own])
     words = ["${env}", "python", "-m", "${program}", *own]
     return {"program": "bcq_exp", **spec, "command": [*words, "${args_no_hyphens}"]}
 
 
-def _first_trial(parameters: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an override for each parameter: its only, first or least value."""
+def _first_trial(path: Path, parameters: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an override for each parameter of a file: its only, first or least value."""
     for key, node in parameters.items():
         found = node if isinstance(node, dict) else {}
         values = [found["value"]] if "value" in found else found.get("values", [])
+        if not isinstance(values, list):
+            raise UserError(f"file={path}: parameters: {key}: values={values}: must be a list")
         for value in [*values, *([found["min"]] if "min" in found else [])][:1]:
-            yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+            word = value if isinstance(value, str) else json.dumps(value, default=str)  # of a date
+            yield f"{key}={word}"
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

@@ -6,8 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -314,11 +314,14 @@ def _function(path: str) -> Callable[[DictConfig, Any], None]:
     Raises:
         UserError: if there is no such function.
     """
-    module, _, name = path.rpartition(".")
+    key = f"hydra.sweeper.custom_search_space={path}"
     try:
-        return getattr(import_module(module), name)
+        found = resolve_name(path)
     except Exception as error:  # of its module, which is custom code
-        raise UserError(f"hydra.sweeper.custom_search_space={path}: {first_line(error)}") from error
+        raise UserError(f"{key}: {first_line(error)}") from error
+    if not callable(found):
+        raise UserError(f"{key}: must name a function")
+    return found
 
 
 def _made(key: str, node: Any) -> Any:

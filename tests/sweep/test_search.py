@@ -371,6 +371,7 @@ def test_mistakes_are_one_line(overrides, said, tmp_path):
         ),
         ({"sampler": "x"}, "must be a choice, hydra/sweeper/sampler=NAME"),
         ({"custom_search_space": "no.such"}, "hydra.sweeper.custom_search_space=no.such: "),
+        ({"custom_search_space": "json"}, "custom_search_space=json: must name a function"),
         ({"space": ()}, "nothing to search; give keys a range"),
         ({"space": ("algo.tau=tag(log,interval(0,1))",)}, "algo.tau=tag(log,interval(0,1)): "),
     ],

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -82,9 +83,29 @@ def test_a_mistake_in_an_override_of_the_agents_is_one_line(word, message, tmp_p
     assert done.stderr.startswith(f"error: {message}")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("values: 3", "file=x.yaml: parameters: algo.tau: values=3: must be a list"),
+        ("values:", "file=x.yaml: parameters: algo.tau: values=None: must be a list"),
+        ("value: 2026-01-02", "algo.tau=2026-01-02: must be a number"),
+    ],
+)
+def test_a_mistake_in_the_values_of_a_file_is_named(values, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("x.yaml")
+    path.write_text(f"parameters:\n  algo.tau:\n    {values}\n")
+    with pytest.raises(UserError) as refused:
+        sweep_spec(path, [])
+    assert str(refused.value).startswith(message)
+
+
 def test_a_file_that_is_no_sweep_is_refused(tmp_path):
     (tmp_path / "x.yaml").write_text("a: 1")
     with pytest.raises(UserError, match=r"x\.yaml: not a W&B sweep"):
+        sweep_spec(tmp_path / "x.yaml", [])
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"x\.yaml: 'utf-8' codec can't decode"):
         sweep_spec(tmp_path / "x.yaml", [])
     done = forked("--file", "missing.yaml", module="bcq_exp.wandb_sweep", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

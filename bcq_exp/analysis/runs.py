@@ -393,7 +393,7 @@ def _oddities(
     settings += runs["dataset"].map(str) + runs["dataset_hash"].map(str)
     if len(repeated := runs["name"][settings.duplicated()]):
         notes.append(
-            f"{counted(len(repeated), 'run')} {'repeats' if len(repeated) == 1 else 'repeat'} "
+            f"{counted(len(repeated), 'run repeats', 'runs repeat')} "
             f"another with the same configuration, seed and data ({listed(list(repeated))}): "
             "intervals count every run as independent and are too narrow"
         )
@@ -414,15 +414,15 @@ def _oddities(
         low, high = running["step"].min(), running["step"].max()
         at = f"step {low}" if low == high else f"steps {low} to {high}"
         of = " or ".join(map(str, sorted(running["num_steps"].unique())))
-        are = "is" if len(running) == 1 else "are"
+        are = counted(len(running), "run is", "runs are")
         notes.append(
-            f"{counted(len(running), 'run')} {are} still running, at {at} of {of}: last "
+            f"{are} still running, at {at} of {of}: last "
             "evaluations are at other steps than those of completed runs"
         )
     stopped = runs[runs["status"] == "stopped"]
     if len(stopped):
         steps = sorted(stopped["step"].unique())
         at = f"step{'s' * (len(steps) > 1)} {' and '.join(map(str, steps))}"
-        were = f"{counted(len(stopped), 'run')} {'was' if len(stopped) == 1 else 'were'}"
+        were = counted(len(stopped), "run was", "runs were")
         notes.append(f"{were} stopped early, at {at}: last evaluations are those of that step")
     return notes

@@ -120,7 +120,7 @@ class ComparedRuns:
             (small, "3 runs: intervals are wide, and no group of 3 is marked as the best"),
         ):
             if few:
-                several = f"{counted(len(few), 'group')} {'has' if len(few) == 1 else 'have'}"
+                several = counted(len(few), "group has", "groups have")
                 which = "every group has" if len(few) == len(found) else several
                 notes.append(f"{which} {what}")
         return notes

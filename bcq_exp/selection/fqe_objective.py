@@ -70,7 +70,7 @@ def estimate_objectives(specs: Sequence[RunSpec], place: Path) -> dict[Path, str
                 spec.objective.number(row, spec.folder)
                 num_beyond += row is not None and row["step"] > (spec.until or row["step"])
     if num_beyond:
-        are = f"{counted(num_beyond, 'run')} {'is' if num_beyond == 1 else 'are'}"
+        are = counted(num_beyond, "run is", "runs are")
         log.warning("%s compared at a later training step than the others", are)
     return failures
 

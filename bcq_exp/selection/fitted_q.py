@@ -11,19 +11,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.json_values import json_values
 from bcq_exp.config.fqe_settings import FQESettings
+from bcq_exp.config.schema import TrainerConfig
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.placement import place
 from bcq_exp.files import atomic_path, clear_halves, written
@@ -37,17 +37,6 @@ log = logging.getLogger(__name__)
 Callback = Callable[[int, Mapping[str, float]], None]
 LOSS = 0  # of an evaluation's statistics
 VERSION = 2  # increment it when saved critics change
-
-
-@dataclass
-class _Placing:
-    """The settings of a placement (:class:`bcq_exp.engine.placement.Settings`)."""
-
-    batch_size: int
-    device: str = "auto"
-    num_threads: int | None = None
-    precision: str = "fp32"
-    engine: str = "auto"
 
 
 class Values(NamedTuple):
@@ -126,7 +115,10 @@ class FittedQ:
         self._settings, self._num_policies = settings, len(act_next)
         self.recorded, self.episode_rows, self._act_next = transitions, rows, act_next
         num_runs = self._num_policies * settings.num_members
-        placement = place(_Placing(settings.batch_size), [settings.hidden_sizes], num_runs)
+        trainer = TrainerConfig(
+            batch_size=settings.batch_size, device="auto", precision="fp32", engine="auto"
+        )
+        placement = place(trainer, [settings.hidden_sizes], num_runs)
         units = Units.of(transitions, evidence.dataset.action_space, settings)
         self._placement, self._units = placement, units
         low, high = units.value(np.array(units.value_range))
@@ -156,10 +148,6 @@ class FittedQ:
     def step(self) -> int:
         """Gradient steps taken."""
         return self._engine.step
-
-    def advance(self, num_steps: int) -> Tensor:
-        """See :meth:`bcq_exp.engine.engine.Engine.advance`; runs are ordered by policy."""
-        return self._engine.advance(num_steps)
 
     def estimates(self) -> list[Values]:
         """Estimate every policy's value.
@@ -240,7 +228,7 @@ class FittedQ:
         every = max(1, self._settings.num_steps // 10)
         with self._placement.in_force():
             while (left := self._settings.num_steps - self.step) > 0:
-                found = self.advance(min(every - self.step % every, left))
+                found = self._engine.advance(min(every - self.step % every, left))
                 self._save(path)
                 callback(self.step, {"critic_loss": float(found[:, -1, LOSS].mean())})
 

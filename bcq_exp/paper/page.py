@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from bcq_exp.analysis import tables
 from bcq_exp.analysis.figures import FORMATS
 from bcq_exp.analysis.report import write_report
 from bcq_exp.analysis.statistics import INTERVALS
 from bcq_exp.analysis.summary import ComparedRuns
+from bcq_exp.analysis.tables import Form
 from bcq_exp.files import write_atomically
+from bcq_exp.formatting import counted
 from bcq_exp.paper import curves
 from bcq_exp.paper.claims import DATASETS_TO_DECIDE, ERROR, MATCHES, Decided
 from bcq_exp.paper.experiments import LAST
-from bcq_exp.paper.run_tables import Results
-from bcq_exp.paper.table import rows, table
+from bcq_exp.paper.run_tables import Results, shown, task_name
 
 COLUMNS = (
     "setting", "env", "algo", "seed", "status", "step", "result", "score", "behaviour_return",
@@ -65,6 +67,49 @@ def claims_markdown(decided: Sequence[Decided]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def table(results: Results, form: Form) -> str:
+    """Format the paper's table as Markdown or LaTeX."""
+    head, body = rows(results, form)
+    return tables.captioned(head, body, form, "Mean ± standard deviation over seeds")
+
+
+def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the paper's table: a row per setting and environment, a column per
+    algorithm, with the last evaluations' return, mean ± deviation over seeds.
+
+    The best of a row is bold where its interval lies apart from every other's
+    (:func:`bcq_exp.analysis.tables.standing_apart`). Cells with fewer runs than planned, or with
+    runs that ended with a dead VAE, are marked.
+    """
+    head = ["", "behaviour", *map(shown, results.algorithms)]
+    body = []
+    for setting in results.settings:
+        for env in results.envs:
+            of_task = results.of_task(setting, env)
+            returns = {
+                algo: of_task.loc[of_task["algo"] == algo, "result"].dropna().to_numpy(float)
+                for algo in results.algorithms
+            }
+            known = {algo: x for algo, x in returns.items() if len(x)}
+            shown_cells = tables.compared_cells(known, form)
+            behaviour = of_task["behaviour_return"].dropna().mean()
+            planned = results.num_pairs // len(results.envs)
+            cells = [
+                shown_cells[algo]
+                + f" ({len(known[algo])} of {planned})" * (len(known[algo]) < planned)
+                + _dead(int(of_task.loc[of_task["algo"] == algo, "has_dead_vae"].sum()))
+                if algo in known
+                else ""
+                for algo in results.algorithms
+            ]
+            body.append([task_name(setting, env), tables.digits(behaviour), *cells])
+    return head, body
+
+
+def _dead(count: int) -> str:
+    return f" ({counted(count, 'dead VAE')})" if count else ""
+
+
 def _lead(results: Results, decided: Sequence[Decided], drawn: Mapping[str, bytes]) -> str:
     parts = [
         '<section class="lead"><h2>Section 6 of the paper</h2>',
@@ -89,9 +134,9 @@ def _lead(results: Results, decided: Sequence[Decided], drawn: Mapping[str, byte
 
 
 def _row(cells: Sequence[str], tag: str) -> str:
-    def shown(text: str) -> str:
+    def formatted(text: str) -> str:
         bold = text.startswith("**")
         text = escape(text.strip("*"))
         return f"<b>{text}</b>" if bold else text
 
-    return "<tr>" + "".join(f"<{tag}>{shown(cell)}</{tag}>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<{tag}>{formatted(cell)}</{tag}>" for cell in cells) + "</tr>"

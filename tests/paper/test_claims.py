@@ -11,8 +11,8 @@ import pytest
 from bcq_exp.data import environments
 from bcq_exp.paper import page
 from bcq_exp.paper.claims import AGENT, BEHAVIOUR, TRUTH, Claim, Comparison, decide, holm, sign_flip
+from bcq_exp.paper.page import rows, table
 from bcq_exp.paper.run_tables import Results
-from bcq_exp.paper.table import rows, table
 from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_run
 from tests.paper.test_experiments import plan

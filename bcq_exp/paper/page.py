@@ -74,40 +74,31 @@ def table(results: Results, form: Form) -> str:
 
 
 def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the paper's table: a row per setting and environment, a column per
-    algorithm, with the last evaluations' return, mean ± deviation over seeds.
+    """Return header and rows: a row per setting and environment, a column per algorithm.
 
-    The best of a row is bold where its interval lies apart from every other's
+    Cells are the last evaluations' return, mean ± deviation over seeds. The best of a row is bold
+    where its interval lies apart from every other's
     (:func:`bcq_exp.analysis.tables.standing_apart`). Cells with fewer runs than planned, or with
     runs that ended with a dead VAE, are marked.
     """
     head = ["", "behaviour", *map(shown, results.algorithms)]
+    planned = results.num_pairs // len(results.envs)
     body = []
     for setting in results.settings:
         for env in results.envs:
             of_task = results.of_task(setting, env)
-            returns = {
-                algo: of_task.loc[of_task["algo"] == algo, "result"].dropna().to_numpy(float)
-                for algo in results.algorithms
-            }
-            known = {algo: x for algo, x in returns.items() if len(x)}
-            shown_cells = tables.compared_cells(known, form)
-            behaviour = of_task["behaviour_return"].dropna().mean()
-            planned = results.num_pairs // len(results.envs)
-            cells = [
-                shown_cells[algo]
-                + f" ({len(known[algo])} of {planned})" * (len(known[algo]) < planned)
-                + _dead(int(of_task.loc[of_task["algo"] == algo, "has_dead_vae"].sum()))
-                if algo in known
-                else ""
-                for algo in results.algorithms
-            ]
-            body.append([task_name(setting, env), tables.digits(behaviour), *cells])
+            known = of_task.dropna(subset="result").groupby("algo")["result"]
+            cells = tables.compared_cells({str(a): x.to_numpy(float) for a, x in known}, form)
+            for algo, num_runs in known.size().items():
+                if num_runs < planned:
+                    cells[str(algo)] += f" ({num_runs} of {planned})"
+                num_dead = int(of_task.loc[of_task["algo"] == algo, "has_dead_vae"].sum())
+                if num_dead:
+                    cells[str(algo)] += f" ({counted(num_dead, 'dead VAE')})"
+            behaviour = tables.digits(of_task["behaviour_return"].dropna().mean())
+            found = [cells.get(algo, "") for algo in results.algorithms]
+            body.append([task_name(setting, env), behaviour, *found])
     return head, body
-
-
-def _dead(count: int) -> str:
-    return f" ({counted(count, 'dead VAE')})" if count else ""
 
 
 def _lead(results: Results, decided: Sequence[Decided], drawn: Mapping[str, bytes]) -> str:

@@ -403,25 +403,21 @@ def _distribution(override: Override) -> Any:
         UserError: if it cannot be searched.
     """
     try:
-        return _as_distribution(override)
+        distributions = _optuna().distributions
+        value = override.value()
+        if isinstance(value, IntervalSweep):
+            low, high, is_log = value.start, value.end, "log" in value.tags
+            if has_integers(value):
+                return distributions.IntDistribution(int(low), int(high), log=is_log)  # type: ignore[arg-type]
+            return distributions.FloatDistribution(low, high, log=is_log)
+        values: list[Any] = list(override.sweep_iterator())
+        if isinstance(value, RangeSweep):
+            kind = "IntDistribution" if isinstance(values[0], int) else "FloatDistribution"
+            high = round(values[-1], 12)  # 0.005 + 2 * 0.005 is a bit more than 0.015
+            return getattr(distributions, kind)(values[0], high, step=value.step)
+        return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
     except ValueError as error:
         raise UserError(f"{override.input_line}: {first_line(error)}") from error
-
-
-def _as_distribution(override: Override) -> Any:
-    distributions = _optuna().distributions
-    value = override.value()
-    if isinstance(value, IntervalSweep):
-        low, high, is_log = value.start, value.end, "log" in value.tags
-        if has_integers(value):
-            return distributions.IntDistribution(int(low), int(high), log=is_log)  # type: ignore[arg-type]
-        return distributions.FloatDistribution(low, high, log=is_log)
-    values: list[Any] = list(override.sweep_iterator())
-    if isinstance(value, RangeSweep):
-        kind = "IntDistribution" if isinstance(values[0], int) else "FloatDistribution"
-        high = round(values[-1], 12)  # 0.005 + 2 * 0.005 is a bit more than 0.015
-        return getattr(distributions, kind)(values[0], high, step=value.step)
-    return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
 def has_integers(interval: IntervalSweep) -> bool:

@@ -14,7 +14,7 @@ import threading
 import time
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from bcq_exp.errors import RunStopped
@@ -41,7 +41,7 @@ def interruptible() -> Iterator[None]:
     """
     with handled(_end, keep_ignored=True) as before:  # in a shell's background job
         try:
-            with _mask(blocks=False):
+            with _mask(signal.SIG_UNBLOCK):
                 yield
         except BaseException as error:  # or what cleaning up raised: libraries are stopped midway
             is_stopped = _stopped_by is not None or isinstance(error, KeyboardInterrupt)
@@ -55,12 +55,10 @@ def interruptible() -> Iterator[None]:
             raise RunStopped(f"stopped by {name}", status=128 + signum) from error
 
 
-@contextmanager
-def blocked() -> Iterator[None]:
+def blocked() -> AbstractContextManager[None]:
     """Let signals wait until the block ends; in processes that it starts, until their
     :func:`interruptible`."""
-    with _mask(blocks=True):
-        yield
+    return _mask(signal.SIG_BLOCK)
 
 
 @contextmanager
@@ -82,7 +80,7 @@ def requests(request: Callable[[int], None]) -> Iterator[None]:
             asked.add(signum)
             request(signum)
 
-    with handled(handle) as before, _mask(blocks=False):
+    with handled(handle) as before, _mask(signal.SIG_UNBLOCK):
         yield
 
 
@@ -105,8 +103,7 @@ def handled(
 
 
 @contextmanager
-def _mask(*, blocks: bool) -> Iterator[None]:
-    how = signal.SIG_BLOCK if blocks else signal.SIG_UNBLOCK
+def _mask(how: int) -> Iterator[None]:
     before = signal.pthread_sigmask(how, SIGNALS)
     try:
         yield

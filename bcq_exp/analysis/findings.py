@@ -61,9 +61,8 @@ def _of_run(index: int, run: pd.Series, training: pd.DataFrame) -> Iterator[Find
         columns = [name for name in watch.statistics if name in training]
         if watch.diverging:
             yield from _diverging(index, watch, training[columns])
-        else:
-            if watch.kind in (run["trouble"] or ()):
-                yield from _out_of_bounds(index, watch, training, columns)
+        elif watch.kind in (run["trouble"] or ()):
+            yield from _out_of_bounds(index, watch, training, columns)
 
 
 def _out_of_bounds(

@@ -44,6 +44,8 @@ def write_report(
         lead: HTML at the beginning of the page.
         selection: the content of the file of ``bcq_exp select``.
     """
+    from plotly.offline import get_plotlyjs
+
     content = {**page_data(found, path.parent), "selection": json_values(selection, digits=6)}
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
@@ -53,7 +55,7 @@ def write_report(
         "<!--reload-->": reload,
         "<!--lead-->": lead,
         "/*css*/": parts["page.css"],
-        "/*plotly*/": _plotly(),
+        "/*plotly*/": get_plotlyjs(),
         "/*data*/": data,
         "/*js*/": "\n".join(parts[name] for name in _SCRIPTS),
     }
@@ -199,9 +201,3 @@ def _reproduction(runs: RunTables) -> dict[str, Any]:
         },
         "data": [[*key, int(count)] for key, count in zip(data.index.tolist(), data, strict=True)],
     }
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs()

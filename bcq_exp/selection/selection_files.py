@@ -69,8 +69,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         policies = [dict(each) for each in found["policies"]]
         texts = [*found["notes"], *(each[name] for each in policies for name in TEXTS)]
         numbers = [{k: v for k, v in each.items() if k not in TEXTS} for each in policies]
-        named = ("settings", "behaviour", "quality", "budget", "calibration")
-        parts = [*numbers, *(found[name] for name in named)]
+        parts = [*numbers, *(found[name] for name, kind in PARTS.items() if kind is dict)]
         if not all(isinstance(text, str) and text for text in texts):
             raise ValueError("its texts are not strings")
         if not all(isinstance(value, Real | None) for part in parts for value in _leaves(part)):

@@ -67,12 +67,11 @@ def expected(folder: Path) -> list[str]:
     return list(_read(folder)["runs"])
 
 
-def set_aside(folder: Path, *names: str) -> None:
-    """Set all runs and the named files of a sweep aside; sweep.json keeps the commands."""
+def set_aside(folder: Path, study: str) -> None:
+    """Set all runs and the study's file of a search aside; sweep.json keeps the commands."""
     for path in sorted(folder.glob("*/summary.json")):
         start.set_aside(path.parent)
-    for name in names:
-        files.set_aside(folder / name, folder / ".set_aside")
+    files.set_aside(folder / study, folder / ".set_aside")
     _write(folder, {**_read(folder), "runs": [], "stopped": {}})
 
 

@@ -47,6 +47,7 @@ class Workers(Protocol):
 
     def wait_for_earlier_jobs(self, folder: Path) -> None:
         """Wait until no job of an earlier launch of the sweep in ``folder`` runs."""
+        return None
 
     def check(self, folder: Path, count: int) -> None:
         """Check that ``count`` groups of the sweep in ``folder`` can be trained.
@@ -54,6 +55,7 @@ class Workers(Protocol):
         Raises:
             UserError: if they would be refused, or workers do not see the folder.
         """
+        return None
 
     def run(
         self, function: Callable[[T], R], groups: Iterable[T], folder: Path

@@ -60,16 +60,16 @@ def make_run(
         reduce(lambda node, part: node.setdefault(part, {}), above, config)[name] = value
     record = RunRecord(folder)
     rng = np.random.default_rng(seed)
-    for row in range(1, num_rows + 1):
-        step = row * max(steps, 1000) // num_rows
+    for number in range(1, num_rows + 1):
+        step = number * max(steps, 1000) // num_rows
         values = {name: float(rng.normal(1, 0.1)) for name in statistics}
         if "perturbation_abs_mean" in values:
             values["perturbation_abs_mean"] = 0.05
         for name, column in (training or {}).items():
-            values[name] = float(column[row - 1] if np.ndim(column) else column)
+            values[name] = float(column[number - 1] if np.ndim(column) else column)
         record.append("train", {"step": step, **values})
         record.append("timing", {"step": step, "wall_time": step / 100, "steps_per_second": 100.0})
-    evaluations = [
+    evaluations: list[dict[str, Any]] = [
         {
             "step": 1000 * (i + 1),
             "return_mean": value,

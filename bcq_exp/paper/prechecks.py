@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -63,23 +62,16 @@ def check_runs(plan: PaperPlan, compose: Compose) -> None:
         if summary is None:
             continue
         spec = RunSpec.of(changed(compose("config", overrides), {"seed": seed}), folder)
-        with _another_name(plan):
+        try:
             start.check_continues(spec, summary)
             _check_content(hashes, summary["dataset"], folder)
             if folder in agents and summary["step"] > plan.agents.num_steps:
                 raise UserError(f"the agent in {folder} has taken {summary['step']} steps")
+        except UserError as error:
+            reason = str(error).partition("; ")[0]
+            raise UserError(f"name={plan.name}: {reason}; give another name=") from error
         if folder in agents:
             _check_versions(f"the agent in {folder}", summary["versions"], folder.parent)
-
-
-@contextmanager
-def _another_name(plan: PaperPlan) -> Iterator[None]:
-    """Advise another ``name=`` of this command for errors of its runs."""
-    try:
-        yield
-    except UserError as error:
-        reason = str(error).partition("; ")[0]
-        raise UserError(f"name={plan.name}: {reason}; give another name=") from error
 
 
 def _check_content(hashes: dict[str, str], data: Mapping[str, Any], folder: Path) -> None:

@@ -75,9 +75,10 @@ def select(
         callback: as :meth:`bcq_exp.selection.fitted_q.FittedQ.fit` has it.
 
     Raises:
-        UserError: if the value of the behaviour policy, as recorded, is out of the known range, or
-            recorded episodes are cut before the horizon.
+        UserError: if the value of the behaviour policy, as recorded, is out of the known range,
+            recorded episodes are cut before the horizon, or there is only one.
     """
+    _check_episodes(evidence)
     _check_horizon(evidence, settings)
     _check_range(evidence, settings)
     act_next, first_act = policies_actions(candidates, evidence, settings.seed)
@@ -141,6 +142,15 @@ def _agreement(
         order = np.arange(len(known))  # as they stand
         budget[MAIN] = budget_curve(episodes, NUM_PULLS, order, seed)
     return quality, budget
+
+
+def _check_episodes(evidence: Evidence) -> None:
+    data, is_discrete = evidence.training, evidence.num_actions is not None
+    if np.count_nonzero(data.episode_rows) < 2 and (is_discrete or not evidence.is_held_out):
+        raise UserError(
+            f"{data.id}: has a single episode to learn from, but actions are compared with those "
+            "of other episodes; give data of several episodes"
+        )
 
 
 def _check_horizon(evidence: Evidence, settings: FQESettings) -> None:

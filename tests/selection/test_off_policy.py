@@ -294,6 +294,15 @@ def test_a_range_of_returns_contains_the_recorded_mean(evidence):
                 _check_range(evidence, settings)
 
 
+def test_a_single_episode_is_refused_where_actions_are_compared_with_those_of_others(
+    problem, tmp_path
+):
+    one = as_dataset(problem, problem.episodes(problem.behaviour, 1, np.random.default_rng(0)))
+    for alone in (Evidence(one), Evidence(replace(one, held_out=one))):
+        with pytest.raises(UserError, match=r"^made/up-v0: has a single episode to learn from"):
+            select([candidate(problem.behaviour)], alone, FQESettings(**QUICK), tmp_path / "fqe.pt")
+
+
 def test_without_held_out_episodes_a_behaviour_model_is_measured_on_those_it_did_not_see(
     evidence, monkeypatch
 ):

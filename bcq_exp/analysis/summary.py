@@ -170,7 +170,10 @@ class ComparedRuns:
         if is_numeric and column.nunique() > statistics.LEVELS_AT_MOST:
             edges = quarters(column)
             cut = np.searchsorted(edges[1:-1], column)
-            names = [f"{low:.3g} – {high:.3g}" for low, high in pairwise(edges)]
+            texts = [f"{edge:.3g}" for edge in edges]
+            if len({*texts}) < len(texts):
+                texts = told_apart(edges.tolist())
+            names = [f"{low} – {high}" for low, high in pairwise(texts)]
             levels = pd.Series([names[part] for part in cut], index=column.index)
         order = column.groupby(levels).min() if is_numeric else None
         rows = []

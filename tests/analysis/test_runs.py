@@ -142,6 +142,10 @@ def test_the_values_of_a_marginal_are_in_their_order_and_many_are_quarters(tmp_p
     ]
     for k in range(1, 10):
         make_run(tmp_path / "many" / str(k), [float(k)], changes={"algo.x": k})
+    for i in range(8):
+        make_run(tmp_path / "near" / str(i), returns=[i], changes={"algo.x": 1 + i * 1e-5})
+    near = ComparedRuns(load_runs(tmp_path / "near")).marginal("algo.x")
+    assert list(near["num_runs"]) == [2, 2, 2, 2] and near["value"].is_unique
     table = ComparedRuns(load_runs(tmp_path / "many")).marginal("algo.x")
     assert list(table["value"]) == ["1 – 3", "3 – 5", "5 – 7", "7 – 9"]
     assert list(table["num_runs"]) == [3, 2, 2, 2]  # an edge belongs to the quarter below it

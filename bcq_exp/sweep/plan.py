@@ -98,7 +98,8 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> tuple[list[str], D
             )
     folder = check_folders(cfg, is_sweep=True)
     _check_folder(cfg, folder)
-    placed = [f"hydra.sweep.dir='{folder}'"]
+    quoted = str(folder).replace("'", r"\'")
+    placed = [f"hydra.sweep.dir='{quoted}'"]
     is_grid = cfg.hydra.sweeper._target_.endswith("BasicSweeper")
     if is_grid:
         placed.append(f"hydra.sweeper._target_={HOME}.GridSweeper")

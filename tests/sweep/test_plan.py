@@ -169,6 +169,11 @@ def test_a_sweeps_file_may_fix_values(tmp_path):
     assert "2 runs, 2 to train" in done.stdout, done.stderr
 
 
+def test_the_folder_of_a_sweep_may_have_a_quote(tmp_path):
+    done = forked("-m", "--plan", "seed=0,1", 'hydra.sweep.dir="it\'s"', *TINY, cwd=tmp_path)
+    assert done.stdout.startswith("it's: 2 runs, 2 to train"), done.stderr
+
+
 def test_a_seed_may_follow_the_swept_key(tmp_path):
     short = (*TINY, "trainer.num_steps=10", "trainer.eval_episodes=0", "-m", "name=s")
     short += ("seed=${dataset.seed}",)

@@ -45,7 +45,7 @@ def notes_of(
     yield from _of_support(policies)
     if others.calibration:
         yield from _of_weights(policies, evidence, settings)
-        yield from _of_behaviour(others.calibration, others)
+        yield from _of_behaviour(others.calibration, others.recorded_log_loss)
     else:
         yield NO_WEIGHTS
     yield from _of_gammas([each.agent.gamma for each in ranked], settings.gamma)
@@ -201,23 +201,22 @@ def _of_weights(policies: pd.DataFrame, evidence: Evidence, settings: FQESetting
         )
 
 
-def _of_behaviour(found: Calibration, others: OffPolicy) -> Iterator[str]:
+def _of_behaviour(found: Calibration, recorded_log_loss: float | None) -> Iterator[str]:
     """Note the quality of the probabilities in importance weights."""
-    measured = (
-        f"on {counted(found.num_episodes, 'episode')} that it was not fitted to, the most "
-        f"probable action was taken in {found.accuracy:.0%} of steps, the expected calibration "
-        f"error is {found.error:.2f}"
-    )
-    if others.recorded_log_loss is not None:
+    if recorded_log_loss is not None:
         yield "behaviour probabilities are those that the data state"
-        if others.recorded_log_loss > found.log_loss + WORSE:
+        if recorded_log_loss > found.log_loss + WORSE:
             yield (
                 "the stated probabilities explain the actions worse (log loss "
-                f"{others.recorded_log_loss:.2f}) than a fitted model ({found.log_loss:.2f}): "
+                f"{recorded_log_loss:.2f}) than a fitted model ({found.log_loss:.2f}): "
                 "check that column"
             )
     else:
-        yield f"behaviour probabilities are estimated; {measured}"
+        yield (
+            f"behaviour probabilities are estimated; on {counted(found.num_episodes, 'episode')} "
+            "that it was not fitted to, the most probable action was taken in "
+            f"{found.accuracy:.0%} of steps, the expected calibration error is {found.error:.2f}"
+        )
         if found.error > UNCALIBRATED:
             yield "the behaviour model is poorly calibrated: so are all weights"
 

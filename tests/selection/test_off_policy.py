@@ -18,7 +18,7 @@ from bcq_exp.selection.candidates import Candidate, Evidence, policies_actions
 from bcq_exp.selection.estimates import _check_range, _discounted, _quality, select
 from bcq_exp.selection.fitted_q import FittedQ
 from bcq_exp.selection.importance import Episodes, doubly_robust
-from bcq_exp.selection.off_policy import OffPolicy, _behaviour, _weighted, off_policy
+from bcq_exp.selection.off_policy import _behaviour, _weighted, off_policy
 from bcq_exp.selection.propensities import Calibration, calibration, fit_behaviour
 from bcq_exp.selection.ranking import spearman
 from bcq_exp.selection.support import NearestActions, discrete_support
@@ -353,14 +353,13 @@ def test_notes_are_made_where_a_number_is_beyond_its_mark(evidence):
 
 def test_a_behaviour_model_is_doubted_by_its_calibration_and_stated_numbers_by_the_model():
     found = Calibration(10, 0.8, 0.5, 0.7, 0.05, ())
-    estimated, stated = OffPolicy([], {}), OffPolicy([], {}, recorded_log_loss=0.5)
-    (note,) = notes._of_behaviour(found, estimated)
+    (note,) = notes._of_behaviour(found, None)
     assert "in 80% of steps, the expected calibration error is 0.05" in note
-    _, note = notes._of_behaviour(replace(found, error=0.2), estimated)
+    _, note = notes._of_behaviour(replace(found, error=0.2), None)
     assert "poorly calibrated" in note
-    (_,) = notes._of_behaviour(found, stated)
-    (_,) = notes._of_behaviour(found, replace(stated, recorded_log_loss=0.1))
-    _, note = notes._of_behaviour(found, replace(stated, recorded_log_loss=0.6))
+    (_,) = notes._of_behaviour(found, 0.5)
+    (_,) = notes._of_behaviour(found, 0.1)
+    _, note = notes._of_behaviour(found, 0.6)
     assert "(log loss 0.60) than a fitted model (0.50)" in note
 
 

@@ -93,9 +93,8 @@ def _of_discrete(
     def of(
         k: int, policy: np.ndarray, soft: np.ndarray, log_ratios: np.ndarray
     ) -> dict[str, float]:
-        support = discrete_support(policy, behaviour)
         weighted = _weighted(fitted, k, soft[kept], log_ratios[kept], settings)
-        return {**weighted, "support": support}
+        return {**weighted, "support": discrete_support(policy, behaviour)}
 
     rows = []
     log_taken = np.log(taken if given is None else given)

@@ -57,7 +57,8 @@ class DataSet:
     """One recorded data set.
 
     Args:
-        id: Minari's id, with a digest of all settings that determine the content, except versions.
+        id: Minari's id, with a digest of all settings that determine the content, except versions:
+            ``bcq_paper/Hopper-v5/imperfect-3f2a9c1d-s0-v0``.
         seed: the seed of the agent and of the recording.
         is_agent_itself: whether the agent's final policy acted, without noise.
         agent: the folder of the agent's run.
@@ -214,7 +215,7 @@ def _data(
         **{key: setting[key] for key in recording},
     )
     for seed in agent_seeds(cfg):
-        id = dataset_id(env, name, digest, str(seed))
+        id = f"bcq_paper/{as_name(env)}/{name}-{digest}-s{seed}-v0"
         folder = agents.folders[env, float(setting.agent.noise_std), seed]
         arguments = (
             f"id={id}", f"setting={name}", "behaviour=run", f"run={folder}",
@@ -263,11 +264,6 @@ def _learners(
             },
             overrides,
         )
-
-
-def dataset_id(env: str, setting: str, digest: str, seed: str) -> str:
-    """``bcq_paper/Hopper-v5/imperfect-3f2a9c1d-s0-v0``."""
-    return f"bcq_paper/{as_name(env)}/{setting}-{digest}-s{seed}-v0"
 
 
 def _digest(**recipe: Any) -> str:

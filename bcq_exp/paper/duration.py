@@ -88,4 +88,4 @@ def _num_workers() -> int:
 
     plugins.register()
     launcher = instantiate(HydraConfig.get().launcher)
-    return launcher.num_workers if isinstance(launcher, CohortLauncher) else 1
+    return launcher.workers.count if isinstance(launcher, CohortLauncher) else 1

@@ -84,13 +84,8 @@ class CohortLauncher(Launcher):
                 f"hydra.launcher.group_size={group_size}: must be auto or an integer at least 1"
             )
         self._group_size = group_size
-        self._workers = workers or InProcess()
+        self.workers = workers or InProcess()
         self.plan_only = plan_only
-
-    @property
-    def num_workers(self) -> int:
-        """The number of groups that are trained at a time."""
-        return self._workers.count
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -124,7 +119,7 @@ class CohortLauncher(Launcher):
         """
         with _hydra_config_kept():
             check_free(self._sweep)
-            self._workers.wait_for_earlier_jobs(self._sweep)
+            self.workers.wait_for_earlier_jobs(self._sweep)
             planned = self._jobs.plan(job_overrides, initial_job_idx, until)
             missing = [each for each in planned if each.key is not None]
             groups = self._groups(missing)
@@ -149,7 +144,7 @@ class CohortLauncher(Launcher):
             groups = self._groups(missing, with_costs=True)
         damaged = {self._name(each.spec): each.damage for each in planned if each.damage}
         print(self._summary(planned, groups, until))
-        for line in plan_lines(groups, self._workers.count, damaged):
+        for line in plan_lines(groups, self.workers.count, damaged):
             print(line)
         if num_valued := sum(each.spec.objective.fqe is not None for each in planned):
             policies = counted(num_valued, "policy", "policies")
@@ -173,17 +168,17 @@ class CohortLauncher(Launcher):
         kinds = []
         cohorts_of_runs = cohorts([each.key for each in missing if each.key is not None])
         several = 1 < len(cohorts_of_runs) <= MOST_WEIGHED
-        with_costs = with_costs or self._workers.count > 1 or several
+        with_costs = with_costs or self.workers.count > 1 or several
         for numbers in cohorts_of_runs:
             runs = [missing[i] for i in numbers]
             spec = runs[0].spec
             algorithm_class(spec.algorithm)
             sizes = spec.algorithm.hidden_sizes
             placement = place(spec.trainer, sizes, len(runs), self._group_size)
-            num_threads = placement.num_threads if self._workers.count == 1 else 1
+            num_threads = placement.num_threads if self.workers.count == 1 else 1
             cost = _cost(runs[0], num_threads) if with_costs else None
             kinds.append(Kind(runs, placement.group_size, cost))
-        return divided(kinds, self._workers.count)
+        return divided(kinds, self.workers.count)
 
     def _begin(
         self,
@@ -194,7 +189,7 @@ class CohortLauncher(Launcher):
     ) -> None:
         """Write the files of the sweep, set aside what its runs replace, and log what follows."""
         if groups:
-            self._workers.check(self._sweep, len(groups))
+            self.workers.check(self._sweep, len(groups))
         OmegaConf.save(self._config, self._sweep / "multirun.yaml")
         asked = command(_asked(self._config.hydra))
         state.expect(self._sweep, [self._name(each.spec) for each in planned], asked)
@@ -202,7 +197,7 @@ class CohortLauncher(Launcher):
             start.make_room(each.spec)
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         log.info(self._summary(planned, groups, until))
-        if groups and self._workers.count > 1:
+        if groups and self.workers.count > 1:
             log.info("progress: bcq_exp status %s", shlex.quote(str(shortest(self._sweep))))
 
     def _summary(
@@ -236,7 +231,7 @@ class CohortLauncher(Launcher):
                 self._context.callbacks.on_job_start(config=cfg, task_function=self._task)
         failures: dict[Path, Reason] = {}
         work = [group.seconds for group in groups]
-        parts = sweep_parts(work, later) if self._workers.count == 1 else [None] * len(groups)
+        parts = sweep_parts(work, later) if self.workers.count == 1 else [None] * len(groups)
 
         def ready() -> Iterator[list[RunSpec]]:  # made when a worker takes the group
             for group, part in zip(groups, parts, strict=True):
@@ -245,7 +240,7 @@ class CohortLauncher(Launcher):
                 yield [replace(each.spec, part=part) for each in group.runs]
 
         num_ended, work_done, began = 0, 0.0, time.monotonic()
-        for index, result in self._workers.run(_train_group, ready(), self._sweep):
+        for index, result in self.workers.run(_train_group, ready(), self._sweep):
             runs = groups[index].runs
             for k, each in enumerate(runs):
                 reason = _reason(result) if isinstance(result, BaseException) else result[k]

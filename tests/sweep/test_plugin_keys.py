@@ -23,7 +23,7 @@ def workers(launcher, *overrides):
     plugins.register()
     given = ("hydra.sweep.dir=there", "hydra.job.name=mine", *overrides)
     cfg = compose(f"hydra/launcher={launcher}", *given, with_hydra=True)
-    return Plugins.instance()._instantiate(cfg.hydra.launcher)._workers
+    return Plugins.instance()._instantiate(cfg.hydra.launcher).workers
 
 
 def test_joblib_is_given_its_plugins_keys():

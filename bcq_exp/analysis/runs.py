@@ -355,15 +355,11 @@ def _tables(
                 )
             if not len(columns.get("step", ())):
                 continue
-            known = bool(len(timing.get("step", ())))
-            wall = (
-                np.interp(columns["step"], timing["step"], timing["wall_time"])
-                if known
-                else np.full(len(columns["step"]), np.nan)
-            )
-            rest = {name: column for name, column in columns.items() if name != "step"}
+            steps, wall = columns["step"], np.nan
+            if len(timing.get("step", ())):
+                wall = np.interp(steps, timing["step"], timing["wall_time"])
             parts[table].append(
-                pd.DataFrame({"run": index, "step": columns["step"], "wall_time": wall, **rest})
+                pd.DataFrame({"run": index, "step": steps, "wall_time": wall, **columns})
             )
     nothing = pd.DataFrame({"run": [], "step": [], "wall_time": []})
     return [pd.concat(parts[t], ignore_index=True) if parts[t] else nothing for t in tables]

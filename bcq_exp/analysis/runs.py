@@ -165,7 +165,7 @@ def _nested_summaries(path: Path) -> list[Path]:
 
 def _as_people_sort(path: Path) -> tuple[Any, ...]:
     name, above = path.parent.name, str(path.parent.parent)
-    return (above, 0, int(name), "") if name.isdigit() else (above, 1, 0, name)
+    return (above, 0, int(name), "") if name.isdecimal() else (above, 1, 0, name)
 
 
 def _summaries(folders: Iterable[Path]) -> tuple[dict[Path, dict[str, Any]], list[str]]:
@@ -300,11 +300,12 @@ def _provenance(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """Return the folders' names, with their parents' where names repeat."""
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{folder.resolve().parent.name}/{folder.resolve().name}" for folder in folders]
+    """Return the folders' names, with those of the folders above while names repeat."""
+    paths = [folder.resolve().parts for folder in folders]
+    depth = 1
+    while len({path[-depth:] for path in paths}) < len({*paths}):
+        depth += 1
+    return ["/".join(path[-depth:]) for path in paths]
 
 
 def _row(

@@ -61,6 +61,12 @@ def test_runs_are_named_by_their_folders_and_by_their_sweeps_where_those_are_ali
     assert list(load_runs(tmp_path / "a").runs["name"]) == ["9", "10", "x"]
     both = load_runs(tmp_path / "b", tmp_path / "a").runs["name"]
     assert list(both) == ["b/9", "a/9", "a/10", "a/x"]
+    for name in ("s/a/9", "t/a/9"):
+        make_run(tmp_path / name, [1.0])
+    names = load_runs(tmp_path / "s", tmp_path / "t").runs["name"]
+    assert list(names) == ["s/a/9", "t/a/9"]
+    (tmp_path / "a" / "10").rename(tmp_path / "a" / "²")  # a digit, but no number
+    assert list(load_runs(tmp_path / "a").runs["name"]) == ["9", "x", "²"]
 
 
 def test_runs_in_nested_folders_of_a_sweep_are_found(tmp_path):

@@ -66,7 +66,8 @@ class Results:
         steps = loaded.runs["num_steps"]
         early = _means(self.evaluations, 0 * steps, EARLY * steps)
         last = _means(self.evaluations, (1 - LAST) * steps, steps)
-        over = _signed_log(last["value_mean"] - last["discounted_return_mean"])
+        error = last["value_mean"] - last["discounted_return_mean"]
+        over = np.sign(error) * np.log10(1 + error.abs())
         runs = loaded.runs.assign(
             setting=[setting for setting, _, _ in of_run],
             env=[env for _, env, _ in of_run],
@@ -134,10 +135,6 @@ def _worst(runs: pd.DataFrame) -> pd.DataFrame:
         "overestimation": runs["overestimation"].clip(upper=0).fillna(0),  # 0 has none
     }
     return pd.DataFrame(least).groupby(runs["env"]).min()
-
-
-def _signed_log(values: pd.Series) -> pd.Series:
-    return np.sign(values) * np.log10(1 + values.abs())
 
 
 def _behaviour_scores(runs: pd.DataFrame) -> pd.Series:

@@ -390,9 +390,9 @@ def _oddities(
     settings += runs["dataset"].map(str) + runs["dataset_hash"].map(str)
     if len(repeated := runs["name"][settings.duplicated()]):
         notes.append(
-            f"{counted(len(repeated), 'run repeats', 'runs repeat')} "
-            f"another with the same configuration, seed and data ({listed(list(repeated))}): "
-            "intervals count every run as independent and are too narrow"
+            f"{counted(len(repeated), 'run repeats', 'runs repeat')} another with the same "
+            f"configuration, seed and data ({listed(list(repeated))}): intervals count every run "
+            "as independent and are too narrow"
         )
     if runs["num_steps"].nunique() > 1:
         lengths = ", ".join(map(str, sorted(runs["num_steps"].unique())))
@@ -413,8 +413,8 @@ def _oddities(
         of = " or ".join(map(str, sorted(running["num_steps"].unique())))
         are = counted(len(running), "run is", "runs are")
         notes.append(
-            f"{are} still running, at {at} of {of}: last "
-            "evaluations are at other steps than those of completed runs"
+            f"{are} still running, at {at} of {of}: last evaluations are at other steps than "
+            "those of completed runs"
         )
     stopped = runs[runs["status"] == "stopped"]
     if len(stopped):

@@ -335,5 +335,8 @@ def polyak_update(
     if not isinstance(tau, Tensor):
         torch._foreach_lerp_(moved, followed, tau)
         return
-    weights = [tau.reshape(-1, *[1] * (param.dim() - 1)).expand_as(param) for param in moved]
+    weights = [
+        tau.reshape((*tau.shape, *[1] * (param.dim() - tau.dim()))).expand_as(param)
+        for param in moved
+    ]
     torch._foreach_lerp_(moved, followed, weights)

@@ -193,6 +193,8 @@ def _clipped(grads: Sequence[Tensor], max_norm: float, leading_dims: int) -> lis
     """Gradients scaled down to a joint L2 norm of ``max_norm``, each run's by itself."""
     norms = [
         torch.linalg.vector_norm(g, dim=tuple(range(leading_dims, g.dim())), keepdim=True)
+        if g.dim() > leading_dims
+        else g.abs()  # of one number: torch would take the norm over the runs
         for g in grads
     ]
     shape = norms[0].shape[:leading_dims]

@@ -223,6 +223,33 @@ def test_a_custom_critic_that_declares_it_is_compiled_stacked_and_computed_in_bf
     assert not torch.equal(bf16.advance(3)[0], told[0, :3])
 
 
+class ScaledCritic(OwnCritic):
+    """Has a parameter of one number."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, obs, act):
+        return self.scale * super().forward(obs, act)
+
+
+def assert_every_executor_steps_alike(name):
+    options = (f"{OWN}{name}", "critic_optim.max_grad_norm=0.01", "trainer.precision=fp64")
+    data = load_pendulum(num_steps=2000)
+    cfgs = [compose(*DDPG_OPTIONS, *options, f"seed={k}") for k in range(3)]
+    stacked = engine_of(cfgs, data, engine="eager", stacks=True, num_threads=1).advance(20)
+    for cfg, of_stack in zip(cfgs, stacked, strict=True):
+        eager = engine_of([cfg], data, engine="eager").advance(20)[0]
+        torch.testing.assert_close(of_stack, eager, rtol=1e-9, atol=1e-11)
+    compiled = engine_of([cfgs[2]], data, engine="xla", engine_is_required=True).advance(20)[0]
+    torch.testing.assert_close(compiled, eager, rtol=1e-7, atol=1e-9)
+
+
+def test_a_pure_network_may_have_a_parameter_of_one_number():
+    assert_every_executor_steps_alike("ScaledCritic")
+
+
 def test_one_that_declares_nothing_trains_the_same_by_eager_steps_side_by_side():
     data = load_pendulum(num_steps=2000)
     own, plain = (

@@ -289,9 +289,9 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         return self.is_pure and all(o.can_be_compiled for o in self.optimizers.values())
 
     def state_tensors(self) -> list[Tensor]:
-        """Return every tensor that a gradient step changes: parameters, targets, optimizers."""
-        optimizers = self.optimizers.values()
-        return [*self.parameters(), *(x for o in optimizers for x in o.state_tensors())]
+        """Return the tensors that a gradient step may change: of networks and of optimizers."""
+        of_optimizers = (x for o in self.all_optimizers() for x in o.state_tensors())
+        return [*self.parameters(), *self.buffers(), *of_optimizers]
 
     def all_optimizers(self) -> list[Optimizer]:
         """Return the optimizers that step."""

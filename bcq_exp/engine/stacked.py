@@ -118,8 +118,8 @@ class StackedRuns:
 
     def state_tensors(self) -> list[Tensor]:
         """See :meth:`OfflineAlgorithm.state_tensors`."""
-        params = [param for network in self._networks for param in network.parameters()]
-        return [*params, *(x for o in self.all_optimizers() for x in o.state_tensors())]
+        of_networks = (x for network in self._networks for x in network.tensors)
+        return [*of_networks, *(x for o in self.all_optimizers() for x in o.state_tensors())]
 
     def all_optimizers(self) -> list[Optimizer]:
         """See :meth:`OfflineAlgorithm.all_optimizers`."""

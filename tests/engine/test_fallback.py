@@ -234,6 +234,19 @@ class ScaledCritic(OwnCritic):
         return self.scale * super().forward(obs, act)
 
 
+class CenteringCritic(OwnCritic):
+    """Learns a mean of observations while it computes."""
+
+    def __init__(self, *, obs_dim, **sizes):
+        super().__init__(obs_dim=obs_dim, **sizes)
+        self.register_buffer("mean", torch.zeros(obs_dim))
+
+    def forward(self, obs, act):
+        with torch.no_grad():
+            self.mean.copy_(0.9 * self.mean + 0.1 * obs.flatten(0, -2).mean(0))
+        return super().forward(obs - self.mean, act)
+
+
 def assert_every_executor_steps_alike(name):
     options = (f"{OWN}{name}", "critic_optim.max_grad_norm=0.01", "trainer.precision=fp64")
     data = load_pendulum(num_steps=2000)
@@ -248,6 +261,10 @@ def assert_every_executor_steps_alike(name):
 
 def test_a_pure_network_may_have_a_parameter_of_one_number():
     assert_every_executor_steps_alike("ScaledCritic")
+
+
+def test_a_pure_network_may_change_a_buffer():
+    assert_every_executor_steps_alike("CenteringCritic")
 
 
 def test_one_that_declares_nothing_trains_the_same_by_eager_steps_side_by_side():

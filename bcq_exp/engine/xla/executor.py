@@ -53,7 +53,7 @@ class XLAExecutor:
 
     def __init__(self, learner: OfflineAlgorithm, buffers: StepBuffers, program: Program) -> None:
         self._learner, self._buffers, self._program = learner, buffers, program
-        self._tensors = _stored(_changing(learner))
+        self._tensors = _stored(learner.state_tensors())
         with jax.enable_x64(True):
             self._values = [to_jax(tensor) for tensor in self._tensors]
             self._hyperparameters = [to_jax(x) for x in _as_tensors(learner)]
@@ -120,7 +120,7 @@ class Program:
     ) -> None:
         _start_jax(num_threads)
         self._learner, self._table, self._buffers = learner, table, buffers
-        self._tensors = _stored(_changing(learner))
+        self._tensors = _stored(learner.state_tensors())
         self._rates = torch.zeros(
             buffers.num_steps, len(learner.all_optimizers()), dtype=torch.float64
         )
@@ -196,11 +196,6 @@ def _start_jax(num_threads: int | None) -> None:
             del os.environ[NUM_THREADS]  # not for other processes
 
 
-def _changing(learner: OfflineAlgorithm) -> list[Tensor]:
-    """Return the tensors that a step may change: parameters, buffers, optimizer moments."""
-    return [*learner.state_tensors(), *learner.buffers()]
-
-
 def _stored(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Views of tensors as programs store them: matrices transposed, as layers multiply by these."""
     return [x.detach().t() if x.ndim == 2 else x.detach() for x in tensors]
@@ -224,7 +219,7 @@ def verify(
     Raises:
         UntraceableError: if they differ by more than rounding, or XLA cannot run the program.
     """
-    tensors = _changing(learner)
+    tensors = learner.state_tensors()
     before = [tensor.detach().clone() for tensor in tensors]
     try:
         compiled = _after_two_steps(learner, buffers, XLAExecutor(learner, buffers, program))
@@ -254,7 +249,7 @@ def _after_two_steps(
             buffers.row.zero_()
             executor.advance(1)
         executor.sync()
-        after = [tensor.detach().clone() for tensor in _changing(learner)]
+        after = [tensor.detach().clone() for tensor in learner.state_tensors()]
         learner.after_steps(-2)
     return after
 
@@ -264,7 +259,7 @@ def _after_two_exact_steps(
 ) -> list[Tensor]:
     """As :func:`_after_two_steps`, computed in float64."""
     learner, buffers = deepcopy(learner), buffers.double()
-    for tensor in _changing(learner):
+    for tensor in learner.state_tensors():
         if tensor.is_floating_point():
             tensor.data = tensor.data.double()
     for network in learner.networks:

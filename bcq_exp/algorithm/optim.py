@@ -126,15 +126,6 @@ class Optimizer:
         state = [x for p in self.params for x in self.moments(p).values() if torch.is_tensor(x)]
         return [*state, *([self._lr] if isinstance(self._lr, Tensor) else [])]
 
-    def references(self) -> list[dict[str, Any]]:
-        """Return the state of each parameter, tensors not copied, for :meth:`refer_to`."""
-        return [dict(self.moments(param)) for param in self.params]
-
-    def refer_to(self, references: Sequence[dict[str, Any]]) -> None:
-        """Restore the state that :meth:`references` returned, with the tensors' present values."""
-        for param, moments in zip(self.params, references, strict=True):
-            self.moments(param).update(moments)
-
     def moments(self, param: nn.Parameter) -> dict[str, Any]:
         """The optimizer's state of a parameter, by torch's names; empty before a step."""
         return self._optimizer.state[param]

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
-from bcq_exp.algorithm.optim import Optimizer
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.stacked import StackedRuns
@@ -160,13 +159,13 @@ def unchanged(learner: Learner, buffers: StepBuffers) -> Iterator[None]:
     """Undo the changes of steps inside the block."""
     tensors = [*learner.state_tensors(), *buffers.outputs]
     before = [tensor.detach().clone() for tensor in tensors]
-    optimizers: list[Optimizer] = learner.all_optimizers()
-    references = [optimizer.references() for optimizer in optimizers]
+    moments = [o.moments(param) for o in learner.all_optimizers() for param in o.params]
+    references = [dict(each) for each in moments]  # an optimizer may replace its tensors
     try:
         yield
     finally:
-        for optimizer, remembered in zip(optimizers, references, strict=True):
-            optimizer.refer_to(remembered)
+        for each, remembered in zip(moments, references, strict=True):
+            each.update(remembered)
         with torch.no_grad():
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)

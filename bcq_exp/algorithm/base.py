@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bcq_exp.algorithm import hyperparameters as numbers
 from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.losses import HasParameters
 from bcq_exp.algorithm.networks import broadcasting, is_pure
 from bcq_exp.algorithm.optim import Optimizer
 from bcq_exp.algorithm.parts import Parts
@@ -305,13 +306,6 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         """Restore the optimizers' state, for ``load_state_dict``."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
-
-
-class HasParameters(Protocol):
-    """A network, or several stacked."""
-
-    def parameters(self) -> Iterable[Tensor]:
-        """Return its trainable and frozen parameters."""
 
 
 class LaggedNetworkPolyakUpdateAlgorithmMixin:

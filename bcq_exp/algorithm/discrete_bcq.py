@@ -17,7 +17,6 @@ from torch.nn.functional import smooth_l1_loss
 
 from bcq_exp.algorithm.alerts import Watch, diverging_q
 from bcq_exp.algorithm.base import (
-    HasParameters,
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
     Optimizers,
@@ -27,7 +26,7 @@ from bcq_exp.algorithm.base import (
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.discrete import DiscretePolicy, cross_entropy, taken
 from bcq_exp.algorithm.hyperparameters import DiscreteBCQHyperparameters
-from bcq_exp.algorithm.losses import StateToAction, bellman_target
+from bcq_exp.algorithm.losses import HasParameters, StateToAction, bellman_target
 from bcq_exp.algorithm.networks import Counter, StateCritic
 from bcq_exp.algorithm.optim import OptimizerFactory, optimizer_for
 from bcq_exp.algorithm.parts import Parts

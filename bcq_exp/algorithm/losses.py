@@ -26,29 +26,27 @@ P = ParamSpec("P")
 ROWS_AT_ONCE = {"cpu": 2048, "cuda": 2**20}  # sampled actions; activations of 750 units fit a cache
 
 
-class StateToAction(Protocol):
+class HasParameters(Protocol):
+    """A network, or several stacked."""
+
+    def parameters(self) -> Iterable[Tensor]:
+        """Return the trainable and frozen parameters; (K, ...) for K stacked networks."""
+
+
+class StateToAction(HasParameters, Protocol):
     """A deterministic policy mu(s), (B, O) -> (B, A)."""
 
     def __call__(self, obs: Tensor, /) -> Tensor: ...
 
-    def parameters(self) -> Iterable[Tensor]:
-        """Return the trainable tensors; (K, ...) for K stacked networks."""
 
-
-class StateAction(Protocol):
+class StateAction(HasParameters, Protocol):
     """A network of an observation and an action: the critic Q(s, a) or the perturbed action."""
 
     def __call__(self, obs: Tensor, act: Tensor, /) -> Tensor: ...
 
-    def parameters(self) -> Iterable[Tensor]:
-        """Return the trainable tensors; (K, ...) for K stacked networks."""
 
-
-class ConditionalVAE(Protocol):
+class ConditionalVAE(HasParameters, Protocol):
     """The generative model G(a | s)."""
-
-    def parameters(self) -> Iterable[Tensor]:
-        """Return the trainable tensors; (K, ...) for K stacked networks."""
 
     def __call__(self, obs: Tensor, act: Tensor, eps: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction (B, A), posterior mean (B, L) and standard deviation (B, L)."""

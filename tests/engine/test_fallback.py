@@ -267,6 +267,18 @@ def test_a_pure_network_may_change_a_buffer():
     assert_every_executor_steps_alike("CenteringCritic")
 
 
+class RoundingCritic(OwnCritic):
+    """Computes with numbers of types that no other network has."""
+
+    def forward(self, obs, act):
+        signs = obs.sign().to(torch.int8)
+        return super().forward(obs.half().to(obs.dtype) + 0.1 * signs, act)
+
+
+def test_a_pure_network_may_compute_in_any_type():
+    assert_every_executor_steps_alike("RoundingCritic")
+
+
 def test_one_that_declares_nothing_trains_the_same_by_eager_steps_side_by_side():
     data = load_pendulum(num_steps=2000)
     own, plain = (

@@ -28,7 +28,7 @@ from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.executors import EagerExecutor, Executor, take_step, unchanged
 from bcq_exp.engine.xla import UntraceableError
 from bcq_exp.engine.xla.acting import Acting, places_of
-from bcq_exp.engine.xla.operators import DTYPES
+from bcq_exp.engine.xla.operators import jax_dtype
 from bcq_exp.engine.xla.trace import Trace, to_jax, to_torch
 from bcq_exp.errors import first_line
 from bcq_exp.files import cache_folder
@@ -159,7 +159,7 @@ class Program:
             return jax.lax.switch((turn + i) % cycle, turns, changing)
 
         # without present values, which would make cached programs differ between runs
-        outputs = [jnp.zeros(x.shape, DTYPES[x.dtype]) for x in self._buffers.outputs]
+        outputs = [jnp.zeros(x.shape, jax_dtype(x.dtype)) for x in self._buffers.outputs]
         *state, metrics, _ = jax.lax.fori_loop(0, count, step, [*state, *outputs])
         return state, metrics
 

@@ -16,16 +16,12 @@ import jax.numpy as jnp
 import torch
 from jax import Array
 
-DTYPES = {
-    torch.float64: jnp.float64,
-    torch.float32: jnp.float32,
-    torch.bfloat16: jnp.bfloat16,
-    torch.int64: jnp.int64,
-    torch.int32: jnp.int32,
-    torch.bool: jnp.bool_,
-}
-
 WIDE = 128  # a layer whose product takes longer than a copy of a factor
+
+
+def jax_dtype(dtype: torch.dtype) -> Any:
+    """Return JAX's type of the same name."""
+    return jnp.dtype(str(dtype).removeprefix("torch."))
 
 
 def _add(a: Any, b: Any, alpha: float = 1) -> Array:
@@ -227,7 +223,7 @@ def _squeeze(x: Array, dim: int | Sequence[int] | None = None) -> Array:
 
 
 def _to(x: Array, dtype: torch.dtype | None = None, **_: Any) -> Array:
-    return x if dtype is None else x.astype(DTYPES[dtype])
+    return x if dtype is None else x.astype(jax_dtype(dtype))
 
 
 def _full_like(x: Array, value: Any, dtype: torch.dtype | None = None, **_: Any) -> Array:
@@ -235,7 +231,7 @@ def _full_like(x: Array, value: Any, dtype: torch.dtype | None = None, **_: Any)
 
 
 def _full(shape: Sequence[int], value: Any, dtype: torch.dtype | None = None, **_: Any) -> Array:
-    return jnp.full(tuple(shape), value, DTYPES[dtype or torch.float32])
+    return jnp.full(tuple(shape), value, jax_dtype(dtype or torch.float32))
 
 
 def _fused_adam(
@@ -402,10 +398,10 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "full_like": _full_like,
     "lift_fresh": _same,
     "new_zeros": lambda x, shape, dtype=None, **_: jnp.zeros(
-        tuple(shape), x.dtype if dtype is None else DTYPES[dtype]
+        tuple(shape), x.dtype if dtype is None else jax_dtype(dtype)
     ),
     "ones_like": lambda x, **_: jnp.ones_like(x),
-    "scalar_tensor": lambda value, dtype=torch.float32, **_: jnp.asarray(value, DTYPES[dtype]),
+    "scalar_tensor": lambda value, dtype=torch.float32, **_: jnp.asarray(value, jax_dtype(dtype)),
     "zero": jnp.zeros_like,
     "zeros": lambda shape, **options: _full(shape, 0, **options),
     "zeros_like": lambda x, **_: jnp.zeros_like(x),

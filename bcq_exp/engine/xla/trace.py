@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcq_exp.engine.xla import UntraceableError
-from bcq_exp.engine.xla.operators import DTYPES, ELEMENTWISE, OPERATORS, PRODUCTS
+from bcq_exp.engine.xla.operators import ELEMENTWISE, OPERATORS, PRODUCTS, jax_dtype
 from bcq_exp.errors import first_line
 
 Layout = tuple[int, tuple[int, ...], tuple[int, ...]]  # a tensor's place in memory
@@ -129,7 +129,7 @@ class Trace(TorchDispatchMode):
         layout = _layout(tensor, transposed)
         if value.shape != layout[1]:
             raise UntraceableError(f"a result of shape {value.shape}, not {layout[1]}")
-        self._values_at(tensor)[layout] = value.astype(DTYPES[tensor.dtype])
+        self._values_at(tensor)[layout] = value.astype(jax_dtype(tensor.dtype))
         self._alive.append(tensor)
 
     def _values_at(self, tensor: Tensor) -> dict[Layout, Array | None]:

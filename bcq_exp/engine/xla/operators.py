@@ -115,8 +115,17 @@ def _same(x: Array, **_: Any) -> Array:
     return x
 
 
-def _gradient(function: Callable[[Array], Array], grad: Array, x: Array) -> Array:
-    return jax.vjp(function, x)[1](grad)[0]
+def _backward_of(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Make the operator that computes the gradient of a function's first argument."""
+
+    def backward(grad: Array, x: Array, *others: Any, **options: Any) -> Array:
+        return jax.vjp(lambda x: function(x, *others, **options), x)[1](grad)[0]
+
+    return backward
+
+
+def _gelu(x: Array, approximate: str = "none") -> Array:
+    return jax.nn.gelu(x, approximate == "tanh")
 
 
 def _reduced(loss: Array, reduction: int) -> Array:
@@ -125,11 +134,6 @@ def _reduced(loss: Array, reduction: int) -> Array:
 
 def _mse_loss(x: Array, target: Array, reduction: int = 1) -> Array:
     return _reduced(jnp.square(x - target), reduction)
-
-
-def _mse_loss_backward(grad: Array, x: Array, target: Array, reduction: int) -> Array:
-    scale = 2 / x.size if reduction == 1 else 2
-    return grad * scale * (x - target)
 
 
 def _smooth_l1_loss(x: Array, target: Array, reduction: int = 1, beta: float = 1) -> Array:
@@ -312,15 +316,13 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "elu": lambda x, alpha=1, scale=1, input_scale=1: (
         scale * jnp.where(x > 0, x, alpha * jnp.expm1(x * input_scale))
     ),
-    "gelu": lambda x, approximate="none": jax.nn.gelu(x, approximate == "tanh"),
-    "gelu_backward": lambda grad, x, approximate="none": _gradient(
-        lambda x: jax.nn.gelu(x, approximate == "tanh"), grad, x
-    ),
+    "gelu": _gelu,
+    "gelu_backward": _backward_of(_gelu),
     "erf": jax.scipy.special.erf,
     "leaky_relu": lambda x, slope=0.01: jnp.where(x > 0, x, slope * x),
     "leaky_relu_backward": lambda grad, x, slope, is_result: jnp.where(x > 0, grad, slope * grad),
     "mse_loss": _mse_loss,
-    "mse_loss_backward": _mse_loss_backward,
+    "mse_loss_backward": _backward_of(_mse_loss),
     "smooth_l1_loss": _smooth_l1_loss,
     "smooth_l1_loss_backward": _smooth_l1_loss_backward,
     "masked_fill": lambda x, mask, value: jnp.where(mask, value, x),
@@ -328,7 +330,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "sigmoid": jax.nn.sigmoid,
     "sigmoid_backward": lambda grad, y: grad * y * (1 - y),
     "silu": jax.nn.silu,
-    "silu_backward": lambda grad, x: _gradient(jax.nn.silu, grad, x),
+    "silu_backward": _backward_of(jax.nn.silu),
     "softplus": lambda x, beta=1, threshold=20: jnp.logaddexp(beta * x, 0) / beta,
     "softplus_backward": lambda grad, x, beta, threshold: grad * jax.nn.sigmoid(beta * x),
     "tanh_backward": lambda grad, y: grad * (1 - y * y),

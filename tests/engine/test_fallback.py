@@ -134,7 +134,7 @@ def test_a_program_that_xla_cannot_run_is_replaced_by_eager_steps(monkeypatch, c
     def refused(*_):
         raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such product\nat line 1")
 
-    monkeypatch.setattr("bcq_exp.engine.xla.executor.Program.__call__", refused)
+    monkeypatch.setattr("bcq_exp.engine.xla.executor.jax.jit", lambda *_, **__: refused)
     falling_back, eager = engines()
     with caplog.at_level(logging.WARNING):
         found = torch.cat([falling_back.advance(n) for n in (EAGER_STEPS, 20)], 1)

@@ -36,7 +36,7 @@ class XLACompiler:
     def __init__(self, is_required: bool, num_threads: int | None = None) -> None:
         self._is_required, self._num_threads = is_required, num_threads
         self._programs: dict[Any, Program] = {}
-        self._failure = ""
+        self._has_failed = False
         self._lock = Lock()
 
     def __call__(self, learner: Learner, table: TransitionRows, buffers: StepBuffers) -> Executor:
@@ -46,7 +46,7 @@ class XLACompiler:
             UserError: if the step cannot be compiled and ``is_required``.
         """
         eager = EagerExecutor(learner, table, buffers)
-        if self._failure:
+        if self._has_failed:
             return eager
         try:
             return self._compiled(_compilable(learner), table, buffers)
@@ -58,7 +58,7 @@ class XLACompiler:
                 "this warning",
                 error,
             )
-            self._failure = str(error)
+            self._has_failed = True
             return eager
 
     def _compiled(

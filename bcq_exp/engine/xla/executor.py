@@ -8,7 +8,7 @@ contains exactly these operators.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from copy import deepcopy
 from functools import partial
@@ -64,7 +64,7 @@ class XLAExecutor:
     def advance(self, count: int) -> None:
         rates = [o.next_lrs(self._buffers.num_steps) for o in self._learner.all_optimizers()]
         with jax.enable_x64(True):
-            self._values, metrics = self._program(
+            self._values, metrics = self._program.steps(
                 self._values,
                 [x.numpy() for x in self._buffers.inputs],
                 np.array(rates, np.float64).T,
@@ -86,14 +86,10 @@ class XLAExecutor:
                 self._can_compile_acting = False
         self.sync()
         act = policy(Batch(obs=obs), generator=generator).act
-        self._take_up(policy.buffers())
-        return act
-
-    def _take_up(self, changed: Iterable[Tensor]) -> None:
-        """Read tensors that the policy may have changed while it acted."""
         with jax.enable_x64(True):
-            for i in places_of(changed, self._tensors):
+            for i in places_of(policy.buffers(), self._tensors):  # it may have changed them
                 self._values[i] = to_jax(self._tensors[i])
+        return act
 
     def sync(self) -> None:
         if self._is_synced:
@@ -106,6 +102,9 @@ class XLAExecutor:
 
 class Program:
     """Steps of a run, compiled for its shapes and optimizers.
+
+    ``steps(state, inputs, rates, hyperparameters, turn, count)`` returns the state after ``count``
+    steps, and their metrics (W, S).
 
     Args:
         num_threads: as of :class:`~bcq_exp.engine.xla.compiler.XLACompiler`.
@@ -126,19 +125,7 @@ class Program:
         )
         self._hyperparameters = _as_tensors(learner)
         self.has_constants = False
-        self._compiled = jax.jit(self._steps, donate_argnums=0)
-
-    def __call__(
-        self,
-        state: list[Array],
-        inputs: list[np.ndarray],
-        rates: np.ndarray,
-        hyperparameters: list[Array],
-        turn: int,
-        count: int,
-    ) -> tuple[list[Array], Array]:
-        """The state after ``count`` steps, and their metrics (W, S)."""
-        return self._compiled(state, inputs, rates, hyperparameters, turn, count)
+        self.steps = jax.jit(self._steps, donate_argnums=0)
 
     def _steps(
         self,

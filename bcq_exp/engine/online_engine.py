@@ -68,7 +68,8 @@ class OnlineEngine:
     def advance(self, num_steps: int) -> Tensor:
         taken = []
         for _ in range(num_steps):
-            self._collect(self._explorer.step(self._step, self._behave))
+            self._collected.put(self._step, self._explorer.step(self._step, self._behave))
+            self._copy_to_table(self._step, self._step + 1)
             if self._step >= self._start_steps:
                 taken.append(self._learner.take_steps(1))
             self._step += 1
@@ -96,7 +97,7 @@ class OnlineEngine:
             0, {"algorithm": state["algorithm"], "step": state["gradient_steps"]}
         )
         self._collected.load_state_dict(state["collected"])
-        self._put(0, *self._collected.rows(0, self._step))
+        self._copy_to_table(0, self._step)
         episode, start = state["episode"]
         self._explorer.resume(episode, start, self._collected.act[start : self._step])
 
@@ -104,16 +105,13 @@ class OnlineEngine:
         self._generator.manual_seed(seed)
         return self._run.policy.map_action(self._learner.act(obs[None], self._generator))[0]
 
-    def _collect(self, moment: Moment) -> None:
-        self._collected.put(self._step, moment)
-        self._put(self._step, *self._collected.rows(self._step, self._step + 1))
-
-    def _put(
-        self, row: int, obs: np.ndarray, act: np.ndarray, rew: np.ndarray,
-        terminated: np.ndarray, truncated: np.ndarray, obs_next: np.ndarray,
-    ) -> None:  # fmt: skip
-        unit = self._run.policy.map_action_inverse(act)
-        self._table.put(row, obs, obs_next, unit, rew, terminated)
+    def _copy_to_table(self, first: int, last: int) -> None:
+        """Copy the steps from ``first`` up to ``last`` to the table, in the networks' units."""
+        kept, rows = self._collected, slice(first, last)
+        act = self._run.policy.map_action_inverse(kept.act[rows])
+        self._table.put(
+            first, kept.obs[rows], kept.obs_next[rows], act, kept.rew[rows], kept.terminated[rows]
+        )
 
 
 class Collected:
@@ -133,10 +131,6 @@ class Collected:
     def put(self, row: int, moment: Moment) -> None:
         for name, value in moment._asdict().items():
             getattr(self, name)[row] = value
-
-    def rows(self, first: int, last: int) -> tuple[np.ndarray, ...]:
-        """Return the steps from ``first`` up to ``last``, in the order of :class:`Moment`."""
-        return tuple(getattr(self, name)[first:last] for name in Moment._fields)
 
     def state_dict(self, size: int) -> dict[str, Tensor]:
         return {n: torch.from_numpy(getattr(self, n)[:size].copy()) for n in Moment._fields}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -19,20 +18,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20  # glibc takes no larger one
 
 
-def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next tensor of that size; return whether it could be set.
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next tensor of that size; skip other C libraries.
 
     By default it returns blocks of megabytes to the system at once, and the next gradient step
     takes a page fault for every 4 KiB of its activations: a third of the step's time.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    return bool(
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    )
+    if mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD):
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

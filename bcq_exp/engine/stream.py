@@ -71,19 +71,15 @@ class RandomStream(ABC):
 
     def block(self, index: int) -> Block:
         """Draw the numbers of BLOCK_STEPS steps from ``index * BLOCK_STEPS`` on."""
-        shapes = self.noise._asdict()
-        return Block(
-            indices=self._rows(ROWS, index, (BLOCK_STEPS, self.batch_size)),
-            noise=type(self.noise)(
-                **{
-                    name: self._normals(name, index, (BLOCK_STEPS, *shape))
-                    for name, shape in shapes.items()
-                }
-            ),
-        )
+        noise = {
+            name: self._normals(name, index, (BLOCK_STEPS, *shape))
+            for name, shape in self.noise._asdict().items()
+        }
+        indices = self._rows(index, (BLOCK_STEPS, self.batch_size))
+        return Block(indices, type(self.noise)(**noise))
 
     @abstractmethod
-    def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
+    def _rows(self, index: int, size: tuple[int, ...]) -> Tensor:
         """Draw integers of [0, num_rows)."""
 
     @abstractmethod
@@ -94,8 +90,8 @@ class RandomStream(ABC):
 class HostStream(RandomStream):
     """A stream drawn by NumPy, identical on every machine."""
 
-    def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
-        rng = generator(self.seed, purpose, index)
+    def _rows(self, index: int, size: tuple[int, ...]) -> Tensor:
+        rng = generator(self.seed, ROWS, index)
         return torch.from_numpy(rng.integers(self.num_rows, size=size))
 
     def _normals(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
@@ -113,8 +109,8 @@ class GrowingStream(HostStream):
 
     first_rows: int
 
-    def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
-        rng = generator(self.seed, purpose, index)
+    def _rows(self, index: int, size: tuple[int, ...]) -> Tensor:
+        rng = generator(self.seed, ROWS, index)
         steps = index * BLOCK_STEPS + np.arange(BLOCK_STEPS)
         there = np.minimum(self.first_rows + steps, self.num_rows)
         return torch.from_numpy((rng.random(size) * there[:, None]).astype(np.int64))
@@ -130,8 +126,8 @@ class DeviceStream(RandomStream):
 
     device: torch.device
 
-    def _rows(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:
-        drawn = self._generator(purpose, index)
+    def _rows(self, index: int, size: tuple[int, ...]) -> Tensor:
+        drawn = self._generator(ROWS, index)
         return torch.randint(self.num_rows, size, generator=drawn, device=self.device)
 
     def _normals(self, purpose: str, index: int, size: tuple[int, ...]) -> Tensor:

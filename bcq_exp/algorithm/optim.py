@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from bcq_exp.algorithm.mlp import trainable
+from bcq_exp.algorithm.stacking import share
 from bcq_exp.ranges import COSINE, LINEAR
 
 Schedule = Callable[[int], float]  # gradient steps taken -> factor of the learning rate
@@ -85,13 +86,10 @@ class Optimizer:
             each = [optimizer.moments(optimizer.params[i]) for optimizer in optimizers]
             for name, value in each[0].items():
                 if name != "step" and isinstance(value, Tensor):
-                    joined = torch.stack([moments[name] for moments in each])
-                    rows: Sequence[Any] = list(joined)
-                else:  # the number of steps: one counter for all
-                    joined, rows = value, [value] * len(each)
-                stack.moments(param)[name] = joined
-                for moments, row in zip(each, rows, strict=True):
-                    moments[name] = row
+                    stack.moments(param)[name] = share([moments[name] for moments in each])
+                    continue
+                for moments in (stack.moments(param), *each):  # one counter of steps for all
+                    moments[name] = value
         return stack
 
     def apply(self, loss: Tensor) -> None:
@@ -243,9 +241,8 @@ class OptimizerFactory(ABC):
     max_grad_norm: float | None = None
     schedule: Schedule | None = None
 
-    reads_lr_tensor: ClassVar[bool] = (
-        False  # whether its kernels take the learning rate as a tensor
-    )
+    # whether its kernels take the learning rate as a tensor
+    reads_lr_tensor: ClassVar[bool] = False
 
     def lr_at(self, step: int) -> float:
         """The learning rate after ``step`` steps."""
@@ -351,10 +348,10 @@ class AdamOptimizerFactory(OptimizerFactory):
             weight_decay=self.weight_decay,
             fused=True,
             capturable=_are_on_device(params),
+            decoupled_weight_decay=self._decoupled_weight_decay,
         )
-        (group,) = adam.param_groups
-        group["decoupled_weight_decay"] = self._decoupled_weight_decay
         if self.schedule is not None and _are_on_device(params):  # a CUDA graph reads it there
+            (group,) = adam.param_groups
             group["lr"] = torch.tensor(self.lr, dtype=torch.float32, device=params[0].device)
         return adam
 

@@ -43,7 +43,7 @@ class StackedNetwork:
                     "make it a buffer of the network, or set pure = False"
                 )
         return cls(
-            networks[0], [_share(same) for same in zip(*map(_tensors, networks), strict=True)]
+            networks[0], [share(same) for same in zip(*map(_tensors, networks), strict=True)]
         )
 
     def __call__(self, *inputs: Any) -> None:
@@ -106,7 +106,7 @@ def constants(network: nn.Module) -> dict[str, Any]:
     }
 
 
-def _share(tensors: Sequence[Tensor]) -> Tensor:
+def share(tensors: Sequence[Tensor]) -> Tensor:
     """Stack the tensors (K, ...); each becomes a view of its row."""
     stacked = torch.stack([tensor.detach() for tensor in tensors])
     for tensor, row in zip(tensors, stacked, strict=True):

@@ -145,9 +145,7 @@ def sampled_actions(
         policy_sample(actor, unit, obs, eps),
         policy_sample(actor, unit, obs_next, eps_next),
     )
-    return Sample(
-        torch.cat([part.act for part in parts], 1), torch.cat([part.log_prob for part in parts], 1)
-    )
+    return Sample(*(torch.cat(each, 1) for each in zip(*parts, strict=True)))
 
 
 @per_run
@@ -304,6 +302,10 @@ class CQL(TwinCriticAlgorithm[GaussianPolicy]):
         "alpha",
         "entropy",
     )
+    watches = (
+        *TwinCriticAlgorithm.watches,
+        Watch("diverging entropy coefficient", ("alpha",), diverging=True),
+    )
     Hyperparameters = CQLHyperparameters
     reads = ("policy", "actor", "critic", "actor_optim", "critic_optim")
     network_kinds = {"actor": GaussianActor, "critic": Critic}
@@ -358,8 +360,3 @@ class CQL(TwinCriticAlgorithm[GaussianPolicy]):
             "policy_next": several,
         }
         return Noise(**shapes)
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        alpha = Watch("diverging entropy coefficient", ("alpha",), diverging=True)
-        return (*super().watches, alpha)

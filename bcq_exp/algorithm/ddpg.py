@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
-from bcq_exp.algorithm.alerts import Watch, diverging_q
+from bcq_exp.algorithm.alerts import diverging_q
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
@@ -114,6 +114,7 @@ class DDPG(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgor
 
     training_stats = DDPGTrainingStats
     diagnostics = ("q_mean", "target_q_mean")
+    watches = (diverging_q("q_mean"),)
     Hyperparameters = TargetHyperparameters
     reads = ("policy", "actor", "critic", "actor_optim", "critic_optim")
     network_kinds = {"actor": Actor, "critic": Critic}
@@ -159,7 +160,3 @@ class DDPG(OfflineAlgorithm[DeterministicPolicy], LaggedNetworkPolyakUpdateAlgor
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:
         return self.critic(obs, act).squeeze(-1)
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        return (diverging_q("q_mean"),)

@@ -15,7 +15,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
-from bcq_exp.algorithm.alerts import Watch, diverging_q
+from bcq_exp.algorithm.alerts import diverging_q
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
@@ -183,6 +183,7 @@ class DiscreteBCQ(OfflineAlgorithm[DiscreteBCQPolicy], LaggedNetworkPolyakUpdate
     action_spaces = (Discrete,)
     training_stats = DiscreteBCQTrainingStats
     diagnostics = ("q_mean", "target_q_mean", "allowed_share")
+    watches = (diverging_q("q_mean"),)
     Hyperparameters = DiscreteBCQHyperparameters
     reads = ("critic", "imitator", "critic_optim", "imitator_optim")
     network_kinds = {"critic": StateCritic, "imitator": StateCritic}
@@ -219,12 +220,8 @@ class DiscreteBCQ(OfflineAlgorithm[DiscreteBCQPolicy], LaggedNetworkPolyakUpdate
 
     @property
     def networks(self) -> Networks:
-        policy: Any = self.policy
+        policy = self.policy
         return Networks(policy.critic, self.critic_target, policy.imitator, self.counter)
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:
         return taken(self.policy.critic(obs), act)
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        return (diverging_q("q_mean"),)

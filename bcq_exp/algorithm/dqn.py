@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from bcq_exp.algorithm.alerts import Watch, diverging_q
+from bcq_exp.algorithm.alerts import diverging_q
 from bcq_exp.algorithm.base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
     OfflineAlgorithm,
@@ -25,7 +25,7 @@ from bcq_exp.algorithm.base import (
     polyak_update,
 )
 from bcq_exp.algorithm.batch import Batch
-from bcq_exp.algorithm.discrete import DiscretePolicy
+from bcq_exp.algorithm.discrete import DiscretePolicy, taken
 from bcq_exp.algorithm.hyperparameters import DQNHyperparameters
 from bcq_exp.algorithm.losses import StateToAction, bellman_target
 from bcq_exp.algorithm.networks import ActionRange, StateCritic
@@ -128,15 +128,19 @@ def target_value(
     return bellman_target(q, rew.unsqueeze(-1), terminated.unsqueeze(-1), gamma)
 
 
+def bin_values(critic: StateToAction, bins: Bins, obs: Tensor, act: Tensor) -> Tensor:
+    """The values of actions (B, A): Q_d(s, bin of a_d), (B, A)."""
+    q = critic(obs).unflatten(-1, (act.shape[-1], -1))  # (B, A, bins)
+    return taken(q, bins(act).unsqueeze(-1))
+
+
 @per_run
 def bellman_error(
     critic: StateToAction, bins: Bins, obs: Tensor, act: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error of the recorded bins' values to the targets (B, A); also their mean."""
-    index = bins(act)  # (B, A)
-    q = critic(obs).unflatten(-1, (act.shape[-1], -1))  # (B, A, bins)
-    taken = q.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-    return mse_loss(taken, target), taken.mean()
+    q = bin_values(critic, bins, obs, act)
+    return mse_loss(q, target), q.mean()
 
 
 def train_step(
@@ -179,6 +183,7 @@ class DQN(
     action_spaces = (Box, Discrete)
     training_stats = DQNTrainingStats
     diagnostics = ("q_mean", "target_q_mean")
+    watches = (diverging_q("q_mean"),)
     Hyperparameters = DQNHyperparameters
     reads = ("policy", "critic", "critic_optim")
     network_kinds = {"critic": StateCritic}
@@ -216,14 +221,8 @@ class DQN(
 
     @property
     def networks(self) -> Networks:
-        policy: Any = self.policy
-        return Networks(policy.critic, self.critic_target, policy.bins)
+        return Networks(self.policy.critic, self.critic_target, self.policy.bins)
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:
         """Each dimension estimates the same return; their mean."""
-        q = self.policy.critic(obs).unflatten(-1, (act.shape[-1], -1))
-        return q.gather(-1, self.policy.bins(act).unsqueeze(-1)).mean((-2, -1))
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        return (diverging_q("q_mean"),)
+        return bin_values(self.policy.critic, self.policy.bins, obs, act).mean(-1)

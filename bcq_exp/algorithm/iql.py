@@ -192,6 +192,10 @@ class IQL(TwinCriticAlgorithm[GaussianPolicy]):
         "clip_fraction",
         "std_mean",
     )
+    watches = (
+        diverging_q("q1_mean", "q2_mean", "v_mean"),
+        Watch("clipped advantages", ("clip_fraction",), above=0.5),
+    )
     Hyperparameters = IQLHyperparameters
     reads = (
         "policy",
@@ -243,11 +247,4 @@ class IQL(TwinCriticAlgorithm[GaussianPolicy]):
             value=self.state_value,
             unit=self.policy.actor.unit,
             **self.critics,
-        )
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        return (
-            diverging_q("q1_mean", "q2_mean", "v_mean"),
-            Watch("clipped advantages", ("clip_fraction",), above=0.5),
         )

@@ -60,6 +60,8 @@ class TwinCriticAlgorithm(OfflineAlgorithm[TPolicy], LaggedNetworkPolyakUpdateAl
         ValueError: if a number is out of its range, or no weight of the second critic can be drawn.
     """
 
+    watches: tuple[Watch, ...] = (diverging_q("q1_mean", "q2_mean"),)
+
     def __init__(
         self,
         *,
@@ -85,7 +87,3 @@ class TwinCriticAlgorithm(OfflineAlgorithm[TPolicy], LaggedNetworkPolyakUpdateAl
 
     def value(self, obs: Tensor, act: Tensor) -> Tensor:
         return self.critic(obs, act).squeeze(-1)
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        return (diverging_q("q1_mean", "q2_mean"),)

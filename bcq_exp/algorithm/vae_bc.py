@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 
 from bcq_exp.algorithm import losses
-from bcq_exp.algorithm.alerts import DEAD_VAE, Watch
+from bcq_exp.algorithm.alerts import DEAD_VAE
 from bcq_exp.algorithm.base import OfflineAlgorithm, Optimizers, TrainingStats
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.losses import ConditionalVAE
@@ -82,6 +82,7 @@ class VAEBC(OfflineAlgorithm[VAEPolicy]):
 
     training_stats = VAEBCTrainingStats
     diagnostics = ("recon_loss", "kl_loss")
+    watches = (DEAD_VAE,)
     reads = ("policy", "vae", "vae_optim")
     network_kinds = {"vae": VAE}
     steps = (train_step,)
@@ -105,7 +106,3 @@ class VAEBC(OfflineAlgorithm[VAEPolicy]):
     def noise_shapes(self, batch_size: int) -> Any:
         shapes: dict[str, Any] = {"vae_eps": (batch_size, latent_dim(self.policy.vae))}
         return Noise(**shapes)
-
-    @property
-    def watches(self) -> tuple[Watch, ...]:
-        return (DEAD_VAE,)

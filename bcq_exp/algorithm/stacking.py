@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,21 +20,13 @@ class StackedNetwork:
     """K networks of one architecture, for functions that are :func:`per_run`.
 
     Args:
-        template: one of the networks, whose structure all have.
-        tensors: parameters and buffers (K, ...), in the order of :func:`_tensors`.
+        networks: the networks; from now on their tensors are views of the stacked ones.
+
+    Raises:
+        UserError: if they differ in a number that is not a tensor, which the stack would share.
     """
 
-    def __init__(self, template: nn.Module, tensors: Sequence[Tensor]) -> None:
-        self._template = template
-        self.tensors = list(tensors)
-
-    @classmethod
-    def of(cls, networks: Sequence[nn.Module]) -> StackedNetwork:
-        """Stacks the networks; from then on their tensors are views of the stacked ones.
-
-        Raises:
-            UserError: if they differ in a number that is not a tensor, which the stack would share.
-        """
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
         first = constants(networks[0])
         for other in map(constants, networks):
             if differing := sorted(name for name, value in first.items() if other[name] != value):
@@ -42,9 +34,8 @@ class StackedNetwork:
                     f"{type(networks[0]).__name__}: stacked runs differ in {', '.join(differing)}; "
                     "make it a buffer of the network, or set pure = False"
                 )
-        return cls(
-            networks[0], [share(same) for same in zip(*map(_tensors, networks), strict=True)]
-        )
+        self._template, self._own = networks[0], _tensors(networks[0])
+        self.tensors = [share(same) for same in zip(*map(_tensors, networks), strict=True)]
 
     def __call__(self, *inputs: Any) -> None:
         """Refuse to be called by functions that are not :func:`per_run`.
@@ -59,13 +50,13 @@ class StackedNetwork:
 
     def parameters(self) -> Iterator[Tensor]:
         """The stacked parameters, in the order of each network's own."""
-        for tensor, own in zip(self.tensors, _tensors(self._template), strict=True):
+        for tensor, own in zip(self.tensors, self._own, strict=True):
             if isinstance(own, nn.Parameter):
                 yield tensor
 
     def one(self, tensors: Sequence[Tensor]) -> nn.Module:
         """Make a network of one run's tensors."""
-        return _rebuilt(self._template, iter(tensors))
+        return _rebuilt(self._template, dict(zip(map(id, self._own), tensors, strict=True)))
 
 
 def per_run(function: Callable[P, R]) -> Callable[P, R]:
@@ -114,20 +105,16 @@ def share(tensors: Sequence[Tensor]) -> Tensor:
     return stacked.requires_grad_(tensors[0].requires_grad)
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Every parameter and buffer, module by module from the top down."""
-    for part in module.modules():
-        for tensor in (*part._parameters.values(), *part._buffers.values()):
-            if tensor is not None:
-                yield tensor
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
-def _rebuilt(module: nn.Module, tensors: Iterator[Any]) -> nn.Module:
-    """A module like ``module`` around other tensors, in the order of :func:`_tensors`."""
+def _rebuilt(module: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
+    """A module like ``module`` around other tensors, by the ids of its own."""
     clone = copy.copy(module)
     for kind in ("_parameters", "_buffers"):
         slots = module.__dict__[kind]
-        clone.__dict__[kind] = {k: None if t is None else next(tensors) for k, t in slots.items()}
+        clone.__dict__[kind] = {name: tensors.get(id(own)) for name, own in slots.items()}
     clone.__dict__["_modules"] = {
         name: None if part is None else _rebuilt(part, tensors)
         for name, part in module._modules.items()

@@ -67,7 +67,7 @@ class StackedRuns:
         first = runs[0]
         self.steps = first.steps
         by_network = zip(*(run.networks for run in runs), strict=True)
-        self._networks = type(first.networks)._make(StackedNetwork.of(same) for same in by_network)
+        self._networks = type(first.networks)._make(map(StackedNetwork, by_network))
         self._hyperparameters = _joined_hyperparameters(runs)
         self._optimizers: dict[str, StackedOptimizer] = {}
         if self.num_steps >= len(self.steps):

@@ -275,6 +275,23 @@ class RoundingCritic(OwnCritic):
         return super().forward(obs.half().to(obs.dtype) + 0.1 * signs, act)
 
 
+class RepeatingCritic(OwnCritic):
+    """Has one layer, and the weight of another, in two places."""
+
+    def __init__(self, *, obs_dim, act_dim, hidden_sizes):
+        super().__init__(obs_dim=obs_dim, act_dim=act_dim, hidden_sizes=hidden_sizes)
+        self.first = self.second = torch.nn.Linear(obs_dim, obs_dim)
+        self.third = torch.nn.Linear(obs_dim, obs_dim)
+        self.third.weight = self.first.weight
+
+    def forward(self, obs, act):
+        return super().forward(self.third(self.second(self.first(obs).relu()).relu()), act)
+
+
+def test_a_pure_network_may_repeat_a_layer_or_a_parameter():
+    assert_every_executor_steps_alike("RepeatingCritic")
+
+
 def test_a_pure_network_may_compute_in_any_type():
     assert_every_executor_steps_alike("RoundingCritic")
 

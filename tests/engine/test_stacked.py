@@ -108,7 +108,7 @@ def test_a_function_per_run_takes_what_the_function_of_one_run_takes():
     x = torch.randn(2, 4, OBS_DIM + ACT_DIM, dtype=torch.float64)
     factor = torch.tensor([1.0, 2.0], dtype=torch.float64)
     alone = [function(critics[k], x[k], factor[k], 2, shared=0.5) for k in range(2)]
-    stacked = StackedNetwork.of(critics)
+    stacked = StackedNetwork(critics)
     together = function(stacked, x, factor=factor, power=2, shared=0.5)
     torch.testing.assert_close(together, torch.stack(alone))
     assert calls == [Critic] * 3
@@ -131,9 +131,9 @@ class Fixed(VAE):
 
 def test_networks_that_differ_in_a_number_that_is_no_tensor_are_refused():
     vaes = [Fixed(**SIZES, **BOUNDS, kl_weight=weight).double() for weight in (0.5, 0.5, 0.1)]
-    StackedNetwork.of(vaes[:2])
+    StackedNetwork(vaes[:2])
     with pytest.raises(UserError, match="Fixed: stacked runs differ in kl_weight; make it a buff"):
-        StackedNetwork.of(vaes)
+        StackedNetwork(vaes)
 
 
 def test_a_run_of_a_stack_can_be_saved_and_go_on_alone():

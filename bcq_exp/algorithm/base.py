@@ -245,21 +245,18 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
 
     # The interface to engines, which engine.stacked.StackedRuns has too
 
-    def tensor_step(
-        self, batch: Batch, noise: Any, turn: int = 0, hyperparameters: Any = None
-    ) -> dict[str, Tensor]:
+    def tensor_step(self, batch: Batch, noise: Any, turn: int = 0) -> dict[str, Tensor]:
         """Do the tensor work of a step, which a CUDA graph or an XLA program can hold.
 
         Args:
             turn: the index into ``steps``.
-            hyperparameters: used instead of its own; 0-d tensors that a program reads.
         """
         networks = self.networks
         return take(
             self.steps[turn],
             type(networks)._make(map(broadcasting, networks)),
             self.optimizers,
-            hyperparameters or self.hyperparameters,
+            self.hyperparameters,
             batch,
             noise,
         )

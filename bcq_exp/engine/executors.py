@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf, nan
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,25 +43,16 @@ class Executor(Protocol):
 ExecutorFactory = Callable[[Learner, TransitionRows, StepBuffers], Executor]
 
 
-def take_step(
-    learner: Learner,
-    table: TransitionRows,
-    buffers: StepBuffers,
-    turn: int,
-    hyperparameters: Any = None,
-) -> None:
+def take_step(learner: Learner, table: TransitionRows, buffers: StepBuffers, turn: int) -> None:
     """Do the tensor work of the step at the buffers' present row, and go to the next row.
 
     Metrics that a step does not report are NaN; reported NaNs are stored as infinity.
 
     Args:
         turn: the index into the learner's ``steps``.
-        hyperparameters: used instead of the learner's own.
     """
     rows, *noise = (x.index_select(0, buffers.row).squeeze(0) for x in buffers.inputs)
-    found = learner.tensor_step(
-        table.batch(rows), type(buffers.noise)._make(noise), turn, hyperparameters
-    )
+    found = learner.tensor_step(table.batch(rows), type(buffers.noise)._make(noise), turn)
     _check_metrics(found, learner)
     finite_values = torch.stack(list(found.values())).nan_to_num(inf, inf, -inf)
     metrics = dict(zip(found, finite_values, strict=True))

@@ -77,9 +77,7 @@ class StackedRuns:
         """See :meth:`OfflineAlgorithm.statistics`."""
         return self._runs[0].statistics()
 
-    def tensor_step(
-        self, batch: Batch, noise: Any, turn: int = 0, hyperparameters: Any = None
-    ) -> dict[str, Tensor]:
+    def tensor_step(self, batch: Batch, noise: Any, turn: int = 0) -> dict[str, Tensor]:
         """See :meth:`OfflineAlgorithm.tensor_step`; every tensor has a leading K."""
         if not self._optimizers:
             return self._step_apart(batch, noise, turn)
@@ -87,7 +85,7 @@ class StackedRuns:
             self.steps[turn],
             self._networks,
             self._optimizers,
-            hyperparameters or self._hyperparameters,
+            self._hyperparameters,
             batch,
             noise,
         )

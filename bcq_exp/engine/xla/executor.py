@@ -154,14 +154,16 @@ class Program:
         learner, buffers = self._learner, self._buffers
         tensors = [*self._tensors, *buffers.outputs]
         constant = [*buffers.inputs, self._rates, *self._hyperparameters]
-        hyper = learner.hyperparameters
-        hyper = hyper.with_tensors(dict(zip(hyper.stackable(), self._hyperparameters, strict=True)))
+        own = learner.hyperparameters
+        read = dict(zip(own.stackable(), self._hyperparameters, strict=True))
         with unchanged(learner, buffers), ExitStack() as stack:
+            stack.callback(setattr, learner, "hyperparameters", own)
+            learner.hyperparameters = own.with_tensors(read)
             trace = stack.enter_context(Trace([*tensors, *constant], [*changing, *given]))
             rates = self._rates.index_select(0, buffers.row)[0].unbind()
             for optimizer, rate in zip(learner.all_optimizers(), rates, strict=True):
                 stack.enter_context(optimizer.lr_from(rate))
-            take_step(learner, self._table, buffers, turn, hyper)
+            take_step(learner, self._table, buffers, turn)
             changed = [trace.value(tensor) for tensor in tensors]
         self.has_constants = trace.num_constants > 0
         return changed

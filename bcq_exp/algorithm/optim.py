@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bcq_exp.algorithm.mlp import trainable
 from bcq_exp.algorithm.stacking import share
+from bcq_exp.errors import UserError
 from bcq_exp.ranges import COSINE, LINEAR
 
 Schedule = Callable[[int], float]  # gradient steps taken -> factor of the learning rate
@@ -94,7 +95,7 @@ class Optimizer:
 
     def apply(self, loss: Tensor) -> None:
         """Do the tensor work of one step down the gradient of ``loss`` (0-d)."""
-        self.apply_gradients(torch.autograd.grad(loss, self.params))
+        self.apply_gradients(gradients(loss, self.params))
 
     def apply_gradients(self, grads: Sequence[Tensor]) -> None:
         """Do the same from gradients, one for each parameter."""
@@ -176,6 +177,18 @@ class Optimizer:
             self._lr.fill_(lr)
         else:
             self._optimizer.param_groups[0]["lr"] = lr
+
+
+def gradients(loss: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of a loss (0-d); zeros for parameters without effect.
+
+    Raises:
+        UserError: if the loss depends on none of them.
+    """
+    found = torch.autograd.grad(loss, params, allow_unused=True)
+    if all(grad is None for grad in found):
+        raise UserError("a loss does not depend on the network that its optimizer moves")
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]
 
 
 def _clipped(grads: Sequence[Tensor], max_norm: float, leading_dims: int) -> list[Tensor]:

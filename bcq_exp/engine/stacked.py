@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bcq_exp.algorithm.base import OfflineAlgorithm, take
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.mlp import trainable
-from bcq_exp.algorithm.optim import Optimizer
+from bcq_exp.algorithm.optim import Optimizer, gradients
 from bcq_exp.algorithm.stacking import StackedNetwork
 from bcq_exp.errors import UserError
 
@@ -48,7 +48,7 @@ class StackedOptimizer:
                 f"shape ({len(self._params[0])},), not {tuple(loss.shape)}; compute it in a "
                 "@per_run function and do not reduce it outside"
             )
-        grads = torch.autograd.grad(loss.sum(), self._params)
+        grads = gradients(loss.sum(), self._params)
         for runs, optimizer in self.parts:
             optimizer.apply_gradients([grad[runs] for grad in grads])
 

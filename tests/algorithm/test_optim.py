@@ -15,6 +15,7 @@ from bcq_exp.algorithm.optim import (
     RMSpropOptimizerFactory,
     SGDOptimizerFactory,
 )
+from bcq_exp.errors import UserError
 from tests.algorithm.minimizing import minimize
 
 FACTORIES = {
@@ -136,6 +137,12 @@ def test_other_parameters_of_the_loss_get_no_gradient():
     minimize(SGDOptimizerFactory(lr=0.1).create(ours), loss(ours) + loss(others) * loss(ours))
     assert all(p.grad is None for p in others)
     assert all(torch.equal(a, b) for a, b in zip(others, params(), strict=True))
+
+
+def test_a_loss_without_effect_on_the_parameters_is_refused():
+    optimizer = SGDOptimizerFactory(lr=0.1).create(params())
+    with pytest.raises(UserError, match="does not depend on the network"):
+        optimizer.apply(loss(params()))
 
 
 def test_a_rate_out_of_the_present_schedule_follows_the_present_one():

@@ -292,6 +292,18 @@ def test_a_pure_network_may_repeat_a_layer_or_a_parameter():
     assert_every_executor_steps_alike("RepeatingCritic")
 
 
+class WastefulCritic(OwnCritic):
+    """Has a layer that it does not call."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.other = torch.nn.Linear(3, 3)
+
+
+def test_a_network_may_have_parameters_without_effect():
+    assert_every_executor_steps_alike("WastefulCritic")
+
+
 def test_a_pure_network_may_compute_in_any_type():
     assert_every_executor_steps_alike("RoundingCritic")
 

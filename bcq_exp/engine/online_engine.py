@@ -52,7 +52,7 @@ class OnlineEngine:
         self._generator = torch.Generator()  # for a policy that samples: seeded at every step
         spaces = run.policy.observation_space, run.policy.action_space
         obs_dim, act_dim = (space.shape[0] for space in spaces)
-        self._collected = Collected(capacity, *spaces)
+        self._collected = np.zeros(capacity, step_type(*spaces))
         self._table = TransitionTable.empty(capacity, obs_dim, act_dim, param.dtype, param.device)
         self._learner = CohortEngine(
             [run], self._table, [stream], executor, eager_steps, buffered_steps=1
@@ -68,7 +68,7 @@ class OnlineEngine:
     def advance(self, num_steps: int) -> Tensor:
         taken = []
         for _ in range(num_steps):
-            self._collected.put(self._step, self._explorer.step(self._step, self._behave))
+            self._collected[self._step] = self._explorer.step(self._step, self._behave)
             self._copy_to_table(self._step, self._step + 1)
             if self._step >= self._start_steps:
                 taken.append(self._learner.take_steps(1))
@@ -82,12 +82,12 @@ class OnlineEngine:
         return self._learner.algorithm(0)
 
     def state_dict(self, run: int) -> dict[str, Any]:
-        learner = self._learner.state_dict(0)
+        learner, steps = self._learner.state_dict(0), self._collected[: self._step]
         return {
             "step": self._step,
             "algorithm": learner["algorithm"],
             "gradient_steps": learner["step"],
-            "collected": self._collected.state_dict(self._step),
+            "collected": {n: torch.from_numpy(steps[n].copy()) for n in Moment._fields},
             "episode": [self._explorer.episode, self._explorer.episode_start],
         }
 
@@ -96,10 +96,11 @@ class OnlineEngine:
         self._learner.load_state_dict(
             0, {"algorithm": state["algorithm"], "step": state["gradient_steps"]}
         )
-        self._collected.load_state_dict(state["collected"])
+        for name, values in state["collected"].items():
+            self._collected[name][: len(values)] = values.numpy()
         self._copy_to_table(0, self._step)
         episode, start = state["episode"]
-        self._explorer.resume(episode, start, self._collected.act[start : self._step])
+        self._explorer.resume(episode, start, self._collected["act"][start : self._step])
 
     def _behave(self, obs: np.ndarray, seed: int) -> np.ndarray:
         self._generator.manual_seed(seed)
@@ -107,34 +108,26 @@ class OnlineEngine:
 
     def _copy_to_table(self, first: int, last: int) -> None:
         """Copy the steps from ``first`` up to ``last`` to the table, in the networks' units."""
-        kept, rows = self._collected, slice(first, last)
-        act = self._run.policy.map_action_inverse(kept.act[rows])
+        steps = self._collected[first:last]
+        act = self._run.policy.map_action_inverse(steps["act"])
         self._table.put(
-            first, kept.obs[rows], kept.obs_next[rows], act, kept.rew[rows], kept.terminated[rows]
+            first, steps["obs"], steps["obs_next"], act, steps["rew"], steps["terminated"]
         )
 
 
-class Collected:
-    """Every step so far, in the environment's units, in arrays (N, ...) as of a data set.
+def step_type(observation_space: Box, action_space: Box) -> np.dtype[np.void]:
+    """The type of a collected step, a :class:`Moment` with the numbers of a data set.
 
     Actions keep the type of their space, because a run that resumes replays the present episode,
     and a rounded action would change it.
     """
-
-    def __init__(self, capacity: int, observation_space: Box, action_space: Box) -> None:
-        shape = (capacity, *observation_space.shape)
-        self.obs, self.obs_next = (np.zeros(shape, np.float32) for _ in range(2))
-        self.act = np.zeros((capacity, *action_space.shape), action_space.dtype)
-        self.rew = np.zeros(capacity, np.float32)
-        self.terminated, self.truncated = (np.zeros(capacity, bool) for _ in range(2))
-
-    def put(self, row: int, moment: Moment) -> None:
-        for name, value in moment._asdict().items():
-            getattr(self, name)[row] = value
-
-    def state_dict(self, size: int) -> dict[str, Tensor]:
-        return {n: torch.from_numpy(getattr(self, n)[:size].copy()) for n in Moment._fields}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, values in state.items():
-            getattr(self, name)[: len(values)] = values.numpy()
+    return np.dtype(
+        [
+            ("obs", np.float32, observation_space.shape),
+            ("act", action_space.dtype, action_space.shape),
+            ("rew", np.float32),
+            ("terminated", bool),
+            ("truncated", bool),
+            ("obs_next", np.float32, observation_space.shape),
+        ]
+    )

@@ -28,7 +28,7 @@ from bcq_exp.data.datasets import step_limit
 from bcq_exp.data.online import Exploration
 from bcq_exp.data.spaces import ActionSpace, act_size
 from bcq_exp.data.task import load_task
-from bcq_exp.engine.online_engine import Collected
+from bcq_exp.engine.online_engine import step_type
 from bcq_exp.engine.placement import place
 from bcq_exp.engine.precision import has_fast_bf16
 from bcq_exp.training.algorithms import algorithm_class, build_algorithm, with_scaling_decided
@@ -170,8 +170,8 @@ def cost_of(spec: RunSpec) -> RunCost:
     rows = trainer.num_steps / trainer.log_every + trainer.num_steps / trainer.eval_every
     state = sum(x.nbytes + TENSOR_BYTES for x in _tensors(algorithm.state_dict()))
     if online is not None:  # a checkpoint holds all that the run collected
-        collected = Collected(1, online.observation_space, online.action_space)
-        state += trainer.num_steps * sum(x.nbytes for x in _tensors(collected.state_dict(1)))
+        one = step_type(online.observation_space, online.action_space)
+        state += trainer.num_steps * one.itemsize
     precision = placement.precision
     return RunCost(
         step=step,

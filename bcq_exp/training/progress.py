@@ -61,11 +61,11 @@ def progress(start: int, num_steps: int, title: str, part: Part | None = None) -
         part: the group that the runs are in a sweep; ``None`` outside sweeps.
     """
     is_worker = multiprocessing.parent_process() is not None
-    shows_bar = sys.stdout.isatty() and not is_worker
-    if part is not None and part.num_groups > 1:
-        title = f"group {part.number} of {part.num_groups}"
-    pace = _Pace(num_steps, num_steps - start, 0.0 if part is None else part.later)
-    return _Bar(start, title, pace, part) if shows_bar else _Lines(title, pace, part)
+    group = f"group {part.number} of {part.num_groups}" if part and part.num_groups > 1 else ""
+    pace = _Pace(start, num_steps, 0.0 if part is None else part.later)
+    if sys.stdout.isatty() and not is_worker:
+        return _Bar(group or title, pace, transient=bool(group))
+    return _Lines(f"{group}: " if group else "", pace)
 
 
 class _Pace:
@@ -75,22 +75,20 @@ class _Pace:
     are random).
 
     Args:
-        num_steps: the last step.
-        num_own: steps from the first to the last.
-        later: the work after the last step, as a multiple of these.
+        start, num_steps: the first and the last step.
+        later: the work after the last step, as a multiple of that from the first to the last.
     """
 
-    def __init__(self, num_steps: int, num_own: int, later: float) -> None:
-        self.num_steps = num_steps
-        self._start = num_steps - num_own
-        self._num_later = later * num_own
+    def __init__(self, start: int, num_steps: int, later: float) -> None:
+        self.start, self.num_steps = start, num_steps
+        self.num_later = later * (num_steps - start)  # in steps
         self._times = deque[tuple[int, float]]()
         self._step, self.rate = 0, 0.0
 
     def update(self, step: int) -> None:
         now = time.monotonic()
         self._times.append((step, now))
-        while len(self._times) > 2 and 3 * self._times[1][0] <= self._start + 2 * step:
+        while len(self._times) > 2 and 3 * self._times[1][0] <= self.start + 2 * step:
             self._times.popleft()
         first, began = self._times[0]
         self._step, self.rate = step, (step - first) / max(now - began, 1e-9)
@@ -101,15 +99,14 @@ class _Pace:
         if not self.rate:
             return None
         steps = self.num_steps - self._step
-        return steps / self.rate, (steps + self._num_later) / self.rate
+        return steps / self.rate, (steps + self.num_later) / self.rate
 
 
 class _Lines(Progress):
     """A line at most every LINE_EVERY_S seconds: step, rate, time left, losses."""
 
-    def __init__(self, title: str, pace: _Pace, part: Part | None) -> None:
-        self._pace, self._part = pace, part
-        self._lead = f"{title}: " if part is not None and part.num_groups > 1 else ""
+    def __init__(self, lead: str, pace: _Pace) -> None:
+        self._lead, self._pace = lead, pace
         self._said = time.monotonic()
 
     def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
@@ -118,7 +115,7 @@ class _Lines(Progress):
         if losses is None or left is None or time.monotonic() - self._said < LINE_EVERY_S:
             return
         self._said = time.monotonic()
-        of_sweep = f", sweep {duration(left[1])}" if self._part and self._part.later else ""
+        of_sweep = f", sweep {duration(left[1])}" if self._pace.num_later else ""
         log.info(
             "%sstep %d/%d  %.0f steps/s  %.0f s left%s%s",
             self._lead,
@@ -137,13 +134,13 @@ class _Bar(Progress):
     In a sweep the bar disappears when its group ends.
     """
 
-    def __init__(self, start: int, title: str, pace: _Pace, part: Part | None) -> None:
+    def __init__(self, title: str, pace: _Pace, *, transient: bool) -> None:
         from rich.progress import Progress as RichProgress
 
-        self._pace, self._part = pace, part
-        self._bar = RichProgress(*_columns(), transient=part is not None and part.num_groups > 1)
+        self._pace = pace
+        self._bar = RichProgress(*_columns(), transient=transient)
         self._task = self._bar.add_task(
-            title, total=pace.num_steps, completed=start, rate=0.0, left="", losses=""
+            title, total=pace.num_steps, completed=pace.start, rate=0.0, left="", losses=""
         )
 
     def __enter__(self) -> Self:
@@ -157,7 +154,7 @@ class _Bar(Progress):
         self._pace.update(step)
         fields: dict[str, Any] = {} if losses is None else {"losses": _losses_text(losses)}
         if (left := self._pace.left) is not None:
-            of_sweep = f", sweep {clock(left[1])}" if self._part and self._part.later else ""
+            of_sweep = f", sweep {clock(left[1])}" if self._pace.num_later else ""
             fields["left"] = f"{clock(left[0])} left{of_sweep}"
         self._bar.update(self._task, completed=step, rate=self._pace.rate, **fields)
 

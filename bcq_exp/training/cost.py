@@ -9,7 +9,6 @@ taken for an H200. Estimates are within a half of the measured time (tests/bench
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -17,8 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -33,6 +30,7 @@ from bcq_exp.engine.placement import place
 from bcq_exp.engine.precision import has_fast_bf16
 from bcq_exp.training.algorithms import algorithm_class, build_algorithm, with_scaling_decided
 from bcq_exp.training.spec import AlgorithmSpec, RunSpec
+from bcq_exp.training.tensor_files import tensors_in
 
 OBS_DIM, ACT_DIM = 17, 6
 EPISODE_STEPS = 1000  # assumed steps of an episode where the environment has no limit
@@ -168,7 +166,7 @@ def cost_of(spec: RunSpec) -> RunCost:
     with _Count() as act:
         algorithm.policy(Batch(obs=obs))
     rows = trainer.num_steps / trainer.log_every + trainer.num_steps / trainer.eval_every
-    state = sum(x.nbytes + TENSOR_BYTES for x in _tensors(algorithm.state_dict()))
+    state = sum(x.nbytes + TENSOR_BYTES for x in tensors_in(algorithm.state_dict()))
     if online is not None:  # a checkpoint holds all that the run collected
         one = step_type(online.observation_space, online.action_space)
         state += trainer.num_steps * one.itemsize
@@ -263,10 +261,6 @@ class _Count(TorchDispatchMode):
         self.work = Work(
             self.work.kernels + 1,
             self.work.flops + (flops(*args, **(kwargs or {}), out_val=out) if flops else 0),
-            self.work.numbers + sum(x.numel() for x in _tensors(out)),
+            self.work.numbers + sum(x.numel() for x in tensors_in(out)),
         )
         return out
-
-
-def _tensors(found: Any) -> Iterator[Tensor]:
-    return (x for x in pytree.tree_leaves(found) if isinstance(x, Tensor))

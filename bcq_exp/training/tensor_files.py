@@ -1,13 +1,15 @@
-"""Files of tensors: checkpoints, and the critics of fitted Q evaluation."""
+"""Nested containers of tensors, and files of them: checkpoints, critics of fitted Q evaluation."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 def save_tensors(content: Any, path: Path) -> None:
@@ -26,6 +28,11 @@ def save_tensors(content: Any, path: Path) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def tensors_in(content: Any) -> Iterator[Tensor]:
+    """The tensors in nested containers."""
+    return (x for x in pytree.tree_leaves(content) if isinstance(x, Tensor))
 
 
 def _copied(content: Any) -> Any:

@@ -21,6 +21,7 @@ from bcq_exp.errors import CannotWrite, RunStopped, first_line
 from bcq_exp.formatting import counted
 from bcq_exp.training.progress import Part, Progress, progress
 from bcq_exp.training.run import Run
+from bcq_exp.training.tensor_files import tensors_in
 
 log = logging.getLogger(__name__)
 
@@ -233,10 +234,4 @@ def _means(window: Tensor) -> Tensor:
 
 def all_finite(state: Any) -> bool:
     """Whether every tensor in nested containers is free of NaN and infinity."""
-    if isinstance(state, Tensor):
-        return bool(state.isfinite().all())
-    if isinstance(state, dict):
-        return all(all_finite(value) for value in state.values())
-    if isinstance(state, list | tuple):
-        return all(all_finite(value) for value in state)
-    return True
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(state))

@@ -280,22 +280,14 @@ class RunRecord:
         Raises:
             Damaged: naming the first file that lacks rows that it had, or is invalid.
         """
-        self.check_marks(marks)
+        for table in TABLES:
+            with report_damage(self._csv(table)):
+                check_mark(self._csv(table), self._content(table), marks[table])
         evaluated = [row["step"] for row in self.rows("eval", marks)]
         found = self.episodes().get("step", np.empty(0))
         if list(found[: len(evaluated)]) != evaluated:
             path = self._episodes_file
             raise Damaged(f"{path} is damaged (evaluations of eval.csv are missing)", SET_ASIDE)
-
-    def check_marks(self, marks: Marks) -> None:
-        """Compare every table with its mark, without parsing its rows.
-
-        Raises:
-            Damaged: naming the first table that lacks rows that it had.
-        """
-        for table in TABLES:
-            with report_damage(self._csv(table)):
-                check_mark(self._csv(table), self._content(table), marks[table])
 
     def rewind(self, marks: Marks) -> None:
         """Remove the rows after the marks; a run that resumes from there writes them again."""

@@ -107,7 +107,7 @@ def test_a_kill_while_rewinding_leaves_a_summary_that_is_true(record, monkeypatc
     monkeypatch.setattr(os, "truncate", truncate_and_die)
     with pytest.raises(KeyboardInterrupt):
         record.rewind(marks_at(record, 20))
-    record.check_marks(record.summary()["record"])
+    record.check(record.summary()["record"])
 
 
 @pytest.mark.parametrize("content", ["", "step,lo"])

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, clear_halves, written
-from bcq_exp.training.record import NOTHING, SET_ASIDE, Marks, RunRecord, report_damage
+from bcq_exp.training.record import NOTHING, Marks, RunRecord, report_damage
 from bcq_exp.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)
@@ -83,10 +83,9 @@ def load(path: Path, *, lazily: bool = False) -> Checkpoint:
             if (part := archive.testzip()) is not None:
                 raise Damaged(f"{path} is damaged (checksum mismatch of {part})")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-    found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if found != FORMAT:
-        raise Damaged(f"{path}: not a checkpoint of format {FORMAT}", SET_ASIDE)
-    with report_damage(path):
+        found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
+        if found != FORMAT:
+            raise Damaged(f"{path}: not a checkpoint of format {FORMAT}")
         if lacking := Checkpoint.__required_keys__ - checkpoint.keys():
             raise ValueError(f"without {', '.join(sorted(lacking))}")
     return checkpoint

@@ -40,10 +40,10 @@ def run_name(name: str | None, resume: Any, is_sweep: bool = False) -> str:
         raise UserError("resume=true: give the name= of the sweep to continue")
     if resume is True:
         found = Path("multirun").glob("*/checkpoint.pt")
-        checkpoints = sorted((p for p in found if not _is_set_aside(p.parent)), key=_modified)
+        checkpoints = [path for path in found if not _is_set_aside(path.parent)]
         if not checkpoints:
             raise UserError("resume=true: multirun/ holds no run with a checkpoint; give its name=")
-        return checkpoints[-1].parent.name
+        return max(checkpoints, key=lambda path: path.stat().st_mtime).parent.name
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{token_hex(4)}"
 
 
@@ -155,7 +155,3 @@ def _is_set_aside(folder: Path) -> bool:
     """Whether a run was set aside for another (``start.set_aside``), which exists."""
     name, _, number = folder.name.rpartition(".")
     return number.isdecimal() and bool(name) and folder.with_name(name).exists()
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime

@@ -234,12 +234,10 @@ def save_evaluation(
 
 def _checkpoint(folder: str | Path) -> checkpoint.Checkpoint:
     found = checkpoint.newest(RunRecord(Path(folder)))
-    if found is None and Path(folder).is_file():
+    if found is not None:
+        return found
+    if Path(folder).is_file():
         raise UserError(f"run={folder}: is a file; give the folder of a run, {Path(folder).parent}")
-    if found is None and is_sweep(Path(folder)):
+    if is_sweep(Path(folder)):
         raise UserError(f"run={folder}: is a sweep; give the folder of one of its runs")
-    if found is None:
-        raise UserError(
-            f"run={folder}: contains no checkpoint.pt; give the folder of a trained run"
-        )
-    return found
+    raise UserError(f"run={folder}: contains no checkpoint.pt; give the folder of a trained run")

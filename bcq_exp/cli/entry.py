@@ -6,14 +6,12 @@ import os
 import shlex
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,7 +21,7 @@ from bcq_exp.cli.arguments import refuse
 from bcq_exp.cli.choices import choices
 from bcq_exp.cli.command import command
 from bcq_exp.cli.explain import PastHydra, errors_pass, explained
-from bcq_exp.cli.grammar import in_quotes, reads_as_text
+from bcq_exp.cli.grammar import in_quotes, parsed, reads_as_text
 from bcq_exp.cli.own_files import check_own_files
 from bcq_exp.config.checking import check, documentation
 from bcq_exp.errors import UserError
@@ -127,22 +125,22 @@ def check_single(words: Sequence[str], reason: str) -> None:
         UserError: with the first such override.
     """
     for word in words:
-        with suppress(HydraException):  # reported when Hydra parses it
-            given = OverridesParser.create().parse_override(word)
-            if given.key_or_group == "hydra.mode" and given.value() == RunMode.MULTIRUN.name:
-                raise UserError(f"{word}: leave it out; {reason}")
-            if given.is_sweep_override():
-                raise UserError(f"{word}: must be one value; {reason}")
+        given = parsed(word)
+        if given is None:
+            continue
+        if given.key_or_group == "hydra.mode" and given.value() == RunMode.MULTIRUN.name:
+            raise UserError(f"{word}: leave it out; {reason}")
+        if given.is_sweep_override():
+            raise UserError(f"{word}: must be one value; {reason}")
 
 
 def _own_folders(config_dir: str | None, overrides: Sequence[str]) -> list[Path]:
     """The folders of the user's files, in Hydra's order: the search path, then --config-dir."""
     places: list[str] = []
     for word in overrides:
-        if word.startswith("hydra.searchpath="):
-            with suppress(HydraException):  # reported when Hydra parses it
-                value = OverridesParser.create().parse_override(word).value()
-                places = value if isinstance(value, list) else []
+        if word.startswith("hydra.searchpath=") and (found := parsed(word)) is not None:
+            value = found.value()
+            places = value if isinstance(value, list) else []
     folders = [str(place).removeprefix("file://") for place in places]
     given = [] if config_dir is None else [config_dir]
     return [Path(folder) for folder in (*folders, *given) if "://" not in folder]

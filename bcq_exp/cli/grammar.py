@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.override_parser.types import Override
@@ -38,7 +39,7 @@ def of_override(error: BaseException) -> str | None:
     if kind_of(key) == LIST and not value.startswith("["):
         value = f"[{value}]"
     for quoted in (_with_quoted_elements(value), in_quotes(value)):
-        if quoted is not None and "${" not in value and _is_readable(f"{key}={quoted}"):
+        if quoted is not None and "${" not in value and parsed(f"{key}={quoted}"):
             return f"{error.override}: needs quotes; write {shlex.quote(f'{key}={quoted}')}"
         if value.startswith(("[", "{")):  # in quotes as a whole it would be text
             break
@@ -80,7 +81,7 @@ def _with_quoted_elements(value: str) -> str | None:
     if not (value.startswith("[") and value.endswith("]")):
         return None
     elements = [element.strip() for element in value[1:-1].split(",")]
-    return f"[{','.join(e if _is_readable(f'_={e}') else in_quotes(e) for e in elements)}]"
+    return f"[{','.join(e if parsed(f'_={e}') else in_quotes(e) for e in elements)}]"
 
 
 def in_quotes(text: str) -> str:
@@ -89,18 +90,14 @@ def in_quotes(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _is_readable(override: str) -> bool:
-    try:
-        _parsed(override)
-    except HydraException:
-        return False
-    return True
-
-
-def _parsed(override: str) -> Override:
-    return OverridesParser.create().parse_override(override)
+def parsed(override: str) -> Override | None:
+    """Parse an override; ``None`` if Hydra's grammar cannot, which Hydra reports."""
+    with suppress(HydraException):
+        return OverridesParser.create().parse_override(override)
+    return None
 
 
 def reads_as_text(override: str) -> bool:
     """Whether Hydra's grammar reads the value of an override as unchanged text."""
-    return _is_readable(override) and _parsed(override).value() == override.partition("=")[2]
+    given = parsed(override)
+    return given is not None and given.value() == override.partition("=")[2]

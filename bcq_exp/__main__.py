@@ -113,14 +113,14 @@ def _unknown(words: list[str]) -> str:
 
 def _complete() -> None:
     """Complete a line for a shell: commands first, then a command's arguments."""
-    line = completion.line()
-    program, *words = line.words or ["bcq_exp"]
+    before, typed = completion.line()
+    program, *words = before or ["bcq_exp"]
     commands = _following(" ".join(words))
-    if any(command.startswith(line.typed) for command in commands):
+    if any(command.startswith(typed) for command in commands):
         completion.answer(commands)
     name = _named(words)
     rest = words if name is None else words[len(name.split()) :]
-    completion.replace_line([program, *rest], line.typed)
+    completion.replace_line([program, *rest], typed)
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), suppress(Exception):
         _run(name or DEFAULT, sys.argv[1:])
     sys.exit(0)

@@ -23,8 +23,8 @@ class Parser(argparse.ArgumentParser):
     A key is declared as an option, ``--some-key`` for ``some_key``; that form is read too.
     """
 
-    def __init__(self, prog: str, description: str, **others: Any) -> None:
-        super().__init__(prog, description=description, formatter_class=_Help, **others)
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog, description=description, formatter_class=_Help)
         self._positionals.title, self._optionals.title = "arguments", "keys"
         self._negative_number_matcher = NEGATIVE  # argparse takes -1e9 for an option
 
@@ -38,7 +38,8 @@ class Parser(argparse.ArgumentParser):
         """
         words = list(sys.argv[1:] if args is None else args)
         if completion.is_query(words):
-            completion.answer(self._candidates(completion.line().typed))
+            _, typed = completion.line()
+            completion.answer(self._candidates(typed))
         if "--" not in words:
             words = self._as_options(words)
         return super().parse_args(words, namespace)

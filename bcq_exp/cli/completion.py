@@ -10,23 +10,9 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 OPTIONS = ("-sc", "--shell-completion")
-
-
-@dataclass(frozen=True)
-class Line:
-    """A command line that is being typed.
-
-    Args:
-        words: the complete words, the program first.
-        typed: the beginning of the word at the cursor; empty for a new word.
-    """
-
-    words: Sequence[str]
-    typed: str
 
 
 def is_query(words: Sequence[str]) -> bool:
@@ -36,12 +22,13 @@ def is_query(words: Sequence[str]) -> bool:
     return words[0] in OPTIONS and words[1].startswith("query=")
 
 
-def line() -> Line:
-    """Return the line that is being typed."""
+def line() -> tuple[list[str], str]:
+    """Return the line that is being typed: its complete words, the program first, and the beginning
+    of the word at the cursor, which is empty for a new word.
+    """
     text = os.environ["COMP_LINE"]
-    words = text.split()
-    is_new = not text or text[-1].isspace()
-    return Line(words, "") if is_new else Line(words[:-1], words[-1])
+    *words, typed = text.split() if text and not text[-1].isspace() else [*text.split(), ""]
+    return words, typed
 
 
 def replace_line(words: Iterable[str], typed: str) -> None:
@@ -57,7 +44,7 @@ def folders(typed: str) -> Iterator[str]:
 
 def answer(candidates: Iterable[str]) -> NoReturn:
     """Print the candidates that begin with the word at the cursor, and exit."""
-    typed = line().typed
+    _, typed = line()
     separator = "\n" if sys.argv[2:3] == ["query=fish"] else " "
     print(separator.join(sorted(c for c in candidates if c.startswith(typed))))
     sys.exit(0)

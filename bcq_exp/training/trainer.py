@@ -96,31 +96,34 @@ class Trainer:
         """
         names = [run.record.folder.name for run in self.runs]
         title = names[0] if len(names) == 1 else counted(len(names), "run")
-        with (
-            signals.requests(self._request_stop),
-            progress(self._engine.step, self._cadence.until, title, self._part) as shown,
-        ):
-            try:
-                for _, run in self._alive():
-                    run.write_summary("running", self._engine.step)
-                self._loop(shown)
-            except CannotWrite as error:
-                for _, run in self._alive():
-                    run.abandon()
-                raise CannotWrite(
-                    f"{error}; stopped at step {self._engine.step}, to continue from the last "
-                    f"checkpoint: {self.runs[0].resume_command}"
-                ) from error
-            except Exception as error:  # a bug: record the end of the runs
-                for _, run in self._alive():
-                    run.fail(self._engine.step, f"{type(error).__name__}: {first_line(error)}")
-                raise
-        self._threads.shutdown()
-        if self._signal is not None:
-            self._stop()
-        status = "completed" if self._engine.step >= self._cadence.num_steps else "stopped"
-        for _, run in self._alive():
-            run.finish(status, self._engine.step)
+        try:
+            with (
+                signals.requests(self._request_stop),
+                progress(self._engine.step, self._cadence.until, title, self._part) as shown,
+            ):
+                self._train(shown)
+            self._threads.shutdown()
+            self._finish()
+        except CannotWrite as error:
+            for run in self.runs:
+                run.abandon()
+            raise CannotWrite(
+                f"{error}; stopped at step {self._engine.step}, to continue from the last "
+                f"checkpoint: {self.runs[0].resume_command}"
+            ) from error
+
+    def _train(self, shown: Progress) -> None:
+        """Begin the runs and take their steps; a bug is recorded as their end."""
+        try:
+            for _, run in self._alive():
+                run.write_summary("running", self._engine.step)
+            self._loop(shown)
+        except CannotWrite:
+            raise
+        except Exception as error:
+            for _, run in self._alive():
+                run.fail(self._engine.step, f"{type(error).__name__}: {first_line(error)}")
+            raise
 
     def _loop(self, shown: Progress) -> None:
         cadence = self._cadence
@@ -211,8 +214,17 @@ class Trainer:
             else:  # the losses were computed before the step that broke the weights
                 run.fail(self._engine.step, f"a weight is not finite at step {self._engine.step}")
 
-    def _stop(self) -> None:
-        assert self._signal is not None
+    def _finish(self) -> None:
+        """Record the end of every run.
+
+        Raises:
+            RunStopped: if a signal was the reason.
+        """
+        if self._signal is None:
+            is_complete = self._engine.step >= self._cadence.num_steps
+            for _, run in self._alive():
+                run.finish("completed" if is_complete else "stopped", self._engine.step)
+            return
         self._save()
         for _, run in self._alive():
             run.finish("interrupted", self._engine.step)

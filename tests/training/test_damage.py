@@ -4,16 +4,18 @@ import logging
 import random
 import resource
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from bcq_exp.analysis import load_runs
-from bcq_exp.errors import Damaged, UserError
+from bcq_exp.errors import CannotWrite, Damaged, UserError
 from bcq_exp.sweep.jobs import _planned
 from bcq_exp.sweep.state import run_states
-from bcq_exp.training import checkpoint
+from bcq_exp.training import build, checkpoint
+from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.record import TABLES, RunRecord
 from tests.commands import TINY, compose, fit, spec_of
 from tests.forked import forked
@@ -296,6 +298,34 @@ def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path
     assert forked(*command, cwd=tmp_path).returncode == 0
     fit(tmp_path / "straight", *command)
     assert_same_rows(folder, tmp_path / "straight")
+
+
+@pytest.mark.usefixtures("short_episodes")
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_a_disk_that_fills_up_at_the_end_is_like_one_before(status, tmp_path, monkeypatch):
+    """The message is that of a full disk within training, and W&B does not wait for more rows."""
+
+    def write_summary(self, summary, write=RunRecord.write_summary):
+        if summary["status"] == status:
+            raise CannotWrite("cannot write it")
+        write(self, summary)
+
+    def fail(self, agent, is_stopped):
+        raise ZeroDivisionError
+
+    ended = []
+    tracker = SimpleNamespace(
+        id=None, log=lambda *_: None, finish=ended.append, wait=lambda _: True
+    )
+    monkeypatch.setattr(build, "build_tracker", lambda *_: tracker)
+    monkeypatch.setattr(RunRecord, "write_summary", write_summary)
+    if status == "failed":
+        monkeypatch.setattr(Evaluator, "evaluate", fail)
+    step = {"completed": 60, "failed": 30}[status]
+    line = f"cannot write it; stopped at step {step}, to continue from the last checkpoint: "
+    with pytest.raises(CannotWrite, match=line):
+        fit(tmp_path / "r", *TINY)
+    assert ended == [None]
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path):

@@ -66,11 +66,10 @@ class RunRecord:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def checkpoint(self) -> Path:
-        """The path of the checkpoint."""
-        return self.folder / "checkpoint.pt"
+        self.checkpoint = folder / "checkpoint.pt"
+        self._summary_file = folder / "summary.json"
+        self._episodes_file = folder / "eval_returns.npz"
+        self._estimates_file = folder / "estimates.json"
 
     def append(self, table: Table, row: Row) -> None:
         """Add a row to a CSV file; its first row names the columns. ``None`` is an empty cell.
@@ -220,7 +219,7 @@ class RunRecord:
 
     def _write_summary(self, summary: Mapping[str, Any]) -> None:
         whole = {**summary, "crc32": _checksum(summary)}
-        write_atomically(self.folder / "summary.json", _as_json(whole).encode())
+        write_atomically(self._summary_file, _as_json(whole).encode())
 
     def summary(self) -> dict[str, Any] | None:
         """``summary.json``, or ``None`` where no run has begun.
@@ -228,7 +227,7 @@ class RunRecord:
         Raises:
             Damaged: if it is invalid, or missing though there is a checkpoint.
         """
-        path = self.folder / "summary.json"
+        path = self._summary_file
         if not self.has_begun:
             return None
         if not path.exists():
@@ -272,7 +271,7 @@ class RunRecord:
     @property
     def has_begun(self) -> bool:
         """Whether there is a summary, or a checkpoint, whose summary is missing."""
-        return (self.folder / "summary.json").exists() or self.checkpoint.exists()
+        return self._summary_file.exists() or self.checkpoint.exists()
 
     def check(self, marks: Marks) -> None:
         """Check the tables that a run reads when it resumes.
@@ -301,14 +300,6 @@ class RunRecord:
         if episodes := self.episodes():
             num_kept = len(self.rows("eval"))
             self._write_episodes({name: array[:num_kept] for name, array in episodes.items()})
-
-    @property
-    def _episodes_file(self) -> Path:
-        return self.folder / "eval_returns.npz"
-
-    @property
-    def _estimates_file(self) -> Path:
-        return self.folder / "estimates.json"
 
     def _csv(self, table: Table) -> Path:
         return self.folder / f"{table}.csv"

@@ -57,7 +57,11 @@ def check(config: DictConfig) -> dict[str, Any]:
     for name in root.keys() - config.keys():
         raise UserError(f"{name}: must not be removed")
     _check_nodes(config, root)
-    values = {str(name): _value(config, name) for name in config if name != "hydra"}
+    values = {  # in Python's containers, which are faster to walk
+        str(name): "???" if OmegaConf.is_missing(config, name) else plain(config[name])
+        for name in config
+        if name != "hydra"
+    }
     for key, value, schema_field in _leaves(config, values, "", root):
         if value == "???":
             raise UserError(f"{key}: has no value; give {key}=...")
@@ -246,11 +250,6 @@ def _is_allowed(value: Any, schema_field: Field) -> bool:
         lengths = (length,) if length else range(0 if "str" in kind else 1, 100)
         return len(value) in lengths and all(element in values for element in value)
     return value in values
-
-
-def _value(config: DictConfig, name: Any) -> Any:
-    """Resolve a key's value; a node becomes Python's containers, which are faster to walk."""
-    return "???" if OmegaConf.is_missing(config, name) else plain(config[name])
 
 
 def _leaves(

@@ -57,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = restore.save_evaluation(options.run, run.step, options.seed, results, options.env)
     print(f"saved   {file}")
     if options.video is not None:
-        assert results.first_actions is not None
         film = Path(options.video)
         num_frames = video.film(results.first_actions, make_env, film, options.seed)
         print(f"video   {film} ({counted(num_frames, 'frame')} of the first episode)")

@@ -135,9 +135,9 @@ class EpisodeResults:
 
     returns: np.ndarray
     lengths: np.ndarray
-    discounted_returns: np.ndarray | None = None
-    values: np.ndarray | None = None
-    first_actions: np.ndarray | None = None
+    discounted_returns: np.ndarray | None
+    values: np.ndarray | None
+    first_actions: np.ndarray
 
     @property
     def return_mean(self) -> float:

@@ -74,8 +74,8 @@ class Trainer:
         runs: Sequence[Run],
         cadence: Cadence,
         window: Tensor,
-        num_threads: int = 1,
-        part: Part | None = None,
+        num_threads: int,
+        part: Part | None,
     ) -> None:
         self.runs, self._part = runs, part
         self._engine = engine

@@ -20,6 +20,12 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: of Python, or in a RuntimeError of torch or JAX."""
+    is_of_library = isinstance(error, RuntimeError) and "allocate" in str(error)
+    return is_of_library or isinstance(error, MemoryError)
+
+
 class UserError(Exception):
     """A mistake in the user's input: configuration, data set, environment or path.
 

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from bcq_exp.algorithm.losses import ROWS_AT_ONCE
-from bcq_exp.errors import UserError, first_line
+from bcq_exp.errors import UserError, first_line, is_out_of_memory
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -41,7 +41,7 @@ def enough_memory(
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"not enough memory ({first_line(error)}); {remedy}") from error
 

@@ -39,7 +39,7 @@ import numpy as np
 from bcq_exp import locks
 from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.config.schema import source
-from bcq_exp.errors import Damaged, UserError, first_line
+from bcq_exp.errors import Damaged, UserError, first_line, is_out_of_memory
 from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically, written
 
 Table = Literal["train", "eval", "timing"]
@@ -332,6 +332,8 @@ def report_damage(path: Path, advice: str = SET_ASIDE) -> Iterator[None]:
     except Damaged as error:
         raise Damaged(error.what, advice) from None
     except _UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise Damaged(f"{path} is damaged ({reason})", advice) from error
 

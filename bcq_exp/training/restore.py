@@ -22,6 +22,7 @@ from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
 from bcq_exp.data.spaces import ActionSpace
+from bcq_exp.engine.memory import enough_memory
 from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
 from bcq_exp.files import write_atomically
@@ -77,11 +78,12 @@ def load_run(
 
     Raises:
         UserError: if there is no readable checkpoint, no such device, it names such code, or learns
-            something else than ``config``.
+            something else than ``config``; or if memory runs out.
     """
-    saved = _checkpoint(folder)
-    # raised too where tensors do not fit the checkpoint's own configuration
-    with report_damage(RunRecord(Path(folder)).checkpoint):
+    memory = enough_memory("use another device, or end other programs")
+    # damage is reported too where tensors do not fit the checkpoint's own configuration
+    with memory, report_damage(RunRecord(Path(folder)).checkpoint):
+        saved = _checkpoint(folder)
         if config is not None and identity(saved["config"]) != identity(config):
             raise UserError(f"{folder}: its checkpoint.pt belongs to another configuration")
         if not trusted and config is None:

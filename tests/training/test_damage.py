@@ -14,7 +14,7 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.errors import CannotWrite, Damaged, UserError
 from bcq_exp.sweep.jobs import _planned
 from bcq_exp.sweep.state import run_states
-from bcq_exp.training import build, checkpoint
+from bcq_exp.training import build, checkpoint, restore
 from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.record import TABLES, RunRecord
 from tests.commands import TINY, compose, fit, spec_of
@@ -298,6 +298,17 @@ def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path
     assert forked(*command, cwd=tmp_path).returncode == 0
     fit(tmp_path / "straight", *command)
     assert_same_rows(folder, tmp_path / "straight")
+
+
+@pytest.mark.parametrize("owner, name", [(torch, "load"), (restore, "build_algorithm")])
+def test_memory_that_runs_out_is_not_taken_for_damage(owner, name, run, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(UserError, match=r"not enough memory \(CUDA.*MiB\); use") as caught:
+        restore.load_policy(run)
+    assert not isinstance(caught.value, Damaged)
 
 
 @pytest.mark.usefixtures("short_episodes")

@@ -115,6 +115,13 @@ def test_a_mistake_is_one_line_with_status_2(args, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_film_that_cannot_be_written_is_one_line(trained, tmp_path):
+    (tmp_path / "a.gif").mkdir()
+    done = evaluate(f"run={trained}", "num_episodes=1", "video=a.gif", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "error: video=a.gif: cannot be written ([Errno 21] Is a directory: " in done.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_key_of_a_missing_device_is_named_in_the_error(trained):
     for load in (restore.load_run, restore.load_policy):

@@ -43,7 +43,9 @@ def film(actions: np.ndarray, make_env: EnvMaker, path: Path, seed: int) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         gif, mp4 = {"duration": 1000 / fps, "loop": 0}, {"fps": fps, "macro_block_size": 2}
-        iio.imwrite(path, frames, **(gif if path.suffix == ".gif" else mp4))
+        options = gif if path.suffix == ".gif" else mp4
+        # imageio would try again to write a file when it is collected, and print a traceback
+        path.write_bytes(iio.imwrite("<bytes>", frames, extension=path.suffix, **options))
     except OSError as error:
         raise UserError(f"video={path}: cannot be written ({error})") from error
     return len(frames)

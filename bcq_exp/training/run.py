@@ -48,7 +48,6 @@ class Run:
     seconds: float
     failure: str | None = field(default=None, init=False)
     _evaluations: list[dict[str, Any]] = field(init=False)
-    _last_logged: int = field(init=False)
     _logged_seconds: float = field(init=False)
     _sound_at: dict[str, int] = field(init=False)  # last step within bounds, by Watch.kind
     _trouble: list[str] = field(init=False)
@@ -56,11 +55,11 @@ class Run:
     def __post_init__(self) -> None:
         self._evaluations = list(self.record.rows("eval"))
         rows = self.record.rows("timing")
-        self._last_logged = int(rows[-1]["step"] or 0) if rows else 0
+        last_logged = int(rows[-1]["step"] or 0) if rows else 0
         self._logged_seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
         self.seconds = max(self.seconds, self._logged_seconds)
         self._trouble = list((self.record.summary() or {}).get("trouble", ()))
-        self._sound_at = {entry["kind"]: self._last_logged for entry in self.facts["watches"]}
+        self._sound_at = {entry["kind"]: last_logged for entry in self.facts["watches"]}
 
     @property
     def last_return(self) -> float | None:
@@ -82,7 +81,7 @@ class Run:
     def log_training(self, step: int, statistics: Mapping[str, float | None], taken: int) -> None:
         """Record a row of training metrics, averaged over the ``taken`` steps since the last."""
         rate = taken / (self.seconds - self._logged_seconds)
-        self._last_logged, self._logged_seconds = step, self.seconds
+        self._logged_seconds = self.seconds
         row = {"step": step, **statistics}
         self.record.append("train", row)
         self.record.append(

@@ -222,7 +222,7 @@ def write_policy(
         "inputs": [x._asdict() for x in network.inputs],
         "outputs": [x._asdict() for x in network.outputs],
     }
-    content = (_as_onnx if format == "onnx" else _as_torch)(program, network, metadata)
+    content = (_as_onnx if format == "onnx" else _as_torch)(program, metadata)
     path = folder / FILES[format]
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,10 +232,8 @@ def write_policy(
     return path, explained
 
 
-def _as_onnx(
-    program: torch.export.ExportedProgram, network: ActingNetwork, metadata: Mapping[str, Any]
-) -> bytes:
-    names = [x.name for x in network.outputs]
+def _as_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, Any]) -> bytes:
+    names = [x["name"] for x in metadata["outputs"]]
     with _silent():
         made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=names)
     assert made is not None
@@ -256,9 +254,7 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def _as_torch(
-    program: torch.export.ExportedProgram, network: ActingNetwork, metadata: Mapping[str, Any]
-) -> bytes:
+def _as_torch(program: torch.export.ExportedProgram, metadata: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()  # torch requires the suffix .pt2
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
     return buffer.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bcq_exp.training import start
 from bcq_exp.training.record import RunRecord, hold
@@ -16,19 +16,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CohortKey:
-    """Runs whose keys are equal, optimizers aside, can be trained together.
+    """Runs whose keys are equal can be trained together.
 
     Args:
         shared: settings that runs of a cohort share: algorithm, data, sizes, cadence.
         step: the step that the run has reached.
         window: steps taken since its last row of ``train.csv``.
-        optimizers: runs are sorted by optimizer settings, because equal ones step together.
+        optimizers: settings by which the runs of a cohort are sorted, because equal ones step
+            together; not compared.
     """
 
     shared: str
     step: int
     window: int
-    optimizers: str
+    optimizers: str = field(compare=False)
 
 
 def cohort_key(spec: RunSpec, *, restarts: bool = False) -> CohortKey:
@@ -49,9 +50,9 @@ def cohort_key(spec: RunSpec, *, restarts: bool = False) -> CohortKey:
 
 def cohorts(keys: Sequence[CohortKey]) -> list[list[int]]:
     """Group runs, by number, that can be trained together."""
-    groups: dict[tuple[str, int, int], list[int]] = {}
+    groups: dict[CohortKey, list[int]] = {}
     for number, key in enumerate(keys):
-        groups.setdefault((key.shared, key.step, key.window), []).append(number)
+        groups.setdefault(key, []).append(number)
     return [sorted(group, key=lambda i: keys[i].optimizers) for group in groups.values()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from bcq_exp.training.record import RunRecord, hold
 from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
+
+FILES_PER_RUN = 2  # open while it is trained: its lock and its log
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def train_cohort(specs: Sequence[RunSpec]) -> list[str | None]:
     for spec in specs:
         spec.objective.check_known(task)
         start.check_task(spec, task)
+    _let_open(FILES_PER_RUN * len(specs))
     with enough_memory(), ExitStack() as until_trained:
         for spec in specs:
             until_trained.enter_context(hold(spec.folder))
@@ -91,3 +95,12 @@ def train_cohort(specs: Sequence[RunSpec]) -> list[str | None]:
             for run in trainer.runs:
                 run.note_tracker()
     return [run.failure for run in trainer.runs]
+
+
+def _let_open(num_files: int) -> None:
+    """Let this process open more files than before, up to the limit that the system sets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        more = soft + num_files
+        soft = more if hard == resource.RLIM_INFINITY else min(more, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,5 +1,7 @@
 """Runs trained together are the runs trained alone, in every file."""
 
+import os
+import resource
 import signal
 
 import numpy as np
@@ -66,6 +68,17 @@ def test_wide_networks_are_not_stacked_but_stand_side_by_side():
     assert [e.num_runs for e in engine._engines] == [1, 1, 1]
     alone = engine_of(cfgs[2:], data)
     assert torch.equal(engine.advance(4)[2], alone.advance(4)[0])
+
+
+def test_a_cohort_may_have_more_runs_than_a_process_may_open_files(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    short = (*TINY, "trainer.num_steps=2", "trainer.eval_episodes=0", "trainer.engine=eager")
+    jobs = jobs_of(tmp_path, *((f"seed={k}",) for k in range(30)), base=short)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+        assert train_cohort(jobs) == [None] * 30
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.slow

@@ -282,6 +282,11 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         return all(is_pure(network) for network in self.networks)
 
     @property
+    def can_be_stacked(self) -> bool:
+        """Whether its gradient steps can be taken together with those of other runs."""
+        return self.is_pure and all(o.can_be_stacked for o in self.optimizers.values())
+
+    @property
     def can_be_compiled(self) -> bool:
         """Whether a gradient step runs the same kernels on the same tensors every time."""
         return self.is_pure and all(o.can_be_compiled for o in self.optimizers.values())

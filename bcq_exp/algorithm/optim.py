@@ -65,6 +65,7 @@ class Optimizer:
         params: the parameters of one network, or of K stacked networks (K, ...).
     """
 
+    can_be_stacked: ClassVar[bool] = True  # whether its factory makes one over stacked parameters
     _leading_dims = 0  # of parameters; 1 if they are stacked
 
     def __init__(self, factory: OptimizerFactory, params: Sequence[nn.Parameter]) -> None:
@@ -300,6 +301,7 @@ class _MadeElsewhere(Optimizer):
     """A torch optimizer made by a custom factory, with its learning-rate scheduler."""
 
     can_be_compiled = False  # its step may count on the host
+    can_be_stacked = False  # it moves the parameters of its own run
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ def _offline(
         build_stream(algorithm, seed, len(transitions), sampling, device)
         for algorithm, seed in zip(algorithms, seeds, strict=True)
     ]
-    stacks = placement.stacks and all(algorithm.is_pure for algorithm in algorithms)
+    stacks = placement.stacks and all(algorithm.can_be_stacked for algorithm in algorithms)
     parts = placement.num_stacks(num_runs) if stacks else num_runs
     bounds = [num_runs * i // parts for i in range(parts + 1)]
     how = placement.executor(), placement.eager_steps, placement.buffered_steps

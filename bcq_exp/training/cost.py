@@ -177,7 +177,7 @@ def cost_of(spec: RunSpec) -> RunCost:
         rate=_rate(placement.device.type, precision.compute_dtype or precision.dtype),
         is_eager=placement.engine == "eager",
         is_online=online is not None,
-        stacks=placement.stacks and algorithm.is_pure,
+        stacks=placement.stacks and algorithm.can_be_stacked,
         eval_episodes=trainer.eval_episodes,
         eval_every=trainer.eval_every,
         episode_steps=step_limit(spec.dataset) or EPISODE_STEPS,

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.bc import BC
 from bcq_exp.algorithm.bcq import BCQ, Noise
 from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
-from bcq_exp.algorithm.optim import AdamOptimizerFactory, CosineSchedule
+from bcq_exp.algorithm.optim import AdamOptimizerFactory, CosineSchedule, optimizer_for
 from bcq_exp.algorithm.stacking import StackedNetwork, per_run
+from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine.stacked import StackedRuns
 from bcq_exp.errors import UserError
 from tests.algorithm.small import (
@@ -22,6 +24,9 @@ from tests.algorithm.small import (
     make_noise,
     make_policy,
 )
+from tests.algorithm.test_tianshou import TianshouFactory
+from tests.commands import TINY, compose, engine_of
+from tests.same import assert_same_state
 
 SIZE = 6
 
@@ -171,3 +176,27 @@ def test_a_run_that_is_not_a_number_leaves_the_others_alone():
     for k in (0, 2):
         torch.testing.assert_close(stacked["vae_loss"][k], values[k]["vae_loss"])
         assert all(p.isfinite().all() for p in in_stack[k].parameters())
+
+
+class WithTianshousOptimizer(BC):
+    """Its optimizer is made by a factory of Tianshou's form, whatever the configuration has."""
+
+    @classmethod
+    def build(cls, parts):
+        built = super().build(parts)
+        built.optimizers["actor"] = optimizer_for(built.policy.actor, TianshouFactory(lr=1e-3))
+        return built
+
+
+def test_runs_with_optimizers_made_elsewhere_are_those_alone():
+    target = f"algo._target_={__name__}.{WithTianshousOptimizer.__name__}"
+    common = (o for o in TINY if not o.startswith(("policy.", "algo.")))
+    options, data = ("algo=bc", target, *common), load_pendulum(num_steps=2000)
+    cfgs = [compose(*options, f"seed={seed}") for seed in range(2)]
+    how = {"engine": "eager", "stacks": True, "num_threads": 1}
+    together = engine_of(cfgs, data, **how)
+    metrics = together.advance(20)
+    for k, cfg in enumerate(cfgs):
+        alone = engine_of([cfg], data, **how)
+        assert torch.equal(metrics[k], alone.advance(20)[0])
+        assert_same_state(together.state_dict(k), alone.state_dict(0))

@@ -143,6 +143,50 @@ def test_engines_side_by_side_compile_once_and_are_bitwise_those_alone():
     assert len(shared._programs) == 1
 
 
+@per_run
+def _imitation_loss(actor, obs, act):
+    return mse_loss(actor(obs), act)
+
+
+def imitation_step(nets, optimizers, hyper, batch, noise):
+    loss = _imitation_loss(nets.actor, batch.obs, batch.act)
+    optimizers["actor"].apply(loss)
+    return {"actor_loss": loss}
+
+
+class Alternating(Delayed):
+    """Critic and actor learn in turn."""
+
+    steps = (critic_step, imitation_step)
+
+
+class Shifted(Critic):
+    """Its values are shifted by a tensor that is no buffer."""
+
+    shift: torch.Tensor
+
+    def forward(self, obs, act):
+        return super().forward(obs, act) + self.shift
+
+
+def test_a_program_that_holds_a_tensor_of_one_run_is_not_taken_by_another():
+    def alternating(seed, executor):
+        run, data = make(seed), load_pendulum(num_steps=2000)
+        critic = Shifted(obs_dim=3, act_dim=1, hidden_sizes=(8, 8)).double()
+        critic.load_state_dict(run.critic.state_dict())
+        critic.shift = torch.full((1,), float(seed), dtype=torch.float64)
+        run = Alternating(run.policy, critic, AdamOptimizerFactory(lr=1e-3))
+        table = TransitionTable.of(data.transitions, torch.float64, torch.device("cpu"))
+        stream = HostStream(seed, len(data.transitions), 8, run.noise_shapes(8))
+        return CohortEngine([run], table, [stream], executor)
+
+    shared = compiler()
+    for seed in range(2):
+        found = alternating(seed, shared).advance(20)
+        expected = alternating(seed, EagerExecutor).advance(20)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
 @pytest.mark.parametrize("step", [1, 5, 6])
 def test_it_resumes_bitwise_from_any_turn(step):
     shared = compiler()

@@ -165,7 +165,7 @@ class Program:
                 stack.enter_context(optimizer.lr_from(rate))
             take_step(learner, self._table, buffers, turn)
             changed = [trace.value(tensor) for tensor in tensors]
-        self.has_constants = trace.num_constants > 0
+        self.has_constants |= trace.num_constants > 0  # in any turn
         return changed
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,18 @@ class Run:
     def __post_init__(self) -> None:
         self._evaluations = list(self.record.rows("eval"))
         rows = self.record.rows("timing")
-        last_logged = int(rows[-1]["step"] or 0) if rows else 0
         self._logged_seconds = float(rows[-1]["wall_time"] or 0) if rows else 0.0
         self.seconds = max(self.seconds, self._logged_seconds)
         self._trouble = list((self.record.summary() or {}).get("trouble", ()))
-        self._sound_at = {entry["kind"]: last_logged for entry in self.facts["watches"]}
+        self._sound_at = {watch.kind: 0 for watch in self._watches}
+        for row in self.record.rows("train"):
+            for watch in self._watches:
+                if not any(watch.out_of_bounds(row)):
+                    self._sound_at[watch.kind] = int(row["step"] or 0)
+
+    @cached_property
+    def _watches(self) -> list[Watch]:
+        return [Watch(**entry) for entry in self.facts["watches"]]
 
     @property
     def last_return(self) -> float | None:
@@ -93,7 +101,7 @@ class Run:
     def _look_for_trouble(self, step: int, statistics: Mapping[str, float | None]) -> None:
         """Log once each metric that was out of bounds for LASTING_STEPS, and what to try."""
         trouble = []
-        for watch in (Watch(**entry) for entry in self.facts["watches"]):
+        for watch in self._watches:
             excess = next(watch.out_of_bounds(statistics), None)
             sound_at = self._sound_at[watch.kind]
             if excess is None:

@@ -369,6 +369,15 @@ def test_a_dead_vae_is_logged_once_with_remedies_and_kept_in_the_summary(
         assert RunRecord(tmp_path).summary()["trouble"] == ["dead VAE"]
 
 
+def test_a_dead_vae_is_found_by_a_run_that_is_often_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "LASTING_STEPS", 40)
+    dead = (*TINY, "vae.kl_weight=1e4", "vae_optim.lr=0.01", "trainer.log_every=10")
+    dead = (*dead, "trainer.eval_episodes=0", "trainer.engine=eager")
+    for num_steps in (30, 60, 90, 120):
+        fit(tmp_path, *dead, f"trainer.num_steps={num_steps}")
+    assert RunRecord(tmp_path).summary()["trouble"] == ["dead VAE"]
+
+
 def test_a_live_vae_is_no_trouble(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "LASTING_STEPS", 40)
     options = ("trainer.log_every=10", "trainer.eval_episodes=0", "trainer.engine=eager")

@@ -17,7 +17,7 @@ from gymnasium.spaces import Box
 
 from bcq_exp.config.identity import flattened, identity
 from bcq_exp.config.naming import as_name
-from bcq_exp.config.schema import source
+from bcq_exp.config.schema import TrainerConfig, source
 from bcq_exp.data import environments
 from bcq_exp.data.behaviour import Behaviour
 from bcq_exp.data.environments import EnvMaker
@@ -89,7 +89,7 @@ def load_run(
         if not trusted and config is None:
             _check_names_only_ours(saved["config"], f"run={folder}")
         spec = RunSpec(saved["config"], Path(folder))
-        placement = place(replace(spec.trainer, device=device), spec.algorithm.hidden_sizes)
+        placement = place(_to_act(spec.trainer, device), spec.algorithm.hidden_sizes)
         spaces = environments.spaces_of_state(saved["environment"])
         algorithm = build_algorithm(spec.algorithm, *spaces, placement, checks=False)
         algorithm.load_state_dict(saved["engine"]["algorithm"])
@@ -97,6 +97,12 @@ def load_run(
         normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
         agent = Agent.of(algorithm, normalizer)
         return TrainedRun(agent, saved["step"], _env_maker(saved, trusted), spaces)
+
+
+def _to_act(trainer: TrainerConfig, device: str) -> TrainerConfig:
+    """The settings of a run on a device that may lack its executor or its kind of products."""
+    precision = "fp32" if trainer.precision == "tf32" else trainer.precision
+    return replace(trainer, device=device, engine="auto", precision=precision)
 
 
 def load_policy(folder: str | Path, device: str = "auto", *, trusted: bool = False) -> Agent:

@@ -17,6 +17,7 @@ from bcq_exp.data import environments
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import algorithms, build, restore
+from bcq_exp.training import checkpoint as checkpoints
 from bcq_exp.training import run as runs
 from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.objective import Objective
@@ -237,6 +238,18 @@ def test_the_agent_of_a_checkpoint_is_the_one_evaluated(trained):
     run = restore.load_run(trained, "cpu")
     results = Evaluator(run.make_env, 2, seed=1000).evaluate(run.agent)
     assert np.array_equal(results.returns, RunRecord(trained).episodes()["returns"][-1])
+
+
+def test_an_agent_loads_where_its_run_could_not_be_trained(trained, tmp_path):
+    record = RunRecord(shutil.copytree(trained, tmp_path / "r"))
+    saved = checkpoints.load(record.checkpoint)
+    for setting in ({"engine": "cuda_graph"}, {"precision": "tf32"}, {"device": "cuda:7"}):
+        trainer = {**saved["config"]["trainer"], **setting}
+        changed = {**saved, "config": {**saved["config"], "trainer": trainer}}
+        checkpoints.save(record.checkpoint, changed)
+        run = restore.load_run(record.folder, "cpu")
+        results = Evaluator(run.make_env, 2, seed=1000).evaluate(run.agent)
+        assert np.array_equal(results.returns, record.episodes()["returns"][-1])
 
 
 def test_the_provenance_of_an_agent_is_that_of_its_checkpoint(trained, tmp_path):

@@ -65,7 +65,7 @@ def train_cohort(specs: Sequence[RunSpec]) -> list[str | None]:
     Raises:
         RunStopped: after a signal, with every run's checkpoint saved.
         UserError: if data set, environment or device is not available, one of the first two changed
-            since a run began, or another process has a run.
+            since a run began, another process has a run, or a folder holds another run by now.
     """
     from bcq_exp.data.task import load_task
     from bcq_exp.engine.memory import enough_memory
@@ -86,6 +86,9 @@ def train_cohort(specs: Sequence[RunSpec]) -> list[str | None]:
     with enough_memory(), ExitStack() as until_trained:
         for spec in specs:
             until_trained.enter_context(hold(spec.folder))
+            summary = RunRecord(spec.folder).progress()
+            if summary is not None:  # perhaps of a run that began while the data were loaded
+                start.check_continues(spec, summary)
         until_trained.enter_context(placement.in_force())
         trainer = build_trainer(specs, task, placement)
         try:

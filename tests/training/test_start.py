@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from bcq_exp.config.naming import run_name
+from bcq_exp.data import task as tasks
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.record import RunRecord, present_status
 from tests.commands import TINY, command, fit, spoil_engine, tree
@@ -196,3 +197,18 @@ def test_resume_true_goes_on_with_no_run_that_was_set_aside(tmp_path, monkeypatc
     assert run_name(None, True) in ("foo.1", "bar.2")
     (tmp_path / "multirun" / "foo").mkdir()
     assert run_name(None, True) == "bar.2"
+
+
+def test_a_run_that_began_while_data_were_loaded_is_not_continued_by_another(tmp_path, monkeypatch):
+    brief = (*TINY, "trainer.num_steps=6", "trainer.eval_episodes=0", "trainer.engine=eager")
+    load_task = tasks.load_task
+
+    def load(dataset):
+        monkeypatch.undo()
+        fit(tmp_path, *brief, "seed=1")
+        return load_task(dataset)
+
+    monkeypatch.setattr(tasks, "load_task", load)
+    with pytest.raises(UserError, match=r"another configuration: seed \(1 -> 0\)"):
+        fit(tmp_path, *brief, "trainer.num_steps=12")
+    assert RunRecord(tmp_path).summary()["seed"] == 1

@@ -217,6 +217,16 @@ class RunRecord:
         """
         self._write_summary({**summary, "record": self.marks()})
 
+    def note_wandb_id(self, id: str | None) -> None:
+        """Store the id of the run at W&B in ``summary.json``, if there is one; the marks stay.
+
+        Raises:
+            CannotWrite: if the system refuses.
+        """
+        summary = self.summary()
+        if summary is not None and summary.get("wandb_id") != id:
+            self._write_summary({**summary, "wandb_id": id})
+
     def _write_summary(self, summary: Mapping[str, Any]) -> None:
         whole = {**summary, "crc32": _checksum(summary)}
         write_atomically(self._summary_file, _as_json(whole).encode())

@@ -201,9 +201,7 @@ class Run:
 
     def note_tracker(self) -> None:
         """Record the id of its W&B run, where that became known only after the end."""
-        summary = self.record.summary()
-        if summary is not None and summary["wandb_id"] != self.tracker.id:
-            self.record.write_summary({**summary, "wandb_id": self.tracker.id})
+        self.record.note_wandb_id(self.tracker.id)
 
     def write_summary(self, status: str, step: int) -> dict[str, Any]:
         """Write and return ``summary.json`` as of ``step``."""

@@ -30,9 +30,14 @@ FLUSHED_AFTER = 5.0  # seconds from the end to the last byte in W&B's file
 
 
 class Tracker:
-    """Receives a run's rows besides its folder; this one drops them (``logger.mode=disabled``)."""
+    """Receives a run's rows besides its folder; this one drops them (``logger.mode=disabled``).
 
-    id: str | None = None
+    Args:
+        id: W&B's id of the run, if it has one.
+    """
+
+    def __init__(self, id: str | None = None) -> None:
+        self.id = id
 
     def log(self, prefix: str, row: Mapping[str, Any]) -> None:
         """Log a row with its ``step``; names of other entries get ``prefix/``."""
@@ -101,7 +106,7 @@ class WandbTracker(Tracker):
         num_rows: int,
         warnings: Warnings,
     ) -> None:
-        self.id = id or new_id()
+        super().__init__(id or new_id())
         self._warn = warnings
         self._folders = f"{sweep}/*" if sweep else str(folder)
         command = f"`bcq_exp wandb mirror {sweep or folder}`"
@@ -251,16 +256,17 @@ def build_tracker(
         again: whether to log all rows again, to a new offline run of its id.
     """
     logger = facts["config"]["logger"]
-    if logger["mode"] == "disabled" and not again:
-        return Tracker()
     sweep, before = sweep_name(record.folder), record.summary()
+    id = None if before is None else before.get("wandb_id")
+    if logger["mode"] == "disabled" and not again:
+        return Tracker(id)
     tags = [*logger["tags"], facts["dataset"]["id"]]
     logged = ("dataset", "versions", "git_commit", "config_hash", "command")
     return WandbTracker(
         mode="offline" if again else logger["mode"],
         folder=record.folder,
         sweep=None if sweep is None else record.folder.parent,
-        id=None if before is None else before["wandb_id"],
+        id=id,
         config={**facts["config"], "run": {name: facts[name] for name in logged}},
         identity={
             "project": logger["project"],

@@ -78,6 +78,8 @@ def mirror(folder: Path) -> Path:
             tracker.log(prefix, row)
         tracker.finish(summary)
         is_written = wait_for([tracker])
+        if is_written:
+            record.note_wandb_id(tracker.id)
     if not is_written:
         raise UserError(f"{folder}: {said[-1]}")
     for warning in said:

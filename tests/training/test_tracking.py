@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bcq_exp.training import tracking, wandb_service
+from bcq_exp.training import tracking, wandb_export, wandb_service
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.tracking import Warnings
 from tests.commands import TINY, bcq_exp, command, episodes_cut_short, fit
@@ -135,6 +135,19 @@ def test_disabled_writes_nothing_of_wandb(tmp_path, monkeypatch):
     fit(tmp_path / "r", *TINY, "logger.mode=disabled")
     assert not (tmp_path / "r" / "wandb").exists()
     assert RunRecord(tmp_path / "r").summary()["wandb_id"] is None
+
+
+def test_a_run_has_one_id_however_often_it_is_mirrored(tmp_path):
+    brief = (*TINY, "trainer.eval_episodes=0", "trainer.engine=eager")
+    folder, record, ids = tmp_path / "r", RunRecord(tmp_path / "r"), []
+    for num_steps in (20, 40):
+        fit(folder, *brief, f"trainer.num_steps={num_steps}")
+        with (folder / "train.csv").open("a") as file:
+            file.write("half a r")  # as a kill leaves it
+        marks = record.summary()["record"]
+        ids.append(wandb_export.mirror(folder).name.rpartition("-")[2])
+        assert record.summary()["record"] == marks
+    assert ids == [record.summary()["wandb_id"]] * 2
 
 
 def test_online_without_a_login_is_one_warning_and_recorded_offline(trained, tmp_path):

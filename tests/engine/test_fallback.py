@@ -9,7 +9,8 @@ import jax
 import pytest
 import torch
 
-from bcq_exp.algorithm.bc import BC
+from bcq_exp.algorithm.bc import BC, imitation_loss
+from bcq_exp.algorithm.hyperparameters import Hyperparameters, number
 from bcq_exp.algorithm.optim import SGDOptimizerFactory
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine.placement import EAGER_STEPS, resolve_engine
@@ -333,3 +334,35 @@ def test_on_the_command_line_there_is_one_warning_and_training_goes_on(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(WARNING) == 1
     assert "BCQ, last" in done.stdout
+
+
+@dataclass(frozen=True)
+class RuleHyperparameters(Hyperparameters):
+    rule: str | None = number(None, None, "how the error is measured; null: squared")
+
+
+def rule_step(nets, optimizers, hyper, batch, noise):
+    loss = imitation_loss(nets.actor, batch.obs, batch.act)
+    loss = loss if hyper.rule is None else loss.sqrt()
+    optimizers["actor"].apply(loss)
+    return {"actor_loss": loss}
+
+
+class WithRule(BC):
+    Hyperparameters = RuleHyperparameters
+    steps = (rule_step,)
+
+    @classmethod
+    def build(cls, parts):
+        built = super().build(parts)
+        built.hyperparameters = RuleHyperparameters(**parts.hyperparameters)
+        return built
+
+
+def test_hyperparameters_that_are_no_numbers_are_constants_of_compiled_steps():
+    data, target = load_pendulum(num_steps=2000), f"algo._target_={__name__}.WithRule"
+    cfgs = [compose(*BC_OPTIONS, target, f"+algo.rule={rule}") for rule in ("null", "root")]
+    metrics = engine_of(cfgs, data, engine="xla", engine_is_required=True).advance(20)
+    for k, cfg in enumerate(cfgs):
+        eager = engine_of([cfg], data, engine="eager").advance(20)[0]
+        torch.testing.assert_close(metrics[k], eager, rtol=1e-4, atol=1e-5)

@@ -64,9 +64,12 @@ class XLACompiler:
     def _compiled(
         self, run: OfflineAlgorithm, table: TransitionRows, buffers: StepBuffers
     ) -> Executor:
-        from bcq_exp.engine.xla.executor import Program, XLAExecutor, verify
+        from bcq_exp.engine.xla.executor import Program, XLAExecutor, numbers_of, verify
 
+        hyper = run.hyperparameters
+        constant = vars(hyper).keys() - {*numbers_of(hyper)}
         key = (
+            tuple(repr(getattr(hyper, name)) for name in sorted(constant)),
             tuple(optimizer.factory.without_lr() for optimizer in run.all_optimizers()),
             tuple(tuple(constants(network).items()) for network in run.networks),
         )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
+from bcq_exp.algorithm.hyperparameters import Hyperparameters
 from bcq_exp.algorithm.networks import choose_compute_dtype
 from bcq_exp.algorithm.policy import Policy
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
@@ -155,7 +156,7 @@ class Program:
         tensors = [*self._tensors, *buffers.outputs]
         constant = [*buffers.inputs, self._rates, *self._hyperparameters]
         own = learner.hyperparameters
-        read = dict(zip(own.stackable(), self._hyperparameters, strict=True))
+        read = dict(zip(numbers_of(own), self._hyperparameters, strict=True))
         with unchanged(learner, buffers), ExitStack() as stack:
             stack.callback(setattr, learner, "hyperparameters", own)
             learner.hyperparameters = own.with_tensors(read)
@@ -191,9 +192,14 @@ def _stored(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _as_tensors(learner: OfflineAlgorithm) -> list[Tensor]:
-    """Return a run's stackable hyperparameters as tensors (), inputs of the program."""
+    """Return a run's :func:`numbers_of` hyperparameters as tensors (), inputs of the program."""
     like, hyper = next(learner.parameters()), learner.hyperparameters
-    return [like.new_tensor(float(getattr(hyper, name))) for name in hyper.stackable()]
+    return [like.new_tensor(float(getattr(hyper, name))) for name in numbers_of(hyper)]
+
+
+def numbers_of(hyper: Hyperparameters) -> list[str]:
+    """The names of stackable numbers; other hyperparameters are constants of the program."""
+    return [n for n in hyper.stackable() if isinstance(getattr(hyper, n), int | float)]
 
 
 def verify(

@@ -187,9 +187,9 @@ class Trainer:
         return {name: None if isnan(value) else value for name, value in values}
 
     def _losses(self, means: Tensor) -> dict[str, float]:
-        """Return the losses among metrics (K, S), averaged over the cohort."""
-        names = self._engine.losses
-        return dict(zip(names, means[:, : len(names)].mean(0).tolist(), strict=True))
+        """Return the losses among metrics (K, S), averaged over the runs that have not failed."""
+        names, alive = self._engine.losses, [k for k, _ in self._alive()]
+        return dict(zip(names, means[alive, : len(names)].mean(0).tolist(), strict=True))
 
     def _alive(self) -> list[tuple[int, Run]]:
         return [(k, run) for k, run in enumerate(self.runs) if run.failure is None]

@@ -19,12 +19,14 @@ from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import algorithms, build, restore
 from bcq_exp.training import checkpoint as checkpoints
 from bcq_exp.training import run as runs
+from bcq_exp.training.cohort import train_cohort
 from bcq_exp.training.evaluation import Evaluator
 from bcq_exp.training.objective import Objective
+from bcq_exp.training.progress import Progress
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.run import Run
 from bcq_exp.training.trainer import Cadence, Trainer, all_finite
-from tests.commands import TINY, algorithm_of, compose, fit, spoil_engine
+from tests.commands import TINY, algorithm_of, compose, fit, spec_of, spoil_engine
 from tests.same import assert_same_rows, assert_same_run, checkpoint
 
 SHORT = (*TINY, "trainer.num_steps=30")
@@ -152,6 +154,30 @@ def test_the_first_step_that_is_not_finite_is_named(loss, tmp_path, monkeypatch)
     assert checkpoint(tmp_path / "r")["step"] == 15
     assert [row["step"] for row in RunRecord(tmp_path / "r").rows("train")] == [10, 20]
     assert RunRecord(tmp_path / "r").summary()["failure"] == "a loss is not finite at step 27"
+
+
+def test_the_losses_of_a_run_that_failed_are_not_shown(tmp_path, monkeypatch):
+    class Shown(Progress):
+        def update(self, step, losses=None):
+            shown.append(losses)
+
+    def spoil(engine, advance):
+        def spoilt(num_steps):
+            metrics = advance(num_steps)
+            metrics[0] = float("inf")
+            return metrics
+
+        engine.advance = spoilt
+
+    shown = []
+    monkeypatch.setattr("bcq_exp.training.trainer.progress", lambda *_: Shown())
+    spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.advance))
+    brief = (*TINY, "trainer.num_steps=20", "trainer.eval_episodes=0", "trainer.engine=eager")
+    cfgs = [compose(*brief, f"seed={seed}") for seed in range(2)]
+    failures = train_cohort([spec_of(cfg, tmp_path / str(cfg.seed)) for cfg in cfgs])
+    assert failures == ["a loss is not finite at step 1", None]
+    row = RunRecord(tmp_path / "1").rows("train")[-1]
+    assert shown[-1] == {name: row[name] for name in BCQ.losses()}
 
 
 @SHORT_EPISODES

@@ -136,7 +136,8 @@ class RunCost:
     def seconds(self, num_steps: int, num_runs: int = 1, num_threads: int = 1) -> float:
         """Seconds of ``num_steps`` more steps of a cohort, divided among threads."""
         largest = -(-num_runs // num_threads)  # the largest part, which the others wait for
-        evaluations = num_steps / self.eval_every * self.evaluation_seconds()
+        num_evaluations = -(-num_steps // self.eval_every)  # one at the end in any case
+        evaluations = num_evaluations * self.evaluation_seconds()
         return num_steps * self.step_seconds(largest) + evaluations * largest
 
 

@@ -61,6 +61,8 @@ def test_steps_and_evaluations_add_up():
     assert cost.seconds(20_000) == pytest.approx(20_000 * cost.step_seconds() + evaluations)
     assert cost.seconds(10_000) == pytest.approx(cost.seconds(20_000) / 2)
     assert cost.seconds(10_000, 8, num_threads=2) == pytest.approx(cost.seconds(10_000, 4))
+    last = cost.seconds(500) - 500 * cost.step_seconds()  # every run is evaluated at its end
+    assert last == pytest.approx(cost.evaluation_seconds())
 
 
 def test_evaluations_are_as_long_as_the_environments_episodes(tmp_path, monkeypatch):

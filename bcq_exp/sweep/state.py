@@ -69,10 +69,12 @@ def expected(folder: Path) -> list[str]:
 
 def set_aside(folder: Path, study: str) -> None:
     """Set all runs and the study's file of a search aside; sweep.json keeps the commands."""
-    for path in sorted(folder.glob("*/summary.json")):
-        start.set_aside(path.parent)
+    before = _read(folder)
+    for name in _names(folder, before):
+        if (folder / name / "summary.json").exists():
+            start.set_aside(folder / name)
     files.set_aside(folder / study, folder / ".set_aside")
-    _write(folder, {**_read(folder), "runs": [], "stopped": {}})
+    _write(folder, {**before, "runs": [], "stopped": {}})
 
 
 def note_stopped(folder: Path, reasons: Mapping[str, str]) -> None:
@@ -88,10 +90,15 @@ def run_states(folder: Path) -> list[RunState]:
     """
     if not is_sweep(folder):
         raise UserError(f"{folder}: not a sweep; give the folder of a sweep, such as multirun/NAME")
-    found = sorted(path.parent.name for path in folder.glob("*/summary.json"))
     read = _read(folder)
-    names = list(dict.fromkeys([*read["runs"], *found]))
-    return [_run_state(folder, name, read.get("stopped", {}).get(name)) for name in names]
+    stopped = read.get("stopped", {})
+    return [_run_state(folder, name, stopped.get(name)) for name in _names(folder, read)]
+
+
+def _names(folder: Path, read: Mapping[str, Any]) -> list[str]:
+    """The names of the expected runs of a sweep's file, then of others in the folder."""
+    found = sorted(path.parent.name for path in folder.glob("*/summary.json"))
+    return list(dict.fromkeys([*read["runs"], *found]))
 
 
 def _run_state(sweep: Path, name: str, why_stopped: str | None) -> RunState:

@@ -443,9 +443,12 @@ def is_sweep(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("multirun.yaml", SWEEP_FILE))
 
 
-def sweep_name(folder: Path) -> str | None:
-    """The name of the sweep that a run's folder lies in, if it lies in one."""
-    return folder.parent.name if is_sweep(folder.parent) else None
+def sweep_of(folder: Path) -> Path | None:
+    """Return the folder of the sweep that a run belongs to, if there is one.
+
+    ``hydra.sweep.subdir`` may place a run several folders below it.
+    """
+    return next(filter(is_sweep, folder.parents), None)
 
 
 def _lines(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from bcq_exp.files import shortest
 from bcq_exp.formatting import counted
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
-from bcq_exp.training.record import RunRecord, sweep_name, this_process
+from bcq_exp.training.record import RunRecord, sweep_of, this_process
 from bcq_exp.training.tracking import Tracker
 
 NormalizedScore = Callable[[float], float | None]
@@ -79,8 +79,8 @@ class Run:
         """The command that resumes this run; of a run in a sweep, the sweep's without its keys."""
         folder, key = self.record.folder, "hydra.run.dir"
         words = [w for w in shlex.split(self.facts["command"]) if not w.startswith("resume=")]
-        if sweep_name(folder) is not None:
-            folder, key, words = folder.parent, "hydra.sweep.dir", ["bcq_exp", "train", "-m", "..."]
+        if sweep := sweep_of(folder):
+            folder, key, words = sweep, "hydra.sweep.dir", ["bcq_exp", "train", "-m", "..."]
         is_named = folder.parent.name == "multirun"
         name = f'"{folder.name}"' if "," in folder.name else folder.name  # as Hydra reads text
         where = f"name={name}" if is_named else f"{key}={folder}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from bcq_exp import files
 from bcq_exp.config.identity import differences, identity
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import counted, listed
-from bcq_exp.training.record import SET_ASIDE, RunRecord, check_free, is_sweep
+from bcq_exp.training.record import SET_ASIDE, RunRecord, check_free, is_sweep, sweep_of
 from bcq_exp.training.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def check_folder(spec: RunSpec) -> dict[str, Any] | None:
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
     check_free(folder)
     if not record.has_begun:
-        if spec.resume is True and not is_sweep(folder.parent):
+        if spec.resume is True and sweep_of(folder) is None:
             raise UserError(f"resume=true: {folder} holds no run; resume=auto starts one")
         return None
     if spec.resume == "restart" or (summary := record.progress()) is None:
@@ -121,11 +122,14 @@ def check_task(spec: RunSpec, task: Task) -> None:
             keys.
     """
     folder, mine = spec.folder, spec.identity
-    whole = folder.parent if is_sweep(folder.parent) else folder
-    others = whole.glob("*/summary.json") if whole != folder else ()
+    whole: Path = folder
+    others: list[str] = []
+    if sweep := sweep_of(folder):
+        depth = len(folder.relative_to(sweep).parts)
+        whole, others = sweep, glob.glob("*/" * depth + "summary.json", root_dir=sweep)
     data, now = task.facts()["content_hash"], task.lasting_facts()
     unseen = [_names_data, _names_environment]
-    for place in (folder, *(path.parent for path in others)):
+    for place in (folder, *((whole / path).parent for path in others)):
         with suppress(Damaged):
             summary = RunRecord(place).progress()
             if summary is None:
@@ -219,5 +223,6 @@ def check_has_checkpoint(folder: Path, summary: Mapping[str, Any] | None) -> Non
 
 def set_aside(folder: Path) -> None:
     """Rename a run's folder to ``NAME.1``; in a sweep, move it to ``.set_aside/``."""
-    home = folder.parent / ".set_aside" if is_sweep(folder.parent) else folder.parent
+    sweep = sweep_of(folder)
+    home = folder.parent if sweep is None else sweep / ".set_aside"
     files.set_aside(folder, home)

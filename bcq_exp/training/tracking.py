@@ -22,7 +22,7 @@ from bcq_exp.errors import first_line
 from bcq_exp.internals import has_wandb_key
 from bcq_exp.ranges import LONGEST_WANDB_NAME, LONGEST_WANDB_TAG
 from bcq_exp.training import wandb_service as service
-from bcq_exp.training.record import RunRecord, sweep_name
+from bcq_exp.training.record import RunRecord, sweep_of
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,9 @@ class WandbTracker(Tracker):
     ) -> None:
         super().__init__(id or new_id())
         self._warn = warnings
-        self._folders = f"{sweep}/*" if sweep else str(folder)
+        self._folders = str(folder)
+        if sweep:
+            self._folders = f"{sweep}{'/*' * len(folder.relative_to(sweep).parts)}"
         command = f"`bcq_exp wandb mirror {sweep or folder}`"
         self._remedy = f"{command} writes its W&B run again"
         self._failed = False
@@ -256,7 +258,7 @@ def build_tracker(
         again: whether to log all rows again, to a new offline run of its id.
     """
     logger = facts["config"]["logger"]
-    sweep, before = sweep_name(record.folder), record.summary()
+    before = record.summary()
     id = None if before is None else before.get("wandb_id")
     if logger["mode"] == "disabled" and not again:
         return Tracker(id)
@@ -265,7 +267,7 @@ def build_tracker(
     return WandbTracker(
         mode="offline" if again else logger["mode"],
         folder=record.folder,
-        sweep=None if sweep is None else record.folder.parent,
+        sweep=sweep_of(record.folder),
         id=id,
         config={**facts["config"], "run": {name: facts[name] for name in logged}},
         identity={
@@ -287,8 +289,9 @@ def group_of(folder: Path, facts: Mapping[str, Any]) -> str:
     Args:
         facts: the fields of ``summary.json``.
     """
-    group = facts["config"]["logger"]["group"] or sweep_name(folder) or facts["dataset"]["id"]
-    return shortened(group, LONGEST_WANDB_NAME)
+    sweep = sweep_of(folder)
+    place = facts["dataset"]["id"] if sweep is None else sweep.name
+    return shortened(facts["config"]["logger"]["group"] or place, LONGEST_WANDB_NAME)
 
 
 def new_id() -> str:

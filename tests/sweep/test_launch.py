@@ -11,6 +11,7 @@ import psutil
 import pytest
 from hydra.experimental.callback import Callback
 
+from bcq_exp.analysis.runs import run_folders
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command
@@ -125,6 +126,23 @@ def test_a_sweep_of_nested_folders_has_one_state_and_a_command_that_finds_its_ru
     shutil.rmtree(tmp_path / "multirun" / "n" / "6")
     compared = forked(*command[1:], cwd=tmp_path)
     assert "1 of 2 runs of multirun/n has not begun (6/seed=0)" in compared.stdout
+
+
+def test_runs_in_nested_folders_are_of_their_sweep(tmp_path):
+    nested = "hydra.sweep.subdir='${algo.num_sampled_action}/seed=${seed}'"
+    short = (*TINY, "trainer.num_steps=10", "trainer.eval_every=10")
+    words = (*short, "-m", "name=n", nested, "logger=wandb")
+    assert forked(*words, "algo.num_sampled_action=3", cwd=tmp_path).returncode == 0
+    more = ("algo.num_sampled_action=3,6", "resume=true")  # of a sweep that exists
+    done = forked(*words, *more, cwd=tmp_path)
+    assert "2 runs, 1 complete, 1 to train" in done.stdout, done.stderr
+    folder = tmp_path / "multirun" / "n"
+    (run,) = read(folder / "6" / "seed=0")
+    assert run.identity["group"] == "n"
+    done = forked(*words, "algo.num_sampled_action=3,6", "resume=restart", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((folder / ".set_aside").iterdir())) == 2
+    assert len(run_folders(folder)) == 2
 
 
 def test_a_complete_sweep_is_recognised(sweep):

@@ -39,8 +39,12 @@ def test_a_larger_grid_adds_runs_and_a_new_start_forgets_them(tmp_path):
     assert content(tmp_path)["commands"] == ["one", "two"]
     state.note_stopped(tmp_path, {"a": "2 of 2 settings"})
     (tmp_path / "study.db").write_text("")
+    for name in ("a", "x/b"):  # the second is in a nested folder
+        state.expect(tmp_path, [name], "one")
+        make_run(tmp_path / name, [1.0])
     state.set_aside(tmp_path, "study.db")
-    assert (tmp_path / ".set_aside" / "study.db.1").exists()
+    aside = {path.name for path in (tmp_path / ".set_aside").iterdir()}
+    assert aside == {"study.db.1", "a.1", "b.1"}
     assert content(tmp_path) == {"commands": ["one", "two"], "runs": [], "stopped": {}}
 
 

@@ -108,6 +108,17 @@ def test_a_sweep_is_not_extended_on_other_data(launcher, record, tmp_path):
     assert elsewhere.returncode == 0, elsewhere.stderr
 
 
+def test_nor_is_a_sweep_of_nested_folders(record, tmp_path):
+    nested = "hydra.sweep.subdir='data/seed=${seed}'"
+    sweep = ("-m", "name=s", nested, *OF_MINARI, *BRIEF)
+    record(seed=0)
+    assert forked(*sweep, "seed=0", cwd=tmp_path).returncode == 0
+    record(seed=1)
+    done = forked(*sweep, "seed=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "multirun/s: its data set changed " in done.stderr
+
+
 def test_nor_with_another_holdout_on_other_data(tmp_path):
     path = tmp_path / "buffer.hdf5"
     sweep = ("-m", "name=s", *OF_D4RL, *BRIEF, f"dataset.path={path}", "seed=0")

@@ -6,8 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -315,8 +315,9 @@ def _function(path: str) -> Callable[[DictConfig, Any], None]:
         UserError: if there is no such function.
     """
     key = f"hydra.sweeper.custom_search_space={path}"
+    module, _, name = path.rpartition(".")
     try:
-        found = resolve_name(path)
+        found = getattr(import_module(module), name) if module else None
     except Exception as error:  # of its module, which is custom code
         raise UserError(f"{key}: {first_line(error)}") from error
     if not callable(found):

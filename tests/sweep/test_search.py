@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.launcher import RunFailed
-from bcq_exp.sweep.search import OptunaSweeper, _distribution, _record, _resubmitted
+from bcq_exp.sweep.search import OptunaSweeper, _distribution, _function, _record, _resubmitted
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import hold
 from tests.commands import TINY, compose
@@ -381,6 +381,18 @@ def test_what_cannot_be_searched_is_named(given, said, tmp_path):
     with pytest.raises(UserError) as refused:
         search(tmp_path, of_lmbda, 1, **given)
     assert said in str(refused.value)
+
+
+def test_a_function_may_have_the_name_of_its_module_in_a_package(tmp_path, monkeypatch):
+    package = tmp_path / "spaces_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("from spaces_of_mine.space import space")
+    (package / "space.py").write_text("def space(cfg, trial): ...")
+    (package / "broken.py").write_text("import no_such_dependency")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _function("spaces_of_mine.space").__name__ == "space"
+    with pytest.raises(UserError, match="No module named 'no_such_dependency'"):
+        _function("spaces_of_mine.broken.space")
 
 
 @pytest.mark.parametrize("name", ["seeds", "lmbda_tau_n", "phi_gamma", "optuna_full"])

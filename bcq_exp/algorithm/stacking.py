@@ -15,6 +15,10 @@ from bcq_exp.errors import UserError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+REPLACES = (
+    "a pure network replaces a buffer; change it in place, as by copy_, or declare pure = False"
+)
+
 
 class StackedNetwork:
     """K networks of one architecture, for functions that are :func:`per_run`.
@@ -55,8 +59,16 @@ class StackedNetwork:
                 yield tensor
 
     def one(self, tensors: Sequence[Tensor]) -> nn.Module:
-        """Make a network of one run's tensors."""
-        return _rebuilt(self._template, dict(zip(map(id, self._own), tensors, strict=True)))
+        """Make a network of one run's tensors.
+
+        Raises:
+            UserError: if a step of the run alone replaced one of them.
+        """
+        by_id: dict[int, Tensor | None] = dict(zip(map(id, self._own), tensors, strict=True))
+        try:
+            return _rebuilt(self._template, {**by_id, id(None): None})
+        except KeyError as error:
+            raise UserError(REPLACES) from error
 
 
 def per_run(function: Callable[P, R]) -> Callable[P, R]:
@@ -109,12 +121,12 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _rebuilt(module: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
+def _rebuilt(module: nn.Module, tensors: Mapping[int, Tensor | None]) -> nn.Module:
     """A module like ``module`` around other tensors, by the ids of its own."""
     clone = copy.copy(module)
     for kind in ("_parameters", "_buffers"):
         slots = module.__dict__[kind]
-        clone.__dict__[kind] = {name: tensors.get(id(own)) for name, own in slots.items()}
+        clone.__dict__[kind] = {name: tensors[id(own)] for name, own in slots.items()}
     clone.__dict__["_modules"] = {
         name: None if part is None else _rebuilt(part, tensors)
         for name, part in module._modules.items()

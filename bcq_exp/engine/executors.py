@@ -18,6 +18,7 @@ from torch import Tensor
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.policy import Policy
+from bcq_exp.algorithm.stacking import REPLACES
 from bcq_exp.engine.buffers import StepBuffers, TransitionRows
 from bcq_exp.engine.stacked import StackedRuns
 from bcq_exp.errors import UserError
@@ -147,8 +148,13 @@ class CUDAGraphExecutor(EagerExecutor):
 
 @contextmanager
 def unchanged(learner: Learner, buffers: StepBuffers) -> Iterator[None]:
-    """Undo the changes of steps inside the block."""
-    tensors = [*learner.state_tensors(), *buffers.outputs]
+    """Undo the changes of steps inside the block.
+
+    Raises:
+        UserError: if a step replaced a tensor of a network: it would leave the program's state.
+    """
+    state = learner.state_tensors()
+    tensors = [*state, *buffers.outputs]
     before = [tensor.detach().clone() for tensor in tensors]
     moments = [o.moments(param) for o in learner.all_optimizers() for param in o.params]
     references = [dict(each) for each in moments]  # an optimizer may replace its tensors
@@ -160,3 +166,6 @@ def unchanged(learner: Learner, buffers: StepBuffers) -> Iterator[None]:
         with torch.no_grad():
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
+    present = set(map(id, learner.state_tensors()))
+    if any(id(tensor) not in present for tensor in state):
+        raise UserError(REPLACES)

@@ -309,6 +309,25 @@ def test_a_pure_network_may_compute_in_any_type():
     assert_every_executor_steps_alike("RoundingCritic")
 
 
+class ReplacingCritic(CenteringCritic):
+    """Replaces its buffer instead of writing to it."""
+
+    def forward(self, obs, act):
+        with torch.no_grad():
+            self.mean = 0.9 * self.mean + 0.1 * obs.flatten(0, -2).mean(0)
+        return OwnCritic.forward(self, obs - self.mean, act)
+
+
+@pytest.mark.parametrize(
+    "executor", [{"engine": "xla", "engine_is_required": True}, {"engine": "eager", "stacks": True}]
+)
+def test_a_pure_network_that_replaces_a_buffer_is_refused(executor):
+    data = load_pendulum(num_steps=2000)
+    cfgs = [compose(*DDPG_OPTIONS, f"{OWN}ReplacingCritic", f"seed={k}") for k in range(2)]
+    with pytest.raises(UserError, match="pure network replaces a buffer; change it in place"):
+        engine_of(cfgs, data, num_threads=1, **executor).advance(20)
+
+
 def test_one_that_declares_nothing_trains_the_same_by_eager_steps_side_by_side():
     data = load_pendulum(num_steps=2000)
     own, plain = (

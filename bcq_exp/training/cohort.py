@@ -14,7 +14,7 @@ from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
-FILES_PER_RUN = 2  # open while it is trained: its lock and its log
+FILES_PER_RUN = 3  # open while it is trained: its lock, its log, its connection to W&B
 
 
 @dataclass(frozen=True)

@@ -70,15 +70,19 @@ def test_wide_networks_are_not_stacked_but_stand_side_by_side():
     assert torch.equal(engine.advance(4)[2], alone.advance(4)[0])
 
 
-def test_a_cohort_may_have_more_runs_than_a_process_may_open_files(tmp_path):
+@pytest.mark.parametrize(("logger", "spare"), [("none", 30), ("wandb", 15)])
+def test_a_cohort_may_have_more_runs_than_a_process_may_open_files(logger, spare, tmp_path, caplog):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     short = (*TINY, "trainer.num_steps=2", "trainer.eval_episodes=0", "trainer.engine=eager")
-    jobs = jobs_of(tmp_path, *((f"seed={k}",) for k in range(30)), base=short)
+    base = (*short, f"logger={logger}")
+    jobs = jobs_of(tmp_path, *((f"seed={k}",) for k in range(30)), base=base)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+        limit = len(os.listdir("/proc/self/fd")) + spare
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         assert train_cohort(jobs) == [None] * 30
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "Too many open files" not in caplog.text
 
 
 @pytest.mark.slow

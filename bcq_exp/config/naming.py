@@ -114,12 +114,15 @@ def run_folder(keys: str, overrides: Sequence[str], is_whole: bool = False) -> s
 def swept_values(folder_name: str) -> dict[str, str]:
     """The swept keys and values in a name of :class:`RunNaming`; empty for other names.
 
-    A value may differ from the override: numbers are rounded, characters replaced.
+    Paths of nested folders (``hydra.sweep.subdir``) are other names. A value may differ
+    from the override: numbers are rounded, characters replaced.
     """
+    if "/" in folder_name:
+        return {}
     values = {}
     for item in re.split(r",(?=[\w.@+-]+=)", re.sub(r"-[0-9a-f]{8}$", "", folder_name)):
         key, separator, value = item.partition("=")
-        if not separator or "/" in key:  # of nested folders
+        if not separator:
             return {}
         values[key] = value
     return values

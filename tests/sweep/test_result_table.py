@@ -66,7 +66,7 @@ def test_a_runs_folder_says_what_is_swept(overrides, shown):
     assert swept_values(name) == dict(zip(names, shown, strict=True))
 
 
-@pytest.mark.parametrize("name", ["12", "mine", "2024-01-05_10-00-00-ab12"])
+@pytest.mark.parametrize("name", ["12", "mine", "2024-01-05_10-00-00-ab12", "n=3/seed=0"])
 def test_other_names_say_nothing(name):
     assert swept_values(name) == {}
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import bcq_exp as bcq_exp_package
 from bcq_exp.cli.explain import one_line
+from bcq_exp.cli.grammar import in_quotes, parsed
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp
 from tests.forked import forked
@@ -463,6 +464,12 @@ def test_a_name_is_text_and_recorded_in_quotes_only_where_hydra_would_misread_it
     assert summary["command"] == "bcq_exp train " + shlex.join([*given, recorded])
     overrides = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
     assert overrides == [*given, recorded]
+
+
+@pytest.mark.parametrize("text", ["it's", 'a"b', r"a\b", r"a\"b", "a\\", "a, b"])
+def test_a_text_in_quotes_is_read_as_it_is(text):
+    given = parsed(f"logger.group={in_quotes(text)}")
+    assert given is not None and given.value() == text
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "hydra.yaml"])

@@ -6,7 +6,7 @@ import shlex
 from contextlib import suppress
 
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 
 from bcq_exp.cli.schemas import LIST, NUMBER, conf_folder, kind_of
@@ -86,8 +86,7 @@ def _with_quoted_elements(value: str) -> str | None:
 
 def in_quotes(text: str) -> str:
     """A text as Hydra's grammar reads it, whatever is in it."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def parsed(override: str) -> Override | None:

@@ -14,7 +14,13 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -98,8 +104,7 @@ def plan_sweep(overrides: Sequence[str], compose: Compose) -> tuple[list[str], D
             )
     folder = check_folders(cfg, is_sweep=True)
     _check_folder(cfg, folder)
-    quoted = str(folder).replace("'", r"\'")
-    placed = [f"hydra.sweep.dir='{quoted}'"]
+    placed = [f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"]
     is_grid = cfg.hydra.sweeper._target_.endswith("BasicSweeper")
     if is_grid:
         placed.append(f"hydra.sweeper._target_={HOME}.GridSweeper")

@@ -169,9 +169,10 @@ def test_a_sweeps_file_may_fix_values(tmp_path):
     assert "2 runs, 2 to train" in done.stdout, done.stderr
 
 
-def test_the_folder_of_a_sweep_may_have_a_quote(tmp_path):
-    done = forked("-m", "--plan", "seed=0,1", 'hydra.sweep.dir="it\'s"', *TINY, cwd=tmp_path)
-    assert done.stdout.startswith("it's: 2 runs, 2 to train"), done.stderr
+@pytest.mark.parametrize("name", ["it's", r"it\'s"])
+def test_the_folder_of_a_sweep_may_have_a_quote(name, tmp_path):
+    done = forked("-m", "--plan", "seed=0,1", f'hydra.sweep.dir="{name}"', *TINY, cwd=tmp_path)
+    assert done.stdout.startswith(f"{name}: 2 runs, 2 to train"), done.stderr
 
 
 def test_a_seed_may_follow_the_swept_key(tmp_path):

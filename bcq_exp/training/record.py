@@ -448,7 +448,7 @@ def sweep_of(folder: Path) -> Path | None:
 
     ``hydra.sweep.subdir`` may place a run several folders below it.
     """
-    return next(filter(is_sweep, folder.parents), None)
+    return next(filter(is_sweep, folder.absolute().parents), None)
 
 
 def _lines(text: str) -> list[str]:

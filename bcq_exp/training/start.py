@@ -125,7 +125,7 @@ def check_task(spec: RunSpec, task: Task) -> None:
     whole: Path = folder
     others: list[str] = []
     if sweep := sweep_of(folder):
-        depth = len(folder.relative_to(sweep).parts)
+        depth = len(folder.absolute().relative_to(sweep).parts)
         whole, others = sweep, glob.glob("*/" * depth + "summary.json", root_dir=sweep)
     data, now = task.facts()["content_hash"], task.lasting_facts()
     unseen = [_names_data, _names_environment]

@@ -110,7 +110,8 @@ class WandbTracker(Tracker):
         self._warn = warnings
         self._folders = str(folder)
         if sweep:
-            self._folders = f"{sweep}{'/*' * len(folder.relative_to(sweep).parts)}"
+            depth = len(folder.absolute().relative_to(sweep).parts)
+            self._folders = f"{sweep}{'/*' * depth}"
         command = f"`bcq_exp wandb mirror {sweep or folder}`"
         self._remedy = f"{command} writes its W&B run again"
         self._failed = False

@@ -1,9 +1,10 @@
 """The state of a sweep: its expected runs, and what is read from each run."""
 
 import json
+from pathlib import Path
 
 from bcq_exp.sweep import state
-from bcq_exp.training.record import RunRecord, hold
+from bcq_exp.training.record import RunRecord, hold, sweep_of
 from tests.analysis.made_up import make_run
 
 
@@ -55,3 +56,10 @@ def test_a_run_that_failed_since_it_was_stopped_has_the_reason_of_its_failure(tm
     state.note_stopped(tmp_path, {name: "2 of 2 settings" for name in "ab"})
     reasons = [found.reason for found in state.run_states(tmp_path)]
     assert reasons == ["2 of 2 settings", "a loss is not finite"]
+
+
+def test_the_sweep_of_a_run_is_found_from_any_folder(tmp_path, monkeypatch):
+    state.expect(tmp_path, ["a/seed=0"], "bcq_exp -m")
+    (tmp_path / "a" / "seed=0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    assert sweep_of(Path("seed=0")) == tmp_path

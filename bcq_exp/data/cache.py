@@ -34,7 +34,7 @@ from bcq_exp.data.spaces import ActionSpace, Leaf, space_facts, space_of
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.files import cache_folder
 
-FORMAT_VERSION = 6  # increment it when loading makes other arrays or notes of the same file
+FORMAT_VERSION = 7  # increment it when loading makes other arrays or notes of the same file
 
 _log = logging.getLogger(__name__)
 _META, _DIGESTS = "meta.json", "sha256.json"

@@ -1,6 +1,7 @@
 """Tables of logged data: which columns, which transitions, what is refused, and where it stands."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,21 @@ def test_times_and_numbers_as_text_and_lists_in_parquet(write):
     lists["hour"] = pa.array([0, 1, 2, 0, 3, 2, 1, 4], pa.int32()).cast(pa.date32())
     with pytest.raises(DataError, match="in row 6 of log.parquet, less than in the row before"):
         load_table(write(lists, "log.parquet"))
+
+
+def test_ids_of_episodes_that_are_one_number_in_float64_are_apart(write):
+    ids = {7: "17300000000000000001", 3: "17300000000000000002", 5: "017300000000000000002"}
+    table = patients()
+    whole = load_table(write(table))
+    table["stay_id"] = [ids[stay] for stay in table["stay_id"]]
+    del table["hour"]  # in which a new episode is seen
+    for name in ("ids.csv", "ids.parquet"):
+        assert same(load_table(write(table, name)), whole), name
+    decimals = [Decimal(stay) + stay.startswith("0") for stay in table["stay_id"]]
+    assert same(load_table(write(table | {"stay_id": decimals}, "decimals.parquet")), whole)
+    table["stay_id"][1] = "nan"
+    with pytest.raises(DataError, match="'stay_id' is empty"):
+        load_table(write(table, "nan.parquet"))
 
 
 def test_episodes_that_terminate_but_where_they_are_truncated(write):

@@ -45,8 +45,11 @@ class Column:
     odd: str | None = None
     is_mixed: bool = False
 
-    def values(self, rows: Rows) -> Any:
+    def values(self, rows: Rows, *, as_written: bool = False) -> Any:
         """Return the column's values in some rows, converted to its type.
+
+        Args:
+            as_written: leave text and decimals as they are, but for NaN, which becomes null.
 
         Raises:
             DataError: lists of different lengths.
@@ -65,7 +68,10 @@ class Column:
                 )
             return pc.list_element(array, self.position)
         if not self.is_text:
-            return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else array
+            is_decimal = pa.types.is_decimal(array.type) and not as_written
+            return array.cast(pa.float64()) if is_decimal else array
+        if as_written and self.kind == ColumnType.NUMBER:
+            return pc.if_else(pc.is_nan(array.cast(pa.float64())), None, array)
         if self.kind == ColumnType.BOOLEAN:
             return pc.equal(pc.utf8_lower(array), "true")
         return array.cast(pa.timestamp("us") if self.kind == ColumnType.TIME else pa.float64())

@@ -54,7 +54,7 @@ class Scan:
         self._first_rows: dict[Path, int] = {}
         self._before: Rows | None = None  # the row before the present batch
         num_rows = 0
-        for rows in files.rows(columns.all):
+        for rows in files.rows(columns.all, id=columns.episode):
             is_new_file = rows.path not in self._first_rows
             self._first_rows.setdefault(rows.path, num_rows)
             self._see(rows, is_new_file)

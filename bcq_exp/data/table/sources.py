@@ -115,15 +115,19 @@ class TableFiles:
                 text.see(rows, name)
         self.columns |= {name: text.column(name) for name, text in texts.items()}
 
-    def rows(self, names: Iterable[str]) -> Iterator[Rows]:
+    def rows(self, names: Iterable[str], id: str | None = None) -> Iterator[Rows]:
         """Yield the rows of the table with these columns, converted to their types.
+
+        Args:
+            id: a column that stays as written: different ids may be one number in float64.
 
         Raises:
             DataError: a file that is damaged, or lists of different lengths.
         """
         columns = [self.columns[name] for name in dict.fromkeys(names)]
         for rows in self._arrays(dict.fromkeys(column.source for column in columns)):
-            yield replace(rows, arrays={column.name: column.values(rows) for column in columns})
+            arrays = {c.name: c.values(rows, as_written=c.name == id) for c in columns}
+            yield replace(rows, arrays=arrays)
 
     def _arrays(self, sources: Iterable[str]) -> Iterator[Rows]:
         """Yield rows with columns as the files have them."""

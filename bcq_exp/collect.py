@@ -184,11 +184,23 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _trained(cfg: DictConfig) -> str:
-    """Return the folder of the agent's run, trained by its own command if necessary."""
+    """Return the folder of the agent's run, trained by its own command if necessary.
+
+    Raises:
+        UserError: if the run there was trained for more steps.
+    """
+    from bcq_exp.training.record import RunRecord
+
     agent = dict(cfg.agent)
     name = agent.pop("name") or f"ddpg_{as_name(cfg.env)}_noise{agent['noise_std']}_seed{cfg.seed}"
     run(Command("bcq_exp", (f"name={name}", *online_agent(**agent, env=cfg.env, seed=cfg.seed))))
-    return str(Path("multirun", name))
+    folder = Path("multirun", name)
+    if (step := RunRecord(folder).required_summary()["step"]) > cfg.agent.num_steps:
+        raise UserError(
+            f"agent.num_steps={cfg.agent.num_steps}: the agent in {folder} has taken {step} steps; "
+            "give its number of steps, or another agent.name"
+        )
+    return str(folder)
 
 
 def _collected(cfg: DictConfig, agent: str | None) -> Collected:

@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from bcq_exp.collect import _converted
+from bcq_exp.collect import _converted, _trained
 from bcq_exp.data import minari_store
 from bcq_exp.data.datasets import load_minari
-from bcq_exp.errors import CannotWrite
+from bcq_exp.errors import CannotWrite, UserError
 from bcq_exp.training import restore
 from bcq_exp.training.record import RunRecord
 from tests.commands import compose
@@ -208,6 +208,19 @@ AGENT = (
     *("env=Pendulum-v1", "seed=3", "agent.num_steps=300", "agent.start_steps=100"),
     *("agent.networks=small", "agent.eval_every=300", "agent.logger=none"),
 )
+
+
+def test_an_agent_of_more_steps_than_asked_for_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "multirun" / "ddpg_Pendulum-v1_noise0.1_seed3"
+    folder.mkdir(parents=True)
+    cfg = compose(*AGENT, "id=my/x-v0", "behaviour=ddpg", config_name="collect")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bcq_exp.collect.run", lambda command: None)  # it is complete
+    monkeypatch.setattr(RunRecord, "required_summary", lambda _: {"step": 300})
+    assert _trained(cfg) == str(folder.relative_to(tmp_path))
+    cfg.agent.num_steps = 299
+    with pytest.raises(UserError, match=r"agent.num_steps=299: .* has taken 300 steps"):
+        _trained(cfg)
 
 
 @pytest.mark.slow

@@ -414,8 +414,9 @@ def _distribution(override: Override) -> Any:
         values: list[Any] = list(override.sweep_iterator())
         if isinstance(value, RangeSweep):
             kind = "IntDistribution" if isinstance(values[0], int) else "FloatDistribution"
-            high = round(values[-1], 12)  # 0.005 + 2 * 0.005 is a bit more than 0.015
-            return getattr(distributions, kind)(values[0], high, step=value.step)
+            low, high = min(values), max(values)  # they may fall, or be shuffled
+            high = round(high, 12)  # 0.005 + 2 * 0.005 is a bit more than 0.015
+            return getattr(distributions, kind)(low, high, step=abs(value.step or 1))
         return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
     except ValueError as error:
         raise UserError(f"{override.input_line}: {first_line(error)}") from error

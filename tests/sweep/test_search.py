@@ -270,6 +270,8 @@ Choices = optuna.distributions.CategoricalDistribution
     [
         ("range(0.005,0.02,0.005)", Floats(0.005, 0.015, step=0.005)),
         ("range(1,6,2)", Ints(1, 5, step=2)),
+        ("range(5,0,-2)", Ints(1, 5, step=2)),
+        ("shuffle(range(0,100))", Ints(0, 99)),
         ("interval(0,1)", Floats(0, 1)),
         ("tag(log,interval(1e-4,1e-2))", Floats(1e-4, 1e-2, log=True)),
         ("tag(int,interval(1,5))", Ints(1, 5)),

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -231,7 +232,11 @@ def _print_estimates(
 def _estimated(
     runs: RunTables, selection: Mapping[str, Any] | None, places: Sequence[str]
 ) -> dict[Any, float | None]:
-    """Return the last estimate of each run that has one, by index."""
+    """Return the last estimate of each run that has one, by index.
+
+    Those with another discount or horizon than those of most runs are left out.
+    """
+    from bcq_exp.config.fqe_settings import value_key
     from bcq_exp.training.record import RunRecord
 
     if selection is not None:
@@ -239,7 +244,10 @@ def _estimated(
         of_name = {name(each["folder"]): each["fqe"] for each in selection["policies"]}
         return {i: of_name.get(name(folder)) for i, folder in runs.runs["folder"].items()}
     rows = {i: RunRecord(Path(f)).estimates() for i, f in runs.runs["folder"].items()}
-    return {i: of_run[-1]["fqe"] for i, of_run in rows.items() if of_run}
+    last = {i: {value_key(row["settings"]): row["fqe"] for row in rows[i]} for i in rows}
+    counts = Counter(key for of_run in last.values() for key in of_run)
+    common = max(counts, key=counts.__getitem__, default=None)
+    return {i: of_run[common] for i, of_run in last.items() if common in of_run}
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 LAGS = 5.0  # lags after which e^-5 of a target's initial value remains
 FOLLOWING = 5.0  # approximate steps in which a critic reaches its target
 LONGEST = 1000.0  # cap on the steps of a horizon
+OF_VALUE = ("gamma", "horizon")  # settings that define the value; others decide how it is estimated
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,9 @@ class FQESettings:
         if self.horizon is not None:
             return sum(self.gamma**step for step in range(self.horizon))
         return 1 / (1 - self.gamma) if self.gamma < 1 else most
+
+
+def value_key(settings: Mapping[str, Any] | FQESettings) -> tuple[Any, ...]:
+    """Return what defines the estimated value; estimates with other keys are not comparable."""
+    known = settings if isinstance(settings, Mapping) else asdict(settings)
+    return tuple(known.get(name) for name in OF_VALUE)

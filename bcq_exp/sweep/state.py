@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bcq_exp import files
+from bcq_exp.config.fqe_settings import FQESettings, value_key
 from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import write_atomically
 from bcq_exp.ranges import FQE
@@ -110,11 +111,13 @@ def _run_state(sweep: Path, name: str, why_stopped: str | None) -> RunState:
         found = present_status(summary, record.folder)
         timing = _timing(record, summary["record"], found)
         of_objective = summary["config"]["trainer"].get("objective") == FQE
-        estimates = record.estimates() if of_objective else []
+        known = record.estimates() if of_objective else []
     except Damaged as error:
         return RunState(name, "damaged", reason=str(error))
     step = max(int(timing.get("step") or 0), summary["step"])
     num_steps = summary["config"]["trainer"]["num_steps"]
+    # `bcq_exp select` may have added values with another discount
+    estimates = [e for e in known if value_key(e["settings"]) == value_key(FQESettings())]
     status: Status = {"completed": "done"}.get(found, found)  # type: ignore[assignment]
     rate = timing.get("steps_per_second")
     return RunState(

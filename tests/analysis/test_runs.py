@@ -17,7 +17,7 @@ from bcq_exp.analysis.runs import run_folders
 from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.analysis.tables import aggregate_csv, digits, paper_table, standing_apart
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import hold
+from bcq_exp.training.record import RunRecord, hold
 from tests.analysis.made_up import make_grid, make_run
 from tests.forked import forked
 
@@ -84,6 +84,21 @@ def test_runs_of_one_name_in_nested_folders_have_their_own_estimates(tmp_path):
     place = str(tmp_path / "s")
     found = compare._estimated(load_runs(place), {"policies": judged}, [place])
     assert found == {0: 1, 1: 2}
+
+
+def test_estimates_of_other_settings_than_those_of_most_runs_are_not_compared(tmp_path):
+    for seed, gammas in enumerate(((0.99,), (0.99, 1.0), (0.5,))):
+        record = RunRecord(make_run(tmp_path / "s" / str(seed), [], seed=seed))
+        for gamma in gammas:
+            row = {"step": 10, "settings": {"gamma": gamma}, "fqe": seed + 100 * gamma}
+            record.add_estimate(row)
+    again = {"step": 20, "settings": {"gamma": 0.99, "num_steps": 7}, "fqe": 102.0}
+    RunRecord(tmp_path / "s" / "0").add_estimate(again)
+    place = str(tmp_path / "s")
+    assert compare._estimated(load_runs(place), None, [place]) == {0: 102.0, 1: 100.0}
+    make_run(tmp_path / "t" / "0", [])
+    place = str(tmp_path / "t")
+    assert compare._estimated(load_runs(place), None, [place]) == {}
 
 
 def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):

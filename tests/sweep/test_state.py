@@ -1,8 +1,10 @@
 """The state of a sweep: its expected runs, and what is read from each run."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.sweep import state
 from bcq_exp.training.record import RunRecord, hold, sweep_of
 from tests.analysis.made_up import make_run
@@ -30,6 +32,17 @@ def test_a_running_run_has_the_time_of_its_remaining_steps_and_its_last_return(t
     assert (missing.name, missing.status, missing.step) == ("b", "missing", 0)
     stopped, _ = state.run_states(tmp_path)
     assert (stopped.status, stopped.seconds_left) == ("interrupted", None)
+
+
+def test_the_estimate_is_the_objective_not_one_of_select_with_other_settings(tmp_path):
+    changes = {"trainer.objective": "fqe", "trainer.fqe_steps": 50}
+    record = RunRecord(made(tmp_path / "a", [9.0], changes=changes))
+    state.expect(tmp_path, ["a"], "bcq_exp -m")
+    for step, gamma, value in ((1000, 0.99, 1.0), (2000, 0.99, 2.0), (2000, 1.0, 300.0)):
+        settings = asdict(FQESettings(num_steps=50, gamma=gamma))
+        record.add_estimate({"step": step, "settings": settings, "fqe": value})
+    (found,) = state.run_states(tmp_path)
+    assert found.estimate == 2.0
 
 
 def test_a_larger_grid_adds_runs_and_a_new_start_forgets_them(tmp_path):

@@ -79,7 +79,7 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
     Cells are the last evaluations' return, mean ± deviation over seeds. The best of a row is bold
     where its interval lies apart from every other's
     (:func:`bcq_exp.analysis.tables.standing_apart`). Cells with fewer runs than planned, or with
-    runs that ended with a dead VAE, are marked.
+    runs that failed after these evaluations or ended with a dead VAE, are marked.
     """
     head = ["", "behaviour", *map(shown, results.algorithms)]
     planned = results.num_pairs // len(results.envs)
@@ -92,6 +92,9 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
             for algo, num_runs in known.size().items():
                 if num_runs < planned:
                     cells[str(algo)] += f" ({num_runs} of {planned})"
+                own = of_task[(of_task["algo"] == algo) & of_task["result"].notna()]
+                if num_failed := int((own["status"] == "failed").sum()):
+                    cells[str(algo)] += f" ({num_failed} failed)"
                 num_dead = int(of_task.loc[of_task["algo"] == algo, "has_dead_vae"].sum())
                 if num_dead:
                     cells[str(algo)] += f" ({counted(num_dead, 'dead VAE')})"

@@ -173,6 +173,8 @@ def test_a_failed_run_counts_as_the_worst_of_its_task_in_whatever_is_measured(re
     assert (first.num_pairs, first.num_planned, first.num_failed) == (9, 9, 3)
     assert first.difference.value == pytest.approx((6 * 10 + 3 * (10 - 30)) / 9)
     assert "9 pairs (3 with a failed run)" in str(first)
+    _, body = rows(made, "md")  # of evaluations before it failed
+    assert all("(1 failed)" in row[2] and "failed" not in "".join(row[3:]) for row in body)
     # the behaviour scores 20, all runs more: failing is no better than it
     made_well = results(lambda algo, *_: scores[algo] + 50, failed={("bcq", 2)})
     first = verdict(made_well, "bcq", BEHAVIOUR, SETTINGS).decisions[0]

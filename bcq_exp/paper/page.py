@@ -130,7 +130,7 @@ def _lead(results: Results, decided: Sequence[Decided], drawn: Mapping[str, byte
 def _row(cells: Sequence[str], tag: str) -> str:
     def formatted(text: str) -> str:
         bold = text.startswith("**")
-        text = escape(text.strip("*"))
+        text = escape(text.replace("**", ""))
         return f"<b>{text}</b>" if bold else text
 
     return "<tr>" + "".join(f"<{tag}>{formatted(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -11,7 +11,7 @@ import pytest
 from bcq_exp.data import environments
 from bcq_exp.paper import page
 from bcq_exp.paper.claims import AGENT, BEHAVIOUR, TRUTH, Claim, Comparison, decide, holm, sign_flip
-from bcq_exp.paper.page import rows, table
+from bcq_exp.paper.page import _row, rows, table
 from bcq_exp.paper.run_tables import Results
 from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_run
@@ -188,6 +188,12 @@ def test_a_run_that_failed_before_its_first_evaluation_is_the_worst_too(results)
     assert first.difference.value == pytest.approx(3 * (5 - 30) / 9)
     row = next(line for line in table(made, "md").splitlines() if "imitation, Hopper" in line)
     assert "30.0 ± 0.0 (2 of 3)" in row
+
+
+def test_a_bold_cell_with_a_mark_has_no_asterisks_on_the_page():
+    assert _row(["**30.0 ± 0.0** (2 of 3)", "1.0"], "td") == (
+        "<tr><td><b>30.0 ± 0.0 (2 of 3)</b></td><td>1.0</td></tr>"
+    )
 
 
 def test_pairs_on_one_data_set_are_not_independent(results):

@@ -171,6 +171,18 @@ def test_values_that_are_close_are_told_exactly(opened, tmp_path):
     assert all("0.0010002" in row.inner_text() for row in rows.all())
 
 
+def test_quarters_that_agree_in_three_digits_are_four_groups(opened, tmp_path):
+    for k in range(12):  # more than there are colours
+        changes = {"algo.lmbda": 0.9 + k / 10_000}
+        make_run(tmp_path / "s" / f"{k}", [float(k)] * 2, changes=changes, statistics=FEW)
+    write_report(ComparedRuns(load_runs(tmp_path / "s")), tmp_path / "report" / "index.html")
+    page = opened(tmp_path / "report" / "index.html")
+    page.select_option("#colour", "algo.lmbda")
+    found = legends(page, "learning")[:4]
+    assert found[0] == "lmbda=0.9 – 0.900275 †"
+    assert len({*found}) == 4 and all("lmbda=0.9" in text for text in found)
+
+
 def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp_path):
     for lmbda, returns in ((0.0, [90.0, 10.0]), (1.0, [20.0, 30.0])):
         for seed in range(3):

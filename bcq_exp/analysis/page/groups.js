@@ -40,7 +40,9 @@ function groupOf(run, by) {
   if (!Object.hasOwn(DATA.quarters, by)) return `${short(by)}=${written(by, value)}`;
   const edges = DATA.quarters[by]; // too many values for a colour each
   const i = edges.slice(1, -1).filter((edge) => edge < value).length;
-  return `${short(by)}=${+edges[i].toPrecision(3)} – ${+edges[i + 1].toPrecision(3)}`;
+  const texts = edges.map((edge) => +edge.toPrecision(3));
+  const [low, high] = (new Set(texts).size < texts.length ? edges : texts).slice(i, i + 2);
+  return `${short(by)}=${low} – ${high}`;
 }
 
 function groupsBy(by) { // label to indices of runs, in order

@@ -278,6 +278,9 @@ def test_what_is_worth_an_eye_is_found(tmp_path):
     make_run(s / "0fine", [1.0])
     make_run(s / "1failed", [1.0], seed=1, status="failed", failure="a loss is not finite")
     make_run(s / "2grows", [1.0], seed=2, training={"q1_mean": 2.0 ** np.arange(20)})
+    seldom = np.where(np.arange(20) % 2, 1.0, np.nan)  # not reported in the other rows
+    make_run(s / "2seldom", [1.0], seed=12, training={"q2_mean": seldom})
+    make_run(s / "2infinite", [1.0], seed=13, training={"q2_mean": np.inf})
     make_run(s / "3dead", [1.0], seed=3, training={"kl_loss": 1e-5}, trouble=["dead VAE"])
     stuck = {"perturbation_abs_mean": 0.099}
     make_run(s / "4stuck", [1.0], seed=4, training=stuck, trouble=["perturbation at phi"])
@@ -292,6 +295,7 @@ def test_what_is_worth_an_eye_is_found(tmp_path):
     assert found == {
         ("1failed", "failed"),
         ("2grows", "diverging Q"),
+        ("2infinite", "diverging Q"),
         ("3dead", "dead VAE"),
         ("4stuck", "perturbation at phi"),
         ("6slow", "lags behind"),

@@ -245,8 +245,12 @@ def load_d4rl_hdf5(
         )
     spec = None if env is None else environments.find_spec(name, env)
     clips = bool(clip_actions)
-    # The step limit decides edges, and a user's own registration may change under the same id.
-    edges = "" if spec is None else f"{spec.id} {spec.max_episode_steps}"
+    # The step limit decides edges, and a user's own registration may change under the same id; so
+    # may the spaces of an environment that is not Gymnasium's.
+    edges = "" if spec is None else f"{spec.id} {spec.max_episode_steps} {spec.kwargs}"
+    is_custom = spec is not None and not str(spec.entry_point).startswith("gymnasium.")
+    if is_custom and action_bounds is None:
+        edges += f" {environments.spaces_of(name, spec)}"
     contents = cached(
         [file],
         lambda: read_d4rl(name, file, spec, action_bounds=action_bounds, clips_actions=clips),

@@ -302,10 +302,21 @@ def test_a_reward_that_float32_makes_stand_still_is_noted(load):
     assert load(5, terminals=[4], rewards=rewards, follow=True).notes == ()
 
 
-def test_the_cache_knows_the_step_limit(load):
+def test_the_cache_knows_the_step_limit(load, tmp_path):
     assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 5
     gym.registry["BcqLine3-v0"].max_episode_steps = 2
-    assert len(load(6, terminals=[5], env="BcqLine3-v0").transitions) == 4
+    again = load_d4rl_hdf5(str(tmp_path / "toy-v2.hdf5"), env="BcqLine3-v0")
+    assert len(again.transitions) == 4
+
+
+def test_the_cache_knows_the_spaces_of_an_environment_that_is_not_gymnasiums(
+    load, tmp_path, monkeypatch
+):
+    before = load(9, env="BcqLine3-v0")
+    path, wider = str(tmp_path / "toy-v2.hdf5"), Box(-3.0, 3.0, (1,), np.float32)
+    assert before.action_space == LineEnv.action_space
+    monkeypatch.setattr(LineEnv, "action_space", wider)
+    assert load_d4rl_hdf5(path, env="BcqLine3-v0").action_space == wider
 
 
 def test_a_damaged_file_and_a_link_to_nowhere_are_refused(load, tmp_path):

@@ -195,6 +195,19 @@ def test_ids_of_episodes_that_are_one_number_in_float64_are_apart(write):
         load_table(write(table, "nan.parquet"))
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_categories_and_actions_that_are_one_number_in_float64_are_apart(write, name):
+    codes = [2**53 + code for code in patients()["action_dose"]]
+    table = patients() | {"obs_code": codes, "action_dose": codes}
+    found = load_table(write(table, name), categorical=["obs_code"])
+    columns = found.facts()["columns"]
+    expected = [2**53, 2**53 + 1, 2**53 + 2]
+    assert columns["action_values"] == columns["observations"][-1]["categories"] == expected
+    plain = load_table(write(patients(), name)).transitions.act[:, 0]
+    assert found.transitions.act[:, 0].tolist() == plain.tolist()
+    assert found.transitions.obs[:, -3:].argmax(1).tolist() == plain.tolist()
+
+
 def test_episodes_that_terminate_but_where_they_are_truncated(write):
     table = patients()
     table["cut"] = [False, False, False, False, False, True, False, False]

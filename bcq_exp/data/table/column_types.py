@@ -34,6 +34,7 @@ class Column:
         is_text: whether numbers, booleans and times are parsed from text.
         odd: the first text that is no number, and its place.
         is_mixed: whether most of the text is numbers.
+        is_whole: whether the text is integers, which float64 may round.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Column:
     is_text: bool = False
     odd: str | None = None
     is_mixed: bool = False
+    is_whole: bool = False
 
     def values(self, rows: Rows, *, as_written: bool = False) -> Any:
         """Return the column's values in some rows, converted to its type.
@@ -74,7 +76,9 @@ class Column:
             return pc.if_else(pc.is_nan(array.cast(pa.float64())), None, array)
         if self.kind == ColumnType.BOOLEAN:
             return pc.equal(pc.utf8_lower(array), "true")
-        return array.cast(pa.timestamp("us") if self.kind == ColumnType.TIME else pa.float64())
+        if self.kind == ColumnType.TIME:
+            return array.cast(pa.timestamp("us"))
+        return array.cast(pa.int64() if self.is_whole else pa.float64())
 
 
 class TextColumn:
@@ -82,7 +86,7 @@ class TextColumn:
 
     def __init__(self) -> None:
         self._seen = self._numbers = 0
-        self._may_be_boolean = self._may_be_time = True
+        self._may_be_boolean = self._may_be_time = self._may_be_whole = True
         self._odd: str | None = None
 
     def see(self, rows: Rows, name: str) -> None:
@@ -94,6 +98,7 @@ class TextColumn:
         if not len(values):
             return
         self._seen += len(values)
+        self._may_be_whole = self._may_be_whole and _is_all(values, pa.int64())
         if _is_all(values, pa.float64()):  # many times faster than patterns
             self._numbers += len(values)
             self._may_be_boolean = self._may_be_time = False
@@ -116,6 +121,7 @@ class TextColumn:
 
     def column(self, name: str) -> Column:
         """Return the column; a column without values counts as numbers."""
+        is_whole = self._may_be_whole and self._seen > 0
         if self._numbers == self._seen:
             kind = ColumnType.NUMBER
         elif self._may_be_boolean or self._may_be_time:
@@ -123,7 +129,7 @@ class TextColumn:
         else:
             is_mixed = self._seen / 2 < self._numbers
             return Column(name, name, ColumnType.CATEGORY, odd=self._odd, is_mixed=is_mixed)
-        return Column(name, name, kind, is_text=True)
+        return Column(name, name, kind, is_text=True, is_whole=is_whole)
 
 
 def _is_all(values: Any, kind: Any) -> bool:

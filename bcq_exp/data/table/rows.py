@@ -112,6 +112,10 @@ class Rows:
         import pyarrow.compute as pc
 
         if not isinstance(known[0], str):
+            array = self.arrays[name]
+            if pa.types.is_integer(array.type) and all(isinstance(value, int) for value in known):
+                whole = array.fill_null(0).to_numpy(zero_copy_only=False)  # float64 may round it
+                return np.where(self.is_empty(name), -1, places(whole, np.asarray(known)))
             return places(self.numbers(name), np.asarray(known, np.float64))
         found = pc.index_in(self.arrays[name], value_set=pa.array(known, pa.string()))
         return found.fill_null(-1).to_numpy(zero_copy_only=False)

@@ -446,9 +446,13 @@ def is_sweep(folder: Path) -> bool:
 def sweep_of(folder: Path) -> Path | None:
     """Return the folder of the sweep that a run belongs to, if there is one.
 
-    ``hydra.sweep.subdir`` may place a run several folders below it.
+    ``hydra.sweep.subdir`` may place a run several folders below it. Other programs that use Hydra
+    write multirun.yaml too, so of folders further above only those with our own file count.
     """
-    return next(filter(is_sweep, folder.absolute().parents), None)
+    parent, *above = folder.absolute().parents
+    if is_sweep(parent):
+        return parent
+    return next((path for path in above if (path / SWEEP_FILE).exists()), None)
 
 
 def _lines(text: str) -> list[str]:

@@ -76,3 +76,8 @@ def test_the_sweep_of_a_run_is_found_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "a" / "seed=0").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a")
     assert sweep_of(Path("seed=0")) == tmp_path
+
+
+def test_the_sweep_of_another_program_that_uses_hydra_is_none_of_a_run(tmp_path):
+    (tmp_path / "multirun.yaml").write_text("{}")
+    assert sweep_of(tmp_path / "0" / "multirun" / "mine") is None

@@ -1,7 +1,8 @@
 """TD3+BC (Fujimoto & Gu 2021, arXiv:2106.06860): TD3 whose actor is regularized towards the data.
 
 TD3 (Fujimoto et al. 2018, arXiv:1802.09477) has twin critics, a smoothed target policy, and an
-actor and targets that move every second step. ``trainer.normalize_obs`` normalizes observations.
+actor and targets that move every second step. ``trainer.normalize_obs`` normalizes
+observations, without the 1e-3 that the authors add to standard deviations.
 """
 
 from __future__ import annotations

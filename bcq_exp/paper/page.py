@@ -87,16 +87,15 @@ def rows(results: Results, form: Form) -> tuple[list[str], list[list[str]]]:
     for setting in results.settings:
         for env in results.envs:
             of_task = results.of_task(setting, env)
-            known = of_task.dropna(subset="result").groupby("algo")["result"]
-            cells = tables.compared_cells({str(a): x.to_numpy(float) for a, x in known}, form)
-            for algo, num_runs in known.size().items():
-                if num_runs < planned:
-                    cells[str(algo)] += f" ({num_runs} of {planned})"
-                own = of_task[(of_task["algo"] == algo) & of_task["result"].notna()]
+            known = of_task.dropna(subset="result").groupby("algo")
+            returns = {str(algo): own["result"].to_numpy(float) for algo, own in known}
+            cells = tables.compared_cells(returns, form)
+            for algo, own in known:
+                if len(own) < planned:
+                    cells[str(algo)] += f" ({len(own)} of {planned})"
                 if num_failed := int((own["status"] == "failed").sum()):
                     cells[str(algo)] += f" ({num_failed} failed)"
-                num_dead = int(of_task.loc[of_task["algo"] == algo, "has_dead_vae"].sum())
-                if num_dead:
+                if num_dead := int(of_task.loc[of_task["algo"] == algo, "has_dead_vae"].sum()):
                     cells[str(algo)] += f" ({counted(num_dead, 'dead VAE')})"
             behaviour = tables.digits(of_task["behaviour_return"].dropna().mean())
             found = [cells.get(algo, "") for algo in results.algorithms]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,21 +151,17 @@ def _is_of_a_sweep(place: Path) -> bool:
 
 def _run_folders(place: str) -> Iterator[Path]:
     for match in [place] if Path(place).exists() else sorted(glob.glob(place)):
-        path = Path(match)
-        if (path / "summary.json").exists():
-            yield path
-        else:
-            found = [*path.glob("*/summary.json")] or _nested_summaries(path)
-            yield from (summary.parent for summary in sorted(found, key=_as_people_sort))
-
-
-def _nested_summaries(path: Path) -> list[Path]:
-    """Summaries of runs that ``hydra.sweep.subdir`` placed deeper; none in hidden folders."""
-    return [path / found for found in glob.glob("**/summary.json", root_dir=path, recursive=True)]
+        found = []
+        for folder, below, names in os.walk(match, followlinks=True):
+            below[:] = [name for name in below if not name.startswith(".")]
+            if "summary.json" in names:
+                found.append(Path(folder))
+                below.clear()
+        yield from sorted(found, key=_as_people_sort)
 
 
 def _as_people_sort(path: Path) -> tuple[Any, ...]:
-    name, above = path.parent.name, str(path.parent.parent)
+    name, above = path.name, str(path.parent)
     return (above, 0, int(name), "") if name.isdecimal() else (above, 1, 0, name)
 
 

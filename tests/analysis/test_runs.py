@@ -44,6 +44,7 @@ def test_runs_folders_and_globs_can_be_given(tmp_path):
     assert len(load_runs(f"{tmp_path}/s/*seed=0").runs) == 4
     both = load_runs(tmp_path / "s", one, one)
     assert len(both.runs) == 13
+    assert len(load_runs(tmp_path).runs) == 13  # a single run beside a sweep
     with pytest.raises(UserError, match="no runs found"):
         load_runs(tmp_path / "nothing")
 

@@ -299,7 +299,7 @@ def test_a_mistake_in_a_file_of_the_search_path_names_the_file(place, tmp_path):
     assert_one_error(done, "error: experiment/mine.yaml: algo: has no keys; give it some or delete")
 
 
-def test_a_file_of_another_group_without_its_package_line_is_told_so(tmp_path):
+def test_a_file_of_another_group_without_its_package_line_is_one_line(tmp_path):
     write_choice(tmp_path, "mine=a", "algo: {lmbda: 1}", package="")
     done = forked("--config-dir=own", "+mine=a", cwd=tmp_path)
     assert_one_error(done, "outside its own group with '# @package _global_'")
@@ -319,7 +319,7 @@ def test_a_sweep_or_a_file_is_no_run(tmp_path):
     assert_one_error(done, "run=s/multirun.yaml: is a file; give the folder of a run, s")
 
 
-def test_what_a_message_says_to_write_is_what_was_meant(tmp_path):
+def test_the_override_that_a_message_suggests_has_the_intended_value(tmp_path):
     lists = ("logger.tags=[a#b,c]", "logger.tags=a#b,c")
     for wrong in ("logger.group=ünï", *lists, "logger.group='", "logger.group=a(b"):
         hint = forked(wrong, cwd=tmp_path).stderr.rpartition("needs quotes; write ")[2]
@@ -440,7 +440,7 @@ def test_a_run_shows_what_it_did(trained, common):
     assert all(line.split("] ")[-1].strip() in log for line in shown.splitlines() if "step" in line)
 
 
-def test_a_mistake_that_was_raised_again_within_itself_is_told_all_the_same():
+def test_an_error_that_is_its_own_cause_is_reported():
     inner, outer = ValueError("inner"), RuntimeError("outer")
     inner.__context__, outer.__cause__ = outer, inner
     assert one_line(outer) == "outer"

@@ -118,7 +118,7 @@ ONLINE = (
 
 
 @pytest.mark.slow
-def test_the_final_buffer_and_the_final_policy_of_an_agent_that_learnt_online(
+def test_the_final_buffer_and_the_final_policy_of_an_online_agent(
     collect, load, tmp_path, own_data
 ):
     done = forked(*ONLINE, cwd=tmp_path)

@@ -245,7 +245,7 @@ IDENTITY = [
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_steps_are_part_of_what_is_learnt_where_a_schedule_follows_from_them(schedule):
+def test_the_number_of_steps_is_identity_with_a_learning_rate_schedule(schedule):
     scheduled = f"critic_optim.schedule={schedule}"
     one, more = (plain(compose(scheduled, f"trainer.num_steps={n}")) for n in (120, 240))
     assert config_hash(one) != config_hash(more)
@@ -255,7 +255,7 @@ def test_steps_are_part_of_what_is_learnt_where_a_schedule_follows_from_them(sch
 
 
 @pytest.mark.parametrize("key", ["use_cache", "download"])
-def test_how_data_come_here_is_not_what_is_learnt(key):
+def test_cache_and_download_are_not_identity(key):
     given = ["dataset=minari", "dataset.id=a/b-v0"]
     one, other = (plain(compose(*given, f"dataset.{key}={x}")) for x in ("true", "false"))
     assert config_hash(one) == config_hash(other)
@@ -263,7 +263,7 @@ def test_how_data_come_here_is_not_what_is_learnt(key):
 
 
 @pytest.mark.parametrize(("override", "same"), IDENTITY, ids=[o for o, _ in IDENTITY])
-def test_the_hash_changes_with_what_is_learnt_and_with_nothing_else(override, same):
+def test_the_hash_changes_with_the_identity_alone(override, same):
     one, other = (
         config_hash(OmegaConf.to_container(compose(*o), resolve=True)) for o in ([], [override])
     )
@@ -301,7 +301,7 @@ def test_stacked_runs_may_differ_in_the_numbers_of_the_equations_and_in_what_is_
     assert {"algo._target_", "algo.num_sampled_action", "trainer.num_steps"} <= shared
 
 
-def test_reports_tell_runs_apart_by_what_they_learn():
+def test_the_keys_by_which_reports_group_runs():
     every, told = meanings("compared")
     left = {k for k in every - told if not k.startswith((*OWN, "dataset."))}
     assert left == {
@@ -311,7 +311,7 @@ def test_reports_tell_runs_apart_by_what_they_learn():
     }  # fmt: skip
 
 
-def test_an_algorithm_is_its_class_whatever_its_schema_says_of_the_rest():
+def test_algorithms_of_other_classes_are_not_one_cohort():
     one, other = (compose(*o) for o in ([], ["algo._target_=tests.test_every_key.OtherBCQ"]))
     assert cohort_signature(plain(one), one) != cohort_signature(plain(other), other)
 

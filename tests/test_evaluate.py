@@ -129,7 +129,7 @@ def test_the_key_of_a_missing_device_is_named_in_the_error(trained):
             load(trained, "cuda")
 
 
-def test_a_film_that_cannot_be_drawn_says_how_mujoco_draws_without_a_display(tmp_path, monkeypatch):
+def test_a_film_that_cannot_be_drawn_names_mujoco_gl(tmp_path, monkeypatch):
     def make_env(**kwargs):
         env = gym.make("InvertedPendulum-v5", **kwargs)
         monkeypatch.setattr(env.unwrapped, "render", lambda: 1 / 0)

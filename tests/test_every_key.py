@@ -215,7 +215,7 @@ def test_another_value_gives_another_outcome(key, outcome):
 
 
 @pytest.mark.parametrize("key", sorted(OPTIMIZER_KEYS))
-def test_so_it_does_for_the_optimizers(key, outcome):
+def test_another_value_of_an_optimizer_gives_another_outcome(key, outcome):
     optim, _, option = key.partition(".")
     scheduled = option in ("schedule", "final_lr_fraction")
     common = (*LOSSES, *([f"{optim}.schedule=linear"] if scheduled else []))
@@ -226,7 +226,7 @@ def test_so_it_does_for_the_optimizers(key, outcome):
 @pytest.mark.parametrize(
     ("name", "key"), [(name, key) for name, keys in OF_OTHER_OPTIMIZERS.items() for key in keys]
 )
-def test_so_it_does_for_the_other_optimizers(name, key, optim, outcome):
+def test_another_value_of_the_other_optimizers_gives_another_outcome(name, key, optim, outcome):
     chosen = (*LOSSES, f"optimizer@{optim}={name}")
     other = outcome("other", *chosen, f"{optim}.{key}={OF_OTHER_OPTIMIZERS[name][key]}")
     assert other != outcome("base", *chosen)

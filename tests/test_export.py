@@ -256,7 +256,7 @@ c,2,46,m,0.4,B,1
         ("drug", "discrete_bcq", '| `act` | `drug` |\n|---|---|\n| 0 | `"A"` |\n| 1 | `"B"` |'),
     ],
 )
-def test_a_policy_of_a_table_says_how_a_row_is_read(column, algo, said, own_data, tmp_path):
+def test_the_page_of_a_tables_policy_encodes_a_row(column, algo, said, own_data, tmp_path):
     (tmp_path / "log.csv").write_text(TABLE)
     brief = ("trainer.num_steps=4", "trainer.batch_size=2", "trainer.engine=eager", "logger=none")
     data = ("dataset=table", "dataset.path=log.csv", "dataset.observations=[age,sex]")

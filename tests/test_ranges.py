@@ -42,7 +42,7 @@ HOLDS = [
 
 
 @pytest.mark.parametrize(("allowed", "inside", "outside"), HOLDS, ids=[str(x[0]) for x in HOLDS])
-def test_a_range_holds_what_it_says(allowed, inside, outside):
+def test_a_range_has_its_ends_and_no_more(allowed, inside, outside):
     for value in inside:
         require("x", value, allowed)
     for value in outside:

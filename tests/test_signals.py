@@ -50,7 +50,7 @@ def wait_for(path):
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR2"])
-def test_a_command_says_which_signal_stopped_it(name, tmp_path):
+def test_a_command_names_the_signal_that_stopped_it(name, tmp_path):
     process = started(COMMAND.format(body=WAIT), tmp_path)
     wait_for(tmp_path / "ready")
     process.send_signal(getattr(signal, name))
@@ -60,7 +60,7 @@ def test_a_command_says_which_signal_stopped_it(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("module", [f"import pathlib, time; {WAIT}", COMMAND.format(body=WAIT)])
-def test_by_way_of_the_entry_from_the_imports_on(name, module, tmp_path):
+def test_a_signal_during_imports_is_named_too(name, module, tmp_path):
     (tmp_path / "slow.py").write_text(f"import pathlib\n{module}")
     code = """
 import bcq_exp.__main__ as entry, sys
@@ -103,7 +103,7 @@ def test_a_signal_within_a_callback_of_the_interpreter_is_not_lost(name, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_nor_where_a_library_clears_it(name, tmp_path):
+def test_a_signal_that_a_library_swallows_is_not_lost(name, tmp_path):
     """As C code does that asks whether an object has an attribute, while torch is imported."""
     body = f"""
     try:

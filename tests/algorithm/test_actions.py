@@ -23,7 +23,7 @@ def by_hand(space, scaling, method, act):
 
 @pytest.mark.parametrize("box", BOXES)
 @pytest.mark.parametrize(("scaling", "method"), CASES)
-def test_the_table(box, scaling, method):
+def test_actions_are_mapped_by_scaling_and_bound_method(box, scaling, method):
     space = BOXES[box]
     actions = ActionMap(space, action_scaling=scaling, bound_method=method)
     expected = by_hand(space, scaling, method, UNIT)
@@ -106,7 +106,7 @@ def test_scaling_needs_bounds():
         (-20.0, 1.0, True),
     ],
 )
-def test_actions_far_from_one_in_size_are_told(low, high, far):
+def test_which_action_bounds_are_far_from_one(low, high, far):
     assert is_far_from_one(Box(low, high, (1,))) is far
     both = Box(np.float32([-1, low]), np.float32([1, high]))
     assert is_far_from_one(both) is far

@@ -60,7 +60,7 @@ def test_parameters_are_keyword_only_with_these_defaults(cls, expected):
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_parameters_of_the_statistics():
+def test_the_parameters_of_the_statistics_and_their_defaults():
     parameters = inspect.signature(bcq_exp.BCQTrainingStats).parameters
     assert list(parameters) == ["train_time", "smoothed_loss", *LOSSES]
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}

@@ -100,7 +100,7 @@ def test_the_reconstruction_decodes_mean_plus_std_times_noise():
     torch.testing.assert_close(recon, vae.decode(obs, mean + std * eps))
 
 
-def test_what_is_drawn_anew_is_the_same_in_any_dtype():
+def test_a_redrawn_network_is_the_same_in_any_dtype():
     torch.manual_seed(0)
     network = Critic(**SIZES)
     drawn = []
@@ -114,7 +114,7 @@ def test_what_is_drawn_anew_is_the_same_in_any_dtype():
         assert not torch.equal(single.float(), old)
 
 
-def test_layers_that_begin_alike_do_not_keep_the_others_from_being_drawn_anew():
+def test_layers_of_constant_initial_values_do_not_keep_the_others_from_being_redrawn():
     network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
     drawn = redrawn(network)
     assert torch.equal(drawn[1].weight, network[1].weight)

@@ -158,7 +158,7 @@ def test_a_rate_out_of_the_present_schedule_follows_the_present_one():
     ("factory", "reference"),
     [(AdamOptimizerFactory, torch.optim.Adam), (AdamWOptimizerFactory, torch.optim.AdamW)],
 )
-def test_adam_is_torchs_to_the_bit(factory, reference):
+def test_adam_is_bitwise_torchs(factory, reference):
     torch.manual_seed(0)
     ours, theirs = (
         [nn.Parameter(torch.full(size, 0.5).double()) for size in ((3, 3), (3,))] for _ in range(2)

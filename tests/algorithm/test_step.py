@@ -174,7 +174,7 @@ def test_the_target_perturbs_with_the_target_network():
 
 
 @pytest.mark.parametrize("critic2", ["None", "given"])
-def test_lmbda_matters(critic2):
+def test_a_larger_lmbda_lowers_the_target(critic2):
     torch.manual_seed(5)
     given = None if critic2 == "None" else Critic(**SIZES).double()
     means = []
@@ -185,7 +185,7 @@ def test_lmbda_matters(critic2):
     assert means[0] > means[1] > means[2]  # weight moves from the maximum to the minimum
 
 
-def test_a_missing_critic2_is_drawn_anew_in_every_layer():
+def test_a_missing_critic2_is_initialized_again_in_every_layer():
     bcq = make_bcq()
     for one, other in zip(bcq.policy.critic.parameters(), bcq.critic2.parameters(), strict=True):
         assert one.shape == other.shape
@@ -243,7 +243,7 @@ def test_the_order_of_rows_does_not_matter():
         torch.testing.assert_close(second[2][name], value, rtol=1e-11, atol=1e-14)
 
 
-def test_statistics_are_what_they_say():
+def test_statistics_are_those_of_the_losses_and_the_noise():
     bcq = make_bcq(lr=0.0)
     batch, noise = make_batch(), make_noise(bcq)
     statistics, _, _ = step(bcq, batch, noise)

@@ -137,7 +137,7 @@ def test_smoothed_actions_stay_in_the_range():
     torch.testing.assert_close(smoothing(act, normal, 0.2, 0.5), expected)
 
 
-def test_an_update_tells_what_its_step_did():
+def test_the_statistics_of_an_update_are_those_of_its_step():
     algorithm = make_td3_bc()
     first, second = (algorithm.update_with_batch(make_batch(seed=k)) for k in range(2))
     assert first.actor_loss is None and "actor_loss" not in first.smoothed_loss
@@ -174,7 +174,7 @@ def test_the_choice_is_the_papers():
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_to_the_bit(tmp_path):
+def test_a_run_resumes_bitwise(tmp_path):
     cfg = ("algo=td3_bc", *COMMON)
     fit(tmp_path / "straight", *cfg)
     fit(tmp_path / "two", *cfg, "trainer.num_steps=30")

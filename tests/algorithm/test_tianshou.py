@@ -169,7 +169,7 @@ SCHEDULERS = {
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_factory_of_tianshous_form_steps_and_goes_on_as_torch_does(name, groups):
+def test_a_factory_of_tianshous_form_steps_and_resumes_as_torch_does(name, groups):
     factory = TianshouFactory(scheduler=SCHEDULERS[name], groups=groups)
     ours, theirs = network(), network()
     optimizer = optimizer_for(ours, factory)
@@ -199,7 +199,7 @@ def test_a_factory_of_ours_makes_ours():
 
 
 @pytest.mark.parametrize("factory", [torch.optim.Adam, 1e-3, None])
-def test_what_makes_no_optimizer_is_refused(factory):
+def test_an_optimizer_that_is_no_factory_is_refused(factory):
     with pytest.raises(TypeError, match=r"given as an OptimizerFactory.*not as"):
         make_bcq(vae_optim=factory)
 

@@ -110,7 +110,7 @@ def authors(golden, when, network):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_modules_of_ones_own_give_the_authors_parameters(name):
+def test_custom_modules_give_the_authors_parameters(name):
     golden = Golden(name)
     networks = foreign(golden)
     bound = np.full(golden.act_dim, golden.max_action)
@@ -153,7 +153,7 @@ def test_modules_of_ones_own_give_the_authors_parameters(name):
                 torch.testing.assert_close(actual[layer], value, rtol=1e-9, atol=1e-11)
 
 
-def test_a_policy_of_such_modules_acts():
+def test_a_policy_of_custom_modules_acts():
     golden = Golden("small")
     networks = foreign(golden)
     bound = np.full(golden.act_dim, golden.max_action)

@@ -106,7 +106,7 @@ def test_of_many_groups_figures_show_the_best_few_in_their_algorithms_colours(tm
     assert len(rows.get_yticklabels()) == 12
 
 
-def test_algorithms_keep_their_colours_whoever_is_beside_them():
+def test_an_algorithm_has_the_same_colour_with_any_others():
     assert of_algorithms(["td3_bc"])["td3_bc"] == of_algorithms(["mine.X", "TD3BC"])["TD3BC"]
     full = ["bcq_exp.algorithm.bcq.BCQ", "mine.BCQ"]
     ours, theirs = of_algorithms(full).values()

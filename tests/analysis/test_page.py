@@ -151,7 +151,7 @@ def test_groups_and_axes_change(opened, report):
     assert "tau=0.001" not in names and "tau=0.01" in names
 
 
-def test_values_that_are_close_are_told_exactly(opened, tmp_path):
+def test_values_that_are_close_are_shown_exactly(opened, tmp_path):
     for lr in (0.0010001, 0.0010002):
         for tau in (0.01, 0.1):
             changes = {"critic_optim.lr": lr, "algo.tau": tau}

@@ -143,7 +143,7 @@ DAMAGES = [cut, flip, tear, lengthen, remove, stand_in_the_way]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_whatever_happens_to_a_file_is_found_and_mended(stored, reads, caplog, name):
+def test_a_damaged_cache_entry_is_found_and_rebuilt(stored, reads, caplog, name):
     dataset, entry = stored
     rng = np.random.default_rng(list(name.encode()))
     damages = [*DAMAGES, *[flip] * 10]

@@ -263,7 +263,7 @@ def test_bounds_that_are_none_are_refused(load, bounds):
         load(5, follow=True, env=None, options={"action_bounds": bounds})
 
 
-def test_edges_that_nothing_tells_are_refused_with_action_bounds_too(load):
+def test_unknown_episode_ends_are_refused_with_action_bounds_too(load):
     with pytest.raises(DataError, match="episodes cannot be separated"):
         load(5, env=None, options={"action_bounds": [-1, 1]})
 

@@ -531,7 +531,7 @@ def test_nothing_is_printed(minari_files, capfd, caplog):
     assert capfd.readouterr().out == ""
 
 
-def test_a_copy_keeps_the_scores_and_says_what_it_does_not_keep(minari_files):
+def test_a_copy_keeps_the_scores_and_reports_what_it_does_not_keep(minari_files):
     spec = json.loads(gym.spec("Pendulum-v1").to_json()) | {"id": "elsewhere/Arm-v0"}
     id = minari_files.write(
         observation_space=NESTED, observations=nested_observations, ref_min_score=1.0,

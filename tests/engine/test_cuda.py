@@ -86,7 +86,7 @@ def test_a_loaded_engine_resumes_bitwise(precision, num_runs):
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_a_run_goes_on_on_the_cpu(algo):
+def test_a_run_of_a_gpu_resumes_on_the_cpu(algo):
     cfg = compose(*small(algo), CUDA, FP64)
     gpu = engine_of([cfg], data_of(algo))
     gpu.advance(32)

@@ -328,7 +328,7 @@ def test_a_pure_network_that_replaces_a_buffer_is_refused(executor):
         engine_of(cfgs, data, num_threads=1, **executor).advance(20)
 
 
-def test_one_that_declares_nothing_trains_the_same_by_eager_steps_side_by_side():
+def test_a_custom_critic_that_declares_nothing_trains_the_same_by_eager_steps_side_by_side():
     data = load_pendulum(num_steps=2000)
     own, plain = (
         engine_of([compose(*TINY, f"{OWN}{name}", "trainer.precision=fp64")], data)
@@ -343,7 +343,7 @@ def test_one_that_declares_nothing_trains_the_same_by_eager_steps_side_by_side()
 
 
 @pytest.mark.slow
-def test_on_the_command_line_there_is_one_warning_and_training_goes_on(tmp_path):
+def test_on_the_command_line_there_is_one_warning_and_training_continues(tmp_path):
     done = bcq_exp(
         *(*TINY, "optimizer@critic_optim=sgd", "trainer.num_steps=160", "name=r"),
         "critic_optim._target_=tests.engine.test_fallback.BranchingFactory",

@@ -130,7 +130,7 @@ def test_it_explores_at_random_first_and_by_the_policy_with_noise_then():
     assert abs(second[60] - first[60]) > 1e-3
 
 
-def test_a_gradient_step_is_the_algorithms_own_on_what_there_is():
+def test_a_gradient_step_is_the_algorithms_own_on_the_transitions_collected_so_far():
     online, alone = engine(engine="eager"), engine().algorithm(0)
     told = online.advance(100)[0]
     assert told[:60].isnan().all() and told[60:].isfinite().all()
@@ -150,7 +150,7 @@ def test_a_gradient_step_is_the_algorithms_own_on_what_there_is():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_indices_are_uniform_over_what_is_there():
+def test_indices_are_uniform_over_the_transitions_collected_so_far():
     stream = GrowingStream(3, 40, 400, NoNoise(), first_rows=1)
     indices = stream.block(0).indices
     for k in range(BLOCK_STEPS):
@@ -276,7 +276,7 @@ def test_an_environment_may_change_its_observation_and_action_in_place():
 
 @pytest.mark.parametrize("compiled", [{}, COMPILED], ids=["eager", "compiled"])
 @pytest.mark.parametrize("env", ["ShortPendulum-v0", "Chaos-v0"])
-def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(env, compiled):
+def test_it_resumes_bitwise_within_an_episode(env, compiled):
     straight = engine(f"online.env={env}", **compiled)
     expected = straight.advance(110)
     for step in (0, 30, 60, 61, 90):
@@ -291,7 +291,7 @@ def test_it_goes_on_to_the_bit_in_the_middle_of_an_episode(env, compiled):
 @pytest.mark.parametrize(
     "algo", ["ddpg", *(pytest.param(a, marks=pytest.mark.slow) for a in ("td3_bc", "bcq"))]
 )
-def test_a_run_has_the_files_of_any_other_and_resumes_to_the_bit(algo, tmp_path):
+def test_a_run_has_the_files_of_any_other_and_resumes_bitwise(algo, tmp_path):
     sizes = {"bcq": ["vae.hidden_sizes=[8]", "policy.forward_sampled_times=5"]}.get(algo, [])
     options = (*ONLINE, "trainer.eval_every=100", f"algo={algo}", *sizes)
     fit(tmp_path / "straight", *options)
@@ -320,7 +320,7 @@ def test_runs_of_a_sweep_explore_side_by_side_as_they_do_alone():
 
 
 @pytest.mark.parametrize("size", [1, 40])
-def test_they_do_so_however_few_steps_are_asked_for_at_a_time(size):
+def test_runs_that_explore_advance_on_threads_even_by_one_step_at_a_time(size):
     cfgs = [compose(*ONLINE, f"seed={k}") for k in range(2)]
     together = engine_of(cfgs, explore("Pendulum-v1", start_steps=60, noise_std=0.3), num_threads=2)
     threads = {}
@@ -347,7 +347,7 @@ def test_an_environment_that_may_never_end_is_refused_before_a_step(tmp_path):
     assert not list(tmp_path.glob("r/*.csv"))
 
 
-def test_there_is_nothing_to_normalize_by(tmp_path):
+def test_normalize_obs_is_refused_without_data(tmp_path):
     with pytest.raises(UserError, match="normalize_obs=true: online=explore has no data"):
         fit(tmp_path / "r", *ONLINE, "trainer.normalize_obs=true")
 
@@ -371,7 +371,7 @@ def test_a_buffer_that_grows_is_the_agents_own_at_every_step(tmp_path, monkeypat
     assert max(seen) >= 50
 
 
-def test_more_than_there_is_is_refused(tmp_path):
+def test_concurrent_from_beyond_the_data_set_is_refused(tmp_path):
     with pytest.raises(UserError, match="concurrent_from=3000: the data set has 2000 transitions"):
         fit(tmp_path / "r", "dataset.num_steps=2000", "trainer.concurrent_from=3000")
 
@@ -383,7 +383,7 @@ def test_a_learning_rate_schedule_ends_with_the_last_gradient_step(tmp_path):
     assert (actor["num_steps"], group["lr"]) == (180, 0.5 * compose(*ONLINE).actor_optim.lr)
 
 
-def test_a_schedule_for_recorded_data_is_refused(tmp_path):
+def test_concurrent_from_is_refused_for_an_agent_that_explores(tmp_path):
     with pytest.raises(UserError, match="concurrent_from=5: online=explore collects its data"):
         fit(tmp_path / "r", *ONLINE, "trainer.concurrent_from=5")
 

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 WIDE = ("networks=paper", "dataset.num_steps=2000")
 
 
-def test_names_choose_types():
+def test_a_precision_chooses_the_types_of_numbers():
     assert resolve_precision("fp64", CPU, are_wide=True) == Precision(torch.float64)
     bf16 = resolve_precision("bf16", CPU, are_wide=False)
     assert (bf16.dtype, bf16.compute_dtype) == (torch.float32, torch.bfloat16)
@@ -33,7 +33,7 @@ def test_the_log_says_that_bf16_is_slow_where_it_is_emulated(monkeypatch, is_fas
     assert "bfloat16" not in fp32
 
 
-def test_the_log_names_the_precision_that_auto_comes_to(monkeypatch):
+def test_the_log_names_the_precision_that_auto_chooses(monkeypatch):
     monkeypatch.setattr("bcq_exp.engine.placement.has_fast_bf16", lambda device: True)
     names = ("fp32", "bf16", "fp64", "auto")
     found = [str(placement_of(compose(f"trainer.precision={name}"))) for name in names]
@@ -48,7 +48,7 @@ def test_auto_takes_bf16_only_where_it_pays(monkeypatch):
     assert resolve_precision("auto", CPU, are_wide=True).compute_dtype is None
 
 
-def test_tf32_wants_a_cuda_device():
+def test_tf32_needs_a_cuda_device():
     with pytest.raises(UserError, match="tf32: needs a CUDA device"):
         resolve_precision("tf32", CPU, are_wide=True)
 

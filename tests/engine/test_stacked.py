@@ -141,7 +141,7 @@ def test_networks_that_differ_in_a_number_that_is_no_tensor_are_refused():
         StackedNetwork(vaes)
 
 
-def test_a_run_of_a_stack_can_be_saved_and_go_on_alone():
+def test_a_run_of_a_stack_can_be_saved_and_resumed_alone():
     in_stack = [make_run(k) for k in range(2)]
     stack = StackedRuns(in_stack)
     for step in range(3):
@@ -164,7 +164,7 @@ def test_runs_of_one_learning_rate_step_as_one_and_others_by_themselves():
     assert [(part.start, part.stop) for part, _ in parts] == [(0, 2), (2, 4)]
 
 
-def test_a_run_that_is_not_a_number_leaves_the_others_alone():
+def test_a_run_whose_weights_are_nan_does_not_affect_the_others():
     in_stack, alone = ([make_run(k) for k in range(3)] for _ in range(2))
     stack = StackedRuns(in_stack)
     step_both(stack, alone, 0)
@@ -188,7 +188,7 @@ class WithTianshousOptimizer(BC):
         return built
 
 
-def test_runs_with_optimizers_made_elsewhere_are_those_alone():
+def test_a_stack_with_optimizers_of_another_library_is_its_runs_alone():
     target = f"algo._target_={__name__}.{WithTianshousOptimizer.__name__}"
     common = (o for o in TINY if not o.startswith(("policy.", "algo.")))
     options, data = ("algo=bc", target, *common), load_pendulum(num_steps=2000)

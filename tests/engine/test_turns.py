@@ -108,7 +108,7 @@ def engine(*seeds, executor=EagerExecutor):
     return CohortEngine(runs, table, streams, executor)
 
 
-def test_a_number_is_told_by_the_steps_that_have_it():
+def test_a_metric_is_reported_by_the_steps_that_have_it():
     statistics = engine(0).advance(7)[0]
     critic, actor = statistics.unbind(-1)
     assert critic.isfinite().all()
@@ -199,7 +199,7 @@ def test_it_resumes_bitwise_from_any_turn(step):
     assert_same_state(second.state_dict(0), straight.state_dict(0))
 
 
-def test_a_loss_that_is_no_number_is_told_as_infinite():
+def test_a_loss_that_is_nan_is_reported_as_infinite():
     broken = engine(0)
     broken.advance(5)
     with torch.no_grad():
@@ -210,7 +210,7 @@ def test_a_loss_that_is_no_number_is_told_as_infinite():
 
 
 @pytest.mark.slow
-def test_a_run_of_it_has_cells_for_what_was_told(tmp_path):
+def test_train_csv_has_empty_cells_where_no_step_reported_a_metric(tmp_path):
     cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *COMMON)
     assert compose(*cfg).algo._target_.endswith("Delayed")
     fit(tmp_path / "one", *cfg, "trainer.log_every=1", "trainer.num_steps=6")

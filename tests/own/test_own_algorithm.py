@@ -23,7 +23,7 @@ def run(*overrides, cwd):
 
 
 @pytest.mark.slow
-def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
+def test_a_custom_algorithm_is_swept_with_ours_resumed_evaluated_and_compared(tmp_path):
     swept = ("algo=denoising,bc", "seed=0,1", "actor_optim.lr=0.01")
     grid = ("-m", *COMMON, *swept, "name=s")
     half = run(*grid, "trainer.num_steps=30", cwd=tmp_path)
@@ -60,7 +60,7 @@ def test_it_is_swept_beside_ours_resumed_evaluated_and_compared(tmp_path):
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_its_mistakes_are_one_line(overrides, said, tmp_path):
+def test_a_mistake_with_a_custom_algorithm_is_one_line(overrides, said, tmp_path):
     done = run(*COMMON, "algo=denoising", *overrides, "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert said in done.stderr

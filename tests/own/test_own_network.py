@@ -31,7 +31,7 @@ def test_declared_pure_or_not_it_trains_the_same_and_a_sweep_of_it_is_stacked(tm
         assert row == pytest.approx(of_stack, rel=1e-2, abs=1e-3)
 
 
-def test_one_that_lies_is_one_line(tmp_path):
+def test_a_network_that_is_pure_by_declaration_only_is_one_line(tmp_path):
     lying = "critic._target_=tests.own.critics.LyingCritic"
     done = run(*TINY, "critic=layernorm", lying, "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -50,7 +50,7 @@ def test_an_output_of_another_shape_is_one_line(tmp_path):
     assert done.stderr == f"error: {line}the output of Critic is needed\n"
 
 
-def test_a_size_of_another_kind_is_the_constructors_matter(tmp_path):
+def test_a_size_of_another_kind_is_refused_by_the_constructor(tmp_path):
     done = run(*TINY, "critic=layernorm", "critic.hidden_sizes=32", "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "must be an iterable" in done.stderr

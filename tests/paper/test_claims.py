@@ -246,7 +246,7 @@ def test_an_agent_is_the_policy_that_recorded(results):
     assert imperfect.difference.value == pytest.approx(100 - 70)  # its final policy, without noise
 
 
-def test_an_agent_whose_buffer_is_learnt_from_is_its_last_evaluations(results):
+def test_an_agent_whose_buffer_is_the_data_counts_by_its_last_evaluations(results):
     made = results(lambda algo, *_: 70.0, settings=("final_buffer",))
     (first,) = verdict(made, AGENT, "ddpg", ("final_buffer",)).decisions
     assert first.difference.value == pytest.approx(90 - 70)

@@ -119,7 +119,7 @@ def test_a_budget_that_the_disk_cannot_hold_is_refused(budget, gib, tmp_path, mo
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_in_the_midst_it_goes_on_and_ends_with_figures_and_claims(paper, tmp_path, own_data):
+def test_a_killed_command_resumes_and_ends_with_figures_and_claims(paper, tmp_path, own_data):
     first = subprocess.Popen(
         command(*BRIEF, module="bcq_exp.paper"), cwd=tmp_path, env=own_data, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,

@@ -214,7 +214,7 @@ def test_stated_probabilities_are_used_and_held_against_the_model(problem, evide
     assert found.behaviour["dr"] == pytest.approx(dr.value, rel=1e-9)
 
 
-def test_a_selection_has_them_and_says_what_limits_them(problem, evidence, tmp_path, monkeypatch):
+def test_a_selection_has_notes_of_its_limits(problem, evidence, tmp_path, monkeypatch):
     monkeypatch.setattr(bandit, "TRIALS", 100)
     monkeypatch.setattr(ranking, "RESAMPLES", 100)
     never = np.eye(3)[problem.behaviour.argmin(1)]

@@ -73,7 +73,7 @@ def episodes(seed=0, spread=5.0):
     return np.linspace(-1000, -100, 10)[:, None] + spread * rng.standard_normal((10, 20))
 
 
-def test_without_noise_every_policy_tried_once_tells_the_best():
+def test_without_noise_every_policy_tried_once_gives_the_best():
     returns = episodes(spread=0.0)
     curve = budget_curve(returns, 30)
     assert list(curve.episodes) == list(range(1, 31))

@@ -58,7 +58,7 @@ def selected(trained, tmp_path_factory):
     return folder, done
 
 
-def test_a_sweeps_policies_are_told_and_written(selected):
+def test_the_policies_of_a_sweep_are_printed_and_written(selected):
     folder, done = selected
     assert "4 policies by fitted Q evaluation" in done.stdout
     assert "estimated from 3 held-out episodes" in done.stdout
@@ -106,7 +106,7 @@ def test_an_algorithm_without_a_critic_has_no_naive_estimate(folder):
     assert np.isfinite(policies["critic_value"].drop("bc")).all()
 
 
-def test_runs_before_there_was_a_holdout_stand_beside_newer_ones(folder):
+def test_runs_of_versions_without_holdout_are_selected_with_newer_ones(folder):
     done = forked(*TINY, "-m", "seed=0,1", "name=a", "trainer.num_steps=10", cwd=folder)
     assert done.returncode == 0, done.stderr
     record = RunRecord(folder / "multirun" / "a" / "seed=0")
@@ -134,7 +134,7 @@ def test_policies_of_different_numbers_of_episodes_and_sweeps(folder):
     assert "regret@5" in content["quality"]["fqe"] and content["budget"]
 
 
-def test_what_is_compared_unlike_is_told(folder):
+def test_what_limits_a_comparison_is_noted_and_damage_is_refused(folder):
     """Runs that have not ended, returns that are not known, few of them; damage is refused."""
     sweep = folder / "multirun" / "s"
     first, second, third, fourth = (sweep / state.name for state in run_states(sweep))
@@ -228,7 +228,7 @@ def test_what_a_shell_makes_of_a_star_is_the_sweep(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_selection_goes_on_to_the_same_bits(folder):
+def test_a_killed_selection_resumes_bitwise(folder):
     slow = ("num_steps=3000", "num_members=2", "hidden_sizes=[16]")
     ope = folder / "multirun" / "s" / "ope"
     assert select("multirun/s", *slow, cwd=folder).returncode == 0
@@ -290,13 +290,13 @@ def test_mistakes_are_one_line(folder):
     assert "contains no checkpoint.pt" in refusal(str(one), cwd=folder)
 
 
-def test_held_out_episodes_are_not_learnt_from(trained):
+def test_held_out_episodes_are_not_trained_on(trained):
     summary = RunRecord(trained / "multirun" / "bc").summary()
     assert summary["dataset"]["held_out"] == 3 and summary["dataset"]["num_episodes"] == 9
     assert summary["config"]["dataset"]["holdout"] == 0.25
 
 
-def test_the_report_has_it(selected, tmp_path, opened):
+def test_the_report_has_the_selection(selected, tmp_path, opened):
     folder = tmp_path
     shutil.copytree(selected[0] / "multirun", folder / "multirun")
     sweep = folder / "multirun" / "s"

@@ -54,7 +54,7 @@ def selected(home):
     return select("horizon=3", "epsilon=0.2", cwd=home)
 
 
-def test_estimates_stand_side_by_side(home, selected, monkeypatch):
+def test_all_estimators_are_printed_and_written(home, selected, monkeypatch):
     said, content = selected
     assert "by several estimators ± interval" in said and "effective episodes" in said
     assert "policies with 0.2 of actions at random (epsilon)" in said

@@ -112,7 +112,7 @@ def test_every_run_of_a_cohort_has_its_files_as_if_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_a_cohort_goes_on_alone_and_one_alone_in_a_cohort(tmp_path):
+def test_a_run_of_a_cohort_resumes_alone_and_one_alone_in_a_cohort(tmp_path):
     half = (*DOUBLE, "trainer.num_steps=30")
     train_cohort(jobs_of(tmp_path / "a", *DIFFERENT[:2], base=half))
     fit(tmp_path / "a" / "1", *DOUBLE, *DIFFERENT[1])
@@ -178,7 +178,7 @@ def test_the_size_of_a_group_fits_in_memory(tmp_path, monkeypatch):
         group_size(jobs, 6)
 
 
-def test_runs_that_told_their_last_row_at_other_steps_are_not_stacked():
+def test_runs_that_logged_their_last_row_at_other_steps_are_not_stacked():
     keys = [CohortKey("same", 150, window, "adam") for window in (0, 50, 0)]
     assert cohorts(keys) == [[0, 2], [1]]
 
@@ -188,7 +188,7 @@ def test_runs_that_told_their_last_row_at_other_steps_are_not_stacked():
     [(*TINY, "trainer.num_steps=20"), (*ONLINE, "trainer.num_steps=90")],
     ids=["recorded", "online"],
 )
-def test_runs_of_which_some_were_saved_before_their_first_step_go_on_together(base, tmp_path):
+def test_runs_of_which_some_were_saved_before_their_first_step_resume_together(base, tmp_path):
     """A signal that comes before the first step leaves a checkpoint of step 0."""
     options = (*base, "trainer.eval_episodes=1")
     jobs = jobs_of(tmp_path, ("seed=0",), ("seed=1",), base=options)

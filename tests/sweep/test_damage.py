@@ -29,7 +29,7 @@ def sweep(finished, tmp_path):
 
 
 @pytest.mark.parametrize("content", SUMMARIES, ids=repr)
-def test_a_bad_summary_is_listed_and_left_out(content, sweep):
+def test_a_damaged_summary_is_listed_and_left_out(content, sweep):
     (sweep / "seed=0" / "summary.json").write_bytes(content)
     with pytest.raises(Damaged) as said:
         RunRecord(sweep / "seed=0").summary()
@@ -43,7 +43,7 @@ def test_a_bad_summary_is_listed_and_left_out(content, sweep):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"{}", b"[]", b"\xff", b'{"runs": 3, "commands": []}'], ids=repr
 )
-def test_a_bad_list_of_runs_is_said_and_made_anew(content, sweep, tmp_path):
+def test_a_damaged_list_of_runs_is_reported_and_written_again(content, sweep, tmp_path):
     (sweep / "sweep.json").write_bytes(content)
     shown = forked("multirun/s", "--once", module="bcq_exp.status", cwd=tmp_path)
     assert shown.returncode == 0 and "2 runs: 2 done" in shown.stdout
@@ -56,7 +56,7 @@ def test_a_bad_list_of_runs_is_said_and_made_anew(content, sweep, tmp_path):
 
 @pytest.mark.parametrize("table", ["train", "eval", "timing"])
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00\n", b"step,x\n1,\xc3\x28\n", b"step,x\na,b\n"])
-def test_garbage_in_a_table_is_said(table, content, sweep):
+def test_garbage_in_a_table_is_reported(table, content, sweep):
     (sweep / "seed=0" / f"{table}.csv").write_bytes(content)
     with pytest.raises(Damaged, match=f"{table}.csv is damaged"):
         RunRecord(sweep / "seed=0").rows(table)
@@ -74,7 +74,7 @@ DAMAGE = {
 
 
 @pytest.mark.slow
-def test_going_on_with_a_sweep_leaves_the_damaged_runs_and_trains_the_others(sweep):
+def test_a_resumed_sweep_leaves_the_damaged_runs_and_trains_the_others(sweep):
     more = (*SWEEP, "seed=range(5)")
     done = forked(*more, cwd=sweep.parents[1])
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ def begun(tmp_path):
     return tmp_path
 
 
-def test_a_plan_tells_runs_groups_time_and_disk_and_writes_nothing(begun):
+def test_a_plan_shows_runs_groups_time_and_disk_and_writes_nothing(begun):
     before = tree(begun)
     done = forked(*SWEEP, "--plan", cwd=begun)
     assert (done.returncode, done.stderr) == (0, "")
@@ -72,7 +72,7 @@ def test_several_workers_are_planned_to_end_together(tmp_path):
         (("seed=0,1", "--config-path", "/"), "config.yaml: no such file; check --config-name, "),
     ],
 )
-def test_what_cannot_be_planned_is_said_in_a_line(given, line, tmp_path):
+def test_what_cannot_be_planned_is_one_line(given, line, tmp_path):
     done = forked("-m", "--plan", *given, cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -81,7 +81,7 @@ def test_what_cannot_be_planned_is_said_in_a_line(given, line, tmp_path):
 
 
 @pytest.mark.slow
-def test_of_a_search_its_ends_are_told(tmp_path):
+def test_the_plan_of_a_search_shows_the_ends_of_its_ranges(tmp_path):
     search = (*TINY, "hydra/sweeper=optuna", "algo.num_sampled_action=choice(1,100)")
     done = forked("-m", "--plan", *search, "algo.lmbda=interval(0,1)", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

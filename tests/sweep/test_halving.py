@@ -82,12 +82,12 @@ def test_without_an_early_evaluation_there_is_no_rung():
         rung_steps(100, 100, [0.5, 0.25])
 
 
-def test_one_in_eta_goes_on_and_one_at_least():
+def test_one_setting_in_eta_continues_and_one_at_least():
     assert rung_sizes(27, 3, 3) == [27, 9, 3]
     assert rung_sizes(5, 3, 4) == [5, 1, 1, 1]
 
 
-def test_the_best_go_on_the_first_of_equal_ones_and_no_failed_one():
+def test_the_best_continue_the_first_of_equal_ones_and_no_failed_one():
     rung = compare(10, {"a": 1.0, "b": None, "c": 3.0, "d": 1.0}, 2)
     assert [(s.name, s.rank, s.goes_on) for s in rung.settings] == [
         ("c", 1, True), ("a", 2, True), ("d", 3, False), ("b", 4, False),
@@ -153,7 +153,7 @@ def test_a_rung_knows_the_work_after_it_and_a_setting_with_one_failed_run_stops(
     assert table == [["tau", "step"], ["0.3", "90"], ["0.2", "30"], ["0.4", "10"], ["0.1", "10"]]
 
 
-def test_a_third_goes_on_by_the_mean_of_its_seeds(halved):
+def test_a_third_of_the_settings_continues_by_the_mean_of_their_seeds(halved):
     first, second, last = rungs(halved)
     assert [(rung["step"], len(rung["settings"])) for rung in (first, second, last)] == [
         (10, 9), (20, 3), (40, 1),
@@ -181,7 +181,7 @@ def test_a_run_trained_in_rungs_is_the_grids(halved, tmp_path):
             np.testing.assert_allclose(both[f"{name}_x"], both[f"{name}_y"], rtol=1e-3)
 
 
-def test_status_and_report_say_what_was_stopped(halved):
+def test_status_and_report_show_which_runs_were_stopped(halved):
     states = {state.name: state for state in run_states(halved / "multirun" / "s")}
     assert sorted(state.status for state in states.values()) == ["done"] * 2 + ["stopped"] * 16
     first, second, _ = rungs(halved)
@@ -226,7 +226,7 @@ def test_more_values_are_compared_with_all(halved, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_launch_goes_on_to_the_same_decisions(halved, tmp_path):
+def test_a_killed_launch_resumes_to_the_same_decisions(halved, tmp_path):
     process = subprocess.Popen(command(*HALVING), cwd=tmp_path, start_new_session=True)
     folder = tmp_path / "multirun" / "s"
     wait_until((folder / "halving.json").exists, process)  # the first rung is decided
@@ -242,7 +242,7 @@ def test_a_killed_launch_goes_on_to_the_same_decisions(halved, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_setting_whose_run_fails_stops_and_the_others_go_on(tmp_path):
+def test_a_setting_whose_run_fails_stops_and_the_others_continue(tmp_path):
     options = ["critic_optim.lr=1e-3,1e30" if "critic" in o else o for o in HALVING]
     done = forked(*options, cwd=tmp_path)
     assert done.returncode == 1
@@ -255,7 +255,7 @@ def test_a_setting_whose_run_fails_stops_and_the_others_go_on(tmp_path):
     assert sorted(statuses) == ["done"] * 2 + ["failed"] * 6 + ["stopped"] * 4
 
 
-def test_the_plan_says_the_rungs_and_writes_nothing(tmp_path):
+def test_the_plan_shows_the_rungs_and_writes_nothing(tmp_path):
     said = launch(*HALVING, "--plan", cwd=tmp_path).stdout
     for line in ("9 of 9 settings to step 10", "3 of 9 settings to step 20", "1 of 9 settings"):
         assert line in said

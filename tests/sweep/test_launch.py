@@ -192,7 +192,7 @@ def test_restarting_sets_the_old_runs_aside(tmp_path):
 
 
 @pytest.mark.parametrize("launcher", ["vectorized", pytest.param("basic", marks=pytest.mark.slow)])
-def test_a_killed_sweep_goes_on_to_the_same_results(launcher, sweep, tmp_path):
+def test_a_killed_sweep_resumes_to_the_same_results(launcher, sweep, tmp_path):
     options = (*SWEEP, f"hydra/launcher={launcher}")
     folder = tmp_path / "multirun" / "s"
     killed = run_until(40, signal.SIGKILL, *options, cwd=tmp_path)
@@ -231,7 +231,7 @@ def wait_until(condition, process, seconds=60):
         time.sleep(0.01)
 
 
-def test_mistakes_of_several_kinds_are_told_run_by_run(tmp_path):
+def test_failures_for_several_reasons_are_reported_run_by_run(tmp_path):
     options = ("dataset=d4rl_hdf5", "dataset.env=Pendulum-v1", "logger=none", "seed=range(12)")
     done = forked("-m", *options, "dataset.path=a.hdf5,b.hdf5", cwd=tmp_path)
     assert done.returncode == 1
@@ -363,7 +363,7 @@ def test_ray_trains_a_cohort_a_task(tmp_path):
     assert "4 runs, 4 complete, 0 to train" in again.stdout
 
 
-def test_a_data_set_that_is_missing_is_said_by_its_name(tmp_path):
+def test_a_missing_data_set_is_named(tmp_path):
     missing = ("dataset=minari", "dataset.id=no/such-v0", "dataset.download=false")
     done = forked("-m", "name=m", "seed=0,1", "logger=none", *missing, cwd=tmp_path)
     assert done.returncode == 2

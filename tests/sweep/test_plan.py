@@ -127,7 +127,7 @@ def test_a_sweep_of_an_earlier_version_keeps_its_folders(tmp_path):
     assert names == {"algo.lmbda=0.5", "algo.lmbda=1", "algo.lmbda=0.25"}
 
 
-def test_drawn_numbers_are_shortened_and_told_apart():
+def test_drawn_numbers_are_shortened_to_different_names():
     names = [run_folder("algo.lmbda", [f"algo.lmbda=0.12345678901234{k}"]) for k in (1, 2)]
     assert all(name.startswith("lmbda=0.1235-") for name in names)
     assert names[0] != names[1]

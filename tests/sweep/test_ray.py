@@ -21,7 +21,7 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-def test_a_dead_nodes_cohort_goes_on_elsewhere(cluster, tmp_path):
+def test_a_cohort_of_a_dead_node_resumes_on_another_node(cluster, tmp_path):
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     on_ray = ("hydra/launcher=ray", f"hydra.launcher.ray.init.address={cluster.address}")
     folder = tmp_path / "multirun" / "s"

@@ -59,7 +59,7 @@ def test_steps_are_shown_where_they_differ_and_only_the_first_settings():
         (["dataset.id=my/set-v0", "seed=2"], ["my_set-v0", "2"]),
     ],
 )
-def test_a_runs_folder_says_what_is_swept(overrides, shown):
+def test_a_runs_folder_names_the_swept_values(overrides, shown):
     keys = [override.partition("=")[0] for override in overrides]
     name = run_folder(",".join(keys), overrides)
     names = [key.rpartition(".")[2] for key in keys]
@@ -67,7 +67,7 @@ def test_a_runs_folder_says_what_is_swept(overrides, shown):
 
 
 @pytest.mark.parametrize("name", ["12", "mine", "2024-01-05_10-00-00-ab12", "n=3/seed=0"])
-def test_other_names_say_nothing(name):
+def test_other_names_have_no_swept_values(name):
     assert swept_values(name) == {}
 
 

@@ -35,7 +35,7 @@ def study(folder):
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_and_takes_up_what_a_kill_left(tmp_path):
+def test_a_study_resumes_with_the_trial_that_a_kill_left(tmp_path):
     done = forked(*SEARCH, "hydra.sweeper.n_trials=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "multirun" / "o"

@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_before_anything_is_submitted(cluster, tmp_path):
         )
 
 
-def test_a_killed_worker_goes_on_from_its_checkpoint(cluster, undisturbed, tmp_path):
+def test_a_killed_worker_resumes_from_its_checkpoint(cluster, undisturbed, tmp_path):
     sweep = Launched(cluster, tmp_path)
     sweep.in_the_middle()
     assert sorted(task.partition("_")[2] for task in cluster.tasks()) == ["0", "1"]

@@ -78,6 +78,6 @@ def test_the_sweep_of_a_run_is_found_from_any_folder(tmp_path, monkeypatch):
     assert sweep_of(Path("seed=0")) == tmp_path
 
 
-def test_the_sweep_of_another_program_that_uses_hydra_is_none_of_a_run(tmp_path):
+def test_a_sweep_of_another_program_with_hydra_has_no_run_of_ours(tmp_path):
     (tmp_path / "multirun.yaml").write_text("{}")
     assert sweep_of(tmp_path / "0" / "multirun" / "mine") is None

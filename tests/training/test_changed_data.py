@@ -77,7 +77,7 @@ def test_a_run_does_not_resume_on_a_set_that_was_recorded_again(record, tmp_path
     assert RunRecord(tmp_path / "same").summary()["step"] == 60
 
 
-def test_nor_on_a_file_that_was_replaced(tmp_path):
+def test_a_run_does_not_resume_on_a_file_that_was_replaced(tmp_path):
     path = tmp_path / "buffer.hdf5"
     options = (*OF_D4RL, f"dataset.path={path}", "trainer.normalize_obs=true")
     write_d4rl(path, seed=0)
@@ -108,7 +108,7 @@ def test_a_sweep_is_not_extended_on_other_data(launcher, record, tmp_path):
     assert elsewhere.returncode == 0, elsewhere.stderr
 
 
-def test_nor_is_a_sweep_of_nested_folders(record, tmp_path):
+def test_a_sweep_of_nested_folders_is_not_extended_on_other_data(record, tmp_path):
     nested = "hydra.sweep.subdir='data/seed=${seed}'"
     sweep = ("-m", "name=s", nested, *OF_MINARI, *BRIEF)
     record(seed=0)
@@ -119,7 +119,7 @@ def test_nor_is_a_sweep_of_nested_folders(record, tmp_path):
     assert "multirun/s: its data set changed " in done.stderr
 
 
-def test_nor_with_another_holdout_on_other_data(tmp_path):
+def test_a_sweep_is_not_extended_by_a_holdout_on_other_data(tmp_path):
     path = tmp_path / "buffer.hdf5"
     sweep = ("-m", "name=s", *OF_D4RL, *BRIEF, f"dataset.path={path}", "seed=0")
     write_d4rl(path, seed=0)
@@ -132,7 +132,9 @@ def test_nor_with_another_holdout_on_other_data(tmp_path):
 
 
 @pytest.mark.parametrize("online", [True, False])
-def test_nor_in_an_environment_that_changed(online, tmp_path, pendulum_with):
+def test_a_run_and_its_sweep_do_not_continue_in_a_changed_environment(
+    online, tmp_path, pendulum_with
+):
     """A run of a sweep, and of the sweep another run."""
     words = ("algo=ddpg", "online=explore", "online.env=Mine-v0", "online.start_steps=20")
     common = [o for o in TINY if not o.startswith(("dataset.", "policy.", "algo."))]
@@ -153,7 +155,7 @@ def test_nor_in_an_environment_that_changed(online, tmp_path, pendulum_with):
     fit(tmp_path / "s" / "seed=1", *given)
 
 
-def test_nor_with_other_reference_scores(record, tmp_path):
+def test_a_run_does_not_resume_with_other_reference_scores(record, tmp_path):
     record(seed=0)
     options = (*OF_MINARI, "trainer.eval_episodes=0")
     (path,) = (tmp_path / "minari").rglob("metadata.json")
@@ -169,7 +171,7 @@ def test_nor_with_other_reference_scores(record, tmp_path):
             fit(tmp_path / "r", *given)
 
 
-def test_a_sweep_over_data_sets_goes_on(tmp_path):
+def test_a_sweep_over_data_sets_is_extended(tmp_path):
     paths = [tmp_path / name / "buffer.hdf5" for name in "abc"]
     for seed, path in enumerate(paths):
         write_d4rl(path, seed)

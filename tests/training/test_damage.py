@@ -119,14 +119,14 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(run):
         checkpoint.load(run / "checkpoint.pt")
 
 
-def test_so_do_rows_that_were_lost_after_it(run, straight):
+def test_a_checkpoint_whose_rows_were_lost_gives_way_to_the_one_before(run, straight):
     lines = (run / "train.csv").read_bytes().splitlines(keepends=True)
     (run / "train.csv").write_bytes(b"".join(lines[:-1]))  # the row of step 60
     fit(run, *LONGER)
     assert_same_run(run, straight)
 
 
-def test_it_is_evaluated_by_the_one_before(run, tmp_path):
+def test_a_run_with_a_damaged_checkpoint_is_evaluated_by_the_one_before(run, tmp_path):
     (run / "checkpoint.pt").write_bytes(b"")
     done = forked(f"run={run}", "num_episodes=1", cwd=tmp_path, module="bcq_exp.evaluate")
     assert done.returncode == 0, done.stderr
@@ -179,7 +179,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_what_stands_after_the_last_mark_is_nobodys_loss(garbage, run, straight):
+def test_bytes_after_the_last_mark_are_ignored(garbage, run, straight):
     """A loss of power leaves it, in a run that was killed."""
     record = RunRecord(run)
     record.write_summary(record.summary() | {"status": "running"})
@@ -204,7 +204,7 @@ BEFORE_A_CHECKPOINT = [
 
 
 @pytest.mark.parametrize("garbage", [pytest.param(b"", id="nothing"), *BEFORE_A_CHECKPOINT])
-def test_nor_is_what_stands_there_before_the_first_checkpoint(garbage, run, straight):
+def test_bytes_after_the_last_mark_are_ignored_before_the_first_checkpoint(garbage, run, straight):
     record, rows = RunRecord(run), {}
     for table in ("train", "timing"):
         rows[table] = (run / f"{table}.csv").read_bytes().splitlines(keepends=True)[:3]
@@ -286,7 +286,7 @@ def test_rows_that_only_the_checkpoint_marks_are_missed_by_both(run):
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_is_one_line_and_goes_on_with_room(trained, tmp_path):
+def test_a_full_disk_is_one_line_and_the_run_resumes_when_there_is_room(trained, tmp_path):
     """The limit lets tables and summaries be written, and no checkpoint."""
     limits = ((resource.RLIMIT_FSIZE, (trained / "checkpoint.pt").stat().st_size - 1),)
     command = (*TINY, "name=r", "trainer.num_steps=30")

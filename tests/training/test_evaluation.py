@@ -247,7 +247,7 @@ def test_an_environment_without_a_step_limit_is_refused_before_an_episode():
         Evaluator(Countdown, 2, seed=0)
 
 
-def test_it_ends_at_the_step_at_which_it_is_told_to():
+def test_an_evaluation_ends_at_the_step_at_which_it_is_asked_to():
     asked = iter([False] * 7 + [True])
     agent = pendulum_agent()
     evaluator = Evaluator(pendulum, 2, seed=7)

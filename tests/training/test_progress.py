@@ -32,7 +32,7 @@ def lines(caplog):
 
 
 @pytest.mark.usefixtures("short_episodes")
-def test_a_line_tells_step_rate_time_left_and_losses(tmp_path, monkeypatch, caplog):
+def test_a_line_shows_step_rate_time_left_and_losses(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     fit(tmp_path / "r", *TINY)
@@ -79,7 +79,7 @@ def test_the_time_left_follows_the_last_third_of_the_steps(clock, caplog):
     assert found[2950] == (10, 155)
 
 
-def test_a_group_tells_its_number_and_the_time_left_for_the_whole_sweep(clock, caplog):
+def test_a_group_shows_its_number_and_the_time_left_for_the_whole_sweep(clock, caplog):
     caplog.set_level(logging.INFO)
     for part in (progress.Part(1, 3, later=4.0), progress.Part(3, 3, later=0.0)):
         with progress.progress(0, 1000, "x", part) as shown:

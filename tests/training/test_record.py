@@ -37,7 +37,7 @@ def marks_at(record, step):
     return found
 
 
-def test_rows_come_back_to_the_bit(record):
+def test_rows_are_read_as_they_were_written(record):
     assert record.rows("train") == [{"step": s, "loss": s / 7, "q": -1e-9} for s in (10, 20, 30)]
     assert record.rows("eval")[0] == {"step": 15, "return_mean": -5.0, "normalized_score": None}
     assert isinstance(record.rows("train")[0]["step"], int)
@@ -111,7 +111,7 @@ def test_a_kill_while_rewinding_leaves_a_summary_that_is_true(record, monkeypatc
 
 
 @pytest.mark.parametrize("content", ["", "step,lo"])
-def test_a_file_killed_in_its_header_starts_anew(content, tmp_path):
+def test_a_table_killed_in_its_header_starts_again(content, tmp_path):
     (tmp_path / "train.csv").write_text(content)
     record = RunRecord(tmp_path)
     record.rewind(marks_at(record, 10))

@@ -89,7 +89,7 @@ def interrupt_at(monkeypatch, step, signum=signal.SIGINT, times=1):
         *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGUSR2)),
     ],
 )
-def test_off_the_cadence(signum, tmp_path, monkeypatch):
+def test_after_a_signal_between_two_rows_of_the_log(signum, tmp_path, monkeypatch):
     cadence = ("trainer.log_every=17", "trainer.num_steps=45")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 30, signum)  # an evaluation's step, between two rows of the log
@@ -204,7 +204,7 @@ def test_n_steps_and_then_n_more_are_2n_steps(tmp_path):
 
 
 @pytest.mark.slow
-def test_with_schedules(tmp_path, monkeypatch):
+def test_with_learning_rate_schedules(tmp_path, monkeypatch):
     options = (
         *TINY,
         "actor_optim.schedule=cosine",

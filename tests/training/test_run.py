@@ -205,7 +205,7 @@ def test_an_environment_that_raises_fails_the_run_in_one_line(tmp_path, monkeypa
     assert checkpoint(tmp_path / "r")["step"] == 30
 
 
-def test_the_summary_tells_the_whole_story(trained):
+def test_the_contents_of_the_summary(trained):
     summary = RunRecord(trained).summary()
     rows = RunRecord(trained).rows("eval")
     assert (summary["status"], summary["failure"], summary["step"]) == ("completed", None, 60)
@@ -287,7 +287,7 @@ def test_the_provenance_of_an_agent_is_that_of_its_checkpoint(trained, tmp_path)
     assert restore.load_run(record.folder, "cpu").step == 60
 
 
-def test_so_it_is_with_normalized_observations_in_double_precision(tmp_path):
+def test_the_agent_of_a_checkpoint_normalizes_in_double_precision_as_it_was_trained(tmp_path):
     fit(tmp_path / "r", *SHORT, "trainer.normalize_obs=true", "trainer.precision=fp64")
     run = restore.load_run(tmp_path / "r", "cpu")
     results = Evaluator(run.make_env, 2, seed=1000).evaluate(run.agent)

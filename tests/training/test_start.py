@@ -53,7 +53,7 @@ def test_another_configuration_is_refused_by_the_key(override, message, run):
     assert tree(run) == before
 
 
-def test_so_it_is_on_the_command_line(run, tmp_path):
+def test_another_configuration_is_refused_on_the_command_line(run, tmp_path):
     before = tree(tmp_path)
     done = forked(*SAME, "algo.lmbda=0.5", cwd=tmp_path)
     assert done.returncode == 2
@@ -189,7 +189,7 @@ def test_of_two_processes_that_start_one_run_one_is_refused(tmp_path):
     assert [row["step"] for row in rows] == list(range(10, 2001, 10))
 
 
-def test_resume_true_goes_on_with_no_run_that_was_set_aside(tmp_path, monkeypatch):
+def test_resume_true_ignores_runs_that_were_set_aside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("foo.1", "bar.2"):
         (tmp_path / "multirun" / name).mkdir(parents=True)

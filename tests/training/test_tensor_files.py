@@ -87,7 +87,7 @@ def test_nothing_else_writes_tensors():
     assert found == {"tensor_files.py"}
 
 
-def test_a_run_takes_about_the_disk_that_its_plan_says(stack, tmp_path):
+def test_a_run_takes_about_the_disk_space_of_its_plan(stack, tmp_path):
     fit(tmp_path, *ONLINE)
     for folder, options in ((stack[0], BRIEF), (tmp_path, ONLINE)):
         assert size(folder) == pytest.approx(cost_of(spec_of(compose(*options))).disk, rel=0.25)

@@ -45,7 +45,7 @@ def test_the_configuration_is_logged_whole(offline, trained):
         assert run[name] == summary[name]
 
 
-def test_its_identity_is_the_loggers(offline, trained):
+def test_the_wandb_run_has_the_loggers_identity(offline, trained):
     summary = RunRecord(trained).summary()
     assert offline.identity["id"] == summary["wandb_id"]
     assert offline.identity["name"] == "trained"
@@ -54,7 +54,7 @@ def test_its_identity_is_the_loggers(offline, trained):
     assert sorted(offline.identity["tags"]) == sorted(["t", "u", summary["dataset"]["id"]])
 
 
-def test_the_best_return_is_kept_beside_the_last(offline, trained):
+def test_wandbs_summary_has_the_best_return_and_the_last(offline, trained):
     returns = [row["return_mean"] for row in RunRecord(trained).rows("eval")]
     assert offline.summary["eval/return_mean"] == pytest.approx(
         {"max": max(returns), "last": returns[-1]}
@@ -266,7 +266,7 @@ def test_a_server_out_of_reach_is_one_warning_and_recorded_offline(tmp_path, mon
 
 
 @SHORT_EPISODES
-def test_a_run_that_goes_on_is_the_same_wandb_run(tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_same_wandb_run(tmp_path, monkeypatch):
     import wandb
 
     asked, runs = [], []

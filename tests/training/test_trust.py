@@ -122,7 +122,7 @@ def test_a_wrapper_that_only_changes_what_passes_is_made(module, folder):
     assert run.make_env().render_mode is None
 
 
-def test_who_is_trusted_may_name_anything(folder):
+def test_a_trusted_folder_may_name_any_code(folder):
     spoiled(
         folder, lambda saved: spec_of(saved, id="Mine-v0", max_episode_steps=7, reward_threshold=1)
     )

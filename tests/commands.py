@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
@@ -27,6 +29,7 @@ from bcq_exp.data.task import Task
 from bcq_exp.engine.assembly import build_engine
 from bcq_exp.engine.engine import Engine
 from bcq_exp.engine.placement import Placement, place
+from bcq_exp.sweep import plugins
 from bcq_exp.sweep.composing import SweepComposer
 from bcq_exp.train import train
 from bcq_exp.training import build, start
@@ -47,6 +50,10 @@ TINY = (
     "trainer.checkpoint_every=15",
     "logger=none",
 )
+# those of them that any algorithm takes, any data set, and both
+ANY_ALGORITHM = tuple(o for o in TINY if not o.startswith(("policy.", "algo.")))
+ANY_DATA = tuple(o for o in TINY if not o.startswith("dataset."))
+ANY_TASK = tuple(o for o in ANY_ALGORITHM if o in ANY_DATA)
 # long enough for steps to be compiled, which takes seconds: for the tests that are about it
 COMPILED = (
     *TINY,
@@ -83,6 +90,14 @@ def compose(*overrides: str, config_name: str = "config", with_hydra: bool = Fal
         with open_dict(cfg):
             del cfg["hydra"]
     return cfg
+
+
+def config_loader() -> ConfigLoaderImpl:
+    """Hydra's loader of our configuration, with our schemas and plugins, for sweeps."""
+    schemas.register()
+    plugins.register()
+    setup_globals()
+    return ConfigLoaderImpl(create_config_search_path(str(CONF)))
 
 
 @cache
@@ -156,6 +171,17 @@ def episodes_cut_short() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Task, "make_env", lambda *args, **kw: TimeLimit(make_env(*args, **kw), 20))
         yield
+
+
+def wait_until(
+    condition: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 60
+) -> None:
+    """Wait for a condition, which ``process`` has to live to see."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, "it ended before its time"
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

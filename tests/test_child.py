@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from bcq_exp.cli.child import Command, num_cores, run_all
+from tests.commands import wait_until
 
 SCRIPT = """
 import sys
@@ -28,13 +28,6 @@ GENTLE = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(0
 def started(at_once, *codes, cwd):
     arguments = [sys.executable, "-c", SCRIPT, str(at_once), *codes]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=cwd)
-
-
-def wait_for(path):
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -68,8 +61,8 @@ def test_lines_of_several_commands_begin_with_a_name_and_no_bar_is_drawn(tmp_pat
 )
 def test_a_signal_ends_what_runs_and_nothing_else_is_begun(code, signum, tmp_path):
     going = started(2, code.format("a"), code.format("b"), code.format("c"), cwd=tmp_path)
-    wait_for(tmp_path / "a")
-    wait_for(tmp_path / "b")
+    wait_until((tmp_path / "a").exists)
+    wait_until((tmp_path / "b").exists)
     os.kill(going.pid, signum)
     out, _ = going.communicate(timeout=30)
     assert going.returncode == 128 + signum

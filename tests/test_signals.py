@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from bcq_exp import signals
+from tests.commands import wait_until
 
 COMMAND = """
 import logging, os, signal, sys, time
@@ -42,17 +42,10 @@ def ended(process):
     return process.returncode, out, err
 
 
-def wait_for(path):
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR2"])
 def test_a_command_names_the_signal_that_stopped_it(name, tmp_path):
     process = started(COMMAND.format(body=WAIT), tmp_path)
-    wait_for(tmp_path / "ready")
+    wait_until((tmp_path / "ready").exists)
     process.send_signal(getattr(signal, name))
     status = 128 + getattr(signal, name)
     assert ended(process) == (status, "", f"stopped by {name}\n")
@@ -69,7 +62,7 @@ sys.argv[1:] = ["status"]
 entry.main()
 """
     process = started(code, tmp_path)
-    wait_for(tmp_path / "ready")
+    wait_until((tmp_path / "ready").exists)
     process.send_signal(getattr(signal, name))
     status = 128 + getattr(signal, name)
     assert ended(process) == (status, "", f"stopped by {name}\n")

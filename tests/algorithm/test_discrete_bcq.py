@@ -155,14 +155,7 @@ def test_the_defaults_follow_the_authors_update():
         batch = batch_of(64, seed=step)
         bcq.update_with_batch(batch)
         authors.step(batch)
-    pairs = (
-        (bcq.policy.critic, authors.q),
-        (bcq.critic_target, authors.behind),
-        (bcq.policy.imitator, authors.i),
-    )
-    for ours, theirs in pairs:
-        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-11)
+    assert_same_networks(bcq, authors.q, authors.behind, authors.i)
     obs = batch_of(200, seed=99).obs
     chosen = authors.masked(obs).argmax(1)
     assert (chosen != authors.q(obs).argmax(1)).any()  # the constraint is felt

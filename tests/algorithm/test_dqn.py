@@ -10,6 +10,7 @@ from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.dqn import DQN, Bins, GreedyPolicy
 from bcq_exp.algorithm.networks import StateCritic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
+from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import ACT_DIM, BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
 
@@ -49,17 +50,10 @@ def test_steps_are_those_of_the_equation_by_loops():
                 if not batch.terminated[i]:
                     y = y + 0.9 * max(after[d].tolist())
                 squares.append((q[d, j] - y) ** 2)
-        loss = sum(squares) / len(squares)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        with torch.no_grad():
-            for p, q in zip(target.parameters(), critic.parameters(), strict=True):
-                p.copy_(0.1 * q + 0.9 * p)
-        assert stats.critic_loss == pytest.approx(loss.item(), rel=1e-10)
-    for ours, theirs in ((dqn.policy.critic, critic), (dqn.critic_target, target)):
-        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+        loss = descend(adam, sum(squares) / len(squares))
+        follow([target], [critic], 0.1)
+        assert stats.critic_loss == pytest.approx(loss, rel=1e-10)
+    assert_same_parameters((dqn.policy.critic, dqn.critic_target), (critic, target))
 
 
 def test_a_stack_steps_as_its_runs_do_alone():

@@ -14,11 +14,10 @@ from bcq_exp.training.record import RunRecord
 from tests.algorithm.loops import assert_same_parameters, descend, follow
 from tests.algorithm.small import BOUNDS, SIZES, SPACE, make_batch
 from tests.algorithm.stacking import assert_a_stack_is_its_runs
-from tests.commands import TINY, algorithm_of, compose, fit
+from tests.commands import ANY_ALGORITHM, algorithm_of, compose, fit
 from tests.same import assert_same_run
 
 NUMBERS = {"alpha": 1.7, "policy_noise": 0.4, "noise_clip": 0.5, "tau": 0.03, "gamma": 0.9}
-COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
 
 
 def make_td3_bc(seed=0, lr=1e-2, **numbers):
@@ -175,7 +174,7 @@ def test_the_choice_is_the_papers():
 
 @pytest.mark.slow
 def test_a_run_resumes_bitwise(tmp_path):
-    cfg = ("algo=td3_bc", *COMMON)
+    cfg = ("algo=td3_bc", *ANY_ALGORITHM)
     fit(tmp_path / "straight", *cfg)
     fit(tmp_path / "two", *cfg, "trainer.num_steps=30")
     fit(tmp_path / "two", *cfg)

@@ -11,12 +11,11 @@ from gymnasium.spaces import Box
 from bcq_exp.data.datasets import load_d4rl_hdf5
 from bcq_exp.data.transitions import DataError
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY
+from tests.commands import ANY_DATA
 from tests.forked import forked
 
 NO_EVALUATION = (
-    *(option for option in TINY if not option.startswith("dataset.")),
-    *("trainer.eval_episodes=0", "trainer.num_steps=10", "trainer.batch_size=4"),
+    *(*ANY_DATA, "trainer.eval_episodes=0", "trainer.num_steps=10", "trainer.batch_size=4"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Learning online: what is collected, what is learnt from it, and going on to the bit."""
+"""Online agents: the data they collect, their gradient steps, and bitwise resumption."""
 
 import threading
 
@@ -177,8 +177,6 @@ def test_what_a_policy_draws_follows_from_the_runs_seed_and_the_step():
 
 
 COMPILED = {"engine": "xla", "engine_is_required": True}
-
-
 DDPG, IQL = ("algo=ddpg",), ("algo=iql",)
 
 

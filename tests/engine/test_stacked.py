@@ -7,13 +7,14 @@ import torch
 
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bc import BC
-from bcq_exp.algorithm.bcq import BCQ, Noise
+from bcq_exp.algorithm.bcq import Noise
 from bcq_exp.algorithm.networks import VAE, Critic, Perturbation
 from bcq_exp.algorithm.optim import AdamOptimizerFactory, CosineSchedule, optimizer_for
 from bcq_exp.algorithm.stacking import StackedNetwork, per_run
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.engine.stacked import StackedRuns
 from bcq_exp.errors import UserError
+from tests.algorithm.loops import assert_same_parameters
 from tests.algorithm.small import (
     ACT_DIM,
     BOUNDS,
@@ -24,8 +25,9 @@ from tests.algorithm.small import (
     make_noise,
     make_policy,
 )
+from tests.algorithm.stacking import assert_a_stack_is_its_runs
 from tests.algorithm.test_tianshou import TianshouFactory
-from tests.commands import TINY, compose, engine_of
+from tests.commands import ANY_ALGORITHM, compose, engine_of
 from tests.same import assert_same_state
 
 SIZE = 6
@@ -84,16 +86,7 @@ def step_both(stack, runs, step):
     ids=["plain", "clipped", "scheduled", "decayed"],
 )
 def test_a_stack_steps_as_its_runs_do_alone(adam):
-    in_stack, alone = ([make_run(k, **adam) for k in range(4)] for _ in range(2))
-    stack = StackedRuns(in_stack)
-    for step in range(20):
-        stacked, values = step_both(stack, alone, step)
-        for k, of_run in enumerate(values):
-            for name in BCQ.statistics():
-                torch.testing.assert_close(stacked[name][k], of_run[name], rtol=1e-10, atol=1e-12)
-    for one, other in zip(in_stack, alone, strict=True):
-        for a, b in zip(one.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert_a_stack_is_its_runs(lambda k: make_run(k, **adam), 4, steps=12)
 
 
 def test_a_function_per_run_takes_what_the_function_of_one_run_takes():
@@ -153,8 +146,7 @@ def test_a_run_of_a_stack_can_be_saved_and_resumed_alone():
     for step in range(3, 6):
         stacked, alone = step_both(stack, others, step)
         torch.testing.assert_close(stacked["vae_loss"][1], alone[1]["vae_loss"])
-    for a, b in zip(in_stack[1].parameters(), freed.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert_same_parameters([in_stack[1]], [freed], rtol=1e-10)
 
 
 def test_runs_of_one_learning_rate_step_as_one_and_others_by_themselves():
@@ -190,8 +182,7 @@ class WithTianshousOptimizer(BC):
 
 def test_a_stack_with_optimizers_of_another_library_is_its_runs_alone():
     target = f"algo._target_={__name__}.{WithTianshousOptimizer.__name__}"
-    common = (o for o in TINY if not o.startswith(("policy.", "algo.")))
-    options, data = ("algo=bc", target, *common), load_pendulum(num_steps=2000)
+    options, data = ("algo=bc", target, *ANY_ALGORITHM), load_pendulum(num_steps=2000)
     cfgs = [compose(*options, f"seed={seed}") for seed in range(2)]
     how = {"engine": "eager", "stacks": True, "num_threads": 1}
     together = engine_of(cfgs, data, **how)

@@ -20,12 +20,11 @@ from bcq_exp.engine.engine import CohortEngine, ParallelEngine
 from bcq_exp.engine.executors import EagerExecutor
 from bcq_exp.engine.stream import HostStream
 from bcq_exp.engine.xla.compiler import XLACompiler
-from bcq_exp.errors import UserError
+from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, compose, fit
+from tests.commands import ANY_ALGORITHM, compose, fit
 from tests.same import assert_close_state, assert_same_run, assert_same_state
-
-COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
+from tests.training.signalled import interrupt_at
 
 
 @dataclass(kw_only=True)
@@ -211,7 +210,7 @@ def test_a_loss_that_is_nan_is_reported_as_infinite():
 
 @pytest.mark.slow
 def test_train_csv_has_empty_cells_where_no_step_reported_a_metric(tmp_path):
-    cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *COMMON)
+    cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *ANY_ALGORITHM)
     assert compose(*cfg).algo._target_.endswith("Delayed")
     fit(tmp_path / "one", *cfg, "trainer.log_every=1", "trainer.num_steps=6")
     rows = RunRecord(tmp_path / "one").rows("train")
@@ -226,38 +225,15 @@ def test_train_csv_has_empty_cells_where_no_step_reported_a_metric(tmp_path):
     assert [r for r in three if r["step"] != 51][-3:] == straight[-3:]
 
 
-def test_a_run_stopped_within_a_turn_goes_on_to_the_bit(tmp_path):
-    cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *COMMON)
-    cfg = (*cfg, "trainer.log_every=7", "trainer.checkpoint_every=25")
+def test_a_run_stopped_within_a_turn_resumes_bitwise(tmp_path, monkeypatch):
+    cfg = ("algo=bc", "algo._target_=tests.engine.test_turns.Delayed", *ANY_ALGORITHM)
+    cfg = (*cfg, "trainer.log_every=7")
     fit(tmp_path / "straight", *cfg)
-    stopped = fit_until(tmp_path / "stopped", 25, cfg)
-    assert stopped == 25
+    with monkeypatch.context() as patch, pytest.raises(RunStopped, match="at step 25, checkpoint"):
+        interrupt_at(patch, 25)
+        fit(tmp_path / "stopped", *cfg)
     fit(tmp_path / "stopped", *cfg)
     assert_same_run(tmp_path / "stopped", tmp_path / "straight")
-
-
-def fit_until(folder, step, cfg):
-    """Train to the checkpoint of ``step`` and lose what came after, as a kill does."""
-    from bcq_exp.training import run
-
-    save = run.Run.save
-
-    class Killed(BaseException):
-        pass
-
-    def save_and_die(self, at, *args):
-        save(self, at, *args)
-        if at == step:
-            raise Killed
-
-    run.Run.save = save_and_die
-    try:
-        fit(folder, *cfg)
-    except Killed:
-        return step
-    finally:
-        run.Run.save = save
-    return None
 
 
 @pytest.mark.parametrize(

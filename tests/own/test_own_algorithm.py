@@ -10,11 +10,10 @@ import pytest
 from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.findings import findings
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY
+from tests.commands import ANY_ALGORITHM
 from tests.forked import forked
 
 HERE = Path(__file__).parent
-COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
 
 
@@ -25,7 +24,7 @@ def run(*overrides, cwd):
 @pytest.mark.slow
 def test_a_custom_algorithm_is_swept_with_ours_resumed_evaluated_and_compared(tmp_path):
     swept = ("algo=denoising,bc", "seed=0,1", "actor_optim.lr=0.01")
-    grid = ("-m", *COMMON, *swept, "name=s")
+    grid = ("-m", *ANY_ALGORITHM, *swept, "name=s")
     half = run(*grid, "trainer.num_steps=30", cwd=tmp_path)
     assert half.returncode == 0, half.stderr
     assert "4 runs, 4 to train in 2 groups of 2" in half.stdout
@@ -61,13 +60,13 @@ def test_a_custom_algorithm_is_swept_with_ours_resumed_evaluated_and_compared(tm
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_a_mistake_with_a_custom_algorithm_is_one_line(overrides, said, tmp_path):
-    done = run(*COMMON, "algo=denoising", *overrides, "name=x", cwd=tmp_path)
+    done = run(*ANY_ALGORITHM, "algo=denoising", *overrides, "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert said in done.stderr
 
 
 def test_the_folder_is_checked_with_a_config_dir_too(tmp_path):
-    short = (*COMMON, "algo=denoising", "trainer.num_steps=10", "name=x")
+    short = (*ANY_ALGORITHM, "algo=denoising", "trainer.num_steps=10", "name=x")
     assert run(*short, cwd=tmp_path).returncode == 0
     for overrides, said in (
         (["resume=false"], "resume=false: multirun/x holds a run already"),
@@ -79,7 +78,7 @@ def test_the_folder_is_checked_with_a_config_dir_too(tmp_path):
 
 
 def test_what_is_recorded_is_a_command_that_finds_it_again(tmp_path):
-    short = (*COMMON, "algo=denoising", "trainer.num_steps=10")
+    short = (*ANY_ALGORITHM, "algo=denoising", "trainer.num_steps=10")
     assert run("--config-name=config", *short, "name=x", cwd=tmp_path).returncode == 0
     sweep = ("-m", *short, "seed=3,4", "name=s")
     for launcher in ("vectorized", "basic"):

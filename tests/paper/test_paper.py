@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from bcq_exp.data import minari_store
 from bcq_exp.paper import duration, prechecks
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
-from tests.commands import bcq_exp, command, compose
+from tests.commands import bcq_exp, command, compose, wait_until
 from tests.forked import forked
 from tests.paper.records import unpack
 from tests.paper.test_experiments import of, plan
@@ -126,9 +125,7 @@ def test_a_killed_command_resumes_and_ends_with_figures_and_claims(paper, tmp_pa
     )  # fmt: skip
     sweep = tmp_path / "multirun" / "paper_tiny_concurrent_Pendulum-v1"
     learner = RunRecord(sweep / "algo=bcq,seed=0")
-    deadline = time.monotonic() + 200
-    while not learner.rows("eval") and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: learner.rows("eval"), first, 200)
     first.send_signal(signal.SIGTERM)
     _, said = first.communicate(timeout=100)
     assert first.returncode == 143, said

@@ -14,31 +14,14 @@ from bcq_exp.algorithm.networks import Critic
 from bcq_exp.algorithm.optim import AdamOptimizerFactory
 from bcq_exp.analysis.statistics import margin
 from bcq_exp.config.fqe_settings import FQESettings
-from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.selection.candidates import Evidence
 from bcq_exp.selection.critics import Units, _rows_of
 from bcq_exp.selection.estimates import is_better
 from bcq_exp.selection.fitted_q import FittedQ, Values, estimate_row
+from tests.selection.tabular import made_up
 
 NUM_STATES, GAMMA = 4, 0.9
-
-
-def dataset(transitions, lengths, low, high):
-    size = transitions.obs.shape[1]
-    returns = [part.sum() for part in np.split(transitions.rew, np.cumsum(lengths)[:-1])]
-    return Dataset(
-        id="made/up-v0",
-        observation_space=Box(-np.inf, np.inf, (size,)),
-        action_space=Box(low, high, (transitions.act.shape[1],)),
-        env_spec=None,
-        reference_scores=None,
-        transitions=transitions,
-        content_hash="",
-        episode_returns=np.array(returns),
-        episode_lengths=np.asarray(lengths),
-        episode_rows=np.asarray(lengths),
-    )
 
 
 def chain(num_episodes=200, horizon=10, seed=0):
@@ -67,7 +50,7 @@ def chain(num_episodes=200, horizon=10, seed=0):
         truncated=truncated & ~terminated,
         obs_next=one_hot[obs_next],
     )
-    return Evidence(dataset(transitions, lengths, -1, 1))
+    return Evidence(made_up(transitions, Box(-1, 1, (1,)), lengths))
 
 
 def chain_values(policy, gamma=GAMMA):
@@ -268,7 +251,7 @@ def test_pendulums_stochastic_behaviour_by_importance_sampling(tmp_path):
     }
     ends = np.tile(np.arange(horizon) == horizon - 1, 300)
     transitions = Transitions(**flat, terminated=np.zeros_like(ends), truncated=ends)
-    evidence = Evidence(dataset(transitions, [horizon] * 300, -4, 4))
+    evidence = Evidence(made_up(transitions, Box(-4, 4, (1,)), [horizon] * 300))
 
     def acts(obs):
         return torque(obs, 0.3) + std * rng.standard_normal((len(obs), 1))

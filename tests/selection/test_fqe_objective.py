@@ -23,12 +23,12 @@ from bcq_exp.training.objective import Objective
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
 from bcq_exp.training.start import is_trained
-from tests.commands import TINY
+from tests.commands import ANY_DATA
 from tests.forked import forked
 from tests.wandb_reader import read
 
 NO_ENV = (
-    *(option for option in TINY if not option.startswith("dataset.")),
+    *ANY_DATA,
     "dataset=minari",
     "dataset.id=no/env-v0",
     "dataset.holdout=0.2",

@@ -10,7 +10,6 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.config.fqe_settings import FQESettings
-from bcq_exp.data.datasets import Dataset
 from bcq_exp.data.transitions import Transitions
 from bcq_exp.errors import UserError
 from bcq_exp.selection import bandit, importance, notes, propensities, ranking
@@ -23,7 +22,7 @@ from bcq_exp.selection.propensities import Calibration, calibration, fit_behavio
 from bcq_exp.selection.ranking import spearman
 from bcq_exp.selection.support import NearestActions, discrete_support
 from bcq_exp.training.evaluation import Agent
-from tests.selection.tabular import Tabular
+from tests.selection.tabular import Tabular, made_up
 
 GAMMA, START = 0.9, 5
 QUICK = {"gamma": GAMMA, "num_members": 2, "hidden_sizes": (32,), "batch_size": 64, "lr": 3e-3}
@@ -54,7 +53,6 @@ def as_dataset(problem, recorded, **others):
     known = np.arange(problem.horizon) < recorded.lengths[:, None]
     states = np.eye(len(problem.rew), dtype=np.float32)
     is_last = np.arange(problem.horizon) == recorded.lengths[:, None] - 1
-    rows = recorded.lengths
     transitions = Transitions(
         obs=states[recorded.states[:, :-1][known]],
         act=recorded.actions[known][:, None].astype(np.float32),
@@ -63,19 +61,8 @@ def as_dataset(problem, recorded, **others):
         truncated=(is_last & recorded.is_cut[:, None])[known],
         obs_next=states[recorded.states[:, 1:][known]],
     )
-    return Dataset(
-        id="made/up-v0",
-        observation_space=Box(-np.inf, np.inf, (len(states),)),
-        action_space=Discrete(problem.rew.shape[1], start=START),
-        env_spec=None,
-        reference_scores=None,
-        transitions=transitions,
-        content_hash="",
-        episode_returns=recorded.rew.sum(1),
-        episode_lengths=rows,
-        episode_rows=rows,
-        **others,
-    )
+    space = Discrete(problem.rew.shape[1], start=START)
+    return made_up(transitions, space, recorded.lengths, recorded.rew.sum(1), **others)
 
 
 @pytest.fixture(scope="module")
@@ -326,12 +313,7 @@ def test_without_held_out_episodes_actions_are_compared_with_those_of_other_epis
         obs=obs, act=rng.uniform(-1, 1, (count, 1)), rew=zeros, terminated=zeros, truncated=zeros,
         obs_next=obs,
     )  # fmt: skip
-    rows = np.full(200, 10)
-    dataset = Dataset(
-        id="made/up-v0", observation_space=Box(-1, 1, (2,)), action_space=Box(-1, 1, (1,)),
-        env_spec=None, reference_scores=None, transitions=t, content_hash="",
-        episode_returns=np.zeros(200), episode_lengths=rows, episode_rows=rows,
-    )  # fmt: skip
+    dataset = made_up(t, Box(-1, 1, (1,)), np.full(200, 10))
     found = off_policy([], Evidence(dataset), None, FQESettings())
     assert found.behaviour["support"] == pytest.approx(0.95, abs=0.005)  # its own would be 1
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import time
 
 import numpy as np
 import pandas as pd
@@ -14,19 +13,18 @@ from bcq_exp.selection.candidates import load_candidates, policies_actions
 from bcq_exp.selection.naive import naive_estimates
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, command
+from tests.commands import ANY_ALGORITHM, TINY, command, wait_until
 from tests.forked import forked
 
-HELD = (*TINY, "dataset.holdout=0.25", "trainer.num_steps=30")
-SWEEP = (*HELD, "-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
+HELD = ("dataset.holdout=0.25", "trainer.num_steps=30")
+SWEEP = (*TINY, *HELD, "-m", "name=s", "algo.lmbda=0.5,1.0", "seed=0,1")
 FAST = ("num_steps=60", "num_members=2", "hidden_sizes=[16]")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("select")
-    bc = [option for option in HELD if not option.startswith(("policy.", "algo."))]
-    for options in (SWEEP, (*bc, "name=bc", "algo=bc")):
+    for options in (SWEEP, (*ANY_ALGORITHM, *HELD, "name=bc", "algo=bc")):
         done = forked(*options, cwd=folder)
         assert done.returncode == 0, done.stderr
     return folder
@@ -236,9 +234,7 @@ def test_a_killed_selection_resumes_bitwise(folder):
     shutil.rmtree(ope)
     words = command("multirun/s", *slow, module="bcq_exp.select")
     with subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL) as process:
-        while not (ope / "fqe.pt").exists():
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_until((ope / "fqe.pt").exists, process)
         process.kill()
     steps = {state["step"] for state in torch.load(ope / "fqe.pt")["runs"]}
     assert steps < {*range(300, 3000, 300)} and not (ope / "policies.csv").exists()

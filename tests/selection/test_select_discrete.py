@@ -8,10 +8,9 @@ import pytest
 
 from bcq_exp.selection.candidates import load_evidence
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY
+from tests.commands import ANY_TASK
 from tests.forked import forked
 
-BRIEF = [option for option in TINY if not option.startswith(("policy.", "algo.", "dataset."))]
 DATA = (
     "dataset=table",
     "dataset.path=log.csv",
@@ -36,7 +35,7 @@ def home(tmp_path_factory):
             ends = int(t == count - 1)
             rows.append(f"{episode},{t},{pulse:.3f},{rng.integers(2)},{reward:.3f},{ends}")
     (home / "log.csv").write_text("\n".join(rows) + "\n")
-    done = forked("-m", *BRIEF, *DATA, "algo=discrete_bcq,bc", "name=s", cwd=home)
+    done = forked("-m", *ANY_TASK, *DATA, "algo=discrete_bcq,bc", "name=s", cwd=home)
     assert done.returncode == 0, done.stderr
     return home
 
@@ -108,7 +107,7 @@ def test_an_epsilon_of_1_is_refused(home):
 
 @pytest.mark.slow
 def test_too_few_effective_episodes_leave_no_estimates_by_weights(home):
-    states = forked(*BRIEF, *DATA, "algo=bc", "name=few", "dataset.holdout=0.02", cwd=home)
+    states = forked(*ANY_TASK, *DATA, "algo=bc", "name=few", "dataset.holdout=0.02", cwd=home)
     assert states.returncode == 0, states.stderr
     done = forked("multirun/few", *FAST, "output=few", module="bcq_exp.select", cwd=home)
     assert done.returncode == 0, done.stderr
@@ -122,7 +121,7 @@ def test_too_few_effective_episodes_leave_no_estimates_by_weights(home):
 @pytest.mark.slow
 def test_the_estimate_is_an_objective(home):
     given = ("algo=dqn", "trainer.objective=fqe", "trainer.fqe_steps=20", "trainer.eval_episodes=0")
-    done = forked(*BRIEF, *DATA, *given, "name=objective", cwd=home)
+    done = forked(*ANY_TASK, *DATA, *given, "name=objective", cwd=home)
     assert done.returncode == 0, done.stderr
     (row,) = RunRecord(home / "multirun" / "objective").estimates()
     assert np.isfinite(row["fqe"]) and "dr" not in row

@@ -6,11 +6,15 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.report import page_data
 from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY
+from tests.commands import ANY_ALGORITHM
 from tests.forked import forked
 
-COMMON = [o for o in TINY if not o.startswith(("policy.", "algo."))]
-COMMON += ["trainer.num_steps=20", "trainer.eval_every=10", "trainer.eval_episodes=1"]
+COMMON = (
+    *ANY_ALGORITHM,
+    "trainer.num_steps=20",
+    "trainer.eval_every=10",
+    "trainer.eval_episodes=1",
+)
 NAMES = {
     "bcq": "BCQ",
     "bc": "BC",

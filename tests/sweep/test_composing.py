@@ -6,18 +6,13 @@ import random
 import time
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import Container, OmegaConf, open_dict
 
-from bcq_exp.cli import schemas
-from bcq_exp.sweep import plugins
 from bcq_exp.sweep.composing import SweepComposer, parted
-from tests.commands import CONF
+from tests.commands import config_loader
 
 FIXED = ("name=s", "logger=none", "trainer.num_steps=10", "hydra.verbose=true")
 VALUES = {  # keys that a grid may sweep, as they stand on a command line
@@ -44,10 +39,7 @@ VALUES = {  # keys that a grid may sweep, as they stand on a command line
 @pytest.fixture(scope="module")
 def hydra():
     """Hydra's loader, and the configuration of a sweep."""
-    schemas.register()
-    plugins.register()
-    setup_globals()
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    loader = config_loader()
     return loader, loader.load_configuration("config", list(FIXED), RunMode.MULTIRUN)
 
 

@@ -11,26 +11,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 
 from bcq_exp.analysis import load_runs
-from bcq_exp.cli import schemas
 from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import key_and_value
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.sweep import plugins
 from bcq_exp.sweep.halving import HalvingSweeper
 from bcq_exp.sweep.jobs import SweepJobs, check_evaluated
 from bcq_exp.sweep.launcher import CohortLauncher, RunFailed
 from bcq_exp.sweep.rungs import compare, rung_sizes, rung_steps
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
-from tests.commands import CONF, TINY, command, compose
+from tests.commands import TINY, command, compose, config_loader, wait_until
 from tests.forked import forked
-from tests.sweep.test_launch import wait_until
 
 SHORT = (*TINY, "trainer.num_steps=40", "trainer.eval_every=10", "trainer.eval_episodes=1", "-m")
 GRID = ("name=s", "algo.tau=0.001,0.01,0.1", "critic_optim.lr=1e-3,1e-2,1e-1", "seed=0,1")
@@ -303,10 +298,7 @@ def test_settings_that_are_not_evaluated_at_a_rung_are_refused(eval_every, num_s
 
 def test_at_the_last_rung_runs_are_trained_to_their_end(tmp_path):
     """They are done when they are complete, not when they have the evaluation of that step."""
-    schemas.register()
-    plugins.register()
-    setup_globals()
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    loader = config_loader()
     placed = [f"hydra.sweep.dir='{tmp_path}'", "hydra.sweep.subdir='x'"]
     jobs = SweepJobs(
         loader, loader.load_configuration("config", [*TINY, *placed], RunMode.MULTIRUN)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
@@ -14,7 +13,7 @@ from hydra.experimental.callback import Callback
 from bcq_exp.analysis.runs import run_folders
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, bcq_exp, command
+from tests.commands import TINY, bcq_exp, command, wait_until
 from tests.forked import forked
 from tests.same import checkpoint
 from tests.training.signalled import run_until
@@ -221,14 +220,6 @@ def test_a_signal_ends_a_sweep_of_hydras_own_launcher_too(tmp_path):
     assert "stopped by SIGTERM at step 20, checkpoint saved" in stopped.stderr
     states = [(state.status, state.step) for state in run_states(tmp_path / "multirun" / "s")]
     assert states == [("interrupted", 20), *[("missing", 0)] * 3]
-
-
-def wait_until(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "it ended before its time"
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_failures_for_several_reasons_are_reported_run_by_run(tmp_path):

@@ -6,22 +6,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobRuntime, JobStatus, setup_globals
+from hydra.core.utils import JobRuntime, JobStatus
 from hydra.types import RunMode
 
-from bcq_exp.cli import schemas
 from bcq_exp.config.naming import RunNaming
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.sweep import launcher, plugins
+from bcq_exp.sweep import launcher
 from bcq_exp.sweep.jobs import Planned
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.sweep.workers import Workers
 from bcq_exp.training.cohort import CohortKey
 from bcq_exp.training.record import LOCK, locks
-from tests.commands import CONF, TINY, compose, spec_of
+from tests.commands import TINY, compose, config_loader, spec_of
 
 
 class Failing(Workers):
@@ -49,9 +46,7 @@ class Failing(Workers):
 @pytest.fixture
 def launched(tmp_path, monkeypatch, caplog):
     """Launches jobs with these workers; the results."""
-    schemas.register()
-    plugins.register()
-    setup_globals()
+    loader = config_loader()
     JobRuntime.instance().set("name", "tests")
     caplog.set_level(logging.INFO, "bcq_exp")
 
@@ -59,7 +54,6 @@ def launched(tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(launcher, "time", SimpleNamespace(monotonic=lambda: workers.clock))
         sweep = ["hydra/hydra_logging=none", f"hydra.sweep.dir='{tmp_path}'"]
         sweep += [f"hydra.sweep.subdir='{RunNaming(keys).subdir}'", "hydra.verbose=[]"]
-        loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
         config = loader.load_configuration("config", [*TINY, *sweep], RunMode.MULTIRUN)
         made = CohortLauncher("auto", workers)
         context = SimpleNamespace(config_loader=loader, callbacks=None)

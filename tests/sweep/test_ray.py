@@ -6,8 +6,8 @@ import subprocess
 import psutil
 import pytest
 
-from tests.commands import command
-from tests.sweep.test_slurm import NAMES, SAVED_EVERY, STEPS, SWEEP, RunRecord, wait_until
+from tests.commands import command, wait_until
+from tests.sweep.test_slurm import NAMES, SAVED_EVERY, STEPS, SWEEP, RunRecord
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import LOCK, RunRecord
-from tests.commands import TINY, bcq_exp, command
+from tests.commands import TINY, bcq_exp, command, wait_until
 from tests.sweep.slurm_cluster import Missing, slurm_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
@@ -89,13 +89,6 @@ class Launched:
         out, err = self.process.communicate(timeout=100)
         assert self.process.returncode == status, out + err
         return out + err
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def task_of(cluster, index):

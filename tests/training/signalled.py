@@ -1,15 +1,18 @@
-"""A command that sends itself a signal: ``python -m tests.training.signalled STEP SIGNAL ...``.
+"""A run that gets a signal when its engine has taken so many steps.
 
-The signal comes when an engine has taken so many steps.
+In a process of its own: ``python -m tests.training.signalled STEP SIGNAL ...``.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import pytest
+
 from bcq_exp.train import main
-from bcq_exp.training import build
+from tests.commands import spoil_engine
 from tests.forked import forked
 
 
@@ -18,24 +21,27 @@ def run_until(step: int, signum: int, *args: str, cwd: Path) -> CompletedProcess
     return forked(str(step), str(int(signum)), *args, cwd=cwd, module="tests.training.signalled")
 
 
-def spoil(step: int, signum: int) -> None:
-    def build_engine(*args, build_engine=build.build_engine):
-        engine = build_engine(*args)
+def interrupt_at(
+    monkeypatch: pytest.MonkeyPatch, step: int, signum: int = signal.SIGINT, times: int = 1
+) -> None:
+    """Send this process the signal when an engine has advanced to ``step``."""
+
+    def spoil(engine):
         advance = engine.advance
 
         def advance_and_send(num_steps):
             left = step - engine.step
             statistics = advance(min(num_steps, left) if left > 0 else num_steps)
             if engine.step == step:
-                os.kill(os.getpid(), signum)
+                for _ in range(times):
+                    os.kill(os.getpid(), signum)
             return statistics
 
         engine.advance = advance_and_send
-        return engine
 
-    build.build_engine = build_engine
+    spoil_engine(monkeypatch, spoil)
 
 
 if __name__ == "__main__":
-    spoil(int(sys.argv.pop(1)), int(sys.argv.pop(1)))
+    interrupt_at(pytest.MonkeyPatch(), int(sys.argv.pop(1)), int(sys.argv.pop(1)))
     main()

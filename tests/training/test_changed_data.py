@@ -12,23 +12,22 @@ from bcq_exp.data.datasets import load_minari
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, fit, tree
+from tests.commands import ANY_DATA, ANY_TASK, fit, tree
 from tests.forked import forked
 
-MINE = tuple(word for word in TINY if not word.startswith("dataset."))
 BRIEF = ("trainer.num_steps=10", "trainer.eval_episodes=0")
-OF_MINARI = (*MINE, "dataset=minari", "dataset.id=my/set-v0", "dataset.download=false")
-OF_D4RL = (*MINE, "dataset=d4rl_hdf5", "dataset.env=Pendulum-v1")
+OF_MINARI = (*ANY_DATA, "dataset=minari", "dataset.id=my/set-v0", "dataset.download=false")
+OF_D4RL = (*ANY_DATA, "dataset=d4rl_hdf5", "dataset.env=Pendulum-v1")
 
 
 @pytest.fixture
 def pendulum_with():
-    """Registers Pendulum as ``Mine-v0`` with keyword arguments."""
+    """Registers Pendulum as ``Mine-v0`` with a step limit and keyword arguments."""
 
-    def register(**kwargs):
+    def register(limit=50, **kwargs):
         gym.registry.pop("Mine-v0", None)
         entry_point = gym.spec("Pendulum-v1").entry_point
-        gym.register("Mine-v0", entry_point=entry_point, max_episode_steps=50, kwargs=kwargs)
+        gym.register("Mine-v0", entry_point=entry_point, max_episode_steps=limit, kwargs=kwargs)
 
     yield register
     del gym.registry["Mine-v0"]
@@ -137,20 +136,21 @@ def test_a_run_and_its_sweep_do_not_continue_in_a_changed_environment(
 ):
     """A run of a sweep, and of the sweep another run."""
     words = ("algo=ddpg", "online=explore", "online.env=Mine-v0", "online.start_steps=20")
-    common = [o for o in TINY if not o.startswith(("dataset.", "policy.", "algo."))]
     if not online:
         write_d4rl(tmp_path / "buffer.hdf5", seed=0)
         words = (*OF_D4RL[-2:-1], "dataset.env=Mine-v0", f"dataset.path={tmp_path}/buffer.hdf5")
-    given = (*common, *words, "trainer.num_steps=30")
+    given = (*ANY_TASK, *words, "trainer.num_steps=30")
     state.expect(tmp_path / "s", ["seed=0", "seed=1"], "")
     pendulum_with(g=10.0)
     fit(tmp_path / "s" / "seed=0", *given)
-    pendulum_with(g=1.0)
-    for seed, num_steps in ((1, 30), (0, 60)):
-        with pytest.raises(
-            UserError, match=r"environment changed: kwargs \({'g': 10.0} -> {'g': 1"
-        ):
-            fit(tmp_path / "s" / f"seed={seed}", *given, f"trainer.num_steps={num_steps}")
+    for changed, said in (
+        ({"g": 1.0}, r"kwargs \({'g': 10.0} -> {'g': 1"),
+        ({"limit": 60, "g": 10.0}, r"max_episode_steps \(50 -> 60"),
+    ):
+        pendulum_with(**changed)
+        for seed, num_steps in ((1, 30), (0, 60)):
+            with pytest.raises(UserError, match=f"its environment changed: {said}"):
+                fit(tmp_path / "s" / f"seed={seed}", *given, f"trainer.num_steps={num_steps}")
     pendulum_with(g=10.0)
     fit(tmp_path / "s" / "seed=1", *given)
 

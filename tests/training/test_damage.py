@@ -28,12 +28,6 @@ FILES = [
 LONGER = (*TINY, "trainer.num_steps=70")
 
 
-@pytest.fixture
-def run(trained, tmp_path):
-    """A finished run of one's own to spoil; its checkpoints are of steps 45 and 60."""
-    return shutil.copytree(trained, tmp_path / "multirun" / "trained")
-
-
 @pytest.fixture(scope="module")
 def straight(trained, tmp_path_factory):
     """The run of 70 steps that nothing happened to."""

@@ -12,7 +12,7 @@ from bcq_exp.analysis import load_runs
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.training import algorithms, restore
 from bcq_exp.training.record import RunRecord
-from tests.commands import CONF, TINY, algorithm_of, compose, fit, spec_of
+from tests.commands import ANY_TASK, CONF, algorithm_of, compose, fit, spec_of
 from tests.forked import forked
 
 ALGORITHMS = algorithms.LEARN[Discrete]
@@ -21,7 +21,6 @@ LOSSES = {
     "dqn": ["critic_loss", "q_mean", "target_q_mean"],
     "bc": ["actor_loss"],
 }
-BRIEF = [o for o in TINY if not o.startswith(("policy.", "algo.", "dataset."))]
 DATA = ["dataset=minari", "dataset.id=my/pole-v0", "dataset.download=false"]
 
 
@@ -35,7 +34,7 @@ def home(tmp_path_factory):
         done = forked(*words, module="bcq_exp.collect", cwd=home)
         assert done.returncode == 0, done.stderr
         for algo in ALGORITHMS:
-            fit(home / "multirun" / algo, *BRIEF, *DATA, f"algo={algo}")
+            fit(home / "multirun" / algo, *ANY_TASK, *DATA, f"algo={algo}")
         yield home
 
 
@@ -100,7 +99,7 @@ def test_the_environments_numbers_start_where_its_space_does(home):
 
 
 def test_a_stopped_run_resumes_bitwise(home, tmp_path):
-    given = (*BRIEF, *DATA, "algo=discrete_bcq", "trainer.eval_episodes=0")
+    given = (*ANY_TASK, *DATA, "algo=discrete_bcq", "trainer.eval_episodes=0")
     fit(tmp_path / "whole", *given)
     fit(tmp_path / "parts", *given, "trainer.num_steps=20")
     fit(tmp_path / "parts", *given)
@@ -120,14 +119,14 @@ REFUSED = {
 
 @pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
 def test_a_mistake_is_one_line(arguments, home, tmp_path):
-    done = forked(*BRIEF, *DATA, *arguments, "name=x", cwd=tmp_path)
+    done = forked(*ANY_TASK, *DATA, *arguments, "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert REFUSED[arguments] in done.stderr
     assert RunRecord(tmp_path / "multirun" / "x").summary() is None
 
 
 def test_continuous_actions_and_noise_are_refused(home, tmp_path):
-    done = forked(*BRIEF, "dataset.num_steps=2000", "algo=discrete_bcq", "name=x", cwd=tmp_path)
+    done = forked(*ANY_TASK, "dataset.num_steps=2000", "algo=discrete_bcq", "name=x", cwd=tmp_path)
     assert done.returncode == 2
     assert (
         "algo: DiscreteBCQ does not support the action space Box(-2.0, 2.0, (1,), float32); choose"
@@ -138,7 +137,7 @@ def test_continuous_actions_and_noise_are_refused(home, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "noise_std=0.1: the environment's actions are Discrete(2); use random" in done.stderr
     agent = ("online=explore", "online.env=CartPole-v1", "online.start_steps=0")
-    done = forked(*BRIEF, *agent, "name=x", cwd=tmp_path)
+    done = forked(*ANY_TASK, *agent, "name=x", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "online.env=CartPole-v1: online=explore needs continuous actions" in done.stderr
 
@@ -161,6 +160,6 @@ def test_discrete_bcq_exceeds_the_behaviour(home, tmp_path):
     settings = ("algo.gamma=0.99", "trainer.num_steps=10000", "trainer.batch_size=64")
     evaluated = ("trainer.eval_every=10000", "trainer.eval_episodes=10", "trainer.log_every=1000")
     given = ("algo=discrete_bcq", "trainer.checkpoint_every=10000")
-    returned = fit(tmp_path / "r", *BRIEF, *DATA, *given, *settings, *evaluated)
+    returned = fit(tmp_path / "r", *ANY_TASK, *DATA, *given, *settings, *evaluated)
     assert returned > 1.5 * load_minari("my/pole-v0", download=False).behaviour_return
     assert load_policy(tmp_path / "r").predict(np.zeros(4))[0] in (0, 1)

@@ -8,13 +8,12 @@ import gymnasium as gym
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
 
-from bcq_exp.errors import UserError
 from bcq_exp.selection.candidates import load_evidence
 from bcq_exp.sweep import state
 from bcq_exp.training.record import RunRecord
-from tests.commands import TINY, fit, tree
+from tests.commands import ANY_DATA, TINY, tree
 from tests.forked import forked
-from tests.training.test_changed_data import MINE, OF_D4RL, write_d4rl
+from tests.training.test_changed_data import OF_D4RL, write_d4rl
 
 SHORT = ("trainer.num_steps=10", "trainer.eval_every=10")
 CHDIR = "hydra.job.chdir=true"
@@ -84,10 +83,10 @@ def test_a_relative_folder_of_data_sets_is_recorded_into_and_read(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "data/minari/my/set-v0/data/metadata.json").exists()
     data = ("dataset=minari", "dataset.id=my/set-v0", "dataset.download=false")
-    done = forked(*MINE, *SHORT, *data, CHDIR, "name=r", cwd=tmp_path, env=env)
+    done = forked(*ANY_DATA, *SHORT, *data, CHDIR, "name=r", cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     built_in = ("dataset.num_steps=450", CHDIR, "name=q")
-    done = forked(*MINE, *SHORT, *built_in, cwd=tmp_path, env=env)
+    done = forked(*ANY_DATA, *SHORT, *built_in, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.glob("multirun/*/data"))
 
@@ -126,21 +125,3 @@ def test_a_run_without_its_summary_or_checkpoint_is_not_continued(lost, trained,
     assert done.returncode == 0, done.stderr
     assert tree(tmp_path / "multirun" / "r.1") == before
     assert len(RunRecord(run).rows("train")) == 9
-
-
-def test_an_environment_that_changed_is_not_resumed_in(tmp_path):
-    online = ("algo=ddpg", "online=explore", "online.env=Mine-v0", "online.start_steps=20")
-    options = [o for o in TINY if not o.startswith(("dataset.", "policy.", "algo."))]
-    spec = gym.spec("Pendulum-v1")
-    for limit, num_steps in ((50, 30), (60, 60)):
-        gym.register("Mine-v0", entry_point=spec.entry_point, max_episode_steps=limit)
-        given = (*options, *online, f"trainer.num_steps={num_steps}")
-        try:
-            if num_steps == 30:
-                fit(tmp_path / "r", *given)
-                continue
-            with pytest.raises(UserError, match=r"its environment changed: max_episode_steps \(50"):
-                fit(tmp_path / "r", *given)
-        finally:
-            del gym.registry["Mine-v0"]
-    assert RunRecord(tmp_path / "r").summary()["step"] == 30

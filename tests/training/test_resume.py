@@ -12,11 +12,11 @@ from bcq_exp.training.checkpoint import save
 from bcq_exp.training.cohort import train_cohort
 from bcq_exp.training.evaluation import Agent
 from bcq_exp.training.record import RunRecord
-from tests.commands import COMPILED, TINY, compose, episodes_cut_short, fit, spoil_engine
+from tests.commands import COMPILED, TINY, compose, episodes_cut_short, fit
 from tests.forked import forked
 from tests.same import assert_same_rows, assert_same_run, checkpoint
 from tests.sweep.test_cohort import jobs_of
-from tests.training.signalled import run_until
+from tests.training.signalled import interrupt_at, run_until
 
 pytestmark = pytest.mark.usefixtures("short_episodes")
 
@@ -63,23 +63,6 @@ def test_after_ctrl_c(tmp_path):
     for command in (shlex.split(resume), [*OFF, "name=straight"]):
         assert forked(*command, cwd=tmp_path).returncode == 0
     assert_same_run(folder, tmp_path / "multirun" / "straight")
-
-
-def interrupt_at(monkeypatch, step, signum=signal.SIGINT, times=1):
-    """Send this process a signal when the engine has advanced to ``step``."""
-
-    def spoil(engine, advance):
-        def advance_and_send(num_steps):
-            left = step - engine.step
-            statistics = advance(min(num_steps, left) if left > 0 else num_steps)
-            if engine.step == step:
-                for _ in range(times):
-                    os.kill(os.getpid(), signum)
-            return statistics
-
-        engine.advance = advance_and_send
-
-    spoil_engine(monkeypatch, lambda engine: spoil(engine, engine.advance))
 
 
 @pytest.mark.parametrize(

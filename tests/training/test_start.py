@@ -1,9 +1,7 @@
 """The same name again: goes on, is done, is refused, or is set aside."""
 
-import shutil
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -12,16 +10,9 @@ from bcq_exp.config.naming import run_name
 from bcq_exp.data import task as tasks
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.record import RunRecord, present_status
-from tests.commands import TINY, command, fit, spoil_engine, tree
+from tests.commands import TINY, command, fit, spoil_engine, tree, wait_until
 from tests.forked import forked
 from tests.same import assert_same_rows
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """A finished run of one's own to spoil."""
-    return shutil.copytree(trained, tmp_path / "multirun" / "trained")
-
 
 SAME = (*TINY, "logger=wandb", "name=trained")
 
@@ -164,9 +155,7 @@ with hold(pathlib.Path({str(run)!r})):
         assert present_status(record.summary(), run) == "running"
         other.kill()
         # not yet waited for, it is a zombie: in the table of processes, but it holds nothing
-        deadline = time.monotonic() + 10
-        while present_status(record.summary(), run) == "running":
-            assert time.monotonic() < deadline
+        wait_until(lambda: present_status(record.summary(), run) != "running")
         assert psutil.Process(other.pid).status() == psutil.STATUS_ZOMBIE
         assert present_status(record.summary(), run) == "interrupted"
         assert forked(*SAME, cwd=tmp_path).returncode == 0

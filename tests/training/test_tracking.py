@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from bcq_exp.training import tracking, wandb_export, wandb_service
 from bcq_exp.training.record import RunRecord
 from bcq_exp.training.tracking import Warnings
-from tests.commands import TINY, bcq_exp, command, episodes_cut_short, fit
+from tests.commands import TINY, bcq_exp, command, episodes_cut_short, fit, wait_until
 from tests.forked import forked
 from tests.same import assert_same_run, checkpoint
 from tests.wandb_reader import read
@@ -316,11 +315,8 @@ def test_offline_the_numbers_continue_after_a_kill_too(tmp_path):
     folder = tmp_path / "multirun" / "r"
     env = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # of another test
     process = subprocess.Popen(command(*options), cwd=tmp_path, env=env)
-    deadline = time.monotonic() + 120
     begun = ("checkpoint.pt", "wandb/offline-run-*/*.wandb")
-    while not all(list(folder.glob(pattern)) for pattern in begun):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: all(list(folder.glob(pattern)) for pattern in begun), process, 120)
     process.kill()
     process.wait()
     step = checkpoint(folder)["step"]

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from bcq_exp.data.behaviour import collect, save, swing_up
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.errors import UserError
 from bcq_exp.sweep import state
@@ -39,9 +40,11 @@ def record(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
 
     def record(seed):
-        words = ("id=my/set-v0", "env=Pendulum-v1", "num_steps=600", f"seed={seed}")
-        done = forked(*words, "overwrite=true", module="bcq_exp.collect", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        env = gym.make("Pendulum-v1")
+        episodes = collect(env, swing_up, num_steps=600, seed=seed)
+        task = (env.observation_space, env.action_space, env.spec)
+        how = {"algorithm_name": "test", "description": "a test", "overwrite": True}
+        save("my/set-v0", episodes, task, **how)
         return load_minari("my/set-v0", download=False).content_hash
 
     return record

@@ -41,7 +41,7 @@ def test_a_stack_pays_its_kernels_once_and_wide_runs_pay_each():
     assert wide.step_seconds() > 5 * small.step_seconds()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp64", marks=pytest.mark.slow)])
 def test_a_step_takes_on_this_machine_about_what_is_predicted(precision):
     cfg = compose("networks=tianshou", f"trainer.precision={precision}", "trainer.engine=xla")
     spec = spec_of(cfg)

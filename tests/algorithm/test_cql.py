@@ -185,3 +185,5 @@ def test_the_choice_is_the_authors():
     assert built.optimizers["alpha"].lr == 1e-4
     assert built.policy.actor.unit.low.tolist() == [-1, -1]
     assert built.noise_shapes(4).uniform == (4, 10, 2)
+    kinds = [(watch.kind, watch.diverging) for watch in built.watches]
+    assert kinds == [("diverging Q", True), ("diverging entropy coefficient", True)]

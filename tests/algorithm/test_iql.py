@@ -186,3 +186,7 @@ def test_the_choice_is_the_papers():
     built = algorithm_of(cfg, *spaces)
     assert built.policy.actor.gaussian.log_std.tolist() == [0, 0]
     assert built.policy.actor.unit.low.tolist() == [-1, -1]
+    diverging, clipped = built.watches
+    assert diverging.kind == "diverging Q"
+    found = [list(clipped.out_of_bounds({"clip_fraction": share})) for share in (0.5, 0.51)]
+    assert found == [[], ["clip_fraction 0.51, above 0.5"]]

@@ -45,8 +45,23 @@ def test_bounds_are_finite_and_in_order(network, low, high):
         network(**SIZES, low=low, high=high)
 
 
+@pytest.mark.parametrize(
+    ("network", "name", "value"),
+    [
+        (Perturbation, "phi", -1),
+        (VAE, "latent_dim", 0),
+        (VAE, "latent_clip", 0),
+        (VAE, "kl_weight", -1),
+        (VAE, "kl_warmup", 0),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(network, name, value):
+    with pytest.raises(ValueError, match=f"^{name} is .*, not {value}"):
+        network(**SIZES, **BOUNDS, **{name: value})
+
+
 @pytest.mark.parametrize("network", [Critic, Perturbation])
-def test_an_observation_broadcasts_beside_many_actions(network):
+def test_one_observation_broadcasts_against_many_actions(network):
     torch.manual_seed(0)
     net = network(**SIZES)
     obs, act = normal(4, OBS_DIM), normal(4, 3, ACT_DIM)

@@ -8,9 +8,10 @@ from torch.nn.functional import mse_loss
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ, Noise
 from bcq_exp.algorithm.losses import vae_loss
-from bcq_exp.algorithm.networks import Critic
+from bcq_exp.algorithm.networks import Critic, Perturbation
 from bcq_exp.algorithm.optim import SGDOptimizerFactory
 from tests.algorithm.small import (
+    BOUNDS,
     SIZES,
     SOURCES,
     TARGETS,
@@ -262,6 +263,22 @@ def test_statistics_are_those_of_the_losses_and_the_noise():
     )
     assert statistics["perturbation_abs_mean"] == pytest.approx((moved - act).abs().mean().item())
     assert statistics["latent_clip_fraction"] == pytest.approx(outside.item())
+
+
+def test_a_perturbation_at_its_limit_is_watched():
+    def excesses(scale, phi=0.3):
+        moves = Perturbation(**SIZES, **BOUNDS, phi=phi).double()
+        with torch.no_grad():
+            for param in moves.parameters():
+                param.mul_(scale)
+        bcq = make_bcq(make_policy(actor_perturbation=moves), lr=0.0)
+        statistics, _, _ = step(bcq)
+        watches = [watch for watch in bcq.watches if watch.kind == "perturbation at phi"]
+        return [list(watch.out_of_bounds(statistics)) for watch in watches]
+
+    (within,), (beyond,) = excesses(1), excesses(1000)
+    assert not within and beyond
+    assert excesses(1, phi=0.0) == []
 
 
 @pytest.mark.parametrize(

@@ -505,6 +505,9 @@ def test_versions_commits_and_failures_are_said(tmp_path):
     )
     assert "several versions of mujoco (3.3, 3.4), commit (abc, null)" in said
     assert "1 run failed: the last evaluation of 1 of them is compared" in said
+    before = {"step": 5, "versions": versions[0], "git_commit": "a" * 40}
+    _, _, said = groups_of(tmp_path / "resumed", {"git_commit": "b" * 40, "earlier": [before]})
+    assert "commit (aaaaaaaa, bbbbbbbb)" in said
 
 
 def test_values_that_are_close_are_other_groups(tmp_path):

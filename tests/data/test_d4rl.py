@@ -296,7 +296,9 @@ def test_a_file_of_no_known_environment_is_trained_on_by_the_command(load, tmp_p
 
 def test_a_reward_that_float32_makes_stand_still_is_noted(load):
     rewards = 1e9 + np.array([0, 1, 2, 1e6, 1e6 + 1])
-    (note,) = load(5, terminals=[2, 4], rewards=rewards, follow=True).notes
+    noted = load(5, terminals=[2, 4], rewards=rewards, follow=True)
+    (note,) = noted.notes
+    assert noted.facts()["notes"] == [note]
     assert note.startswith("rew: float32 cannot represent 100% of its changes from one step to")
     assert load(5, terminals=[4], rewards=rewards, follow=True).notes == ()
 

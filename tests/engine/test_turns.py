@@ -20,6 +20,7 @@ from bcq_exp.engine.engine import CohortEngine, ParallelEngine
 from bcq_exp.engine.executors import EagerExecutor
 from bcq_exp.engine.stream import HostStream
 from bcq_exp.engine.xla.compiler import XLACompiler
+from bcq_exp.engine.xla.executor import Program
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training.record import RunRecord
 from tests.commands import ANY_ALGORITHM, compose, fit
@@ -132,14 +133,16 @@ def test_a_stack_is_its_runs_alone():
         torch.testing.assert_close(together[k], alone, rtol=1e-9, atol=1e-11, equal_nan=True)
 
 
-def test_engines_side_by_side_compile_once_and_are_bitwise_those_alone():
-    shared = compiler()
+def test_engines_side_by_side_compile_once_and_are_bitwise_those_alone(monkeypatch):
+    compiled, shared = [], compiler()
+    program = "bcq_exp.engine.xla.executor.Program"
+    monkeypatch.setattr(program, lambda *args: compiled.append(1) or Program(*args))
     parallel = ParallelEngine([engine(k, executor=shared) for k in range(2)], num_threads=2)
     told = torch.cat([parallel.advance(n) for n in (1, 2, 17)], 1)
+    assert len(compiled) == 1
     for k in range(2):
         expected = engine(k, executor=compiler()).advance(20)[0]
         torch.testing.assert_close(told[k], expected, rtol=0, atol=0, equal_nan=True)
-    assert len(shared._programs) == 1
 
 
 @per_run

@@ -113,8 +113,9 @@ def test_the_defaults_come_to_their_end_at_their_discount(tmp_path):
         assert values.mean() == pytest.approx(known, rel=0.2)  # 0.22 of it with a tau of 0.005
 
 
-def test_how_far_critics_come_is_told_beforehand():
+def test_the_share_of_its_values_that_an_evaluation_reaches_is_known_beforehand():
     assert FQESettings().share_reached > 0.98
+    assert FQESettings().target_tau == pytest.approx(0.025, abs=5e-4)  # as docs/selection.md says
     assert FQESettings(num_steps=600).share_reached < 0.7
     assert FQESettings(tau=0.005).share_reached < 0.7
     assert FQESettings(gamma=0.9, num_steps=2000).share_reached > 0.98

@@ -250,6 +250,17 @@ def test_the_old_file_stands_until_the_new_one_is_complete(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_files_are_on_disk_before_they_replace_others_or_are_marked(tmp_path, monkeypatch):
+    calls, path = [], tmp_path / "f"
+    sync, move = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append("fsync") or sync(file))
+    monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or move(*paths))
+    write_atomically(path, b"new")
+    assert calls == ["fsync", "replace"]
+    assert mark(path) == mark(path, lasting=True)
+    assert calls == ["fsync", "replace", "fsync"]
+
+
 def test_a_checkpoint_comes_back(tmp_path):
     import torch
 

@@ -16,7 +16,7 @@ from bcq_exp.algorithm.bcq import BCQ
 from bcq_exp.data import environments
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.training import algorithms, build, restore
+from bcq_exp.training import algorithms, build, provenance, restore
 from bcq_exp.training import checkpoint as checkpoints
 from bcq_exp.training import run as runs
 from bcq_exp.training.cohort import train_cohort
@@ -292,6 +292,19 @@ def test_the_agent_of_a_checkpoint_normalizes_in_double_precision_as_it_was_trai
     np.testing.assert_array_equal(act, run.agent.act(obs[:5], torch.Generator().manual_seed(0)))
     alone, _ = policy.predict(obs[0], deterministic=True)
     np.testing.assert_allclose(alone, policy.predict(obs[:1], deterministic=True)[0][0])
+
+
+@SHORT_EPISODES
+def test_a_run_that_resumes_with_another_version_lists_the_earlier_one(run, monkeypatch):
+    record = RunRecord(run)
+    before = record.summary()
+    assert before["earlier"] == []
+    monkeypatch.setattr(provenance, "versions", lambda: {**before["versions"], "torch": "0"})
+    for num_steps in (70, 80):
+        fit(run, *TINY, f"trainer.num_steps={num_steps}", "trainer.engine=eager")
+        (earlier,) = record.summary()["earlier"]
+        names = ("versions", "git_commit", "engine")
+        assert earlier == {"step": 60, **{name: before[name] for name in names}}
 
 
 def test_an_agent_that_collects_acts_as_it_is_evaluated(trained):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -156,8 +157,8 @@ class Optimizer:
         return {"optimizer": self._optimizer.state_dict(), "num_steps": self.num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`; settings and device stay the present ones."""
-        saved = state["optimizer"]
+        """Continue from a copy of :meth:`state_dict`; settings and device stay the present ones."""
+        saved = copy.deepcopy(state["optimizer"])  # torch would share the moments
         groups = [
             {**group, **{name: value for name, value in own.items() if name != "params"}}
             for group, own in zip(saved["param_groups"], self._optimizer.param_groups, strict=True)

@@ -180,6 +180,8 @@ def _meant(key: str, value: str, schema_field: Field) -> str:
     kind = str(schema_field.type)
     if re.fullmatch(r"\[\[[^\]]*\]\]", value):
         return f"; write {key}={value[1:-1].replace(' ', '')}"
+    if value == "[]":
+        return ""
     if value.startswith("[") and (not kind.startswith("list") or value.startswith("[[")):
         return f"; to sweep, write {key}={value[1:-1].replace(' ', '')} with -m"
     if kind.startswith("list[str]") and not value.startswith("[") and value.strip("'\""):
@@ -249,7 +251,7 @@ def _is_allowed(value: Any, schema_field: Field) -> bool:
     if isinstance(value, list):
         lengths = (length,) if length else range(0 if "str" in kind else 1, 100)
         return len(value) in lengths and all(element in values for element in value)
-    return value in values
+    return value in values and not kind.startswith("list")  # as an interpolation may be
 
 
 def _leaves(
@@ -261,7 +263,8 @@ def _leaves(
     """
     for name, value in values.items():
         key = f"{prefix}{name!s}"
-        is_node = isinstance(value, dict)
+        values_of = known[name].metadata.get("allowed") if name in known else None
+        is_node = isinstance(value, dict) and values_of is None
         if (
             known and name not in known and not (is_node and not prefix)
         ):  # hyperparameters belong to the algorithm's schema

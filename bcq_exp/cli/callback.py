@@ -120,7 +120,7 @@ def _check_groups(config: DictConfig) -> None:
         raise UserError(f"dataset={dataset}: leave it out; online={online} collects its own data")
     if OmegaConf.is_dict(config.get("online")) and not choices.get("online"):
         raise UserError("online: choose online=explore, in a file with `override /online: explore`")
-    for override in config.hydra.overrides.task:
+    for override in unresolved(config.hydra.overrides.task):
         node = override.lstrip("~").partition("=")[0]
         group, _, name = node.partition("@")
         if override.startswith("~") and group not in OPTIONAL and (conf_folder() / group).is_dir():

@@ -271,7 +271,10 @@ def _of_key(error: BaseException) -> str | None:
             return wrong(key, error.value, known[name])
     if isinstance(error, ValidationError) and str(error.value) == "None":  # or a node of it
         return f"{key}: needs a value"
-    return f"{key}: {first_line(error)}"
+    reason = re.sub(r'^.* resolving interpolation: "?(.*?)"?$', r"\1", first_line(error))
+    if found := re.fullmatch(r"Missing mandatory value: (.*)", reason):
+        return f"{found[1]}: has no value; give {found[1]}=..."
+    return f"{key}: {reason}"
 
 
 def _owner(key: str, node: DictConfig) -> str:

@@ -15,11 +15,13 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
+    ChoiceSweep,
     IntervalSweep,
     Override,
     OverrideType,
     Quote,
     QuotedString,
+    Sweep,
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -166,7 +168,9 @@ def _folder_names(folder: Path, naming: RunNaming, axes: Sequence[Axis]) -> list
     names = [naming.folder(run) for run in grid]
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise UserError(f"two runs of the sweep map to one folder: {folder / twice}")
+        raise UserError(
+            f"two runs of the sweep map to one folder: {folder / twice}; give each value once"
+        )
     return names
 
 
@@ -174,7 +178,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[Axis]]:
     """Split overrides into those of one value and swept ones.
 
     Raises:
-        UserError: for a swept key without a value.
+        UserError: for a swept key without a value, or with a range among several values.
     """
     loader = GlobalHydra.instance().config_loader()
     every = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
@@ -236,6 +240,11 @@ def _named_by(run: Path) -> set[str] | None:
 def _axis(override: Override) -> Axis:
     key = override.get_key_element()
     value = override.value()
+    parts = value.list if isinstance(value, ChoiceSweep) else []
+    if any(isinstance(part, Sweep) for part in parts):  # which Hydra cannot write as text
+        raise UserError(
+            f"{override.input_line}: a range cannot be one of several values; list them all"
+        )
     if isinstance(value, IntervalSweep):
         ends = (value.start, value.end)
         values = [str(end).removesuffix(".0") for end in ends]  # may be a key of integers

@@ -10,6 +10,7 @@ from tests.forked import forked
 
 MISTAKES = {
     "seed=range(0,0)": "seed=range(0,0): an empty grid",
+    "seed=range(0,2),range(5,9)": "seed=range(0,2),range(5,9): a range cannot be one of several",
     "algo.nope=1,2": "algo.nope: no such key of BCQ; there are gamma, lmbda",
     "algo.lmbda=0.5,2": "algo.lmbda=2.0: must be a number in [0, 1]",
     "algo.lmbda=0.5,x": "algo.lmbda=x: must be a number in [0, 1]",
@@ -20,6 +21,7 @@ MISTAKES = {
     "name=a,b": "equal runs, as nothing in their training differs; give one value of name",
     "algo.tau=0.1,1e-1": "two runs of the sweep map to one folder: multirun/s/gamma=0.9",
     "seed=1,1": "two runs of the sweep map to one folder: multirun/s/gamma=0.9,seed=1",
+    "seed=1,2,1": "multirun/s/gamma=0.9,seed=1; give each value once\n",
 }
 
 

@@ -71,8 +71,8 @@ class HalvingSweeper(GridSweeper):
         """
         launcher, config = self.launcher, self.config
         assert config is not None and isinstance(launcher, CohortLauncher)
-        naming = _naming(config)
         settings = self._settings(arguments)
+        naming = _naming(config)
         trainer, folder = config.trainer, self._folder
         steps = rung_steps(trainer.num_steps, trainer.eval_every, self._shares)
         sizes = rung_sizes(len(settings), self._eta, len(steps))

@@ -279,6 +279,7 @@ def test_rungs_follow_the_steps_that_the_sweeps_file_fixes(tmp_path):
         (("hydra.sweeper.rungs=[]",), "hydra.sweeper.rungs=[]: must be a list of numbers"),
         (("hydra.sweeper.rungs=[0.5,1.5]",), "hydra.sweeper.rungs=[0.5, 1.5]: must be a list"),
         (("algo.tau=0.1", "critic_optim.lr=1e-3"), "needs several settings to compare"),
+        (("algo.tau=0.1", "critic_optim.lr=1e-3", "seed=0"), "needs several settings to compare"),
         (("hydra.sweep.subdir=x${hydra.job.num}",), "hydra.sweep.subdir="),
     ],
 )

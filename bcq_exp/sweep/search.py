@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
@@ -406,6 +406,9 @@ def _distribution(override: Override) -> Any:
     try:
         distributions = _optuna().distributions
         value = override.value()
+        tags = ("log", "int") if isinstance(value, IntervalSweep) else ()
+        if isinstance(value, Sweep) and (unknown := sorted(value.tags.difference(tags))):
+            raise ValueError(f"no tag {unknown[0]}; only an interval has tags, log and int")
         if isinstance(value, IntervalSweep):
             low, high, is_log = value.start, value.end, "log" in value.tags
             if has_integers(value):

@@ -341,6 +341,8 @@ def test_a_failed_trial_is_asked_for_once_more_at_each_launch():
     ("overrides", "said"),
     [
         (("algo.lmbda=interval(1,0)",), "algo.lmbda=interval(1,0): "),
+        (("algo.tau=tag(lgo,interval(0.1,1))",), "(lgo,interval(0.1,1)): no tag lgo; only an"),
+        (("seed=tag(log,range(1,9))",), "seed=tag(log,range(1,9)): no tag log; only an interval"),
         ((LMBDA, "hydra.sweeper.sampler.seed=-1"), "hydra.sweeper.sampler.seed=-1: must be"),
         ((LMBDA, "hydra.sweeper.n_trials=1.5"), "n_trials=1.5: must be an integer at least 1"),
         ((LMBDA, "hydra.sweeper.n_jobs=0"), "n_jobs=0: must be an integer at least 1"),

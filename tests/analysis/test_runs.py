@@ -76,6 +76,8 @@ def test_runs_in_nested_folders_of_a_sweep_are_found(tmp_path):
     assert [str(folder.relative_to(tmp_path)) for folder in run_folders(tmp_path / "s")] == [
         "s/a/0", "s/a/10", "s/b/2",
     ]  # fmt: skip
+    make_run(tmp_path / "alone", [1.0])
+    assert len(run_folders(tmp_path)) == 4
 
 
 def test_runs_of_one_name_in_nested_folders_have_their_own_estimates(tmp_path):

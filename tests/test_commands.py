@@ -147,6 +147,13 @@ def test_a_mistake_names_key_and_remedy(words, message, parser):
     assert str(error.value).startswith(message)
 
 
+def test_a_command_without_keys_has_none():
+    parser = Parser("bcq_exp some", "Does something.")
+    parser.add_argument("runs", nargs="+", type=place)
+    with pytest.raises(UserError, match="nope=1: no such key; there are none"):
+        parser.parse_args(["a", "nope=1"])
+
+
 def test_help_shows_keys_as_they_are_typed(parser):
     shown = parser.format_help()
     assert shown.startswith("usage: bcq_exp some RUNS... [KEY=VALUE ...]\n")

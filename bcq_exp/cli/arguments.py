@@ -91,7 +91,8 @@ class Parser(argparse.ArgumentParser):
             elif equals and are_paths and key in operands:
                 kept.append(value)
             elif equals and are_paths and re.fullmatch(r"\w+", key) and not _is_path(word):
-                raise UserError(f"{word}: no such key; there are {', '.join(sorted(keys))}")
+                names = ", ".join(sorted(keys)) or "none"
+                raise UserError(f"{word}: no such key; there are {names}")
             else:
                 kept.append(word)
         return [*kept, *options]

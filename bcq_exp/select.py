@@ -123,13 +123,13 @@ def _select(options: argparse.Namespace) -> None:
     folders = run_folders(*options.runs)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder}: must be a folder, not a file")
+    candidates, evidence = load_candidates(folders, trusted=options.trust)
+    for each in folders:
+        RunRecord(each).estimates()  # read before the work, to find damage early
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another `bcq_exp select` is writing there; wait for it, or give output=DIR"
     with locks.hold(folder / LOCK, busy):
-        candidates, evidence = load_candidates(folders, trusted=options.trust)
-        for each in folders:
-            RunRecord(each).estimates()  # read before the work, to find damage early
         with (
             enough_memory("select fewer runs at a time, or reduce batch_size"),
             progress(0, settings.num_steps, _policies(len(candidates))) as shown,

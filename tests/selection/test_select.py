@@ -262,6 +262,7 @@ def test_mistakes_are_one_line(folder):
     assert done.returncode == 0, done.stderr
     said = refusal("multirun/s", "multirun/all", cwd=folder)
     assert "other data than" in said and "dataset.holdout (0.25 -> None)" in said
+    assert not (folder / "ope").exists()
     one = runs / "lmbda=0.5,seed=0"
     (folder / "mine.py").write_text("open('touched', 'w')")
     ours, loaders = RunRecord(one).summary(), "bcq_exp.data.datasets"

@@ -89,8 +89,14 @@ def _converted(cfg: DictConfig) -> float:
     from bcq_exp.data.task import load_task
     from bcq_exp.training import provenance
 
-    if cfg.run is not None or cfg.env is not None:
-        raise UserError("run, env: not used with dataset=...; leave them out (dataset.env)")
+    unused = {"run": None, "env": None, "behaviour": "scripted", "num_steps": None}
+    for name, default in {**unused, "noise_std": 0.0, "random_action_prob": 0.0}.items():
+        if (value := cfg[name]) != default:
+            remedy = "set dataset.env" if name == "env" else "leave it out"
+            raise UserError(
+                f"{name}={value}: not used with dataset=..., whose episodes are stored "
+                f"as they are; {remedy}"
+            )
     dataset = load_task(cfg.dataset)
     if not isinstance(dataset, Dataset) or dataset.held_out is not None:
         raise UserError("dataset: must be a recorded data set, with dataset.holdout=null")

@@ -280,6 +280,8 @@ def test_an_agent_in_an_environment_that_a_users_module_registers_with_a_class(t
 
 
 MISTAKES = [
+    (["id=my/x-v0", "dataset=pendulum", "num_steps=5"], "num_steps=5: not used with dataset=..."),
+    (["id=my/x-v0", "dataset=pendulum", "env=Pendulum-v1"], "; set dataset.env"),
     (["id=my/x-v0", "env=Pendulum-v1", "setting=nope"], "there are concurrent, final_buffer, imi"),
     (["id=my/x-v0", "behaviour=ddpg"], "behaviour=ddpg: give the environment"),
     (["id=my/x-v0", "env=Nope-v0", "setting=imitation"], "Nope-v0"),

@@ -591,6 +591,7 @@ def _cut(folder: Path) -> str:
         (_write("a.parquet", b"x,y\n1,2\n"), "a.parquet: is no Parquet file"),
         (_write("a.csv", b"x,y\n1,2\n3\n"), r"a.csv: has 1 values in row 2 \('3'\), its header 2"),
         (_write("a.csv", b"x,x\n1,2\n"), "two columns have the name 'x'"),
+        (_write("a.csv", b"x, y\n1, 2\n"), "the column name ' y' has spaces around it"),
         (_write("a.csv", b"x,y\n\xff\xfe,2\n"), "a.csv: cannot be read"),
         (_write("a.xlsx", b"PK\x00\x00zip"), "is neither a Parquet nor a CSV file"),
         (_cut, "cut.parquet: cannot be read"),

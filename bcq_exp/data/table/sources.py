@@ -88,6 +88,9 @@ class TableFiles:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise DataError(f"{file}: two columns have the name {twice!r}; rename one")
+        spaced = next((name for name in names if name != name.strip()), None)
+        if spaced is not None and not self._is_parquet[file]:
+            raise DataError(f"{file}: the column name {spaced!r} has spaces around it; remove them")
         return dict(zip(names, schema.types, strict=True))
 
     def _columns(self, source: str, kind: Any) -> Iterator[Column]:

@@ -52,14 +52,14 @@ def and_more(count: int, before: str = "") -> str:
     return f"{before}and {count} more" if count > 0 else ""
 
 
-def shown(value: Any, *, exactly: bool = False) -> str:
-    """Format a configuration value as YAML has it; numbers have four digits unless ``exactly``."""
+def shown(value: Any, *, digits: int | None = 4) -> str:
+    """Format a configuration value as YAML has it; numbers have all digits where that is None."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return repr(value).removesuffix(".0") if exactly else f"{value:.4g}"
+        return repr(value).removesuffix(".0") if digits is None else f"{value:.{digits}g}"
     if isinstance(value, list):
-        return "-".join(shown(each, exactly=exactly) for each in value)
+        return "-".join(shown(each, digits=digits) for each in value)
     return str(value)

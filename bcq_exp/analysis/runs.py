@@ -86,7 +86,7 @@ class RunTables:
         configs = list(self.runs["config"])
         having = [i for i, config in enumerate(configs) if key in config]
         found = [configs[i][key] for i in having]
-        written = [shown(v, exactly=True) for v in found] if exactly else told_apart(found)
+        written = [shown(v, digits=None) for v in found] if exactly else told_apart(found)
         by_run = dict(zip(having, written, strict=True))
         return [by_run.get(i) for i in range(len(configs))]
 
@@ -138,10 +138,10 @@ def run_folders(*places: str | Path) -> list[Path]:
 
 
 def told_apart(values: Sequence[Any]) -> list[str]:
-    """Format a key's values, with all digits where shorter texts would be equal."""
-    short = [shown(value) for value in values]
-    exact = [shown(value, exactly=True) for value in values]
-    return short if len({*short}) == len({*exact}) else exact
+    """Format a key's values with the fewest digits, at least four, that distinguish them."""
+    exact = [shown(value, digits=None) for value in values]
+    rounded = ([shown(value, digits=count) for value in values] for count in range(4, 17))
+    return next((texts for texts in rounded if len({*texts}) == len({*exact})), exact)
 
 
 def _is_of_a_sweep(place: Path) -> bool:

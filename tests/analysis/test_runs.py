@@ -520,6 +520,13 @@ def test_values_that_are_close_are_other_groups(tmp_path):
     assert list(ComparedRuns(runs).marginal("algo.gamma")["value"]) == ["0.99991", "0.99994"]
 
 
+def test_values_have_only_the_digits_that_distinguish_them(tmp_path):
+    _, found, _ = groups_of(
+        tmp_path, *({"changes": {"algo.tau": x}} for x in (0.123412345678, 0.123423456789, 0.5))
+    )
+    assert found == ["tau=0.12341", "tau=0.12342", "tau=0.5"]
+
+
 def test_a_run_counts_once_however_it_is_spelt_and_a_place_without_runs_is_refused(tmp_path):
     one = make_run(tmp_path / "p[1]" / "one", [1.0])
     assert len(load_runs(one, tmp_path / "p[1]" / ".." / "p[1]").runs) == 1

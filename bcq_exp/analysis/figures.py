@@ -176,10 +176,12 @@ def _curve(axes: Any, groups: Groups, group: str, band: pd.DataFrame) -> None:
 def _band(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Mean and interval by step, where at least half of the runs have a value.
 
-    A gap follows each step at which a run ended before the others.
+    Runs with values at other steps are interpolated. A gap follows each step at which a run ended
+    before the others.
     """
-    of_step = rows.dropna(subset=column).groupby("step")[column]
-    band = of_step.agg(["mean", "std", "count"])
+    values = rows.dropna(subset=column).groupby(["step", "run"])[column].mean().unstack()
+    of_step = values.interpolate("index", limit_area="inside").T
+    band = pd.DataFrame({"mean": of_step.mean(), "std": of_step.std(), "count": of_step.count()})
     band = band[band["count"] >= rows["run"].nunique() / 2]
     margins = {n: statistics.margin(n - 1) for n in band["count"] if n >= statistics.FEWEST}
     reach = band["count"].map(margins) * band["std"] / np.sqrt(band["count"])

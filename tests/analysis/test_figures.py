@@ -3,6 +3,7 @@
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bcq_exp.analysis import figures, load_runs, statistics, summary
@@ -55,6 +56,14 @@ def test_a_curve_has_a_gap_where_a_run_has_ended(tmp_path):
     (curve,) = (line for line in axes.lines if line.get_label() == "all runs")
     np.testing.assert_array_equal(curve.get_xdata(), [1000, 2000, 2000.5, 3000, 4000])
     np.testing.assert_array_equal(curve.get_ydata(), [4.5, 4.5, np.nan, 9.0, 9.0])
+
+
+def test_runs_that_are_evaluated_at_other_steps_are_interpolated(tmp_path):
+    """As on the page; the mean would alternate between one run and both."""
+    rows = [(0, 1, 0.0), (0, 2, 2.0), (0, 3, 4.0), (0, 4, 6.0), (1, 2, 10.0), (1, 4, 20.0)]
+    table = pd.DataFrame(rows, columns=["run", "step", "return_mean"])
+    band = figures._band(table, "return_mean")
+    assert dict(band["mean"]) == {1: 0.0, 2: 6.0, 3: 9.5, 4: 13.0}
 
 
 def test_curves_are_means_with_t_intervals_and_few_runs_are_marked(tmp_path):

@@ -232,7 +232,7 @@ def profiles(groups: Groups) -> Figure | None:
         return None
     scores = {group: groups.found.scores[group] for group in groups.few}
     every = np.sort(np.concatenate([own for each in scores.values() for own in each.values()]))
-    every = np.concatenate([[every[0] - 0.03 * np.ptp(every)], every])  # all are above it
+    every = np.concatenate([[every[0] - 0.03 * (np.ptp(every) or 1)], every])  # all are above it
     figure, (axes,) = _panels(1)
     for group in groups.few:
         share, low, high = statistics.performance_profile(scores[group], every)

@@ -125,3 +125,9 @@ def test_an_algorithm_has_the_same_colour_with_any_others():
     many = [str(i) for i in range(12)]
     assert len(set(styles(many, {}).values())) == 12
     assert len(set(styles(many, dict.fromkeys(many, "BCQ")).values())) == 12
+
+
+def test_a_profile_of_equal_scores_falls_from_all_to_none(tmp_path):
+    make_run(tmp_path / "a", [3.0])
+    (axes,) = figures.profiles(figures.Groups(ComparedRuns(load_runs(tmp_path)))).axes
+    assert list(axes.lines[0].get_ydata()) == [1.0, 0.0]

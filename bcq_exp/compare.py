@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bcq_exp import locks
 from bcq_exp.cli import tables
 from bcq_exp.cli.arguments import Parser, home, path, place, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 from bcq_exp.extras import require
 from bcq_exp.formatting import counted, listed
-from bcq_exp.training.record import is_sweep
+from bcq_exp.training.record import LOCK, is_sweep
 
 if TYPE_CHECKING:
     from bcq_exp.analysis.runs import RunTables
@@ -78,7 +79,7 @@ def _compare(options: argparse.Namespace) -> None:
         notes = (*_missing(options.runs), *runs.notes)
         found = ComparedRuns(replace(runs, notes=notes), options.which)
         selection = _selection(options.runs, found.runs)
-        underway = options.watch is not None and (found.runs.runs["status"] == "running").any()
+        underway = options.watch is not None and _is_underway(options.runs, runs)
         refresh = options.watch if underway else None
         with _refused(f"output={page.parent}"):
             write_report(found, page, refresh, selection=selection)
@@ -101,6 +102,12 @@ def _compare(options: argparse.Namespace) -> None:
         if not underway:
             return
         time.sleep(options.watch)
+
+
+def _is_underway(places: Sequence[str], runs: RunTables) -> bool:
+    """Whether a run is running, or a sweep that may be between two groups of runs."""
+    are_held = (locks.is_held(Path(place) / LOCK) for place in places)
+    return bool((runs.runs["status"] == "running").any()) or any(are_held)
 
 
 @contextmanager

@@ -272,6 +272,13 @@ def test_a_seed_is_a_name_not_a_quantity(tmp_path):
     for lmbda in (0.5, 1.0):
         for seed, value in enumerate(values):
             folder = tmp_path / f"{lmbda}-{seed}"
+def test_watching_goes_on_between_two_groups_of_a_sweep(tmp_path):
+    runs, sweep = load_runs(make_run(tmp_path / "s" / "a", [1.0])), tmp_path / "s"
+    with hold(sweep):
+        assert compare._is_underway([str(sweep)], runs)
+    assert not compare._is_underway([str(sweep)], runs)
+
+
             make_run(folder, [float(value)], seed=seed, changes={"algo.lmbda": lmbda})
     assert ComparedRuns(load_runs(tmp_path)).importances == {"seed": 1.0, "algo.lmbda": 0.0}
 

@@ -21,6 +21,7 @@ from bcq_exp.formatting import counted, listed, shown
 from bcq_exp.training.record import RunRecord, Table, present_status
 
 ALGORITHM = "algo"
+ABSENT = "–"  # the value of a key that a run's algorithm lacks
 OF_DATA = "dataset."
 # keys of data sets that runs are not grouped by: the id and hash of the contents say what they do
 ORIGIN = {
@@ -69,13 +70,14 @@ class RunTables:
         chosen = self.keys if keys is None else tuple(keys)
         if not chosen:
             return pd.Series("all runs", index=self.runs.index)
-        names = short_names(chosen)
+        names = short_names([*chosen, "seed"])  # seed of the run, not of its data
         parts: list[list[str]] = [[] for _ in self.runs.index]
         for key in chosen:
             for of_run, value in zip(parts, self.values(key), strict=True):
                 if value is not None:
                     of_run.append(f"{names[key]}={value}")
-        return pd.Series(list(map(", ".join, parts)), index=self.runs.index)
+        without_any = ", ".join(f"{names[key]}={ABSENT}" for key in chosen)
+        return pd.Series([", ".join(own) or without_any for own in parts], index=self.runs.index)
 
     def values(self, key: str, *, exactly: bool = False) -> list[str | None]:
         """Format a key's value in each run; None where a run lacks the key.

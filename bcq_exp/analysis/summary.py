@@ -12,7 +12,7 @@ import pandas as pd
 
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.findings import Finding, findings
-from bcq_exp.analysis.runs import RunTables, told_apart
+from bcq_exp.analysis.runs import ABSENT, RunTables, told_apart
 from bcq_exp.analysis.statistics import Estimate, Scores
 from bcq_exp.data import environments
 from bcq_exp.formatting import counted, listed
@@ -24,7 +24,6 @@ HINDSIGHT = (
     "each run's best evaluation is chosen in hindsight: results are higher than a policy that is "
     "chosen beforehand would reach"
 )
-ABSENT = "–"  # the value of a key that a run's algorithm lacks
 ESTIMATED: dict[str, statistics.Statistic] = {
     "iqm": statistics.iqm,
     "mean": statistics.mean,

@@ -52,7 +52,7 @@ def paper_table(found: ComparedRuns, form: Form, show: Show = "mean") -> str:
         for task in tasks
     ]
     keys = _values_of_groups(found)
-    names = short_names(keys)
+    names = short_names([*keys, "seed"])
     is_best = found.which == "best"
     titles = [f"{task} ({'best ' * is_best}{found.measure})" for task in tasks]
     header = [*(names[key] for key in keys), "runs", *titles]

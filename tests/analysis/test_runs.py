@@ -511,6 +511,16 @@ def test_versions_commits_and_failures_are_said(tmp_path):
         tmp_path,
         {"versions": versions[0], "git_commit": "abc"},
         {"versions": versions[1], "git_commit": None, "status": "failed"},
+def test_a_group_without_any_key_has_a_label_and_a_seed_of_data_is_not_the_runs(tmp_path):
+    noise = ({"changes": {"dataset.noise_std": std}} for std in (0.1, 0.5))
+    _, found, _ = groups_of(tmp_path / "noise", *noise, {"dataset": "other/set-v0"})
+    assert found == ["noise_std=0.1", "noise_std=0.5", "noise_std=–"]
+    seeds = ({"changes": {"dataset.seed": seed}} for seed in (1, 2))
+    runs, found, _ = groups_of(tmp_path / "seeds", *seeds)
+    assert found == ["dataset.seed=1", "dataset.seed=2"]
+    assert paper_table(ComparedRuns(runs), "md").startswith("| dataset.seed | runs |")
+
+
     )
     assert "several versions of mujoco (3.3, 3.4), commit (abc, null)" in said
     assert "1 run failed: the last evaluation of 1 of them is compared" in said

@@ -160,13 +160,11 @@ class ComparedRuns:
     def marginal(self, key: str) -> pd.DataFrame:
         """Mean and interval of the runs at each value of one key, averaged over the other keys.
 
-        Columns are value (a string), num_runs, mean, low, high. Numeric values are sorted; more
-        than ``statistics.LEVELS_AT_MOST`` are grouped by quarters.
+        Columns are value (a string), num_runs, mean, low, high. Numbers are sorted, after other
+        values; more than ``statistics.LEVELS_AT_MOST`` are grouped by quarters.
         """
-        column = key_column(self.runs, key)
-        levels = pd.Series(told_apart(list(column)), index=column.index)
-        is_numeric = pd.api.types.is_numeric_dtype(column)
-        if is_numeric and column.nunique() > statistics.LEVELS_AT_MOST:
+        column, levels = key_column(self.runs, key), key_texts(self.runs, key)
+        if pd.api.types.is_numeric_dtype(column) and column.nunique() > statistics.LEVELS_AT_MOST:
             edges = quarters(column)
             cut = np.searchsorted(edges[1:-1], column)
             texts = [f"{edge:.3g}" for edge in edges]
@@ -174,9 +172,9 @@ class ComparedRuns:
                 texts = told_apart(edges.tolist())
             names = [f"{low} – {high}" for low, high in pairwise(texts)]
             levels = pd.Series([names[part] for part in cut], index=column.index)
-        order = column.groupby(levels).min() if is_numeric else None
+        order = pd.to_numeric(column, errors="coerce").fillna(-np.inf).groupby(levels).min()
         rows = []
-        for level in sorted(levels.unique(), key=lambda x: x if order is None else order[x]):
+        for level in sorted(levels.unique(), key=lambda x: (order[x], x)):
             if scores := self._by_task(levels == level):
                 found = statistics.estimate(scores, statistics.mean)
                 rows.append((level, sum(map(len, scores.values())), *found))
@@ -216,5 +214,10 @@ def key_column(runs: RunTables, key: str) -> pd.Series:
     are_numbers = column.map(lambda x: isinstance(x, int | float) and not isinstance(x, bool)).all()
     if are_numbers and not key.endswith("seed"):
         return column.astype(float)
+    return key_texts(runs, key)
+
+
+def key_texts(runs: RunTables, key: str) -> pd.Series:
+    """One key's value in every run as text, as in labels of groups."""
     written = [ABSENT if value is None else value for value in runs.values(key)]
-    return pd.Series(written, index=column.index)
+    return pd.Series(written, index=runs.runs.index)

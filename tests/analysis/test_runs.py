@@ -176,6 +176,19 @@ def test_the_values_of_a_marginal_are_in_their_order_and_many_are_quarters(tmp_p
     assert list(table["mean"]) == [2.0, 4.5, 6.5, 8.5]
 
 
+def test_a_marginal_has_the_values_of_labels_in_the_order_of_numbers(tmp_path):
+    steps = ({"changes": {"trainer.num_steps": n}} for n in (100_000, 12_345))
+    runs, found, _ = groups_of(tmp_path / "steps", *steps)
+    values = list(ComparedRuns(runs).marginal("trainer.num_steps")["value"])
+    assert [f"num_steps={value}" for value in values] == found[::-1] == [
+        "num_steps=12345", "num_steps=100000",
+    ]  # fmt: skip
+    lrs = ({"changes": {"algo.lr": lr}} for lr in (0.001, 1e-5, 10.0, 2.0))
+    runs, _, _ = groups_of(tmp_path / "lrs", *lrs, {"changes": {"algo._target_": "mine.Own"}})
+    levels = list(ComparedRuns(runs).marginal("algo.lr")["value"])
+    assert levels == ["–", "1e-05", "0.001", "2", "10"]
+
+
 def test_the_behaviours_score_follows_from_the_reference_scores(tmp_path):
     scale = {"reference_scores": [10.0, 30.0], "behaviour_return": 15.0}
     for k, value in enumerate((10.0, 30.0)):
@@ -259,6 +272,13 @@ def test_runs_of_a_sweep_that_have_not_begun_are_noted(tmp_path):
     assert "not begun" not in chosen.stdout  # of runs that are given one by one
 
 
+def test_watching_goes_on_between_two_groups_of_a_sweep(tmp_path):
+    runs, sweep = load_runs(make_run(tmp_path / "s" / "a", [1.0])), tmp_path / "s"
+    with hold(sweep):
+        assert compare._is_underway([str(sweep)], runs)
+    assert not compare._is_underway([str(sweep)], runs)
+
+
 def test_the_best_evaluation_is_compared_where_it_is_asked_for(tmp_path):
     make_run(tmp_path / "a", [5.0, 3.0])
     make_run(tmp_path / "b", [1.0, 4.0])
@@ -272,13 +292,6 @@ def test_a_seed_is_a_name_not_a_quantity(tmp_path):
     for lmbda in (0.5, 1.0):
         for seed, value in enumerate(values):
             folder = tmp_path / f"{lmbda}-{seed}"
-def test_watching_goes_on_between_two_groups_of_a_sweep(tmp_path):
-    runs, sweep = load_runs(make_run(tmp_path / "s" / "a", [1.0])), tmp_path / "s"
-    with hold(sweep):
-        assert compare._is_underway([str(sweep)], runs)
-    assert not compare._is_underway([str(sweep)], runs)
-
-
             make_run(folder, [float(value)], seed=seed, changes={"algo.lmbda": lmbda})
     assert ComparedRuns(load_runs(tmp_path)).importances == {"seed": 1.0, "algo.lmbda": 0.0}
 
@@ -498,6 +511,16 @@ def test_a_key_that_an_algorithm_lacks_is_a_dash_and_null_is_null(tmp_path):
     assert sorted(levels) == ["1", "null", "–"]
 
 
+def test_a_group_without_any_key_has_a_label_and_a_seed_of_data_is_not_the_runs(tmp_path):
+    noise = ({"changes": {"dataset.noise_std": std}} for std in (0.1, 0.5))
+    _, found, _ = groups_of(tmp_path / "noise", *noise, {"dataset": "other/set-v0"})
+    assert found == ["noise_std=0.1", "noise_std=0.5", "noise_std=–"]
+    seeds = ({"changes": {"dataset.seed": seed}} for seed in (1, 2))
+    runs, found, _ = groups_of(tmp_path / "seeds", *seeds)
+    assert found == ["dataset.seed=1", "dataset.seed=2"]
+    assert paper_table(ComparedRuns(runs), "md").startswith("| dataset.seed | runs |")
+
+
 def test_algorithms_of_one_name_are_told_apart_and_what_else_they_differ_in_is_said(tmp_path):
     own = {"algo._target_": "mine.BCQ", "trainer.batch_size": 7}
     _, found, said = groups_of(tmp_path, {}, {"changes": own})
@@ -511,16 +534,6 @@ def test_versions_commits_and_failures_are_said(tmp_path):
         tmp_path,
         {"versions": versions[0], "git_commit": "abc"},
         {"versions": versions[1], "git_commit": None, "status": "failed"},
-def test_a_group_without_any_key_has_a_label_and_a_seed_of_data_is_not_the_runs(tmp_path):
-    noise = ({"changes": {"dataset.noise_std": std}} for std in (0.1, 0.5))
-    _, found, _ = groups_of(tmp_path / "noise", *noise, {"dataset": "other/set-v0"})
-    assert found == ["noise_std=0.1", "noise_std=0.5", "noise_std=–"]
-    seeds = ({"changes": {"dataset.seed": seed}} for seed in (1, 2))
-    runs, found, _ = groups_of(tmp_path / "seeds", *seeds)
-    assert found == ["dataset.seed=1", "dataset.seed=2"]
-    assert paper_table(ComparedRuns(runs), "md").startswith("| dataset.seed | runs |")
-
-
     )
     assert "several versions of mujoco (3.3, 3.4), commit (abc, null)" in said
     assert "1 run failed: the last evaluation of 1 of them is compared" in said

@@ -127,8 +127,8 @@ def _run(
     row = runs.runs.loc[index]
     names = (
         "name", "status", "reason", "step", "num_steps", "seed", "dataset", "last_return",
-        "best_return", "last_score", "best_score", "behaviour_return", "wall_time",
-        "steps_per_second", "command",
+        "best_return", "last_score", "best_score", "behaviour_return", "steps_per_second",
+        "command",
     )  # fmt: skip
     values = {key: column[index] for key, column in columns.items()}
     return {

@@ -86,6 +86,7 @@ def page_data(found: ComparedRuns, folder: Path) -> dict[str, Any]:
             ],
             "which": found.which,
             "keys": list(runs.keys),
+            "texts": {key: summary.key_texts(runs, key).tolist() for key in runs.keys},
             "short": short_names([*runs.keys, "seed", "dataset"]),
             "notes": found.notes,
             "groups": order,

@@ -183,6 +183,17 @@ def test_quarters_that_agree_in_three_digits_are_four_groups(opened, tmp_path):
     assert len({*found}) == 4 and all("lmbda=0.9" in text for text in found)
 
 
+def test_hyperparameters_are_written_with_four_digits(opened, tmp_path):
+    for lmbda in (0.9999, 1.25):
+        make_run(tmp_path / str(lmbda), [1.0], changes={"algo.lmbda": lmbda}, statistics=FEW)
+    write_report(ComparedRuns(load_runs(tmp_path)), tmp_path / "index.html")
+    page = opened(tmp_path / "index.html")
+    page.select_option("#colour", "algo.lmbda")
+    assert legends(page, "learning")[:2] == ["lmbda=0.9999 †", "lmbda=1.25 †"]
+    for table in ("aggregate", "run"):
+        assert "\t1.25\t" in page.inner_text(f"#{table}-table")
+
+
 def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp_path):
     for lmbda, returns in ((0.0, [90.0, 10.0]), (1.0, [20.0, 30.0])):
         for seed in range(3):

@@ -19,14 +19,13 @@ function digits(value) {
   return size >= 1000 ? value.toFixed(0) : size >= 1 ? value.toFixed(1) : String(+value.toPrecision(3));
 }
 
-// the keys whose values would look equal if they were shortened
-const EXACT = new Set(DATA.keys.filter((key) => {
-  const values = new Set(DATA.runs.map((run) => run.values[key]));
-  return new Set([...values].map(digits)).size < values.size;
-}));
+const TEXTS = new Map(DATA.keys.map((key) => [key, new Map(DATA.runs.map((run, i) => [run.values[key], DATA.texts[key][i]]))]));
 
-function written(key, value) {
-  return EXACT.has(key) && typeof value === "number" ? String(value) : digits(value);
+const written = (key, value) => TEXTS.get(key)?.get(value) ?? String(value);
+
+function inOrder(a, b) { // texts, then numbers, also those that are written as text
+  const [x, y] = [a, b].map((value) => (Number.isNaN(Number(value)) ? -Infinity : Number(value)));
+  return x === y ? String(a).localeCompare(String(b), undefined, { numeric: true }) : x - y;
 }
 
 function valueOf(run, key) {
@@ -54,10 +53,7 @@ function groupsBy(by) { // label to indices of runs, in order
   });
   if (by === ALL_KEYS || by === NONE) return groups;
   const first = (members) => valueOf(DATA.runs[members[0]], by);
-  return new Map([...groups].sort((a, b) => {
-    const [x, y] = [first(a[1]), first(b[1])];
-    return typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
-  }));
+  return new Map([...groups].sort((a, b) => inOrder(first(a[1]), first(b[1]))));
 }
 
 const MEMBERS = groupsBy(ALL_KEYS);

@@ -404,7 +404,7 @@ function dimension(key, runs) {
     const points = [low, Math.sqrt(low * high), high];
     return { label, values: values.map(Math.log10), tickvals: points.map(Math.log10), ticktext: points.map(digits) };
   }
-  if (isNumeric) levels.sort((a, b) => a - b); // evenly spaced: sweeps choose 0.001, 0.01, 0.1
+  levels.sort(inOrder); // evenly spaced: sweeps choose 0.001, 0.01, 0.1
   return { label, values: values.map((v) => levels.indexOf(v)), tickvals: levels.map((_, i) => i), ticktext: levels.map((v) => escaped(written(key, v))), range: [-0.1, levels.length - 0.9] };
 }
 
@@ -461,9 +461,8 @@ function table(target, head, rows) {
       for (const other of target.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       th.setAttribute("aria-sort", down ? "descending" : "ascending");
       const key = (tr) => JSON.parse(tr.cells[column].dataset.sort);
-      const order = (a, b) => (a === null ? 1 : b === null ? -1 : typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
-      const sorted = [...body.rows].sort((a, b) => (key(a) === null || key(b) === null ? order(key(a), key(b)) : (down ? -1 : 1) * order(key(a), key(b))));
-      body.append(...sorted);
+      const order = (a, b) => (a === null || b === null ? (a === null) - (b === null) : (down ? -1 : 1) * inOrder(a, b));
+      body.append(...[...body.rows].sort((a, b) => order(key(a), key(b))));
     };
   });
 }

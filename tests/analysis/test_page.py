@@ -173,7 +173,7 @@ def test_values_that_are_close_are_shown_exactly(opened, tmp_path):
 
 def test_quarters_that_agree_in_three_digits_are_four_groups(opened, tmp_path):
     for k in range(12):  # more than there are colours
-        changes = {"algo.lmbda": 0.9 + k / 10_000}
+        changes = {"algo.lmbda": 0.9 + k / 10_000, "algo.tau": k % 2}
         make_run(tmp_path / "s" / f"{k}", [float(k)] * 2, changes=changes, statistics=FEW)
     write_report(ComparedRuns(load_runs(tmp_path / "s")), tmp_path / "report" / "index.html")
     page = opened(tmp_path / "report" / "index.html")
@@ -181,6 +181,10 @@ def test_quarters_that_agree_in_three_digits_are_four_groups(opened, tmp_path):
     found = legends(page, "learning")[:4]
     assert found[0] == "lmbda=0.9 – 0.900275 †"
     assert len({*found}) == 4 and all("lmbda=0.9" in text for text in found)
+    page.select_option("#heat-x", "algo.lmbda")
+    page.select_option("#heat-y", "algo.tau")
+    assert page.evaluate("$('heat').layout.xaxis.ticktext[0]") == "0.9 – 0.900275"
+    assert page.evaluate("$('heat').data[0].z")[0] == [1.0, 4.0, 7.0, 10.0]  # of 0 2, 4, 6 8, 10
 
 
 def test_hyperparameters_are_written_with_four_digits(opened, tmp_path):

@@ -413,17 +413,16 @@ function drawHeat() {
   $("two-keys").hidden = $("heat-x").length < 2;
   if (!ky || kx === ky) { Plotly.purge("heat"); $("heat").textContent = "Choose two different keys."; return; }
   $("heat").textContent = "";
-  const sorted = (key) => [...new Set(DATA.runs.map((run) => run.values[key]))].sort((a, b) => (typeof a === "number" ? a - b : String(a).localeCompare(String(b))));
-  const [xs, ys] = [sorted(kx), sorted(ky)];
-  const cell = (x, y) => DATA.runs.filter((r) => r.values[kx] === x && r.values[ky] === y).map((r) => scoreOf(r)).filter((v) => v !== null);
-  const cells = ys.map((y) => xs.map((x) => cell(x, y)));
+  const [xs, ys] = [groupsBy(kx), groupsBy(ky)];
+  const cell = (x, y) => x.filter((run) => y.has(run)).map((run) => scoreOf(DATA.runs[run])).filter((v) => v !== null);
+  const cells = [...ys.values()].map((y) => new Set(y)).map((y) => [...xs.values()].map((x) => cell(x, y)));
   const z = cells.map((row) => row.map(meanOf));
   const known = z.flat().filter((v) => v !== null);
   const [low, high] = [Math.min(...known), Math.max(...known)];
-  const crowded = xs.length * ys.length > 80;
+  const crowded = xs.size * ys.size > 80;
   const text = cellText(z, digits, (v) => ((v - low) / (high - low || 1) > 0.55 ? "#14181e" : "#ffffff"));
-  const names = (key, values) => values.map((v) => written(key, v));
-  const hover = ys.map((y) => xs.map((x) => `${short(kx)}=${written(kx, x)}, ${short(ky)}=${written(ky, y)}`).map(escaped));
+  const names = (key, groups) => [...groups.keys()].map((label) => label.slice(short(key).length + 1));
+  const hover = [...ys.keys()].map((y) => [...xs.keys()].map((x) => escaped(`${x}, ${y}`)));
   plot("heat", [
     { type: "heatmap", z, hovertext: hover, customdata: cells.map((row) => row.map((v) => v.length)), colorscale: "Viridis", xgap: 1, ygap: 1, colorbar: { thickness: 12 }, hovertemplate: "%{hovertext}<br>%{z:.4g}, %{customdata} runs<extra></extra>" },
     ...(crowded ? [] : [text]),

@@ -187,6 +187,23 @@ def test_quarters_that_agree_in_three_digits_are_four_groups(opened, tmp_path):
     assert page.evaluate("$('heat').data[0].z")[0] == [1.0, 4.0, 7.0, 10.0]  # of 0 2, 4, 6 8, 10
 
 
+def test_values_of_keys_are_those_of_labels_in_the_order_of_numbers(opened, tmp_path):
+    for seed in (1, 10):
+        for lmbda in (10, 1.25, 0.9999, None):
+            own = {"algo._target_": "mine.Own"} if lmbda is None else {"algo.lr": lmbda}
+            place = tmp_path / "s" / f"algo.lr={lmbda},seed={seed}"
+            make_run(place, [10.0, 20.0], seed=seed, changes=own, statistics=FEW)
+    found = ComparedRuns(load_runs(tmp_path / "s"))
+    write_report(found, tmp_path / "index.html")
+    page = opened(tmp_path / "index.html")
+    page.select_option("#colour", "algo.lr")
+    shown = [text.removesuffix(" †") for text in legends(page, "learning")[:4]]
+    assert shown == ["lr=–", "lr=0.9999", "lr=1.25", "lr=10"]
+    for text, count in (("seed=1", 4), ("lr=1.25", 2), ("dataset=made/up-v0 algo=own", 2)):
+        page.fill("#filter", text)
+        assert page.inner_text("#shown") == f"{count} of 8 runs", text
+
+
 def test_hyperparameters_are_written_with_four_digits(opened, tmp_path):
     for lmbda in (0.9999, 1.25):
         make_run(tmp_path / str(lmbda), [1.0], changes={"algo.lmbda": lmbda}, statistics=FEW)

@@ -495,12 +495,13 @@ function drawRuns() {
     { html: `<button class="copy" title="${escaped(r.command)}">copy</button>`, sort: r.command },
   ]);
   table($("run-table"), head, rows);
-  [...$("run-table").tBodies[0].rows].forEach((tr, i) => {
-    const r = DATA.runs[i];
-    const pairs = DATA.keys.flatMap((k) => [`${k}=${written(k, r.values[k])}`, `${short(k)}=${written(k, r.values[k])}`]);
-    tr.dataset.run = i;
-    tr.dataset.search = [r.name, r.status, r.reason, r.dataset, `seed=${r.seed}`, ...pairs].join(" ").toLowerCase();
+  const searched = DATA.runs.map((r) => {
+    const values = [["seed", r.seed], ["dataset", r.dataset], ...DATA.keys.map((k) => [k, written(k, r.values[k])])];
+    const pairs = values.flatMap(([k, v]) => [`${k}=${v}`, `${short(k)}=${v}`]);
+    const text = [r.name, r.status, r.reason, ...pairs].join(" ").toLowerCase();
+    return { text, parts: new Set(text.split(/[\s,]+/)) };
   });
+  [...$("run-table").tBodies[0].rows].forEach((tr, i) => { tr.dataset.run = i; });
   $("run-table").addEventListener("click", (event) => {
     if (event.target.matches(".copy")) { navigator.clipboard?.writeText(event.target.title); event.target.textContent = "copied"; setTimeout(() => (event.target.textContent = "copy"), 900); }
   });
@@ -508,7 +509,8 @@ function drawRuns() {
     shown = new Set();
     const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const tr of $("run-table").tBodies[0].rows) {
-      const matches = words.every((w) => (w.includes("=") ? tr.dataset.search.split(" ").includes(w) || tr.dataset.search.includes(`,${w}`) : tr.dataset.search.includes(w)));
+      const { text, parts } = searched[tr.dataset.run];
+      const matches = words.every((w) => (/^[^,]+=[^,]+$/.test(w) ? parts.has(w) : text.includes(w))); // seed=1 is not seed=10
       tr.hidden = !matches;
       if (matches) shown.add(+tr.dataset.run);
     }

@@ -199,6 +199,10 @@ def test_values_of_keys_are_those_of_labels_in_the_order_of_numbers(opened, tmp_
     page.select_option("#colour", "algo.lr")
     shown = [text.removesuffix(" †") for text in legends(page, "learning")[:4]]
     assert shown == ["lr=–", "lr=0.9999", "lr=1.25", "lr=10"]
+    with page.expect_download() as table:
+        page.click("[data-csv=aggregate-table]")
+    saved, expected = pd.read_csv(table.value.path()), pd.read_csv(StringIO(aggregate_csv(found)))
+    assert set(saved["algo.lr"].dropna()) == set(expected["algo.lr"].dropna())
     for text, count in (("seed=1", 4), ("lr=1.25", 2), ("dataset=made/up-v0 algo=own", 2)):
         page.fill("#filter", text)
         assert page.inner_text("#shown") == f"{count} of 8 runs", text

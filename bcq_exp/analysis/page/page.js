@@ -522,7 +522,7 @@ function drawRuns() {
 
 function asCsv(target) {
   const field = (value) => {
-    const text = value === null ? "" : String(value);
+    const text = value === null || value === "–" ? "" : String(value); // which stands for no value
     return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const rows = [...target.tBodies[0].rows].filter((tr) => !tr.hidden).map((tr) => tr.csv);

@@ -289,8 +289,14 @@ def test_the_table_sorts_filters_and_links(shown):
     page.fill("#filter", "")
     link = page.locator("#run-table a").first.get_attribute("href")
     assert link.startswith("./../algo.lmbda=")
-    command = page.locator("#run-table .copy").first.get_attribute("title")
+    copy, asked = page.locator("#run-table .copy").first, []
+    command = copy.get_attribute("title")
     assert command.startswith("bcq_exp train ")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { configurable: true })")
+    page.once("dialog", lambda dialog: (asked.append(dialog.default_value), dialog.accept()))
+    copy.click()  # as on a page that is served by http: it has no clipboard
+    assert asked == [command] and copy.inner_text() == "copy"
+    page.evaluate("delete navigator.clipboard")
 
 
 def test_figures_and_tables_are_saved(shown, report):

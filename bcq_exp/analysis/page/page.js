@@ -503,7 +503,11 @@ function drawRuns() {
   });
   [...$("run-table").tBodies[0].rows].forEach((tr, i) => { tr.dataset.run = i; });
   $("run-table").addEventListener("click", (event) => {
-    if (event.target.matches(".copy")) { navigator.clipboard?.writeText(event.target.title); event.target.textContent = "copied"; setTimeout(() => (event.target.textContent = "copy"), 900); }
+    if (!event.target.matches(".copy")) return;
+    if (!navigator.clipboard) { prompt("Command:", event.target.title); return; } // a page that is served by http has none
+    navigator.clipboard.writeText(event.target.title);
+    event.target.textContent = "copied";
+    setTimeout(() => (event.target.textContent = "copy"), 900);
   });
   $("filter").oninput = () => {
     shown = new Set();

@@ -455,6 +455,8 @@ function table(target, head, rows) {
     });
   }
   [...target.tHead.rows[0].cells].forEach((th, column) => {
+    th.tabIndex = 0;
+    th.onkeydown = (event) => { if (event.key === "Enter") th.click(); };
     th.onclick = () => {
       const down = th.getAttribute("aria-sort") === "ascending";
       for (const other of target.tHead.rows[0].cells) other.removeAttribute("aria-sort");

@@ -219,6 +219,23 @@ def test_hyperparameters_are_written_with_four_digits(opened, tmp_path):
         assert "\t1.25\t" in page.inner_text(f"#{table}-table")
 
 
+def test_a_watched_page_keeps_what_the_reader_chose(opened, tmp_path):
+    make_grid(tmp_path / "s", num_rows=2, statistics=FEW)
+    path = tmp_path / "index.html"
+    write_report(ComparedRuns(load_runs(tmp_path / "s")), path, refresh=1000)
+    page = opened(path)
+    page.select_option("#colour", "seed")
+    page.fill("#filter", "seed=1")
+    page.locator("#aggregate-table input").first.uncheck()
+    page.evaluate("scrollTo(0, 900)")
+    page.reload()
+    page.wait_for_selector("body[data-ready=true]")
+    assert page.input_value("#colour") == "seed"
+    assert page.inner_text("#shown") == "4 of 12 runs"
+    assert page.inner_text("#drawn").startswith("3 of 4")
+    assert page.evaluate("scrollY") == 900
+
+
 def test_the_best_evaluation_counts_everywhere_where_it_is_asked_for(opened, tmp_path):
     for lmbda, returns in ((0.0, [90.0, 10.0]), (1.0, [20.0, 30.0])):
         for seed in range(3):

@@ -626,6 +626,26 @@ function drawReproduction() {
 
 // ---- the page
 
+const CONTROLS = document.querySelectorAll("nav :is(select, input), #y, #which, #heat-x, #heat-y, #filter");
+const KEPT = `kept ${location.pathname}`;
+
+function keep() { // what the reader chose, when the page reloads itself (watch=)
+  const isChosen = String([...chosen.keys()]) !== String(DATA.best_few);
+  const controls = [...CONTROLS].map(({ value, checked }) => ({ value, checked }));
+  sessionStorage.setItem(KEPT, JSON.stringify({ controls, groups: isChosen ? [...chosen.keys()] : null, theme: document.documentElement.dataset.theme, top: scrollY }));
+}
+
+function restore({ controls, groups, theme }) {
+  controls.forEach(({ value, checked }, i) => {
+    const control = CONTROLS[i];
+    if (control.type === "checkbox") control.checked = checked;
+    else if (!control.options || [...control.options].some((option) => option.value === value)) control.value = value;
+  });
+  if (groups) chooseOnly(groups.filter((group) => MEMBERS.has(group)));
+  $("shared-label").hidden = $("facet").value === NONE;
+  document.documentElement.dataset.theme = theme;
+}
+
 function options(select, values, chosen) {
   select.replaceChildren(...values.map((v) => new Option(v, v, false, v === chosen)));
 }
@@ -694,10 +714,14 @@ function start() {
   const theme = (name) => { document.documentElement.dataset.theme = name; };
   theme(dark.matches ? "dark" : "light");
   $("theme").onclick = () => { theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); drawAll(); };
+  const kept = JSON.parse(sessionStorage.getItem(KEPT));
+  if (kept) restore(kept);
+  if (document.querySelector("meta[http-equiv=refresh]")) addEventListener("pagehide", keep);
   drawNotes();
   drawRuns();
   drawReproduction();
   drawAll();
+  if (kept) scrollTo(0, kept.top);
   document.body.dataset.ready = "true";
 }
 

@@ -714,6 +714,9 @@ function start() {
   const theme = (name) => { document.documentElement.dataset.theme = name; };
   theme(dark.matches ? "dark" : "light");
   $("theme").onclick = () => { theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); drawAll(); };
+  let wasDark = false; // paper is light
+  addEventListener("beforeprint", () => { wasDark = document.documentElement.dataset.theme === "dark"; if (wasDark) $("theme").click(); });
+  addEventListener("afterprint", () => { if (wasDark) $("theme").click(); });
   const kept = JSON.parse(sessionStorage.getItem(KEPT));
   if (kept) restore(kept);
   if (document.querySelector("meta[http-equiv=refresh]")) addEventListener("pagehide", keep);

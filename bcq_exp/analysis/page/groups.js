@@ -125,10 +125,10 @@ function drawLegend(target, entries, { hidden = new Set(), onclick = null } = {}
     node.innerHTML = `<svg width="28" height="8" aria-hidden="true"><line x1="0" x2="28" y1="4" y2="4" stroke="${colour}" stroke-width="2.5" stroke-dasharray="${DASH_ARRAYS[dash]}"/></svg>`;
     const name = document.createElement("span");
     name.className = "name";
-    name.textContent = isFew ? `${label} †` : label;
+    name.title = name.textContent = isFew ? `${label} †` : label; // long ones are cut
     node.append(name);
     node.classList.toggle("off", hidden.has(label));
-    if (isButton) { node.title = "show or hide"; node.onclick = () => onclick(label); }
+    if (isButton) node.onclick = () => onclick(label);
     return node;
   });
   if (entries.some((entry) => entry.few)) nodes.push(Object.assign(document.createElement("span"), { textContent: `† fewer than ${DATA.few} runs` }));

@@ -403,7 +403,7 @@ def _oddities(
         known = int(failed["last_return"].notna().sum())
         notes.append(
             f"{counted(len(failed), 'run')} failed: the last evaluation of {known} of them is "
-            "compared, the others have none"
+            f"compared{', the others have none' * (known < len(failed))}"
         )
     running = runs[runs["status"] == "running"]
     if len(running):

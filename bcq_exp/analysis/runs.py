@@ -375,6 +375,11 @@ def _oddities(
     if len(unevaluated):
         more = f" (and {counted(len(unevaluated) - 1, 'more run')})" * (len(unevaluated) > 1)
         notes.append(f"{runs['name'][unevaluated[0]]}: no evaluation yet{more}")
+    is_finite = np.isfinite(pd.to_numeric(runs["last_return"]))
+    if len(odd := runs["name"][~is_finite & runs.index.isin(evaluations["run"])]):
+        of = counted(len(odd), "run")
+        are = "it is" if len(odd) == 1 else "they are"
+        notes.append(f"the last return of {of} is not finite ({listed(list(odd))}): {are} left out")
     if runs["dataset"].nunique() > 1:
         named = listed(sorted(runs["dataset"].unique()))
         unscored = runs["last_return"].notna() & runs["last_score"].isna()

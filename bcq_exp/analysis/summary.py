@@ -52,8 +52,8 @@ class ComparedRuns:
     Attributes:
         labels: the group of each run (N,).
         measure: normalized score where all runs have one, else return.
-        values: the measure of each run (N,). With several data sets, those without a score are left
-            out (NaN) if others have one.
+        values: the measure of each run (N,), NaN where it is not finite. With several data sets,
+            those without a score are left out (NaN) if others have one.
         scores: by group, the values of its runs by data set; runs without one are left out.
     """
 
@@ -64,7 +64,8 @@ class ComparedRuns:
         all_have = (scores.notna() | returns.isna()).all()
         is_scored = scores.notna().any() and (all_have or runs.runs["dataset"].nunique() > 1)
         self.measure = "normalized score" if is_scored else "return"
-        self.values: pd.Series = scores if is_scored else returns
+        values = scores if is_scored else returns
+        self.values: pd.Series = values.where(np.isfinite(values))
         self.scores = {
             str(label): self._by_task(self.labels == label) for label in self.labels.unique()
         }

@@ -123,6 +123,16 @@ def test_what_is_odd_is_said_and_what_is_damaged_left_out(tmp_path):
     assert len(runs.evaluations) == 5
 
 
+def test_returns_that_are_not_finite_are_left_out_and_noted(tmp_path):
+    """The page would end with an error."""
+    for seed, last in enumerate((1.0, np.nan, -np.inf)):
+        make_run(tmp_path / str(seed), [0.0, last], seed=seed)
+    found = ComparedRuns(load_runs(tmp_path))
+    assert [found.aggregates[0].num_runs, found.aggregates[0].estimates["iqm"].value] == [1, 1.0]
+    note = "the last return of 2 runs is not finite (1, 2): they are left out"
+    assert note in found.notes
+
+
 def test_aggregates_are_those_of_the_last_or_best_evaluations(tmp_path):
     runs = load_runs(make_grid(tmp_path / "s"))
     found = {a.group: a for a in ComparedRuns(runs).aggregates}

@@ -13,7 +13,7 @@ def json_values(content: Any, digits: int | None = None) -> Any:
     """Convert nested values and arrays to JSON's types; NaN and infinity become ``None``.
 
     Args:
-        digits: significant digits of fractions; ``None`` keeps all.
+        digits: significant digits of numbers; ``None`` keeps all.
     """
     if isinstance(content, np.generic | np.ndarray):
         content = content.tolist()
@@ -24,5 +24,5 @@ def json_values(content: Any, digits: int | None = None) -> Any:
     if isinstance(content, float):
         if not math.isfinite(content):
             return None
-        return content if digits is None or content.is_integer() else float(f"{content:.{digits}g}")
+        return content if digits is None else float(f"{content:.{digits}g}")
     return content

@@ -118,7 +118,7 @@ def page_data(found: ComparedRuns, folder: Path) -> dict[str, Any]:
             "training": _curves(runs.training, runs, runs.metrics, POINTS_AT_MOST),
             "reproduction": _reproduction(runs),
         },
-        digits=6,
+        digits=9,
     )
 
 

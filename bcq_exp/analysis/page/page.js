@@ -627,12 +627,11 @@ function drawReproduction() {
 // ---- the page
 
 const CONTROLS = document.querySelectorAll("nav :is(select, input), #y, #which, #heat-x, #heat-y, #filter");
-const KEPT = `kept ${location.pathname}`;
 
-function keep() { // what the reader chose, when the page reloads itself (watch=)
+function keep() { // what the reader chose, for when the page reloads itself (watch=)
   const isChosen = String([...chosen.keys()]) !== String(DATA.best_few);
   const controls = [...CONTROLS].map(({ value, checked }) => ({ value, checked }));
-  sessionStorage.setItem(KEPT, JSON.stringify({ controls, groups: isChosen ? [...chosen.keys()] : null, theme: document.documentElement.dataset.theme, top: scrollY }));
+  history.replaceState({ controls, groups: isChosen ? [...chosen.keys()] : null, theme: document.documentElement.dataset.theme }, "");
 }
 
 function restore({ controls, groups, theme }) {
@@ -717,14 +716,13 @@ function start() {
   let wasDark = false; // paper is light
   addEventListener("beforeprint", () => { wasDark = document.documentElement.dataset.theme === "dark"; if (wasDark) $("theme").click(); });
   addEventListener("afterprint", () => { if (wasDark) $("theme").click(); });
-  const kept = JSON.parse(sessionStorage.getItem(KEPT));
+  const kept = history.state;
   if (kept) restore(kept);
-  if (document.querySelector("meta[http-equiv=refresh]")) addEventListener("pagehide", keep);
+  if (document.querySelector("meta[http-equiv=refresh]")) for (const event of ["change", "input", "click"]) addEventListener(event, keep);
   drawNotes();
   drawRuns();
   drawReproduction();
   drawAll();
-  if (kept) scrollTo(0, kept.top);
   document.body.dataset.ready = "true";
 }
 

@@ -86,7 +86,7 @@ function curveTraces(table, column, groups, styles, within, state, fewest = new 
   return traces;
 }
 
-const otherGroups = (count) => `${count} other group${count > 1 ? "s" : ""}`;
+const otherGroups = (count) => plural(count, "other group");
 
 // ---- plotting
 
@@ -316,7 +316,7 @@ function scoresOf(group) { // by data set
 
 function drawPairs() {
   const drawn = ranked().filter((a) => chosen.has(a.group)).map((a) => ({ ...a, scores: scoresOf(a.group) }));
-  for (const id of ["improvement", "profiles"]) if (!drawn.length) Plotly.purge(id);
+  if (!drawn.length) Plotly.purge("profiles");
   drawImprovement(drawn);
   drawProfiles(drawn);
 }

@@ -16,6 +16,7 @@ from bcq_exp.config.naming import as_name
 from bcq_exp.config.overrides import online_agent
 from bcq_exp.config.schema import source
 from bcq_exp.errors import UserError
+from bcq_exp.formatting import numbers
 
 if TYPE_CHECKING:
     from gymnasium import Env
@@ -45,8 +46,9 @@ def main(cfg: DictConfig) -> float:
     _check(cfg)
     with minari_store.reserve(cfg.id):
         returns = _record(cfg)
-    print(f"return    {np.mean(returns):.1f} ± {np.std(returns):.1f}")
-    return float(np.mean(returns))
+    mean, std = float(np.mean(returns)), float(np.std(returns))
+    print(f"return    {' ± '.join(numbers(mean, std))}")
+    return mean
 
 
 def _record(cfg: DictConfig) -> list[float]:

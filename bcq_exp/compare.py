@@ -19,7 +19,7 @@ from bcq_exp.cli.arguments import Parser, home, path, place, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 from bcq_exp.extras import require
-from bcq_exp.formatting import counted, listed
+from bcq_exp.formatting import counted, decimals, listed, numbers
 from bcq_exp.training.record import LOCK, is_sweep
 
 if TYPE_CHECKING:
@@ -188,30 +188,32 @@ def _print_returns(found: ComparedRuns) -> None:
     console, runs = tables.console(), found.runs
     title = f"{counted(len(runs.runs), 'run')}: {found.which} {found.measure}"
     table = tables.table(title, "group", ("runs", "IQM [95% CI]", "mean ± std", "median"))
+    places = decimals(found.values)
     for a in found.aggregates:
         table.add_row(
             a.group,
             str(a.num_runs),
-            with_interval(a.estimates["iqm"]),
-            mean_and_std(a.estimates["mean"].value, a.std),
-            digits(a.estimates["median"].value),
+            with_interval(a.estimates["iqm"], places),
+            mean_and_std(a.estimates["mean"].value, a.std, places),
+            digits(a.estimates["median"].value, places),
         )
     console.print(table)
     known = runs.runs[["dataset", "behaviour_return"]].assign(group=found.labels).dropna()
     for task, of_task in known.drop_duplicates().groupby("dataset", sort=False):
-        for value, own in of_task.groupby("behaviour_return", sort=False)["group"]:
+        for _, own in of_task.groupby("behaviour_return", sort=False)["group"]:
             # groups may have other episodes of one data set, whose behaviour differs
             of = f" ({listed(list(own))})" if len(own) < len(of_task) else ""
+            (mean,) = numbers(runs.runs["behaviour_return"][own.index[0]])
             score = found.behaviour_scores[own.index[0]]
             scaled = f" (normalized {score:.1f})" if score == score else ""
             num_cut = runs.runs["cut_episodes"][own.index[0]]
             cut = f"; {counted(num_cut, 'episode')} cut short" if num_cut else ""
-            console.print(f"behaviour's return on {task}{of}: {value:.1f}{scaled}{cut}")
+            console.print(f"behaviour's return on {task}{of}: {mean}{scaled}{cut}")
     print(INTERVALS)
 
 
 def _print_estimates(
-    runs: RunTables, selection: Mapping[str, Any] | None, places: Sequence[str]
+    runs: RunTables, selection: Mapping[str, Any] | None, folders: Sequence[str]
 ) -> None:
     """Print values by fitted Q evaluation, if no run has an evaluation."""
     import pandas as pd
@@ -219,21 +221,22 @@ def _print_estimates(
     from bcq_exp.analysis.tables import digits, mean_and_std
 
     console = tables.console()
-    values = pd.Series(_estimated(runs, selection, places), dtype=float).dropna()
+    values = pd.Series(_estimated(runs, selection, folders), dtype=float).dropna()
     count = counted(len(runs.runs), "run")
     if values.empty:
-        select = f"bcq_exp select {shlex.join(places)}"
+        select = f"bcq_exp select {shlex.join(folders)}"
         console.print(f"{count}, none evaluated; `{select}` estimates values from data")
         return
     console.print(f"{count}, none evaluated: value by fitted Q evaluation")
     table = tables.table(None, "group", ("runs", "mean ± std", "best"))
+    places = decimals(values)
     of_groups = values.groupby(runs.groups().loc[values.index])
     for group, of_group in sorted(of_groups, key=lambda each: -each[1].mean()):
-        spread = mean_and_std(of_group.mean(), of_group.std())
-        table.add_row(str(group), str(len(of_group)), spread, digits(of_group.max()))
+        spread = mean_and_std(of_group.mean(), of_group.std(), places)
+        table.add_row(str(group), str(len(of_group)), spread, digits(of_group.max(), places))
     console.print(table)
     if selection is not None and (value := selection["behaviour"].get("fqe")) is not None:
-        console.print(f"behaviour policy, estimated in the same way: {value:.1f}")
+        console.print(f"behaviour policy, estimated in the same way: {numbers(value)[0]}")
 
 
 def _estimated(

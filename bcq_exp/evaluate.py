@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bcq_exp.cli.arguments import Parser, number, path, text
 from bcq_exp.cli.command import command
-from bcq_exp.formatting import counted
+from bcq_exp.formatting import counted, numbers
 from bcq_exp.ranges import COUNT, DEVICE, FILM, SEED
 
 
@@ -48,12 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_env = run.env_maker(options.env)
     evaluator = evaluation.Evaluator(make_env, options.num_episodes, options.seed)
     results = evaluator.evaluate(run.agent)
-    print(
-        f"return  {results.return_mean:.1f} ± {results.return_std:.1f} "
-        f"over {counted(options.num_episodes, 'episode')}"
-    )
+    returns = results.return_mean, results.return_std, results.returns.min(), results.returns.max()
+    mean, std, lowest, highest = numbers(*map(float, returns))
+    print(f"return  {mean} ± {std} over {counted(options.num_episodes, 'episode')}")
     print(f"length  {counted(round(results.length_mean), 'step')}")
-    print(f"lowest  {results.returns.min():.1f}   highest {results.returns.max():.1f}")
+    print(f"lowest  {lowest}   highest {highest}")
     file = restore.save_evaluation(options.run, run.step, options.seed, results, options.env)
     print(f"saved   {file}")
     if options.video is not None:

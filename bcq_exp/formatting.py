@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 NAMED = 6  # things that a sentence names
@@ -31,6 +32,18 @@ def size(num_bytes: float) -> str:
     """Bytes as MiB or GiB."""
     mib = num_bytes / 2**20
     return f"{mib:.1f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+
+
+def decimals(values: Iterable[float | None]) -> int:
+    """How many decimals numbers have that are compared, such as returns: more if all are small."""
+    largest = max((abs(x) for x in values if x is not None and math.isfinite(x)), default=math.inf)
+    return 1 if largest >= 10 or largest == 0 else 2 if largest >= 1 else 3
+
+
+def numbers(*values: float | None) -> list[str]:
+    """Format numbers that are compared; ``None`` is empty."""
+    places = decimals(values)
+    return ["" if value is None else f"{value:.{places}f}" for value in values]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,7 +14,7 @@ from bcq_exp.cli import tables
 from bcq_exp.cli.arguments import Parser, path, seconds
 from bcq_exp.cli.command import command
 from bcq_exp.config.naming import short_names, swept_values
-from bcq_exp.formatting import and_more, clock, counted
+from bcq_exp.formatting import and_more, clock, counted, numbers
 from bcq_exp.sweep.state import RunState, run_states
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def _progress(states: Sequence[RunState]) -> Iterator[_Column]:
     left = ["" if s.seconds_left is None else clock(s.seconds_left) for s in states]
     if any(left):
         yield _Column("left", left)
-    returns = ["" if s.last_return is None else f"{s.last_return:.1f}" for s in states]
-    estimates = ["" if s.estimate is None else f"{s.estimate:.1f}" for s in states]
+    returns = numbers(*(s.last_return for s in states))
+    estimates = numbers(*(s.estimate for s in states))
     if any(returns) or not any(estimates):
         yield _Column("return", returns)
     if any(estimates):

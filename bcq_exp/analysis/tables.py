@@ -14,6 +14,7 @@ from bcq_exp.analysis import statistics
 from bcq_exp.analysis.statistics import Estimate
 from bcq_exp.analysis.summary import HINDSIGHT, ComparedRuns
 from bcq_exp.config.naming import short_names
+from bcq_exp.formatting import decimals
 
 Form = Literal["md", "tex"]
 Show = Literal["mean", "iqm"]
@@ -22,22 +23,23 @@ Show = Literal["mean", "iqm"]
 IN_TEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 
 
-def digits(value: float) -> str:
-    """Format a number with one decimal below 1000, without decimals above."""
+def digits(value: float, places: int = 1) -> str:
+    """Format a number with so many decimals below 1000, without decimals above."""
     if math.isnan(value):
         return "–"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.{places}f}"
 
 
-def mean_and_std(mean: float, std: float, plus: str = " ± ") -> str:
+def mean_and_std(mean: float, std: float, places: int, plus: str = " ± ") -> str:
     """Format a mean with the standard deviation, which is NaN for one run: then the mean alone."""
-    return digits(mean) if math.isnan(std) else f"{digits(mean)}{plus}{digits(std)}"
+    spread = "" if math.isnan(std) else f"{plus}{digits(std, places)}"
+    return f"{digits(mean, places)}{spread}"
 
 
-def with_interval(found: Estimate) -> str:
+def with_interval(found: Estimate, places: int) -> str:
     """Format ``value [low, high]``; the value alone where there is no interval."""
-    ends = "" if math.isnan(found.low) else f" [{digits(found.low)}, {digits(found.high)}]"
-    return f"{digits(found.value)}{ends}"
+    value, low, high = (digits(x, places) for x in found)
+    return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
 
 
 def paper_table(found: ComparedRuns, form: Form, show: Show = "mean") -> str:
@@ -132,19 +134,22 @@ def compared_cells(
     statistic = statistics.mean if show == "mean" else statistics.iqm
     found = {group: statistics.estimate({"": x}, statistic) for group, x in results.items()}
     best = standing_apart(found, {group: len(x) for group, x in results.items()})
+    places = decimals(x for own in results.values() for x in own)
     return {
-        group: _cell(x, found[group], form, show, bold=group == best)
+        group: _cell(x, found[group], places, form, show, bold=group == best)
         for group, x in results.items()
     }
 
 
-def _cell(x: np.ndarray, found: Estimate, form: Form, show: Show, *, bold: bool) -> str:
+def _cell(
+    x: np.ndarray, found: Estimate, places: int, form: Form, show: Show, *, bold: bool
+) -> str:
     """Format the result of a group's runs (N,)."""
     if show == "mean":
         std = float(x.std(ddof=1)) if len(x) > 1 else math.nan
-        text = mean_and_std(found.value, std, " ± " if form == "md" else r" \pm ")
+        text = mean_and_std(found.value, std, places, " ± " if form == "md" else r" \pm ")
     else:
-        text = with_interval(found)
+        text = with_interval(found, places)
     if form == "md":
         return f"**{text}**" if bold else text
     return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"

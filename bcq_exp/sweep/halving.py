@@ -26,6 +26,7 @@ from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import key_and_value, resuming
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.files import write_atomically
+from bcq_exp.formatting import numbers
 from bcq_exp.internals import content, value_or_error
 from bcq_exp.ranges import SHARE
 from bcq_exp.sweep import result_table, state
@@ -103,8 +104,8 @@ class HalvingSweeper(GridSweeper):
                 break
         if settings:
             best, num_settings = rungs[-1].settings[0], len(rungs[0].settings)
-            words = "best of %d settings at step %d: %.1f with %s"
-            log.info(words, num_settings, steps[-1], best.value, best.name)
+            words = "best of %d settings at step %d: %s with %s"
+            log.info(words, num_settings, steps[-1], *numbers(best.value), best.name)
         ranked = sorted(found.values(), key=lambda result: (-result.step, -result.mean))
         result_table.log_results(ranked, folder, trainer.objective)
         if failures:
@@ -177,7 +178,7 @@ def _reasons(rung: Rung) -> Iterator[tuple[str, str]]:
             yield setting.name, "another run of its setting failed"
         elif not setting.goes_on:
             place = f"{setting.rank} of {len(rung.settings)} settings"
-            yield setting.name, f"{place} at step {rung.step}: mean {setting.value:.1f}"
+            yield setting.name, f"{place} at step {rung.step}: mean {numbers(setting.value)[0]}"
 
 
 def _write(folder: Path, rungs: Sequence[Rung], stopped: Mapping[str, str]) -> None:

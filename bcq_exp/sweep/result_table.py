@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from bcq_exp.config.naming import short_names
 from bcq_exp.config.overrides import key_and_value
-from bcq_exp.formatting import and_more, columns
+from bcq_exp.formatting import and_more, columns, decimals
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,13 @@ def table(results: Sequence[Result], objective: str) -> list[str]:
     names = short_names(dict.fromkeys(key for result in results for key in result.setting))
     has_steps = len({result.step for result in results}) > 1
     header = [*names.values(), *["step"] * has_steps, "runs", OBJECTIVES[objective]]
+    places = decimals(x for result in results for x in result.values)
     rows = [
         [
             *(result.setting.get(key, "") for key in names),
             *[str(result.step)] * has_steps,
             _runs(result),
-            _mean_and_std(result.values),
+            _mean_and_std(result.values, places),
         ]
         for result in results[:MOST_SHOWN]
     ]
@@ -109,6 +110,6 @@ def _runs(result: Result) -> str:
     return f"{num_known} of {result.num_runs}" if num_known < result.num_runs else str(num_known)
 
 
-def _mean_and_std(values: Sequence[float]) -> str:
-    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{fmean(values):.1f}{spread}" if values else ""
+def _mean_and_std(values: Sequence[float], places: int) -> str:
+    spread = f" ± {stdev(values):.{places}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{places}f}{spread}" if values else ""

@@ -26,7 +26,7 @@ from bcq_exp.config.overrides import resuming, with_params
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import written
-from bcq_exp.formatting import counted, shown
+from bcq_exp.formatting import counted, numbers, shown
 from bcq_exp.internals import value_or_error
 from bcq_exp.ranges import SEED
 from bcq_exp.sweep import result_table, state
@@ -383,7 +383,7 @@ def _report(study: Any, folder: Path) -> None:
     OmegaConf.save(OmegaConf.create(content), folder / "optimization_results.yaml")
     setting = " ".join(f"{key}={value}" for key, value in best.params.items())
     trials = counted(_num_complete(study), "trial")
-    log.info("best of %s: %.1f with %s", trials, best.value, setting)
+    log.info("best of %s: %s with %s", trials, *numbers(best.value), setting)
 
 
 def _coming(first: int, last: int) -> str:

@@ -21,6 +21,7 @@ from bcq_exp.data.transitions import Transitions
 from bcq_exp.engine.assembly import build_engine
 from bcq_exp.engine.placement import Placement
 from bcq_exp.errors import UserError
+from bcq_exp.formatting import numbers
 from bcq_exp.training import provenance
 from bcq_exp.training.algorithms import build_algorithm, with_scaling_decided
 from bcq_exp.training.checkpoint import (
@@ -179,8 +180,8 @@ def build_run(
         seconds=0.0 if saved is None else saved.content.get("seconds", 0.0),
     )
     if data["num_transitions"]:
-        words = "%s: %d transitions, behaviour's return %.1f"
-        run.log.info(words, data["id"], data["num_transitions"], data["behaviour_return"])
+        words = "%s: %d transitions, behaviour's return %s"
+        run.log.info(words, data["id"], data["num_transitions"], *numbers(data["behaviour_return"]))
     run.log.info("engine: %s", engine)
     return run
 

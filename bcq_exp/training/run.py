@@ -16,7 +16,7 @@ from torch import Tensor
 from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.algorithm.base import OfflineAlgorithm
 from bcq_exp.files import shortest
-from bcq_exp.formatting import counted
+from bcq_exp.formatting import counted, numbers
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
 from bcq_exp.training.record import RunRecord, sweep_of, this_process
@@ -153,10 +153,9 @@ class Run:
         self.write_summary("running", step)
         score = row["normalized_score"]
         self.log.info(
-            "step %d: return %.1f ± %.1f%s over %s",
+            "step %d: return %s ± %s%s over %s",
             step,
-            results.return_mean,
-            results.return_std,
+            *numbers(results.return_mean, results.return_std),
             "" if score is None else f" (normalized {score:.1f})",
             counted(len(results.returns), "episode"),
         )
@@ -224,15 +223,16 @@ class Run:
 
     def _report(self, summary: Mapping[str, Any]) -> None:
         data, folder = summary["dataset"], shortest(self.record.folder)
-        rows = (("last", summary["last"]), ("best", summary["best"]))
+        rows = {which: row for which in ("last", "best") if (row := summary[which]) is not None}
+        behaviour, *returns = numbers(
+            data["behaviour_return"], *(row["return_mean"] for row in rows.values())
+        )
         lines = [
             "",
-            *_behaviour(data),
+            *_behaviour(data, behaviour),
             *(
-                f"  {summary['algorithm'] + ', ' + which:18}  {row['return_mean']:10.1f}   "
-                f"step {row['step']}"
-                for which, row in rows
-                if row is not None
+                f"  {summary['algorithm'] + ', ' + which:18}  {text:>10}   step {row['step']}"
+                for text, (which, row) in zip(returns, rows.items(), strict=True)
             ),
             f"  files               {folder}",
             f"  report              bcq_exp compare {shlex.quote(str(folder))}",
@@ -241,14 +241,14 @@ class Run:
             self.log.info(line)
 
 
-def _behaviour(data: Mapping[str, Any]) -> list[str]:
+def _behaviour(data: Mapping[str, Any], mean: str) -> list[str]:
     """The line of the behaviour policy, if its return is recorded."""
-    if data["behaviour_return"] is None:
+    if not mean:
         return []
     cut = f", {data['cut_episodes']} of them cut short" if data.get("cut_episodes") else ""
     return [
-        f"  behaviour's return  {data['behaviour_return']:10.1f}   mean of "
-        f"{counted(data['num_episodes'], 'episode')} of {data['id']}{cut}"
+        f"  behaviour's return  {mean:>10}   mean of {counted(data['num_episodes'], 'episode')} "
+        f"of {data['id']}{cut}"
     ]
 
 

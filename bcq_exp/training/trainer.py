@@ -18,7 +18,7 @@ from torch import Tensor
 from bcq_exp import signals
 from bcq_exp.engine.engine import Engine
 from bcq_exp.errors import CannotWrite, RunStopped, first_line
-from bcq_exp.formatting import counted
+from bcq_exp.formatting import counted, numbers
 from bcq_exp.training.progress import Part, Progress, progress
 from bcq_exp.training.run import Run
 from bcq_exp.training.tensor_files import tensors_in
@@ -165,16 +165,17 @@ class Trainer:
         returns = [run.last_return for _, run in self._alive() if run.last_return is not None]
         if returns and len(self.runs) > 1:
             log.info(
-                "step %d: returns %.1f to %.1f, mean %.1f, of %s",
+                "step %d: returns %s to %s, mean %s, of %s",
                 step,
-                min(returns),
-                max(returns),
-                sum(returns) / len(returns),
+                *numbers(min(returns), max(returns), sum(returns) / len(returns)),
                 counted(len(returns), "run"),
             )
         elif returns and self._part is not None:  # of a sweep: the run's own line is in its log
             log.info(
-                "step %d: return %.1f of %s", step, returns[0], self.runs[0].record.folder.name
+                "step %d: return %s of %s",
+                step,
+                *numbers(returns[0]),
+                self.runs[0].record.folder.name,
             )
 
     def _evaluate_run(self, step: int, numbered: tuple[int, Run]) -> None:

@@ -30,11 +30,11 @@ def test_runs_that_differ_in_their_seed_are_one_setting_and_the_best_is_first():
         job(math.nan, "+algo.lmbda=3", "seed=0"),
     ]
     assert table(of_jobs(jobs, ["algo.lmbda", "seed"]), "return_mean") == [
-        "  lmbda    runs     return",
-        "      1  1 of 2        9.0",
-        "    0.5       2  2.0 ± 1.4",
-        "      2  0 of 1           ",
-        "      3  0 of 1           ",
+        "  lmbda    runs       return",
+        "      1  1 of 2         9.00",
+        "    0.5       2  2.00 ± 1.41",
+        "      2  0 of 1             ",
+        "      3  0 of 1             ",
     ]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from bcq_exp.errors import CannotWrite, Damaged, causes
 
@@ -111,6 +112,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with written(path), atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def as_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def set_aside(path: Path, home: Path) -> None:

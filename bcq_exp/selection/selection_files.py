@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bcq_exp.analysis.json_values import json_values
 from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.errors import UserError, first_line
-from bcq_exp.files import write_atomically
+from bcq_exp.files import as_json, write_atomically
 
 if TYPE_CHECKING:  # they bring torch
     from bcq_exp.selection.estimates import Selection
@@ -49,8 +49,7 @@ def write(selection: Selection, settings: FQESettings, folder: Path) -> None:
         },
         "calibration": {} if selection.calibration is None else asdict(selection.calibration),
     }
-    text = json.dumps(json_values(content), indent=2) + "\n"
-    write_atomically(folder / SELECTION, text.encode())
+    write_atomically(folder / SELECTION, as_json(json_values(content)))
 
 
 def read(folder: Path) -> dict[str, Any] | None:

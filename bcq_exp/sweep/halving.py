@@ -10,7 +10,6 @@ checkpoints.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,7 +24,7 @@ from omegaconf import DictConfig
 from bcq_exp.config.naming import RunNaming
 from bcq_exp.config.overrides import key_and_value, resuming
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.files import write_atomically
+from bcq_exp.files import as_json, write_atomically
 from bcq_exp.formatting import numbers
 from bcq_exp.internals import content, value_or_error
 from bcq_exp.ranges import SHARE
@@ -183,8 +182,7 @@ def _reasons(rung: Rung) -> Iterator[tuple[str, str]]:
 
 def _write(folder: Path, rungs: Sequence[Rung], stopped: Mapping[str, str]) -> None:
     """Write the decisions so far to the sweep's folder, for users and ``status``."""
-    content = json.dumps({"rungs": [asdict(rung) for rung in rungs]}, indent=2) + "\n"
-    write_atomically(folder / HALVING_FILE, content.encode())
+    write_atomically(folder / HALVING_FILE, as_json({"rungs": [asdict(rung) for rung in rungs]}))
     state.note_stopped(folder, stopped)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from bcq_exp import files
 from bcq_exp.config.fqe_settings import FQESettings, value_key
 from bcq_exp.errors import Damaged, UserError, first_line
-from bcq_exp.files import write_atomically
+from bcq_exp.files import as_json, write_atomically
 from bcq_exp.ranges import FQE
 from bcq_exp.training import start
 from bcq_exp.training.record import (
@@ -184,4 +184,4 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(folder / SWEEP_FILE, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(folder / SWEEP_FILE, as_json(content))

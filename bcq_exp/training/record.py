@@ -40,7 +40,7 @@ from bcq_exp import locks
 from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.config.schema import source
 from bcq_exp.errors import Damaged, UserError, first_line, is_out_of_memory
-from bcq_exp.files import Mark, atomic_path, check_mark, mark, write_atomically, written
+from bcq_exp.files import Mark, as_json, atomic_path, check_mark, mark, write_atomically, written
 
 Table = Literal["train", "eval", "timing"]
 TABLES: tuple[Table, ...] = ("train", "eval", "timing")
@@ -203,11 +203,11 @@ class RunRecord:
         Raises:
             CannotWrite: if the system refuses.
         """
-        new = json.loads(_as_json(row))  # as they are read
+        new = json.loads(as_json(row))  # as they are read
         same = ("step", "settings")
         others = [old for old in self.estimates() if any(old[key] != new[key] for key in same)]
         rows = sorted([*others, new], key=lambda each: each["step"])
-        write_atomically(self._estimates_file, _as_json(rows).encode())
+        write_atomically(self._estimates_file, as_json(rows))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace ``summary.json`` atomically; the marks of the tables are added.
@@ -229,7 +229,7 @@ class RunRecord:
 
     def _write_summary(self, summary: Mapping[str, Any]) -> None:
         whole = {**summary, "crc32": _checksum(summary)}
-        write_atomically(self._summary_file, _as_json(whole).encode())
+        write_atomically(self._summary_file, as_json(whole))
 
     def summary(self) -> dict[str, Any] | None:
         """``summary.json``, or ``None`` where no run has begun.
@@ -388,12 +388,8 @@ def _kinds_of(watch: Watch) -> list[tuple[Any, Any]]:
     return [(watch.kind, str), *((name, str) for name in watch.statistics), *bounds]
 
 
-def _as_json(content: Any) -> str:
-    return json.dumps(content, indent=2) + "\n"
-
-
 def _checksum(content: Any) -> int:
-    return zlib.crc32(_as_json(content).encode())
+    return zlib.crc32(as_json(content))
 
 
 def this_process() -> dict[str, Any]:

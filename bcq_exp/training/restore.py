@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -25,7 +24,7 @@ from bcq_exp.data.spaces import ActionSpace
 from bcq_exp.engine.memory import enough_memory
 from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
-from bcq_exp.files import write_atomically
+from bcq_exp.files import as_json, write_atomically
 from bcq_exp.training import checkpoint
 from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
@@ -236,7 +235,7 @@ def save_evaluation(
         "returns": results.returns.tolist(),
         "lengths": results.lengths.tolist(),
     }
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, as_json(content))
     return path
 
 

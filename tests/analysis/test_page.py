@@ -523,13 +523,13 @@ def test_the_commands_behaviours_are_those_of_their_groups(tmp_path):
     make_grid(tmp_path / "s")
     done = forked("s", module="bcq_exp.compare", cwd=tmp_path)
     assert done.stdout.count("behaviour's return") == 1
-    assert "behaviour's return on made/up-v0: 5.0\n" in done.stdout
+    assert "behaviour's return on made/up-v0: 5.00\n" in done.stdout
     for k, share in enumerate((None, 0.5)):
         changes = {"dataset.holdout": share}
         make_run(tmp_path / "t" / str(k), [1.0], behaviour_return=5.0 + k, changes=changes)
     done = forked("t", module="bcq_exp.compare", cwd=tmp_path)
-    assert "behaviour's return on made/up-v0 (holdout=null): 5.0\n" in done.stdout
-    assert "behaviour's return on made/up-v0 (holdout=0.5): 6.0\n" in done.stdout
+    assert "behaviour's return on made/up-v0 (holdout=null): 5.00\n" in done.stdout
+    assert "behaviour's return on made/up-v0 (holdout=0.5): 6.00\n" in done.stdout
 
 
 def test_the_mean_of_one_run_has_no_deviation(tmp_path):
@@ -541,9 +541,9 @@ def test_the_mean_of_one_run_has_no_deviation(tmp_path):
         "",
         "lmbda=1",
         "1",
-        "5.0",
-        "5.0",
-        "5.0",
+        "5.00",
+        "5.00",
+        "5.00",
         "",
     ]
 

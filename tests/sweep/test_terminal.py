@@ -92,7 +92,7 @@ def test_keys_that_do_not_fit_are_named():
     )
     assert narrow[-1] == "hidden in this narrow terminal: vae_optim.lr"
     assert wide[-1].split() == [
-        "0.1234", "0.001234", "20", "0.1234", *["0.001234"] * 3, "done", "1/1", "2.0",
+        "0.1234", "0.001234", "20", "0.1234", *["0.001234"] * 3, "done", "1/1", "2.00",
     ]  # fmt: skip
 
 

@@ -57,7 +57,10 @@ class ActionRange(nn.Module):
             for name in ("low", "high", "center", "scale"):
                 self.register_buffer(name, None)
             return
-        low, high = (torch.as_tensor(x, dtype=torch.get_default_dtype()) for x in (low, high))
+        # copies, because loading a state writes into buffers
+        low, high = (
+            torch.as_tensor(x, dtype=torch.get_default_dtype()).clone() for x in (low, high)
+        )
         if not (torch.isfinite(low).all() and torch.isfinite(high).all() and (low < high).all()):
             raise ValueError(f"action bounds must be finite with low < high, not {low} and {high}")
         self.register_buffer("low", low)

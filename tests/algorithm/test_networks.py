@@ -45,6 +45,14 @@ def test_bounds_are_finite_and_in_order(network, low, high):
         network(**SIZES, low=low, high=high)
 
 
+@pytest.mark.parametrize("network", [Perturbation, VAE])
+def test_loading_a_state_leaves_the_given_bounds_alone(network):
+    low, high = np.full(ACT_DIM, -1.0, np.float32), np.ones(ACT_DIM, np.float32)
+    net = network(**SIZES, low=low, high=high)
+    net.load_state_dict(network(**SIZES, low=-3.0 * high, high=high).state_dict())
+    assert (low == -1).all()
+
+
 @pytest.mark.parametrize(
     ("network", "name", "value"),
     [

@@ -63,6 +63,7 @@ class ActionMap:
         """Actions (..., A) in the policy's unit -> in the environment's."""
         if not self._scaling:
             return act if self._method is None else np.clip(act, self._low, self._high)
+        act = _as_float(act)
         if self._method is None:
             return self._scale(act)
         bounded = np.tanh(act) if self._method == "tanh" else np.clip(act, -1, 1)
@@ -72,6 +73,7 @@ class ActionMap:
         """The inverse of :meth:`to_env` on the space, for the actions of a data set."""
         if not self._scaling:
             return act
+        act = _as_float(act)
         unit = 2 * (act - self._low) / (self._high - self._low) - 1
         if self._method == "tanh":
             unit = np.arctanh(np.clip(unit.astype(np.float64), -_TANH_LIMIT, _TANH_LIMIT))
@@ -79,6 +81,10 @@ class ActionMap:
 
     def _scale(self, unit: np.ndarray) -> np.ndarray:
         return (self._low + (self._high - self._low) * (unit + 1) / 2).astype(unit.dtype)
+
+
+def _as_float(act: np.ndarray) -> np.ndarray:
+    return act if np.issubdtype(act.dtype, np.floating) else act.astype(np.float64)
 
 
 class ActionIndex:

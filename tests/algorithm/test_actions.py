@@ -45,6 +45,14 @@ def test_there_and_back_is_the_identity_on_the_space(box, scaling, method, dtype
     np.testing.assert_allclose(actions.to_env(unit), act, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize(("scaling", "method"), CASES)
+def test_whole_numbers_are_mapped_as_floats_are(scaling, method):
+    actions = ActionMap(BOXES["asymmetric"], action_scaling=scaling, bound_method=method)
+    whole = np.array([[0, 1]])
+    for maps in (actions.to_env, actions.from_env):
+        np.testing.assert_array_equal(maps(whole), maps(whole.astype(float)))
+
+
 @pytest.mark.parametrize("box", BOXES)
 @pytest.mark.parametrize(("scaling", "method"), CASES)
 def test_the_bounds_of_the_space_are_within_the_units_range(box, scaling, method):

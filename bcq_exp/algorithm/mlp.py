@@ -34,7 +34,8 @@ class HasComputeDtype:
 class MLP(HasComputeDtype, nn.Module):
     """Linear layers with ReLU between them; the last one is linear.
 
-    ``forward`` takes (..., in_dim) and returns (..., out_dim) in the input's type.
+    ``forward`` takes (..., in_dim) and returns (..., out_dim) in the input's type, a TypeError if
+    that is no floating-point type.
     """
 
     def __init__(self, in_dim: int, hidden_sizes: Sequence[int], out_dim: int) -> None:
@@ -47,6 +48,8 @@ class MLP(HasComputeDtype, nn.Module):
             for i, layer in enumerate(self.layers):
                 x = layer(x.relu() if i else x)
             return x
+        if not x.dtype.is_floating_point:  # would round the weights
+            raise TypeError(f"inputs of a network must be floats, not {x.dtype}")
         params = [p for layer in self.layers for p in (layer.weight, layer.bias)]
         rows = x.reshape(-1, x.shape[-1])
         dtype = self.compute_dtype

@@ -38,6 +38,12 @@ def test_the_input_is_left_as_it_is():
     assert torch.equal(x, before)
 
 
+def test_whole_numbers_are_refused():
+    ours, _ = twins()
+    with pytest.raises(TypeError, match="must be floats, not torch.int64"):
+        ours(torch.ones(7, 5, dtype=torch.int64))
+
+
 def test_a_frozen_network_passes_gradients_on_and_has_none():
     ours, _ = twins()
     x = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)

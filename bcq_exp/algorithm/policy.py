@@ -204,7 +204,7 @@ def as_tensor(x: Any, module: nn.Module) -> Tensor:
     """An array or tensor in the dtype and on the device of a module."""
     param = next(module.parameters())
     if not isinstance(x, Tensor):
-        x = np.require(x, requirements="W")  # torch requires writable arrays
+        x = np.require(x, requirements=("C", "W"))  # torch: no negative strides, not read-only
     return torch.as_tensor(x, dtype=param.dtype, device=param.device)
 
 

@@ -64,8 +64,8 @@ def test_one_pass_whatever_the_number_of_rows():
 
 @pytest.mark.parametrize(
     "form",
-    [OBS, OBS.float(), OBS.numpy(), OBS.tolist(), list(OBS.numpy())],
-    ids=["tensor", "float32", "array", "lists", "list of arrays"],
+    [OBS, OBS.float(), OBS.numpy(), OBS.tolist(), list(OBS.numpy()), OBS.flip(0).numpy()[::-1]],
+    ids=["tensor", "float32", "array", "lists", "list of arrays", "reversed"],
 )
 def test_observations_may_be_arrays_lists_or_tensors(form):
     policy = make_policy()

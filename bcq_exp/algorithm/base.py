@@ -211,10 +211,19 @@ class OfflineAlgorithm(nn.Module, ABC, Generic[TPolicy]):
         Entries may be arrays or tensors; actions are in the policy's unit (``map_action_inverse``).
         Returns the algorithm's ``training_stats``, whose fields have a default where not every step
         reports them.
+
+        Raises:
+            ValueError: naming an entry of another shape.
         """
         start = time.perf_counter()
         tensors = {name: as_tensor(getattr(batch, name), self) for name in self.transition}
-        size = tensors["obs"].shape[0]
+        size = len(tensors["obs"])
+        for name, x in tensors.items():
+            if x.shape[:1] != (size,) or (name == "act" and x.dim() != 2):
+                raise ValueError(
+                    f"{name} must have the shape ({size}, {'A' if name == 'act' else '...'}), not "
+                    f"{tuple(x.shape)}"
+                )
         tensors |= {name: tensors[name].reshape(size) for name in ("rew", "terminated")}
         device = tensors["obs"].device
         noise = self.draw_noise(size)

@@ -1,5 +1,6 @@
 """The public update: any modules, any arrays, from a buffer; statistics; saving and going on."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -269,6 +270,18 @@ def test_a_state_dict_continues_bit_for_bit():
             bcq.update_with_batch(make_batch(seed=seed))
     for name, value in snapshot(one).items():
         assert torch.equal(snapshot(other)[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("obs_next", (1, 3)), ("act", (1, 6, 2)), ("act", (6,)), ("rew", (5,)), ("terminated", ())],
+)
+def test_an_entry_of_another_shape_is_named(name, shape):
+    batch = Batch(**{**vars(make_batch()), name: torch.zeros(shape)})
+    with pytest.raises(
+        ValueError, match=rf"^{name} must have the shape .*{re.escape(str(shape))}$"
+    ):
+        make_bcq().update_with_batch(batch)
 
 
 def test_a_batch_names_what_it_lacks():

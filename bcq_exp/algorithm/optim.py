@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from bcq_exp.algorithm.mlp import trainable
 from bcq_exp.algorithm.stacking import share
 from bcq_exp.errors import UserError
-from bcq_exp.ranges import COSINE, LINEAR
+from bcq_exp.ranges import COSINE, LINEAR, POSITIVE, require
 
 Schedule = Callable[[int], float]  # gradient steps taken -> factor of the learning rate
 
@@ -249,6 +249,9 @@ class OptimizerFactory(ABC):
         weight_decay: L2 penalty (decoupled in AdamW).
         max_grad_norm: gradients are scaled down to this L2 norm; ``None`` leaves them alone.
         schedule: factor of ``lr`` as a function of gradient steps; ``None`` keeps it constant.
+
+    Raises:
+        ValueError: if ``max_grad_norm`` is not positive; a negative norm would ascend.
     """
 
     lr: float = 1e-3
@@ -258,6 +261,10 @@ class OptimizerFactory(ABC):
 
     # whether its kernels take the learning rate as a tensor
     reads_lr_tensor: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.max_grad_norm is not None:
+            require("max_grad_norm", self.max_grad_norm, POSITIVE)
 
     def lr_at(self, step: int) -> float:
         """The learning rate after ``step`` steps."""

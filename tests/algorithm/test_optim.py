@@ -132,6 +132,12 @@ def test_gradients_are_scaled_down_to_the_limit(limit):
         torch.testing.assert_close(step * (norm / length), grad, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("limit", [0, -1.0, math.nan])
+def test_a_limit_that_is_not_positive_is_refused(limit):
+    with pytest.raises(ValueError, match=f"^max_grad_norm is above 0, not {limit}"):
+        AdamOptimizerFactory(max_grad_norm=limit)
+
+
 def test_other_parameters_of_the_loss_get_no_gradient():
     ours, others = params(), params()
     minimize(SGDOptimizerFactory(lr=0.1).create(ours), loss(ours) + loss(others) * loss(ours))

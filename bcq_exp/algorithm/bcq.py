@@ -205,7 +205,8 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     Raises:
         TypeError: if an optimizer's factory is invalid.
-        ValueError: if a number is out of its range, or no weight of the clone can be redrawn.
+        ValueError: if a number is out of its range, ``critic2`` is the first critic, or no weight
+            of the clone can be redrawn.
     """
 
     training_stats = BCQTrainingStats
@@ -240,6 +241,10 @@ class BCQ(OfflineAlgorithm[BCQPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin):
         super().__init__(
             policy=policy, gamma=gamma, tau=tau, lmbda=lmbda, num_sampled_action=num_sampled_action
         )
+        if critic2 is policy.critic:
+            raise ValueError(
+                "critic2 is the first critic; give another module, or None for a clone"
+            )
         self.critic2 = redrawn(policy.critic) if critic2 is None else critic2
         self.actor_perturbation_target = self._add_lagged_network(policy.actor_perturbation)
         self.critic_target = self._add_lagged_network(policy.critic)

@@ -186,6 +186,12 @@ def test_a_larger_lmbda_lowers_the_target(critic2):
     assert means[0] > means[1] > means[2]  # weight moves from the maximum to the minimum
 
 
+def test_the_first_critic_is_refused_as_the_second():
+    policy = make_policy()
+    with pytest.raises(ValueError, match="critic2 is the first critic.*None"):
+        make_bcq(policy, critic2=policy.critic)
+
+
 def test_a_missing_critic2_is_initialized_again_in_every_layer():
     bcq = make_bcq()
     for one, other in zip(bcq.policy.critic.parameters(), bcq.critic2.parameters(), strict=True):

@@ -128,6 +128,13 @@ def test_the_key_of_a_missing_device_is_named_in_the_error(trained):
             load(trained, "cuda")
 
 
+def test_a_device_is_a_name_or_torchs_own(trained):
+    for load in (restore.load_run, restore.load_policy):
+        load(trained, torch.device("cpu"))
+        with pytest.raises(UserError, match="^device=mps: must be auto, cpu, cuda or cuda:N$"):
+            load(trained, "mps")
+
+
 def test_a_film_that_cannot_be_drawn_names_mujoco_gl(tmp_path, monkeypatch):
     def make_env(**kwargs):
         env = gym.make("InvertedPendulum-v5", **kwargs)

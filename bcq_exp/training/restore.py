@@ -25,6 +25,7 @@ from bcq_exp.engine.memory import enough_memory
 from bcq_exp.engine.placement import place
 from bcq_exp.errors import UserError
 from bcq_exp.files import as_json, write_atomically
+from bcq_exp.ranges import DEVICE
 from bcq_exp.training import checkpoint
 from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
@@ -64,7 +65,7 @@ class TrainedRun(NamedTuple):
 
 def load_run(
     folder: str | Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     *,
     trusted: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -79,6 +80,9 @@ def load_run(
         UserError: if there is no readable checkpoint, no such device, it names such code, or learns
             something else than ``config``; or if memory runs out.
     """
+    device = str(device)
+    if device not in DEVICE:
+        raise UserError(f"device={device}: must be {DEVICE}")
     memory = enough_memory("use another device, or end other programs")
     # damage is reported too where tensors do not fit the checkpoint's own configuration
     with memory, report_damage(RunRecord(Path(folder)).checkpoint):
@@ -104,11 +108,14 @@ def _to_act(trainer: TrainerConfig, device: str) -> TrainerConfig:
     return replace(trainer, device=device, engine="auto", precision=precision)
 
 
-def load_policy(folder: str | Path, device: str = "auto", *, trusted: bool = False) -> Agent:
+def load_policy(
+    folder: str | Path, device: str | torch.device = "auto", *, trusted: bool = False
+) -> Agent:
     """Load a policy that acts on the environment's observations: ``load_policy(f).predict(obs)``.
 
     Args:
         folder: the folder of the run.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or torch's own object.
         trusted: whether the checkpoint may name code outside bcq_exp and Gymnasium.
 
     Raises:

@@ -68,7 +68,8 @@ class Predictor(ABC):
                 actions; by default a policy that draws uses torch's global generator.
 
         Raises:
-            ValueError: if the observations have another shape, where theirs is known.
+            ValueError: if the observations are not finite, or have another shape, where theirs is
+                known.
         """
         obs = observation if isinstance(observation, Tensor) else np.asarray(observation)
         space = self.observation_space
@@ -78,6 +79,10 @@ class Predictor(ABC):
             is_one = obs.shape == shape
         generator = torch.Generator().manual_seed(0) if deterministic else None
         act = self.act(obs[None] if is_one else obs, generator)
+        # the largest of scores that are NaN would pass for an action
+        finite = obs.isfinite() if isinstance(obs, Tensor) else np.isfinite(obs.astype(np.float64))
+        if not finite.all():
+            raise ValueError("observations must be finite")
         return act[0] if is_one else act, state
 
 

@@ -147,6 +147,15 @@ def test_observations_of_another_shape_are_refused_with_both_shapes(shape):
             policy.predict(obs)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predict_refuses_observations_that_are_not_finite(value):
+    obs = OBS.clone()
+    obs[2, 1] = value
+    for form in (obs, obs.numpy(), obs[2].tolist()):
+        with pytest.raises(ValueError, match="observations must be finite"):
+            make_policy().predict(form)
+
+
 def test_deterministic_predictions_are_equal_and_the_others_draw():
     policy = make_policy()
     before = torch.get_rng_state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -79,18 +80,8 @@ class Agent(Predictor):
     @classmethod
     def of(cls, algorithm: OfflineAlgorithm, normalizer: ObsNormalizer | None) -> Agent:
         """Make an agent of a trained algorithm."""
-
-        def value(obs: Tensor, act: Tensor) -> Tensor | None:
-            with in_eval_mode(algorithm):
-                found = algorithm.value(obs, act)
-            if found is not None and found.shape != act.shape[:1]:
-                raise UserError(
-                    f"{type(algorithm).__name__}.value: must return the shape ({len(act)},), a "
-                    f"value of each row, not {tuple(found.shape)}"
-                )
-            return found
-
         gamma = getattr(algorithm.hyperparameters, "gamma", None)
+        value = partial(_value, algorithm)  # not a closure, which could not be pickled
         return cls(algorithm.policy, normalizer, value, gamma)
 
     @property
@@ -119,6 +110,17 @@ class Agent(Predictor):
     def _scaled(self, obs: np.ndarray) -> np.ndarray:
         self.check_obs(obs)
         return obs if self.normalizer is None else self.normalizer(obs)
+
+
+def _value(algorithm: OfflineAlgorithm, obs: Tensor, act: Tensor) -> Tensor | None:
+    with in_eval_mode(algorithm):
+        found = algorithm.value(obs, act)
+    if found is not None and found.shape != act.shape[:1]:
+        raise UserError(
+            f"{type(algorithm).__name__}.value: must return the shape ({len(act)},), a "
+            f"value of each row, not {tuple(found.shape)}"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Evaluation equals episodes played one by one, always from the same starts."""
 
+import pickle
 from functools import partial
 
 import gymnasium as gym
@@ -193,6 +194,14 @@ def test_each_algorithms_value_is_its_critics(name):
         expected = networks.critic(obs).max(-1).values if name == "dqn" else None
         expected = networks.critic(obs, unit)[:, 0] if expected is None else expected
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
+
+
+def test_an_agent_can_be_pickled():
+    data = load_pendulum("mixture", num_steps=200)
+    algorithm = algorithm_of(compose("algo=bcq"), data.observation_space, data.action_space)
+    agent, t = Agent.of(algorithm, None), data.transitions
+    again = pickle.loads(pickle.dumps(agent))
+    np.testing.assert_array_equal(again.value(t.obs, t.act), agent.value(t.obs, t.act))
 
 
 def test_a_value_of_another_shape_is_refused(monkeypatch):

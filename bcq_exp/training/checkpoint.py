@@ -19,8 +19,10 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from bcq_exp.config.identity import differences, identity
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.files import atomic_path, clear_halves, written
+from bcq_exp.formatting import listed
 from bcq_exp.training.record import NOTHING, Marks, RunRecord, report_damage
 from bcq_exp.training.tensor_files import save_tensors
 
@@ -110,7 +112,7 @@ def newest(record: RunRecord) -> Checkpoint | None:
 
 
 def find_resumable(record: RunRecord, *, lazily: bool = False) -> StoredCheckpoint | None:
-    """Return the newest undamaged checkpoint whose marks the run's tables match.
+    """Return the newest undamaged checkpoint of the run whose marks its tables match.
 
     Raises:
         Damaged: if there are checkpoints, but none such.
@@ -160,6 +162,10 @@ def _newest(record: RunRecord, read: Callable[[Path], Checkpoint]) -> StoredChec
 def _with_rows(record: RunRecord, path: Path, *, lazily: bool) -> Checkpoint:
     content = load(path, lazily=lazily)
     summary = record.summary()
+    with report_damage(path):
+        was = content["config"] if summary is None else summary["config"]
+        if changed := differences(identity(content["config"]), identity(was)):
+            raise Damaged(f"{path} belongs to another run ({listed([*changed.values()])})")
     if summary is not None and summary["step"] == content["step"] and summary["record"]:
         # it covers the evaluation that followed the checkpoint
         with suppress(Damaged):

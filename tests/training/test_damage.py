@@ -106,6 +106,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, straight, caplog)
     assert checkpoint.load(run / "checkpoint.previous.pt")["step"] == 60
 
 
+def test_a_checkpoint_of_another_run_gives_way_to_the_one_before(run, straight, caplog):
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save({**saved, "config": {**saved["config"], "seed": 5}}, run / "checkpoint.pt")
+    with caplog.at_level(logging.WARNING):
+        fit(run, *LONGER)
+    assert "checkpoint.pt belongs to another run (seed (5 -> " in caplog.text
+    assert_same_run(run, straight)
+
+
 def test_a_checkpoint_of_another_format_is_refused_by_its_number(run):
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
     torch.save({**saved, "format": saved["format"] + 1}, run / "checkpoint.pt")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +205,14 @@ class Run:
 
     def write_summary(self, status: str, step: int) -> dict[str, Any]:
         """Write and return ``summary.json`` as of ``step``."""
+        known = [row for row in self._evaluations if not isnan(row["return_mean"])]
         summary = {
             "status": status,
             "failure": self.failure,
             "step": step,
             "trouble": self._trouble,
             "last": self._evaluations[-1] if self._evaluations else None,
-            "best": max(self._evaluations, key=lambda row: row["return_mean"], default=None),
+            "best": max(known, key=lambda row: row["return_mean"], default=None),
             "wall_time": round(self.seconds, 3),
             "steps_per_second": round(step / self.seconds, 2) if self.seconds else None,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),

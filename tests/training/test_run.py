@@ -20,7 +20,7 @@ from bcq_exp.training import algorithms, build, provenance, restore
 from bcq_exp.training import checkpoint as checkpoints
 from bcq_exp.training import run as runs
 from bcq_exp.training.cohort import train_cohort
-from bcq_exp.training.evaluation import Evaluator
+from bcq_exp.training.evaluation import EpisodeResults, Evaluator
 from bcq_exp.training.objective import Objective
 from bcq_exp.training.progress import Progress
 from bcq_exp.training.record import RunRecord
@@ -195,6 +195,18 @@ def test_an_environment_that_raises_fails_the_run_in_one_line(tmp_path, monkeypa
     with pytest.raises(RunStopped, match="evaluation failed at step 30: ZeroDivisionError: in the"):
         fit(tmp_path / "r", *TINY)
     assert checkpoint(tmp_path / "r")["step"] == 30
+
+
+def test_a_return_that_is_not_a_number_is_not_the_best(tmp_path, monkeypatch):
+    returns = iter([np.nan, 1.0])
+
+    def evaluate(self, agent, is_stopped):
+        lengths = np.array([3])
+        return EpisodeResults(np.array([next(returns)]), lengths, None, None, np.zeros((3, 1)))
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    fit(tmp_path / "r", *TINY)
+    assert RunRecord(tmp_path / "r").summary()["best"]["step"] == 60
 
 
 def test_the_contents_of_the_summary(trained):

@@ -26,6 +26,6 @@ def assert_a_stack_is_its_runs(make, num_runs, steps=10):
         each = [r.gradient_step(b, n) for r, b, n in zip(alone, batches, noises, strict=True)]
         assert stacked.keys() == each[0].keys()
         for name, values in stacked.items():
-            expected = torch.stack([told[name] for told in each])
+            expected = torch.stack([metrics[name] for metrics in each])
             torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
     assert_same_parameters(in_stack, alone, rtol=1e-10)

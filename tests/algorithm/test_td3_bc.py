@@ -73,9 +73,9 @@ class Reference:
                 error = critic(batch.obs[i], batch.act[i])[0] - y
                 losses[k] = losses[k] + error * error / size
         descend(self.critic_adam, losses[0] + losses[1])
-        told = {"critic1_loss": losses[0].item(), "critic2_loss": losses[1].item()}
+        metrics = {"critic1_loss": losses[0].item(), "critic2_loss": losses[1].item()}
         if self.it % 2:
-            return told
+            return metrics
 
         pis = [self.actor(obs) for obs in batch.obs]
         values = [self.critics[0](o, pi)[0] for o, pi in zip(batch.obs, pis, strict=True)]
@@ -88,7 +88,7 @@ class Reference:
         descend(self.actor_adam, loss)
         targets = (self.actor_target, *self.critic_targets)
         follow(targets, (self.actor, *self.critics), self.tau)
-        return {**told, "actor_loss": loss.item(), "lambda": lmbda}
+        return {**metrics, "actor_loss": loss.item(), "lambda": lmbda}
 
 
 def test_steps_are_the_papers():
@@ -97,11 +97,11 @@ def test_steps_are_the_papers():
     for step in range(6):
         batch = make_batch(seed=step)
         noise = algorithm.draw_noise(6)
-        told = algorithm.gradient_step(batch, noise)
+        metrics = algorithm.gradient_step(batch, noise)
         expected = reference.train(batch, noise.smoothing)
-        assert ("actor_loss" in told) is (step % 2 == 1)
+        assert ("actor_loss" in metrics) is (step % 2 == 1)
         for name, value in expected.items():
-            assert told[name].item() == pytest.approx(value, rel=1e-10), (step, name)
+            assert metrics[name].item() == pytest.approx(value, rel=1e-10), (step, name)
         theirs = (
             reference.actor,
             *reference.critics,

@@ -28,7 +28,7 @@ def test_steps_are_those_of_the_equation_by_loops():
     for step in range(5):
         batch = make_batch(seed=step)
         noise = vae_bc.draw_noise(6, torch.Generator().manual_seed(step))
-        told = vae_bc.gradient_step(batch, noise)
+        metrics = vae_bc.gradient_step(batch, noise)
         errors, divergences = [], []
         for obs, act, eps in zip(batch.obs, batch.act, noise.vae_eps, strict=True):
             mean, log_std = vae.encoder(torch.cat([obs, act])).chunk(2)
@@ -36,7 +36,7 @@ def test_steps_are_those_of_the_equation_by_loops():
             errors += list((vae.decode(obs, mean + std * eps) - act) ** 2)
             divergences += list(-std.log() + (std**2 + mean**2 - 1) / 2)
         loss = sum(errors) / len(errors) + 0.3 * sum(divergences) / len(divergences)
-        assert told["vae_loss"].item() == pytest.approx(descend(adam, loss), rel=1e-10)
+        assert metrics["vae_loss"].item() == pytest.approx(descend(adam, loss), rel=1e-10)
     assert_same_parameters([vae_bc.policy.vae], [vae])
 
 

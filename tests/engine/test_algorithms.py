@@ -126,11 +126,11 @@ def test_a_run_in_a_compiled_sweep_is_bitwise_the_run_alone(algo, data):
 def test_a_cohort_of_different_numbers_is_its_runs_alone(algo, data):
     cfgs = cfgs_of(algo, "trainer.precision=fp64", "trainer.engine=eager")
     together = engine_of(cfgs, data, num_threads=1)
-    told = together.advance(40)
+    metrics = together.advance(40)
     for k, cfg in enumerate(cfgs):
         alone = engine_of([cfg], data)
         expected = alone.advance(40)[0]
-        torch.testing.assert_close(told[k], expected, rtol=1e-8, atol=1e-9, equal_nan=True)
+        torch.testing.assert_close(metrics[k], expected, rtol=1e-8, atol=1e-9, equal_nan=True)
 
 
 @pytest.mark.parametrize("engine", ["eager", "xla"])
@@ -141,6 +141,6 @@ def test_a_loaded_engine_resumes_bitwise(algo, engine, data):
     expected = straight.advance(40)[:, 25:]
     first.advance(25)
     second.load_state_dict(0, first.state_dict(0))
-    told = second.advance(15)
-    torch.testing.assert_close(told, expected, rtol=0, atol=0, equal_nan=True)
+    metrics = second.advance(15)
+    torch.testing.assert_close(metrics, expected, rtol=0, atol=0, equal_nan=True)
     assert_same_state(second.state_dict(0), straight.state_dict(0))

@@ -65,10 +65,10 @@ def test_steps_on_a_gpu_are_the_cpus_given_its_random_numbers(algo, monkeypatch)
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_a_stack_of_different_numbers_is_its_runs_alone(algo):
     cfgs = cfgs_of(algo, CUDA, FP64)
-    told = engine_of(cfgs, data_of(algo)).advance(40)
+    metrics = engine_of(cfgs, data_of(algo)).advance(40)
     for k, cfg in enumerate(cfgs):
         alone = engine_of([cfg], data_of(algo)).advance(40)[0]
-        assert_close(told[k], alone, rtol=1e-8)
+        assert_close(metrics[k], alone, rtol=1e-8)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])

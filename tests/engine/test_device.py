@@ -109,44 +109,44 @@ def test_an_optimizer_from_the_hosts_checkpoint_steps_on_the_device(factory):
         minimize(on_device, param.sum())
 
 
-def looks(told, batch):
-    told["actor_loss"].item()
+def looks(metrics, batch):
+    metrics["actor_loss"].item()
 
 
-def branches(told, batch):
-    if told["actor_loss"].sum() > 0:
-        told["actor_loss"].neg_()
+def branches(metrics, batch):
+    if metrics["actor_loss"].sum() > 0:
+        metrics["actor_loss"].neg_()
 
 
-def lists(told, batch):
+def lists(metrics, batch):
     batch.rew.tolist()
 
 
-def copies_to_host(told, batch):
+def copies_to_host(metrics, batch):
     batch.rew.to("cpu")
 
 
-def selects(told, batch):
+def selects(metrics, batch):
     batch.obs[batch.rew > 0].sum()
 
 
-def counts(told, batch):
+def counts(metrics, batch):
     batch.rew.nonzero()
 
 
-def brings_a_tensor(told, batch):
+def brings_a_tensor(metrics, batch):
     batch.rew.add_(torch.ones(1))
 
 
-def brings_a_number(told, batch):
+def brings_a_number(metrics, batch):
     batch.rew.mul_(torch.tensor(2.0))
 
 
-def brings_numbers(told, batch):
+def brings_numbers(metrics, batch):
     batch.rew.new_tensor([1.0, 2.0])
 
 
-def brings_an_array(told, batch):
+def brings_an_array(metrics, batch):
     batch.rew.add_(torch.from_numpy(np.ones(1, np.float32)))
 
 
@@ -166,9 +166,9 @@ def test_a_step_that_needs_the_host_is_noticed(mutant, cloning, data, monkeypatc
     (step,) = BC.steps
 
     def mutated(networks, optimizers, hyperparameters, batch, noise):
-        told = step(networks, optimizers, hyperparameters, batch, noise)
-        mutant(told, batch)
-        return told
+        metrics = step(networks, optimizers, hyperparameters, batch, noise)
+        mutant(metrics, batch)
+        return metrics
 
     engine = device_engine([cloning], data)
     engine.take_steps(2)

@@ -212,15 +212,15 @@ def test_a_custom_critic_that_declares_it_is_compiled_stacked_and_computed_in_bf
     cfgs = [compose(*DDPG_OPTIONS, f"{OWN}OwnCritic", f"seed={k}") for k in range(2)]
     stacked = engine_of(cfgs, data, engine="eager", stacks=True, num_threads=1)
     assert stacked.num_runs == 2  # one engine, not two side by side
-    told = stacked.advance(20)
+    metrics = stacked.advance(20)
     for k, cfg in enumerate(cfgs):
         alone = engine_of([cfg], data, engine="xla", engine_is_required=True).advance(20)[0]
-        torch.testing.assert_close(told[k], alone, rtol=2e-3, atol=2e-4)
+        torch.testing.assert_close(metrics[k], alone, rtol=2e-3, atol=2e-4)
     bf16 = engine_of([compose(*DDPG_OPTIONS, f"{OWN}OwnCritic", "trainer.precision=bf16")], data)
     critic = bf16.algorithm(0).critic
     assert {p.dtype for p in critic.parameters()} == {torch.float32}
     assert critic.out.compute_dtype == torch.bfloat16
-    assert not torch.equal(bf16.advance(3)[0], told[0, :3])
+    assert not torch.equal(bf16.advance(3)[0], metrics[0, :3])
 
 
 class ScaledCritic(OwnCritic):

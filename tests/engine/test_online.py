@@ -132,8 +132,8 @@ def test_it_explores_at_random_first_and_by_the_policy_with_noise_then():
 
 def test_a_gradient_step_is_the_algorithms_own_on_the_transitions_collected_so_far():
     online, alone = engine(engine="eager"), engine().algorithm(0)
-    told = online.advance(100)[0]
-    assert told[:60].isnan().all() and told[60:].isfinite().all()
+    metrics = online.advance(100)[0]
+    assert metrics[:60].isnan().all() and metrics[60:].isfinite().all()
     rows, state = collected(online)
     assert state["gradient_steps"] == 40
     stream = GrowingStream(0, 240, 8, alone.noise_shapes(8), first_rows=61)
@@ -144,8 +144,8 @@ def test_a_gradient_step_is_the_algorithms_own_on_the_transitions_collected_so_f
         names = ("obs", "act", "rew", "terminated", "obs_next")
         batch = {n: torch.as_tensor(rows[n][chosen]).float() for n in names}
         values = alone.gradient_step(Batch(**batch), alone.draw_noise(8))
-        assert told[60 + k, 0].item() == pytest.approx(values["actor_loss"].item(), rel=1e-5)
-        assert told[60 + k, 1].item() == pytest.approx(values["critic_loss"].item(), rel=1e-5)
+        assert metrics[60 + k, 0].item() == pytest.approx(values["actor_loss"].item(), rel=1e-5)
+        assert metrics[60 + k, 1].item() == pytest.approx(values["critic_loss"].item(), rel=1e-5)
     for a, b in zip(alone.parameters(), online.algorithm(0).parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -282,8 +282,8 @@ def test_it_resumes_bitwise_within_an_episode(env, compiled):
         first.advance(step - first.step)
         second = engine(f"online.env={env}", **compiled)
         second.load_state_dict(0, first.state_dict(0))
-        told = second.advance(110 - step)
-        torch.testing.assert_close(told, expected[:, step:], rtol=0, atol=0, equal_nan=True)
+        metrics = second.advance(110 - step)
+        torch.testing.assert_close(metrics, expected[:, step:], rtol=0, atol=0, equal_nan=True)
         assert_same_state(second.state_dict(0), straight.state_dict(0))
 
 
@@ -312,10 +312,10 @@ def test_runs_of_a_sweep_explore_side_by_side_as_they_do_alone():
     cfgs = [compose(*ONLINE, f"seed={k}") for k in range(2)]
     task = explore("Pendulum-v1", start_steps=60, noise_std=0.3)
     together = engine_of(cfgs, task, num_threads=2)
-    told = torch.cat([together.advance(n) for n in (1, 70, 49)], 1)
+    metrics = torch.cat([together.advance(n) for n in (1, 70, 49)], 1)
     for k, cfg in enumerate(cfgs):
         alone = engine_of([cfg], task).advance(120)[0]
-        torch.testing.assert_close(told[k], alone, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(metrics[k], alone, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("size", [1, 40])

@@ -56,11 +56,11 @@ def critic_step(nets, optimizers, hyper, batch, noise):
 
 
 def critic_and_actor_step(nets, optimizers, hyper, batch, noise):
-    told = critic_step(nets, optimizers, hyper, batch, noise)
+    metrics = critic_step(nets, optimizers, hyper, batch, noise)
     with frozen(nets.critic):
         loss = _actor_loss(nets.critic, nets.actor, batch.obs)
         optimizers["actor"].apply(loss)
-    return {**told, "actor_loss": loss}
+    return {**metrics, "actor_loss": loss}
 
 
 class Delayed(OfflineAlgorithm):
@@ -138,11 +138,11 @@ def test_engines_side_by_side_compile_once_and_are_bitwise_those_alone(monkeypat
     program = "bcq_exp.engine.xla.executor.Program"
     monkeypatch.setattr(program, lambda *args: compiled.append(1) or Program(*args))
     parallel = ParallelEngine([engine(k, executor=shared) for k in range(2)], num_threads=2)
-    told = torch.cat([parallel.advance(n) for n in (1, 2, 17)], 1)
+    metrics = torch.cat([parallel.advance(n) for n in (1, 2, 17)], 1)
     assert len(compiled) == 1
     for k in range(2):
         expected = engine(k, executor=compiler()).advance(20)[0]
-        torch.testing.assert_close(told[k], expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(metrics[k], expected, rtol=0, atol=0, equal_nan=True)
 
 
 @per_run
@@ -196,8 +196,8 @@ def test_it_resumes_bitwise_from_any_turn(step):
     expected = straight.advance(20)[0, step:]
     first.advance(step)
     second.load_state_dict(0, first.state_dict(0))
-    told = second.advance(20 - step)[0]
-    torch.testing.assert_close(told, expected, rtol=0, atol=0, equal_nan=True)
+    metrics = second.advance(20 - step)[0]
+    torch.testing.assert_close(metrics, expected, rtol=0, atol=0, equal_nan=True)
     assert_same_state(second.state_dict(0), straight.state_dict(0))
 
 

@@ -50,7 +50,7 @@ def train(spec: RunSpec) -> float:
 
         for reason in estimate_objectives([spec], spec.folder).values():
             raise UserError(reason)
-    value = spec.objective.value(spec.folder)
+    value = spec.objective.value(spec.record)
     if was_complete:
         log.info("%s is complete; a larger number of steps continues it", spec.folder)
     return value

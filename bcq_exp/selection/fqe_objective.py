@@ -18,7 +18,6 @@ from bcq_exp.selection.fitted_q import FittedQ, estimate_row
 from bcq_exp.selection.notes import of_settings
 from bcq_exp.selection.selection_files import CRITICS
 from bcq_exp.training.progress import progress
-from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
 from bcq_exp.training.wandb_export import add_estimates
 
@@ -50,8 +49,8 @@ def estimate_objectives(specs: Sequence[RunSpec], place: Path) -> dict[Path, str
     valued = [(spec, fqe) for spec in specs if (fqe := spec.objective.fqe) is not None]
     for spec, fqe in valued:
         with _noted(spec.folder, failures):
-            if spec.objective.row(spec.folder, spec.until) is None:
-                config = RunRecord(spec.folder).required_summary()["config"]
+            if spec.objective.row(spec.record, spec.until) is None:
+                config = spec.record.required_summary()["config"]
                 candidate = load_candidate(spec.folder, spec.folder.name, config=config)
                 data = json.dumps(config["dataset"], sort_keys=True)
                 kinds.setdefault((data, fqe), []).append(candidate)
@@ -66,8 +65,8 @@ def estimate_objectives(specs: Sequence[RunSpec], place: Path) -> dict[Path, str
     for spec, _ in valued:
         if spec.folder not in failures:
             with _noted(spec.folder, failures):
-                row = spec.objective.row(spec.folder, spec.until)
-                spec.objective.number(row, spec.folder)
+                row = spec.objective.row(spec.record, spec.until)
+                spec.objective.number(row, spec.record)
                 num_beyond += row is not None and row["step"] > (spec.until or row["step"])
     if num_beyond:
         are = counted(num_beyond, "run is", "runs are")

@@ -175,8 +175,8 @@ def _planned(number: int, spec: RunSpec, overrides: list[str]) -> Planned:
         if start.is_trained(spec, summary):
             if spec.objective.fqe is not None:  # it has an estimate, or will have
                 return found
-            return replace(found, value=spec.objective.value(spec.folder, spec.until, summary))
-        start.check_has_checkpoint(spec.folder, summary)
+            return replace(found, value=spec.objective.value(spec.record, spec.until, summary))
+        start.check_has_checkpoint(spec, summary)
         return replace(found, key=cohort_key(spec, restarts=spec.resume == "restart"))
     except Damaged as error:
         return replace(found, damage=str(error))

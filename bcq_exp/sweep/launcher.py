@@ -42,7 +42,7 @@ from bcq_exp.training import start
 from bcq_exp.training.cohort import cohort_key, cohorts, train_cohort
 from bcq_exp.training.progress import Part
 from bcq_exp.training.provenance import command, own_configs
-from bcq_exp.training.record import RunRecord, check_free, hold
+from bcq_exp.training.record import check_free, hold
 from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ class CohortLauncher(Launcher):
         else:
             value = planned.value
             if value is None:  # it is trained now
-                value = planned.spec.objective.value(planned.spec.folder, planned.spec.until)
+                value = planned.spec.objective.value(planned.spec.record, planned.spec.until)
             result.return_value, result.status = value, JobStatus.COMPLETED
         if planned.key is not None and self._calls_back:
             full, _ = self._jobs.compose(planned.number, planned.overrides)
@@ -317,9 +317,7 @@ def _train_group(specs: Sequence[RunSpec]) -> list[Reason | None]:
             return _train_group([replace(spec, chdir=False)])
     failures: dict[Path, Reason | None] = {spec.folder: None for spec in specs}
     try:
-        left = [
-            spec for spec in specs if not start.is_trained(spec, RunRecord(spec.folder).summary())
-        ]
+        left = [spec for spec in specs if not start.is_trained(spec, spec.record.summary())]
         for members in cohorts([cohort_key(spec) for spec in left]):
             cohort = [left[i] for i in members]
             ended = zip(cohort, train_cohort(cohort), strict=True)

@@ -45,8 +45,7 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
         UserError: if a part cannot be built, or actions are scaled otherwise than before.
     """
     specs = [with_scaling_decided(spec, task.action_space) for spec in specs]
-    records = [RunRecord(spec.folder) for spec in specs]
-    found = [find_resumable(record) for record in records]
+    found = [find_resumable(spec.record) for spec in specs]
     for spec, saved in zip(specs, found, strict=True):
         if saved is not None:
             _check_scaling(spec, saved.content)
@@ -58,10 +57,10 @@ def build_trainer(specs: Sequence[RunSpec], task: Task, placement: Placement) ->
     seeds = [spec.seed for spec in specs]
     engine = build_engine(algorithms, seeds, task, units, trainer, placement)
     nothing = torch.empty(0, len(engine.statistics), dtype=torch.float64)
-    for k, (record, saved) in enumerate(zip(records, found, strict=True)):
+    for k, (spec, saved) in enumerate(zip(specs, found, strict=True)):
         if saved is not None:
             engine.load_state_dict(k, saved.content["engine"])
-        prepare_to_resume(record, saved)
+        prepare_to_resume(spec.record, saved)
     warnings = Warnings()
     compiles = algorithms[0].can_be_compiled
     how = str(placement if compiles else replace(placement, engine="eager"))
@@ -146,8 +145,7 @@ def build_run(
     Args:
         saved: the checkpoint that it resumes from.
     """
-    record, num_episodes = RunRecord(spec.folder), spec.trainer.eval_episodes
-    data = task.facts()
+    num_episodes, data = spec.trainer.eval_episodes, task.facts()
     made_by = {
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(),
@@ -162,14 +160,14 @@ def build_run(
         **task.lasting_facts(),
         "command": spec.command,
         **made_by,
-        "earlier": [] if saved is None else _earlier(record, saved.content["step"], made_by),
+        "earlier": [] if saved is None else _earlier(spec.record, saved.content["step"], made_by),
         "config_hash": config_hash(spec.config),
         "config": spec.config,
     }
     run = Run(
-        record=record,
+        record=spec.record,
         log=logging.getLogger("bcq_exp.run") if spec.is_alone else run_log(spec.folder),
-        tracker=build_tracker(record, facts, warnings),
+        tracker=build_tracker(spec.record, facts, warnings),
         evaluator=(
             Evaluator(task.make_env, num_episodes, spec.trainer.eval_seed) if num_episodes else None
         ),

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from bcq_exp.training import start
-from bcq_exp.training.record import RunRecord, hold
+from bcq_exp.training.record import hold
 from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def cohort_key(spec: RunSpec, *, restarts: bool = False) -> CohortKey:
     if not restarts:
         from bcq_exp.training import checkpoint  # brings torch
 
-        found = checkpoint.find_resumable(RunRecord(spec.folder), lazily=True)
+        found = checkpoint.find_resumable(spec.record, lazily=True)
         if found is not None:
             step, window = found.content["step"], len(found.content["window"])
     return CohortKey(spec.shared, step, window, spec.algorithm.optimizers)
@@ -86,7 +86,7 @@ def train_cohort(specs: Sequence[RunSpec]) -> list[str | None]:
     with enough_memory(), ExitStack() as until_trained:
         for spec in specs:
             until_trained.enter_context(hold(spec.folder))
-            summary = RunRecord(spec.folder).progress()
+            summary = spec.record.progress()
             if summary is not None:  # perhaps of a run that began while the data were loaded
                 start.check_continues(spec, summary)
         until_trained.enter_context(placement.in_force())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import nan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcq_exp.config.fqe_settings import FQESettings
@@ -79,16 +78,15 @@ class Objective:
             raise self._unscored(task.id)
 
     def row(
-        self, folder: Path, until: int | None = None, summary: Mapping[str, Any] | None = None
+        self, record: RunRecord, until: int | None = None, summary: Mapping[str, Any] | None = None
     ) -> Mapping[str, Any] | None:
         """Return the evaluation or estimate with the objective; ``None`` if there is none.
 
         Args:
-            folder: the folder of a run.
+            record: the files of a run.
             until: the step of the evaluation; ``None`` is the last one, within ``num_steps``.
             summary: the run's summary, if it was read already.
         """
-        record = RunRecord(folder)
         summary = summary or record.summary()
         if summary is None:
             return None
@@ -104,7 +102,7 @@ class Objective:
         return next((row for row in evaluations if row["step"] == until), None)
 
     def value(
-        self, folder: Path, until: int | None = None, summary: Mapping[str, Any] | None = None
+        self, record: RunRecord, until: int | None = None, summary: Mapping[str, Any] | None = None
     ) -> float:
         """Return the objective of a trained run, NaN where none is asked for; see :meth:`row`.
 
@@ -112,9 +110,9 @@ class Objective:
             UserError: if the environment has no normalized score, the run went beyond the step
                 without an evaluation there, or fitted Q evaluation diverged or is missing.
         """
-        return self.number(self.row(folder, until, summary), folder) if self.is_asked_for else nan
+        return self.number(self.row(record, until, summary), record) if self.is_asked_for else nan
 
-    def number(self, row: Mapping[str, Any] | None, folder: Path) -> float:
+    def number(self, row: Mapping[str, Any] | None, record: RunRecord) -> float:
         """Return the objective in a row that :meth:`row` found.
 
         Raises:
@@ -125,13 +123,14 @@ class Objective:
             return float(value)
         if self.fqe is not None:
             what = "has no estimate" if row is None else "fitted Q evaluation diverged"
-            raise UserError(f"trainer.objective=fqe: {folder}: {what}")
+            raise UserError(f"trainer.objective=fqe: {record.folder}: {what}")
         if row is None:
             raise UserError(
-                f"trainer.num_steps={self.num_steps}: the run in {folder} has taken more steps, "
-                "and has no evaluation after these; give its number of steps, or another name"
+                f"trainer.num_steps={self.num_steps}: the run in {record.folder} has taken more "
+                "steps, and has no evaluation after these; give its number of steps, or another "
+                "name"
             )
-        raise self._unscored(RunRecord(folder).required_summary()["dataset"]["id"])
+        raise self._unscored(record.required_summary()["dataset"]["id"])
 
     def _unscored(self, dataset: str) -> UserError:
         return UserError(

@@ -20,6 +20,7 @@ from bcq_exp.config.schema import RunConfig, TrainerConfig, source
 from bcq_exp.ranges import PATH
 from bcq_exp.training.objective import Objective
 from bcq_exp.training.progress import Part
+from bcq_exp.training.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,11 @@ class RunSpec:
             seed=self.seed,
             num_steps=max(1, self.trainer.num_steps - start_steps),
         )
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """The files of its folder."""
+        return RunRecord(self.folder)
 
     @property
     def objective(self) -> Objective:

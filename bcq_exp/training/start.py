@@ -32,7 +32,7 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunSpec:
     spec = RunSpec.of(cfg, folder)
     spec.check()
     if not is_trained(spec, summary := check_folder(spec)):
-        check_has_checkpoint(spec.folder, summary)
+        check_has_checkpoint(spec, summary)
         from bcq_exp.training.algorithms import algorithm_class  # brings torch
 
         algorithm_class(spec.algorithm)
@@ -41,7 +41,7 @@ def plan_run(cfg: DictConfig, folder: Path) -> RunSpec:
 
 def make_room(spec: RunSpec) -> None:
     """With ``resume=restart`` set an earlier run in the folder aside."""
-    if spec.resume == "restart" and RunRecord(spec.folder).has_begun:
+    if spec.resume == "restart" and spec.record.has_begun:
         set_aside(spec.folder)
 
 
@@ -57,8 +57,7 @@ def check_folder(spec: RunSpec) -> dict[str, Any] | None:
             is a sweep's.
         Damaged: if the summary is damaged and is not to be set aside.
     """
-    folder = spec.folder
-    record = RunRecord(folder)
+    folder, record = spec.folder, spec.record
     if is_sweep(folder):
         raise UserError(f"name={folder.name}: {folder} holds a sweep; choose another name")
     check_free(folder)
@@ -84,7 +83,7 @@ def is_complete(spec: RunSpec) -> bool:
         UserError: if it must not continue the run in its folder.
         Damaged: if that run's files are damaged.
     """
-    summary = RunRecord(spec.folder).progress()
+    summary = spec.record.progress()
     if summary is not None:
         check_continues(spec, summary)
     return is_trained(spec, summary)
@@ -194,22 +193,22 @@ def is_trained(spec: RunSpec, summary: Mapping[str, Any] | None) -> bool:
         is_long_enough = summary["step"] >= spec.trainer.num_steps
         return summary["status"] == "completed" and is_long_enough
     objective = spec.objective
-    if objective.row(spec.folder, spec.until, summary) is not None:
+    if objective.row(spec.record, spec.until, summary) is not None:
         return True
     if objective.fqe is None or summary["step"] < spec.until:
         return False
     # the objective will be estimated from a checkpoint, which is written after the evaluation
-    return summary["status"] == "stopped" or _has_checkpoint(spec.until, spec.folder)
+    return summary["status"] == "stopped" or _has_checkpoint(spec, spec.until)
 
 
-def _has_checkpoint(step: int, folder: Path) -> bool:
+def _has_checkpoint(spec: RunSpec, step: int) -> bool:
     from bcq_exp.training import checkpoint  # brings torch
 
-    found = checkpoint.find_resumable(RunRecord(folder), lazily=True)
+    found = checkpoint.find_resumable(spec.record, lazily=True)
     return found is not None and found.content["step"] >= step
 
 
-def check_has_checkpoint(folder: Path, summary: Mapping[str, Any] | None) -> None:
+def check_has_checkpoint(spec: RunSpec, summary: Mapping[str, Any] | None) -> None:
     """Check that a run that ended, and is to go on, has its checkpoint.
 
     Raises:
@@ -217,7 +216,7 @@ def check_has_checkpoint(folder: Path, summary: Mapping[str, Any] | None) -> Non
     """
     if summary is None or not summary["step"] or summary["status"] not in ("completed", "stopped"):
         return
-    if not (path := RunRecord(folder).checkpoint).exists():
+    if not (path := spec.record.checkpoint).exists():
         raise Damaged(f"{path} is missing", SET_ASIDE)
 
 

@@ -97,18 +97,18 @@ def test_the_value_is_that_of_the_step_asked_for(tmp_path):
     summary = {"step": 90, "last": last, "record": record.marks()}
     fqe, evaluated = Objective(FQE, 90, FQESettings(num_steps=40)), Objective("return_mean", 90)
     first = {"step": 60, "return_mean": -60}
-    assert Objective("return_mean", 60).row(tmp_path, None, summary) == first  # not the last
+    assert Objective("return_mean", 60).row(record, None, summary) == first  # not the last
     with pytest.raises(UserError, match="num_steps=70: the run in .* has taken more"):
-        Objective("return_mean", 70).value(tmp_path, None, summary)
+        Objective("return_mean", 70).value(record, None, summary)
     for until, estimate, row in (
         *((50, 0.6, None), (60, 0.6, {"step": 60, "return_mean": -60})),
         *((70, 0.9, None), (None, 0.9, last)),
     ):
-        assert fqe.value(tmp_path, until, summary) == estimate
-        assert evaluated.row(tmp_path, until, summary) == row
-    for found, said in ((fqe.row(tmp_path, 91, summary), "no estimate"), ({FQE: None}, "diverged")):
+        assert fqe.value(record, until, summary) == estimate
+        assert evaluated.row(record, until, summary) == row
+    for found, said in ((fqe.row(record, 91, summary), "no estimate"), ({FQE: None}, "diverged")):
         with pytest.raises(UserError, match=said):
-            fqe.number(found, tmp_path)
+            fqe.number(found, record)
 
 
 def test_a_search_needs_no_environment(folder):

@@ -261,7 +261,7 @@ def test_a_score_without_a_scale_is_refused_before_training(trained, tmp_path, m
         fit(tmp_path / "r", *SHORT, "trainer.objective=normalized_score")
     assert not RunRecord(tmp_path / "r").has_begun
     with pytest.raises(UserError, match=said):
-        Objective("normalized_score", 60).number({"normalized_score": None}, trained)
+        Objective("normalized_score", 60).number({"normalized_score": None}, RunRecord(trained))
 
 
 def test_the_agent_of_a_checkpoint_is_the_one_evaluated(trained):

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_env = run.env_maker(options.env)
     evaluator = evaluation.Evaluator(make_env, options.num_episodes, options.seed)
     results = evaluator.evaluate(run.agent)
+    print(f"step    {run.progress}")
     returns = results.return_mean, results.return_std, results.returns.min(), results.returns.max()
     mean, std, lowest, highest = numbers(*map(float, returns))
     print(f"return  {mean} ± {std} over {counted(options.num_episodes, 'episode')}")

@@ -35,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     run = restore.load_run(options.run, "cpu", trusted=options.trust)
     facts = RunRecord(options.run).required_summary()
-    num_steps = facts["config"]["trainer"]["num_steps"]
     where = policy_files.write_policy(
         run.agent,
         options.format,
@@ -47,11 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "algorithm": facts["algorithm"],
             "seed": facts["seed"],
             "step": run.step,
-            "num_steps": num_steps,
+            "num_steps": run.num_steps,
         },
     )
-    unfinished = "" if run.step == num_steps else f" of {num_steps}: the run is not finished"
-    print(f"step    {run.step}{unfinished}")
+    print(f"step    {run.progress}")
     for name, written in zip(("policy", "page"), where, strict=True):
         print(f"{name:6}  {written}")
 

@@ -27,6 +27,9 @@ def test_a_run_of_a_sweep_is_named_as_its_folder_is(trained, tmp_path):
     done = evaluate(f"run={name}", "num_episodes=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"saved   {name}/evaluation_1_episodes" in done.stdout
+    (tmp_path / name / "checkpoint.pt").unlink()  # the previous one is used
+    done = evaluate(f"run={name}", "num_episodes=1", cwd=tmp_path)
+    assert re.match(r"step    \d+ of 60: the run is not finished\n", done.stdout), done.stdout
 
 
 def test_returns_are_printed_and_saved_and_an_episode_filmed(trained, tmp_path):
@@ -38,6 +41,7 @@ def test_returns_are_printed_and_saved_and_an_episode_filmed(trained, tmp_path):
     results = Evaluator(restored.make_env, 3, seed=50).evaluate(restored.agent)
     printed = [float(x) for x in re.search(r"return  (\S+) ± (\S+) over 3", done.stdout).groups()]
     assert printed == pytest.approx([results.return_mean, results.return_std], abs=0.051)
+    assert done.stdout.startswith("step    60\n")
     assert "length  200 steps" in done.stdout
     assert (
         f"lowest  {results.returns.min():.1f}   highest {results.returns.max():.1f}" in done.stdout

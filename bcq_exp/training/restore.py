@@ -41,14 +41,22 @@ class TrainedRun(NamedTuple):
     Args:
         agent: the policy with its observation scaling.
         step: gradient steps taken.
+        num_steps: gradient steps that the run takes in all.
         make_env: makes its environment.
         spaces: the flat observation and action spaces that it was trained with.
     """
 
     agent: Agent
     step: int
+    num_steps: int
     make_env: EnvMaker
     spaces: tuple[Box, ActionSpace]
+
+    @property
+    def progress(self) -> str:
+        """The steps taken, and whether more are to come."""
+        unfinished = self.step != self.num_steps
+        return f"{self.step}{f' of {self.num_steps}: the run is not finished' * unfinished}"
 
     def env_maker(self, env: str | None) -> EnvMaker:
         """Return a maker of another environment of the same spaces, by id; of its own for None."""
@@ -99,7 +107,8 @@ def load_run(
         scaling = saved["normalization"]
         normalizer = ObsNormalizer.from_state_dict(scaling) if scaling is not None else None
         agent = Agent.of(algorithm, normalizer)
-        return TrainedRun(agent, saved["step"], _env_maker(saved, trusted), spaces)
+        num_steps = spec.trainer.num_steps
+        return TrainedRun(agent, saved["step"], num_steps, _env_maker(saved, trusted), spaces)
 
 
 def _to_act(trainer: TrainerConfig, device: str) -> TrainerConfig:

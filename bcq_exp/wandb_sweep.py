@@ -55,21 +55,30 @@ def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):
         raise UserError(f"file={path}: not a W&B sweep; it needs a method, a metric and parameters")
     own = ["logger.mode=online", *overrides]
-    _check_overrides([*_first_trial(path, spec["parameters"]), *own])
+    for trial in _trials(path, spec["parameters"]):
+        _check_overrides([*trial, *own])
     words = ["${env}", "python", "-m", "${program}", *own]
     return {"program": "bcq_exp", **spec, "command": [*words, "${args_no_hyphens}"]}
 
 
-def _first_trial(path: Path, parameters: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an override for each parameter of a file: its only, first or least value."""
-    for key, node in parameters.items():
-        found = node if isinstance(node, dict) else {}
-        values = [found["value"]] if "value" in found else found.get("values", [])
-        if not isinstance(values, list):
-            raise UserError(f"file={path}: parameters: {key}: values={values}: must be a list")
-        for value in [*values, *([found["min"]] if "min" in found else [])][:1]:
-            word = value if isinstance(value, str) else json.dumps(value, default=str)  # of a date
-            yield f"{key}={word}"
+def _trials(path: Path, parameters: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield overrides of a few trials, in which each value occurs, and each end of a range."""
+    words = {key: _overrides(path, key, node) for key, node in parameters.items()}
+    given = [each for each in words.values() if each]
+    for number in range(max(map(len, given), default=1)):
+        yield [each[min(number, len(each) - 1)] for each in given]
+
+
+def _overrides(path: Path, key: str, node: Any) -> list[str]:
+    """An override for each value of a parameter, or for both ends of its range."""
+    found = node if isinstance(node, dict) else {}
+    values = [found["value"]] if "value" in found else found.get("values", [])
+    if not isinstance(values, list):
+        raise UserError(f"file={path}: parameters: {key}: values={values}: must be a list")
+    if not str(found.get("distribution")).endswith("log_uniform"):  # whose ends are exponents
+        values = [*values, *(found[end] for end in ("min", "max") if end in found)]
+    written = (v if isinstance(v, str) else json.dumps(v, default=str) for v in values)  # dates
+    return [f"{key}={word}" for word in written]
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

@@ -89,6 +89,8 @@ def test_a_mistake_in_an_override_of_the_agents_is_one_line(word, message, tmp_p
         ("values: 3", "file=x.yaml: parameters: algo.tau: values=3: must be a list"),
         ("values:", "file=x.yaml: parameters: algo.tau: values=None: must be a list"),
         ("value: 2026-01-02", "algo.tau=2026-01-02: must be a number"),
+        ("values: [0.5, 1, 2]", "algo.tau=2.0: must be a number"),
+        ("{min: 0.5, max: 2}", "algo.tau=2.0: must be a number"),
     ],
 )
 def test_a_mistake_in_the_values_of_a_file_is_named(values, message, tmp_path, monkeypatch):

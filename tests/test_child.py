@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bcq_exp.cli.child import Command, num_cores, run_all
+from bcq_exp.cli.child import Command, run_all
 from tests.commands import wait_until
 
 SCRIPT = """
@@ -80,11 +80,3 @@ def test_output_can_be_left_out(tmp_path, capfd):
     assert run_all([Python("", (code,))], silent=True) == [0]
     seen = capfd.readouterr()
     assert (seen.out, seen.err) == ("", "said\n")
-
-
-def test_cores_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
-    assert num_cores() == 2
-    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
-    assert num_cores() == 64

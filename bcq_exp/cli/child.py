@@ -41,13 +41,6 @@ class Command:
         return [sys.executable, "-m", self.module, *self.arguments]
 
 
-def num_cores() -> int:
-    """Return the number of cores for this process, which Slurm or ``taskset`` may limit."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def run_all(commands: Sequence[Command], at_once: int = 1, *, silent: bool = False) -> list[int]:
     """Run commands, which report their own errors; return their exit statuses.
 

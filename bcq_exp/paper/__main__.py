@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from bcq_exp.cli.child import num_cores, run_all
+from bcq_exp.cli.child import run_all
 from bcq_exp.cli.entry import entry
 from bcq_exp.errors import RunStopped
 from bcq_exp.extras import require
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @entry("paper", plan="plan_only=true", sweeps=False)
 def main(cfg: DictConfig) -> None:
-    require("matplotlib", "paper", "bcq_exp paper")  # draws the figures, hours later
+    for module in ("joblib", "matplotlib"):  # which draws the figures, hours later
+        require(module, "paper", "bcq_exp paper")
     from bcq_exp.paper import prechecks
     from bcq_exp.paper.experiments import make_plan
 
@@ -39,6 +40,8 @@ def main(cfg: DictConfig) -> None:
 
 def _do(plan: PaperPlan, at_once: int) -> None:
     """Do everything that is left; a completed run needs neither its data nor its checkpoint."""
+    from joblib import cpu_count
+
     from bcq_exp.paper.prechecks import missing_data
     from bcq_exp.training.record import RunRecord
 
@@ -49,7 +52,7 @@ def _do(plan: PaperPlan, at_once: int) -> None:
         if (RunRecord(folder).summary() or {}).get("status") == "completed"
     }
     recordings = [dataset.command for dataset in missing_data(plan) if dataset.agent in trained]
-    _stop_at_mistakes(run_all(recordings, num_cores(), silent=True))
+    _stop_at_mistakes(run_all(recordings, cpu_count(), silent=True))
     # a failed agent has no data set
     missing = missing_data(plan)
     there = {(d.setting, d.env) for d in plan.datasets_left if d not in missing}

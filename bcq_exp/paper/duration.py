@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.utils import instantiate
+from joblib import cpu_count
 from omegaconf import DictConfig
 
-from bcq_exp.cli.child import num_cores
 from bcq_exp.config.overrides import changed, online_agent
 from bcq_exp.formatting import duration
 from bcq_exp.paper import prechecks
@@ -56,7 +56,7 @@ def shares_of(cfg: DictConfig, plan: PaperPlan, compose: Compose) -> Iterator[Sh
 
     missing = prechecks.missing_data(plan)
     steps = sum(dataset.num_steps for dataset in missing if dataset.record == "policy")
-    seconds = steps * agent.acting_seconds(1) / num_cores()
+    seconds = steps * agent.acting_seconds(1) / cpu_count()
     yield Share("data sets", len(missing), len(plan.datasets), seconds)
 
     stacked = 1 if cfg.own_agents else cfg.num_seeds

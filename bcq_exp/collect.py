@@ -41,6 +41,8 @@ def main(cfg: DictConfig) -> float:
     from bcq_exp.data import minari_store
 
     minari_store.check_new(cfg.id, overwrite=cfg.overwrite)
+    if cfg.dataset is not None or cfg.behaviour != "ddpg":
+        _check_agent_is_used()
     if cfg.dataset is not None:
         return _converted(cfg)
     _check(cfg)
@@ -157,6 +159,19 @@ def _lost(dataset: Dataset, num_jumps: int) -> Iterator[str]:
             f"which columns are categories or booleans ({', '.join(names)}), so "
             "trainer.normalize_obs=true will scale their numbers"
         )
+
+
+def _check_agent_is_used() -> None:
+    """Refuse keys of an agent that is not trained.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    for override in HydraConfig.get().overrides.task:
+        if override.lstrip("+").startswith("agent."):
+            raise UserError(f"{override}: only used with behaviour=ddpg; leave it out")
 
 
 def _check(cfg: DictConfig) -> None:

@@ -294,6 +294,11 @@ MISTAKES = [
     ),
     (["id=my/x-v0", "env=Pendulum-v1", "noise_std=-1"], "noise_std=-1.0: must be a number at"),
     (["env=Pendulum-v1"], "id: has no value"),
+    (
+        ["id=my/x-v0", "env=Pendulum-v1", "agent.num_steps=300"],
+        "agent.num_steps=300: only used with behaviour=ddpg; leave it out",
+    ),
+    (["id=my/x-v0", "dataset=pendulum", "agent.num_steps=3"], "agent.num_steps=3: only used with"),
 ]
 
 

@@ -175,6 +175,16 @@ def anchors(page: Path) -> list[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md", "CONTRIBUTING.md"])
+def test_names_of_code_exist(page) -> None:
+    files = [path for root in ("bcq_exp", "conf", "tests") for path in (ROOT / root).rglob("*.*")]
+    texts = (path.read_text() for path in files if path.suffix in (".py", ".yaml"))
+    known = {*re.findall(r"\w+", "".join(texts)), "docs", "github", "md"}
+    named = re.findall(r"`([\w.]*)(?:\(\w*\))?`", (ROOT / page).read_text())
+    assert len(named) > 5
+    assert not {part for name in named for part in name.split(".")} - known - {""}
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 

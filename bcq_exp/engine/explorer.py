@@ -8,10 +8,13 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from bcq_exp.engine.stream import BLOCK_STEPS, EPISODE, NOISE, POLICY, RANDOM, generator
+from bcq_exp.engine.stream import BLOCK_STEPS, generator
 
 Behave = Callable[[np.ndarray, int], np.ndarray]
 """A policy's action (A,) for an observation (O,); what it draws, it draws from the seed."""
+
+# purposes of random numbers
+EPISODE, RANDOM, NOISE, POLICY = "episode", "random", "explore", "policy"
 
 
 class Moment(NamedTuple):

@@ -19,8 +19,6 @@ from torch import Tensor
 
 BLOCK_STEPS = 32
 ROWS, INIT = "rows", "init"  # the purposes of every run
-EPISODE, RANDOM, NOISE, POLICY = "episode", "random", "explore", "policy"  # of those that explore
-RESERVED = {ROWS, INIT, EPISODE, RANDOM, NOISE, POLICY}
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class RandomStream(ABC):
         noise: the algorithm's named tuple of one step's shapes; each has a stream of its name.
 
     Raises:
-        ValueError: for noise with the name of another stream.
+        ValueError: for noise with the name of a stream that every run has.
     """
 
     seed: int
@@ -68,7 +66,7 @@ class RandomStream(ABC):
     noise: Any
 
     def __post_init__(self) -> None:
-        if taken := RESERVED & set(self.noise._fields):
+        if taken := {ROWS, INIT} & set(self.noise._fields):
             raise ValueError(f"noise named {taken.pop()}: this name is reserved; use another")
 
     def block(self, index: int) -> Block:

@@ -125,7 +125,7 @@ def _refused(key: str) -> Iterator[None]:
 
 def _missing(places: Sequence[str]) -> Iterator[str]:
     """Describe the runs of sweeps, given as a whole, that have not begun."""
-    from bcq_exp.analysis.runs import run_folders
+    from bcq_exp.analysis.run_folders import run_folders
     from bcq_exp.sweep import state
 
     for sweep in map(Path, places):

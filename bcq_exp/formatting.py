@@ -76,3 +76,10 @@ def shown(value: Any, *, digits: int | None = 4) -> str:
     if isinstance(value, list):
         return "-".join(shown(each, digits=digits) for each in value)
     return str(value)
+
+
+def told_apart(values: Sequence[Any]) -> list[str]:
+    """Format a key's values with the fewest digits, at least four, that distinguish them."""
+    exact = [shown(value, digits=None) for value in values]
+    rounded = ([shown(value, digits=count) for value in values] for count in range(4, 17))
+    return next((texts for texts in rounded if len({*texts}) == len({*exact})), exact)

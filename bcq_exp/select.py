@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _select(options: argparse.Namespace) -> None:
     from bcq_exp import locks
-    from bcq_exp.analysis.runs import run_folders
+    from bcq_exp.analysis.run_folders import run_folders
     from bcq_exp.cli import schemas
     from bcq_exp.engine.memory import enough_memory
     from bcq_exp.files import written

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=place, help="folders of runs or sweeps, or globs")
     options = parser.parse_args(arguments)
 
-    from bcq_exp.analysis.runs import run_folders
+    from bcq_exp.analysis.run_folders import run_folders
     from bcq_exp.training.wandb_export import mirror
 
     for folder in run_folders(*options.runs):

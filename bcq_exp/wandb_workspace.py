@@ -112,7 +112,7 @@ def workspace(project: str, entity: str, name: str, content: Content) -> Any:
 
 def _of_runs(places: Sequence[str]) -> Content:
     from bcq_exp.analysis import load_runs
-    from bcq_exp.analysis.runs import ALGORITHM
+    from bcq_exp.analysis.compared_keys import ALGORITHM
     from bcq_exp.training.tracking import group_of
 
     runs = load_runs(*places)

@@ -15,7 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from bcq_exp.analysis import colours, statistics, summary, tables
-from bcq_exp.analysis.runs import ALGORITHM, RunTables
+from bcq_exp.analysis.compared_keys import ALGORITHM
+from bcq_exp.analysis.runs import RunTables
 from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.config.naming import short_names
 from bcq_exp.files import write_atomically

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.analysis import colours, statistics, summary
+from bcq_exp.analysis.compared_keys import ALGORITHM
 from bcq_exp.analysis.json_values import json_values
-from bcq_exp.analysis.runs import ALGORITHM, RunTables
+from bcq_exp.analysis.runs import RunTables
 from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.config.naming import short_names
 from bcq_exp.files import write_atomically

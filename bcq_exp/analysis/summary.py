@@ -12,10 +12,10 @@ import pandas as pd
 
 from bcq_exp.analysis import statistics
 from bcq_exp.analysis.findings import Finding, findings
-from bcq_exp.analysis.runs import ABSENT, RunTables, told_apart
+from bcq_exp.analysis.runs import ABSENT, RunTables
 from bcq_exp.analysis.statistics import Estimate, Scores
 from bcq_exp.data import environments
-from bcq_exp.formatting import counted, listed
+from bcq_exp.formatting import counted, listed, told_apart
 
 DRAWN_AT_MOST = 10  # groups in a figure of lines or pairs; of more it shows the BEST_FEW
 BEST_FEW = 8

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from bcq_exp.algorithm.alerts import DEAD_VAE
-from bcq_exp.analysis.runs import ALGORITHM, RunTables, load_runs
+from bcq_exp.analysis.compared_keys import ALGORITHM
+from bcq_exp.analysis.runs import RunTables, load_runs
 from bcq_exp.data import environments
 from bcq_exp.errors import UserError
 from bcq_exp.paper.experiments import EARLY, LAST, PaperPlan

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 
-from bcq_exp.analysis.runs import run_names
+from bcq_exp.analysis.run_folders import run_names
 from bcq_exp.config.identity import differences, identity
 from bcq_exp.config.schema import source
 from bcq_exp.data.contents import episode_sums

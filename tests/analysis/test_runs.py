@@ -13,7 +13,7 @@ from bcq_exp import compare
 from bcq_exp.analysis import load_runs, summary
 from bcq_exp.analysis.findings import findings
 from bcq_exp.analysis.report import page_data
-from bcq_exp.analysis.runs import run_folders
+from bcq_exp.analysis.run_folders import run_folders
 from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.analysis.tables import aggregate_csv, digits, paper_table, standing_apart
 from bcq_exp.errors import UserError

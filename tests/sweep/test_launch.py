@@ -10,7 +10,7 @@ import psutil
 import pytest
 from hydra.experimental.callback import Callback
 
-from bcq_exp.analysis.runs import run_folders
+from bcq_exp.analysis.run_folders import run_folders
 from bcq_exp.sweep.state import run_states
 from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command, wait_until

@@ -180,7 +180,7 @@ def _check(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the keys.
     """
-    from bcq_exp.data import environments
+    from bcq_exp.data import env_specs
 
     if cfg.behaviour == "run" and cfg.run is None:
         raise UserError("behaviour=run: needs the folder of a run; give run=multirun/NAME")
@@ -189,7 +189,7 @@ def _check(cfg: DictConfig) -> None:
     if cfg.behaviour != "run" and cfg.env is None:
         raise UserError(f"behaviour={cfg.behaviour}: give the environment, such as env=Pendulum-v1")
     if cfg.env is not None:
-        environments.find_spec(cfg.env, cfg.env)
+        env_specs.find_spec(cfg.env, cfg.env)
     if cfg.behaviour == "ddpg":
         agent = cfg.agent
         check_learning_begins(

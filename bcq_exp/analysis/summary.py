@@ -14,7 +14,7 @@ from bcq_exp.analysis import statistics
 from bcq_exp.analysis.findings import Finding, findings
 from bcq_exp.analysis.runs import ABSENT, RunTables
 from bcq_exp.analysis.statistics import Estimate, Scores
-from bcq_exp.data import environments
+from bcq_exp.data import env_scores
 from bcq_exp.formatting import counted, listed, told_apart
 
 DRAWN_AT_MOST = 10  # groups in a figure of lines or pairs; of more it shows the BEST_FEW
@@ -95,7 +95,7 @@ class ComparedRuns:
         """The behaviour's normalized score in each run (N,); NaN where it is unknown."""
         runs = self.runs.runs
         pairs = zip(pd.to_numeric(runs["behaviour_return"]), runs["reference_scores"], strict=True)
-        scores = [environments.normalized_score(ret, scale) for ret, scale in pairs]
+        scores = [env_scores.normalized_score(ret, scale) for ret, scale in pairs]
         return pd.Series(scores, index=runs.index, dtype=float)
 
     @cached_property

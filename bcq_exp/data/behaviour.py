@@ -13,7 +13,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data import minari_store
-from bcq_exp.data.environments import env_name, importable
+from bcq_exp.data.env_specs import importable
+from bcq_exp.data.environments import env_name
 from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import ActionSpace, check_action_space
 from bcq_exp.data.transitions import DataError

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from bcq_exp.data import environments, minari_store, pendulum
+from bcq_exp.data import env_scores, env_specs, environments, minari_store, pendulum
 from bcq_exp.data.cache import cached, scratch
 from bcq_exp.data.contents import Contents
 from bcq_exp.data.d4rl_files import read_d4rl
@@ -172,7 +172,7 @@ def load_minari(
         *(id, f"clips_actions={clips}"),
         use=use_cache,
     )
-    spec = None if env is None else environments.find_spec(id, env)
+    spec = None if env is None else env_specs.find_spec(id, env)
     return _dataset(id, contents, spec).without(holdout)
 
 
@@ -237,13 +237,13 @@ def load_d4rl_hdf5(
         raise DataError(f"dataset.path={path}: is a folder; give one of its HDF5 files")
     if not file.is_file():
         raise DataError(f"data set {name!r}: there is no file {path!r}")
-    env = env or environments.guess_env(file.name)
+    env = env or env_specs.guess_env(file.name)
     if env is None and action_bounds is None:
         raise DataError(
             f"data set {name!r}: the file name {file.name!r} does not name a known environment; "
             "set dataset.env to a Gymnasium id, or dataset.action_bounds to train without one"
         )
-    spec = None if env is None else environments.find_spec(name, env)
+    spec = None if env is None else env_specs.find_spec(name, env)
     clips = bool(clip_actions)
     # The step limit decides edges, and a user's own registration may change under the same id; so
     # may the spaces of an environment that is not Gymnasium's.
@@ -311,7 +311,7 @@ def load_table(
     name = files[0].stem if len(files) == 1 else files[0].absolute().parent.name
     spec = of_env = None
     if env is not None:
-        spec = environments.find_spec(name, env)
+        spec = env_specs.find_spec(name, env)
         of_env = check_action_space(name, environments.spaces_of(name, spec)[1])
     wanted = {
         "episode": episode,
@@ -351,9 +351,9 @@ def step_limit(node: Mapping[str, Any]) -> int | None:
     if str(node.get("_target_")).endswith(load_pendulum.__name__):
         env = pendulum.ENV_ID
     if env is None and path is not None:
-        env = environments.guess_env(Path(str(path)).name)
+        env = env_specs.guess_env(Path(str(path)).name)
     try:
-        chosen = None if env is None else environments.find_spec(id, env)
+        chosen = None if env is None else env_specs.find_spec(id, env)
         own = None if path is not None or not id else spec_text(minari_store.metadata(id) or {})
         spec = _evaluated(id, own, chosen)
         return None if spec is None else spec.max_episode_steps
@@ -370,10 +370,10 @@ def _evaluated(id: str, own: str | None, chosen: EnvSpec | None) -> EnvSpec | No
     recorded = None
     if own is not None:
         with suppress(DataError):  # raised where the environment is needed
-            recorded = environments.parse_spec(id, own)
+            recorded = env_specs.parse_spec(id, own)
     if chosen is None or recorded is None:
         return chosen or recorded
-    is_its_own = chosen.id == recorded.id and not environments.same_task(chosen, recorded)
+    is_its_own = chosen.id == recorded.id and not env_scores.same_task(chosen, recorded)
     return recorded if is_its_own else chosen
 
 
@@ -381,14 +381,14 @@ def _dataset(id: str, contents: Contents, chosen: EnvSpec | None) -> Dataset:
     """Make a data set of contents, with the user's choice of evaluation environment."""
     spec, scores = _evaluated(id, contents.env_text, chosen), contents.reference_scores
     own = contents.env_text
-    if spec is not None and own is not None and not environments.same_environment(spec, own):
+    if spec is not None and own is not None and not env_scores.same_environment(spec, own):
         scores = None
-    notes = (*contents.notes, *environments.notes(spec))
+    notes = (*contents.notes, *env_scores.notes(spec))
     for note in notes:
         _log.warning("data set %r: %s", id, note)
     given = {
         "env_spec": spec,
-        "reference_scores": scores or environments.reference_scores(spec),
+        "reference_scores": scores or env_scores.reference_scores(spec),
         "notes": notes,
     }
     return Dataset(id=id, **vars(contents) | given)

@@ -12,7 +12,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from bcq_exp.data.contents import Contents, episode_sums
-from bcq_exp.data.environments import parse_spec, spaces_of
+from bcq_exp.data.env_specs import parse_spec
+from bcq_exp.data.environments import spaces_of
 from bcq_exp.data.resolution import Resolution
 from bcq_exp.data.spaces import (
     ActionSpace,

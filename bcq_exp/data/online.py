@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from bcq_exp.data import behaviour, environments
+from bcq_exp.data import behaviour, env_scores, env_specs, environments
 from bcq_exp.data.spaces import check_continuous, flat_box, observation_leaves
 from bcq_exp.data.task import Task
 from bcq_exp.data.transitions import DataError
@@ -48,7 +48,7 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
     Raises:
         DataError: Gymnasium does not know the id, cannot make it, or its spaces are unusable.
     """
-    spec = environments.find_spec(f"online/{env}", env)
+    spec = env_specs.find_spec(f"online/{env}", env)
     with closing(environments.make_raw(f"online/{env}", spec)) as made:
         if isinstance(made.action_space, Discrete):
             raise DataError(
@@ -64,7 +64,7 @@ def explore(env: str, *, start_steps: int, noise_std: float) -> Exploration:
             observation_space=flat_box(made.observation_space),
             action_space=action_space,
             env_spec=spec,
-            reference_scores=environments.reference_scores(spec),
+            reference_scores=env_scores.reference_scores(spec),
             leaves=leaves,
             start_steps=start_steps,
             noise_std=noise_std,

@@ -9,7 +9,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
-from bcq_exp.data import environments
+from bcq_exp.data import env_scores, env_specs, environments
 from bcq_exp.data.spaces import ActionSpace, Leaf
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import UserError
@@ -47,7 +47,7 @@ class Task(ABC):
 
     def normalized_score(self, ret: float) -> float | None:
         """``ret`` on the scale random = 0, expert = 100; None where the scale is not known."""
-        return environments.normalized_score(ret, self.reference_scores)
+        return env_scores.normalized_score(ret, self.reference_scores)
 
     def make_env(self, **kwargs: Any) -> gym.Env:
         """Make an evaluation environment, with flat observations.
@@ -60,7 +60,7 @@ class Task(ABC):
         """
         spec = self.env_spec
         if spec is None and self.env_text is not None:
-            spec = environments.parse_spec(self.id, self.env_text)  # raises the reason
+            spec = env_specs.parse_spec(self.id, self.env_text)  # raises the reason
         env = environments.make_raw(self.id, spec, **kwargs)
         leaves = self.leaves or (Leaf((), self.observation_space.shape[0]),)
         try:

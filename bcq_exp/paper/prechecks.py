@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from bcq_exp.config.checking import check_learning_begins
 from bcq_exp.config.overrides import changed
-from bcq_exp.data import environments, minari_store
+from bcq_exp.data import env_scores, environments, minari_store
 from bcq_exp.data.cache import cache_root
 from bcq_exp.errors import UserError
 from bcq_exp.paper.experiments import EARLY, LAST, Compose, DataSet, PaperPlan, steps_taken
@@ -41,8 +41,8 @@ def check_budget(cfg: DictConfig) -> None:
     for env in cfg.envs:
         made = environments.make(env)
         made.close()
-        if environments.reference_scores(made.spec) is None:
-            known = ", ".join(environments.REFERENCE_SCORES)
+        if env_scores.reference_scores(made.spec) is None:
+            known = ", ".join(env_scores.REFERENCE_SCORES)
             raise UserError(
                 f"envs={env}: has no reference scores, without which no claim can be decided; "
                 f"known are those of {known}"

@@ -12,7 +12,7 @@ import pandas as pd
 from bcq_exp.algorithm.alerts import DEAD_VAE
 from bcq_exp.analysis.compared_keys import ALGORITHM
 from bcq_exp.analysis.runs import RunTables, load_runs
-from bcq_exp.data import environments
+from bcq_exp.data import env_scores, env_specs
 from bcq_exp.errors import UserError
 from bcq_exp.paper.experiments import EARLY, LAST, PaperPlan
 from bcq_exp.training.record import RunRecord
@@ -141,11 +141,11 @@ def _worst(runs: pd.DataFrame) -> pd.DataFrame:
 def _behaviour_scores(runs: pd.DataFrame) -> pd.Series:
     """The recorded behaviour's return on the scale of the normalized scores."""
     scales = {
-        env: environments.reference_scores(environments.find_spec(env, env))
+        env: env_scores.reference_scores(env_specs.find_spec(env, env))
         for env in runs["env"].unique()
     }
     pairs = zip(runs["env"], runs["behaviour_return"], strict=True)
-    scores = [environments.normalized_score(ret, scales[env]) for env, ret in pairs]
+    scores = [env_scores.normalized_score(ret, scales[env]) for env, ret in pairs]
     return pd.Series(scores, index=runs.index, dtype=float)
 
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Box
 
 from bcq_exp.data.datasets import load_minari, load_pendulum
-from bcq_exp.data.environments import guess_env
+from bcq_exp.data.env_specs import guess_env
 from bcq_exp.data.transitions import DataError
 
 PENDULUM = {

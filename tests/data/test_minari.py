@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Box
 
 from bcq_exp import collect
-from bcq_exp.data import behaviour, environments
+from bcq_exp.data import behaviour, env_scores, env_specs
 from bcq_exp.data import minari_files as reader
 from bcq_exp.data.datasets import load_minari
 from bcq_exp.data.spaces import check_action_space
@@ -132,13 +132,13 @@ def test_keyword_arguments_of_any_kind_are_compared(minari_files, monkeypatch):
     kwargs = {"bounds": (-1.0, 1.0), "weights": np.ones(3)}
     spec = gym.envs.registration.EnvSpec("Hopper-v77", "x:Y", max_episode_steps=9, kwargs=kwargs)
     monkeypatch.setitem(gym.registry, "Hopper-v77", spec)
-    assert environments.reference_scores(spec) is not None
+    assert env_scores.reference_scores(spec) is not None
     text = json.dumps(json.loads(replace(spec, kwargs={}).to_json()) | {"kwargs": {
         "bounds": [-1.0, 1.0], "weights": [1.0, 1.0, 1.0], "width": 100,
     }})  # fmt: skip
-    assert environments.reference_scores(environments.parse_spec("x", text)) is not None
-    other = environments.parse_spec("x", text.replace("-1.0", "-2.0"))
-    assert environments.reference_scores(other) is None
+    assert env_scores.reference_scores(env_specs.parse_spec("x", text)) is not None
+    other = env_specs.parse_spec("x", text.replace("-1.0", "-2.0"))
+    assert env_scores.reference_scores(other) is None
 
 
 def test_the_recorded_environment_keeps_its_arguments_where_its_id_is_given(minari_files):

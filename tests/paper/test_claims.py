@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from bcq_exp.data import environments
+from bcq_exp.data import env_scores, env_specs
 from bcq_exp.paper import page
 from bcq_exp.paper.claims import AGENT, BEHAVIOUR, TRUTH, Claim, Comparison, decide, holm, sign_flip
 from bcq_exp.paper.page import _row, rows, table
@@ -47,7 +47,7 @@ def results(tmp_path, monkeypatch):
                 RunRecord(folder).append("eval", row)
         names = {(d.setting, d.env, d.seed): d.id for d in made.datasets}
         for sweep in made.sweeps:
-            low, high = environments.reference_scores(environments.find_spec("x", sweep.env))
+            low, high = env_scores.reference_scores(env_specs.find_spec("x", sweep.env))
             for (algo, seed), folder in sweep.folders.items():
                 if (algo, seed) in left_out:
                     continue

@@ -13,7 +13,7 @@ import torch
 from bcq_exp import load_policy
 from bcq_exp.algorithm.batch import Batch
 from bcq_exp.algorithm.bcq import BCQ
-from bcq_exp.data import environments
+from bcq_exp.data import env_scores
 from bcq_exp.data.datasets import load_pendulum
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.training import algorithms, build, provenance, restore
@@ -255,7 +255,7 @@ def test_the_objective_is_the_last_evaluations(tmp_path):
 
 
 def test_a_score_without_a_scale_is_refused_before_training(trained, tmp_path, monkeypatch):
-    monkeypatch.delitem(environments.REFERENCE_SCORES, "Pendulum")
+    monkeypatch.delitem(env_scores.REFERENCE_SCORES, "Pendulum")
     said = "no reference scores are known.*use return_mean"
     with pytest.raises(UserError, match=said):
         fit(tmp_path / "r", *SHORT, "trainer.objective=normalized_score")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bcq_exp import load_policy
-from bcq_exp.data.environments import parse_spec
+from bcq_exp.data.env_specs import parse_spec
 from bcq_exp.data.transitions import DataError
 from bcq_exp.errors import UserError
 from bcq_exp.training import restore

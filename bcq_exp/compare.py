@@ -20,7 +20,7 @@ from bcq_exp.cli.command import command
 from bcq_exp.errors import UserError
 from bcq_exp.extras import require
 from bcq_exp.formatting import counted, decimals, listed, numbers
-from bcq_exp.training.record import LOCK, is_sweep
+from bcq_exp.training.folders import LOCK, is_sweep
 
 if TYPE_CHECKING:
     from bcq_exp.analysis.runs import RunTables

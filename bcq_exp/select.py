@@ -110,8 +110,9 @@ def _select(options: argparse.Namespace) -> None:
     from bcq_exp.selection.candidates import load_candidates
     from bcq_exp.selection.estimates import select
     from bcq_exp.selection.selection_files import CRITICS, FOLDER, POLICIES, write
+    from bcq_exp.training.folders import LOCK
     from bcq_exp.training.progress import progress
-    from bcq_exp.training.record import LOCK, RunRecord
+    from bcq_exp.training.record import RunRecord
     from bcq_exp.training.wandb_export import add_estimates
 
     schemas.register()

@@ -17,7 +17,8 @@ from bcq_exp.config.naming import short_names
 from bcq_exp.config.schema import source
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import listed, shown, told_apart
-from bcq_exp.training.record import RunRecord, Table, present_status
+from bcq_exp.training.folders import present_status
+from bcq_exp.training.record import RunRecord, Table
 
 ABSENT = "–"  # the value of a key that a run's algorithm lacks
 SHOWN = (  # fields of a summary that tables need, besides those that every reader needs

@@ -40,9 +40,9 @@ from bcq_exp.sweep.jobs import Planned, SweepJobs
 from bcq_exp.sweep.workers import InProcess, Workers
 from bcq_exp.training import start
 from bcq_exp.training.cohort import cohort_key, cohorts, train_cohort
+from bcq_exp.training.folders import check_free, hold
 from bcq_exp.training.progress import Part
 from bcq_exp.training.provenance import command, own_configs
-from bcq_exp.training.record import check_free, hold
 from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)

@@ -41,8 +41,9 @@ from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.plugins import HOME
 from bcq_exp.sweep.search import STUDY_FILE, has_integers
 from bcq_exp.training import start
+from bcq_exp.training.folders import is_sweep
 from bcq_exp.training.provenance import command, own_configs
-from bcq_exp.training.record import RunRecord, is_sweep
+from bcq_exp.training.record import RunRecord
 from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)

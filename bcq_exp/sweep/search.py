@@ -32,7 +32,7 @@ from bcq_exp.ranges import SEED
 from bcq_exp.sweep import result_table, state
 from bcq_exp.sweep.composing import parted
 from bcq_exp.sweep.launcher import CohortLauncher
-from bcq_exp.training.record import check_free
+from bcq_exp.training.folders import check_free
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,8 @@ from bcq_exp.errors import Damaged, UserError, first_line
 from bcq_exp.files import as_json, write_atomically
 from bcq_exp.ranges import FQE
 from bcq_exp.training import start
-from bcq_exp.training.record import (
-    SWEEP_FILE,
-    Marks,
-    RunRecord,
-    is_sweep,
-    present_status,
-)
+from bcq_exp.training.folders import SWEEP_FILE, is_sweep, present_status
+from bcq_exp.training.record import Marks, RunRecord
 
 log = logging.getLogger(__name__)
 

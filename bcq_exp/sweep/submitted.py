@@ -25,7 +25,7 @@ from bcq_exp.extras import require
 from bcq_exp.formatting import counted
 from bcq_exp.sweep import slurm
 from bcq_exp.sweep.workers import MOST_DEATHS, SAVED_WITHIN, Workers, child_processes
-from bcq_exp.training.record import LOCK
+from bcq_exp.training.folders import LOCK
 
 log = logging.getLogger(__name__)
 

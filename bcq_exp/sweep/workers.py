@@ -28,7 +28,7 @@ from bcq_exp import signals
 from bcq_exp.errors import RunStopped, UserError, first_line
 from bcq_exp.extras import require
 from bcq_exp.files import write_atomically
-from bcq_exp.training.record import LOCK
+from bcq_exp.training.folders import LOCK
 
 log = logging.getLogger(__name__)
 

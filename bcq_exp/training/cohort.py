@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from bcq_exp.training import start
-from bcq_exp.training.record import hold
+from bcq_exp.training.folders import hold
 from bcq_exp.training.spec import RunSpec
 
 log = logging.getLogger(__name__)

@@ -25,10 +25,9 @@ import csv
 import json
 import os
 import pickle
-import socket
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -36,7 +35,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from bcq_exp import locks
 from bcq_exp.algorithm.alerts import Watch
 from bcq_exp.config.schema import source
 from bcq_exp.errors import Damaged, UserError, first_line, is_out_of_memory
@@ -47,13 +45,11 @@ TABLES: tuple[Table, ...] = ("train", "eval", "timing")
 COMPARED = (  # columns of eval.csv
     "return_mean", "normalized_score", "length_mean", "discounted_return_mean", "value_mean",
 )  # fmt: skip
-LOCK = ".lock"  # in a run's folder, or a sweep's: held by the process that has it in hand
 SUMMARY = {  # at least
     "status", "failure", "step", "last", "best", "dataset", "config", "seed", "record",
 }  # fmt: skip
 STATUSES = ("running", "completed", "interrupted", "failed", "stopped")
 EPISODES = ("step", "returns", "lengths")  # the arrays of eval_returns.npz
-SWEEP_FILE = "sweep.json"  # in a sweep's folder: the runs there should be
 SET_ASIDE = "resume=restart sets the run aside"
 Row = Mapping[str, float | int | None]
 Marks: TypeAlias = dict[str, Mark]
@@ -390,65 +386,6 @@ def _kinds_of(watch: Watch) -> list[tuple[Any, Any]]:
 
 def _checksum(content: Any) -> int:
     return zlib.crc32(as_json(content))
-
-
-def this_process() -> dict[str, Any]:
-    """The host and process that train, for readers of ``summary.json``."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
-
-
-def hold(folder: Path) -> AbstractContextManager[None]:
-    """Hold the lock of a run's or sweep's folder inside the block.
-
-    Raises:
-        UserError: if another process has it.
-    """
-    refusal = _refusal(folder)
-    return locks.hold(folder / LOCK, refusal)
-
-
-def check_free(folder: Path) -> None:
-    """Check that no other process holds a folder.
-
-    Raises:
-        UserError: if another process has it.
-    """
-    if locks.is_held(folder / LOCK):
-        raise UserError(_refusal(folder))
-
-
-def present_status(summary: Mapping[str, Any], folder: Path) -> str:
-    """A run's status; a running one whose folder no process holds was interrupted."""
-    if summary["status"] == "running" and not locks.is_held(folder / LOCK):
-        return "interrupted"
-    return summary["status"]
-
-
-def _refusal(folder: Path) -> str:
-    what = "launching this sweep" if is_sweep(folder) else "training this run"
-    try:
-        process = (RunRecord(folder).summary() or {})["process"]
-        who = f"process {process['pid']} on {process['host']}"
-    except (Damaged, LookupError, TypeError):  # it has written none yet
-        who = "another process"
-    return f"{folder}: {who} is {what}; wait for it, or stop it first"
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder holds a sweep's runs rather than a run."""
-    return any((folder / name).exists() for name in ("multirun.yaml", SWEEP_FILE))
-
-
-def sweep_of(folder: Path) -> Path | None:
-    """Return the folder of the sweep that a run belongs to, if there is one.
-
-    ``hydra.sweep.subdir`` may place a run several folders below it. Other programs that use Hydra
-    write multirun.yaml too, so of folders further above only those with our own file count.
-    """
-    parent, *above = folder.absolute().parents
-    if is_sweep(parent):
-        return parent
-    return next((path for path in above if (path / SWEEP_FILE).exists()), None)
 
 
 def _lines(text: str) -> list[str]:

@@ -29,7 +29,8 @@ from bcq_exp.ranges import DEVICE
 from bcq_exp.training import checkpoint
 from bcq_exp.training.algorithms import build_algorithm
 from bcq_exp.training.evaluation import Agent, EpisodeResults, ObsNormalizer
-from bcq_exp.training.record import RunRecord, is_sweep, report_damage
+from bcq_exp.training.folders import is_sweep
+from bcq_exp.training.record import RunRecord, report_damage
 from bcq_exp.training.spec import RunSpec
 
 OURS = "bcq_exp.algorithm."

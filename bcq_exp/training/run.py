@@ -20,7 +20,8 @@ from bcq_exp.files import shortest
 from bcq_exp.formatting import counted, numbers
 from bcq_exp.training import checkpoint
 from bcq_exp.training.evaluation import Agent, Evaluator, ObsNormalizer, Stopped
-from bcq_exp.training.record import RunRecord, sweep_of, this_process
+from bcq_exp.training.folders import sweep_of, this_process
+from bcq_exp.training.record import RunRecord
 from bcq_exp.training.tracking import Tracker
 
 NormalizedScore = Callable[[float], float | None]

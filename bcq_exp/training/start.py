@@ -14,7 +14,8 @@ from bcq_exp import files
 from bcq_exp.config.identity import differences, identity
 from bcq_exp.errors import Damaged, UserError
 from bcq_exp.formatting import counted, listed
-from bcq_exp.training.record import SET_ASIDE, RunRecord, check_free, is_sweep, sweep_of
+from bcq_exp.training.folders import check_free, is_sweep, sweep_of
+from bcq_exp.training.record import SET_ASIDE, RunRecord
 from bcq_exp.training.spec import RunSpec
 
 if TYPE_CHECKING:

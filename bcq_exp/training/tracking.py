@@ -22,7 +22,8 @@ from bcq_exp.errors import first_line
 from bcq_exp.internals import has_wandb_key
 from bcq_exp.ranges import LONGEST_WANDB_NAME, LONGEST_WANDB_TAG
 from bcq_exp.training import wandb_service as service
-from bcq_exp.training.record import RunRecord, sweep_of
+from bcq_exp.training.folders import sweep_of
+from bcq_exp.training.record import RunRecord
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from bcq_exp.errors import UserError
 from bcq_exp.files import set_aside
-from bcq_exp.training.record import RunRecord, hold
+from bcq_exp.training.folders import hold
+from bcq_exp.training.record import RunRecord
 from bcq_exp.training.tracking import Tracker, Warnings, build_tracker, wait_for
 
 log = logging.getLogger(__name__)

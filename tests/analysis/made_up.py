@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from bcq_exp.algorithm.alerts import DEAD_VAE, Watch, diverging_q
 from bcq_exp.algorithm.bcq import BCQ
-from bcq_exp.training.record import RunRecord, this_process
+from bcq_exp.training.folders import this_process
+from bcq_exp.training.record import RunRecord
 from tests.commands import compose
 
 WATCHES = (

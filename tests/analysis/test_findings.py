@@ -7,7 +7,7 @@ import pytest
 
 from bcq_exp.analysis import load_runs
 from bcq_exp.analysis.findings import findings
-from bcq_exp.training.record import hold
+from bcq_exp.training.folders import hold
 from tests.analysis.made_up import make_run
 
 

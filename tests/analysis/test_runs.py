@@ -17,7 +17,8 @@ from bcq_exp.analysis.run_folders import run_folders
 from bcq_exp.analysis.summary import ComparedRuns
 from bcq_exp.analysis.tables import aggregate_csv, digits, paper_table, standing_apart
 from bcq_exp.errors import UserError
-from bcq_exp.training.record import RunRecord, hold
+from bcq_exp.training.folders import hold
+from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_grid, make_run
 from tests.forked import forked
 

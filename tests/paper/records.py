@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from bcq_exp.training.record import SWEEP_FILE, RunRecord
+from bcq_exp.training.folders import SWEEP_FILE
+from bcq_exp.training.record import RunRecord
 
 
 def pack(sweeps: Sequence[Path], to: BinaryIO) -> int:

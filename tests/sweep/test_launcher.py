@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobRuntime, JobStatus
 from hydra.types import RunMode
 
+from bcq_exp import locks
 from bcq_exp.config.naming import RunNaming
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep import launcher
@@ -17,7 +18,7 @@ from bcq_exp.sweep.jobs import Planned
 from bcq_exp.sweep.launcher import CohortLauncher
 from bcq_exp.sweep.workers import Workers
 from bcq_exp.training.cohort import CohortKey
-from bcq_exp.training.record import LOCK, locks
+from bcq_exp.training.folders import LOCK
 from tests.commands import TINY, compose, config_loader, spec_of
 
 

@@ -9,7 +9,7 @@ from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep.launcher import RunFailed
 from bcq_exp.sweep.search import OptunaSweeper, _distribution, _function, _record, _resubmitted
 from bcq_exp.sweep.state import run_states
-from bcq_exp.training.record import hold
+from bcq_exp.training.folders import hold
 from tests.commands import TINY, compose
 from tests.forked import forked
 

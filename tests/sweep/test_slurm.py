@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bcq_exp.sweep.state import run_states
-from bcq_exp.training.record import LOCK, RunRecord
+from bcq_exp.training.folders import LOCK
+from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, bcq_exp, command, wait_until
 from tests.sweep.slurm_cluster import Missing, slurm_cluster
 

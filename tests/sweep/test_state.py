@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bcq_exp.config.fqe_settings import FQESettings
 from bcq_exp.sweep import state
-from bcq_exp.training.record import RunRecord, hold, sweep_of
+from bcq_exp.training.folders import hold, sweep_of
+from bcq_exp.training.record import RunRecord
 from tests.analysis.made_up import make_run
 
 

@@ -11,7 +11,7 @@ import pytest
 from bcq_exp.errors import RunStopped, UserError
 from bcq_exp.sweep import workers
 from bcq_exp.sweep.workers import Joblib, Ray
-from bcq_exp.training.record import LOCK
+from bcq_exp.training.folders import LOCK
 
 
 def dying(group):

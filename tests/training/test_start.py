@@ -9,7 +9,8 @@ import pytest
 from bcq_exp.config.naming import run_name
 from bcq_exp.data import task as tasks
 from bcq_exp.errors import RunStopped, UserError
-from bcq_exp.training.record import RunRecord, present_status
+from bcq_exp.training.folders import present_status
+from bcq_exp.training.record import RunRecord
 from tests.commands import TINY, command, fit, spoil_engine, tree, wait_until
 from tests.forked import forked
 from tests.same import assert_same_rows
@@ -137,7 +138,7 @@ def test_resume_true_without_a_run_is_refused(tmp_path):
 def test_a_run_that_another_process_trains_is_left_to_it(run, tmp_path):
     code = f"""
 import pathlib, time
-from bcq_exp.training.record import hold
+from bcq_exp.training.folders import hold
 with hold(pathlib.Path({str(run)!r})):
     print("held", flush=True)
     time.sleep(100)

@@ -49,7 +49,7 @@ def sweep_spec(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             train`` refuses.
     """
     try:
-        spec = yaml.safe_load(path.read_text())
+        spec = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"file={path}: {first_line(error)}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("parameters"), dict):

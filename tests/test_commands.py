@@ -240,3 +240,19 @@ def test_a_reader_that_leaves_ends_the_command_quietly(words, trained, tmp_path)
     done = subprocess.run(program, stdout=output, stderr=subprocess.PIPE, check=False)
     os.close(output)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_locale_without_unicode_changes_no_file(tmp_path):
+    make_grid(tmp_path / "s")
+    done = subprocess.run(
+        [sys.executable, "-m", "bcq_exp", "compare", "s"],
+        cwd=tmp_path,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"mean ? std" in done.stdout  # it lacks this sign
+    page = Path(bcq_exp.__file__).parent / "analysis" / "page" / "page.js"
+    assert not page.read_bytes().isascii()
+    assert page.read_bytes() in (tmp_path / "s" / "report" / "index.html").read_bytes()

@@ -50,7 +50,8 @@ def write_report(
     content = {**page_data(found, path.parent), "selection": json_values(selection, digits=6)}
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", r"\u003c")  # no name may end, or open, a script inside the script
-    parts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", *_SCRIPTS)}
+    names = ("page.html", "page.css", *_SCRIPTS)
+    parts = {name: (_PAGE / name).read_text("utf-8") for name in names}
     reload = f'<meta http-equiv="refresh" content="{refresh:g}">' if refresh else ""
     contents = {
         "<!--reload-->": reload,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from io import TextIOWrapper
 from typing import Any
 
 from bcq_exp import signals
@@ -31,6 +32,9 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             # Hydra may change the folder (chdir); an empty variable is none
             os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(root)
         logging.raiseExceptions = False  # ignore a log that cannot be written
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")  # the locale may lack characters, such as ±
         try:
             with signals.interruptible(), may_be_closed():
                 function(*arguments)

@@ -178,6 +178,6 @@ def _group_of(name: str) -> str | None:
         if re.fullmatch(r"\w+", name) and (conf_folder() / group).is_dir():
             return group
     for path in (conf_folder() / "algo").glob("*.yaml"):
-        if found := re.search(rf"/(\w+@{re.escape(name)}):", path.read_text()):
+        if found := re.search(rf"/(\w+@{re.escape(name)}):", path.read_text("utf-8")):
             return found[1]
     return None

@@ -89,7 +89,7 @@ def load(key: str) -> Contents | None:
     """Return the entry; None if it is missing or corrupt."""
     folder = cache_root() / key
     try:
-        digests = json.loads((folder / _DIGESTS).read_text())
+        digests = json.loads((folder / _DIGESTS).read_bytes())
         if digests != _digests(folder, digests):
             raise ValueError("checksum mismatch")
         return _open(folder)
@@ -152,7 +152,7 @@ def _write(folder: Path, contents: Contents) -> None:
 
 def _open(folder: Path) -> Contents:
     """Open an intact entry."""
-    meta = json.loads((folder / _META).read_text())
+    meta = json.loads((folder / _META).read_bytes())
     for name in ("observation_space", "action_space"):
         meta[name] = space_of(meta[name])
     meta["leaves"] = [Leaf(tuple(leaf["path"]), leaf["size"]) for leaf in meta["leaves"]]

@@ -73,7 +73,7 @@ def read_minari(name: str, folder: Path, clips_actions: bool = False) -> Content
             cannot use, or data that :func:`_assemble` or :func:`validated` refuses.
     """
     with readable(name, folder / "metadata.json", "is missing or damaged", _AGAIN):
-        metadata = json.loads((folder / "metadata.json").read_text())
+        metadata = json.loads((folder / "metadata.json").read_bytes())
         if not isinstance(metadata, dict):
             raise ValueError("not a JSON object")
         observation_space, action_space = _spaces(name, metadata)

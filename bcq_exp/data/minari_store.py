@@ -90,7 +90,7 @@ def metadata(dataset_id: str) -> dict[str, Any] | None:
     """
     path = data_folder(dataset_id) / "metadata.json"
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -76,7 +76,7 @@ class RunRecord:
             CannotWrite: if the system refuses.
         """
         path = self._csv(table)
-        with written(path), path.open("a+", newline="") as file:
+        with written(path), path.open("a+", encoding="utf-8", newline="") as file:
             file.seek(0)
             first = file.readline()
             columns = next(csv.reader([first])) if first else list(row)

@@ -258,7 +258,7 @@ def _behaviour(data: Mapping[str, Any], mean: str) -> list[str]:
 def run_log(folder: Path) -> logging.Logger:
     """Return a logger of one run among several: to run.log, not to the terminal."""
     logger = logging.Logger(folder.name, logging.INFO)
-    handler = logging.FileHandler(folder / "run.log", delay=True)
+    handler = logging.FileHandler(folder / "run.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
     logger.addHandler(handler)
     return logger

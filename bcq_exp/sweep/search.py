@@ -245,7 +245,7 @@ class OptunaSweeper(Sweeper):
         optuna = _optuna()
         with written(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        storage = self._storage or f"sqlite:///{(folder / STUDY_FILE).absolute()}"
+        storage = self._storage or _url(folder / STUDY_FILE)
         if OmegaConf.is_dict(storage):
             storage = _made("hydra.sweeper.storage", storage)
         try:
@@ -306,6 +306,13 @@ class OptunaSweeper(Sweeper):
                 f"{', '.join(changed.values())}; choose another name, or resume=restart to set it "
                 "aside"
             )
+
+
+def _url(file: Path) -> str:
+    """The address of a database in a file, whatever characters its path has."""
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str(file.absolute())).render_as_string()
 
 
 def _function(path: str) -> Callable[[DictConfig, Any], None]:

@@ -202,6 +202,15 @@ def test_equal_trials_are_one_job_whose_value_is_both_trials(tmp_path):
     assert [trial.value for trial in study(tmp_path).trials] == [-0.5, -0.5]
 
 
+def test_the_study_is_in_its_folder_whatever_this_is_called(tmp_path):
+    home = tmp_path / "50% {of} it? #2"
+    home.mkdir()
+    overrides = (f"hydra.sweep.dir='{home}/multirun/o'",)
+    search(tmp_path, lambda job: 1.0, 2, overrides=overrides)
+    assert [path.name for path in tmp_path.iterdir()] == [home.name]
+    assert (home / "multirun" / "o" / "optuna.db").exists()
+
+
 def test_failed_trials_are_named_and_not_replaced_in_the_same_launch(tmp_path):
     with pytest.raises(
         RunStopped, match=r"2 trials failed:\n  trial 0: no value\n  trial 1: no val"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from bcq_exp.training.policy_files import ActingNetwork
+from bcq_exp.training.acting_network import ActingNetwork
 
 FILES = {"onnx": "policy.onnx", "torch": "policy.pt"}
 _EXAMPLES = {

@@ -118,17 +118,22 @@ class PaperPlan:
     @property
     def sweeps_left(self) -> list[LearnerSweep]:
         """The sweeps with steps left."""
-        return [
-            sweep
-            for sweep in self.sweeps
-            if any(steps_taken(folder) < self.num_steps for folder in sweep.folders.values())
-        ]
+        return [sweep for sweep in self.sweeps if self._seeds_left(sweep)]
 
     @property
     def datasets_left(self) -> list[DataSet]:
-        """The data sets of those sweeps, whether they exist or not."""
-        wanted = {(sweep.setting, sweep.env) for sweep in self.sweeps_left}
-        return [data for data in self.datasets if (data.setting, data.env) in wanted]
+        """The data sets of learners with steps left, whether they exist or not."""
+        own = {data.seed for data in self.datasets}  # 0 alone: all learn from one agent's data
+        wanted = {
+            (sweep.setting, sweep.env, seed if seed in own else 0)
+            for sweep in self.sweeps
+            for seed in self._seeds_left(sweep)
+        }
+        return [data for data in self.datasets if (data.setting, data.env, data.seed) in wanted]
+
+    def _seeds_left(self, sweep: LearnerSweep) -> set[int]:
+        folders = sweep.folders.items()
+        return {seed for (_, seed), place in folders if steps_taken(place) < self.num_steps}
 
     @property
     def output(self) -> Path:

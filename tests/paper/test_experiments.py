@@ -2,6 +2,7 @@
 
 import pytest
 
+from bcq_exp.paper import experiments
 from bcq_exp.paper.experiments import make_plan
 from tests.commands import compose
 
@@ -51,6 +52,21 @@ def test_data_are_named_by_all_that_determines_them():
     for override, changed in changes.items():
         after = ids(plan("budget=small", override))
         assert {key for key in before if after[key] != before[key]} == changed, override
+
+
+@pytest.mark.parametrize(("own_agents", "seeds_left"), [(True, {1, 2}), (False, {0})])
+def test_data_are_left_only_for_learners_that_are_left(own_agents, seeds_left, monkeypatch):
+    small = ("budget=small", "envs=[Hopper-v5]", f"own_agents={str(own_agents).lower()}")
+    made = plan(*small)
+    done = [folder for sweep in made.sweeps for folder in sweep.folders.values()]
+    done = {folder for folder in done if "seed=0" in folder.name or "imitation" in str(folder)}
+    monkeypatch.setattr(
+        experiments, "steps_taken", lambda folder: made.num_steps * (folder in done)
+    )
+    left = made.datasets_left
+    assert {data.setting for data in left} == {"final_buffer", "concurrent", "imperfect"}
+    assert {data.seed for data in left} == seeds_left
+    assert len(left) == 3 * len(seeds_left)
 
 
 def test_who_acts_in_which_setting_and_who_learns_how():

@@ -168,18 +168,22 @@ def _in(sweep, folder):
 
 
 @pytest.mark.slow
-def test_what_is_published_is_what_its_records_make(tmp_path, own_data):
-    small = Path(__file__).parent / "small"
-    unpack(small / "records.tar.xz", tmp_path)
-    done = forked("budget=small", cwd=tmp_path, module="bcq_exp.paper", env=own_data)
+@pytest.mark.parametrize(("budget", "seeds"), [("small", ()), ("medium", ("num_seeds=1",))])
+def test_what_is_published_is_what_its_records_make(budget, seeds, tmp_path, own_data):
+    published = Path(__file__).parent / budget
+    unpack(published / "records.tar.xz", tmp_path)
+    asked = (f"budget={budget}", *seeds)
+    done = forked(*asked, cwd=tmp_path, module="bcq_exp.paper", env=own_data)
     assert done.returncode == 0, done.stderr
-    assert (small / "claims.md").read_text() in done.stdout
+    assert (published / "claims.md").read_text() in done.stdout
     assert "subset" not in done.stdout  # which libraries log of fonts
-    made = tmp_path / "multirun" / "paper_small"
+    made = tmp_path / "multirun" / f"paper_{budget}"
     for name in ("claims.md", "table.md", "table.tex", "curves.svg", "values.svg"):
-        assert (made / name).read_text() == (small / name).read_text(), name
+        assert (made / name).read_text() == (published / name).read_text(), name
     # machines differ in the last digit of a mean
-    assert_frame_equal(*(pd.read_csv(place / "runs.csv") for place in (made, small)), rtol=1e-12)
+    assert_frame_equal(
+        *(pd.read_csv(place / "runs.csv") for place in (made, published)), rtol=1e-12
+    )
 
 
 def test_a_plan_counts_the_workers_of_the_launcher(own_data, monkeypatch):

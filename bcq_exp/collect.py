@@ -13,7 +13,7 @@ from bcq_exp.cli.child import Command, run
 from bcq_exp.cli.entry import entry
 from bcq_exp.config.checking import check_learning_begins
 from bcq_exp.config.naming import as_name
-from bcq_exp.config.overrides import online_agent
+from bcq_exp.config.overrides import key_and_value, online_agent
 from bcq_exp.config.schema import source
 from bcq_exp.errors import UserError
 from bcq_exp.formatting import numbers
@@ -170,7 +170,7 @@ def _check_agent_is_used() -> None:
     from hydra.core.hydra_config import HydraConfig
 
     for override in HydraConfig.get().overrides.task:
-        if override.lstrip("+").startswith("agent."):
+        if key_and_value(override)[0].startswith("agent."):
             raise UserError(f"{override}: only used with behaviour=ddpg; leave it out")
 
 
